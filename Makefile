@@ -1,0 +1,73 @@
+# Everything a person does with this project. `make` alone lists it.
+# What is installed or built stays in the checkout: target/ (Rust), .venv/ (Python), stubs in clients/.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PROTOS := $(wildcard proto/*.proto)
+# One of the stubs stands for all of them: protoc makes them in one go.
+STUBS := clients/table_pb2.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check stubs venv docker bench clean need-cargo need-python need-docker
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The debug build, because `make test` needs the same one: a newcomer waits for one build, not for two.
+demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums, stops it
+	cargo build --locked
+	@scripts/demo.sh target/debug/tally
+
+# The last cargo command gives target/debug/tally its usual form back: the model check leaves one there whose lock and
+# workers run under the checker only, and the Python tests need the real one.
+test: need-cargo venv stubs ## all tests: Rust, the model check, Python (and docker, where an engine answers)
+	cargo test --locked
+	cargo test --locked --features model --test model
+	cargo build --locked
+	$(PYTHON) -m pytest tests/python
+
+check: need-cargo ## format, lints and documentation, without a warning
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features model -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+venv: $(VENV)/requirements.txt ## the Python environment of the tests, in .venv
+
+# The copy of the list is made last, so an installation that failed is tried again, and a whole one is kept until the
+# list changes.
+$(VENV)/requirements.txt: tests/python/requirements.txt | need-python
+	rm -rf $(VENV)
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	cp $< $@
+
+stubs: $(STUBS) ## the Python stubs of proto/, in clients/
+
+$(STUBS): $(PROTOS) $(VENV)/requirements.txt
+	$(PYTHON) -m grpc_tools.protoc -Iproto --python_out=clients --grpc_python_out=clients $(PROTOS)
+
+docker: need-docker ## the image, as p3
+	docker build . -t p3
+
+bench: need-cargo venv stubs ## times of sums over 100,000,000 rows, from a release build
+	cargo build --locked --release
+	TALLY_BINARY=target/release/tally $(PYTHON) bench/run.py
+
+clean: ## removes what was built and installed here
+	rm -rf target $(VENV) clients/*_pb2.py clients/*_pb2_grpc.py
+
+# What is missing, in one line, before anything has been waited for.
+need-cargo:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@command -v cc >/dev/null || { echo 'cc, which links Rust programs, is missing: install gcc' >&2; exit 1; }
+
+need-python:
+	@command -v python3 >/dev/null || { echo 'python3 is missing: install Python 3.11 or newer' >&2; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "the tests' packages need Python 3.11 or newer, this is $$(python3 --version)" >&2; exit 1; }
+	@python3 -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo 'python3 cannot make virtual environments: install python3-venv' >&2; exit 1; }
+
+need-docker:
+	@docker version >/dev/null 2>&1 || { echo 'no docker engine answers: install docker and start it' >&2; exit 1; }

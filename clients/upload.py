@@ -1,0 +1,69 @@
+"""Appends a CSV file to the table: upload.py PATH
+
+A small file goes in one message, as P3's clients send it. A larger one goes as a stream of chunks, so that a
+file of any size can be sent with little memory. `upload.py /dev/stdin` sends what is piped in.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import connection
+import grpc
+import table_pb2
+import table_pb2_grpc
+import tally_pb2
+import tally_pb2_grpc
+
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024  # a larger file is streamed
+CHUNK_BYTES = 256 * 1024
+
+
+def upload(path: str) -> None:
+    try:
+        with open(path, "rb") as file, connection.open_channel() as channel:
+            # The size of a file is known by reading on, not by asking: a pipe has none, a log still grows.
+            head = file.read(MESSAGE_BYTES_MAX + 1)
+            if len(head) <= MESSAGE_BYTES_MAX:
+                reply = table_pb2_grpc.TableStub(channel).Upload(table_pb2.UploadReq(csv_data=head))
+                if reply.error:
+                    raise connection.Failure(reply.error)
+            else:
+                stream(tally_pb2_grpc.TallyStub(channel), head, file)
+    except OSError as error:
+        raise connection.Failure(f"{path}: {error.strerror}") from error
+
+
+def stream(stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO) -> None:
+    """Sends head and the rest of the file in chunks. What is wrong with the file comes as a status."""
+    read_error = None
+
+    def chunks() -> Iterator[tally_pb2.UploadChunk]:
+        nonlocal read_error
+        for start in range(0, len(head), CHUNK_BYTES):
+            yield tally_pb2.UploadChunk(data=head[start : start + CHUNK_BYTES])
+        try:
+            while chunk := file.read(CHUNK_BYTES):
+                yield tally_pb2.UploadChunk(data=chunk)
+        except OSError as error:
+            # Raising breaks the call off, so the server keeps nothing; the call's error would not say why.
+            read_error = error
+            raise
+
+    try:
+        stub.Upload(chunks())
+    except grpc.RpcError:
+        if read_error:
+            raise read_error from None
+        raise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Appends a CSV file to the table.")
+    parser.add_argument("path", metavar="PATH", help="a CSV file with a header row")
+    upload(parser.parse_args().path)
+    print("success")
+
+
+if __name__ == "__main__":
+    connection.run(main)

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Shows what the server does in one screen: starts it on a temporary folder and a free port, uploads inputs/*.csv, asks
+# for sums over both formats, lists the parts, stops it. Leaves nothing behind, however it ends.
+#
+#   scripts/demo.sh [path of tally]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+binary=$(realpath "${1:-target/debug/tally}")
+[ -x "$binary" ] || { echo "demo: $binary is missing: run make demo" >&2; exit 1; }
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/tally-demo.XXXXXX")
+server=
+clean_up() {
+  local status=$?
+  if [ -n "$server" ]; then
+    kill "$server" 2>/dev/null && wait "$server" || true
+  fi
+  if [ "$status" -ne 0 ] && [ -s "$work/log" ]; then
+    echo "demo: failed; the end of the server's log:" >&2
+    tail -n 20 "$work/log" >&2
+  fi
+  rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+# The commands below are shown as a person would type them, so `tally` must be this binary.
+mkdir "$work/bin"
+ln -s "$binary" "$work/bin/tally"
+PATH="$work/bin:$PATH"
+# Nor may settings of the caller's own show here.
+for name in "${!TALLY_@}"; do unset "$name"; done
+
+say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+run() {
+  printf '$ %s\n' "$*"
+  "$@"
+}
+[ -t 1 ] || say() { printf '\n# %s\n' "$*"; }
+
+say 'a server on an empty folder and a free port'
+mkfifo "$work/ready"
+printf '$ tally serve --data DIR --grpc 127.0.0.1:0 &\n'
+tally serve --data "$work/data" --grpc 127.0.0.1:0 >"$work/ready" 2>"$work/log" &
+server=$!
+exec 3<"$work/ready" # stays open: the server's standard output must not end in a closed pipe
+IFS= read -r -t 60 ready <&3 || { echo 'demo: the server did not start' >&2; exit 1; }
+printf '%s\n' "$ready"
+address=${ready#ready: grpc }
+export TALLY_SERVER=${address%%[,;]*} # what tally's client side and the Python clients ask
+
+say 'each file becomes a part of one growing table'
+run tally upload inputs/*.csv
+
+say 'a sum over all parts, from the CSV files as they were sent'
+run tally sum x --format csv
+run tally sum z --format csv
+
+say 'the same from the Parquet files, of which that one column alone is read'
+run tally sum x --format parquet
+run tally sum z --format parquet
+
+say 'a column that no file has'
+run tally sum w
+
+say 'what is kept'
+run tally parts
+
+say 'the server stops'
+printf '$ kill %s\n' "$server"
+kill "$server"
+wait "$server"
+server=
+echo 'It finished what ran and ended with exit code 0. The temporary folder is gone, too.'

@@ -1,0 +1,71 @@
+//! The only place where engine words become protobuf and gRPC words, and back.
+
+use tonic::{Code, Status};
+
+use super::pb::tally;
+use crate::{
+    engine::part::{Column, ColumnType, FileInfo, Receipt},
+    error::{Error, Kind},
+};
+
+/// A failure as a gRPC status.
+pub(super) fn to_status(error: &Error) -> Status {
+    let code = match error.kind() {
+        Kind::Input | Kind::Malformed => Code::InvalidArgument,
+        Kind::Unsupported => Code::Unimplemented,
+        Kind::Cancelled => Code::Aborted,
+        Kind::Exhausted => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DataLoss => Code::DataLoss,
+        Kind::Internal => Code::Internal,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// What the caller can mend goes into the reply's `error` field, as P3's clients expect; the rest is a status.
+pub(super) fn to_reply<T, R>(result: Result<T, Error>, ok: fn(T) -> R, bad: fn(String) -> R) -> Result<R, Status> {
+    match result {
+        Ok(value) => Ok(ok(value)),
+        Err(error) if error.kind() == Kind::Input => Ok(bad(error.to_string())),
+        Err(error) => Err(to_status(&error)),
+    }
+}
+
+/// An error of the request's stream: what the adapter found, or that the client went away.
+pub(super) fn from_status(status: &Status) -> Error {
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::InvalidArgument => Error::Malformed(message),
+        Code::Unimplemented => Error::Unsupported(message),
+        Code::Aborted | Code::Cancelled => Error::Aborted(message),
+        _ => Error::Internal(format!("request stream: {message}")),
+    }
+}
+
+pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {
+    tally::Receipt {
+        part: receipt.part.get(),
+        rows: receipt.rows,
+        columns: receipt.columns.into_iter().map(to_column).collect(),
+        csv: Some(to_file(receipt.csv)),
+        parquet: Some(to_file(receipt.parquet)),
+        uploaded_at: receipt.uploaded_at,
+    }
+}
+
+fn to_column(Column { name, column_type, nulls }: Column) -> tally::Column {
+    let column_type = match column_type {
+        ColumnType::Int64 => tally::ColumnType::Int64,
+        ColumnType::Float64 => tally::ColumnType::Float64,
+        ColumnType::Boolean => tally::ColumnType::Boolean,
+        ColumnType::Date32 => tally::ColumnType::Date32,
+        ColumnType::Timestamp => tally::ColumnType::Timestamp,
+        ColumnType::TimestampUtc => tally::ColumnType::TimestampUtc,
+        ColumnType::Utf8 => tally::ColumnType::Utf8,
+    };
+    tally::Column { name, r#type: column_type.into(), nulls }
+}
+
+fn to_file(FileInfo { bytes, xxh3 }: FileInfo) -> tally::File {
+    tally::File { bytes, xxh3 }
+}

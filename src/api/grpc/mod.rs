@@ -1,0 +1,75 @@
+//! gRPC: protobuf to the engine and back. Handlers are three moves: convert in, one engine call, convert out.
+//!
+//! `frames` and `adapter` make every upload a stream, whatever its messages are on the wire.
+
+pub(crate) mod adapter;
+mod convert;
+pub(crate) mod frames;
+mod table;
+mod tally;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tonic::{Status, Streaming};
+
+use crate::{
+    engine::{Engine, part::Receipt},
+    error::Error,
+    limits::{REQUEST_BYTES_MAX, UPLOAD_FRAME_BYTES},
+};
+
+/// Generated from proto/ by build.rs.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod pb {
+    /// table.proto, which has no package.
+    pub mod table {
+        tonic::include_proto!("_");
+    }
+    /// tally.proto
+    pub mod tally {
+        tonic::include_proto!("tally.v1");
+    }
+    /// Both files as they are on the wire, for reflection.
+    pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
+}
+
+use pb::{table::table_server::TableServer, tally::tally_server::TallyServer};
+
+/// P3's service.
+pub fn table_server(engine: Engine) -> TableServer<table::TableService> {
+    TableServer::new(table::TableService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// What goes beyond P3.
+pub fn tally_server(engine: Engine) -> TallyServer<tally::TallyService> {
+    TallyServer::new(tally::TallyService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// The largest message that a generated server decodes; the adapter has cut the uploads by then.
+const MESSAGE_BYTES_MAX: usize = if REQUEST_BYTES_MAX > UPLOAD_FRAME_BYTES { REQUEST_BYTES_MAX } else { UPLOAD_FRAME_BYTES };
+
+/// The one upload path: the content of every message, in order, to the engine.
+async fn upload<M: Send + 'static>(
+    engine: &Engine,
+    messages: Streaming<M>,
+    content: fn(M) -> Bytes,
+    call: &'static str,
+) -> Result<Receipt, Error> {
+    let started = Instant::now();
+    let body = messages.map(move |message| message.map(content).map_err(|status| convert::from_status(&status)));
+    let result = engine.upload(body.boxed()).await;
+    let ms = started.elapsed().as_millis();
+    match &result {
+        Ok(receipt) => {
+            let (part, rows, bytes) = (receipt.part, receipt.rows, receipt.csv.bytes);
+            tracing::info!(call, %part, rows, columns = receipt.columns.len(), bytes, ms, "kept");
+        }
+        Err(error) => tracing::warn!(call, %error, ms, "refused"),
+    }
+    result
+}
+
+/// A stream of answers.
+type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -1,0 +1,51 @@
+//! P3's service `Table`.
+
+use std::time::Instant;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    convert::to_reply,
+    pb::table::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
+};
+use crate::{
+    engine::{Engine, part::Format},
+    error::{Error, Quoted},
+};
+
+/// The handlers of `Table`.
+pub struct TableService(pub(super) Engine);
+
+#[tonic::async_trait]
+impl Table for TableService {
+    /// On the wire one message; here the pieces into which the adapter cut it.
+    async fn upload(&self, request: Request<Streaming<UploadReq>>) -> Result<Response<UploadResp>, Status> {
+        let result = super::upload(&self.0, request.into_inner(), |m: UploadReq| m.csv_data, "Table/Upload").await;
+        let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
+        Ok(Response::new(reply))
+    }
+
+    async fn column_sum(&self, request: Request<ColSumReq>) -> Result<Response<ColSumResp>, Status> {
+        let ColSumReq { column, format } = request.into_inner();
+        let started = Instant::now();
+        let result = self.sum(&column, &format).await;
+        let ms = started.elapsed().as_millis();
+        let (column, format) = (Quoted(&column), Quoted(&format));
+        match &result {
+            Ok(total) => tracing::info!(call = "Table/ColumnSum", %column, %format, total, ms, "summed"),
+            Err(error) => tracing::warn!(call = "Table/ColumnSum", %column, %format, %error, ms, "refused"),
+        }
+        let ok = |total| ColSumResp { total, error: String::new() };
+        Ok(Response::new(to_reply(result, ok, |error| ColSumResp { total: 0, error })?))
+    }
+
+    async fn col_sum(&self, request: Request<ColSumReq>) -> Result<Response<ColSumResp>, Status> {
+        self.column_sum(request).await
+    }
+}
+
+impl TableService {
+    async fn sum(&self, column: &str, format: &str) -> Result<i64, Error> {
+        self.0.column_sum(column, format.parse::<Format>()?).await
+    }
+}

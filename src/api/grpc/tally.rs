@@ -1,0 +1,43 @@
+//! The service `tally.v1.Tally`.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Answers,
+    convert::{to_receipt, to_status},
+    pb::tally::{ListPartsRequest, Receipt, UploadChunk, tally_server::Tally},
+};
+use crate::engine::{Engine, part::PartId};
+
+/// The handlers of `tally.v1.Tally`.
+pub struct TallyService(pub(super) Engine);
+
+#[tonic::async_trait]
+impl Tally for TallyService {
+    type ListPartsStream = Answers<Receipt>;
+
+    async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
+        let result = super::upload(&self.0, request.into_inner(), |m: UploadChunk| m.data, "Tally/Upload").await;
+        result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
+    }
+
+    /// Read page by page as the client takes them, so that it does not matter how many there are.
+    async fn list_parts(&self, request: Request<ListPartsRequest>) -> Result<Response<Answers<Receipt>>, Status> {
+        let ListPartsRequest { after, limit } = request.into_inner();
+        let left = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
+        let engine = Arc::new(self.0.clone());
+        let pages = stream::try_unfold((PartId::new(after), left), move |(after, left)| {
+            let engine = Arc::clone(&engine);
+            async move {
+                let page = engine.receipts(after, left).await.map_err(|error| to_status(&error))?;
+                let Some(last) = page.last() else { return Ok(None) };
+                let next = (Some(last.part), left - page.len());
+                Ok::<_, Status>(Some((stream::iter(page.into_iter().map(to_receipt).map(Ok)), next)))
+            }
+        });
+        Ok(Response::new(pages.try_flatten().boxed()))
+    }
+}

@@ -1,0 +1,392 @@
+//! `tally parts`: the receipts of the table, and the form in which this and `tally upload` print a receipt.
+
+use std::borrow::Cow;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use console::{Term, truncate_str};
+use serde::Serialize;
+
+use super::connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect};
+use super::{Failure, escaped, rows_text, write_json};
+use crate::api::grpc::pb::tally::tally_client::TallyClient;
+use crate::api::grpc::pb::tally::{Column, ColumnType, File, ListPartsRequest, Receipt};
+
+/// Characters of a line where standard output is no terminal.
+const LINE_CHARS: usize = 120;
+/// Lines that wait until their columns can be aligned; also what bounds the memory of a long list.
+const TABLE_LINES_MAX: usize = 1000;
+/// The longest name of a column type is timestamp_utc.
+const TYPE_CHARS: usize = 13;
+
+/// List the parts of the table
+///
+/// One line a part, in the order of the parts: its number, data rows, bytes of the CSV and of the
+/// Parquet file, when it was uploaded (UTC), and its columns, as many as the terminal is wide
+/// (120 characters where there is none).
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        tally parts\n  \
+        tally parts --after 1000 --limit 10\n  \
+        tally parts --columns\n  \
+        tally parts --json | jq .rows       every receipt whole, one JSON object a line"
+)]
+pub struct PartsArgs {
+    /// Show the columns of each part with types and empty cells (--json always has them)
+    #[arg(long, env = "TALLY_COLUMNS", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub columns: bool,
+
+    /// Show only parts with a greater number
+    #[arg(
+        long,
+        value_name = "PART",
+        env = "TALLY_AFTER",
+        hide_env_values = true,
+        default_value_t = 0
+    )]
+    pub after: u64,
+
+    /// Show at most so many parts; 0 shows all
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TALLY_LIMIT",
+        hide_env_values = true,
+        default_value_t = 0
+    )]
+    pub limit: u64,
+
+    /// Where and how to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// A receipt as JSON, with the field names of the N.json files in the server's data folder.
+#[derive(Serialize)]
+pub(super) struct ReceiptJson<'a> {
+    part: u64,
+    rows: u64,
+    columns: Vec<ColumnJson<'a>>,
+    csv: Option<FileJson<'a>>,
+    parquet: Option<FileJson<'a>>,
+    uploaded_at: &'a str,
+}
+
+#[derive(Serialize)]
+struct ColumnJson<'a> {
+    name: &'a str,
+    r#type: &'static str,
+    nulls: u64,
+}
+
+#[derive(Serialize)]
+struct FileJson<'a> {
+    bytes: u64,
+    xxh3: &'a str,
+}
+
+impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
+    fn from(receipt: &'a Receipt) -> Self {
+        let column = |column: &'a Column| ColumnJson {
+            name: &column.name,
+            r#type: type_name(column),
+            nulls: column.nulls,
+        };
+        let file = |file: &'a File| FileJson {
+            bytes: file.bytes,
+            xxh3: &file.xxh3,
+        };
+        Self {
+            part: receipt.part,
+            rows: receipt.rows,
+            columns: receipt.columns.iter().map(column).collect(),
+            csv: receipt.csv.as_ref().map(file),
+            parquet: receipt.parquet.as_ref().map(file),
+            uploaded_at: &receipt.uploaded_at,
+        }
+    }
+}
+
+fn type_name(column: &Column) -> &'static str {
+    match column.r#type() {
+        ColumnType::Int64 => "int64",
+        ColumnType::Float64 => "float64",
+        ColumnType::Boolean => "boolean",
+        ColumnType::Date32 => "date32",
+        ColumnType::Timestamp => "timestamp",
+        ColumnType::TimestampUtc => "timestamp_utc",
+        ColumnType::Utf8 => "utf8",
+        // Also what a newer server has and this client does not know.
+        ColumnType::Unspecified => "unknown",
+    }
+}
+
+/// Bytes of a part's CSV or Parquet file; a server always says.
+pub(super) fn file_bytes(file: Option<&File>) -> u64 {
+    file.map_or(0, |file| file.bytes)
+}
+
+pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
+    let PartsArgs {
+        columns,
+        after,
+        limit,
+        client: ClientArgs { server, json },
+    } = args;
+    let mut tally = TallyClient::new(connect(&server).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    let request = ListPartsRequest { after, limit };
+    let mut receipts = tally
+        .list_parts(request)
+        .await
+        .map_err(|status| call_failure(&server, &status))?
+        .into_inner();
+
+    let line_chars = Term::stdout()
+        .size_checked()
+        .map_or(LINE_CHARS, |(_lines, chars)| usize::from(chars));
+    let mut out = BufWriter::new(io::stdout());
+    let mut table = Table::new(line_chars);
+    let ended = loop {
+        let receipt = match receipts.message().await {
+            Ok(Some(receipt)) => receipt,
+            Ok(None) => break Ok(ExitCode::SUCCESS),
+            Err(status) => break Err(call_failure(&server, &status)),
+        };
+        if json {
+            write_json(&mut out, &ReceiptJson::from(&receipt))?;
+        } else if columns {
+            write_columns(&mut out, &receipt, line_chars)?;
+        } else {
+            table.add(&mut out, &receipt)?;
+        }
+    };
+    if !json && !columns {
+        table.write(&mut out)?;
+    }
+    out.flush()?;
+    ended
+}
+
+/// The list with a line for each part. Widths are those of the lines seen so far, so that a list of any length is
+/// printed as it comes.
+struct Table {
+    line_chars: usize,
+    /// The width of each column but the last, which takes the rest of the line.
+    widths: [usize; 5],
+    /// Lines not yet printed, the header first.
+    lines: Vec<([String; 5], String)>,
+}
+
+impl Table {
+    fn new(line_chars: usize) -> Self {
+        let header = ["part", "rows", "csv bytes", "parquet bytes", "uploaded at"].map(str::to_owned);
+        Self {
+            line_chars,
+            widths: [0; 5],
+            lines: vec![(header, "columns".to_owned())],
+        }
+    }
+
+    fn add(&mut self, out: &mut impl Write, receipt: &Receipt) -> io::Result<()> {
+        let fixed = [
+            receipt.part.to_string(),
+            receipt.rows.to_string(),
+            file_bytes(receipt.csv.as_ref()).to_string(),
+            file_bytes(receipt.parquet.as_ref()).to_string(),
+            cut(&receipt.uploaded_at, self.line_chars),
+        ];
+        self.lines
+            .push((fixed, column_names(&receipt.columns, self.line_chars)));
+        if self.lines.len() >= TABLE_LINES_MAX {
+            self.write(out)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
+        for (fixed, _) in &self.lines {
+            for (width, cell) in self.widths.iter_mut().zip(fixed) {
+                *width = (*width).max(cell.len());
+            }
+        }
+        let [part, rows, csv, parquet, uploaded] = self.widths;
+        // Two spaces stand behind each of the five. Numbers end at the same place, text begins there.
+        let rest_chars = self
+            .line_chars
+            .saturating_sub(self.widths.iter().sum::<usize>() + 5 * 2);
+        for ([p, r, c, q, u], names) in self.lines.drain(..) {
+            let names = truncate_str(&names, rest_chars, "…");
+            writeln!(
+                out,
+                "{p:>part$}  {r:>rows$}  {c:>csv$}  {q:>parquet$}  {u:<uploaded$}  {names}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// One part with a line for each column.
+fn write_columns(out: &mut impl Write, receipt: &Receipt, line_chars: usize) -> io::Result<()> {
+    let Receipt {
+        part,
+        rows,
+        columns,
+        csv,
+        parquet,
+        uploaded_at,
+    } = receipt;
+    let (csv, parquet) = (file_bytes(csv.as_ref()), file_bytes(parquet.as_ref()));
+    let uploaded_at = cut(uploaded_at, line_chars);
+    writeln!(
+        out,
+        "part {part}: {}, {csv} bytes of csv, {parquet} of parquet, uploaded at {uploaded_at}",
+        rows_text(*rows)
+    )?;
+    let nulls_chars = rows.to_string().len().max("nulls".len());
+    let rest_chars = line_chars.saturating_sub(2 + TYPE_CHARS + 2 + nulls_chars + 2);
+    writeln!(out, "  {:<TYPE_CHARS$}  {:>nulls_chars$}  column", "type", "nulls")?;
+    for column in columns {
+        let name = cut(&shown_name(&column.name), rest_chars);
+        writeln!(
+            out,
+            "  {:<TYPE_CHARS$}  {:>nulls_chars$}  {name}",
+            type_name(column),
+            column.nulls
+        )?;
+    }
+    Ok(())
+}
+
+/// `3: x, y, z`, no longer than is worth keeping for a line of `chars_max`.
+fn column_names(columns: &[Column], chars_max: usize) -> String {
+    let mut text = format!("{}:", columns.len());
+    for (index, column) in columns.iter().enumerate() {
+        text.push_str(if index == 0 { " " } else { ", " });
+        text.push_str(&cut(&shown_name(&column.name), chars_max));
+        if text.chars().count() > chars_max {
+            break;
+        }
+    }
+    text
+}
+
+/// A name as it stands, in quotes where it would otherwise be lost in a list: an empty one, or one with a comma.
+fn shown_name(name: &str) -> Cow<'_, str> {
+    if name.is_empty() || name.contains(',') {
+        Cow::Owned(format!("\"{name}\""))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// Safe for a terminal, and at most `chars_max` wide. A name may be megabytes long, so it is cut before it is escaped.
+fn cut(text: &str, chars_max: usize) -> String {
+    let end = text
+        .char_indices()
+        .nth(chars_max + 1)
+        .map_or(text.len(), |(end, _)| end);
+    truncate_str(&escaped(&text[..end]), chars_max, "…").into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(part: u64, rows: u64, names: &[&str]) -> Receipt {
+        let column = |name: &&str| Column {
+            name: (*name).to_owned(),
+            r#type: ColumnType::Int64.into(),
+            nulls: 1,
+        };
+        let file = |bytes| {
+            Some(File {
+                bytes,
+                xxh3: "0123456789abcdef".to_owned(),
+            })
+        };
+        Receipt {
+            part,
+            rows,
+            columns: names.iter().map(column).collect(),
+            csv: file(rows * 10),
+            parquet: file(rows * 3),
+            uploaded_at: "2026-11-20T08:48:57.123456Z".to_owned(),
+        }
+    }
+
+    fn table(receipts: &[Receipt], line_chars: usize) -> String {
+        let mut out = Vec::new();
+        let mut table = Table::new(line_chars);
+        for receipt in receipts {
+            assert!(table.add(&mut out, receipt).is_ok());
+        }
+        assert!(table.write(&mut out).is_ok());
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn a_table_is_aligned() {
+        let text = table(
+            &[receipt(1, 2, &["x", "y"]), receipt(12, 250_000, &["", "a\nb", "c, d"])],
+            120,
+        );
+        assert_eq!(
+            text,
+            "part    rows  csv bytes  parquet bytes  uploaded at                  columns\n\
+             \x20  1       2         20              6  2026-11-20T08:48:57.123456Z  2: x, y\n\
+             \x20 12  250000    2500000         750000  2026-11-20T08:48:57.123456Z  3: \"\", a\\nb, \"c, d\"\n"
+        );
+    }
+
+    #[test]
+    fn a_line_is_no_wider_than_the_terminal() {
+        let long = "n".repeat(1_000_000);
+        let wide = "数".repeat(100);
+        for names in [
+            [long.as_str(), "y"],
+            ["\x1b[31m", wide.as_str()],
+            [wide.as_str(), wide.as_str()],
+        ] {
+            for line_chars in [80, 100] {
+                for line in table(&[receipt(1, 2, &names)], line_chars).lines() {
+                    assert!(console::measure_text_width(line) <= line_chars, "{line_chars}: {line}");
+                    assert!(!line.contains('\x1b'));
+                }
+                let mut out = Vec::new();
+                assert!(write_columns(&mut out, &receipt(1, 2, &names), line_chars).is_ok());
+                for line in String::from_utf8_lossy(&out).lines().skip(1) {
+                    assert!(console::measure_text_width(line) <= line_chars, "{line_chars}: {line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_printed_as_it_comes() {
+        let mut out = Vec::new();
+        let mut table = Table::new(80);
+        for part in 1..=2_500 {
+            assert!(table.add(&mut out, &receipt(part, part, &["x"])).is_ok());
+            assert!(table.lines.len() <= TABLE_LINES_MAX);
+        }
+        assert_eq!(String::from_utf8_lossy(&out).lines().count(), 2_000);
+    }
+
+    #[test]
+    fn columns_have_types_and_nulls() {
+        let mut out = Vec::new();
+        assert!(write_columns(&mut out, &receipt(7, 2, &["x", "y z"]), 80).is_ok());
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "part 7: 2 rows, 20 bytes of csv, 6 of parquet, uploaded at 2026-11-20T08:48:57.123456Z\n  \
+             type           nulls  column\n  \
+             int64              1  x\n  \
+             int64              1  y z\n"
+        );
+    }
+}

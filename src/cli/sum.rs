@@ -1,0 +1,95 @@
+//! `tally sum`: one column's exact sum.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::connect::{ClientArgs, call_failure, connect};
+use super::{Failure, write_json};
+use crate::api::grpc::pb::table::ColSumReq;
+use crate::api::grpc::pb::table::table_client::TableClient;
+
+/// Print the exact sum of an integer column over all parts
+///
+/// Parts without the column add nothing, and so do empty cells; a column that no part has sums
+/// to 0. A cell that is no integer, or a sum that does not fit in 64 bits, is an error.
+/// Standard output gets the total alone.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        tally sum qty\n  \
+        tally sum qty --format csv --server tally.internal:5440\n  \
+        tally sum qty --json        {\"column\":\"qty\",\"format\":\"parquet\",\"total\":42}\n  \
+        tally sum -- -qty           a column whose name begins with a dash"
+)]
+pub struct SumArgs {
+    /// The column's name, as in the header
+    pub column: String,
+
+    /// The files that the server reads; both give the same answer, Parquet faster
+    #[arg(long, env = "TALLY_FORMAT", hide_env_values = true, default_value = "parquet")]
+    pub format: Format,
+
+    /// Where and how to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The two copies that the server keeps of each upload.
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The file as it was sent
+    Csv,
+    /// The columns by themselves: only the asked one is read
+    Parquet,
+}
+
+#[derive(Serialize)]
+struct Sum<'a> {
+    column: &'a str,
+    format: Format,
+    total: i64,
+}
+
+pub(super) async fn run(args: SumArgs) -> Result<ExitCode, Failure> {
+    let SumArgs {
+        column,
+        format,
+        client: ClientArgs { server, json },
+    } = args;
+    let mut table = TableClient::new(connect(&server).await?);
+    let format_name = match format {
+        Format::Csv => "csv",
+        Format::Parquet => "parquet",
+    };
+    let request = ColSumReq {
+        column: column.clone(),
+        format: format_name.to_owned(),
+    };
+    let answer = table
+        .column_sum(request)
+        .await
+        .map_err(|status| call_failure(&server, &status))?
+        .into_inner();
+    if !answer.error.is_empty() {
+        return Err(Failure::Refused(answer.error));
+    }
+    let mut out = io::stdout();
+    if json {
+        write_json(
+            &mut out,
+            &Sum {
+                column: &column,
+                format,
+                total: answer.total,
+            },
+        )?;
+    } else {
+        writeln!(out, "{}", answer.total)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,386 @@
+//! `tally upload`: files to the server, several side by side, a few blocks of each in memory.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::future::pending;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+
+use bytes::{Bytes, BytesMut};
+use clap::{Args, value_parser};
+use futures_util::Stream;
+use futures_util::stream::{self, StreamExt};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::Channel;
+
+use super::connect::{ClientArgs, RECEIPT_BYTES_MAX, ServerAddr, call_failure, connect};
+use super::parts::{ReceiptJson, file_bytes};
+use super::{Failure, escaped, print_error, rows_text, write_json};
+use crate::api::grpc::pb::tally::tally_client::TallyClient;
+use crate::api::grpc::pb::tally::{Receipt, UploadChunk};
+
+/// Bytes of a file that travel in one message.
+const BLOCK_BYTES: usize = 256 * 1024;
+/// Blocks of one file that are read ahead of the network.
+const BLOCKS_AHEAD_MAX: usize = 2;
+/// The name that means standard input.
+const STDIN: &str = "-";
+
+/// Upload CSV files, each becomes one part of the table
+///
+/// A file is RFC 4180 CSV with a header row, comma separated, UTF-8, of any size; it is sent in
+/// blocks of 256 KiB and never held in memory. A part counts once its line is printed: by then it
+/// is safe on the server's disk. A file that the server refuses leaves nothing behind and does
+/// not stop the others, but the exit code is 1.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        tally upload inputs/*.csv\n  \
+        tally upload --parallel 8 --server tally.internal:5440 day-*.csv\n  \
+        zcat big.csv.gz | tally upload -\n  \
+        tally upload --json a.csv      {\"file\":\"a.csv\",\"part\":1,\"rows\":2,...} or {\"file\":...,\"error\":...}"
+)]
+pub struct UploadArgs {
+    /// The files; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// How many files are sent at once, 1 to 64
+    #[arg(long, value_name = "N", env = "TALLY_PARALLEL", hide_env_values = true, default_value_t = 4,
+          value_parser = value_parser!(u8).range(1..=64))]
+    pub parallel: u8,
+
+    /// Where and how to send.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// A file's line of `--json`.
+#[derive(Serialize)]
+struct FileLine<'a> {
+    file: &'a str,
+    #[serde(flatten)]
+    outcome: Outcome<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcome<'a> {
+    Kept(ReceiptJson<'a>),
+    Refused { error: String },
+}
+
+pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
+    let UploadArgs {
+        files,
+        parallel,
+        client: ClientArgs { server, json },
+    } = args;
+    if files.iter().filter(|file| is_stdin(file)).count() > 1 {
+        print_error("standard input (-) can be uploaded only once");
+        return Ok(ExitCode::from(2));
+    }
+
+    // A connection for each file on its way: on a single one they would share its HTTP/2 window. Made before the
+    // first file is read, so that a server that is not there is said once.
+    let mut channels = VecDeque::new();
+    for _ in 0..files.len().min(parallel.into()) {
+        channels.push_back(connect(&server).await?);
+    }
+
+    let progress = Progress::new(files.len());
+    let mut failed = false;
+    let mut waiting = files.into_iter();
+    let mut running = stream::FuturesUnordered::new();
+    loop {
+        // As many files run as there are connections; a finished one gives its connection to the next.
+        while let Some(channel) = channels.pop_front() {
+            let Some(file) = waiting.next() else { break };
+            running.push(upload(channel, &server, file, &progress));
+        }
+        let Some((file, channel, outcome)) = running.next().await else {
+            break;
+        };
+        channels.push_back(channel);
+        let name = file.to_string_lossy();
+        failed |= outcome.is_err();
+        if let Err(error) = progress.suspend(|| print_outcome(&name, &outcome, json)) {
+            // A reader that has gone wants no lines, but the files are still to be sent.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                failed = true;
+                progress.suspend(|| print_error(Failure::Output(error)));
+            }
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file.as_os_str() == STDIN
+}
+
+fn print_outcome(name: &str, outcome: &Result<Receipt, Failure>, json: bool) -> io::Result<()> {
+    let mut out = io::stdout();
+    match outcome {
+        Ok(receipt) if json => write_json(
+            &mut out,
+            &FileLine {
+                file: name,
+                outcome: Outcome::Kept(receipt.into()),
+            },
+        ),
+        Ok(receipt) => {
+            let (Receipt { part, rows, .. }, bytes) = (receipt, file_bytes(receipt.csv.as_ref()));
+            writeln!(
+                out,
+                "part {part}: {}, {}, {bytes} bytes",
+                escaped(name),
+                rows_text(*rows)
+            )
+        }
+        Err(failure) => {
+            print_error(format!("{name}: {failure}"));
+            if json {
+                write_json(
+                    &mut out,
+                    &FileLine {
+                        file: name,
+                        outcome: Outcome::Refused {
+                            error: failure.to_string(),
+                        },
+                    },
+                )?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// One file, from opening it to the server's receipt. Gives the file's name and the connection back.
+async fn upload(
+    channel: Channel,
+    server: &ServerAddr,
+    file: PathBuf,
+    progress: &Progress,
+) -> (PathBuf, Channel, Result<Receipt, Failure>) {
+    let outcome = match open(&file) {
+        Ok((source, bytes)) => {
+            let bar = progress.start(&file, bytes);
+            let outcome = send(channel.clone(), server, source, bar.clone()).await;
+            progress.finish(&bar);
+            outcome
+        }
+        Err(error) => Err(Failure::Input(error)),
+    };
+    progress.count();
+    (file, channel, outcome)
+}
+
+async fn send(channel: Channel, server: &ServerAddr, source: Source, bar: ProgressBar) -> Result<Receipt, Failure> {
+    let (blocks, failure) = read_in_background(source).map_err(Failure::Input)?;
+    let chunks = blocks.map(move |data| {
+        bar.inc(data.len() as u64);
+        UploadChunk { data }
+    });
+    let mut tally = TallyClient::new(channel).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    tokio::select! {
+        answer = tally.upload(chunks) => {
+            answer.map(tonic::Response::into_inner).map_err(|status| call_failure(server, &status))
+        }
+        // The call is dropped: its stream is reset, and the server keeps nothing.
+        Ok(error) = failure => Err(Failure::Input(error)),
+    }
+}
+
+type Source = Box<dyn Read + Send>;
+
+/// The bytes to send, and how many, where that is known.
+fn open(file: &Path) -> io::Result<(Source, Option<u64>)> {
+    if is_stdin(file) {
+        return Ok((Box::new(io::stdin()), None));
+    }
+    let file = File::open(file)?;
+    let metadata = file.metadata()?;
+    let bytes = metadata.is_file().then_some(metadata.len());
+    Ok((Box::new(file), bytes))
+}
+
+/// What the reading thread hands over.
+enum Block {
+    Data(Bytes),
+    End,
+}
+
+/// Reads `source` on a thread of its own, which waits where the network is slower. Gives the blocks and, should
+/// reading fail, the error.
+///
+/// To the server a stream that ends is a whole file, so after an error the stream goes silent and never ends: half a
+/// file cannot become a part. The thread is none of tokio's, whose runtime would wait for it at the end of the
+/// process, and standard input may never say another byte.
+fn read_in_background(
+    mut source: Source,
+) -> io::Result<(impl Stream<Item = Bytes> + Send + 'static, oneshot::Receiver<io::Error>)> {
+    let (blocks, received) = mpsc::channel(BLOCKS_AHEAD_MAX);
+    let (failure, failed) = oneshot::channel();
+    let read = move || loop {
+        let block = match read_block(&mut source) {
+            Ok(block) => block,
+            Err(error) => {
+                let _ = failure.send(error);
+                return;
+            }
+        };
+        let last = block.is_empty();
+        let sent = blocks.blocking_send(if last { Block::End } else { Block::Data(block) });
+        if last || sent.is_err() {
+            return; // sent fails when the call is over before the file is
+        }
+    };
+    thread::Builder::new().name("read".to_owned()).spawn(read)?;
+
+    let stream = stream::unfold(received, |mut received| async move {
+        match received.recv().await {
+            Some(Block::Data(data)) => Some((data, received)),
+            Some(Block::End) => None,
+            None => pending().await,
+        }
+    });
+    Ok((stream, failed))
+}
+
+/// A full block, fewer bytes before the end of the file, none at the end.
+fn read_block(source: &mut impl Read) -> io::Result<Bytes> {
+    let mut block = BytesMut::zeroed(BLOCK_BYTES);
+    let mut filled = 0;
+    while filled < BLOCK_BYTES {
+        match source.read(&mut block[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    block.truncate(filled);
+    Ok(block.freeze())
+}
+
+/// The bars on standard error, one for each file on its way. Where that is no terminal, nothing is drawn.
+struct Progress {
+    bars: MultiProgress,
+    /// Files done, where there is more than one; stands below the others.
+    total: Option<ProgressBar>,
+}
+
+impl Progress {
+    fn new(files_count: usize) -> Self {
+        let bars = MultiProgress::new();
+        let total = (files_count > 1).then(|| {
+            let total = ProgressBar::new(files_count as u64).with_style(style("{pos} of {len} files, {elapsed}"));
+            bars.add(total)
+        });
+        Self { bars, total }
+    }
+
+    fn start(&self, file: &Path, bytes: Option<u64>) -> ProgressBar {
+        let bar = match bytes {
+            Some(bytes) => ProgressBar::new(bytes).with_style(style(
+                "{prefix:32!} {bytes:>11} {bytes_per_sec:>13} {wide_bar} {percent:>3}%",
+            )),
+            None => ProgressBar::no_length().with_style(style("{prefix:32!} {bytes:>11} {bytes_per_sec:>13}")),
+        };
+        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+        bar.set_prefix(escaped(&name).into_owned());
+        match &self.total {
+            Some(total) => self.bars.insert_before(total, bar),
+            None => self.bars.add(bar),
+        }
+    }
+
+    fn finish(&self, bar: &ProgressBar) {
+        bar.finish_and_clear();
+        self.bars.remove(bar);
+    }
+
+    fn count(&self) {
+        if let Some(total) = &self.total {
+            total.inc(1);
+        }
+    }
+
+    /// Prints lines with the bars out of their way.
+    fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bars.suspend(print)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(total) = &self.total {
+            total.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_invalid| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// A file of `bytes` bytes, read in pieces of any size, with a bad sector behind it if `fails`.
+    struct Disk {
+        bytes: usize,
+        fails: bool,
+    }
+
+    impl Read for Disk {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.bytes == 0 && self.fails {
+                return Err(io::Error::other("bad sector"));
+            }
+            let piece = buffer.len().min(self.bytes).min(100_000);
+            buffer[..piece].fill(b'7');
+            self.bytes -= piece;
+            Ok(piece)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_cut_into_blocks() -> io::Result<()> {
+        for (bytes, expected) in [
+            (0, vec![]),
+            (1, vec![1]),
+            (BLOCK_BYTES, vec![BLOCK_BYTES]),
+            (3 * BLOCK_BYTES + 5, vec![BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, 5]),
+        ] {
+            let (blocks, failed) = read_in_background(Box::new(Disk { bytes, fails: false }))?;
+            let lengths: Vec<usize> = blocks.map(|block| block.len()).collect().await;
+            assert_eq!(lengths, expected);
+            assert!(failed.await.is_err(), "nothing failed");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> io::Result<()> {
+        let (blocks, failed) = read_in_background(Box::new(Disk {
+            bytes: BLOCK_BYTES + 5,
+            fails: true,
+        }))?;
+        let mut blocks = std::pin::pin!(blocks);
+        assert_eq!(blocks.next().await.map(|block| block.len()), Some(BLOCK_BYTES));
+        assert_eq!(failed.await.map(|error| error.to_string()), Ok("bad sector".to_owned()));
+        // The reader is gone and has said why. The end of the stream is what must not come.
+        assert!(blocks.next().now_or_never().is_none());
+        Ok(())
+    }
+}

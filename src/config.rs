@@ -1,0 +1,126 @@
+//! Flags and environment to one checked [`Config`]. The environment is read here and nowhere else.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+
+use crate::{
+    engine::Durability,
+    limits::{
+        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Limits, ROW_BYTES_CEILING, ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
+    },
+};
+
+/// What was typed after `tally serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Folder that holds the table; made if it is not there. One server at a time.
+    #[arg(long, env = "TALLY_DATA", value_name = "DIR", default_value = "./tally-data")]
+    pub data: PathBuf,
+
+    /// Address for gRPC; may be given more than once. Port 0 takes a free port, which the ready line names.
+    ///
+    /// There is no authentication: whoever reaches this address can add to the table and read sums. An IPv6 address
+    /// on a machine without IPv6 is left out if another address remains.
+    #[arg(
+        long,
+        env = "TALLY_GRPC",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        default_values = ["127.0.0.1:5440", "[::1]:5440"]
+    )]
+    pub grpc: Vec<String>,
+
+    /// What an acknowledged upload survives: `fsync` a power failure, `none` the end of the process.
+    #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
+    pub durability: Durability,
+
+    /// Columns that a header may have.
+    #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
+    pub columns_max: usize,
+
+    /// Bytes that a cell may have, without its quotes.
+    #[arg(long, env = "TALLY_CELL_BYTES_MAX", value_name = "BYTES", default_value_t = CELL_BYTES_MAX, value_parser = up_to(ROW_BYTES_CEILING))]
+    pub cell_bytes_max: usize,
+
+    /// Bytes that a row may have as it stands in the file.
+    #[arg(long, env = "TALLY_ROW_BYTES_MAX", value_name = "BYTES", default_value_t = ROW_BYTES_MAX, value_parser = up_to(ROW_BYTES_CEILING))]
+    pub row_bytes_max: usize,
+
+    /// Bytes that an upload may have. A unary call cannot carry more than 2 GiB - 1 anyway.
+    #[arg(long, env = "TALLY_UPLOAD_BYTES_MAX", value_name = "BYTES", default_value_t = UPLOAD_BYTES_MAX)]
+    pub upload_bytes_max: u64,
+
+    /// Uploads that are received at once; one more is refused with RESOURCE_EXHAUSTED.
+    #[arg(long, env = "TALLY_UPLOADS_MAX", value_name = "N", default_value_t = UPLOADS_MAX, value_parser = up_to(UPLOADS_MAX))]
+    pub uploads_max: usize,
+
+    /// Seconds that an upload may send nothing before it is given up.
+    #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub upload_idle_s: u64,
+
+    /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter such as `tally=debug`.
+    #[arg(long, env = "TALLY_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// How it is logged.
+    #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What the flags mean.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where gRPC listens.
+    pub grpc: Vec<SocketAddr>,
+    /// What an acknowledged upload survives.
+    pub durability: Durability,
+    /// The bounds that can be changed.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Checks what was typed. Errors: a text for the user.
+    pub fn of(args: &ServeArgs) -> Result<Self, String> {
+        let mut grpc = Vec::new();
+        for text in &args.grpc {
+            let addresses = text.to_socket_addrs().map_err(|error| format!("--grpc {text}: {error}"))?;
+            grpc.extend(addresses);
+        }
+        let csv = CsvLimits {
+            columns_max: args.columns_max,
+            cell_bytes_max: args.cell_bytes_max,
+            row_bytes_max: args.row_bytes_max,
+        };
+        let limits = Limits {
+            csv,
+            upload_bytes_max: args.upload_bytes_max,
+            uploads_max: args.uploads_max,
+            upload_idle_max: Duration::from_secs(args.upload_idle_s),
+        };
+        Ok(Self { data: args.data.clone(), grpc, durability: args.durability, limits })
+    }
+}
+
+/// Parses a number from 1 to the ceiling that the memory plan allows.
+fn up_to(ceiling: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(value) if (1..=ceiling).contains(&value) => Ok(value),
+        _ => Err(format!("it is a number from 1 to {ceiling}")),
+    }
+}

@@ -1,0 +1,330 @@
+//! What a cell's text means: its place among the column types, and its value as one of them. Pure functions over
+//! bytes; nothing here knows rows, files or columns.
+//!
+//! Invariant: a type takes a cell only if nothing of the cell's meaning is lost, and `class` promises exactly what the
+//! parsers below it deliver.
+
+use chrono::NaiveDate;
+
+use crate::error::CellProblem;
+
+/// A set of column types, one bit each: what a cell, or all cells of a column so far, could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Class(u8);
+
+impl Class {
+    /// No type but text.
+    pub const TEXT: Self = Self(0);
+    /// An integer as it would be printed, of 64 bits.
+    pub const INT64: Self = Self(1);
+    /// A JSON number of at most 17 significant digits.
+    pub const NUMBER: Self = Self(1 << 1);
+    /// `true` or `false`
+    pub const BOOLEAN: Self = Self(1 << 2);
+    /// A calendar date.
+    pub const DATE32: Self = Self(1 << 3);
+    /// A date and a time.
+    pub const TIMESTAMP: Self = Self(1 << 4);
+    /// A date and a time in UTC.
+    pub const TIMESTAMP_UTC: Self = Self(1 << 5);
+    /// Every type: what a column could be before its first cell.
+    pub const ANY: Self = Self((1 << 6) - 1);
+
+    /// What both could be.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// What either could be.
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in it.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What the text of a cell that is not empty could be.
+pub fn class(cell: &[u8]) -> Class {
+    match cell.first() {
+        Some(b'0'..=b'9' | b'-') => {
+            let integer = parse_int64(cell).is_some();
+            // 17 bytes have at most 17 digits; most integers end here.
+            if integer && cell.len() <= 17 {
+                return Class::INT64.or(Class::NUMBER);
+            }
+            let mut class = if integer { Class::INT64 } else { Class::TEXT };
+            if parse_float64(cell).is_some() {
+                class = class.or(Class::NUMBER);
+            } else if parse_date(cell).is_some() {
+                class = class.or(Class::DATE32);
+            } else if let Some((_, utc)) = parse_timestamp(cell) {
+                class = class.or(if utc { Class::TIMESTAMP_UTC } else { Class::TIMESTAMP });
+            }
+            class
+        }
+        Some(b't' | b'f') if parse_boolean(cell).is_some() => Class::BOOLEAN,
+        _ => Class::TEXT,
+    }
+}
+
+/// Whether a JSON number has a fraction or an exponent, which makes a column of numbers one of Float64.
+pub fn is_fractional(number: &[u8]) -> bool {
+    number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'))
+}
+
+/// An integer written as it would be printed: no `+`, no leading zeros, no `-0`, within 64 bits.
+pub fn parse_int64(cell: &[u8]) -> Option<i64> {
+    let digits = cell.strip_prefix(b"-").unwrap_or(cell);
+    match digits {
+        [] => None,
+        [b'0'] => (cell.len() == 1).then_some(0),
+        [b'0', ..] => None,
+        _ => parse_digits(digits, cell.len() != digits.len()),
+    }
+}
+
+/// The value of a JSON number (RFC 8259, section 6) of at most 17 significant digits, if a double holds it as well as
+/// doubles do: finite, and not so small that digits or the number itself are lost.
+pub fn parse_float64(cell: &[u8]) -> Option<f64> {
+    const SIGNIFICANT_DIGITS_MAX: usize = 17;
+    let take_digits = |rest: &[u8]| rest.iter().take_while(|b| b.is_ascii_digit()).count();
+
+    let rest = cell.strip_prefix(b"-").unwrap_or(cell);
+    let whole = take_digits(rest);
+    if whole == 0 || (whole > 1 && rest[0] == b'0') {
+        return None;
+    }
+    let (whole, mut rest) = rest.split_at(whole);
+    let mut fraction: &[u8] = b"";
+    if let Some(after_point) = rest.strip_prefix(b".") {
+        (fraction, rest) = after_point.split_at(take_digits(after_point));
+        if fraction.is_empty() {
+            return None;
+        }
+    }
+    if let Some(exponent) = rest.strip_prefix(b"e").or_else(|| rest.strip_prefix(b"E")) {
+        let digits = exponent.strip_prefix(b"-").or_else(|| exponent.strip_prefix(b"+")).unwrap_or(exponent);
+        if digits.is_empty() || take_digits(digits) != digits.len() {
+            return None;
+        }
+    } else if !rest.is_empty() {
+        return None;
+    }
+
+    let mut digits = whole.iter().chain(fraction);
+    let significant = match digits.position(|&digit| digit != b'0') {
+        Some(leading_zeros) => whole.len() + fraction.len() - leading_zeros,
+        None => 0,
+    };
+    if significant > SIGNIFICANT_DIGITS_MAX {
+        return None;
+    }
+    let value: f64 = std::str::from_utf8(cell).ok()?.parse().ok()?;
+    (value.is_normal() || significant == 0).then_some(value)
+}
+
+/// `true` or `false`
+pub fn parse_boolean(cell: &[u8]) -> Option<bool> {
+    match cell {
+        b"true" => Some(true),
+        b"false" => Some(false),
+        _ => None,
+    }
+}
+
+/// `YYYY-MM-DD` (ISO 8601, years 0001 to 9999, proleptic Gregorian) as days since 1970-01-01.
+pub fn parse_date(cell: &[u8]) -> Option<i32> {
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = *cell else { return None };
+    let year = two_digits(y0, y1)? * 100 + two_digits(y2, y3)?;
+    let date = NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, two_digits(m0, m1)?, two_digits(d0, d1)?)?;
+    (year > 0).then(|| date.to_epoch_days())
+}
+
+/// `YYYY-MM-DDThh:mm:ss`, then up to six digits of a fraction, then perhaps `Z` (ISO 8601), as microseconds since
+/// 1970-01-01T00:00:00 and whether there was a `Z`. Other offsets, leap seconds and hour 24 are left as text.
+pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
+    let (date, time) = cell.split_at_checked(10)?;
+    let days = parse_date(date)?;
+    let (time, utc) = match time.strip_suffix(b"Z") {
+        Some(time) => (time, true),
+        None => (time, false),
+    };
+    let (seconds, fraction) = time.split_at_checked(9)?;
+    let [b'T', h0, h1, b':', m0, m1, b':', s0, s1] = *seconds else { return None };
+    let (hour, minute, second) = (two_digits(h0, h1)?, two_digits(m0, m1)?, two_digits(s0, s1)?);
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let micros = match fraction {
+        [] => 0,
+        [b'.', digits @ ..] if (1..=6).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) => {
+            let value = digits.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+            value * 10_i64.pow(6 - u32::try_from(digits.len()).ok()?)
+        }
+        _ => return None,
+    };
+    let second_of_day = i64::from(hour * 3600 + minute * 60 + second);
+    Some(((i64::from(days) * 86_400 + second_of_day) * 1_000_000 + micros, utc))
+}
+
+/// A cell as ColumnSum sees it: trimmed of ASCII white space it is empty and adds nothing, or `[+-]?[0-9]+` in 64 bits.
+pub fn summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
+    // Nearly every cell is a few plain digits.
+    if let 1..=18 = cell.len() {
+        let mut value = 0_i64;
+        let mut all_digits = true;
+        for &byte in cell {
+            let digit = byte.wrapping_sub(b'0');
+            all_digits &= digit < 10;
+            value = value.wrapping_mul(10).wrapping_add(i64::from(digit)); // wraps only on what is no digit
+        }
+        if all_digits {
+            return Ok(Some(value));
+        }
+    }
+    let cell = cell.trim_ascii();
+    let digits = match cell {
+        [] => return Ok(None),
+        [b'+' | b'-', digits @ ..] => digits,
+        digits => digits,
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(CellProblem::NotAnInteger);
+    }
+    let value = parse_digits(digits, cell[0] == b'-').ok_or(CellProblem::TooLarge)?;
+    Ok(Some(value))
+}
+
+/// Decimal digits as a value of 64 bits; none if it does not fit or is no digit.
+fn parse_digits(digits: &[u8], negative: bool) -> Option<i64> {
+    let mut value = 0_i64;
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        // Built on the negative side, which reaches one further.
+        value = value.checked_mul(10)?.checked_sub(i64::from(digit))?;
+    }
+    if negative { Some(value) } else { value.checked_neg() }
+}
+
+fn two_digits(tens: u8, ones: u8) -> Option<u32> {
+    (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| u32::from(tens - b'0') * 10 + u32::from(ones - b'0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INT: Class = Class::INT64.or(Class::NUMBER);
+
+    #[test]
+    fn each_cell_has_its_class() {
+        let cases: &[(&str, Class)] = &[
+            ("0", INT),
+            ("-1", INT),
+            ("12345678901234567", INT),
+            ("123456789012345678", Class::INT64), // 18 digits: an integer, but no double
+            ("9223372036854775807", Class::INT64),
+            ("-9223372036854775808", Class::INT64),
+            ("9223372036854775808", Class::TEXT),
+            ("-9223372036854775809", Class::TEXT),
+            ("-0", Class::NUMBER), // a JSON number, but not how an integer is printed
+            ("007", Class::TEXT),
+            ("-01", Class::TEXT),
+            ("+5", Class::TEXT),
+            (" 5", Class::TEXT),
+            ("5 ", Class::TEXT),
+            ("-", Class::TEXT),
+            ("1.5", Class::NUMBER),
+            ("-0.0", Class::NUMBER),
+            ("1e5", Class::NUMBER),
+            ("1E+05", Class::NUMBER),
+            ("1.", Class::TEXT),
+            (".5", Class::TEXT),
+            ("1e", Class::TEXT),
+            ("1e+", Class::TEXT),
+            ("0x10", Class::TEXT),
+            ("1_000", Class::TEXT),
+            ("NaN", Class::TEXT),
+            ("inf", Class::TEXT),
+            ("1e309", Class::TEXT),                // no double is so large
+            ("1e-400", Class::TEXT),               // would become 0
+            ("4.9406564584124654e-324", Class::TEXT), // a subnormal double keeps fewer digits
+            ("2.2250738585072014e-308", Class::NUMBER),
+            ("0e999", Class::NUMBER),
+            ("1.2345678901234567", Class::NUMBER),
+            ("1.23456789012345678", Class::TEXT), // 18 significant digits
+            ("0.00012345678901234567", Class::NUMBER), // leading zeros are not significant
+            ("true", Class::BOOLEAN),
+            ("false", Class::BOOLEAN),
+            ("True", Class::TEXT),
+            ("2024-02-29", Class::DATE32),
+            ("2023-02-29", Class::TEXT),
+            ("0000-01-01", Class::TEXT),
+            ("2024-1-01", Class::TEXT),
+            ("2024-01-01T00:00:00", Class::TIMESTAMP),
+            ("2024-01-01T23:59:59.123456", Class::TIMESTAMP),
+            ("2024-01-01T23:59:59.1Z", Class::TIMESTAMP_UTC),
+            ("2024-01-01T23:59:59.1234567", Class::TEXT), // would lose a digit
+            ("2024-01-01T23:59:60", Class::TEXT),
+            ("2024-01-01T24:00:00", Class::TEXT),
+            ("2024-01-01T00:00:00+01:00", Class::TEXT), // would lose the offset
+            ("2024-01-01 00:00:00", Class::TEXT),
+            ("2024-01-01T00:00:00.", Class::TEXT),
+            ("text", Class::TEXT),
+            ("\u{660}", Class::TEXT), // a digit, but not an ASCII one
+        ];
+        for &(cell, expected) in cases {
+            assert_eq!(class(cell.as_bytes()), expected, "{cell}");
+        }
+    }
+
+    #[test]
+    fn values_are_what_the_text_says() {
+        assert_eq!(parse_int64(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(parse_float64(b"0.1"), Some(0.1));
+        assert_eq!(parse_float64(b"-0.0").map(f64::to_bits), Some((-0.0_f64).to_bits()));
+        assert_eq!(parse_date(b"1970-01-01"), Some(0));
+        assert_eq!(parse_date(b"0001-01-01"), Some(-719_162));
+        assert_eq!(parse_date(b"9999-12-31"), Some(2_932_896));
+        assert_eq!(parse_timestamp(b"1970-01-02T00:00:01.5"), Some((86_401_500_000, false)));
+        assert_eq!(parse_timestamp(b"1969-12-31T23:59:59.999999Z"), Some((-1, true)));
+    }
+
+    #[test]
+    fn summands_are_what_the_design_says() {
+        let cases: &[(&str, Result<Option<i64>, CellProblem>)] = &[
+            ("", Ok(None)),
+            (" \t\r\n\u{c}", Ok(None)),
+            ("0", Ok(Some(0))),
+            ("007", Ok(Some(7))),
+            ("+5", Ok(Some(5))),
+            (" -5 ", Ok(Some(-5))),
+            ("-0", Ok(Some(0))),
+            ("999999999999999999", Ok(Some(999_999_999_999_999_999))),
+            ("0000000000000000000000000000001", Ok(Some(1))),
+            ("9223372036854775807", Ok(Some(i64::MAX))),
+            ("-9223372036854775808", Ok(Some(i64::MIN))),
+            ("9223372036854775808", Err(CellProblem::TooLarge)),
+            ("-9223372036854775809", Err(CellProblem::TooLarge)),
+            ("99999999999999999999999", Err(CellProblem::TooLarge)),
+            ("+", Err(CellProblem::NotAnInteger)),
+            ("--5", Err(CellProblem::NotAnInteger)),
+            ("+-5", Err(CellProblem::NotAnInteger)),
+            ("5 5", Err(CellProblem::NotAnInteger)),
+            ("1.0", Err(CellProblem::NotAnInteger)),
+            ("1e3", Err(CellProblem::NotAnInteger)),
+            ("x", Err(CellProblem::NotAnInteger)),
+            ("\u{a0}5", Err(CellProblem::NotAnInteger)), // white space, but not ASCII
+            ("\u{b}5", Err(CellProblem::NotAnInteger)),  // vertical tab: not in Rust's ASCII white space
+        ];
+        for &(cell, expected) in cases {
+            assert_eq!(summand(cell.as_bytes()), expected, "{cell:?}");
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Parquet: the writer of a part, and the reader that takes one column's chunks and nothing else.
+//!
+//! Only what every engine reads is written: format version 1.0 types, Snappy, dictionaries, DELTA_BINARY_PACKED for
+//! integers. Memory: the writer holds one row group, the reader one page.
+
+use std::{
+    io::{self, BufReader, Read},
+    sync::Arc,
+};
+
+use arrow::array::RecordBatch;
+use bytes::{Buf, Bytes};
+use parquet::{
+    arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions},
+    basic::{Compression, Encoding},
+    column::{
+        page::PageReader,
+        reader::{ColumnReader, get_column_reader},
+    },
+    data_type::AsBytes,
+    errors::ParquetError,
+    file::{
+        metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy},
+        properties::{EnabledStatistics, WriterProperties},
+        reader::{ChunkReader, Length},
+        serialized_reader::SerializedPageReader,
+    },
+    schema::types::ColumnPath,
+};
+
+use super::{
+    cell,
+    convert::arrow_schema,
+    fold::Sum,
+    part::{Column, ColumnType, Part},
+    store::{Draft, Reader},
+};
+use crate::{
+    error::{CellProblem, Error},
+    limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, MIB, ROW_GROUP_ROWS_MAX},
+};
+
+/// Values that are decoded at once.
+const VALUES_MAX: usize = 16 * 1024;
+/// Texts that are decoded at once: they lie in the page, so this bounds their handles alone.
+const TEXTS_MAX: usize = 1024;
+/// A column chunk up to this size is read in one piece.
+const CHUNK_BYTES_MAX: usize = MIB;
+/// The footer's length and the magic number at the very end.
+const TAIL_BYTES: usize = 8;
+
+/// Writes the rows of a part to a draft.
+pub struct PartWriter {
+    writer: ArrowWriter<Draft>,
+    row_group_bytes_max: usize,
+}
+
+/// A finished Parquet file that is not published yet.
+pub struct Written {
+    /// The file.
+    pub draft: Draft,
+    /// Its row groups.
+    pub row_groups: u32,
+    /// The size of its footer without the tail of 8 bytes.
+    pub footer_bytes: u32,
+}
+
+impl PartWriter {
+    /// Begins the file. A row group is written out when it takes `row_group_bytes_max` in memory.
+    pub fn new(draft: Draft, columns: &[Column], row_group_bytes_max: usize) -> Result<Self, Error> {
+        let mut properties = WriterProperties::builder()
+            .set_created_by(concat!("tally version ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_compression(Compression::SNAPPY)
+            .set_dictionary_enabled(columns.len() <= DICTIONARY_COLUMNS_MAX)
+            .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
+            .set_data_page_size_limit(MIB / 2)
+            .set_data_page_row_count_limit(ROW_GROUP_ROWS_MAX)
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true)
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
+        for column in columns {
+            if !matches!(column.column_type, ColumnType::Float64 | ColumnType::Boolean | ColumnType::Utf8) {
+                // Packed deltas are as small as Snappy would make them and need no second pass.
+                let path = ColumnPath::new(vec![column.name.clone()]);
+                properties = properties
+                    .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
+                    .set_column_compression(path, Compression::UNCOMPRESSED);
+            }
+        }
+        // The Arrow schema in the footer would say nothing that the Parquet types do not.
+        let options =
+            ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(columns), options).map_err(write_error)?;
+        Ok(Self { writer, row_group_bytes_max })
+    }
+
+    /// Adds rows.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        self.writer.write(batch).map_err(write_error)?;
+        if self.writer.memory_size() >= self.row_group_bytes_max {
+            self.writer.flush().map_err(write_error)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the last row group and the footer.
+    pub fn finish(mut self) -> Result<Written, Error> {
+        self.writer.flush().map_err(write_error)?;
+        let row_groups = self.writer.flushed_row_groups().len();
+        let before_footer = self.writer.bytes_written();
+        let mut draft = self.writer.into_inner().map_err(write_error)?;
+        io::Write::flush(&mut draft).map_err(Error::io("the parquet file"))?;
+        let footer_bytes = draft.bytes() - before_footer as u64 - TAIL_BYTES as u64;
+        let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
+        Ok(Written {
+            draft,
+            row_groups: u32::try_from(row_groups).map_err(too_large)?,
+            footer_bytes: u32::try_from(footer_bytes).map_err(too_large)?,
+        })
+    }
+}
+
+/// The first cell of a column that cannot be added.
+#[derive(Debug)]
+pub struct BadCell {
+    /// Data row of the part, from 1.
+    pub row: u64,
+    /// Its text.
+    pub cell: String,
+    /// What is wrong with it.
+    pub problem: CellProblem,
+}
+
+/// Adds a column's cells in the row groups from `row_group` on until about `bytes_max` bytes are read. Answers with
+/// the next row group; none after the last.
+///
+/// Errors: the file is not what the receipt says. The inner error is a cell that cannot be added.
+pub fn sum_column(
+    file: &Reader,
+    part: &Part,
+    (column_index, name, column_type): (usize, &str, ColumnType),
+    (mut row_group, mut rows_before): (usize, u64),
+    bytes_max: u64,
+    sum: &mut Sum,
+) -> Result<Result<Option<(usize, u64)>, BadCell>, Error> {
+    let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
+    let footer = read_footer(file, part).map_err(|error| damaged(error.to_string()))?;
+    let row_groups = footer.row_groups();
+    if row_groups.len() != part.row_groups as usize || footer.file_metadata().num_rows() != part.rows.cast_signed() {
+        return Err(damaged("its footer disagrees with the receipt".to_owned()));
+    }
+    let mut bytes = 0;
+    while let Some(group) = row_groups.get(row_group) {
+        if bytes >= bytes_max {
+            return Ok(Ok(Some((row_group, rows_before))));
+        }
+        let Some(chunk) = group.columns().get(column_index) else {
+            return Err(damaged(format!("it has no column {column_index}")));
+        };
+        let descriptor = chunk.column_descr_ptr();
+        if descriptor.path().parts() != [name] {
+            return Err(damaged(format!("its column {column_index} is another one")));
+        }
+        let rows = u64::try_from(group.num_rows()).map_err(|error| damaged(error.to_string()))?;
+        let read = || -> Result<_, ParquetError> {
+            let window = Arc::new(Window::open(file, chunk.byte_range())?);
+            let pages = SerializedPageReader::new(window, chunk, usize::try_from(rows)?, None)?;
+            Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
+        };
+        let reader = read().map_err(|error| damaged(error.to_string()))?;
+        let result = match (column_type, reader) {
+            (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
+            (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
+            _ => return Err(damaged(format!("its column {column_index} is not of type {column_type}"))),
+        };
+        match result.map_err(|error| damaged(error.to_string()))? {
+            Ok(found) if found == rows => {}
+            Ok(found) => return Err(damaged(format!("row group {row_group} has {found} of {rows} rows"))),
+            Err(bad_cell) => return Ok(Err(bad_cell)),
+        }
+        bytes += chunk.byte_range().1;
+        rows_before += rows;
+        row_group += 1;
+    }
+    Ok(Ok(None))
+}
+
+type TypedReader<T> = parquet::column::reader::ColumnReaderImpl<T>;
+
+/// Adds all values and says how many rows there were.
+fn sum_integers(
+    mut reader: TypedReader<parquet::data_type::Int64Type>,
+    sum: &mut Sum,
+) -> Result<Result<u64, BadCell>, ParquetError> {
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    let mut rows = 0;
+    loop {
+        levels.clear();
+        values.clear();
+        let (records, _, _) = reader.read_records(VALUES_MAX, Some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            return Ok(Ok(rows));
+        }
+        sum.add_all(&values);
+        rows += records as u64;
+    }
+}
+
+/// Adds all texts that are integers and says how many rows there were.
+fn sum_texts(
+    mut reader: TypedReader<parquet::data_type::ByteArrayType>,
+    rows_before: u64,
+    sum: &mut Sum,
+) -> Result<Result<u64, BadCell>, ParquetError> {
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    let mut rows = 0;
+    loop {
+        levels.clear();
+        values.clear();
+        let (records, _, _) = reader.read_records(TEXTS_MAX, Some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            return Ok(Ok(rows));
+        }
+        for (index, value) in values.iter().enumerate() {
+            match cell::summand(value.as_bytes()) {
+                Ok(Some(summand)) => sum.add(summand),
+                Ok(None) => {}
+                Err(problem) => {
+                    // Values stand without the nulls; the levels tell which row each belongs to.
+                    let mut present = levels.iter().enumerate().filter(|(_, level)| **level > 0);
+                    let offset = present.nth(index).map_or(index, |(offset, _)| offset);
+                    let row = rows_before + rows + offset as u64 + 1;
+                    let cell = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                    return Ok(Err(BadCell { row, cell, problem }));
+                }
+            }
+        }
+        rows += records as u64;
+    }
+}
+
+fn read_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, ParquetError> {
+    let footer_bytes = part.footer_bytes as usize;
+    let offset = (file.bytes().checked_sub((footer_bytes + TAIL_BYTES) as u64))
+        .ok_or_else(|| ParquetError::EOF("its footer is longer than the file".to_owned()))?;
+    let footer = read_exactly(file, offset, footer_bytes + TAIL_BYTES)?;
+    let (footer, mut tail) = footer.split_at(footer_bytes);
+    if tail.get_u32_le() as usize != footer_bytes || tail != b"PAR1" {
+        return Err(ParquetError::General("its end is no Parquet footer of the known size".to_owned()));
+    }
+    let options = ParquetMetaDataOptions::new()
+        .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))
+}
+
+fn read_exactly(file: &Reader, offset: u64, bytes: usize) -> Result<Bytes, ParquetError> {
+    if offset + bytes as u64 > file.bytes() {
+        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
+    }
+    let mut buffer = vec![0; bytes];
+    if file.read_at(offset, &mut buffer)? != bytes {
+        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
+    }
+    Ok(buffer.into())
+}
+
+/// One column chunk of a file: whoever reads through it cannot read beside it.
+struct Window {
+    file: Reader,
+    start: u64,
+    end: u64,
+    /// The whole chunk, if it is small.
+    loaded: Option<Bytes>,
+}
+
+impl Window {
+    fn open(file: &Reader, (start, bytes): (u64, u64)) -> Result<Self, ParquetError> {
+        let loaded = match usize::try_from(bytes) {
+            Ok(bytes) if bytes <= CHUNK_BYTES_MAX => Some(read_exactly(file, start, bytes)?),
+            _ => None,
+        };
+        Ok(Self { file: file.clone(), start, end: start + bytes, loaded })
+    }
+}
+
+impl Length for Window {
+    fn len(&self) -> u64 {
+        self.end
+    }
+}
+
+impl ChunkReader for Window {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        if start < self.start || start > self.end {
+            return Err(ParquetError::EOF(format!("offset {start} is outside of the column chunk")));
+        }
+        Ok(match &self.loaded {
+            Some(bytes) => Box::new(bytes.slice(usize::try_from(start - self.start)?..).reader()),
+            None => Box::new(BufReader::with_capacity(
+                1024, // page headers alone are read this way
+                WindowReader { file: self.file.clone(), at: start, end: self.end },
+            )),
+        })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if start < self.start || start.saturating_add(length as u64) > self.end {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} are outside of the column chunk")));
+        }
+        match &self.loaded {
+            Some(bytes) => {
+                let start = usize::try_from(start - self.start)?;
+                Ok(bytes.slice(start..start + length))
+            }
+            None => read_exactly(&self.file, start, length),
+        }
+    }
+}
+
+struct WindowReader {
+    file: Reader,
+    at: u64,
+    end: u64,
+}
+
+impl Read for WindowReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        let read = self.file.read_at(self.at, &mut buffer[..wanted])?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// A full disk shows through the Parquet writer as a wrapped error of the file.
+fn write_error(error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+            Ok(cause) => Error::io("the parquet file")(*cause),
+            Err(cause) => Error::Internal(format!("parquet: {cause}")),
+        },
+        other => Error::Internal(format!("parquet: {other}")),
+    }
+}

@@ -1,0 +1,243 @@
+//! What a part is: its id, its receipt, its columns and their types. Plain data; no files, no lock, no protocol.
+
+use std::{collections::HashMap, fmt, num::NonZeroU64, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// The receipt's version. A server refuses to start on parts of a version that it does not know.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A part's number, from 1. Parts are read in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PartId(NonZeroU64);
+
+impl PartId {
+    /// The first part of a table.
+    pub const FIRST: Self = Self(NonZeroU64::MIN);
+
+    /// None for 0, which is no part.
+    pub fn new(id: u64) -> Option<Self> {
+        NonZeroU64::new(id).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The id after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for PartId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which of a part's two files is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `N.csv`
+    Csv,
+    /// `N.parquet`
+    Parquet,
+}
+
+impl std::str::FromStr for Format {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "csv" => Ok(Self::Csv),
+            "parquet" => Ok(Self::Parquet),
+            other => Err(Error::UnknownFormat(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
+        })
+    }
+}
+
+/// What all cells of a column have in common, so that none loses anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnType {
+    /// Integers as they would be printed.
+    Int64,
+    /// JSON numbers of at most 17 significant digits, at least one of them no integer.
+    Float64,
+    /// `true` and `false`.
+    Boolean,
+    /// `2026-11-20`: days since 1970-01-01.
+    Date32,
+    /// `2026-11-20T08:48:57.123456`: microseconds, no time zone.
+    Timestamp,
+    /// The same with a `Z` at the end of every cell.
+    TimestampUtc,
+    /// Anything else, and columns without a value.
+    Utf8,
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Int64 => "Int64",
+            Self::Float64 => "Float64",
+            Self::Boolean => "Boolean",
+            Self::Date32 => "Date32",
+            Self::Timestamp => "Timestamp",
+            Self::TimestampUtc => "Timestamp (UTC)",
+            Self::Utf8 => "Utf8",
+        })
+    }
+}
+
+/// What is known of a part, as `N.json` has it. Its rename into the folder of parts is the commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// [`FORMAT_VERSION`]
+    pub format: u32,
+    /// The id, which is also the file's name.
+    pub part: PartId,
+    /// Data rows; the header is not counted.
+    pub rows: u64,
+    /// In the order of the file.
+    pub columns: Vec<Column>,
+    /// The file as it was sent.
+    pub csv: FileInfo,
+    /// The same rows as Parquet.
+    pub parquet: FileInfo,
+    /// Row groups of the Parquet file.
+    pub row_groups: u32,
+    /// Size of its footer, without the 8 bytes after it.
+    pub footer_bytes: u32,
+    /// RFC 3339, UTC.
+    pub uploaded_at: String,
+}
+
+/// A column of one part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// As in the header.
+    pub name: String,
+    /// Of the whole file.
+    #[serde(rename = "type")]
+    pub column_type: ColumnType,
+    /// Empty cells.
+    pub nulls: u64,
+}
+
+/// A stored file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Its size.
+    pub bytes: u64,
+    /// XXH3 of 64 bits, seed 0, as 16 lower case hexadecimal digits.
+    pub xxh3: String,
+}
+
+/// The columns of a part without what differs from part to part, so that parts can share it.
+#[derive(Debug)]
+pub struct Schema {
+    columns: Vec<(String, ColumnType)>,
+    index_of: HashMap<String, usize>,
+    bytes: usize,
+}
+
+impl Schema {
+    /// The schema of a receipt.
+    pub fn of(columns: &[Column]) -> Self {
+        const ENTRY_BYTES: usize = 128;
+        Self {
+            columns: columns.iter().map(|c| (c.name.clone(), c.column_type)).collect(),
+            index_of: columns.iter().enumerate().map(|(i, c)| (c.name.clone(), i)).collect(),
+            bytes: columns.iter().map(|c| 2 * c.name.len() + ENTRY_BYTES).sum(),
+        }
+    }
+
+    /// Index and type of a column.
+    pub fn find(&self, name: &str) -> Option<(usize, ColumnType)> {
+        let index = *self.index_of.get(name)?;
+        Some((index, self.columns[index].1))
+    }
+
+    /// How many columns.
+    pub fn columns_count(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The names, in the order of the file.
+    pub fn names(&self) -> Vec<String> {
+        self.columns.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Names and types, in the order of the file.
+    pub fn columns(&self) -> &[(String, ColumnType)] {
+        &self.columns
+    }
+}
+
+impl PartialEq for Schema {
+    fn eq(&self, other: &Self) -> bool {
+        self.columns == other.columns
+    }
+}
+
+/// What the registry keeps of a part: all of one size, whatever the part's.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its number.
+    pub id: PartId,
+    /// Data rows.
+    pub rows: u64,
+    /// Size of `N.csv`.
+    pub csv_bytes: u64,
+    /// Size of `N.parquet`.
+    pub parquet_bytes: u64,
+    /// Row groups of `N.parquet`.
+    pub row_groups: u32,
+    /// Size of its footer.
+    pub footer_bytes: u32,
+    /// How many columns.
+    pub columns_count: u32,
+    /// Its columns; none if the registry's room for distinct headers was used up: then the receipt has them.
+    pub schema: Option<Arc<Schema>>,
+}
+
+impl Part {
+    /// The registry's view of a receipt.
+    pub fn of(receipt: &Receipt, schema: Option<Arc<Schema>>) -> Self {
+        Self {
+            id: receipt.part,
+            rows: receipt.rows,
+            csv_bytes: receipt.csv.bytes,
+            parquet_bytes: receipt.parquet.bytes,
+            row_groups: receipt.row_groups,
+            footer_bytes: receipt.footer_bytes,
+            columns_count: u32::try_from(receipt.columns.len()).unwrap_or(u32::MAX),
+            schema,
+        }
+    }
+
+    /// Entries in the Parquet file's footer.
+    pub fn column_chunks(&self) -> u64 {
+        u64::from(self.row_groups) * u64::from(self.columns_count)
+    }
+}

@@ -1,0 +1,254 @@
+//! THE lock: one `Mutex` around all that calls share, the registry of parts and the queue of the workers.
+//!
+//! It is reached through [`Shared::with`] and no guard leaves this file. Inside the closure stand map operations:
+//! no I/O, no parsing, no allocation that grows with data. While a thread holds the lock a thread-local flag is set,
+//! and every file operation calls [`assert_unlocked`], so that "never held during file I/O" is executed in tests and
+//! debug builds. A panic inside the closure poisons nothing: the state is only ever changed by single operations that
+//! leave it whole, so the lock is taken back.
+
+#[cfg(not(feature = "model"))]
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::{cell::Cell, collections::HashMap, collections::VecDeque, sync::Arc};
+
+use imbl::OrdMap;
+#[cfg(feature = "model")]
+use shuttle::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(feature = "model")]
+use std::sync::PoisonError;
+
+use super::part::{Part, PartId, Schema};
+use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, WORK_QUEUE_MAX};
+
+/// A slice of work for a worker.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// The lock and what it guards. Cloning it gives another handle on the same.
+#[derive(Clone)]
+pub struct Shared(Arc<Guarded>);
+
+struct Guarded {
+    state: Mutex<State>,
+    /// Signalled when work came, and to all when the workers are to end.
+    work: Condvar,
+}
+
+/// What the lock guards.
+pub struct State {
+    /// The table: what a sum reads.
+    pub parts: Registry,
+    /// What waits for a worker.
+    queue: VecDeque<Work>,
+    /// No more work is taken; workers end when the queue is empty.
+    closed: bool,
+}
+
+/// All parts of the table in the order of their ids, and their headers, shared.
+pub struct Registry {
+    parts: OrdMap<PartId, Arc<Part>>,
+    /// Headers by a hash of names and types. Two headers of one hash: the second is not shared, which is only larger.
+    schemas: HashMap<u128, Arc<Schema>>,
+    schema_bytes: usize,
+    /// Given out for the next part to be published; never given out twice.
+    next_id: PartId,
+    /// Ids given out whose part is not in `parts` yet.
+    reserved: usize,
+}
+
+/// The work queue is full or closed; the work comes back.
+pub struct Refused(pub Work);
+
+thread_local! {
+    static LOCKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Stops a test or debug build when this thread holds the lock. Every file operation begins with it.
+#[inline]
+pub fn assert_unlocked() {
+    debug_assert!(!LOCKED.get(), "file I/O while the lock is held");
+}
+
+/// Sets the thread's flag for as long as the guard that it stands beside.
+struct Flag;
+
+impl Flag {
+    fn set() -> Self {
+        debug_assert!(!LOCKED.get(), "the lock is taken while it is held");
+        LOCKED.set(true);
+        Self
+    }
+}
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        LOCKED.set(false);
+    }
+}
+
+impl Shared {
+    /// An empty table and an empty queue.
+    pub fn new() -> Self {
+        let parts = Registry {
+            parts: OrdMap::new(),
+            schemas: HashMap::new(),
+            schema_bytes: 0,
+            next_id: PartId::FIRST,
+            reserved: 0,
+        };
+        let state = State { parts, queue: VecDeque::with_capacity(WORK_QUEUE_MAX), closed: false };
+        Self(Arc::new(Guarded { state: Mutex::new(state), work: Condvar::new() }))
+    }
+
+    /// Runs `f` with the lock held. Lock, copy, unlock, work: what `f` returns is a copy.
+    pub fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let _flag = Flag::set();
+        f(&mut state)
+    }
+
+    /// Puts work in the queue for the next free worker.
+    pub fn push_work(&self, work: Work) -> Result<(), Refused> {
+        self.with(|state| {
+            if state.closed || state.queue.len() >= WORK_QUEUE_MAX {
+                return Err(Refused(work));
+            }
+            state.queue.push_back(work);
+            Ok(())
+        })?;
+        self.0.work.notify_one();
+        Ok(())
+    }
+
+    /// Waits for work; none when the queue is closed and empty.
+    pub fn next_work(&self) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            if let Some(work) = state.queue.pop_front() {
+                return Some(work);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets the workers end once they have done what is in the queue.
+    pub fn close_work(&self) {
+        self.with(|state| state.closed = true);
+        self.0.work.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Registry {
+    /// All parts as they are now. The copy is O(1) and does not change.
+    pub fn snapshot(&self) -> OrdMap<PartId, Arc<Part>> {
+        self.parts.clone()
+    }
+
+    /// How many parts.
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// An id for a part that is about to be published; none if the table is full. It must come back by `insert` or
+    /// `release`.
+    pub fn reserve(&mut self) -> Option<PartId> {
+        if self.parts.len() + self.reserved >= PARTS_MAX {
+            return None;
+        }
+        self.reserved += 1;
+        let id = self.next_id;
+        self.next_id = id.next();
+        Some(id)
+    }
+
+    /// A reserved id was not used. Its number is not given out again.
+    pub fn release(&mut self) {
+        self.reserved = self.reserved.saturating_sub(1);
+    }
+
+    /// A part under a reserved id: from here on it is in every sum.
+    pub fn insert(&mut self, part: Arc<Part>) {
+        self.release();
+        self.parts.insert(part.id, part);
+    }
+
+    /// A part that was found at start, and the ids that must not be given out again.
+    pub fn restore(&mut self, part: Arc<Part>) {
+        self.skip_to(part.id);
+        self.parts.insert(part.id, part);
+    }
+
+    /// Ids up to this one are not given out again.
+    pub fn skip_to(&mut self, id: PartId) {
+        self.next_id = self.next_id.max(id.next());
+    }
+
+    /// The header kept under a hash.
+    pub fn schema(&self, hash: u128) -> Option<Arc<Schema>> {
+        self.schemas.get(&hash).cloned()
+    }
+
+    /// Keeps a header if there is room for it, and says whether.
+    pub fn keep_schema(&mut self, hash: u128, schema: &Arc<Schema>) -> bool {
+        let bytes = self.schema_bytes + schema.bytes();
+        let fits = bytes <= SCHEMA_BYTES_MAX && !self.schemas.contains_key(&hash);
+        if fits {
+            self.schema_bytes = bytes;
+            self.schemas.insert(hash, Arc::clone(schema));
+        }
+        fits
+    }
+}
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn file_operations_under_the_lock_stop_a_test_build() {
+        let shared = Shared::new();
+        let inside = catch_unwind(AssertUnwindSafe(|| shared.with(|_| assert_unlocked())));
+        assert!(inside.is_err(), "a file operation under the lock went unnoticed");
+        assert_unlocked();
+    }
+
+    #[test]
+    fn a_panic_under_the_lock_leaves_it_usable() {
+        let shared = Shared::new();
+        let panicked = catch_unwind(AssertUnwindSafe(|| shared.with(|_| panic!("on purpose"))));
+        assert!(panicked.is_err());
+        assert_eq!(shared.with(|state| state.parts.reserve()), Some(PartId::FIRST));
+        assert_unlocked();
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_work_back() {
+        let shared = Shared::new();
+        for _ in 0..WORK_QUEUE_MAX {
+            assert!(shared.push_work(Box::new(|| ())).is_ok());
+        }
+        assert!(shared.push_work(Box::new(|| ())).is_err());
+        assert!(shared.next_work().is_some());
+        assert!(shared.push_work(Box::new(|| ())).is_ok());
+        shared.close_work();
+        assert!(shared.push_work(Box::new(|| ())).is_err());
+    }
+}

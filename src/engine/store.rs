@@ -1,0 +1,451 @@
+//! Bytes on disk: the data folder, drafts, the one way to publish a part, recovery, reading. No CSV, no Parquet, no lock.
+//!
+//! ```text
+//! DATA/lock              held by the server that runs on DATA; its content is the holder's process id
+//! DATA/tmp/              drafts: gone after any start
+//! DATA/parts/N.csv       as it was sent
+//! DATA/parts/N.parquet   the same rows
+//! DATA/parts/N.json      the receipt; its rename to this name is the commit
+//! DATA/quarantine/       parts that were found damaged at start
+//! ```
+//!
+//! Invariant: a receipt in `parts/` has its two files beside it, complete. Every function asserts that the lock of
+//! `state.rs` is not held.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    part::{FORMAT_VERSION, FileInfo, Format, Part, PartId, Receipt},
+    state::assert_unlocked,
+};
+use crate::{error::Error, limits::MIB};
+
+/// Whether an acknowledged upload survives a power failure, or only the end of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Durability {
+    /// Files and folder are synced before the answer.
+    Fsync,
+    /// The operating system writes when it likes.
+    None,
+}
+
+/// The data folder. At most one server has it open.
+pub struct Store {
+    root: PathBuf,
+    durability: Durability,
+    drafts: AtomicU64,
+    _lock: File,
+}
+
+/// What a start found in the data folder.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Files without a receipt, removed.
+    pub leftovers: usize,
+    /// Parts set aside now, with the reason.
+    pub quarantined: Vec<(PartId, String)>,
+    /// Ids of all parts in quarantine.
+    pub in_quarantine: Vec<PartId>,
+}
+
+/// A file that is being written in `tmp/`. It is removed when dropped, unless it was published.
+pub struct Draft {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    checksum: Box<Xxh3>,
+}
+
+/// A file open for reading at any place.
+#[derive(Clone)]
+pub struct Reader {
+    file: Arc<File>,
+    bytes: u64,
+}
+
+impl Store {
+    /// Opens the folder, makes what is missing in it and takes its lock.
+    ///
+    /// Errors: another server holds it, or it cannot be written.
+    pub fn open(root: &Path, durability: Durability) -> Result<Self, Error> {
+        assert_unlocked();
+        for folder in ["tmp", "parts", "quarantine"] {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).map_err(Error::io(format!("data folder {}", path.display())))?;
+        }
+        let path = root.join("lock");
+        let what = format!("data folder {}: its lock", root.display());
+        let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = lock.as_mut().map_err(|error| Error::DataFolder(format!("{what}: {error}")))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                lock.take(32).read_to_string(&mut holder).map_err(Error::io(what))?;
+                let (root, holder) = (root.display(), holder.trim());
+                return Err(Error::DataFolder(format!("data folder {root} is in use by process {holder}")));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(what)(error)),
+        }
+        lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(Error::io(what.clone()))?;
+        let lock = lock.try_clone().map_err(Error::io(what))?;
+        Ok(Self { root: root.to_owned(), durability, drafts: AtomicU64::new(0), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Puts the folder in order and calls `part` with every receipt that can be served, in the order of their ids.
+    ///
+    /// Errors: a receipt of a newer version, in which case nothing has been touched; a file operation fails.
+    pub fn recover(&self, mut part: impl FnMut(Receipt)) -> Result<Found, Error> {
+        assert_unlocked();
+        let mut found = Found::default();
+        let files = self.list_parts()?;
+        let mut broken = Vec::new();
+        for (&id, &present) in &files {
+            if !present.receipt {
+                continue;
+            }
+            match self.check_part(id)? {
+                Ok(receipt) => part(receipt),
+                Err(reason) => broken.push((id, reason)),
+            }
+        }
+        // Nothing was changed up to here.
+        for (id, present) in files {
+            if present.receipt {
+                continue;
+            }
+            for extension in present.extensions() {
+                self.remove(&self.part_path(id, extension))?;
+                found.leftovers += 1;
+            }
+        }
+        for entry in self.entries("tmp")? {
+            self.remove(&entry)?;
+            found.leftovers += 1;
+        }
+        for (id, reason) in broken {
+            self.set_aside(id)?;
+            found.quarantined.push((id, reason));
+        }
+        for path in self.entries("quarantine")? {
+            if let Some((id, "json")) = split_name(&path) {
+                found.in_quarantine.push(id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A new empty file in `tmp/`.
+    pub fn draft(&self) -> Result<Draft, Error> {
+        assert_unlocked();
+        let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(Error::io("a new file in the data folder"))?;
+        Ok(Draft { path, file, bytes: 0, checksum: Box::default() })
+    }
+
+    /// Makes two drafts and a receipt a part: both files synced and renamed, then the receipt, then the folder synced.
+    /// After an error nothing of it is left.
+    pub fn publish(&self, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<(), Error> {
+        assert_unlocked();
+        let result = self.publish_steps(csv, parquet, receipt);
+        if result.is_err() {
+            // The receipt first: without it the others are leftovers, which a start would remove too.
+            for extension in ["json", "csv", "parquet"] {
+                let path = self.part_path(receipt.part, extension);
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::error!(path = %path.display(), %error, "a file of a failed upload is left");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        result
+    }
+
+    /// A stored file, if it still has the size that its receipt gives.
+    pub fn open_part(&self, part: &Part, format: Format) -> Result<Reader, Error> {
+        let (extension, bytes) = match format {
+            Format::Csv => ("csv", part.csv_bytes),
+            Format::Parquet => ("parquet", part.parquet_bytes),
+        };
+        let reader = Reader::open(&self.part_path(part.id, extension))
+            .map_err(|error| Error::Damaged { part: part.id, what: format!("{extension}: {error}") })?;
+        if reader.bytes != bytes {
+            let what = format!("{extension}: {} bytes, the receipt says {bytes}", reader.bytes);
+            return Err(Error::Damaged { part: part.id, what });
+        }
+        Ok(reader)
+    }
+
+    /// A part's receipt.
+    pub fn receipt(&self, id: PartId) -> Result<Receipt, Error> {
+        let damaged = |what: String| Error::Damaged { part: id, what: format!("receipt: {what}") };
+        let text = self.read_receipt(id).map_err(|error| damaged(error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+    }
+
+    fn publish_steps(&self, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<(), Error> {
+        let what = || Error::io(format!("part {}", receipt.part));
+        if self.durability == Durability::Fsync {
+            csv.file.sync_all().map_err(what())?;
+            parquet.file.sync_all().map_err(what())?;
+        }
+        csv.rename(&self.part_path(receipt.part, "csv"))?;
+        parquet.rename(&self.part_path(receipt.part, "parquet"))?;
+        let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
+        self.publish_record(&self.part_path(receipt.part, "json"), &text)
+    }
+
+    /// The one way a record comes to be on disk: written aside, synced, renamed into place, its folder synced.
+    fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
+        let what = || Error::io(format!("record {}", path.display()));
+        let mut draft = self.draft()?;
+        draft.write_all(text).map_err(what())?;
+        if self.durability == Durability::Fsync {
+            draft.file.sync_all().map_err(what())?;
+        }
+        draft.rename(path)?;
+        if self.durability == Durability::Fsync {
+            let folder = path.parent().unwrap_or(path);
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(what())?;
+        }
+        Ok(())
+    }
+
+    fn part_path(&self, id: PartId, extension: &str) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.{extension}"))
+    }
+
+    fn list_parts(&self) -> Result<BTreeMap<PartId, Present>, Error> {
+        let mut files = BTreeMap::<PartId, Present>::new();
+        for path in self.entries("parts")? {
+            match split_name(&path) {
+                Some((id, "csv")) => files.entry(id).or_default().csv = true,
+                Some((id, "parquet")) => files.entry(id).or_default().parquet = true,
+                Some((id, "json")) => files.entry(id).or_default().receipt = true,
+                _ => tracing::warn!(path = %path.display(), "not a file of ours, left alone"),
+            }
+        }
+        Ok(files)
+    }
+
+    /// The receipt of a part whose files are as it says, or why the part cannot be served.
+    fn check_part(&self, id: PartId) -> Result<Result<Receipt, String>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let text = match self.read_receipt(id) {
+            Ok(text) => text,
+            Err(error) => return Ok(Err(format!("receipt: {error}"))),
+        };
+        if let Ok(Version { format }) = serde_json::from_slice(&text)
+            && format > FORMAT_VERSION
+        {
+            let root = self.root.display();
+            return Err(Error::DataFolder(format!(
+                "data folder {root}: part {id} has format version {format}, this program knows {FORMAT_VERSION}: use a newer one"
+            )));
+        }
+        let receipt: Receipt = match serde_json::from_slice(&text) {
+            Ok(receipt) => receipt,
+            Err(error) => return Ok(Err(format!("receipt: {error}"))),
+        };
+        if receipt.part != id || receipt.format != FORMAT_VERSION {
+            return Ok(Err("receipt: it is of another part or version".to_owned()));
+        }
+        for (extension, info) in [("csv", &receipt.csv), ("parquet", &receipt.parquet)] {
+            match fs::metadata(self.part_path(id, extension)) {
+                Ok(metadata) if metadata.len() == info.bytes => {}
+                Ok(metadata) => {
+                    let (bytes, expected) = (metadata.len(), info.bytes);
+                    return Ok(Err(format!("{extension}: {bytes} bytes, the receipt says {expected}")));
+                }
+                Err(error) => return Ok(Err(format!("{extension}: {error}"))),
+            }
+        }
+        Ok(Ok(receipt))
+    }
+
+    fn read_receipt(&self, id: PartId) -> io::Result<Vec<u8>> {
+        // The header row is at most 1 MiB; JSON may escape it to six times that, and adds a little for each column.
+        const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
+        assert_unlocked();
+        let mut text = Vec::new();
+        File::open(self.part_path(id, "json"))?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
+        Ok(text)
+    }
+
+    /// Moves all files of a part to `quarantine/`, which never overwrites what is there.
+    fn set_aside(&self, id: PartId) -> Result<(), Error> {
+        for extension in ["json", "csv", "parquet"] {
+            let from = self.part_path(id, extension);
+            let mut to = self.root.join("quarantine").join(format!("{id}.{extension}"));
+            for copy in 2.. {
+                if !to.exists() {
+                    break;
+                }
+                to.set_file_name(format!("{id}-{copy}.{extension}"));
+            }
+            match fs::rename(&from, &to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(format!("quarantine {}", from.display()))(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self, folder: &str) -> Result<Vec<PathBuf>, Error> {
+        let path = self.root.join(folder);
+        let entries = fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+        entries.map_err(Error::io(format!("data folder {}", path.display())))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), Error> {
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.map_err(Error::io(format!("leftover {}", path.display())))
+    }
+}
+
+/// Which files of a part are there.
+#[derive(Clone, Copy, Default)]
+struct Present {
+    csv: bool,
+    parquet: bool,
+    receipt: bool,
+}
+
+impl Present {
+    fn extensions(self) -> impl Iterator<Item = &'static str> {
+        [("csv", self.csv), ("parquet", self.parquet)].into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
+    }
+}
+
+/// `12.csv` is `(12, "csv")`.
+fn split_name(path: &Path) -> Option<(PartId, &str)> {
+    let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
+    let id = PartId::new(stem.parse().ok()?)?;
+    (id.to_string() == stem).then_some((id, extension))
+}
+
+impl Draft {
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Size and checksum of what was written.
+    pub fn info(&self) -> FileInfo {
+        FileInfo { bytes: self.bytes, xxh3: format!("{:016x}", self.checksum.digest()) }
+    }
+
+    /// Where it is until it is published.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn rename(mut self, to: &Path) -> Result<(), Error> {
+        assert_unlocked();
+        fs::rename(&self.path, to).map_err(Error::io(format!("rename to {}", to.display())))?;
+        self.path = PathBuf::new(); // published: not ours to remove
+        Ok(())
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert_unlocked();
+        let written = self.file.write(bytes)?;
+        self.checksum.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // nothing is held back
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.path != Path::new("") {
+            assert_unlocked();
+            if let Err(error) = fs::remove_file(&self.path) {
+                tracing::error!(path = %self.path.display(), %error, "a draft is left until the next start");
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// Opens a file that does not change any more.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        assert_unlocked();
+        let what = || Error::io(path.display().to_string());
+        let file = File::open(path).map_err(what())?;
+        let bytes = file.metadata().map_err(what())?.len();
+        Ok(Self { file: Arc::new(file), bytes })
+    }
+
+    /// The file's size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Fills as much of `buffer` as the file has from `offset` on, and says how much that is.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        assert_unlocked();
+        #[cfg(test)]
+        reads::note(offset, buffer.len());
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+/// The byte ranges that this thread asked for, for tests that count them.
+#[cfg(test)]
+pub(crate) mod reads {
+    use std::{cell::RefCell, ops::Range};
+
+    thread_local! {
+        static READS: RefCell<Vec<Range<u64>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(offset: u64, bytes: usize) {
+        READS.with_borrow_mut(|reads| reads.push(offset..offset + bytes as u64));
+    }
+
+    /// All since the last call.
+    pub(crate) fn take() -> Vec<Range<u64>> {
+        READS.take()
+    }
+}

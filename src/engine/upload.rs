@@ -1,0 +1,348 @@
+//! Bytes to a part: receive into a draft, type the whole file, convert it, publish it, register it.
+//!
+//! Everything that touches a file or a cell is a slice on a worker; this file is the order of those slices. The task
+//! runs apart from the call that brought it, so that a client that goes away leaves clean-up to a worker, too.
+//!
+//! Memory: receiving takes one block for an upload of any size. Typing and conversion take a claim, counted in bytes,
+//! out of one of two pools, and wait for it with the upload safe in its draft and nothing else held.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{SecondsFormat, Utc};
+use futures_util::{Stream, StreamExt};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    Engine,
+    convert::{BatchBuilder, Typer},
+    csv::{FileScan, Resume, Row, Rows, Wanted},
+    parquet::{PartWriter, Written},
+    part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
+    state::Shared,
+    store::{Draft, Reader},
+};
+use crate::{
+    error::Error,
+    limits::{
+        BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, DICTIONARY_COLUMNS_MAX, KIB,
+        PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING,
+        SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
+    },
+};
+
+/// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
+const CONVERT_SLICE_BYTES: usize = 4 * READ_BLOCK_BYTES;
+/// What the writer and the builders hold for a column before its first value, with and without a dictionary.
+const COLUMN_BYTES: usize = 6 * KIB;
+const DICTIONARY_COLUMN_BYTES: usize = 64 * KIB;
+
+/// Runs one upload from its first byte to its receipt.
+pub(super) async fn run<S>(engine: Engine, body: S, cancel: CancellationToken) -> Result<Receipt, Error>
+where
+    S: Stream<Item = Result<Bytes, Error>> + Unpin,
+{
+    let upload = Upload { engine, cancel };
+    let csv = upload.receive(body).await?;
+    match upload.convert_file(&csv).await {
+        Ok((parquet, columns, rows)) => upload.publish(csv, parquet, columns, rows).await,
+        Err(error) => {
+            upload.engine.0.workers.discard(csv);
+            Err(error)
+        }
+    }
+}
+
+struct Upload {
+    engine: Engine,
+    cancel: CancellationToken,
+}
+
+impl Upload {
+    /// Takes the stream to its end; a waiting worker never keeps it open, only the disk does.
+    async fn receive<S>(&self, mut body: S) -> Result<Draft, Error>
+    where
+        S: Stream<Item = Result<Bytes, Error>> + Unpin,
+    {
+        let store = Arc::clone(&self.engine.0.store);
+        let mut draft = self.slice(move || store.draft()).await?;
+        loop {
+            let (block, at_end) = match self.next_block(&mut body, draft.bytes()).await {
+                Ok(next) => next,
+                Err(error) => {
+                    self.engine.0.workers.discard(draft);
+                    return Err(error);
+                }
+            };
+            draft = self
+                .slice(move || {
+                    let written = std::io::Write::write_all(&mut draft, &block);
+                    written.map_err(Error::io("an upload's spool file"))?;
+                    Ok(draft)
+                })
+                .await?;
+            if at_end {
+                return Ok(draft);
+            }
+        }
+    }
+
+    /// About a block of the stream, and whether that was its end. Copied, so that small pieces pin no large buffers.
+    async fn next_block<S>(&self, body: &mut S, bytes_before: u64) -> Result<(Vec<u8>, bool), Error>
+    where
+        S: Stream<Item = Result<Bytes, Error>> + Unpin,
+    {
+        let limits = &self.engine.0.limits;
+        let mut block = Vec::new();
+        while block.len() < SPOOL_BLOCK_BYTES {
+            match timeout(limits.upload_idle_max, body.next()).await {
+                Ok(Some(bytes)) => block.extend_from_slice(&bytes?),
+                Ok(None) => return Ok((block, true)),
+                Err(_elapsed) => {
+                    let seconds = limits.upload_idle_max.as_secs();
+                    return Err(Error::Aborted(format!("nothing came for {seconds} s")));
+                }
+            }
+            if bytes_before + block.len() as u64 > limits.upload_bytes_max {
+                return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
+            }
+        }
+        Ok((block, false))
+    }
+
+    /// Types and converts a file that is complete on disk.
+    async fn convert_file(&self, csv: &Draft) -> Result<(Written, Vec<Column>, u64), Error> {
+        let inner = &self.engine.0;
+        let path = csv.path().to_owned();
+        let file = self.slice(move || Reader::open(&path)).await?;
+        let columns_count = self.count_columns(file.clone()).await?;
+        let plan = Plan::for_file(csv.bytes(), columns_count)?;
+        let pool = if csv.bytes() <= SMALL_UPLOAD_BYTES { &inner.small } else { &inner.large };
+        let _claim = tokio::select! {
+            () = self.cancel.cancelled() => return Err(Error::Cancelled),
+            claim = pool.claim(plan.claim_bytes) => claim?,
+        };
+        let typer = FileScan::new(file.clone(), inner.limits.csv, Wanted::All, Resume::default(), Typer::default());
+        let typer = self.to_the_end(typer).await?;
+        let rows = typer.rows_count();
+        let columns = typer.rows.into_columns();
+        let written = self.convert(file, &columns, plan.row_group_bytes).await?;
+        Ok((written, columns, rows))
+    }
+
+    /// How wide the file is, which decides what its conversion may take.
+    async fn count_columns(&self, file: Reader) -> Result<usize, Error> {
+        struct Count(usize);
+        impl Rows for Count {
+            type Error = Error;
+            fn header(&mut self, names: &[String]) -> Result<(), Error> {
+                self.0 = names.len();
+                Ok(())
+            }
+            fn row(&mut self, _row: Row<'_>) -> Result<(), Error> {
+                Ok(())
+            }
+        }
+        let limits = self.engine.0.limits.csv;
+        self.slice(move || {
+            let mut scan = FileScan::new(file, limits, Wanted::Column(0), Resume::default(), Count(0));
+            while scan.rows.0 == 0 && !scan.step(64 * KIB)? {}
+            Ok(scan.rows.0)
+        })
+        .await
+    }
+
+    async fn convert(&self, file: Reader, columns: &[Column], row_group_bytes: usize) -> Result<Written, Error> {
+        let store = Arc::clone(&self.engine.0.store);
+        let (limits, columns) = (self.engine.0.limits.csv, columns.to_vec());
+        let scan = self
+            .slice(move || {
+                let rows = Conversion {
+                    batch: BatchBuilder::new(&columns),
+                    writer: PartWriter::new(store.draft()?, &columns, row_group_bytes)?,
+                };
+                Ok(FileScan::new(file, limits, Wanted::All, Resume::default(), rows))
+            })
+            .await?;
+        let scan = self.to_the_end(scan).await?;
+        self.slice(move || {
+            let Conversion { mut batch, mut writer } = scan.rows;
+            writer.write(&batch.take()?)?;
+            writer.finish()
+        })
+        .await
+    }
+
+    /// From here on a cancelled call no longer matters: what it sent is kept.
+    async fn publish(
+        &self,
+        csv: Draft,
+        parquet: Written,
+        columns: Vec<Column>,
+        rows: u64,
+    ) -> Result<Receipt, Error> {
+        let Engine(inner) = &self.engine;
+        let Some(part) = inner.state.with(|state| state.parts.reserve()) else {
+            return Err(Error::TooManyParts { parts_max: PARTS_MAX });
+        };
+        let store = Arc::clone(&inner.store);
+        let published = self.engine.0.workers.run(move || {
+            let receipt = receipt_of(part, &csv, &parquet, columns, rows);
+            store.publish(csv, parquet.draft, &receipt)?;
+            let schema = Schema::of(&receipt.columns);
+            Ok((receipt, schema))
+        });
+        match published.await.flatten() {
+            Ok((receipt, schema)) => {
+                let schema = share_schema(&inner.state, schema);
+                let part = Arc::new(Part::of(&receipt, schema));
+                inner.state.with(|state| state.parts.insert(part));
+                Ok(receipt)
+            }
+            Err(error) => {
+                inner.state.with(|state| state.parts.release());
+                Err(error)
+            }
+        }
+    }
+
+    /// A slice on a worker, unless the call was cancelled.
+    async fn slice<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let workers = &self.engine.0.workers;
+        if self.cancel.is_cancelled() {
+            workers.discard(work); // it may own a draft
+            return Err(Error::Cancelled);
+        }
+        workers.run(work).await?
+    }
+
+    async fn to_the_end<R>(&self, mut scan: FileScan<R>) -> Result<FileScan<R>, Error>
+    where
+        R: Rows<Error = Error> + Send + 'static,
+    {
+        loop {
+            let (back, at_end) = self
+                .slice(move || {
+                    let at_end = scan.step(CONVERT_SLICE_BYTES)?;
+                    Ok((scan, at_end))
+                })
+                .await?;
+            if at_end {
+                return Ok(back);
+            }
+            scan = back;
+        }
+    }
+}
+
+/// Rows on their way into a Parquet file.
+struct Conversion {
+    batch: BatchBuilder,
+    writer: PartWriter,
+}
+
+impl Rows for Conversion {
+    type Error = Error;
+
+    fn header(&mut self, _names: &[String]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn row(&mut self, row: Row<'_>) -> Result<(), Error> {
+        self.batch.push(&row)?;
+        if self.batch.is_full() {
+            self.writer.write(&self.batch.take()?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the conversion of a file may take.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    row_group_bytes: usize,
+    claim_bytes: usize,
+}
+
+impl Plan {
+    fn for_file(file_bytes: u64, columns: usize) -> Result<Self, Error> {
+        let too_much = || Error::TooWideAndLong { columns, file_bytes };
+        // Text of one byte takes five in a page, so a file may take a few times its size before it is packed.
+        let in_memory = usize::try_from(file_bytes.saturating_mul(3)).unwrap_or(usize::MAX);
+        let row_groups_max = COLUMN_CHUNKS_MAX / columns.max(1);
+        let row_group_bytes = ROW_GROUP_BYTES.max(in_memory / row_groups_max.max(1));
+        if row_group_bytes > ROW_GROUP_BYTES_CEILING {
+            return Err(too_much());
+        }
+        let with_dictionary = columns <= DICTIONARY_COLUMNS_MAX;
+        let column_bytes = if with_dictionary { DICTIONARY_COLUMN_BYTES } else { COLUMN_BYTES };
+        let row_groups = in_memory / row_group_bytes + 1;
+        let batch_bytes = 2 * BATCH_BYTES_MAX + 10 * BATCH_CELLS_MAX;
+        let claim_bytes = READ_BLOCK_BYTES
+            + in_memory.min(row_group_bytes + batch_bytes)
+            + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES);
+        Ok(Self { row_group_bytes, claim_bytes })
+    }
+}
+
+/// Memory that uploads share: each takes what it may need and gives it back when it is done.
+pub(super) struct Pool {
+    kib: Arc<Semaphore>,
+    kib_max: u32,
+}
+
+impl Pool {
+    pub(super) fn new(bytes: usize) -> Self {
+        let kib_max = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
+        Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max }
+    }
+
+    /// Waits until there is room. What asks for more than there is gets all of it, and so runs alone.
+    async fn claim(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib_max);
+        Arc::clone(&self.kib).acquire_many_owned(kib).await.ok().ok_or(Error::Draining)
+    }
+}
+
+fn receipt_of(part: PartId, csv: &Draft, parquet: &Written, columns: Vec<Column>, rows: u64) -> Receipt {
+    Receipt {
+        format: FORMAT_VERSION,
+        part,
+        rows,
+        columns,
+        csv: csv.info(),
+        parquet: parquet.draft.info(),
+        row_groups: parquet.row_groups,
+        footer_bytes: parquet.footer_bytes,
+        uploaded_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
+    }
+}
+
+/// The same header kept once for all parts that have it; none if there is no room for another.
+pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
+    let mut hash = Xxh3::new();
+    for (name, column_type) in schema.columns() {
+        hash.update(&(name.len() as u64).to_le_bytes());
+        hash.update(name.as_bytes());
+        hash.update(&[*column_type as u8]);
+    }
+    let hash = hash.digest128();
+    if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
+        // Compared outside of the lock: a header can be long.
+        return (*kept == schema).then_some(kept);
+    }
+    let schema = Arc::new(schema);
+    if state.with(|state| state.parts.keep_schema(hash, &schema)) {
+        return Some(schema);
+    }
+    // Full, or another upload kept it in between.
+    state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
+}

@@ -1,0 +1,132 @@
+//! The 8 workers: named threads that run slices of work from the queue in `state.rs`, one after another.
+//!
+//! All file I/O and all scanning happen here. An async thread hands a slice over with [`Workers::run`] and awaits its
+//! answer; it never blocks. A slice that panics is an error of the call that brought it, and the worker goes on.
+
+use std::{
+    any::Any,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+#[cfg(feature = "model")]
+use shuttle::thread;
+#[cfg(not(feature = "model"))]
+use std::thread;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::state::{Refused, Shared};
+use crate::{
+    error::Error,
+    limits::{WORK_QUEUE_MAX, WORKERS},
+};
+
+/// A handle on the workers. They end when [`Workers::close`] was called and the queue is empty.
+#[derive(Clone)]
+pub struct Workers {
+    shared: Shared,
+    /// A place in the queue, so that one who finds it full waits without a thread.
+    places: Arc<Semaphore>,
+}
+
+impl Workers {
+    /// Starts the threads. Errors: the system gives no thread.
+    pub fn start(shared: Shared) -> io::Result<Self> {
+        for index in 0..WORKERS {
+            let shared = shared.clone();
+            let work_on = move || {
+                while let Some(work) = shared.next_work() {
+                    // `run` reports a panic to the one who waits; this keeps the thread for the next slice.
+                    let _reported = catch_unwind(AssertUnwindSafe(work));
+                }
+            };
+            thread::Builder::new().name(format!("tally-worker-{index}")).spawn(work_on)?;
+        }
+        Ok(Self { shared, places: Arc::new(Semaphore::new(WORK_QUEUE_MAX)) })
+    }
+
+    /// Runs `slice` on a worker. If the caller is gone before its turn, the slice is dropped without being run.
+    ///
+    /// Errors: [`Error::Draining`] when the workers are closed, [`Error::Internal`] when the slice panicked.
+    pub async fn run<T: Send + 'static>(&self, slice: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return Err(Error::Draining) };
+        let (answer, answered) = oneshot::channel();
+        let work = Box::new(move || {
+            let _place = place;
+            if !answer.is_closed() {
+                // The one who waited may have gone meanwhile: then nobody wants the result.
+                let _unwanted = answer.send(catch_unwind(AssertUnwindSafe(slice)));
+            }
+        });
+        if let Err(Refused(_work)) = self.shared.push_work(work) {
+            return Err(Error::Draining);
+        }
+        match answered.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(panic)) => Err(Error::Internal(format!("a worker panicked: {}", panic_text(&*panic)))),
+            Err(_dropped) => Err(Error::Draining),
+        }
+    }
+
+    /// Drops a value on a worker, because dropping it removes a file. It is not waited for.
+    pub fn discard<T: Send + 'static>(&self, value: T) {
+        // A full or closed queue gives the work back, and then it is dropped here.
+        let _dropped = self.shared.push_work(Box::new(move || drop(value)));
+    }
+
+    /// No more slices; those in the queue are still run.
+    pub fn close(&self) {
+        self.shared.close_work();
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests {
+    use std::{collections::BTreeSet, sync::Barrier};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn eight_slices_run_side_by_side_on_named_threads() {
+        let workers = Workers::start(Shared::new()).expect("threads");
+        let barrier = Arc::new(Barrier::new(WORKERS));
+        let names = join_all((0..WORKERS).map(|_| {
+            let barrier = Arc::clone(&barrier);
+            workers.run(move || {
+                barrier.wait(); // passes only if all eight are here at once
+                thread::current().name().map(str::to_owned)
+            })
+        }));
+        let names: BTreeSet<_> = names.await.into_iter().map(|name| name.expect("ran").expect("named")).collect();
+        assert_eq!(names, (0..WORKERS).map(|index| format!("tally-worker-{index}")).collect());
+        workers.close();
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_the_callers_error_and_the_worker_goes_on() {
+        let workers = Workers::start(Shared::new()).expect("threads");
+        for _ in 0..3 * WORKERS {
+            let error = workers.run(|| panic!("on purpose")).await.expect_err("panicked");
+            assert_eq!(error.to_string(), "internal error: a worker panicked: on purpose");
+        }
+        assert_eq!(workers.run(|| 7).await.expect("still there"), 7);
+        workers.close();
+    }
+
+    #[tokio::test]
+    async fn closed_workers_refuse() {
+        let workers = Workers::start(Shared::new()).expect("threads");
+        workers.close();
+        assert!(matches!(workers.run(|| 7).await, Err(Error::Draining)));
+    }
+}

@@ -1,0 +1,154 @@
+//! Every bound of the server, its unit in its name, and the sum that they may reach.
+//!
+//! What a user may change is a field of [`Limits`], set by a flag and never above its ceiling here, so that the sum
+//! below holds whatever the flags say. Nothing else lives here: no logic, no I/O.
+
+use std::time::Duration;
+
+/// 1 KiB in bytes.
+pub const KIB: usize = 1024;
+/// 1 MiB in bytes.
+pub const MIB: usize = 1024 * KIB;
+
+/// Threads that touch files and compute.
+pub const WORKERS: usize = 8;
+/// Slices of work that wait for a worker; whoever brings one more waits its turn without a thread.
+pub const WORK_QUEUE_MAX: usize = 1024;
+/// Slices that one question keeps in the queue or in work, so that others get their turn.
+pub const SLICES_IN_FLIGHT_MAX: usize = WORKERS;
+/// Bytes of CSV that one slice reads, about 10 ms of work. A slice goes on past it to the end of a row.
+pub const SLICE_BYTES: usize = 8 * MIB;
+/// Small parts that one slice takes together.
+pub const SLICE_PARTS_MAX: usize = 64;
+
+/// TCP connections that are served at once; more wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 128;
+/// Bytes that one connection may have on the way to us, over all its streams (HTTP/2 flow control).
+pub const CONNECTION_WINDOW_BYTES: usize = 256 * KIB;
+/// Bytes that one call may have on the way to us (HTTP/2 flow control).
+pub const STREAM_WINDOW_BYTES: usize = 128 * KIB;
+/// Calls at once on one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Bytes of a request's HTTP headers.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Bytes of a request that is not an upload.
+pub const REQUEST_BYTES_MAX: usize = 64 * KIB;
+/// Bytes of one upload that go from the adapter to the handler in one message.
+pub const UPLOAD_FRAME_BYTES: usize = 64 * KIB;
+
+/// Uploads that are received at once, by default and at most.
+pub const UPLOADS_MAX: usize = 128;
+/// Bytes between a stream and its spool file.
+pub const SPOOL_BLOCK_BYTES: usize = 256 * KIB;
+/// Bytes that a worker reads from a file at once.
+pub const READ_BLOCK_BYTES: usize = 256 * KIB;
+
+/// Columns of a table, by default and at most.
+pub const COLUMNS_MAX: usize = 4096;
+/// Bytes of a cell, by default.
+pub const CELL_BYTES_MAX: usize = MIB;
+/// Bytes of a row, by default.
+pub const ROW_BYTES_MAX: usize = 4 * MIB;
+/// The most that `--cell-bytes-max` and `--row-bytes-max` may say.
+pub const ROW_BYTES_CEILING: usize = 8 * MIB;
+/// Bytes of the header row: every part's receipt and Parquet footer repeats the names.
+pub const HEADER_BYTES_MAX: usize = MIB;
+/// Bytes of one upload, by default.
+pub const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * MIB as u64;
+
+/// Parts of a table: the registry is the one thing that grows with it.
+pub const PARTS_MAX: usize = 400_000;
+/// Bytes that the registry spends on a part: the `Part` and its place in the map.
+pub const PART_BYTES: usize = 160;
+/// Bytes of distinct headers that the registry keeps; what is beyond is read from the receipts when asked.
+pub const SCHEMA_BYTES_MAX: usize = 16 * MIB;
+
+/// Rows that are turned into one record batch.
+pub const BATCH_ROWS_MAX: usize = 16 * KIB;
+/// Cells of one record batch: wide tables have shorter batches.
+pub const BATCH_CELLS_MAX: usize = 128 * KIB;
+/// Bytes of cell text in one record batch, but for its last row.
+pub const BATCH_BYTES_MAX: usize = MIB;
+/// Rows of one row group.
+pub const ROW_GROUP_ROWS_MAX: usize = 1024 * KIB;
+/// Bytes that a row group may take in memory before it is written out, for tables of ordinary width.
+pub const ROW_GROUP_BYTES: usize = 8 * MIB;
+/// The same for tables so wide that small groups would make more than [`COLUMN_CHUNKS_MAX`] of them.
+pub const ROW_GROUP_BYTES_CEILING: usize = 32 * MIB;
+/// Column chunks (columns x row groups) of one part: each has an entry in the footer, which readers hold in memory.
+pub const COLUMN_CHUNKS_MAX: usize = 32 * KIB;
+/// Bytes in memory of a footer's entry for one column chunk.
+pub const COLUMN_CHUNK_ENTRY_BYTES: usize = 640;
+/// Tables with more columns are written without dictionaries: each column's starts with a table of 4,096 slots.
+pub const DICTIONARY_COLUMNS_MAX: usize = 128;
+/// Bytes of one column's dictionary before the writer falls back to plain values.
+pub const DICTIONARY_BYTES_MAX: usize = 256 * KIB;
+
+/// Uploads up to this size are typed and converted beside the large ones, so that they never wait for those.
+pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
+/// Memory for the conversion of large uploads, over all of them.
+pub const LARGE_CONVERSION_BYTES: usize = 96 * MIB;
+/// Memory for the conversion of small uploads, over all of them.
+pub const SMALL_CONVERSION_BYTES: usize = 32 * MIB;
+
+/// Parquet parts with more column chunks count as wide ...
+pub const WIDE_CHUNKS: usize = 2 * KIB;
+/// ... and so many of them are open for reading at once.
+pub const WIDE_READS_MAX: usize = 1;
+/// Bytes that the scan of one column needs: a block, the longest row at its end or a page, decoded values.
+pub const SCAN_BYTES: usize = READ_BLOCK_BYTES + ROW_BYTES_CEILING + MIB / 2;
+
+/// All of the above at its worst, in one sum: what the server may hold in memory at once.
+pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES // came in, not yet taken by a call
+    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES)                  // on the way to a spool file
+    + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // being typed and written
+    + WORKERS * SCAN_BYTES                                                    // being summed
+    + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
+    + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX; //                              the registry
+
+/// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
+const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
+const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
+/// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.
+const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);
+
+/// The bounds that flags can change.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What a CSV file may measure.
+    pub csv: CsvLimits,
+    /// Bytes of one upload.
+    pub upload_bytes_max: u64,
+    /// Uploads that are received at once.
+    pub uploads_max: usize,
+    /// How long an upload may send nothing before its place goes to another.
+    pub upload_idle_max: Duration,
+}
+
+/// What a CSV file may measure.
+#[derive(Clone, Copy, Debug)]
+pub struct CsvLimits {
+    /// Columns in the header.
+    pub columns_max: usize,
+    /// Bytes of a cell's text, without its quotes.
+    pub cell_bytes_max: usize,
+    /// Bytes of a row as it stands in the file, without its row end.
+    pub row_bytes_max: usize,
+}
+
+impl Default for CsvLimits {
+    fn default() -> Self {
+        Self { columns_max: COLUMNS_MAX, cell_bytes_max: CELL_BYTES_MAX, row_bytes_max: ROW_BYTES_MAX }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            csv: CsvLimits::default(),
+            upload_bytes_max: UPLOAD_BYTES_MAX,
+            uploads_max: UPLOADS_MAX,
+            upload_idle_max: Duration::from_secs(60),
+        }
+    }
+}

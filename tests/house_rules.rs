@@ -1,0 +1,114 @@
+//! Reads the source and fails on what ARCHITECTURE.md rules out. A rule that is only written down is not kept.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// All Rust files below src/, by their path from there, without comments and without their unit tests.
+fn sources() -> BTreeMap<String, String> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("src/ can be read") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(files.len() > 20, "src/ has {} files only", files.len());
+    let code_of = |text: String| {
+        let code = text.split("#[cfg(test)]\n#[allow").next().unwrap_or_default();
+        let code = code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code = code.split("#[cfg(all(test, not(feature = \"model\")))]\nmod tests").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        lines.map(|line| line.split(" // ").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    };
+    files
+        .into_iter()
+        .map(|path| {
+            let name = path.strip_prefix(&root).expect("below src/").to_string_lossy().into_owned();
+            (name, code_of(fs::read_to_string(&path).expect("readable")))
+        })
+        .collect()
+}
+
+/// Whether `word` stands in `code` as a word.
+fn has_word(code: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| {
+        !code[..at].ends_with(is_part) && !code[at + word.len()..].starts_with(is_part)
+    })
+}
+
+/// The files in which any of `words` stands.
+fn files_with(words: &[&str]) -> Vec<String> {
+    let sources = sources();
+    let with = |(name, code): (String, String)| words.iter().any(|word| has_word(&code, word)).then_some(name);
+    sources.into_iter().filter_map(with).collect()
+}
+
+#[test]
+fn one_mutex_and_where_it_stands() {
+    assert_eq!(files_with(&["Mutex", "MutexGuard", "RwLock", "Condvar"]), ["engine/state.rs"]);
+    let state = &sources()["engine/state.rs"];
+    assert_eq!(state.matches("Mutex::new(").count(), 1, "one Mutex is made");
+    assert_eq!(state.matches("Mutex<").count(), 1, "one Mutex is kept");
+    assert!(!state.contains("pub fn lock"), "no guard leaves the file");
+    let public: Vec<_> = state.lines().filter(|line| line.contains("pub fn") && line.contains("Guard")).collect();
+    assert!(public.is_empty(), "{public:?}");
+}
+
+#[test]
+fn the_engine_knows_no_protocol() {
+    for (name, code) in sources() {
+        if name.starts_with("engine/") || name == "error.rs" || name == "limits.rs" {
+            for word in ["tonic", "prost", "hyper", "axum", "http", "http_body", "tower"] {
+                assert!(!has_word(&code, word), "{name} names {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_are_touched_in_the_store_alone() {
+    // src/cli/ is the client side: it reads the files that a user names.
+    let files = ["File", "OpenOptions", "fs", "rename", "remove_file", "create_dir_all", "read_dir", "read_to_end"];
+    let touching: Vec<_> = files_with(&files).into_iter().filter(|name| !name.starts_with("cli/")).collect();
+    assert_eq!(touching, ["engine/store.rs"]);
+    // Every public function of the store that reaches a file asserts that the lock is not held.
+    let store = &sources()["engine/store.rs"];
+    assert!(store.matches("assert_unlocked();").count() >= 10, "file operations check the lock");
+}
+
+#[test]
+fn the_environment_is_read_in_one_place() {
+    assert_eq!(files_with(&["env::var", "var_os", "env::vars"]), Vec::<String>::new());
+    for (name, code) in sources() {
+        assert!(name == "config.rs" || !code.contains("env = \""), "{name} reads the environment");
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later_or_thrown_away() {
+    for (name, code) in sources() {
+        for banned in ["TODO", "FIXME", "todo!(", "unimplemented!(", "map_err(|_|", "Mutex::lock", "read_to_string(path"] {
+            assert!(!code.contains(banned), "{name} has {banned}");
+        }
+        assert!(!code.contains("unbounded_channel") && !code.contains("unbounded("), "{name} has an unbounded queue");
+    }
+}
+
+#[test]
+fn every_module_says_what_lives_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for name in sources().keys() {
+        let text = fs::read_to_string(root.join(name)).expect("readable");
+        assert!(text.starts_with("//! "), "{name} does not begin by saying what lives there");
+    }
+}

@@ -1,0 +1,136 @@
+//! A model check of the lock, the registry and the worker queue: shuttle runs the real code of `state.rs` and
+//! `workers.rs` under thousands of schedules. Built with `--features model` only.
+#![cfg(feature = "model")]
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use shuttle::thread;
+use tally::engine::{
+    part::{Part, PartId},
+    state::Shared,
+    workers::Workers,
+};
+
+const SCHEDULES: usize = 2000;
+
+fn part(id: PartId) -> Arc<Part> {
+    Arc::new(Part {
+        id,
+        rows: id.get(),
+        csv_bytes: 1,
+        parquet_bytes: 1,
+        row_groups: 1,
+        footer_bytes: 1,
+        columns_count: 1,
+        schema: None,
+    })
+}
+
+/// Uploads publish while sums take snapshots: ids are never given out twice, a snapshot never changes, and what was
+/// inserted before a snapshot is in it.
+#[test]
+fn registry() {
+    let check = || {
+        let shared = Shared::new();
+        let writers: Vec<_> = (0..3)
+            .map(|_| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let id = shared.with(|state| state.parts.reserve()).expect("room");
+                    thread::yield_now(); // file I/O happens here, without the lock
+                    shared.with(|state| state.parts.insert(part(id)));
+                    let seen = shared.with(|state| state.parts.snapshot());
+                    assert!(seen.contains_key(&id), "an acknowledged part is in every later sum");
+                    id
+                })
+            })
+            .collect();
+        let reader = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let before = shared.with(|state| state.parts.snapshot());
+                let ids: Vec<_> = before.keys().copied().collect();
+                thread::yield_now();
+                assert_eq!(before.keys().copied().collect::<Vec<_>>(), ids, "a snapshot changed");
+                let after = shared.with(|state| state.parts.snapshot());
+                assert!(ids.iter().all(|id| after.contains_key(id)), "a part was lost");
+            })
+        };
+        let ids: BTreeSet<_> = writers.into_iter().map(|writer| writer.join().expect("no panic")).collect();
+        reader.join().expect("no panic");
+        assert_eq!(ids.len(), 3, "an id was given out twice");
+        assert_eq!(shared.with(|state| state.parts.len()), 3);
+    };
+    shuttle::check_random(check, SCHEDULES);
+}
+
+/// An upload that fails gives its place back, and its number is not used again.
+#[test]
+fn failed_uploads() {
+    let check = || {
+        let shared = Shared::new();
+        let uploads: Vec<_> = (0..3)
+            .map(|index| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let id = shared.with(|state| state.parts.reserve()).expect("room");
+                    if index == 0 {
+                        shared.with(|state| state.parts.release());
+                        return None;
+                    }
+                    shared.with(|state| state.parts.insert(part(id)));
+                    Some(id)
+                })
+            })
+            .collect();
+        let kept: BTreeSet<_> = uploads.into_iter().filter_map(|upload| upload.join().expect("no panic")).collect();
+        let parts = shared.with(|state| state.parts.snapshot());
+        assert_eq!(parts.keys().copied().collect::<BTreeSet<_>>(), kept);
+    };
+    shuttle::check_random(check, SCHEDULES);
+}
+
+/// All work that was taken is done exactly once, also work that panics and work that comes while the queue is closed,
+/// and every worker ends.
+#[test]
+fn worker_queue() {
+    let check = || {
+        let shared = Shared::new();
+        let _workers = Workers::start(shared.clone()).expect("threads");
+        let done = Arc::new(AtomicUsize::new(0));
+        let producers: Vec<_> = (0..2)
+            .map(|_| {
+                let (shared, done) = (shared.clone(), Arc::clone(&done));
+                thread::spawn(move || {
+                    let mut taken = 0;
+                    for _ in 0..3 {
+                        let done = Arc::clone(&done);
+                        taken += usize::from(
+                            shared.push_work(Box::new(move || { done.fetch_add(1, Ordering::SeqCst); })).is_ok(),
+                        );
+                    }
+                    taken
+                })
+            })
+            .collect();
+        let closer = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.close_work())
+        };
+        let taken: usize = producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
+        closer.join().expect("no panic");
+        // The queue is closed: what this thread finds there is what no worker has taken yet.
+        while let Some(work) = shared.next_work() {
+            work();
+        }
+        while done.load(Ordering::SeqCst) < taken {
+            thread::yield_now(); // a worker still has it in hands; a lost slice would stay here for ever
+        }
+        assert_eq!(done.load(Ordering::SeqCst), taken);
+    };
+    shuttle::check_random(check, SCHEDULES / 4);
+}

@@ -1,0 +1,49 @@
+"""Kills a process in the middle of what it does to its files: `python kill_on_change.py PID COUNT FOLDER...`
+
+Prints "watching", then sends SIGKILL at the COUNT-th change (a file made, moved, written to its end or
+removed) in any of the folders. A process of its own, because a thread next to eight uploading ones would wake up
+too late; the standard library alone, because it should be there at once. Linux only: inotify(7).
+"""
+
+import ctypes
+import os
+import signal
+import struct
+import sys
+
+IN_CLOSE_WRITE = 0x008
+IN_MOVED_FROM = 0x040
+IN_MOVED_TO = 0x080
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+CHANGES = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
+EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
+READ_BYTES = 4096
+
+
+def changes(folders):
+    """Yields once for each change."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    queue = libc.inotify_init()
+    for folder in folders:
+        if libc.inotify_add_watch(queue, os.fsencode(folder), CHANGES) < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), folder)
+    print("watching", flush=True)
+    while True:
+        events = os.read(queue, READ_BYTES)
+        start = 0
+        while start < len(events):
+            yield
+            start += EVENT.size + EVENT.unpack_from(events, start)[3]
+
+
+def main() -> None:
+    pid, count = int(sys.argv[1]), int(sys.argv[2])
+    for number, _ in enumerate(changes(sys.argv[3:]), 1):
+        if number == count:
+            os.kill(pid, signal.SIGKILL)
+            return
+
+
+if __name__ == "__main__":
+    main()

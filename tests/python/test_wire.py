@@ -1,0 +1,480 @@
+"""The wire: what no gRPC library would send, sent frame by frame.
+
+Each malformed call is made TURNS times, more often than there are places for uploads, so that a place, a file
+or a stream that one of them kept would be missed. Beside them, on the same connection, runs a good upload.
+"""
+
+import gzip
+import random
+import socket
+import struct
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import table_pb2
+import tally_pb2
+from conftest import table, tally, wait_until
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from h2.errors import ErrorCodes
+
+TABLE_UPLOAD = "/Table/Upload"
+TALLY_UPLOAD = "/tally.v1.Tally/Upload"
+UPLOADS = pytest.mark.parametrize("path", [TABLE_UPLOAD, TALLY_UPLOAD])
+UPLOADS_MAX = 128  # the server's default
+TURNS = 200
+WAIT_SECONDS_MAX = 60
+PREFIX_BYTES = 5
+
+OK = grpc.StatusCode.OK.value[0]
+INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
+
+
+class Call:
+    """One HTTP/2 stream and what the server sent on it."""
+
+    def __init__(self, stream_id: int):
+        self.stream_id = stream_id
+        self.headers = {}  # with the trailers, when they have come
+        self.data = b""
+        self.reset = None  # the error code of the server's RST_STREAM
+        self.ended = False
+
+    @property
+    def status(self):
+        """gRPC's status, None if there is none (yet)."""
+        status = self.headers.get("grpc-status")
+        return None if status is None else int(status)
+
+    def response(self, message_type):
+        """The one message of a call that went well."""
+        assert (self.status, self.reset) == (OK, None), (self.headers, self.reset)
+        assert self.data[:PREFIX_BYTES] == struct.pack(">BI", 0, len(self.data) - PREFIX_BYTES)
+        return message_type.FromString(self.data[PREFIX_BYTES:])
+
+
+class Connection:
+    """An HTTP/2 client that does what it is told. It sends and receives in the caller's thread."""
+
+    def __init__(self, server):
+        self.socket = socket.create_connection((server.address.rsplit(":", 1)[0].strip("[]"), server.port))
+        self.socket.settimeout(WAIT_SECONDS_MAX)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        config = h2.config.H2Configuration(header_encoding="utf-8", validate_outbound_headers=False)
+        self.http2 = h2.connection.H2Connection(config)
+        self.calls = {}
+        self.pings_answered = 0
+        self.http2.initiate_connection()
+        self._flush()
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.socket.close()
+
+    def start(self, path: str, **headers: str) -> Call:
+        """Sends the HEADERS of a call; underscores stand for hyphens."""
+        head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
+        head.update({"content-type": "application/grpc", "te": "trailers"})
+        head.update({name.replace("_", "-"): value for name, value in headers.items()})
+        call = Call(self.http2.get_next_available_stream_id())
+        self.calls[call.stream_id] = call
+        self.http2.send_headers(call.stream_id, list(head.items()))
+        self._flush()
+        return call
+
+    def send(self, call: Call, data: bytes, end: bool = False) -> None:
+        """Sends DATA frames as large as allowed, unless the server has already answered."""
+        while data and not call.ended:
+            window = self.http2.local_flow_control_window(call.stream_id)
+            if window == 0:
+                self._receive()
+                continue
+            frame_bytes = min(window, self.http2.max_outbound_frame_size)
+            self.http2.send_data(call.stream_id, data[:frame_bytes])
+            data = data[frame_bytes:]
+            self._flush()
+        if end and not call.ended:
+            self.http2.end_stream(call.stream_id)
+            self._flush()
+
+    def send_empty_frame(self, call: Call) -> None:
+        self.http2.send_data(call.stream_id, b"")
+        self._flush()
+
+    def cancel(self, call: Call, code: ErrorCodes) -> None:
+        self.http2.reset_stream(call.stream_id, code)
+        self._flush()
+
+    def finish(self, call: Call) -> Call:
+        """Waits for the server's last word."""
+        while not call.ended:
+            self._receive()
+        return call
+
+    def call(self, path: str, body: bytes, **headers: str) -> Call:
+        call = self.start(path, **headers)
+        self.send(call, body, end=True)
+        return self.finish(call)
+
+    def round_trip(self) -> None:
+        """Returns when the server has taken everything so far off the connection."""
+        answered = self.pings_answered
+        self.http2.ping(b"wireping")
+        self._flush()
+        while self.pings_answered == answered:
+            self._receive()
+
+    def break_off(self, abruptly: bool) -> None:
+        """Drops the connection: with a FIN, or with the RST of a process that crashed."""
+        if abruptly:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def _flush(self) -> None:
+        self.socket.sendall(self.http2.data_to_send())
+
+    def _receive(self) -> None:
+        received = self.socket.recv(64 * 1024)
+        assert received, "the server closed the connection"
+        for event in self.http2.receive_data(received):
+            call = self.calls.get(getattr(event, "stream_id", None))
+            if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
+                call.headers.update(event.headers)
+            elif isinstance(event, h2.events.DataReceived):
+                call.data += event.data
+                self.http2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                call.ended = True
+            elif isinstance(event, h2.events.StreamReset):
+                call.reset = event.error_code if not call.ended else None  # "send no more" after an answer
+                call.ended = True
+            elif isinstance(event, h2.events.PingAckReceived):
+                self.pings_answered += 1
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                raise AssertionError(f"the server gave the connection up: {event.error_code}")
+        self._flush()
+
+
+def message(payload: bytes, flag: int = 0, more: int = 0) -> bytes:
+    """A gRPC message whose length is announced with `more` bytes than it has."""
+    return struct.pack(">BI", flag, len(payload) + more) + payload
+
+
+def field(content: bytes) -> bytes:
+    """csv_data of an UploadReq; the data of an UploadChunk reads the same."""
+    return table_pb2.UploadReq(csv_data=content).SerializeToString()
+
+
+def csv_of(rows: int) -> bytes:
+    return b"x,y\n" + b"1,2\n" * rows
+
+
+SMALL = csv_of(1_000)
+LARGE = csv_of(100_000)  # 400 kB, beyond all windows and blocks
+
+
+def content_of(turn: int) -> bytes:
+    """Mostly small files, so that the turns are quick."""
+    return LARGE if turn % 20 == 0 else SMALL
+
+
+class UploadBeside:
+    """A good upload that is under way as long as the `with` block runs, and succeeds after it."""
+
+    def __init__(self, connection: Connection, path: str):
+        self.connection = connection
+        self.path = path
+        self.body = message(field(LARGE))
+
+    def __enter__(self) -> None:
+        self.upload = self.connection.start(self.path)
+        self.connection.send(self.upload, self.body[: len(self.body) // 2])
+
+    def __exit__(self, exception_type, *_exception) -> None:
+        if exception_type is None:
+            assert not self.upload.ended, self.upload.headers
+            self.connection.send(self.upload, self.body[len(self.body) // 2 :], end=True)
+            response_type = table_pb2.UploadResp if self.path == TABLE_UPLOAD else tally_pb2.Receipt
+            response = self.connection.finish(self.upload).response(response_type)
+            if self.path == TABLE_UPLOAD:
+                assert response.error == ""
+
+
+def assert_kept(server, contents: list) -> None:
+    """On disk and in the sums is what `contents` says and nothing else, and one more upload is accepted."""
+    wait_until(lambda: not server.leftovers(), "nothing is left over")
+    kept = [(server.data / "parts" / f"{part['part']}.csv").read_bytes() for part in server.parts()]
+    assert sorted(kept) == sorted(contents)
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=SMALL)).error == ""
+    total = sum(content.count(b"\n1,2") for content in [*contents, SMALL])
+    for file_format in ("csv", "parquet"):
+        answer = table(server).ColumnSum(table_pb2.ColSumReq(column="x", format=file_format))
+        assert (answer.total, answer.error) == (total, "")
+
+
+# name: (the body made of a file's content, headers of the call, the status)
+MALFORMED_UPLOADS = {
+    "flag_two": (lambda content: message(field(content), flag=2), {}, INVALID_ARGUMENT),
+    "announces_more": (lambda content: message(field(content), more=1), {}, INVALID_ARGUMENT),
+    "announces_less": (lambda content: message(field(content), more=-1), {}, INVALID_ARGUMENT),
+    "announces_4_gib": (
+        lambda content: struct.pack(">BI", 0, 2**32 - 1) + field(content),
+        {},
+        INVALID_ARGUMENT,
+    ),
+    "second_csv_data": (lambda content: message(field(content) + field(content)), {}, INVALID_ARGUMENT),
+    "second_empty_csv_data": (lambda content: message(field(content) + b"\x0a\x00"), {}, INVALID_ARGUMENT),
+    "csv_data_of_3_gib": (
+        lambda content: struct.pack(">BI", 0, 2**32 - 1) + b"\x0a\x80\x80\x80\x80\x0c" + content,
+        {},
+        INVALID_ARGUMENT,
+    ),
+    "garbage": (lambda content: message(random.Random(len(content)).randbytes(999)), {}, INVALID_ARGUMENT),
+    "garbage_behind": (lambda content: message(field(content) + b"\xff"), {}, INVALID_ARGUMENT),
+    "csv_data_as_number": (lambda content: message(b"\x08\x01"), {}, INVALID_ARGUMENT),
+    "not_grpc": (lambda content: content, {}, INVALID_ARGUMENT),
+    "compressed": (lambda content: message(gzip.compress(field(content)), flag=1), {}, UNIMPLEMENTED),
+    "compressed_with_header": (
+        lambda content: message(gzip.compress(field(content)), flag=1),
+        {"grpc_encoding": "gzip"},
+        UNIMPLEMENTED,
+    ),
+    "compressed_says_the_header": (
+        lambda content: message(field(content)),
+        {"grpc_encoding": "gzip"},
+        UNIMPLEMENTED,
+    ),
+    "stops_in_prefix": (lambda content: message(field(content))[: PREFIX_BYTES - 1], {}, INVALID_ARGUMENT),
+    "stops_halfway": (lambda content: message(field(content))[: len(content) // 2], {}, INVALID_ARGUMENT),
+    "stops_one_byte_early": (lambda content: message(field(content))[:-1], {}, INVALID_ARGUMENT),
+    # A stream may have these; see test_a_stream_may_have_any_number_of_messages.
+    "no_message": (lambda content: b"", {}, INVALID_ARGUMENT),
+    "two_messages": (lambda content: message(field(content)) * 2, {}, INVALID_ARGUMENT),
+}
+FOR_UNARY_ONLY = ("no_message", "two_messages")
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [(TABLE_UPLOAD, name) for name in MALFORMED_UPLOADS]
+    + [(TALLY_UPLOAD, name) for name in MALFORMED_UPLOADS if name not in FOR_UNARY_ONLY],
+)
+def test_malformed_upload(server, path, name):
+    body_of, headers, status = MALFORMED_UPLOADS[name]
+    with Connection(server) as connection:
+        with UploadBeside(connection, path):
+            for turn in range(TURNS):
+                call = connection.call(path, body_of(content_of(turn)), **headers)
+                assert (call.status, call.reset) == (status, None), call.headers
+                assert call.headers["grpc-message"] and not call.data
+    assert_kept(server, [LARGE])
+
+
+@UPLOADS
+@pytest.mark.parametrize("lie", [-1, 1, -10_000_000, 10_000_000])
+def test_content_length_that_disagrees(server, path, lie):
+    with Connection(server) as connection:
+        with UploadBeside(connection, path):
+            for turn in range(TURNS):
+                body = message(field(content_of(turn)))
+                call = connection.call(path, body, content_length=str(max(0, len(body) + lie)))
+                assert call.reset is not None or call.status != OK
+    assert_kept(server, [LARGE])
+
+
+@UPLOADS
+@pytest.mark.parametrize("code", [ErrorCodes.CANCEL, ErrorCodes.NO_ERROR, ErrorCodes.INTERNAL_ERROR])
+@pytest.mark.parametrize("sent", ["nothing", "half", "all_but_the_end"])
+def test_cancelled_upload(server, path, code, sent):
+    """Also when all that came is a valid file: without END_STREAM it is not known to be whole."""
+    with Connection(server) as connection:
+        with UploadBeside(connection, path):
+            for turn in range(TURNS):
+                body = message(field(content_of(turn)))
+                call = connection.start(path)
+                connection.send(call, body[: {"nothing": 0, "half": len(body) // 2}.get(sent, len(body))])
+                if turn % 2:
+                    connection.round_trip()
+                connection.cancel(call, code)
+                connection.round_trip()
+    assert_kept(server, [LARGE])
+
+
+@UPLOADS
+@pytest.mark.parametrize("abruptly", [False, True], ids=["fin", "rst"])
+def test_dropped_connection(server, path, abruptly):
+    with Connection(server) as connection:
+        with UploadBeside(connection, path):
+            for turn in range(TURNS):
+                dropped = Connection(server)
+                call = dropped.start(path)
+                # Every other one has sent a valid file, and only the end of the call is missing.
+                body = message(field(content_of(turn)))
+                dropped.send(call, body if turn % 2 else body[: len(body) // 2])
+                if turn % 4 < 2:
+                    dropped.round_trip()
+                dropped.break_off(abruptly)
+    assert_kept(server, [LARGE])
+
+
+def test_a_stream_may_have_any_number_of_messages(server):
+    pieces = [SMALL[at : at + 7] for at in range(0, len(SMALL), 7)]
+    with Connection(server) as connection:
+        body = b"".join(message(field(piece)) + message(b"") for piece in pieces)
+        call = connection.call(TALLY_UPLOAD, body)
+        assert call.response(tally_pb2.Receipt).rows == SMALL.count(b"\n") - 1
+        # An upload of nothing has no header row: the caller's mistake, told as such.
+        for path, nothing in [(TALLY_UPLOAD, b""), (TALLY_UPLOAD, message(b""))]:
+            empty = connection.call(path, nothing)
+            assert empty.status == INVALID_ARGUMENT and "header" in empty.headers["grpc-message"]
+        for nothing in (message(b""), message(b"\x0a\x00")):
+            assert "header" in connection.call(TABLE_UPLOAD, nothing).response(table_pb2.UploadResp).error
+    assert_kept(server, [SMALL])
+
+
+@UPLOADS
+def test_frames_of_one_byte(server, path):
+    content = csv_of(100)
+    body = message(field(content))
+    with Connection(server) as connection:
+        call = connection.start(path)
+        for at in range(len(body)):
+            connection.send(call, body[at : at + 1])
+            if at % 50 == 0:
+                connection.send_empty_frame(call)
+                connection.round_trip()  # a flood of tiny frames would rightly be taken for an attack
+        connection.send(call, b"", end=True)
+        assert connection.finish(call).status == OK
+    assert_kept(server, [content])
+
+
+@UPLOADS
+def test_unknown_fields_are_skipped(server, path):
+    bytes_field = b"\x12\xc0\x84\x3d" + field(SMALL)[:1] * 1_000_000
+    number, fixed32, fixed64 = b"\x18\xff\xff\x03", b"\x25abcd", b"\x29abcdefgh"
+    group = b"\x33" + field(b"not,ours\n") + b"\x08\x07" + b"\x34"
+    unknown = bytes_field + number + fixed32 + fixed64 + group
+    with Connection(server) as connection:
+        for _turn in range(3):
+            assert connection.call(path, message(unknown + field(SMALL) + unknown)).status == OK
+    assert_kept(server, [SMALL] * 3)
+
+
+# name: (the body, headers of the call, the status)
+QUESTION = table_pb2.ColSumReq(column="x", format="csv").SerializeToString()
+MALFORMED_QUESTIONS = {
+    "flag_two": (message(QUESTION, flag=2), {}, INVALID_ARGUMENT),
+    "announces_more": (message(QUESTION, more=1), {}, INVALID_ARGUMENT),
+    "announces_less": (message(QUESTION, more=-1), {}, INVALID_ARGUMENT),
+    "garbage": (message(b"\xff" * 20), {}, INVALID_ARGUMENT),
+    "column_as_number": (message(b"\x08\x01"), {}, INVALID_ARGUMENT),
+    "column_not_utf8": (message(b"\x0a\x01\xff"), {}, INVALID_ARGUMENT),
+    "compressed": (message(gzip.compress(QUESTION), flag=1), {}, UNIMPLEMENTED),
+    "compressed_with_header": (
+        message(gzip.compress(QUESTION), flag=1),
+        {"grpc_encoding": "gzip"},
+        UNIMPLEMENTED,
+    ),
+    "stops_in_prefix": (message(QUESTION)[:3], {}, INVALID_ARGUMENT),
+    "stops_halfway": (message(QUESTION)[:8], {}, INVALID_ARGUMENT),
+    "no_message": (b"", {}, INVALID_ARGUMENT),
+    "two_messages": (message(QUESTION) * 2, {}, INVALID_ARGUMENT),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED_QUESTIONS)
+def test_malformed_question(server, name):
+    body, headers, status = MALFORMED_QUESTIONS[name]
+    with Connection(server) as connection:
+        with UploadBeside(connection, TABLE_UPLOAD):
+            for turn in range(TURNS):
+                call = connection.call(("/Table/ColumnSum", "/Table/ColSum")[turn % 2], body, **headers)
+                assert (call.status, call.reset) == (status, None), call.headers
+        answer = connection.call("/Table/ColumnSum", message(QUESTION)).response(table_pb2.ColSumResp)
+        assert (answer.total, answer.error) == (LARGE.count(b"\n") - 1, "")
+    assert_kept(server, [LARGE])
+
+
+@UPLOADS
+def test_the_129th_upload_at_once_is_refused(server, path):
+    """Which of the 129 comes last inside the server is its own business: one of them is refused."""
+    body = message(field(SMALL))
+    half = len(body) // 2
+    with Connection(server) as connection:
+        calls = [connection.start(path) for _ in range(UPLOADS_MAX + 1)]
+        for call in calls:
+            connection.send(call, body[:half])
+
+        def refused() -> list:
+            connection.round_trip()
+            return [call for call in calls if call.ended]
+
+        wait_until(refused, "one upload is refused")
+        # So are more, by either service, as long as the others are held open.
+        for other_path in (TABLE_UPLOAD, TALLY_UPLOAD):
+            assert connection.call(other_path, body).status == RESOURCE_EXHAUSTED
+        assert [call.status for call in calls if call.ended] == [RESOURCE_EXHAUSTED]
+
+        accepted = [call for call in calls if not call.ended]
+        assert len(accepted) == UPLOADS_MAX
+        for call in accepted:
+            connection.send(call, body[half:], end=True)
+        assert {connection.finish(call).status for call in accepted} == {OK}
+    assert_kept(server, [SMALL] * UPLOADS_MAX)
+
+
+def test_unknown_format(server):
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=SMALL)).error == ""
+    for ask in (table(server).ColumnSum, table(server).ColSum):
+        for unknown in ("", "json", "CSV", " csv", "parquet ", "x" * 10_000, "a\nb\x1b[31m"):
+            answer = ask(table_pb2.ColSumReq(column="x", format=unknown))
+            assert answer.total == 0
+            assert '"csv"' in answer.error and '"parquet"' in answer.error
+            assert len(answer.error) < 1_000 and answer.error.isprintable()
+
+
+def test_column_sum_and_col_sum_are_the_same(server):
+    for content in (b"x,y,name\n1,2,a\n-4,5,b\n", b"y,z\n5,007\n,20\n"):
+        assert table(server).Upload(table_pb2.UploadReq(csv_data=content)).error == ""
+    expected = {"x": (-3, True), "y": (12, True), "z": (27, True), "absent": (0, True), "name": (0, False)}
+    for column, (total, summable) in expected.items():
+        for file_format in ("csv", "parquet"):
+            question = table_pb2.ColSumReq(column=column, format=file_format)
+            answer = table(server).ColumnSum(question)
+            assert (answer.total, answer.error == "") == (total, summable)
+            assert table(server).ColSum(question) == answer
+
+
+def test_reflection(server):
+    database = ProtoReflectionDescriptorDatabase(server.channel())
+    assert {"Table", "tally.v1.Tally"} <= set(database.get_services())
+    pool = descriptor_pool.DescriptorPool(database)
+    table_methods = pool.FindServiceByName("Table").methods_by_name
+    assert set(table_methods) == {"Upload", "ColumnSum", "ColSum"}
+    # The code behind it reads a stream, but the world sees what table.proto says.
+    assert not table_methods["Upload"].client_streaming and not table_methods["Upload"].server_streaming
+    upload = pool.FindServiceByName("tally.v1.Tally").methods_by_name["Upload"]
+    assert upload.client_streaming and not upload.server_streaming
+
+
+def test_health(server):
+    health = health_pb2_grpc.HealthStub(server.channel())
+    for service in ("", "Table", "tally.v1.Tally"):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
+
+
+def test_services_work_on_one_channel(server):
+    """The stubs of both services against the same port, as a client of both would use them."""
+    chunks = (tally_pb2.UploadChunk(data=SMALL[at : at + 100]) for at in range(0, len(SMALL), 100))
+    assert tally(server).Upload(chunks).rows == 1_000
+    assert [part.rows for part in tally(server).ListParts(tally_pb2.ListPartsRequest())] == [1_000]
+    assert table(server).ColumnSum(table_pb2.ColSumReq(column="y", format="parquet")).total == 2_000
