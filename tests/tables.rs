@@ -281,14 +281,12 @@ async fn uploads_at_once_are_bounded() {
         })
         .collect();
     for (send, _) in &held {
-        send.send(Ok(Bytes::from_static(b"a\n1\n"))).await.expect("received");
-    }
-    let refused = loop {
-        match table.upload(b"a\n1\n", &[]).await {
-            Err(error) => break error,
-            Ok(_) => tokio::task::yield_now().await, // the two had not begun yet
+        for block in ["a\n", "1\n"] {
+            // The channel holds one block: the second goes in once the upload has begun and taken the first.
+            send.send(Ok(Bytes::from_static(block.as_bytes()))).await.expect("received");
         }
-    };
+    }
+    let refused = table.upload(b"a\n1\n", &[]).await.expect_err("both places are taken");
     assert_eq!(refused, "2 uploads are under way, which is the limit: try again");
     for (send, upload) in held {
         drop(send);
@@ -351,7 +349,10 @@ fn random_file(random: &mut fastrand::Rng) -> RandomFile {
             let cell = |kinds: &Vec<usize>, random: &mut fastrand::Rng| match blanks {
                 1 if random.u8(..8) == 0 => String::new(),
                 2 if random.bool() => String::new(),
-                _ => random_cell(random, kinds[random.usize(..kinds.len())]),
+                _ => {
+                    let kind = kinds[random.usize(..kinds.len())];
+                    random_cell(random, kind)
+                }
             };
             kinds.iter().map(|kinds| cell(kinds, random)).collect()
         })

@@ -1,17 +1,13 @@
 //! The way to a server: its address, the connection, and what is said when there is none.
 
-use std::error::Error;
-use std::fmt;
-use std::io;
-use std::str::FromStr;
-use std::time::Duration;
+use std::{error::Error, fmt, io, str::FromStr, time::Duration};
 
-use clap::Args;
-use clap::builder::BoolishValueParser;
-use http::Uri;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use clap::{Args, builder::BoolishValueParser};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 use super::Failure;
 
@@ -65,9 +61,9 @@ impl FromStr for ServerAddr {
             authority
         };
         // What is more than host and port, a user's name for one, has no meaning here.
-        match authority.port_u16() {
-            Some(port) if port > 0 && authority.as_str() == format!("{}:{port}", authority.host()) => {}
-            _ => return Err("expected HOST or HOST:PORT".into()),
+        let (host, port) = (authority.host(), authority.port_u16().unwrap_or(0));
+        if host.is_empty() || port == 0 || authority.as_str() != format!("{host}:{port}") {
+            return Err("expected HOST or HOST:PORT".into());
         }
         Uri::builder()
             .scheme(Scheme::HTTP)

@@ -1,17 +1,20 @@
 //! `tally health`: the standard gRPC health check, as the container's HEALTHCHECK asks it.
 
-use std::io::{self, Write};
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
 use serde::Serialize;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::connect::{ClientArgs, ServerAddr, call_failure, connect};
-use super::{Failure, write_json};
+use super::{
+    Failure,
+    connect::{ClientArgs, ServerAddr, call_failure, connect},
+    write_json,
+};
 
 /// A server that is well answers at once; one that is stuck must not hold the asker.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);

@@ -8,10 +8,12 @@ mod parts;
 mod sum;
 mod upload;
 
-use std::borrow::Cow;
-use std::fmt::Display;
-use std::io::{self, Write};
-use std::process::ExitCode;
+use std::{
+    borrow::Cow,
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use serde::Serialize;

@@ -1,18 +1,21 @@
 //! `tally parts`: the receipts of the table, and the form in which this and `tally upload` print a receipt.
 
-use std::borrow::Cow;
-use std::io::{self, BufWriter, Write};
-use std::process::ExitCode;
+use std::{
+    borrow::Cow,
+    io::{self, BufWriter, Write},
+    process::ExitCode,
+};
 
-use clap::Args;
-use clap::builder::BoolishValueParser;
+use clap::{Args, builder::BoolishValueParser};
 use console::{Term, truncate_str};
 use serde::Serialize;
 
-use super::connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect};
-use super::{Failure, escaped, rows_text, write_json};
-use crate::api::grpc::pb::tally::tally_client::TallyClient;
-use crate::api::grpc::pb::tally::{Column, ColumnType, File, ListPartsRequest, Receipt};
+use super::{
+    Failure,
+    connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect},
+    escaped, rows_text, write_json,
+};
+use crate::api::grpc::pb::tally::{Column, ColumnType, File, ListPartsRequest, Receipt, tally_client::TallyClient};
 
 /// Characters of a line where standard output is no terminal.
 const LINE_CHARS: usize = 120;

@@ -1,15 +1,19 @@
 //! `tally sum`: one column's exact sum.
 
-use std::io::{self, Write};
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::connect::{ClientArgs, call_failure, connect};
-use super::{Failure, write_json};
-use crate::api::grpc::pb::table::ColSumReq;
-use crate::api::grpc::pb::table::table_client::TableClient;
+use super::{
+    Failure,
+    connect::{ClientArgs, call_failure, connect},
+    write_json,
+};
+use crate::api::grpc::pb::table::{ColSumReq, table_client::TableClient};
 
 /// Print the exact sum of an integer column over all parts
 ///

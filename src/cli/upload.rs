@@ -1,27 +1,30 @@
 //! `tally upload`: files to the server, several side by side, a few blocks of each in memory.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::future::pending;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::thread;
+use std::{
+    collections::VecDeque,
+    future::pending,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+};
 
 use bytes::{Bytes, BytesMut};
 use clap::{Args, value_parser};
-use futures_util::Stream;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
 
-use super::connect::{ClientArgs, RECEIPT_BYTES_MAX, ServerAddr, call_failure, connect};
-use super::parts::{ReceiptJson, file_bytes};
-use super::{Failure, escaped, print_error, rows_text, write_json};
-use crate::api::grpc::pb::tally::tally_client::TallyClient;
-use crate::api::grpc::pb::tally::{Receipt, UploadChunk};
+use super::{
+    Failure,
+    connect::{ClientArgs, RECEIPT_BYTES_MAX, ServerAddr, call_failure, connect},
+    escaped,
+    parts::{ReceiptJson, file_bytes},
+    print_error, rows_text, write_json,
+};
+use crate::api::grpc::pb::tally::{Receipt, UploadChunk, tally_client::TallyClient};
 
 /// Bytes of a file that travel in one message.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -75,6 +78,18 @@ enum Outcome<'a> {
     Refused { error: String },
 }
 
+impl<'a> FileLine<'a> {
+    fn of(file: &'a str, outcome: &'a Result<Receipt, Failure>) -> Self {
+        let outcome = match outcome {
+            Ok(receipt) => Outcome::Kept(receipt.into()),
+            Err(failure) => Outcome::Refused {
+                error: failure.to_string(),
+            },
+        };
+        Self { file, outcome }
+    }
+}
+
 pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
     let UploadArgs {
         files,
@@ -126,38 +141,16 @@ fn is_stdin(file: &Path) -> bool {
 
 fn print_outcome(name: &str, outcome: &Result<Receipt, Failure>, json: bool) -> io::Result<()> {
     let mut out = io::stdout();
+    if let Err(failure) = outcome {
+        print_error(format!("{name}: {failure}"));
+    }
     match outcome {
-        Ok(receipt) if json => write_json(
-            &mut out,
-            &FileLine {
-                file: name,
-                outcome: Outcome::Kept(receipt.into()),
-            },
-        ),
+        _ if json => write_json(&mut out, &FileLine::of(name, outcome)),
         Ok(receipt) => {
-            let (Receipt { part, rows, .. }, bytes) = (receipt, file_bytes(receipt.csv.as_ref()));
-            writeln!(
-                out,
-                "part {part}: {}, {}, {bytes} bytes",
-                escaped(name),
-                rows_text(*rows)
-            )
+            let (name, rows, bytes) = (escaped(name), rows_text(receipt.rows), file_bytes(receipt.csv.as_ref()));
+            writeln!(out, "part {}: {name}, {rows}, {bytes} bytes", receipt.part)
         }
-        Err(failure) => {
-            print_error(format!("{name}: {failure}"));
-            if json {
-                write_json(
-                    &mut out,
-                    &FileLine {
-                        file: name,
-                        outcome: Outcome::Refused {
-                            error: failure.to_string(),
-                        },
-                    },
-                )?;
-            }
-            Ok(())
-        }
+        Err(_) => Ok(()),
     }
 }
 
@@ -168,7 +161,7 @@ async fn upload(
     file: PathBuf,
     progress: &Progress,
 ) -> (PathBuf, Channel, Result<Receipt, Failure>) {
-    let outcome = match open(&file) {
+    let outcome = match open(&file).await {
         Ok((source, bytes)) => {
             let bar = progress.start(&file, bytes);
             let outcome = send(channel.clone(), server, source, bar.clone()).await;
@@ -200,14 +193,15 @@ async fn send(channel: Channel, server: &ServerAddr, source: Source, bar: Progre
 type Source = Box<dyn Read + Send>;
 
 /// The bytes to send, and how many, where that is known.
-fn open(file: &Path) -> io::Result<(Source, Option<u64>)> {
+async fn open(file: &Path) -> io::Result<(Source, Option<u64>)> {
     if is_stdin(file) {
         return Ok((Box::new(io::stdin()), None));
     }
-    let file = File::open(file)?;
-    let metadata = file.metadata()?;
+    // Not by std: a named pipe opens when somebody writes, and the other files must not wait for that.
+    let file = tokio::fs::File::open(file).await?;
+    let metadata = file.metadata().await?;
     let bytes = metadata.is_file().then_some(metadata.len());
-    Ok((Box::new(file), bytes))
+    Ok((Box::new(file.into_std().await), bytes))
 }
 
 /// What the reading thread hands over.
@@ -253,20 +247,20 @@ fn read_in_background(
     Ok((stream, failed))
 }
 
-/// A full block, fewer bytes before the end of the file, none at the end.
+/// What is there, up to a full block; nothing at the end. A pipe that fills slowly does not wait for a full block, for
+/// the server gives up on who sends nothing.
 fn read_block(source: &mut impl Read) -> io::Result<Bytes> {
     let mut block = BytesMut::zeroed(BLOCK_BYTES);
-    let mut filled = 0;
-    while filled < BLOCK_BYTES {
-        match source.read(&mut block[filled..]) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
+    loop {
+        match source.read(&mut block) {
+            Ok(bytes) => {
+                block.truncate(bytes);
+                return Ok(block.freeze());
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    block.truncate(filled);
-    Ok(block.freeze())
 }
 
 /// The bars on standard error, one for each file on its way. Where that is no terminal, nothing is drawn.
@@ -336,7 +330,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of `bytes` bytes, read in pieces of any size, with a bad sector behind it if `fails`.
+    /// A file of so many bytes, and behind them a bad sector if it `fails`.
     struct Disk {
         bytes: usize,
         fails: bool,
@@ -347,7 +341,7 @@ mod tests {
             if self.bytes == 0 && self.fails {
                 return Err(io::Error::other("bad sector"));
             }
-            let piece = buffer.len().min(self.bytes).min(100_000);
+            let piece = buffer.len().min(self.bytes);
             buffer[..piece].fill(b'7');
             self.bytes -= piece;
             Ok(piece)
@@ -378,6 +372,7 @@ mod tests {
         }))?;
         let mut blocks = std::pin::pin!(blocks);
         assert_eq!(blocks.next().await.map(|block| block.len()), Some(BLOCK_BYTES));
+        assert_eq!(blocks.next().await.map(|block| block.len()), Some(5));
         assert_eq!(failed.await.map(|error| error.to_string()), Ok("bad sector".to_owned()));
         // The reader is gone and has said why. The end of the stream is what must not come.
         assert!(blocks.next().now_or_never().is_none());

@@ -372,7 +372,9 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
 
     /// Reads on for about `bytes_max` bytes and says whether that was the end of the file.
     pub fn step(&mut self, bytes_max: usize) -> Result<bool, R::Error> {
-        let mut block = vec![0; READ_BLOCK_BYTES.min(bytes_max)];
+        // One byte more than is left, so that a small file ends within its first read.
+        let left = usize::try_from(self.file.bytes() - self.scanner.offset).unwrap_or(usize::MAX);
+        let mut block = vec![0; READ_BLOCK_BYTES.min(bytes_max).min(left.saturating_add(1))];
         let mut bytes = 0;
         while bytes < bytes_max {
             let read = self.file.read_at(self.scanner.offset, &mut block).map_err(Error::io("a csv file"))?;

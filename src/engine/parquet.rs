@@ -347,3 +347,110 @@ fn write_error(error: ParquetError) -> Error {
         other => Error::Internal(format!("parquet: {other}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{
+        Durability,
+        convert::{BatchBuilder, Typer},
+        csv::{Resume, Row, Rows, Scanner, Wanted},
+        part::PartId,
+        store::{Store, reads},
+    };
+
+    /// Rows into batches into row groups of one batch each.
+    struct Batches(BatchBuilder, PartWriter);
+
+    impl Rows for Batches {
+        type Error = Error;
+
+        fn header(&mut self, _names: &[String]) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn row(&mut self, row: Row<'_>) -> Result<(), Error> {
+            self.0.push(&row)?;
+            if self.0.is_full() {
+                self.1.write(&self.0.take()?)?;
+            }
+            Ok(())
+        }
+    }
+
+    fn scan<R: Rows<Error = Error>>(csv: &[u8], rows: R) -> R {
+        struct Through<R>(R);
+        impl<R: Rows<Error = Error>> Rows for Through<R> {
+            type Error = Error;
+            fn header(&mut self, names: &[String]) -> Result<(), Error> {
+                self.0.header(names)
+            }
+            fn row(&mut self, row: Row<'_>) -> Result<(), Error> {
+                self.0.row(row)
+            }
+        }
+        let mut rows = Through(rows);
+        let mut scanner = Scanner::new(crate::limits::CsvLimits::default(), Wanted::All, Resume::default());
+        scanner.feed(csv, &mut rows).and_then(|()| scanner.finish(&mut rows)).expect("valid");
+        rows.0
+    }
+
+    #[test]
+    fn only_the_columns_chunks_and_the_footer_are_read() {
+        const ROWS: u64 = 40_000;
+        let mut csv = b"x,text,big\n".to_vec();
+        for row in 0..ROWS {
+            csv.extend_from_slice(format!("{row},text {row},{}\n", row * 1_000_003 % 7_777_777).as_bytes());
+        }
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let columns = scan(&csv, Typer::default()).into_columns();
+        let writer = PartWriter::new(store.draft().expect("a draft"), &columns, 1).expect("a writer");
+        let Batches(mut batch, mut writer) = scan(&csv, Batches(BatchBuilder::new(&columns), writer));
+        writer.write(&batch.take().expect("a batch")).expect("written");
+        let written = writer.finish().expect("finished");
+        assert!(written.row_groups > 1, "the test wants several row groups");
+        let file = Reader::open(written.draft.path()).expect("opened");
+        let part = Part {
+            id: PartId::FIRST,
+            rows: ROWS,
+            csv_bytes: csv.len() as u64,
+            parquet_bytes: file.bytes(),
+            row_groups: written.row_groups,
+            footer_bytes: written.footer_bytes,
+            columns_count: 3,
+            schema: None,
+        };
+        let footer = read_footer(&file, &part).expect("a footer");
+        for (index, (name, column_type, total)) in [
+            ("x", ColumnType::Int64, Ok(ROWS * (ROWS - 1) / 2)),
+            ("text", ColumnType::Utf8, Err(1)),
+            ("big", ColumnType::Int64, Ok((0..ROWS).map(|row| row * 1_000_003 % 7_777_777).sum())),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            reads::take();
+            let mut sum = Sum::default();
+            let result = sum_column(&file, &part, (index, name, column_type), (0, 0), u64::MAX, &mut sum);
+            match (result.expect("readable"), total) {
+                (Ok(None), Ok(total)) => assert_eq!(sum.total(), Ok(total.cast_signed())),
+                (Err(bad), Err(row)) => assert_eq!(bad.row, row),
+                other => panic!("{other:?}"),
+            }
+            let allowed: Vec<_> = footer
+                .row_groups()
+                .iter()
+                .map(|group| group.column(index).byte_range())
+                .map(|(start, bytes)| start..start + bytes)
+                .chain([file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64..file.bytes()])
+                .collect();
+            let reads = reads::take();
+            assert!(!reads.is_empty());
+            for read in reads {
+                let inside = allowed.iter().any(|range| range.start <= read.start && read.end <= range.end);
+                assert!(inside, "{name}: bytes {read:?} are neither of the column nor of the footer: {allowed:?}");
+            }
+        }
+    }
+}

@@ -541,8 +541,8 @@ mod tests {
         number_of_eleven_bytes: Unary, message(&[&[0x10], &[0x80; 11][..]].concat()) => b"", Err(VarintTooLong);
         field_one_beyond_message: Unary, message(b"\x0a\x05abcd") => b"", Err(too_long(1, 5, 4));
         unknown_beyond_message: Unary, message(b"\x12\x05abcd") => b"", Err(too_long(2, 5, 4));
-        field_one_of_64_bits: Unary, message(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01") => b"", Err(too_long(1, u64::MAX, 0));
-        field_one_of_33_bits: Unary, message(b"\x0a\x83\x80\x80\x80\x10abc") => b"", Err(too_long(1, (1 << 32) + 3, 3));
+        length_64_bit: Unary, message(&[&[0x0a][..], &varint(u64::MAX)].concat()) => b"", Err(too_long(1, u64::MAX, 0));
+        length_33_bit: Unary, message(b"\x0a\x83\x80\x80\x80\x10abc") => b"", Err(too_long(1, (1 << 32) + 3, 3));
         key_beyond_message: Unary, message(b"\x0a\x01a\x8a") => b"a", Err(EndsInField);
         length_beyond_message: Unary, message(b"\x0a\x81") => b"", Err(EndsInField);
         length_missing: Unary, message(b"\x0a") => b"", Err(EndsInField);
