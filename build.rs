@@ -26,7 +26,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .codec_path("crate::api::grpc::adapter::Codec")
-
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -99,7 +99,9 @@ impl Config {
     pub fn of(args: &ServeArgs) -> Result<Self, String> {
         let mut grpc = Vec::new();
         for text in &args.grpc {
-            let addresses = text.to_socket_addrs().map_err(|error| format!("--grpc {text}: {error}"))?;
+            let addresses = text
+                .to_socket_addrs()
+                .map_err(|error| format!("--grpc {text}: {error}"))?;
             grpc.extend(addresses);
         }
         let csv = CsvLimits {
@@ -113,7 +115,12 @@ impl Config {
             uploads_max: args.uploads_max,
             upload_idle_max: Duration::from_secs(args.upload_idle_s),
         };
-        Ok(Self { data: args.data.clone(), grpc, durability: args.durability, limits })
+        Ok(Self {
+            data: args.data.clone(),
+            grpc,
+            durability: args.durability,
+            limits,
+        })
     }
 }
 

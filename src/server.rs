@@ -28,7 +28,8 @@ use crate::{
     engine::{Engine, Found},
     error::Error,
     limits::{
-        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HEADER_LIST_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HEADER_LIST_BYTES_MAX, STREAM_WINDOW_BYTES,
+        STREAMS_PER_CONNECTION_MAX,
     },
 };
 
@@ -66,7 +67,9 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     for service in ["", "Table", "tally.v1.Tally"] {
-        health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+        health_reporter
+            .set_service_status(service, tonic_health::ServingStatus::Serving)
+            .await;
     }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -95,7 +98,9 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
     let shutdown = Box::pin(async {
         shutdown.await;
         tracing::info!("draining");
-        health_reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health_reporter
+            .set_service_status("", tonic_health::ServingStatus::NotServing)
+            .await;
         let _ended_already = stop.send(());
         sleep(DRAIN_MAX).await;
         tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
@@ -111,7 +116,9 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
 
 fn start_logging(args: &ServeArgs) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     let started = match args.log_format {
         LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -143,7 +150,10 @@ fn signals() -> io::Result<impl Future<Output = ()> + Send> {
 
 fn report(found: &Found) {
     if found.leftovers > 0 {
-        tracing::warn!(files = found.leftovers, "removed leftovers of uploads that were never acknowledged");
+        tracing::warn!(
+            files = found.leftovers,
+            "removed leftovers of uploads that were never acknowledged"
+        );
     }
     for (part, reason) in &found.quarantined {
         tracing::error!(%part, %reason, "set aside in quarantine: it is in no sum");
@@ -163,7 +173,9 @@ fn say_ready(config: &Config, listeners: &[TcpListener], engine: &Engine, found:
         line += &format!(", {} in quarantine", found.in_quarantine.len());
     }
     let mut out = io::stdout();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("standard output"))
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(Error::io("standard output"))
 }
 
 fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {

@@ -1,5 +1,6 @@
 //! A model check of the lock, the registry and the worker queue: shuttle runs the real code of `state.rs` and
 //! `workers.rs` under thousands of schedules. Built with `--features model` only.
+#![allow(clippy::expect_used, reason = "a panic fails the test")]
 #![cfg(feature = "model")]
 
 use std::{
@@ -60,7 +61,10 @@ fn registry() {
                 assert!(ids.iter().all(|id| after.contains_key(id)), "a part was lost");
             })
         };
-        let ids: BTreeSet<_> = writers.into_iter().map(|writer| writer.join().expect("no panic")).collect();
+        let ids: BTreeSet<_> = writers
+            .into_iter()
+            .map(|writer| writer.join().expect("no panic"))
+            .collect();
         reader.join().expect("no panic");
         assert_eq!(ids.len(), 3, "an id was given out twice");
         assert_eq!(shared.with(|state| state.parts.len()), 3);
@@ -87,7 +91,10 @@ fn failed_uploads() {
                 })
             })
             .collect();
-        let kept: BTreeSet<_> = uploads.into_iter().filter_map(|upload| upload.join().expect("no panic")).collect();
+        let kept: BTreeSet<_> = uploads
+            .into_iter()
+            .filter_map(|upload| upload.join().expect("no panic"))
+            .collect();
         let parts = shared.with(|state| state.parts.snapshot());
         assert_eq!(parts.keys().copied().collect::<BTreeSet<_>>(), kept);
     };
@@ -110,7 +117,11 @@ fn worker_queue() {
                     for _ in 0..3 {
                         let done = Arc::clone(&done);
                         taken += usize::from(
-                            shared.push_work(Box::new(move || { done.fetch_add(1, Ordering::SeqCst); })).is_ok(),
+                            shared
+                                .push_work(Box::new(move || {
+                                    done.fetch_add(1, Ordering::SeqCst);
+                                }))
+                                .is_ok(),
                         );
                     }
                     taken
@@ -121,7 +132,10 @@ fn worker_queue() {
             let shared = shared.clone();
             thread::spawn(move || shared.close_work())
         };
-        let taken: usize = producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
+        let taken: usize = producers
+            .into_iter()
+            .map(|producer| producer.join().expect("no panic"))
+            .sum();
         closer.join().expect("no panic");
         // The queue is closed: what this thread finds there is what no worker has taken yet.
         while let Some(work) = shared.next_work() {

@@ -106,7 +106,10 @@ pub fn parse_float64(cell: &[u8]) -> Option<f64> {
         }
     }
     if let Some(exponent) = rest.strip_prefix(b"e").or_else(|| rest.strip_prefix(b"E")) {
-        let digits = exponent.strip_prefix(b"-").or_else(|| exponent.strip_prefix(b"+")).unwrap_or(exponent);
+        let digits = exponent
+            .strip_prefix(b"-")
+            .or_else(|| exponent.strip_prefix(b"+"))
+            .unwrap_or(exponent);
         if digits.is_empty() || take_digits(digits) != digits.len() {
             return None;
         }
@@ -137,7 +140,9 @@ pub fn parse_boolean(cell: &[u8]) -> Option<bool> {
 
 /// `YYYY-MM-DD` (ISO 8601, years 0001 to 9999, proleptic Gregorian) as days since 1970-01-01.
 pub fn parse_date(cell: &[u8]) -> Option<i32> {
-    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = *cell else { return None };
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = *cell else {
+        return None;
+    };
     let year = two_digits(y0, y1)? * 100 + two_digits(y2, y3)?;
     let date = NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, two_digits(m0, m1)?, two_digits(d0, d1)?)?;
     (year > 0).then(|| date.to_epoch_days())
@@ -153,7 +158,9 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
         None => (time, false),
     };
     let (seconds, fraction) = time.split_at_checked(9)?;
-    let [b'T', h0, h1, b':', m0, m1, b':', s0, s1] = *seconds else { return None };
+    let [b'T', h0, h1, b':', m0, m1, b':', s0, s1] = *seconds else {
+        return None;
+    };
     let (hour, minute, second) = (two_digits(h0, h1)?, two_digits(m0, m1)?, two_digits(s0, s1)?);
     if hour > 23 || minute > 59 || second > 59 {
         return None;
@@ -161,7 +168,9 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
     let micros = match fraction {
         [] => 0,
         [b'.', digits @ ..] if (1..=6).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) => {
-            let value = digits.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+            let value = digits
+                .iter()
+                .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
             value * 10_i64.pow(6 - u32::try_from(digits.len()).ok()?)
         }
         _ => return None,
@@ -252,13 +261,13 @@ mod tests {
             ("1_000", Class::TEXT),
             ("NaN", Class::TEXT),
             ("inf", Class::TEXT),
-            ("1e309", Class::TEXT),                // no double is so large
-            ("1e-400", Class::TEXT),               // would become 0
+            ("1e309", Class::TEXT),                   // no double is so large
+            ("1e-400", Class::TEXT),                  // would become 0
             ("4.9406564584124654e-324", Class::TEXT), // a subnormal double keeps fewer digits
             ("2.2250738585072014e-308", Class::NUMBER),
             ("0e999", Class::NUMBER),
             ("1.2345678901234567", Class::NUMBER),
-            ("1.23456789012345678", Class::TEXT), // 18 significant digits
+            ("1.23456789012345678", Class::TEXT),      // 18 significant digits
             ("0.00012345678901234567", Class::NUMBER), // leading zeros are not significant
             ("true", Class::BOOLEAN),
             ("false", Class::BOOLEAN),

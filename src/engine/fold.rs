@@ -16,7 +16,7 @@ impl Sum {
         for block in values.chunks(1 << 31) {
             let (mut low, mut high) = (0_u64, 0_i64);
             for &value in block {
-                low += value as u64 & 0xffff_ffff;
+                low += value.cast_unsigned() & 0xffff_ffff;
                 high += value >> 32;
             }
             self.0 += (i128::from(high) << 32) + i128::from(low);
@@ -43,8 +43,15 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for len in [0, 1, 2, 3, 100, 1000] {
             let edge = [i64::MIN, i64::MAX, -1, 0, 1, i64::from(i32::MIN), i64::from(u32::MAX)];
-            let values: Vec<i64> =
-                (0..len).map(|_| if random.bool() { random.i64(..) } else { edge[random.usize(..edge.len())] }).collect();
+            let values: Vec<i64> = (0..len)
+                .map(|_| {
+                    if random.bool() {
+                        random.i64(..)
+                    } else {
+                        edge[random.usize(..edge.len())]
+                    }
+                })
+                .collect();
             let (mut all, mut one_by_one) = (Sum::default(), Sum::default());
             all.add_all(&values);
             values.iter().for_each(|&value| one_by_one.add(value));

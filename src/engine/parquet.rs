@@ -79,7 +79,10 @@ impl PartWriter {
             .set_offset_index_disabled(true)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
         for column in columns {
-            if !matches!(column.column_type, ColumnType::Float64 | ColumnType::Boolean | ColumnType::Utf8) {
+            if !matches!(
+                column.column_type,
+                ColumnType::Float64 | ColumnType::Boolean | ColumnType::Utf8
+            ) {
                 // Packed deltas are as small as Snappy would make them and need no second pass.
                 let path = ColumnPath::new(vec![column.name.clone()]);
                 properties = properties
@@ -88,10 +91,14 @@ impl PartWriter {
             }
         }
         // The Arrow schema in the footer would say nothing that the Parquet types do not.
-        let options =
-            ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties.build())
+            .with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(columns), options).map_err(write_error)?;
-        Ok(Self { writer, row_group_bytes_max })
+        Ok(Self {
+            writer,
+            row_group_bytes_max,
+        })
     }
 
     /// Adds rows.
@@ -143,7 +150,10 @@ pub fn sum_column(
     bytes_max: u64,
     sum: &mut Sum,
 ) -> Result<Result<Option<(usize, u64)>, BadCell>, Error> {
-    let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
+    let damaged = |what: String| Error::Damaged {
+        part: part.id,
+        what: format!("parquet: {what}"),
+    };
     let footer = read_footer(file, part).map_err(|error| damaged(error.to_string()))?;
     let row_groups = footer.row_groups();
     if row_groups.len() != part.row_groups as usize || footer.file_metadata().num_rows() != part.rows.cast_signed() {
@@ -171,7 +181,11 @@ pub fn sum_column(
         let result = match (column_type, reader) {
             (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
             (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
-            _ => return Err(damaged(format!("its column {column_index} is not of type {column_type}"))),
+            _ => {
+                return Err(damaged(format!(
+                    "its column {column_index} is not of type {column_type}"
+                )));
+            }
         };
         match result.map_err(|error| damaged(error.to_string()))? {
             Ok(found) if found == rows => {}
@@ -246,7 +260,9 @@ fn read_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, ParquetErr
     let footer = read_exactly(file, offset, footer_bytes + TAIL_BYTES)?;
     let (footer, mut tail) = footer.split_at(footer_bytes);
     if tail.get_u32_le() as usize != footer_bytes || tail != b"PAR1" {
-        return Err(ParquetError::General("its end is no Parquet footer of the known size".to_owned()));
+        return Err(ParquetError::General(
+            "its end is no Parquet footer of the known size".to_owned(),
+        ));
     }
     let options = ParquetMetaDataOptions::new()
         .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
@@ -257,11 +273,15 @@ fn read_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, ParquetErr
 
 fn read_exactly(file: &Reader, offset: u64, bytes: usize) -> Result<Bytes, ParquetError> {
     if offset + bytes as u64 > file.bytes() {
-        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
+        return Err(ParquetError::EOF(format!(
+            "{bytes} bytes at {offset} are beyond its end"
+        )));
     }
     let mut buffer = vec![0; bytes];
     if file.read_at(offset, &mut buffer)? != bytes {
-        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
+        return Err(ParquetError::EOF(format!(
+            "{bytes} bytes at {offset} are beyond its end"
+        )));
     }
     Ok(buffer.into())
 }
@@ -281,7 +301,12 @@ impl Window {
             Ok(bytes) if bytes <= CHUNK_BYTES_MAX => Some(read_exactly(file, start, bytes)?),
             _ => None,
         };
-        Ok(Self { file: file.clone(), start, end: start + bytes, loaded })
+        Ok(Self {
+            file: file.clone(),
+            start,
+            end: start + bytes,
+            loaded,
+        })
     }
 }
 
@@ -296,20 +321,28 @@ impl ChunkReader for Window {
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
         if start < self.start || start > self.end {
-            return Err(ParquetError::EOF(format!("offset {start} is outside of the column chunk")));
+            return Err(ParquetError::EOF(format!(
+                "offset {start} is outside of the column chunk"
+            )));
         }
         Ok(match &self.loaded {
             Some(bytes) => Box::new(bytes.slice(usize::try_from(start - self.start)?..).reader()),
             None => Box::new(BufReader::with_capacity(
                 1024, // page headers alone are read this way
-                WindowReader { file: self.file.clone(), at: start, end: self.end },
+                WindowReader {
+                    file: self.file.clone(),
+                    at: start,
+                    end: self.end,
+                },
             )),
         })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         if start < self.start || start.saturating_add(length as u64) > self.end {
-            return Err(ParquetError::EOF(format!("{length} bytes at {start} are outside of the column chunk")));
+            return Err(ParquetError::EOF(format!(
+                "{length} bytes at {start} are outside of the column chunk"
+            )));
         }
         match &self.loaded {
             Some(bytes) => {
@@ -391,7 +424,10 @@ mod tests {
         }
         let mut rows = Through(rows);
         let mut scanner = Scanner::new(crate::limits::CsvLimits::default(), Wanted::All, Resume::default());
-        scanner.feed(csv, &mut rows).and_then(|()| scanner.finish(&mut rows)).expect("valid");
+        scanner
+            .feed(csv, &mut rows)
+            .and_then(|()| scanner.finish(&mut rows))
+            .expect("valid");
         rows.0
     }
 
@@ -425,7 +461,11 @@ mod tests {
         for (index, (name, column_type, total)) in [
             ("x", ColumnType::Int64, Ok(ROWS * (ROWS - 1) / 2)),
             ("text", ColumnType::Utf8, Err(1)),
-            ("big", ColumnType::Int64, Ok((0..ROWS).map(|row| row * 1_000_003 % 7_777_777).sum())),
+            (
+                "big",
+                ColumnType::Int64,
+                Ok((0..ROWS).map(|row| row * 1_000_003 % 7_777_777).sum()),
+            ),
         ]
         .into_iter()
         .enumerate()
@@ -443,13 +483,20 @@ mod tests {
                 .iter()
                 .map(|group| group.column(index).byte_range())
                 .map(|(start, bytes)| start..start + bytes)
-                .chain([file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64..file.bytes()])
+                .chain(std::iter::once(
+                    file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64..file.bytes(),
+                ))
                 .collect();
             let reads = reads::take();
             assert!(!reads.is_empty());
             for read in reads {
-                let inside = allowed.iter().any(|range| range.start <= read.start && read.end <= range.end);
-                assert!(inside, "{name}: bytes {read:?} are neither of the column nor of the footer: {allowed:?}");
+                let inside = allowed
+                    .iter()
+                    .any(|range| range.start <= read.start && read.end <= range.end);
+                assert!(
+                    inside,
+                    "{name}: bytes {read:?} are neither of the column nor of the footer: {allowed:?}"
+                );
             }
         }
     }

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     error::{CsvError, Error},
-    limits::{COLUMNS_MAX, CsvLimits, ROW_BYTES_CEILING, SLICE_BYTES, SLICE_PARTS_MAX, SLICES_IN_FLIGHT_MAX, WIDE_CHUNKS},
+    limits::{
+        COLUMNS_MAX, CsvLimits, ROW_BYTES_CEILING, SLICE_BYTES, SLICE_PARTS_MAX, SLICES_IN_FLIGHT_MAX, WIDE_CHUNKS,
+    },
 };
 
 /// The exact sum of a column over all parts. Parts without it add nothing.
@@ -27,7 +29,10 @@ use crate::{
 pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) -> Result<i64, Error> {
     let column: Arc<str> = column.into();
     let parts = engine.0.state.with(|state| state.parts.snapshot());
-    let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format });
+    let groups = stream::iter(Groups {
+        parts: parts.into_iter().peekable(),
+        format,
+    });
     let sum_of = |group| sum_group(engine.clone(), group, Arc::clone(&column), format);
     // In the order of the groups, so that the first error is the first in the table.
     let sums = groups.map(sum_of).buffered(SLICES_IN_FLIGHT_MAX);
@@ -35,14 +40,19 @@ pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) ->
         all.merge(sum);
         Ok(all)
     });
-    sum.await?.total().map_err(|total| Error::SumOverflow { column: column.to_string(), total })
+    sum.await?.total().map_err(|total| Error::SumOverflow {
+        column: column.to_string(),
+        total,
+    })
 }
 
 /// Receipts after a part, in order: as many as fit in a page of memory, at least one if there is one.
 pub(super) async fn receipts(engine: &Engine, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
     let parts = engine.0.state.with(|state| state.parts.snapshot());
     let after = after.map_or(0, PartId::get);
-    let Some(first) = PartId::new(after.saturating_add(1)) else { return Ok(Vec::new()) };
+    let Some(first) = PartId::new(after.saturating_add(1)) else {
+        return Ok(Vec::new());
+    };
     let mut columns = 0;
     let mut ids = Vec::new();
     for (id, part) in parts.range(first..).take(count_max) {
@@ -53,7 +63,11 @@ pub(super) async fn receipts(engine: &Engine, after: Option<PartId>, count_max: 
         ids.push(*id);
     }
     let store = Arc::clone(&engine.0.store);
-    engine.0.workers.run(move || ids.into_iter().map(|id| store.receipt(id)).collect()).await?
+    engine
+        .0
+        .workers
+        .run(move || ids.into_iter().map(|id| store.receipt(id)).collect())
+        .await?
 }
 
 /// Cuts the parts into runs that are each worth one slice; a part larger than a slice stands alone.
@@ -75,7 +89,9 @@ impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
         let mut group = vec![first];
         while group.len() < SLICE_PARTS_MAX {
             let fits = |(_, part): &(PartId, Arc<Part>)| bytes + weight(part) <= SLICE_BYTES as u64 && !is_wide(part);
-            let Some((_, part)) = self.parts.next_if(fits) else { break };
+            let Some((_, part)) = self.parts.next_if(fits) else {
+                break;
+            };
             bytes += weight(&part);
             group.push(part);
         }
@@ -92,12 +108,15 @@ async fn sum_group(engine: Engine, group: Vec<Arc<Part>>, column: Arc<str>, form
     let inner = &engine.0;
     let _wide = match format {
         // A wide part's footer takes memory that there is for few at a time; it is alone in its group or first.
-        Format::Parquet if is_wide(&group[0]) => {
-            Some(inner.wide_reads.acquire().await.ok().ok_or(Error::Draining)?)
-        }
+        Format::Parquet if is_wide(&group[0]) => Some(inner.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
         _ => None,
     };
-    let mut work = GroupSum { group, next: 0, position: Position::default(), sum: Sum::default() };
+    let mut work = GroupSum {
+        group,
+        next: 0,
+        position: Position::default(),
+        sum: Sum::default(),
+    };
     while work.next < work.group.len() {
         let (store, column) = (Arc::clone(&inner.store), Arc::clone(&column));
         let slice = move || {
@@ -138,7 +157,11 @@ impl GroupSum {
             let mut at_end = true;
             if let Some((column_index, column_type)) = schema.find(column) {
                 if !matches!(column_type, ColumnType::Int64 | ColumnType::Utf8) {
-                    return Err(Error::NotSummable { part: part.id, column: column.to_owned(), column_type });
+                    return Err(Error::NotSummable {
+                        part: part.id,
+                        column: column.to_owned(),
+                        column_type,
+                    });
                 }
                 let file = store.open_part(&part, format)?;
                 let bytes_left = SLICE_BYTES - bytes;
@@ -177,11 +200,25 @@ impl GroupSum {
             cell_bytes_max: ROW_BYTES_CEILING,
             row_bytes_max: ROW_BYTES_CEILING,
         };
-        let names = if self.position.csv_offset == 0 { Vec::new() } else { schema.names() };
-        let resume = Resume { offset: self.position.csv_offset, rows: self.position.rows, names };
-        let rows = ColumnOfCsv { schema, sum: &mut self.sum };
+        let names = if self.position.csv_offset == 0 {
+            Vec::new()
+        } else {
+            schema.names()
+        };
+        let resume = Resume {
+            offset: self.position.csv_offset,
+            rows: self.position.rows,
+            names,
+        };
+        let rows = ColumnOfCsv {
+            schema,
+            sum: &mut self.sum,
+        };
         let mut scan = FileScan::new(file, limits, Wanted::Column(column_index), resume, rows);
-        let damaged = |what: String| Error::Damaged { part: part.id, what: format!("csv: {what}") };
+        let damaged = |what: String| Error::Damaged {
+            part: part.id,
+            what: format!("csv: {what}"),
+        };
         // A slice must get beyond the row that it begins with, or the next one would begin there again.
         let at_end = match scan.step(bytes_max.max(SLICE_BYTES)) {
             Ok(at_end) => at_end,
@@ -259,7 +296,11 @@ impl Rows for ColumnOfCsv<'_> {
                 Ok(None) => {}
                 Err(problem) => {
                     let cell = String::from_utf8_lossy(cell).into_owned();
-                    return Err(Stop::BadCell(BadCell { row: row.number, cell, problem }));
+                    return Err(Stop::BadCell(BadCell {
+                        row: row.number,
+                        cell,
+                        problem,
+                    }));
                 }
             }
         }

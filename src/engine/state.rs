@@ -94,8 +94,15 @@ impl Shared {
             next_id: PartId::FIRST,
             reserved: 0,
         };
-        let state = State { parts, queue: VecDeque::with_capacity(WORK_QUEUE_MAX), closed: false };
-        Self(Arc::new(Guarded { state: Mutex::new(state), work: Condvar::new() }))
+        let state = State {
+            parts,
+            queue: VecDeque::with_capacity(WORK_QUEUE_MAX),
+            closed: false,
+        };
+        Self(Arc::new(Guarded {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+        }))
     }
 
     /// Runs `f` with the lock held. Lock, copy, unlock, work: what `f` returns is a copy.

@@ -31,8 +31,7 @@ use crate::{
     error::Error,
     limits::{
         BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, DICTIONARY_COLUMNS_MAX, KIB,
-        PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING,
-        SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
+        PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
     },
 };
 
@@ -109,7 +108,9 @@ impl Upload {
                 }
             }
             if bytes_before + block.len() as u64 > limits.upload_bytes_max {
-                return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
+                return Err(Error::UploadTooLarge {
+                    bytes_max: limits.upload_bytes_max,
+                });
             }
         }
         Ok((block, false))
@@ -122,12 +123,22 @@ impl Upload {
         let file = self.slice(move || Reader::open(&path)).await?;
         let columns_count = self.count_columns(file.clone()).await?;
         let plan = Plan::for_file(csv.bytes(), columns_count)?;
-        let pool = if csv.bytes() <= SMALL_UPLOAD_BYTES { &inner.small } else { &inner.large };
+        let pool = if csv.bytes() <= SMALL_UPLOAD_BYTES {
+            &inner.small
+        } else {
+            &inner.large
+        };
         let _claim = tokio::select! {
             () = self.cancel.cancelled() => return Err(Error::Cancelled),
             claim = pool.claim(plan.claim_bytes) => claim?,
         };
-        let typer = FileScan::new(file.clone(), inner.limits.csv, Wanted::All, Resume::default(), Typer::default());
+        let typer = FileScan::new(
+            file.clone(),
+            inner.limits.csv,
+            Wanted::All,
+            Resume::default(),
+            Typer::default(),
+        );
         let typer = self.to_the_end(typer).await?;
         let rows = typer.rows_count();
         let columns = typer.rows.into_columns();
@@ -179,13 +190,7 @@ impl Upload {
     }
 
     /// From here on a cancelled call no longer matters: what it sent is kept.
-    async fn publish(
-        &self,
-        csv: Draft,
-        parquet: Written,
-        columns: Vec<Column>,
-        rows: u64,
-    ) -> Result<Receipt, Error> {
+    async fn publish(&self, csv: Draft, parquet: Written, columns: Vec<Column>, rows: u64) -> Result<Receipt, Error> {
         let Engine(inner) = &self.engine;
         let Some(part) = inner.state.with(|state| state.parts.reserve()) else {
             return Err(Error::TooManyParts { parts_max: PARTS_MAX });
@@ -283,13 +288,20 @@ impl Plan {
             return Err(too_much());
         }
         let with_dictionary = columns <= DICTIONARY_COLUMNS_MAX;
-        let column_bytes = if with_dictionary { DICTIONARY_COLUMN_BYTES } else { COLUMN_BYTES };
+        let column_bytes = if with_dictionary {
+            DICTIONARY_COLUMN_BYTES
+        } else {
+            COLUMN_BYTES
+        };
         let row_groups = in_memory / row_group_bytes + 1;
         let batch_bytes = 2 * BATCH_BYTES_MAX + 10 * BATCH_CELLS_MAX;
         let claim_bytes = READ_BLOCK_BYTES
             + in_memory.min(row_group_bytes + batch_bytes)
             + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES);
-        Ok(Self { row_group_bytes, claim_bytes })
+        Ok(Self {
+            row_group_bytes,
+            claim_bytes,
+        })
     }
 }
 
@@ -302,13 +314,20 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(bytes: usize) -> Self {
         let kib_max = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
-        Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max }
+        Self {
+            kib: Arc::new(Semaphore::new(kib_max as usize)),
+            kib_max,
+        }
     }
 
     /// Waits until there is room. What asks for more than there is gets all of it, and so runs alone.
     async fn claim(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib_max);
-        Arc::clone(&self.kib).acquire_many_owned(kib).await.ok().ok_or(Error::Draining)
+        Arc::clone(&self.kib)
+            .acquire_many_owned(kib)
+            .await
+            .ok()
+            .ok_or(Error::Draining)
     }
 }
 
@@ -344,5 +363,7 @@ pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
         return Some(schema);
     }
     // Full, or another upload kept it in between.
-    state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
+    state
+        .with(|state| state.parts.schema(hash))
+        .filter(|kept| **kept == *schema)
 }

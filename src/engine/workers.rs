@@ -42,16 +42,23 @@ impl Workers {
                     let _reported = catch_unwind(AssertUnwindSafe(work));
                 }
             };
-            thread::Builder::new().name(format!("tally-worker-{index}")).spawn(work_on)?;
+            thread::Builder::new()
+                .name(format!("tally-worker-{index}"))
+                .spawn(work_on)?;
         }
-        Ok(Self { shared, places: Arc::new(Semaphore::new(WORK_QUEUE_MAX)) })
+        Ok(Self {
+            shared,
+            places: Arc::new(Semaphore::new(WORK_QUEUE_MAX)),
+        })
     }
 
     /// Runs `slice` on a worker. If the caller is gone before its turn, the slice is dropped without being run.
     ///
     /// Errors: [`Error::Draining`] when the workers are closed, [`Error::Internal`] when the slice panicked.
     pub async fn run<T: Send + 'static>(&self, slice: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return Err(Error::Draining) };
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+            return Err(Error::Draining);
+        };
         let (answer, answered) = oneshot::channel();
         let work = Box::new(move || {
             let _place = place;
@@ -85,7 +92,8 @@ impl Workers {
 /// What a panic said.
 pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 #[cfg(all(test, not(feature = "model")))]
@@ -107,8 +115,15 @@ mod tests {
                 thread::current().name().map(str::to_owned)
             })
         }));
-        let names: BTreeSet<_> = names.await.into_iter().map(|name| name.expect("ran").expect("named")).collect();
-        assert_eq!(names, (0..WORKERS).map(|index| format!("tally-worker-{index}")).collect());
+        let names: BTreeSet<_> = names
+            .await
+            .into_iter()
+            .map(|name| name.expect("ran").expect("named"))
+            .collect();
+        assert_eq!(
+            names,
+            (0..WORKERS).map(|index| format!("tally-worker-{index}")).collect()
+        );
         workers.close();
     }
 

@@ -37,7 +37,7 @@ SUMMED_COLUMNS = ("x", "y", "z")
 
 # Rows of a file and how often that size is drawn: many small files make many commits, and the larger ones are
 # what a kill finds half written.
-SIZES = ((10, 50), (1_000, 25), (20_000, 18), (200_000, 7))
+SIZES = ((10, 40), (1_000, 25), (20_000, 20), (200_000, 15))
 
 
 class Body(NamedTuple):

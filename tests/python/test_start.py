@@ -383,20 +383,26 @@ def test_a_port_in_use(start_server, data, tmp_path):
     check_serves(first, [1, 2, 3])
 
 
+# Arguments, environment, and the word that the message must name.
+WRONG_COMMAND_LINES = [
+    (["serve", "--no-such-flag"], {}, "--no-such-flag"),
+    (["serve", "--durability", "perhaps"], {}, "perhaps"),
+    (["serve", "--grpc", "nonsense"], {}, "nonsense"),
+    (["serve", "--grpc", "127.0.0.1:70000"], {}, "70000"),
+    (["serve", "--data"], {}, "--data"),
+    (["no-such-command"], {}, "no-such-command"),
+    ([], {}, "serve"),
+    (["serve"], {"TALLY_DURABILITY": "perhaps"}, "perhaps"),
+    (["serve"], {"TALLY_GRPC": "127.0.0.1:0,nonsense"}, "nonsense"),
+]
+
+
 @pytest.mark.parametrize(
     "arguments, environment, named",
-    [
-        (["serve", "--no-such-flag"], {}, "--no-such-flag"),
-        (["serve", "--durability", "perhaps"], {}, "perhaps"),
-        (["serve", "--grpc", "nonsense"], {}, "nonsense"),
-        (["serve", "--grpc", "127.0.0.1:70000"], {}, "70000"),
-        (["serve", "--data"], {}, "--data"),
-        (["no-such-command"], {}, "no-such-command"),
-        ([], {}, "serve"),
-        (["serve"], {"TALLY_DURABILITY": "perhaps"}, "perhaps"),
-        (["serve"], {"TALLY_GRPC": "127.0.0.1:0,nonsense"}, "nonsense"),
+    WRONG_COMMAND_LINES,
+    ids=[
+        " ".join([*environment, *arguments]) or "nothing" for arguments, environment, _ in WRONG_COMMAND_LINES
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_wrong_command_line_is_exit_code_2(tmp_path, arguments, environment, named):
     done = subprocess.run(
