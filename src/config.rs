@@ -1,8 +1,10 @@
 //! Flags and environment to one checked [`Config`]. The environment is read here and nowhere else.
 
 use std::{
+    io,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -15,7 +17,12 @@ use crate::{
     },
 };
 
-/// What was typed after `tally serve`.
+/// Serves the table in a folder over gRPC, until SIGTERM or SIGINT.
+///
+/// Prints one line on standard output when it is ready; logs go to standard error. A signal stops it from accepting,
+/// lets running calls finish for up to 30 s, and ends it with exit code 0; a second signal ends it at once.
+///
+/// Example: tally serve --data /srv/table --grpc 127.0.0.1:5440
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     /// Folder that holds the table; made if it is not there. One server at a time.
@@ -33,7 +40,7 @@ pub struct ServeArgs {
         value_delimiter = ',',
         default_values = ["127.0.0.1:5440", "[::1]:5440"]
     )]
-    pub grpc: Vec<String>,
+    pub grpc: Vec<ListenAddress>,
 
     /// What an acknowledged upload survives: `fsync` a power failure, `none` the end of the process.
     #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
@@ -64,12 +71,24 @@ pub struct ServeArgs {
     pub upload_idle_s: u64,
 
     /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter such as `tally=debug`.
-    #[arg(long, env = "TALLY_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "TALLY_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
     /// How it is logged.
     #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// Where to listen, as `127.0.0.1:5440`, `[::1]:5440` or a name and a port; a name can stand for several addresses.
+#[derive(Clone, Debug)]
+pub struct ListenAddress(Vec<SocketAddr>);
+
+impl FromStr for ListenAddress {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        Ok(Self(text.to_socket_addrs()?.collect()))
+    }
 }
 
 /// How log lines look.
@@ -95,15 +114,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks what was typed. Errors: a text for the user.
-    pub fn of(args: &ServeArgs) -> Result<Self, String> {
-        let mut grpc = Vec::new();
-        for text in &args.grpc {
-            let addresses = text
-                .to_socket_addrs()
-                .map_err(|error| format!("--grpc {text}: {error}"))?;
-            grpc.extend(addresses);
-        }
+    /// What was typed, which clap has checked piece by piece.
+    pub fn of(args: &ServeArgs) -> Self {
         let csv = CsvLimits {
             columns_max: args.columns_max,
             cell_bytes_max: args.cell_bytes_max,
@@ -115,13 +127,18 @@ impl Config {
             uploads_max: args.uploads_max,
             upload_idle_max: Duration::from_secs(args.upload_idle_s),
         };
-        Ok(Self {
+        Self {
             data: args.data.clone(),
-            grpc,
+            grpc: args.grpc.iter().flat_map(|address| address.0.clone()).collect(),
             durability: args.durability,
             limits,
-        })
+        }
     }
+}
+
+/// Refuses what is no filter; the filter itself cannot be cloned, so the text is kept.
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_filter| text.to_owned())
 }
 
 /// Parses a number from 1 to the ceiling that the memory plan allows.

@@ -303,11 +303,7 @@ impl fmt::Display for Quoted<'_> {
                 c => write!(f, "{}", c.escape_debug())?,
             }
         }
-        f.write_str(if self.0.chars().nth(CHARS_MAX).is_some() {
-            "…\""
-        } else {
-            "\""
-        })
+        f.write_str(if self.0.chars().nth(CHARS_MAX).is_some() { "…\"" } else { "\"" })
     }
 }
 
@@ -325,24 +321,12 @@ mod tests {
     #[test]
     fn positions_read_as_promised() {
         let cell = |row, column: Option<&str>| {
-            let place = Place {
-                row,
-                column_index: 2,
-                column: column.map(String::from),
-            };
-            CsvError::Cell {
-                place,
-                problem: CellFault::Nul,
-            }
-            .to_string()
+            let place = Place { row, column_index: 2, column: column.map(String::from) };
+            CsvError::Cell { place, problem: CellFault::Nul }.to_string()
         };
         assert_eq!(cell(7, Some("qty")), "row 7, column \"qty\": a NUL byte");
         assert_eq!(cell(0, None), "header, column 3: a NUL byte");
-        let ragged = CsvError::Ragged {
-            row: 7,
-            cells: 3,
-            header_cells: 4,
-        };
+        let ragged = CsvError::Ragged { row: 7, cells: 3, header_cells: 4 };
         assert_eq!(ragged.to_string(), "row 7 has 3 cells, the header has 4");
     }
 }

@@ -138,11 +138,7 @@ pub struct CsvLimits {
 
 impl Default for CsvLimits {
     fn default() -> Self {
-        Self {
-            columns_max: COLUMNS_MAX,
-            cell_bytes_max: CELL_BYTES_MAX,
-            row_bytes_max: ROW_BYTES_MAX,
-        }
+        Self { columns_max: COLUMNS_MAX, cell_bytes_max: CELL_BYTES_MAX, row_bytes_max: ROW_BYTES_MAX }
     }
 }
 

@@ -43,7 +43,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub async fn serve_command(args: ServeArgs) -> ExitCode {
     let result = async {
         start_logging(&args)?;
-        let config = Config::of(&args)?;
+        let config = Config::of(&args);
         let shutdown = signals().map_err(|error| format!("signal handlers: {error}"))?;
         serve(config, shutdown).await.map_err(|error| error.to_string())
     };
@@ -67,9 +67,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     for service in ["", "Table", "tally.v1.Tally"] {
-        health_reporter
-            .set_service_status(service, tonic_health::ServingStatus::Serving)
-            .await;
+        health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -98,9 +96,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
     let shutdown = Box::pin(async {
         shutdown.await;
         tracing::info!("draining");
-        health_reporter
-            .set_service_status("", tonic_health::ServingStatus::NotServing)
-            .await;
+        health_reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         let _ended_already = stop.send(());
         sleep(DRAIN_MAX).await;
         tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
@@ -116,9 +112,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
 
 fn start_logging(args: &ServeArgs) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match args.log_format {
         LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -150,10 +144,7 @@ fn signals() -> io::Result<impl Future<Output = ()> + Send> {
 
 fn report(found: &Found) {
     if found.leftovers > 0 {
-        tracing::warn!(
-            files = found.leftovers,
-            "removed leftovers of uploads that were never acknowledged"
-        );
+        tracing::warn!(files = found.leftovers, "removed leftovers of uploads that were never acknowledged");
     }
     for (part, reason) in &found.quarantined {
         tracing::error!(%part, %reason, "set aside in quarantine: it is in no sum");
@@ -173,9 +164,7 @@ fn say_ready(config: &Config, listeners: &[TcpListener], engine: &Engine, found:
         line += &format!(", {} in quarantine", found.in_quarantine.len());
     }
     let mut out = io::stdout();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(Error::io("standard output"))
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("standard output"))
 }
 
 fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {

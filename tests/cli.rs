@@ -68,10 +68,7 @@ impl Said {
     }
 
     fn json_lines(&self) -> Vec<Value> {
-        self.out
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("a JSON value on each line"))
-            .collect()
+        self.out.lines().map(|line| serde_json::from_str(line).expect("a JSON value on each line")).collect()
     }
 }
 
@@ -85,12 +82,7 @@ fn run(command: &mut Command) -> Said {
 }
 
 fn run_with_stdin(command: &mut Command, input: &[u8]) -> Said {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();
     Said {
@@ -121,30 +113,18 @@ impl Server {
         let mut stdout = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let address = line
-            .strip_prefix("ready: grpc ")
-            .and_then(|rest| rest.split([',', ';']).next());
+        let address = line.strip_prefix("ready: grpc ").and_then(|rest| rest.split([',', ';']).next());
         let Some(address) = address.map(str::to_owned) else {
             let _ = process.kill();
-            panic!(
-                "the server said {line:?}, and in its log: {}",
-                fs::read_to_string(&log).unwrap()
-            );
+            panic!("the server said {line:?}, and in its log: {}", fs::read_to_string(&log).unwrap());
         };
-        Self {
-            process,
-            address,
-            folder,
-            _stdout: stdout,
-        }
+        Self { process, address, folder, _stdout: stdout }
     }
 
     /// A client of this server.
     fn tally<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = tally(arguments);
-        command
-            .env("TALLY_SERVER", &self.address)
-            .current_dir(self.folder.path());
+        command.env("TALLY_SERVER", &self.address).current_dir(self.folder.path());
         command
     }
 
@@ -193,14 +173,8 @@ fn uploads_are_listed_and_summed() {
     let server = Server::start();
     server.file("a.csv", "x,y,z\n1,2,3\n4,5,6\n");
     server.file("b.csv", "x,y\n5,10\n0,20\n");
-    assert_eq!(
-        run(&mut server.tally(["upload", "a.csv"])).succeeded(),
-        "part 1: a.csv, 2 rows, 18 bytes\n"
-    );
-    assert_eq!(
-        run(&mut server.tally(["upload", "b.csv"])).succeeded(),
-        "part 2: b.csv, 2 rows, 14 bytes\n"
-    );
+    assert_eq!(run(&mut server.tally(["upload", "a.csv"])).succeeded(), "part 1: a.csv, 2 rows, 18 bytes\n");
+    assert_eq!(run(&mut server.tally(["upload", "b.csv"])).succeeded(), "part 2: b.csv, 2 rows, 14 bytes\n");
 
     // P3's example.
     assert_eq!(server.sum("x"), "10\n");
@@ -210,30 +184,15 @@ fn uploads_are_listed_and_summed() {
     let table = run(&mut server.tally(["parts"])).succeeded();
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines.len(), 3, "{table}");
-    assert_eq!(
-        lines[0].join(" "),
-        "part rows csv bytes parquet bytes uploaded at columns"
-    );
-    assert_eq!(
-        (&lines[1][..3], &lines[1][5..]),
-        (&["1", "2", "18"][..], &["3:", "x,", "y,", "z"][..])
-    );
-    assert_eq!(
-        (&lines[2][..3], &lines[2][5..]),
-        (&["2", "2", "14"][..], &["2:", "x,", "y"][..])
-    );
+    assert_eq!(lines[0].join(" "), "part rows csv bytes parquet bytes uploaded at columns");
+    assert_eq!((&lines[1][..3], &lines[1][5..]), (&["1", "2", "18"][..], &["3:", "x,", "y,", "z"][..]));
+    assert_eq!((&lines[2][..3], &lines[2][5..]), (&["2", "2", "14"][..], &["2:", "x,", "y"][..]));
 
     let columns = run(&mut server.tally(["parts", "--columns", "--after", "1"])).succeeded();
     let lines: Vec<&str> = columns.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("part 2: 2 rows, 14 bytes of csv, "), "{columns}");
-    let cells: Vec<Vec<&str>> = lines[1..]
-        .iter()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
-    assert_eq!(
-        cells,
-        [["type", "nulls", "column"], ["int64", "0", "x"], ["int64", "0", "y"]]
-    );
+    let cells: Vec<Vec<&str>> = lines[1..].iter().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(cells, [["type", "nulls", "column"], ["int64", "0", "x"], ["int64", "0", "y"]]);
 
     assert_eq!(run(&mut server.tally(["health"])).succeeded(), "serving\n");
 }
@@ -255,81 +214,39 @@ fn json_has_the_names_of_the_receipt() {
     let receipt = fs::read(server.folder.path().join("data/parts/1.json")).unwrap();
     let receipt: Value = serde_json::from_slice(&receipt).unwrap();
 
-    let [uploaded] = &uploaded[..] else {
-        panic!("{uploaded:?}")
-    };
+    let [uploaded] = &uploaded[..] else { panic!("{uploaded:?}") };
     assert_eq!(uploaded["file"], "a.csv");
     for field in ["part", "rows", "columns", "csv", "parquet", "uploaded_at"] {
         assert!(!receipt[field].is_null(), "{field} is in {receipt}");
         assert_eq!(uploaded[field], receipt[field], "{field}");
         assert_eq!(server.parts()[0][field], receipt[field], "{field}");
     }
-    assert_eq!(
-        uploaded["columns"][0],
-        json!({"name": "x", "type": "int64", "nulls": 1})
-    );
+    assert_eq!(uploaded["columns"][0], json!({"name": "x", "type": "int64", "nulls": 1}));
     assert_eq!(uploaded["csv"]["bytes"], 14);
 
     let sum = run(&mut server.tally(["sum", "x", "--format", "csv", "--json"])).json_lines();
     assert_eq!(sum, [json!({"column": "x", "format": "csv", "total": 1})]);
-    assert_eq!(
-        run(&mut server.tally(["health", "--json"])).json_lines(),
-        [json!({"status": "serving"})]
-    );
+    assert_eq!(run(&mut server.tally(["health", "--json"])).json_lines(), [json!({"status": "serving"})]);
 }
 
 #[test]
 fn the_samples_show_quoting_and_every_type() {
     let server = Server::start();
-    run(server
-        .tally(["upload", "--parallel", "1"])
-        .args([sample("simple.csv"), sample("second.csv")]))
-    .succeeded();
-    run(server
-        .tally(["upload", "--parallel", "1"])
-        .args([sample("quoted.csv"), sample("types.csv")]))
-    .succeeded();
-    for (column, total) in [
-        ("x", "10\n"),
-        ("z", "9\n"),
-        ("w", "0\n"),
-        ("qty", "1357\n"),
-        ("code", "149\n"),
-    ] {
+    run(server.tally(["upload", "--parallel", "1"]).args([sample("simple.csv"), sample("second.csv")])).succeeded();
+    run(server.tally(["upload", "--parallel", "1"]).args([sample("quoted.csv"), sample("types.csv")])).succeeded();
+    for (column, total) in [("x", "10\n"), ("z", "9\n"), ("w", "0\n"), ("qty", "1357\n"), ("code", "149\n")] {
         assert_eq!(server.sum(column), total, "{column}");
     }
     let parts = server.parts();
     assert_eq!(parts[2]["rows"], 5);
-    assert_eq!(
-        parts[2]["columns"][2],
-        json!({"name": "price, each", "type": "int64", "nulls": 1})
-    );
-    let types: Vec<&Value> = parts[3]["columns"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|column| &column["type"])
-        .collect();
-    let expected = [
-        "int64",
-        "float64",
-        "boolean",
-        "date32",
-        "timestamp",
-        "timestamp_utc",
-        "utf8",
-        "utf8",
-    ];
+    assert_eq!(parts[2]["columns"][2], json!({"name": "price, each", "type": "int64", "nulls": 1}));
+    let types: Vec<&Value> = parts[3]["columns"].as_array().unwrap().iter().map(|column| &column["type"]).collect();
+    let expected = ["int64", "float64", "boolean", "date32", "timestamp", "timestamp_utc", "utf8", "utf8"];
     assert_eq!(types, expected);
 
     let price = run(&mut server.tally(["sum", "price"]));
-    let [line] = price.failed()[..] else {
-        panic!("{price:?}")
-    };
-    assert!(
-        line.contains("part 4") && line.contains("price") && line.contains("Float64"),
-        "{line}"
-    );
+    let [line] = price.failed()[..] else { panic!("{price:?}") };
+    assert!(line.contains("part 4") && line.contains("price") && line.contains("Float64"), "{line}");
     assert_eq!(price.out, "");
 }
 
@@ -340,15 +257,9 @@ fn standard_input_is_a_file() {
     let rows = 300_000;
     let csv = "qty\n".to_owned() + &"1234567\n".repeat(rows);
     let said = run_with_stdin(&mut server.tally(["upload", "-"]), csv.as_bytes());
-    assert_eq!(
-        said.succeeded(),
-        format!("part 1: -, {rows} rows, {} bytes\n", csv.len())
-    );
+    assert_eq!(said.succeeded(), format!("part 1: -, {rows} rows, {} bytes\n", csv.len()));
     assert_eq!(server.sum("qty"), format!("{}\n", 1_234_567 * rows));
-    assert_eq!(
-        fs::read(server.folder.path().join("data/parts/1.csv")).unwrap(),
-        csv.as_bytes()
-    );
+    assert_eq!(fs::read(server.folder.path().join("data/parts/1.csv")).unwrap(), csv.as_bytes());
 }
 
 #[test]
@@ -380,9 +291,7 @@ fn a_bad_file_does_not_stop_the_others() {
         let said = run(server.tally(["upload", "--parallel", parallel]).args(files));
         let mut lines = said.failed();
         lines.sort_unstable();
-        let [bad, folder, missing] = lines[..] else {
-            panic!("{said:?}")
-        };
+        let [bad, folder, missing] = lines[..] else { panic!("{said:?}") };
         assert_eq!(bad, "error: bad.csv: row 2 has 2 cells, the header has 1");
         assert!(folder.starts_with("error: folder: cannot read: "), "{folder}");
         assert!(missing.starts_with("error: missing.csv: cannot read: "), "{missing}");
@@ -395,10 +304,7 @@ fn a_bad_file_does_not_stop_the_others() {
 
     let said = run(&mut server.tally(["upload", "--json", "bad.csv"]));
     assert_eq!(said.failed().len(), 1);
-    assert_eq!(
-        said.json_lines(),
-        [json!({"file": "bad.csv", "error": "row 2 has 2 cells, the header has 1"})]
-    );
+    assert_eq!(said.json_lines(), [json!({"file": "bad.csv", "error": "row 2 has 2 cells, the header has 1"})]);
 }
 
 #[cfg(target_os = "linux")]
@@ -448,14 +354,8 @@ fn a_server_that_is_not_there_is_one_line() {
     let (_socket, address) = nobody();
     let file = sample("simple.csv");
     let file = file.to_str().unwrap();
-    let commands: [&[&str]; 6] = [
-        &["upload", file, file],
-        &["upload", "-"],
-        &["sum", "x"],
-        &["parts"],
-        &["parts", "--json"],
-        &["health"],
-    ];
+    let commands: [&[&str]; 6] =
+        [&["upload", file, file], &["upload", "-"], &["sum", "x"], &["parts"], &["parts", "--json"], &["health"]];
     for arguments in commands {
         for server in [address.clone(), format!("http://{address}")] {
             let said = run(tally(arguments).args(["--server", &server]));
@@ -484,10 +384,7 @@ fn a_server_that_dies_ends_an_upload_whose_input_goes_on() {
     drop(input);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout), (Some(1), vec![]), "{said}");
-    assert!(
-        said.starts_with(&format!("error: -: no answer from {}: ", server.address)),
-        "{said}"
-    );
+    assert!(said.starts_with(&format!("error: -: no answer from {}: ", server.address)), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
@@ -515,14 +412,8 @@ fn text_of_users_cannot_act_on_the_terminal() {
     for arguments in commands {
         let said = run(&mut server.tally(arguments));
         let text = format!("{}{}", said.out, said.err);
-        assert!(
-            text.to_lowercase().contains("1b"),
-            "{arguments:?} shows the escape as text: {said:?}"
-        );
-        assert!(
-            !text.contains(|c: char| CONTROLS.contains(&c) || (c.is_control() && c != '\n')),
-            "{said:?}"
-        );
+        assert!(text.to_lowercase().contains("1b"), "{arguments:?} shows the escape as text: {said:?}");
+        assert!(!text.contains(|c: char| CONTROLS.contains(&c) || (c.is_control() && c != '\n')), "{said:?}");
     }
     // JSON means the same as before.
     assert_eq!(server.parts()[0]["columns"][0]["name"], hostile);
@@ -559,30 +450,15 @@ fn flags_can_come_from_the_environment() {
     for csv in ["x\n1\n", "x\n2\n", "x\n3\n"] {
         server.upload(csv);
     }
-    let sum = run(server
-        .tally(["sum", "x"])
-        .env("TALLY_JSON", "1")
-        .env("TALLY_FORMAT", "csv"))
-    .json_lines();
+    let sum = run(server.tally(["sum", "x"]).env("TALLY_JSON", "1").env("TALLY_FORMAT", "csv")).json_lines();
     assert_eq!(sum, [json!({"column": "x", "format": "csv", "total": 6})]);
-    let parts = run(server
-        .tally(["parts"])
-        .env("TALLY_JSON", "true")
-        .env("TALLY_AFTER", "1")
-        .env("TALLY_LIMIT", "1"));
+    let parts = run(server.tally(["parts"]).env("TALLY_JSON", "true").env("TALLY_AFTER", "1").env("TALLY_LIMIT", "1"));
     let ids: Vec<Value> = parts.json_lines().iter().map(|part| part["part"].clone()).collect();
     assert_eq!(ids, [2]);
-    let columns = run(server
-        .tally(["parts"])
-        .env("TALLY_COLUMNS", "yes")
-        .env("TALLY_JSON", "0"))
-    .succeeded();
+    let columns = run(server.tally(["parts"]).env("TALLY_COLUMNS", "yes").env("TALLY_JSON", "0")).succeeded();
     assert!(columns.starts_with("part 1: 1 row, 4 bytes of csv, "), "{columns}");
     // A flag is stronger.
-    let sum = run(server
-        .tally(["sum", "x", "--format", "parquet", "--json"])
-        .env("TALLY_FORMAT", "csv"))
-    .json_lines();
+    let sum = run(server.tally(["sum", "x", "--format", "parquet", "--json"]).env("TALLY_FORMAT", "csv")).json_lines();
     assert_eq!(sum[0]["format"], "parquet");
 }
 
@@ -598,14 +474,9 @@ fn every_flag_has_its_environment_variable_and_the_help_names_it() {
             }
             flags += 1;
             let variable = format!("[env: TALLY_{}", flag.to_uppercase().replace('-', "_"));
-            let named = help
-                .match_indices(&variable)
-                .any(|(at, _)| help[at + variable.len()..].starts_with([']', '=']));
-            assert!(
-                named,
-                "tally {} --{flag} is {variable}] in:\n{help}",
-                command.get_name()
-            );
+            let named =
+                help.match_indices(&variable).any(|(at, _)| help[at + variable.len()..].starts_with([']', '=']));
+            assert!(named, "tally {} --{flag} is {variable}] in:\n{help}", command.get_name());
         }
         assert!(flags > 0, "tally {} has flags", command.get_name());
     }
@@ -624,14 +495,9 @@ impl Unwell {
         let address = listener.local_addr().unwrap().to_string();
         let (reporter, health) = tonic_health::server::health_reporter();
         runtime.block_on(reporter.set_service_status("", ServingStatus::NotServing));
-        let server = tonic::transport::Server::builder()
-            .add_service(health)
-            .add_service(TallyServer::new(Full));
+        let server = tonic::transport::Server::builder().add_service(health).add_service(TallyServer::new(Full));
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self {
-            _runtime: runtime,
-            address,
-        }
+        Self { _runtime: runtime, address }
     }
 }
 
@@ -642,21 +508,12 @@ impl Tally for Full {
     type ListPartsStream = BoxStream<'static, Result<Receipt, Status>>;
 
     async fn upload(&self, _: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
-        Err(Status::resource_exhausted(
-            "the disk is full: \u{1b}[31m0 bytes are left",
-        ))
+        Err(Status::resource_exhausted("the disk is full: \u{1b}[31m0 bytes are left"))
     }
 
     async fn list_parts(&self, _: Request<ListPartsRequest>) -> Result<Response<Self::ListPartsStream>, Status> {
-        let receipt = Receipt {
-            part: 1,
-            rows: 2,
-            uploaded_at: "\u{1b}[31mtoday".to_owned(),
-            ..Receipt::default()
-        };
-        Ok(Response::new(
-            stream::iter([Ok(receipt), Err(Status::data_loss("part 2 is damaged"))]).boxed(),
-        ))
+        let receipt = Receipt { part: 1, rows: 2, uploaded_at: "\u{1b}[31mtoday".to_owned(), ..Receipt::default() };
+        Ok(Response::new(stream::iter([Ok(receipt), Err(Status::data_loss("part 2 is damaged"))]).boxed()))
     }
 }
 
@@ -692,13 +549,7 @@ fn a_list_that_breaks_off_is_a_failure_and_shows_what_came() {
 fn a_server_that_does_not_serve_is_unhealthy() {
     let server = Unwell::start();
     let said = run(&mut tally(["health", "--server", &server.address]));
-    assert_eq!(
-        (said.code, said.out.as_str(), said.err.as_str()),
-        (Some(1), "not serving\n", "")
-    );
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (Some(1), "not serving\n", ""));
     let said = run(&mut tally(["health", "--json", "--server", &server.address]));
-    assert_eq!(
-        (said.code, said.json_lines()),
-        (Some(1), vec![json!({"status": "not serving"})])
-    );
+    assert_eq!((said.code, said.json_lines()), (Some(1), vec![json!({"status": "not serving"})]));
 }

@@ -26,24 +26,14 @@ fn sources() -> BTreeMap<String, String> {
     let code_of = |text: String| {
         let code = text.split("#[cfg(test)]\n#[allow").next().unwrap_or_default();
         let code = code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        let code = code
-            .split("#[cfg(all(test, not(feature = \"model\")))]\nmod tests")
-            .next()
-            .unwrap_or_default();
+        let code = code.split("#[cfg(all(test, not(feature = \"model\")))]\nmod tests").next().unwrap_or_default();
         let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        lines
-            .map(|line| line.split(" // ").next().unwrap_or_default())
-            .collect::<Vec<_>>()
-            .join("\n")
+        lines.map(|line| line.split(" // ").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
     };
     files
         .into_iter()
         .map(|path| {
-            let name = path
-                .strip_prefix(&root)
-                .expect("below src/")
-                .to_string_lossy()
-                .into_owned();
+            let name = path.strip_prefix(&root).expect("below src/").to_string_lossy().into_owned();
             (name, code_of(fs::read_to_string(&path).expect("readable")))
         })
         .collect()
@@ -65,18 +55,12 @@ fn files_with(words: &[&str]) -> Vec<String> {
 
 #[test]
 fn one_mutex_and_where_it_stands() {
-    assert_eq!(
-        files_with(&["Mutex", "MutexGuard", "RwLock", "Condvar"]),
-        ["engine/state.rs"]
-    );
+    assert_eq!(files_with(&["Mutex", "MutexGuard", "RwLock", "Condvar"]), ["engine/state.rs"]);
     let state = &sources()["engine/state.rs"];
     assert_eq!(state.matches("Mutex::new(").count(), 1, "one Mutex is made");
     assert_eq!(state.matches("Mutex<").count(), 1, "one Mutex is kept");
     assert!(!state.contains("pub fn lock"), "no guard leaves the file");
-    let public: Vec<_> = state
-        .lines()
-        .filter(|line| line.contains("pub fn") && line.contains("Guard"))
-        .collect();
+    let public: Vec<_> = state.lines().filter(|line| line.contains("pub fn") && line.contains("Guard")).collect();
     assert!(public.is_empty(), "{public:?}");
 }
 
@@ -94,30 +78,15 @@ fn the_engine_knows_no_protocol() {
 #[test]
 fn files_are_touched_in_the_store_alone() {
     // src/cli/ is the client side: it reads the files that a user names.
-    let operations = [
-        "fs::",
-        "File::open",
-        "File::create",
-        "OpenOptions",
-        ".read_at(",
-        ".sync_all(",
-        "try_lock(",
-    ];
+    let operations = ["fs::", "File::open", "File::create", "OpenOptions", ".read_at(", ".sync_all(", "try_lock("];
     let touches = |code: &String| operations.iter().any(|operation| code.contains(operation));
-    let touching: Vec<_> = sources()
-        .into_iter()
-        .filter(|(_, code)| touches(code))
-        .map(|(name, _)| name)
-        .collect();
+    let touching: Vec<_> = sources().into_iter().filter(|(_, code)| touches(code)).map(|(name, _)| name).collect();
     // csv.rs and parquet.rs read through the store's `Reader`.
     let expected = ["cli/upload.rs", "engine/csv.rs", "engine/parquet.rs", "engine/store.rs"];
     assert_eq!(touching, expected);
     // Every public function of the store that reaches a file asserts that the lock is not held.
     let store = &sources()["engine/store.rs"];
-    assert!(
-        store.matches("assert_unlocked();").count() >= 10,
-        "file operations check the lock"
-    );
+    assert!(store.matches("assert_unlocked();").count() >= 10, "file operations check the lock");
 }
 
 #[test]
@@ -133,21 +102,12 @@ fn the_environment_is_read_in_one_place() {
 #[test]
 fn nothing_is_left_for_later_or_thrown_away() {
     for (name, code) in sources() {
-        for banned in [
-            "TODO",
-            "FIXME",
-            "todo!(",
-            "unimplemented!(",
-            "map_err(|_|",
-            "Mutex::lock",
-            "read_to_string(path",
-        ] {
+        for banned in
+            ["TODO", "FIXME", "todo!(", "unimplemented!(", "map_err(|_|", "Mutex::lock", "read_to_string(path"]
+        {
             assert!(!code.contains(banned), "{name} has {banned}");
         }
-        assert!(
-            !code.contains("unbounded_channel") && !code.contains("unbounded("),
-            "{name} has an unbounded queue"
-        );
+        assert!(!code.contains("unbounded_channel") && !code.contains("unbounded("), "{name} has an unbounded queue");
     }
 }
 
@@ -156,9 +116,6 @@ fn every_module_says_what_lives_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for name in sources().keys() {
         let text = fs::read_to_string(root.join(name)).expect("readable");
-        assert!(
-            text.starts_with("//! "),
-            "{name} does not begin by saying what lives there"
-        );
+        assert!(text.starts_with("//! "), "{name} does not begin by saying what lives there");
     }
 }

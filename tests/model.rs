@@ -12,7 +12,7 @@ use std::{
 use shuttle::thread;
 use tally::engine::{
     part::{Part, PartId},
-    state::Shared,
+    state::{Lane, Shared},
     workers::Workers,
 };
 
@@ -61,10 +61,7 @@ fn registry() {
                 assert!(ids.iter().all(|id| after.contains_key(id)), "a part was lost");
             })
         };
-        let ids: BTreeSet<_> = writers
-            .into_iter()
-            .map(|writer| writer.join().expect("no panic"))
-            .collect();
+        let ids: BTreeSet<_> = writers.into_iter().map(|writer| writer.join().expect("no panic")).collect();
         reader.join().expect("no panic");
         assert_eq!(ids.len(), 3, "an id was given out twice");
         assert_eq!(shared.with(|state| state.parts.len()), 3);
@@ -91,10 +88,7 @@ fn failed_uploads() {
                 })
             })
             .collect();
-        let kept: BTreeSet<_> = uploads
-            .into_iter()
-            .filter_map(|upload| upload.join().expect("no panic"))
-            .collect();
+        let kept: BTreeSet<_> = uploads.into_iter().filter_map(|upload| upload.join().expect("no panic")).collect();
         let parts = shared.with(|state| state.parts.snapshot());
         assert_eq!(parts.keys().copied().collect::<BTreeSet<_>>(), kept);
     };
@@ -114,13 +108,16 @@ fn worker_queue() {
                 let (shared, done) = (shared.clone(), Arc::clone(&done));
                 thread::spawn(move || {
                     let mut taken = 0;
-                    for _ in 0..3 {
+                    for lane in [Lane::Upload, Lane::Question, Lane::Upload] {
                         let done = Arc::clone(&done);
                         taken += usize::from(
                             shared
-                                .push_work(Box::new(move || {
-                                    done.fetch_add(1, Ordering::SeqCst);
-                                }))
+                                .push_work(
+                                    lane,
+                                    Box::new(move || {
+                                        done.fetch_add(1, Ordering::SeqCst);
+                                    }),
+                                )
                                 .is_ok(),
                         );
                     }
@@ -132,10 +129,7 @@ fn worker_queue() {
             let shared = shared.clone();
             thread::spawn(move || shared.close_work())
         };
-        let taken: usize = producers
-            .into_iter()
-            .map(|producer| producer.join().expect("no panic"))
-            .sum();
+        let taken: usize = producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
         closer.join().expect("no panic");
         // The queue is closed: what this thread finds there is what no worker has taken yet.
         while let Some(work) = shared.next_work() {

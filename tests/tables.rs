@@ -28,9 +28,7 @@ impl Table {
 
     async fn with_limits(limits: Limits) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        let (engine, found) = Engine::open(folder.path(), Durability::None, limits)
-            .await
-            .expect("a data folder");
+        let (engine, found) = Engine::open(folder.path(), Durability::None, limits).await.expect("a data folder");
         assert_eq!(found.leftovers + found.quarantined.len(), 0);
         Self { engine, folder }
     }
@@ -43,24 +41,13 @@ impl Table {
             blocks.push(Ok::<_, Error>(Bytes::copy_from_slice(&csv[start..cut])));
             start = cut;
         }
-        self.engine
-            .upload(stream::iter(blocks))
-            .await
-            .map_err(|error| error.to_string())
+        self.engine.upload(stream::iter(blocks)).await.map_err(|error| error.to_string())
     }
 
     /// The sum that both formats agree on.
     async fn sum(&self, column: &str) -> Result<i64, String> {
-        let csv = self
-            .engine
-            .column_sum(column, Format::Csv)
-            .await
-            .map_err(|error| error.to_string());
-        let parquet = self
-            .engine
-            .column_sum(column, Format::Parquet)
-            .await
-            .map_err(|error| error.to_string());
+        let csv = self.engine.column_sum(column, Format::Csv).await.map_err(|error| error.to_string());
+        let parquet = self.engine.column_sum(column, Format::Parquet).await.map_err(|error| error.to_string());
         assert_eq!(csv, parquet, "csv and parquet disagree on {column:?}");
         csv
     }
@@ -126,12 +113,8 @@ async fn sums_are_defined_on_text() {
     check("a\n1\n2\n", "a", Ok(3)).await;
     check("a\n1\n\n\"\"\n 2 \n", "a", Ok(3)).await;
     check("a,b\n007,x\n+5,y\n,z\n", "a", Ok(12)).await;
-    check(
-        "a,b\n\"1\",\"x,y\"\r\n\"-\"\"\",2\n",
-        "b",
-        Err(r#"part 1, row 1, column "b": "x,y" is not an integer"#),
-    )
-    .await;
+    check("a,b\n\"1\",\"x,y\"\r\n\"-\"\"\",2\n", "b", Err(r#"part 1, row 1, column "b": "x,y" is not an integer"#))
+        .await;
     check("a,b\n1,\" \t\"\n", "b", Ok(0)).await;
     check("a\n9223372036854775807\n-9223372036854775808\n", "a", Ok(-1)).await;
     check("a\n9223372036854775807\n1\n-1\n", "a", Ok(i64::MAX)).await;
@@ -151,34 +134,14 @@ async fn sums_that_cannot_be() {
     check("a\n-9223372036854775808\n-1\n", "a", Err(underflow)).await;
     let large = r#"part 1, row 2, column "a": "9223372036854775808" does not fit in 64 bits"#;
     check("a\n1\n9223372036854775808\nx\n", "a", Err(large)).await;
-    check(
-        "a\n1.5\n",
-        "a",
-        Err(r#"part 1, column "a": its type is Float64, not an integer"#),
-    )
-    .await;
-    check(
-        "a\ntrue\n",
-        "a",
-        Err(r#"part 1, column "a": its type is Boolean, not an integer"#),
-    )
-    .await;
-    check(
-        "a\n2024-01-01\n",
-        "a",
-        Err(r#"part 1, column "a": its type is Date32, not an integer"#),
-    )
-    .await;
+    check("a\n1.5\n", "a", Err(r#"part 1, column "a": its type is Float64, not an integer"#)).await;
+    check("a\ntrue\n", "a", Err(r#"part 1, column "a": its type is Boolean, not an integer"#)).await;
+    check("a\n2024-01-01\n", "a", Err(r#"part 1, column "a": its type is Date32, not an integer"#)).await;
     let timestamp = r#"part 1, column "a": its type is Timestamp, not an integer"#;
     check("a\n2024-01-01T00:00:00\n", "a", Err(timestamp)).await;
     let utc = r#"part 1, column "a": its type is Timestamp (UTC), not an integer"#;
     check("a\n2024-01-01T00:00:00Z\n", "a", Err(utc)).await;
-    check(
-        "a,b\n1,\n\n2,\n3,x\ny,4\n",
-        "a",
-        Err(r#"part 1, row 4, column "a": "y" is not an integer"#),
-    )
-    .await;
+    check("a,b\n1,\n\n2,\n3,x\ny,4\n", "a", Err(r#"part 1, row 4, column "a": "y" is not an integer"#)).await;
 }
 
 #[tokio::test]
@@ -221,15 +184,7 @@ async fn what_is_at_the_limits_is_kept() {
     let names: Vec<String> = (0..4096).map(|index| format!("c{index}")).collect();
     let ones = vec!["1"; 4096].join(",");
     let csv = format!("{}\n{ones}\n{ones}\n", names.join(","));
-    assert_eq!(
-        table
-            .upload(csv.as_bytes(), &[])
-            .await
-            .expect("4,096 columns")
-            .columns
-            .len(),
-        4096
-    );
+    assert_eq!(table.upload(csv.as_bytes(), &[]).await.expect("4,096 columns").columns.len(), 4096);
     assert_eq!(table.sum("c4095").await, Ok(2));
 
     let cell = "x".repeat(1024 * 1024);
@@ -240,16 +195,8 @@ async fn what_is_at_the_limits_is_kept() {
 
 #[tokio::test]
 async fn limits_are_flags() {
-    let csv = CsvLimits {
-        columns_max: 2,
-        cell_bytes_max: 3,
-        row_bytes_max: 6,
-    };
-    let limits = Limits {
-        csv,
-        upload_bytes_max: 20,
-        ..Limits::default()
-    };
+    let csv = CsvLimits { columns_max: 2, cell_bytes_max: 3, row_bytes_max: 6 };
+    let limits = Limits { csv, upload_bytes_max: 20, ..Limits::default() };
     let table = Table::with_limits(limits).await;
     let cases = [
         ("a,b,c\n", "the header has more than 2 columns"),
@@ -260,14 +207,7 @@ async fn limits_are_flags() {
     for (csv, expected) in cases {
         assert_eq!(table.upload(csv.as_bytes(), &[]).await.expect_err(csv), expected);
     }
-    assert_eq!(
-        table
-            .upload(b"a,b\n12,34\n", &[])
-            .await
-            .expect("within the limits")
-            .rows,
-        1
-    );
+    assert_eq!(table.upload(b"a,b\n12,34\n", &[]).await.expect("within the limits").rows, 1);
 }
 
 #[tokio::test]
@@ -285,9 +225,7 @@ async fn parts_survive_a_restart() {
         let entry = entry.expect("an entry");
         std::fs::copy(entry.path(), copy.path().join("parts").join(entry.file_name())).expect("copied");
     }
-    let (engine, _) = Engine::open(copy.path(), Durability::None, Limits::default())
-        .await
-        .expect("opens");
+    let (engine, _) = Engine::open(copy.path(), Durability::None, Limits::default()).await.expect("opens");
     assert_eq!(engine.receipts(None, usize::MAX).await.expect("receipts"), before);
     assert_eq!(engine.column_sum("a", Format::Csv).await.expect("sums"), 3);
     engine.close();
@@ -299,22 +237,10 @@ async fn a_file_that_changed_is_never_summed() {
     table.upload(b"a,b\n1,2\n3,4\n", &[]).await.expect("valid");
     let csv = table.folder.path().join("parts/1.csv");
     for (content, what) in [
-        (
-            &b"a,b\n1,2\n3,4"[..],
-            "part 1 is damaged: csv: 11 bytes, the receipt says 12",
-        ),
-        (
-            b"a,c\n1,2\n3,4\n",
-            "part 1 is damaged: csv: its header disagrees with the receipt",
-        ),
-        (
-            b"a,b\n1,2\n\n\n\n\n",
-            "part 1 is damaged: csv: 1 rows, the receipt says 2",
-        ),
-        (
-            b"a,b\n1,2\n3456",
-            "part 1 is damaged: csv: row 2 has 1 cell, the header has 2",
-        ),
+        (&b"a,b\n1,2\n3,4"[..], "part 1 is damaged: csv: 11 bytes, the receipt says 12"),
+        (b"a,c\n1,2\n3,4\n", "part 1 is damaged: csv: its header disagrees with the receipt"),
+        (b"a,b\n1,2\n\n\n\n\n", "part 1 is damaged: csv: 1 rows, the receipt says 2"),
+        (b"a,b\n1,2\n3456", "part 1 is damaged: csv: row 2 has 1 cell, the header has 2"),
     ] {
         std::fs::write(&csv, content).expect("written");
         let error = table.engine.column_sum("a", Format::Csv).await.expect_err("damaged");
@@ -326,18 +252,10 @@ async fn a_file_that_changed_is_never_summed() {
     let mut bad = good.clone();
     bad[good.len() - 6] ^= 1; // the footer's length
     std::fs::write(&parquet, &bad).expect("written");
-    let error = table
-        .engine
-        .column_sum("a", Format::Parquet)
-        .await
-        .expect_err("damaged");
+    let error = table.engine.column_sum("a", Format::Parquet).await.expect_err("damaged");
     assert_eq!(error.kind(), tally::error::Kind::DataLoss, "{error}");
     std::fs::remove_file(&parquet).expect("removed");
-    let error = table
-        .engine
-        .column_sum("a", Format::Parquet)
-        .await
-        .expect_err("missing");
+    let error = table.engine.column_sum("a", Format::Parquet).await.expect_err("missing");
     assert_eq!(error.kind(), tally::error::Kind::DataLoss, "{error}");
 }
 
@@ -354,10 +272,7 @@ async fn a_panic_in_a_call_leaves_the_engine_answering() {
 
 #[tokio::test]
 async fn uploads_at_once_are_bounded() {
-    let limits = Limits {
-        uploads_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { uploads_max: 2, ..Limits::default() };
     let table = Table::with_limits(limits).await;
     let held: Vec<_> = (0..2)
         .map(|_| {
@@ -370,9 +285,7 @@ async fn uploads_at_once_are_bounded() {
     for (send, _) in &held {
         for block in ["a\n", "1\n"] {
             // The channel holds one block: the second goes in once the upload has begun and taken the first.
-            send.send(Ok(Bytes::from_static(block.as_bytes())))
-                .await
-                .expect("received");
+            send.send(Ok(Bytes::from_static(block.as_bytes()))).await.expect("received");
         }
     }
     let refused = table.upload(b"a\n1\n", &[]).await.expect_err("both places are taken");
@@ -386,15 +299,7 @@ async fn uploads_at_once_are_bounded() {
 
 /// A cell and the text that stands for it in the file.
 fn random_cell(random: &mut fastrand::Rng, kind: usize) -> String {
-    let integers = [
-        i64::MIN,
-        i64::MAX,
-        0,
-        1,
-        -1,
-        999_999_999_999_999_999,
-        1_000_000_000_000_000_000,
-    ];
+    let integers = [i64::MIN, i64::MAX, 0, 1, -1, 999_999_999_999_999_999, 1_000_000_000_000_000_000];
     match kind {
         0 => random.i64(-1000..1000).to_string(),
         1 => integers[random.usize(..integers.len())].to_string(),
@@ -404,35 +309,16 @@ fn random_cell(random: &mut fastrand::Rng, kind: usize) -> String {
             let space = ["", " ", "\t", "\n", " \r\n"][random.usize(..5)];
             format!("{space}{sign}{zeros}{}{space}", random.u32(..))
         }
-        3 => [
-            "9223372036854775808",
-            "-9223372036854775809",
-            "99999999999999999999999999",
-        ][random.usize(..3)]
-        .to_owned(),
+        3 => {
+            ["9223372036854775808", "-9223372036854775809", "99999999999999999999999999"][random.usize(..3)].to_owned()
+        }
         4 => format!("{:?}", random.f64() * 1000.0),
         5 => ["true", "false"][random.usize(..2)].to_owned(),
         6 => format!("20{:02}-0{}-1{}", random.u8(..100), random.u8(1..10), random.u8(..10)),
-        7 => format!(
-            "2024-02-29T1{}:00:0{}.{}",
-            random.u8(..10),
-            random.u8(..10),
-            random.u32(1..999_999)
-        ),
+        7 => format!("2024-02-29T1{}:00:0{}.{}", random.u8(..10), random.u8(..10), random.u32(1..999_999)),
         8 => format!("2024-02-29T1{}:00:0{}Z", random.u8(..10), random.u8(..10)),
-        9 => [
-            "x",
-            "a,b",
-            "say \"hi\"",
-            "line\nbreak",
-            "\r\n",
-            "ü✓",
-            "1 2",
-            "-",
-            "5\"",
-            "\u{a0}1",
-        ][random.usize(..10)]
-        .to_owned(),
+        9 => ["x", "a,b", "say \"hi\"", "line\nbreak", "\r\n", "ü✓", "1 2", "-", "5\"", "\u{a0}1"][random.usize(..10)]
+            .to_owned(),
         _ => String::new(),
     }
 }
@@ -547,9 +433,7 @@ fn oracle_sum(parts: &[RandomFile], column: &str) -> Result<i64, String> {
         let (id, name) = (index + 1, tally::error::Quoted(column));
         let column_type = oracle_type(&cells);
         if !matches!(column_type, ColumnType::Int64 | ColumnType::Utf8) {
-            return Err(format!(
-                "part {id}, column {name}: its type is {column_type}, not an integer"
-            ));
+            return Err(format!("part {id}, column {name}: its type is {column_type}, not an integer"));
         }
         for (row, cell) in cells.iter().enumerate() {
             let text = cell.trim_matches([' ', '\t', '\n', '\r', '\u{c}']);
@@ -559,18 +443,12 @@ fn oracle_sum(parts: &[RandomFile], column: &str) -> Result<i64, String> {
             let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
             let shown = tally::error::Quoted(cell);
             if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit()) {
-                return Err(format!(
-                    "part {id}, row {}, column {name}: {shown} is not an integer",
-                    row + 1
-                ));
+                return Err(format!("part {id}, row {}, column {name}: {shown} is not an integer", row + 1));
             }
             match text.parse::<i64>() {
                 Ok(value) => total += i128::from(value),
                 Err(_) => {
-                    return Err(format!(
-                        "part {id}, row {}, column {name}: {shown} does not fit in 64 bits",
-                        row + 1
-                    ));
+                    return Err(format!("part {id}, row {}, column {name}: {shown} does not fit in 64 bits", row + 1));
                 }
             }
         }
@@ -582,14 +460,8 @@ fn oracle_sum(parts: &[RandomFile], column: &str) -> Result<i64, String> {
 /// The rows as the csv crate reads them; it knows no rows that end in CR alone beside others, so those are left out.
 fn second_reader(csv: &str) -> Vec<Vec<String>> {
     let text = csv.strip_prefix('\u{feff}').unwrap_or(csv);
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(text.as_bytes());
-    reader
-        .records()
-        .map(|row| row.expect("valid").iter().map(str::to_owned).collect())
-        .collect()
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
+    reader.records().map(|row| row.expect("valid").iter().map(str::to_owned).collect()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -611,12 +483,7 @@ async fn random_tables_against_the_oracle() {
             cuts.sort_unstable();
             let receipt = table.upload(csv, &cuts).await;
             let receipt = receipt.unwrap_or_else(|error| panic!("seed {seed}, file {index}: {error}\n{:?}", part.csv));
-            assert_eq!(
-                receipt.rows,
-                part.rows.len() as u64,
-                "seed {seed}, file {index}: {:?}",
-                part.csv
-            );
+            assert_eq!(receipt.rows, part.rows.len() as u64, "seed {seed}, file {index}: {:?}", part.csv);
             for (at, column) in receipt.columns.iter().enumerate() {
                 let cells: Vec<&str> = part.rows.iter().map(|row| row[at].as_str()).collect();
                 assert_eq!(column.name, part.names[at], "seed {seed}");
@@ -625,18 +492,10 @@ async fn random_tables_against_the_oracle() {
                     oracle_type(&cells),
                     "seed {seed}, file {index}, column {at}: {cells:?}"
                 );
-                assert_eq!(
-                    column.nulls,
-                    cells.iter().filter(|cell| cell.is_empty()).count() as u64,
-                    "seed {seed}"
-                );
+                assert_eq!(column.nulls, cells.iter().filter(|cell| cell.is_empty()).count() as u64, "seed {seed}");
             }
             let rows: Vec<_> = std::iter::once(&part.names).chain(&part.rows).cloned().collect();
-            assert_eq!(
-                second_reader(&part.csv),
-                rows,
-                "seed {seed}: the csv crate reads the file otherwise"
-            );
+            assert_eq!(second_reader(&part.csv), rows, "seed {seed}: the csv crate reads the file otherwise");
         }
         for column in ["x", "y", "", "a,b", "q\"q", "ü", "long name", "z", "absent"] {
             let expected = oracle_sum(&parts, column);
@@ -645,8 +504,5 @@ async fn random_tables_against_the_oracle() {
         }
     }
     println!("{sums} sums and {errors} errors agree with the oracle, in both formats");
-    assert!(
-        seed.is_some() || (sums > 5000 && errors > 1000),
-        "the tables are too tame: {sums} sums, {errors} errors"
-    );
+    assert!(seed.is_some() || (sums > 5000 && errors > 1000), "the tables are too tame: {sums} sums, {errors} errors");
 }

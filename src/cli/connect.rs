@@ -90,20 +90,14 @@ pub(super) async fn connect(server: &ServerAddr) -> Result<Channel, Failure> {
         .keep_alive_timeout(PING_TIME_MAX)
         .connect()
         .await
-        .map_err(|error| Failure::NoServer {
-            server: server.clone(),
-            reason: root_cause(&error),
-        })
+        .map_err(|error| Failure::NoServer { server: server.clone(), reason: root_cause(&error) })
 }
 
 /// What a call that failed means to the user.
 pub(super) fn call_failure(server: &ServerAddr, status: &Status) -> Failure {
     // A status that this side made up for want of an answer has a cause; one that the server sent has none.
     match status.source() {
-        Some(cause) => Failure::NoAnswer {
-            server: server.clone(),
-            reason: root_cause(cause),
-        },
+        Some(cause) => Failure::NoAnswer { server: server.clone(), reason: root_cause(cause) },
         None if status.message().is_empty() => Failure::Refused(status.code().to_string()),
         None => Failure::Refused(status.message().to_owned()),
     }
@@ -138,11 +132,7 @@ mod tests {
             ("http://[::1]:7", "[::1]:7"),
         ];
         for (text, expected) in good {
-            assert_eq!(
-                ServerAddr::from_str(text).map(|server| server.to_string()),
-                Ok(expected.to_owned()),
-                "{text}"
-            );
+            assert_eq!(ServerAddr::from_str(text).map(|server| server.to_string()), Ok(expected.to_owned()), "{text}");
         }
         let bad = [
             "",

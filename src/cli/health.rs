@@ -67,9 +67,6 @@ async fn ask(server: &ServerAddr) -> Result<ServingStatus, Failure> {
     let mut health = HealthClient::new(connect(server).await?);
     // The empty name asks for the server as a whole.
     let request = HealthCheckRequest { service: String::new() };
-    let answer = health
-        .check(request)
-        .await
-        .map_err(|status| call_failure(server, &status))?;
+    let answer = health.check(request).await.map_err(|status| call_failure(server, &status))?;
     Ok(answer.into_inner().status())
 }

@@ -44,23 +44,11 @@ pub struct PartsArgs {
     pub columns: bool,
 
     /// Show only parts with a greater number
-    #[arg(
-        long,
-        value_name = "PART",
-        env = "TALLY_AFTER",
-        hide_env_values = true,
-        default_value_t = 0
-    )]
+    #[arg(long, value_name = "PART", env = "TALLY_AFTER", hide_env_values = true, default_value_t = 0)]
     pub after: u64,
 
     /// Show at most so many parts; 0 shows all
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TALLY_LIMIT",
-        hide_env_values = true,
-        default_value_t = 0
-    )]
+    #[arg(long, value_name = "N", env = "TALLY_LIMIT", hide_env_values = true, default_value_t = 0)]
     pub limit: u64,
 
     /// Where and how to ask.
@@ -94,15 +82,9 @@ struct FileJson<'a> {
 
 impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
     fn from(receipt: &'a Receipt) -> Self {
-        let column = |column: &'a Column| ColumnJson {
-            name: &column.name,
-            r#type: type_name(column),
-            nulls: column.nulls,
-        };
-        let file = |file: &'a File| FileJson {
-            bytes: file.bytes,
-            xxh3: &file.xxh3,
-        };
+        let column =
+            |column: &'a Column| ColumnJson { name: &column.name, r#type: type_name(column), nulls: column.nulls };
+        let file = |file: &'a File| FileJson { bytes: file.bytes, xxh3: &file.xxh3 };
         Self {
             part: receipt.part,
             rows: receipt.rows,
@@ -134,23 +116,12 @@ pub(super) fn file_bytes(file: Option<&File>) -> u64 {
 }
 
 pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
-    let PartsArgs {
-        columns,
-        after,
-        limit,
-        client: ClientArgs { server, json },
-    } = args;
+    let PartsArgs { columns, after, limit, client: ClientArgs { server, json } } = args;
     let mut tally = TallyClient::new(connect(&server).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
     let request = ListPartsRequest { after, limit };
-    let mut receipts = tally
-        .list_parts(request)
-        .await
-        .map_err(|status| call_failure(&server, &status))?
-        .into_inner();
+    let mut receipts = tally.list_parts(request).await.map_err(|status| call_failure(&server, &status))?.into_inner();
 
-    let line_chars = Term::stdout()
-        .size_checked()
-        .map_or(LINE_CHARS, |(_lines, chars)| usize::from(chars));
+    let line_chars = Term::stdout().size_checked().map_or(LINE_CHARS, |(_lines, chars)| usize::from(chars));
     let mut out = BufWriter::new(io::stdout());
     let mut table = Table::new(line_chars);
     let ended = loop {
@@ -187,11 +158,7 @@ struct Table {
 impl Table {
     fn new(line_chars: usize) -> Self {
         let header = ["part", "rows", "csv bytes", "parquet bytes", "uploaded at"].map(str::to_owned);
-        Self {
-            line_chars,
-            widths: [0; 5],
-            lines: vec![(header, "columns".to_owned())],
-        }
+        Self { line_chars, widths: [0; 5], lines: vec![(header, "columns".to_owned())] }
     }
 
     fn add(&mut self, out: &mut impl Write, receipt: &Receipt) -> io::Result<()> {
@@ -202,13 +169,8 @@ impl Table {
             file_bytes(receipt.parquet.as_ref()).to_string(),
             cut(&receipt.uploaded_at, self.line_chars),
         ];
-        self.lines
-            .push((fixed, column_names(&receipt.columns, self.line_chars)));
-        if self.lines.len() >= TABLE_LINES_MAX {
-            self.write(out)
-        } else {
-            Ok(())
-        }
+        self.lines.push((fixed, column_names(&receipt.columns, self.line_chars)));
+        if self.lines.len() >= TABLE_LINES_MAX { self.write(out) } else { Ok(()) }
     }
 
     fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
@@ -219,15 +181,10 @@ impl Table {
         }
         let [part, rows, csv, parquet, uploaded] = self.widths;
         // Two spaces stand behind each of the five. Numbers end at the same place, text begins there.
-        let rest_chars = self
-            .line_chars
-            .saturating_sub(self.widths.iter().sum::<usize>() + 5 * 2);
+        let rest_chars = self.line_chars.saturating_sub(self.widths.iter().sum::<usize>() + 5 * 2);
         for ([p, r, c, q, u], names) in self.lines.drain(..) {
             let names = truncate_str(&names, rest_chars, "…");
-            writeln!(
-                out,
-                "{p:>part$}  {r:>rows$}  {c:>csv$}  {q:>parquet$}  {u:<uploaded$}  {names}"
-            )?;
+            writeln!(out, "{p:>part$}  {r:>rows$}  {c:>csv$}  {q:>parquet$}  {u:<uploaded$}  {names}")?;
         }
         Ok(())
     }
@@ -235,14 +192,7 @@ impl Table {
 
 /// One part with a line for each column.
 fn write_columns(out: &mut impl Write, receipt: &Receipt, line_chars: usize) -> io::Result<()> {
-    let Receipt {
-        part,
-        rows,
-        columns,
-        csv,
-        parquet,
-        uploaded_at,
-    } = receipt;
+    let Receipt { part, rows, columns, csv, parquet, uploaded_at } = receipt;
     let (csv, parquet) = (file_bytes(csv.as_ref()), file_bytes(parquet.as_ref()));
     let uploaded_at = cut(uploaded_at, line_chars);
     writeln!(
@@ -255,12 +205,7 @@ fn write_columns(out: &mut impl Write, receipt: &Receipt, line_chars: usize) -> 
     writeln!(out, "  {:<TYPE_CHARS$}  {:>nulls_chars$}  column", "type", "nulls")?;
     for column in columns {
         let name = cut(&shown_name(&column.name), rest_chars);
-        writeln!(
-            out,
-            "  {:<TYPE_CHARS$}  {:>nulls_chars$}  {name}",
-            type_name(column),
-            column.nulls
-        )?;
+        writeln!(out, "  {:<TYPE_CHARS$}  {:>nulls_chars$}  {name}", type_name(column), column.nulls)?;
     }
     Ok(())
 }
@@ -280,19 +225,12 @@ fn column_names(columns: &[Column], chars_max: usize) -> String {
 
 /// A name as it stands, in quotes where it would otherwise be lost in a list: an empty one, or one with a comma.
 fn shown_name(name: &str) -> Cow<'_, str> {
-    if name.is_empty() || name.contains(',') {
-        Cow::Owned(format!("\"{name}\""))
-    } else {
-        Cow::Borrowed(name)
-    }
+    if name.is_empty() || name.contains(',') { Cow::Owned(format!("\"{name}\"")) } else { Cow::Borrowed(name) }
 }
 
 /// Safe for a terminal, and at most `chars_max` wide. A name may be megabytes long, so it is cut before it is escaped.
 fn cut(text: &str, chars_max: usize) -> String {
-    let end = text
-        .char_indices()
-        .nth(chars_max + 1)
-        .map_or(text.len(), |(end, _)| end);
+    let end = text.char_indices().nth(chars_max + 1).map_or(text.len(), |(end, _)| end);
     truncate_str(&escaped(&text[..end]), chars_max, "…").into_owned()
 }
 
@@ -301,17 +239,8 @@ mod tests {
     use super::*;
 
     fn receipt(part: u64, rows: u64, names: &[&str]) -> Receipt {
-        let column = |name: &&str| Column {
-            name: (*name).to_owned(),
-            r#type: ColumnType::Int64.into(),
-            nulls: 1,
-        };
-        let file = |bytes| {
-            Some(File {
-                bytes,
-                xxh3: "0123456789abcdef".to_owned(),
-            })
-        };
+        let column = |name: &&str| Column { name: (*name).to_owned(), r#type: ColumnType::Int64.into(), nulls: 1 };
+        let file = |bytes| Some(File { bytes, xxh3: "0123456789abcdef".to_owned() });
         Receipt {
             part,
             rows,
@@ -334,10 +263,7 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned() {
-        let text = table(
-            &[receipt(1, 2, &["x", "y"]), receipt(12, 250_000, &["", "a\nb", "c, d"])],
-            120,
-        );
+        let text = table(&[receipt(1, 2, &["x", "y"]), receipt(12, 250_000, &["", "a\nb", "c, d"])], 120);
         assert_eq!(
             text,
             "part    rows  csv bytes  parquet bytes  uploaded at                  columns\n\
@@ -350,11 +276,7 @@ mod tests {
     fn a_line_is_no_wider_than_the_terminal() {
         let long = "n".repeat(1_000_000);
         let wide = "数".repeat(100);
-        for names in [
-            [long.as_str(), "y"],
-            ["\x1b[31m", wide.as_str()],
-            [wide.as_str(), wide.as_str()],
-        ] {
+        for names in [[long.as_str(), "y"], ["\x1b[31m", wide.as_str()], [wide.as_str(), wide.as_str()]] {
             for line_chars in [80, 100] {
                 for line in table(&[receipt(1, 2, &names)], line_chars).lines() {
                     assert!(console::measure_text_width(line) <= line_chars, "{line_chars}: {line}");

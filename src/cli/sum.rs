@@ -60,38 +60,20 @@ struct Sum<'a> {
 }
 
 pub(super) async fn run(args: SumArgs) -> Result<ExitCode, Failure> {
-    let SumArgs {
-        column,
-        format,
-        client: ClientArgs { server, json },
-    } = args;
+    let SumArgs { column, format, client: ClientArgs { server, json } } = args;
     let mut table = TableClient::new(connect(&server).await?);
     let format_name = match format {
         Format::Csv => "csv",
         Format::Parquet => "parquet",
     };
-    let request = ColSumReq {
-        column: column.clone(),
-        format: format_name.to_owned(),
-    };
-    let answer = table
-        .column_sum(request)
-        .await
-        .map_err(|status| call_failure(&server, &status))?
-        .into_inner();
+    let request = ColSumReq { column: column.clone(), format: format_name.to_owned() };
+    let answer = table.column_sum(request).await.map_err(|status| call_failure(&server, &status))?.into_inner();
     if !answer.error.is_empty() {
         return Err(Failure::Refused(answer.error));
     }
     let mut out = io::stdout();
     if json {
-        write_json(
-            &mut out,
-            &Sum {
-                column: &column,
-                format,
-                total: answer.total,
-            },
-        )?;
+        write_json(&mut out, &Sum { column: &column, format, total: answer.total })?;
     } else {
         writeln!(out, "{}", answer.total)?;
     }

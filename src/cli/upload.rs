@@ -82,20 +82,14 @@ impl<'a> FileLine<'a> {
     fn of(file: &'a str, outcome: &'a Result<Receipt, Failure>) -> Self {
         let outcome = match outcome {
             Ok(receipt) => Outcome::Kept(receipt.into()),
-            Err(failure) => Outcome::Refused {
-                error: failure.to_string(),
-            },
+            Err(failure) => Outcome::Refused { error: failure.to_string() },
         };
         Self { file, outcome }
     }
 }
 
 pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
-    let UploadArgs {
-        files,
-        parallel,
-        client: ClientArgs { server, json },
-    } = args;
+    let UploadArgs { files, parallel, client: ClientArgs { server, json } } = args;
     if files.iter().filter(|file| is_stdin(file)).count() > 1 {
         print_error("standard input (-) can be uploaded only once");
         return Ok(ExitCode::from(2));
@@ -282,9 +276,8 @@ impl Progress {
 
     fn start(&self, file: &Path, bytes: Option<u64>) -> ProgressBar {
         let bar = match bytes {
-            Some(bytes) => ProgressBar::new(bytes).with_style(style(
-                "{prefix:32!} {bytes:>11} {bytes_per_sec:>13} {wide_bar} {percent:>3}%",
-            )),
+            Some(bytes) => ProgressBar::new(bytes)
+                .with_style(style("{prefix:32!} {bytes:>11} {bytes_per_sec:>13} {wide_bar} {percent:>3}%")),
             None => ProgressBar::no_length().with_style(style("{prefix:32!} {bytes:>11} {bytes_per_sec:>13}")),
         };
         let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
@@ -366,10 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> io::Result<()> {
-        let (blocks, failed) = read_in_background(Box::new(Disk {
-            bytes: BLOCK_BYTES + 5,
-            fails: true,
-        }))?;
+        let (blocks, failed) = read_in_background(Box::new(Disk { bytes: BLOCK_BYTES + 5, fails: true }))?;
         let mut blocks = std::pin::pin!(blocks);
         assert_eq!(blocks.next().await.map(|block| block.len()), Some(BLOCK_BYTES));
         assert_eq!(blocks.next().await.map(|block| block.len()), Some(5));

@@ -106,10 +106,7 @@ pub fn parse_float64(cell: &[u8]) -> Option<f64> {
         }
     }
     if let Some(exponent) = rest.strip_prefix(b"e").or_else(|| rest.strip_prefix(b"E")) {
-        let digits = exponent
-            .strip_prefix(b"-")
-            .or_else(|| exponent.strip_prefix(b"+"))
-            .unwrap_or(exponent);
+        let digits = exponent.strip_prefix(b"-").or_else(|| exponent.strip_prefix(b"+")).unwrap_or(exponent);
         if digits.is_empty() || take_digits(digits) != digits.len() {
             return None;
         }
@@ -168,9 +165,7 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
     let micros = match fraction {
         [] => 0,
         [b'.', digits @ ..] if (1..=6).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) => {
-            let value = digits
-                .iter()
-                .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+            let value = digits.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
             value * 10_i64.pow(6 - u32::try_from(digits.len()).ok()?)
         }
         _ => return None,

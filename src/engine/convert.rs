@@ -43,11 +43,7 @@ impl Typer {
         self.names
             .into_iter()
             .zip(self.columns)
-            .map(|(name, typing)| Column {
-                name,
-                column_type: typing.column_type(),
-                nulls: typing.nulls,
-            })
+            .map(|(name, typing)| Column { name, column_type: typing.column_type(), nulls: typing.nulls })
             .collect()
     }
 }
@@ -78,11 +74,7 @@ impl Typing {
             self.class = self.class.and(class);
         }
         // Every other class is ASCII without NUL.
-        if class == Class::TEXT {
-            text_of(text).map(|_text| ())
-        } else {
-            Ok(())
-        }
+        if class == Class::TEXT { text_of(text).map(|_text| ()) } else { Ok(()) }
     }
 }
 
@@ -91,15 +83,7 @@ impl Rows for Typer {
 
     fn header(&mut self, names: &[String]) -> Result<(), Error> {
         self.names = names.to_vec();
-        self.columns = vec![
-            Typing {
-                class: Class::ANY,
-                fractional: false,
-                values: false,
-                nulls: 0
-            };
-            names.len()
-        ];
+        self.columns = vec![Typing { class: Class::ANY, fractional: false, values: false, nulls: 0 }; names.len()];
         Ok(())
     }
 
@@ -109,11 +93,7 @@ impl Rows for Typer {
                 typing.nulls += 1;
             } else if let Err(problem) = typing.see(text) {
                 let column = Some(self.names[column_index].clone());
-                let place = Place {
-                    row: row.number,
-                    column_index,
-                    column,
-                };
+                let place = Place { row: row.number, column_index, column };
                 return Err(CsvError::Cell { place, problem }.into());
             }
         }
@@ -153,10 +133,7 @@ enum Builder {
     Float64(Float64Builder),
     Boolean(BooleanBuilder),
     Date32(Date32Builder),
-    Timestamp {
-        utc: bool,
-        values: TimestampMicrosecondBuilder,
-    },
+    Timestamp { utc: bool, values: TimestampMicrosecondBuilder },
     Utf8(StringBuilder),
 }
 
@@ -174,28 +151,15 @@ impl BatchBuilder {
             ColumnType::Utf8 => Builder::Utf8(StringBuilder::with_capacity(0, 0)),
         };
         let schema = arrow_schema(columns);
-        Self {
-            schema,
-            columns: columns.iter().map(builder).collect(),
-            rows: 0,
-            rows_max,
-            text_bytes: 0,
-        }
+        Self { schema, columns: columns.iter().map(builder).collect(), rows: 0, rows_max, text_bytes: 0 }
     }
 
     /// Adds a row of a file that the types were made from.
     pub fn push(&mut self, row: &Row<'_>) -> Result<(), Error> {
         for (text, column) in row.cells().zip(&mut self.columns) {
-            let taken = if text.is_empty() {
-                column.push_null()
-            } else {
-                column.push(text)
-            };
+            let taken = if text.is_empty() { column.push_null() } else { column.push(text) };
             if taken.is_none() {
-                return Err(Error::Internal(format!(
-                    "row {} changed between two readings of the file",
-                    row.number
-                )));
+                return Err(Error::Internal(format!("row {} changed between two readings of the file", row.number)));
             }
             self.text_bytes += text.len();
         }

@@ -83,6 +83,7 @@ pub struct Scanner {
     wanted: Wanted,
     names: Vec<String>,
     rows: u64,
+    longest_row_bytes: usize,
     offset: u64,        // of the first byte not yet fed
     bom_possible: bool, // only the first bytes of a file can be a byte order mark
     carry: Vec<u8>,     // a row whose end has not come yet
@@ -107,6 +108,7 @@ impl Scanner {
             limits,
             wanted,
             rows: resume.rows,
+            longest_row_bytes: 0,
             offset: resume.offset,
             bom_possible: resume.offset == 0,
             names: resume.names,
@@ -140,31 +142,19 @@ impl Scanner {
         if !self.carry.is_empty() {
             self.deliver_carry(rows)?;
         }
-        if self.names.is_empty() {
-            Err(CsvError::NoHeader.into())
-        } else {
-            Ok(())
-        }
+        if self.names.is_empty() { Err(CsvError::NoHeader.into()) } else { Ok(()) }
     }
 
     /// How to go on later with what follows the last complete row.
     pub fn into_resume(self) -> Resume {
-        Resume {
-            offset: self.offset - self.carry.len() as u64,
-            rows: self.rows,
-            names: self.names,
-        }
+        Resume { offset: self.offset - self.carry.len() as u64, rows: self.rows, names: self.names }
     }
 
     fn skip_byte_order_mark<'a>(&mut self, mut block: &'a [u8]) -> &'a [u8] {
         while self.bom_possible && !block.is_empty() {
             if block[0] != BYTE_ORDER_MARK[self.carry.len()] {
                 self.bom_possible = false;
-                self.carry_state = if self.carry.is_empty() {
-                    State::CellStart
-                } else {
-                    State::Plain
-                };
+                self.carry_state = if self.carry.is_empty() { State::CellStart } else { State::Plain };
                 break;
             }
             self.carry.push(block[0]);
@@ -236,11 +226,7 @@ impl Scanner {
                 let is_row_end = byte != b',';
                 if !(is_row_end && at == row) {
                     if cells < cells_max && wanted.has(cells) {
-                        self.spans.push(Span {
-                            start: cell - row,
-                            end: at - row,
-                            unescaped: false,
-                        });
+                        self.spans.push(Span { start: cell - row, end: at - row, unescaped: false });
                     }
                     cells += 1;
                 }
@@ -268,20 +254,11 @@ impl Scanner {
         }
         let row = self.rows + 1;
         if cells != self.names.len() {
-            return Err(CsvError::Ragged {
-                row,
-                cells,
-                header_cells: self.names.len(),
-            }
-            .into());
+            return Err(CsvError::Ragged { row, cells, header_cells: self.names.len() }.into());
         }
         self.rows = row;
-        rows.row(Row {
-            number: row,
-            bytes,
-            unescaped: &self.unescaped,
-            spans: &self.spans,
-        })
+        self.longest_row_bytes = self.longest_row_bytes.max(bytes.len());
+        rows.row(Row { number: row, bytes, unescaped: &self.unescaped, spans: &self.spans })
     }
 
     /// Finds the spans of a row that may have quoted cells, and delivers it.
@@ -300,11 +277,7 @@ impl Scanner {
         let mut cells = 0;
         let mut at = 0;
         loop {
-            let mut span = Span {
-                start: at,
-                end: 0,
-                unescaped: false,
-            };
+            let mut span = Span { start: at, end: 0, unescaped: false };
             if bytes.get(at) == Some(&b'"') {
                 let unescaped_start = self.unescaped.len();
                 let mut from = at + 1; // what was not copied yet
@@ -321,18 +294,10 @@ impl Scanner {
                     from = search;
                 };
                 if from == at + 1 {
-                    span = Span {
-                        start: from,
-                        end: close,
-                        unescaped: false,
-                    };
+                    span = Span { start: from, end: close, unescaped: false };
                 } else {
                     self.unescaped.extend_from_slice(&bytes[from..close]);
-                    span = Span {
-                        start: unescaped_start,
-                        end: self.unescaped.len(),
-                        unescaped: true,
-                    };
+                    span = Span { start: unescaped_start, end: self.unescaped.len(), unescaped: true };
                 }
                 at = close + 1;
                 if !matches!(bytes.get(at), None | Some(b',')) {
@@ -360,19 +325,10 @@ impl Scanner {
         if cells > columns_max {
             return Err(CsvError::TooManyColumns { columns_max });
         }
-        let row = Row {
-            number: 0,
-            bytes,
-            unescaped: &self.unescaped,
-            spans: &self.spans,
-        };
+        let row = Row { number: 0, bytes, unescaped: &self.unescaped, spans: &self.spans };
         let mut names = Vec::with_capacity(cells);
         for (column_index, cell) in row.cells().enumerate() {
-            names.push(
-                text_of(cell)
-                    .map_err(|fault| self.cell_error(column_index, fault))?
-                    .to_owned(),
-            );
+            names.push(text_of(cell).map_err(|fault| self.cell_error(column_index, fault))?.to_owned());
         }
         let mut seen = HashSet::with_capacity(cells);
         if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
@@ -386,38 +342,22 @@ impl Scanner {
     fn check_row_bytes(&self, bytes: usize) -> Result<(), CsvError> {
         let bytes_max = self.limits.row_bytes_max;
         if self.names.is_empty() && bytes > bytes_max.min(HEADER_BYTES_MAX) {
-            return Err(CsvError::HeaderTooLong {
-                bytes_max: bytes_max.min(HEADER_BYTES_MAX),
-            });
+            return Err(CsvError::HeaderTooLong { bytes_max: bytes_max.min(HEADER_BYTES_MAX) });
         }
         if bytes > bytes_max {
-            return Err(CsvError::RowTooLong {
-                row: self.rows + 1,
-                bytes_max,
-            });
+            return Err(CsvError::RowTooLong { row: self.rows + 1, bytes_max });
         }
         Ok(())
     }
 
     fn check_cell_bytes(&self, column_index: usize, bytes: usize) -> Result<(), CsvError> {
         let bytes_max = self.limits.cell_bytes_max;
-        if bytes <= bytes_max {
-            Ok(())
-        } else {
-            Err(self.cell_error(column_index, CellFault::TooLong { bytes_max }))
-        }
+        if bytes <= bytes_max { Ok(()) } else { Err(self.cell_error(column_index, CellFault::TooLong { bytes_max })) }
     }
 
     fn cell_error(&self, column_index: usize, problem: CellFault) -> CsvError {
         let row = if self.names.is_empty() { 0 } else { self.rows + 1 };
-        CsvError::Cell {
-            place: Place {
-                row,
-                column_index,
-                column: self.names.get(column_index).cloned(),
-            },
-            problem,
-        }
+        CsvError::Cell { place: Place { row, column_index, column: self.names.get(column_index).cloned() }, problem }
     }
 }
 
@@ -432,11 +372,7 @@ pub struct FileScan<R> {
 impl<R: Rows<Error: From<Error>>> FileScan<R> {
     /// A scan from where `resume` says.
     pub fn new(file: Reader, limits: CsvLimits, wanted: Wanted, resume: Resume, rows: R) -> Self {
-        Self {
-            rows,
-            file,
-            scanner: Scanner::new(limits, wanted, resume),
-        }
+        Self { rows, file, scanner: Scanner::new(limits, wanted, resume) }
     }
 
     /// Reads on for about `bytes_max` bytes and says whether that was the end of the file.
@@ -446,10 +382,7 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
         let mut block = vec![0; READ_BLOCK_BYTES.min(bytes_max).min(left.saturating_add(1))];
         let mut bytes = 0;
         while bytes < bytes_max {
-            let read = self
-                .file
-                .read_at(self.scanner.offset, &mut block)
-                .map_err(Error::io("a csv file"))?;
+            let read = self.file.read_at(self.scanner.offset, &mut block).map_err(Error::io("a csv file"))?;
             self.scanner.feed(&block[..read], &mut self.rows)?;
             if read < block.len() {
                 self.scanner.finish(&mut self.rows)?;
@@ -463,6 +396,11 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
     /// Data rows so far.
     pub fn rows_count(&self) -> u64 {
         self.scanner.rows
+    }
+
+    /// Bytes of the longest row so far.
+    pub fn longest_row_bytes(&self) -> usize {
+        self.scanner.longest_row_bytes
     }
 
     /// How to go on later with what follows the last complete row.
@@ -541,22 +479,15 @@ fn structure_of(lanes: &[u8; LANES]) -> u64 {
     const GATHER: u64 = 0x0102_0408_1020_4080;
     let is_mark = lanes.map(|byte| u8::from((byte == b',') | (byte == b'\n') | (byte == b'\r') | (byte == b'"')));
     let (eights, _) = is_mark.as_chunks::<8>();
-    let gathered = eights
-        .iter()
-        .map(|eight| u64::from_le_bytes(*eight).wrapping_mul(GATHER) >> 56);
-    gathered
-        .enumerate()
-        .fold(0, |marks, (index, bits)| marks | bits << (8 * index))
+    let gathered = eights.iter().map(|eight| u64::from_le_bytes(*eight).wrapping_mul(GATHER) >> 56);
+    gathered.enumerate().fold(0, |marks, (index, bits)| marks | bits << (8 * index))
 }
 
 /// What `structure_of` means, byte by byte.
 #[cfg(test)]
 fn structure_plain(lanes: &[u8; LANES]) -> u64 {
     let is_mark = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r' | b'"');
-    lanes
-        .iter()
-        .enumerate()
-        .fold(0, |marks, (index, byte)| marks | u64::from(is_mark(byte)) << index)
+    lanes.iter().enumerate().fold(0, |marks, (index, byte)| marks | u64::from(is_mark(byte)) << index)
 }
 
 #[cfg(test)]
@@ -577,20 +508,12 @@ mod tests {
 
         fn row(&mut self, row: Row<'_>) -> Result<(), CsvError> {
             assert_eq!(row.number, self.0.len() as u64);
-            self.0.push(
-                row.cells()
-                    .map(|cell| String::from_utf8_lossy(cell).into_owned())
-                    .collect(),
-            );
+            self.0.push(row.cells().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect());
             Ok(())
         }
     }
 
-    const SMALL: CsvLimits = CsvLimits {
-        columns_max: 5,
-        cell_bytes_max: 80,
-        row_bytes_max: 200,
-    };
+    const SMALL: CsvLimits = CsvLimits { columns_max: 5, cell_bytes_max: 80, row_bytes_max: 200 };
 
     fn scan(limits: CsvLimits, blocks: &[&[u8]]) -> Result<Vec<Vec<String>>, String> {
         let mut rows = Collected::default();
@@ -606,11 +529,7 @@ mod tests {
     fn check(csv: &str, expected: Result<&[&[&str]], &str>) {
         let csv = csv.as_bytes();
         let expected = expected
-            .map(|rows| {
-                rows.iter()
-                    .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect())
-                    .collect()
-            })
+            .map(|rows| rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect())
             .map_err(str::to_owned);
         let shown = String::from_utf8_lossy(csv);
         assert_eq!(scan(SMALL, &[csv]), expected, "whole: {shown:?}");
@@ -643,10 +562,7 @@ mod tests {
     #[test]
     fn quotes_hold_anything() {
         check("a,b\n\"1,2\",\"3\n4\"\n", Ok(&[&["a", "b"], &["1,2", "3\n4"]]));
-        check(
-            "a,b\n\"say \"\"hi\"\"\",\"\"\n\"\"\"\",x",
-            Ok(&[&["a", "b"], &["say \"hi\"", ""], &["\"", "x"]]),
-        );
+        check("a,b\n\"say \"\"hi\"\"\",\"\"\n\"\"\"\",x", Ok(&[&["a", "b"], &["say \"hi\"", ""], &["\"", "x"]]));
         check("\"a\r\n\",\"b,\"\n1,2", Ok(&[&["a\r\n", "b,"], &["1", "2"]]));
         check("a\n\"\"\nx\n", Ok(&[&["a"], &[""], &["x"]]));
         // A quote that does not open a cell is text.
@@ -670,42 +586,24 @@ mod tests {
         check("a,b\n1,2\n3\n", Err("row 2 has 1 cell, the header has 2"));
         check("a,b\n1,2,3", Err("row 1 has 3 cells, the header has 2"));
         check("a,b\n\"1\",2,", Err("row 1 has 3 cells, the header has 2"));
-        check(
-            "a,b\n1,\"2\n3,4\n",
-            Err("row 1, column \"b\": a quoted cell is not closed"),
-        );
+        check("a,b\n1,\"2\n3,4\n", Err("row 1, column \"b\": a quoted cell is not closed"));
         check("\"a,b\n1,2\n", Err("header, column 1: a quoted cell is not closed"));
-        check(
-            "a,b\n1,2\n\"1\"x,2\n",
-            Err("row 2, column \"a\": text after a closing quote"),
-        );
+        check("a,b\n1,2\n\"1\"x,2\n", Err("row 2, column \"a\": text after a closing quote"));
         check("a,b\n1,2,\"3\" \n", Err("row 1, column 3: text after a closing quote"));
         check("a,\"b\"c\n", Err("header, column 2: text after a closing quote"));
         check("a,b\0\n", Err("header, column 2: a NUL byte"));
         check("a,b,a\n", Err("the header names two columns \"a\""));
         check("a,b,c,d,e,f\n", Err("the header has more than 5 columns"));
-        check(
-            "a,b,c,d,e\n1,2,3,4,5",
-            Ok(&[&["a", "b", "c", "d", "e"], &["1", "2", "3", "4", "5"]]),
-        );
+        check("a,b,c,d,e\n1,2,3,4,5", Ok(&[&["a", "b", "c", "d", "e"], &["1", "2", "3", "4", "5"]]));
     }
 
     #[test]
     fn limits_hold_to_the_byte() {
         let cell = |len| "c".repeat(len);
         check(&format!("a,b\n{},2\n", cell(80)), Ok(&[&["a", "b"], &[&cell(80), "2"]]));
-        check(
-            &format!("a,b\n1,{}", cell(81)),
-            Err("row 1, column \"b\": the cell is longer than 80 bytes"),
-        );
-        check(
-            &format!("a,b\n1,\"{}\"\"\"", cell(79)),
-            Ok(&[&["a", "b"], &["1", &(cell(79) + "\"")]]),
-        );
-        check(
-            &format!("a,b\n1,\"{}\"\"\"", cell(80)),
-            Err("row 1, column \"b\": the cell is longer than 80 bytes"),
-        );
+        check(&format!("a,b\n1,{}", cell(81)), Err("row 1, column \"b\": the cell is longer than 80 bytes"));
+        check(&format!("a,b\n1,\"{}\"\"\"", cell(79)), Ok(&[&["a", "b"], &["1", &(cell(79) + "\"")]]));
+        check(&format!("a,b\n1,\"{}\"\"\"", cell(80)), Err("row 1, column \"b\": the cell is longer than 80 bytes"));
         let row = |last| format!("a,b,c\n{},{},{}\n", cell(80), cell(80), cell(last));
         check(&row(38), Ok(&[&["a", "b", "c"], &[&cell(80), &cell(80), &cell(38)]]));
         check(&row(39), Err("row 1 is longer than 200 bytes; is a quote not closed?"));
@@ -716,10 +614,7 @@ mod tests {
 
     #[test]
     fn invalid_text_in_the_header() {
-        assert_eq!(
-            scan(SMALL, &[b"a,\xff\n"]),
-            Err("header, column 2: invalid UTF-8".to_owned())
-        );
+        assert_eq!(scan(SMALL, &[b"a,\xff\n"]), Err("header, column 2: invalid UTF-8".to_owned()));
     }
 
     #[test]
@@ -731,8 +626,7 @@ mod tests {
                 Ok(())
             }
             fn row(&mut self, row: Row<'_>) -> Result<(), CsvError> {
-                self.0
-                    .extend(row.cells().map(|cell| String::from_utf8_lossy(cell).into_owned()));
+                self.0.extend(row.cells().map(|cell| String::from_utf8_lossy(cell).into_owned()));
                 Ok(())
             }
         }
@@ -741,14 +635,8 @@ mod tests {
         for column in 0..3 {
             let mut one = One(Vec::new());
             let mut scanner = Scanner::new(SMALL, Wanted::Column(column), Resume::default());
-            scanner
-                .feed(csv, &mut one)
-                .and_then(|()| scanner.finish(&mut one))
-                .expect("valid");
-            assert_eq!(
-                one.0,
-                all[1..].iter().map(|row| row[column].clone()).collect::<Vec<_>>()
-            );
+            scanner.feed(csv, &mut one).and_then(|()| scanner.finish(&mut one)).expect("valid");
+            assert_eq!(one.0, all[1..].iter().map(|row| row[column].clone()).collect::<Vec<_>>());
         }
     }
 
@@ -763,10 +651,7 @@ mod tests {
             let resume = first.into_resume();
             let offset = usize::try_from(resume.offset).expect("small");
             let mut second = Scanner::new(SMALL, Wanted::All, resume);
-            second
-                .feed(&csv[offset..], &mut rows)
-                .and_then(|()| second.finish(&mut rows))
-                .expect("valid");
+            second.feed(&csv[offset..], &mut rows).and_then(|()| second.finish(&mut rows)).expect("valid");
             assert_eq!(rows.0, whole, "cut at {cut}");
         }
     }
@@ -776,13 +661,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..2000 {
             let mut lanes = [0; LANES];
-            lanes.fill_with(|| {
-                if random.bool() {
-                    *b",\n\r\"".get(random.usize(..4)).unwrap()
-                } else {
-                    random.u8(..)
-                }
-            });
+            lanes.fill_with(|| if random.bool() { *b",\n\r\"".get(random.usize(..4)).unwrap() } else { random.u8(..) });
             assert_eq!(structure_of(&lanes), structure_plain(&lanes), "{lanes:?}");
         }
     }

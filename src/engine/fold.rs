@@ -44,13 +44,7 @@ mod tests {
         for len in [0, 1, 2, 3, 100, 1000] {
             let edge = [i64::MIN, i64::MAX, -1, 0, 1, i64::from(i32::MIN), i64::from(u32::MAX)];
             let values: Vec<i64> = (0..len)
-                .map(|_| {
-                    if random.bool() {
-                        random.i64(..)
-                    } else {
-                        edge[random.usize(..edge.len())]
-                    }
-                })
+                .map(|_| if random.bool() { random.i64(..) } else { edge[random.usize(..edge.len())] })
                 .collect();
             let (mut all, mut one_by_one) = (Sum::default(), Sum::default());
             all.add_all(&values);

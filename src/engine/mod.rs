@@ -30,7 +30,7 @@ use crate::{
     limits::{LARGE_CONVERSION_BYTES, Limits, SMALL_CONVERSION_BYTES, WIDE_READS_MAX},
 };
 use part::{Format, Part, PartId, Receipt, Schema};
-use state::Shared;
+use state::{Lane, Shared};
 use upload::Pool;
 use workers::{Workers, panic_text};
 
@@ -70,7 +70,7 @@ impl Engine {
             shared.with(|state| found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id)));
             Ok((store, found))
         };
-        let (store, found) = workers.run(recover).await.flatten().inspect_err(|_| workers.close())?;
+        let (store, found) = workers.run(Lane::Upload, recover).await.flatten().inspect_err(|_| workers.close())?;
         let inner = Inner {
             state,
             workers,

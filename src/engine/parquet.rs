@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, BufReader, Read},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use arrow::array::RecordBatch;
@@ -44,6 +44,8 @@ use crate::{
 const VALUES_MAX: usize = 16 * 1024;
 /// Texts that are decoded at once: they lie in the page, so this bounds their handles alone.
 const TEXTS_MAX: usize = 1024;
+/// Tables with more columns have plain integers: the encoder of packed deltas reserves 1 MiB for each column.
+const DELTA_COLUMNS_MAX: usize = 32;
 /// A column chunk up to this size is read in one piece.
 const CHUNK_BYTES_MAX: usize = MIB;
 /// The footer's length and the magic number at the very end.
@@ -53,6 +55,8 @@ const TAIL_BYTES: usize = 8;
 pub struct PartWriter {
     writer: ArrowWriter<Draft>,
     row_group_bytes_max: usize,
+    /// What the draft failed with, which the Parquet writer does not always hand on.
+    failure: Arc<OnceLock<io::ErrorKind>>,
 }
 
 /// A finished Parquet file that is not published yet.
@@ -66,7 +70,7 @@ pub struct Written {
 }
 
 impl PartWriter {
-    /// Begins the file. A row group is written out when it takes `row_group_bytes_max` in memory.
+    /// Begins the file. A row group is written out when its encoded pages take `row_group_bytes_max`.
     pub fn new(draft: Draft, columns: &[Column], row_group_bytes_max: usize) -> Result<Self, Error> {
         let mut properties = WriterProperties::builder()
             .set_created_by(concat!("tally version ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -74,15 +78,14 @@ impl PartWriter {
             .set_dictionary_enabled(columns.len() <= DICTIONARY_COLUMNS_MAX)
             .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
             .set_data_page_size_limit(MIB / 2)
-            .set_data_page_row_count_limit(ROW_GROUP_ROWS_MAX)
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_offset_index_disabled(true)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
-        for column in columns {
-            if !matches!(
-                column.column_type,
-                ColumnType::Float64 | ColumnType::Boolean | ColumnType::Utf8
-            ) {
+        let integers = |column: &&Column| {
+            !matches!(column.column_type, ColumnType::Float64 | ColumnType::Boolean | ColumnType::Utf8)
+        };
+        if columns.len() <= DELTA_COLUMNS_MAX {
+            for column in columns.iter().filter(integers) {
                 // Packed deltas are as small as Snappy would make them and need no second pass.
                 let path = ColumnPath::new(vec![column.name.clone()]);
                 properties = properties
@@ -91,32 +94,29 @@ impl PartWriter {
             }
         }
         // The Arrow schema in the footer would say nothing that the Parquet types do not.
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties.build())
-            .with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(columns), options).map_err(write_error)?;
-        Ok(Self {
-            writer,
-            row_group_bytes_max,
-        })
+        let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+        let failure = draft.failure();
+        let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(columns), options)
+            .map_err(|error| write_error(&error, &failure))?;
+        Ok(Self { writer, row_group_bytes_max, failure })
     }
 
     /// Adds rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        self.writer.write(batch).map_err(write_error)?;
-        if self.writer.memory_size() >= self.row_group_bytes_max {
-            self.writer.flush().map_err(write_error)?;
+        self.writer.write(batch).map_err(|error| write_error(&error, &self.failure))?;
+        // Not `memory_size`, which counts what encoders reserve and never touch.
+        if self.writer.in_progress_size() >= self.row_group_bytes_max {
+            self.flush()?;
         }
         Ok(())
     }
 
     /// Writes the last row group and the footer.
     pub fn finish(mut self) -> Result<Written, Error> {
-        self.writer.flush().map_err(write_error)?;
+        self.flush()?;
         let row_groups = self.writer.flushed_row_groups().len();
         let before_footer = self.writer.bytes_written();
-        let mut draft = self.writer.into_inner().map_err(write_error)?;
-        io::Write::flush(&mut draft).map_err(Error::io("the parquet file"))?;
+        let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failure))?;
         let footer_bytes = draft.bytes() - before_footer as u64 - TAIL_BYTES as u64;
         let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
         Ok(Written {
@@ -124,6 +124,10 @@ impl PartWriter {
             row_groups: u32::try_from(row_groups).map_err(too_large)?,
             footer_bytes: u32::try_from(footer_bytes).map_err(too_large)?,
         })
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        self.writer.flush().map_err(|error| write_error(&error, &self.failure))
     }
 }
 
@@ -150,10 +154,7 @@ pub fn sum_column(
     bytes_max: u64,
     sum: &mut Sum,
 ) -> Result<Result<Option<(usize, u64)>, BadCell>, Error> {
-    let damaged = |what: String| Error::Damaged {
-        part: part.id,
-        what: format!("parquet: {what}"),
-    };
+    let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
     let footer = read_footer(file, part).map_err(|error| damaged(error.to_string()))?;
     let row_groups = footer.row_groups();
     if row_groups.len() != part.row_groups as usize || footer.file_metadata().num_rows() != part.rows.cast_signed() {
@@ -182,9 +183,7 @@ pub fn sum_column(
             (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
             (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
             _ => {
-                return Err(damaged(format!(
-                    "its column {column_index} is not of type {column_type}"
-                )));
+                return Err(damaged(format!("its column {column_index} is not of type {column_type}")));
             }
         };
         match result.map_err(|error| damaged(error.to_string()))? {
@@ -260,9 +259,7 @@ fn read_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, ParquetErr
     let footer = read_exactly(file, offset, footer_bytes + TAIL_BYTES)?;
     let (footer, mut tail) = footer.split_at(footer_bytes);
     if tail.get_u32_le() as usize != footer_bytes || tail != b"PAR1" {
-        return Err(ParquetError::General(
-            "its end is no Parquet footer of the known size".to_owned(),
-        ));
+        return Err(ParquetError::General("its end is no Parquet footer of the known size".to_owned()));
     }
     let options = ParquetMetaDataOptions::new()
         .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
@@ -273,15 +270,11 @@ fn read_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, ParquetErr
 
 fn read_exactly(file: &Reader, offset: u64, bytes: usize) -> Result<Bytes, ParquetError> {
     if offset + bytes as u64 > file.bytes() {
-        return Err(ParquetError::EOF(format!(
-            "{bytes} bytes at {offset} are beyond its end"
-        )));
+        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
     }
     let mut buffer = vec![0; bytes];
     if file.read_at(offset, &mut buffer)? != bytes {
-        return Err(ParquetError::EOF(format!(
-            "{bytes} bytes at {offset} are beyond its end"
-        )));
+        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
     }
     Ok(buffer.into())
 }
@@ -301,12 +294,7 @@ impl Window {
             Ok(bytes) if bytes <= CHUNK_BYTES_MAX => Some(read_exactly(file, start, bytes)?),
             _ => None,
         };
-        Ok(Self {
-            file: file.clone(),
-            start,
-            end: start + bytes,
-            loaded,
-        })
+        Ok(Self { file: file.clone(), start, end: start + bytes, loaded })
     }
 }
 
@@ -321,28 +309,20 @@ impl ChunkReader for Window {
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
         if start < self.start || start > self.end {
-            return Err(ParquetError::EOF(format!(
-                "offset {start} is outside of the column chunk"
-            )));
+            return Err(ParquetError::EOF(format!("offset {start} is outside of the column chunk")));
         }
         Ok(match &self.loaded {
             Some(bytes) => Box::new(bytes.slice(usize::try_from(start - self.start)?..).reader()),
             None => Box::new(BufReader::with_capacity(
                 1024, // page headers alone are read this way
-                WindowReader {
-                    file: self.file.clone(),
-                    at: start,
-                    end: self.end,
-                },
+                WindowReader { file: self.file.clone(), at: start, end: self.end },
             )),
         })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         if start < self.start || start.saturating_add(length as u64) > self.end {
-            return Err(ParquetError::EOF(format!(
-                "{length} bytes at {start} are outside of the column chunk"
-            )));
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} are outside of the column chunk")));
         }
         match &self.loaded {
             Some(bytes) => {
@@ -370,14 +350,11 @@ impl Read for WindowReader {
     }
 }
 
-/// A full disk shows through the Parquet writer as a wrapped error of the file.
-fn write_error(error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(cause) => match cause.downcast::<io::Error>() {
-            Ok(cause) => Error::io("the parquet file")(*cause),
-            Err(cause) => Error::Internal(format!("parquet: {cause}")),
-        },
-        other => Error::Internal(format!("parquet: {other}")),
+/// A failed write shows through the Parquet writer as text at times; the draft knows what it was.
+fn write_error(error: &ParquetError, failure: &OnceLock<io::ErrorKind>) -> Error {
+    match failure.get() {
+        Some(&kind) => Error::io("the parquet file")(kind.into()),
+        None => Error::Internal(format!("parquet: {error}")),
     }
 }
 
@@ -424,10 +401,7 @@ mod tests {
         }
         let mut rows = Through(rows);
         let mut scanner = Scanner::new(crate::limits::CsvLimits::default(), Wanted::All, Resume::default());
-        scanner
-            .feed(csv, &mut rows)
-            .and_then(|()| scanner.finish(&mut rows))
-            .expect("valid");
+        scanner.feed(csv, &mut rows).and_then(|()| scanner.finish(&mut rows)).expect("valid");
         rows.0
     }
 
@@ -461,11 +435,7 @@ mod tests {
         for (index, (name, column_type, total)) in [
             ("x", ColumnType::Int64, Ok(ROWS * (ROWS - 1) / 2)),
             ("text", ColumnType::Utf8, Err(1)),
-            (
-                "big",
-                ColumnType::Int64,
-                Ok((0..ROWS).map(|row| row * 1_000_003 % 7_777_777).sum()),
-            ),
+            ("big", ColumnType::Int64, Ok((0..ROWS).map(|row| row * 1_000_003 % 7_777_777).sum())),
         ]
         .into_iter()
         .enumerate()
@@ -483,20 +453,13 @@ mod tests {
                 .iter()
                 .map(|group| group.column(index).byte_range())
                 .map(|(start, bytes)| start..start + bytes)
-                .chain(std::iter::once(
-                    file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64..file.bytes(),
-                ))
+                .chain(std::iter::once(file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64..file.bytes()))
                 .collect();
             let reads = reads::take();
             assert!(!reads.is_empty());
             for read in reads {
-                let inside = allowed
-                    .iter()
-                    .any(|range| range.start <= read.start && read.end <= range.end);
-                assert!(
-                    inside,
-                    "{name}: bytes {read:?} are neither of the column nor of the footer: {allowed:?}"
-                );
+                let inside = allowed.iter().any(|range| range.start <= read.start && read.end <= range.end);
+                assert!(inside, "{name}: bytes {read:?} are neither of the column nor of the footer: {allowed:?}");
             }
         }
     }

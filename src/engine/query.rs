@@ -14,6 +14,7 @@ use super::{
     fold::Sum,
     parquet::{BadCell, sum_column},
     part::{ColumnType, Format, Part, PartId, Receipt, Schema},
+    state::Lane,
 };
 use crate::{
     error::{CsvError, Error},
@@ -29,10 +30,7 @@ use crate::{
 pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) -> Result<i64, Error> {
     let column: Arc<str> = column.into();
     let parts = engine.0.state.with(|state| state.parts.snapshot());
-    let groups = stream::iter(Groups {
-        parts: parts.into_iter().peekable(),
-        format,
-    });
+    let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format });
     let sum_of = |group| sum_group(engine.clone(), group, Arc::clone(&column), format);
     // In the order of the groups, so that the first error is the first in the table.
     let sums = groups.map(sum_of).buffered(SLICES_IN_FLIGHT_MAX);
@@ -40,10 +38,7 @@ pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) ->
         all.merge(sum);
         Ok(all)
     });
-    sum.await?.total().map_err(|total| Error::SumOverflow {
-        column: column.to_string(),
-        total,
-    })
+    sum.await?.total().map_err(|total| Error::SumOverflow { column: column.to_string(), total })
 }
 
 /// Receipts after a part, in order: as many as fit in a page of memory, at least one if there is one.
@@ -63,11 +58,7 @@ pub(super) async fn receipts(engine: &Engine, after: Option<PartId>, count_max: 
         ids.push(*id);
     }
     let store = Arc::clone(&engine.0.store);
-    engine
-        .0
-        .workers
-        .run(move || ids.into_iter().map(|id| store.receipt(id)).collect())
-        .await?
+    engine.0.workers.run(Lane::Question, move || ids.into_iter().map(|id| store.receipt(id)).collect()).await?
 }
 
 /// Cuts the parts into runs that are each worth one slice; a part larger than a slice stands alone.
@@ -111,19 +102,14 @@ async fn sum_group(engine: Engine, group: Vec<Arc<Part>>, column: Arc<str>, form
         Format::Parquet if is_wide(&group[0]) => Some(inner.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
         _ => None,
     };
-    let mut work = GroupSum {
-        group,
-        next: 0,
-        position: Position::default(),
-        sum: Sum::default(),
-    };
+    let mut work = GroupSum { group, next: 0, position: Position::default(), sum: Sum::default() };
     while work.next < work.group.len() {
         let (store, column) = (Arc::clone(&inner.store), Arc::clone(&column));
         let slice = move || {
             work.step(&store, &column, format)?;
             Ok(work)
         };
-        work = inner.workers.run(slice).await.flatten()?;
+        work = inner.workers.run(Lane::Question, slice).await.flatten()?;
     }
     Ok(work.sum)
 }
@@ -157,11 +143,7 @@ impl GroupSum {
             let mut at_end = true;
             if let Some((column_index, column_type)) = schema.find(column) {
                 if !matches!(column_type, ColumnType::Int64 | ColumnType::Utf8) {
-                    return Err(Error::NotSummable {
-                        part: part.id,
-                        column: column.to_owned(),
-                        column_type,
-                    });
+                    return Err(Error::NotSummable { part: part.id, column: column.to_owned(), column_type });
                 }
                 let file = store.open_part(&part, format)?;
                 let bytes_left = SLICE_BYTES - bytes;
@@ -195,30 +177,13 @@ impl GroupSum {
         bytes_max: usize,
     ) -> Result<Result<bool, BadCell>, Error> {
         // The file was checked under the limits of its time, which may have been other ones.
-        let limits = CsvLimits {
-            columns_max: COLUMNS_MAX,
-            cell_bytes_max: ROW_BYTES_CEILING,
-            row_bytes_max: ROW_BYTES_CEILING,
-        };
-        let names = if self.position.csv_offset == 0 {
-            Vec::new()
-        } else {
-            schema.names()
-        };
-        let resume = Resume {
-            offset: self.position.csv_offset,
-            rows: self.position.rows,
-            names,
-        };
-        let rows = ColumnOfCsv {
-            schema,
-            sum: &mut self.sum,
-        };
+        let limits =
+            CsvLimits { columns_max: COLUMNS_MAX, cell_bytes_max: ROW_BYTES_CEILING, row_bytes_max: ROW_BYTES_CEILING };
+        let names = if self.position.csv_offset == 0 { Vec::new() } else { schema.names() };
+        let resume = Resume { offset: self.position.csv_offset, rows: self.position.rows, names };
+        let rows = ColumnOfCsv { schema, sum: &mut self.sum };
         let mut scan = FileScan::new(file, limits, Wanted::Column(column_index), resume, rows);
-        let damaged = |what: String| Error::Damaged {
-            part: part.id,
-            what: format!("csv: {what}"),
-        };
+        let damaged = |what: String| Error::Damaged { part: part.id, what: format!("csv: {what}") };
         // A slice must get beyond the row that it begins with, or the next one would begin there again.
         let at_end = match scan.step(bytes_max.max(SLICE_BYTES)) {
             Ok(at_end) => at_end,
@@ -296,11 +261,7 @@ impl Rows for ColumnOfCsv<'_> {
                 Ok(None) => {}
                 Err(problem) => {
                     let cell = String::from_utf8_lossy(cell).into_owned();
-                    return Err(Stop::BadCell(BadCell {
-                        row: row.number,
-                        cell,
-                        problem,
-                    }));
+                    return Err(Stop::BadCell(BadCell { row: row.number, cell, problem }));
                 }
             }
         }

@@ -22,6 +22,16 @@ use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, WORK_QUEUE_MAX};
 /// A slice of work for a worker.
 pub type Work = Box<dyn FnOnce() + Send>;
 
+/// What a slice is for. The workers take from the lanes in turn, so that a step of an upload does not wait behind
+/// all slices of all questions, nor a question behind all uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Receiving, typing, converting, publishing; start and receipts too.
+    Upload,
+    /// Reading stored parts to answer.
+    Question,
+}
+
 /// The lock and what it guards. Cloning it gives another handle on the same.
 #[derive(Clone)]
 pub struct Shared(Arc<Guarded>);
@@ -36,8 +46,10 @@ struct Guarded {
 pub struct State {
     /// The table: what a sum reads.
     pub parts: Registry,
-    /// What waits for a worker.
-    queue: VecDeque<Work>,
+    /// What waits for a worker, a queue for each lane; together they are bounded.
+    queues: [VecDeque<Work>; 2],
+    /// The lane whose turn it is.
+    turn: usize,
     /// No more work is taken; workers end when the queue is empty.
     closed: bool,
 }
@@ -94,15 +106,9 @@ impl Shared {
             next_id: PartId::FIRST,
             reserved: 0,
         };
-        let state = State {
-            parts,
-            queue: VecDeque::with_capacity(WORK_QUEUE_MAX),
-            closed: false,
-        };
-        Self(Arc::new(Guarded {
-            state: Mutex::new(state),
-            work: Condvar::new(),
-        }))
+        let queues = [(); 2].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX));
+        let state = State { parts, queues, turn: 0, closed: false };
+        Self(Arc::new(Guarded { state: Mutex::new(state), work: Condvar::new() }))
     }
 
     /// Runs `f` with the lock held. Lock, copy, unlock, work: what `f` returns is a copy.
@@ -112,13 +118,13 @@ impl Shared {
         f(&mut state)
     }
 
-    /// Puts work in the queue for the next free worker.
-    pub fn push_work(&self, work: Work) -> Result<(), Refused> {
+    /// Puts work in its lane's queue for the next free worker.
+    pub fn push_work(&self, lane: Lane, work: Work) -> Result<(), Refused> {
         self.with(|state| {
-            if state.closed || state.queue.len() >= WORK_QUEUE_MAX {
+            if state.closed || state.queues.iter().map(VecDeque::len).sum::<usize>() >= WORK_QUEUE_MAX {
                 return Err(Refused(work));
             }
-            state.queue.push_back(work);
+            state.queues[lane as usize].push_back(work);
             Ok(())
         })?;
         self.0.work.notify_one();
@@ -129,7 +135,7 @@ impl Shared {
     pub fn next_work(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            if let Some(work) = state.queue.pop_front() {
+            if let Some(work) = state.pop_work() {
                 return Some(work);
             }
             if state.closed {
@@ -153,6 +159,20 @@ impl Shared {
 impl Default for Shared {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl State {
+    /// The next slice of the lane whose turn it is, or else of the other.
+    fn pop_work(&mut self) -> Option<Work> {
+        let lanes = self.queues.len();
+        for lane in [self.turn, (self.turn + 1) % lanes] {
+            if let Some(work) = self.queues[lane].pop_front() {
+                self.turn = (lane + 1) % lanes;
+                return Some(work);
+            }
+        }
+        None
     }
 }
 
@@ -250,12 +270,29 @@ mod tests {
     fn a_full_queue_gives_the_work_back() {
         let shared = Shared::new();
         for _ in 0..WORK_QUEUE_MAX {
-            assert!(shared.push_work(Box::new(|| ())).is_ok());
+            assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
         }
-        assert!(shared.push_work(Box::new(|| ())).is_err());
+        assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());
         assert!(shared.next_work().is_some());
-        assert!(shared.push_work(Box::new(|| ())).is_ok());
+        assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
         shared.close_work();
-        assert!(shared.push_work(Box::new(|| ())).is_err());
+        assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());
+    }
+
+    #[test]
+    fn lanes_take_turns() {
+        let shared = Shared::new();
+        let (told, order) = std::sync::mpsc::channel();
+        for (lane, name) in
+            [(Lane::Question, "q1"), (Lane::Question, "q2"), (Lane::Question, "q3"), (Lane::Upload, "u1")]
+        {
+            let told = told.clone();
+            assert!(shared.push_work(lane, Box::new(move || told.send(name).expect("heard"))).is_ok());
+        }
+        shared.close_work();
+        while let Some(work) = shared.next_work() {
+            work();
+        }
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["u1", "q1", "q2", "q3"]);
     }
 }

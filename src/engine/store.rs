@@ -19,7 +19,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -66,6 +66,7 @@ pub struct Draft {
     file: File,
     bytes: u64,
     checksum: Box<Xxh3>,
+    failure: Arc<OnceLock<io::ErrorKind>>,
 }
 
 /// A file open for reading at any place.
@@ -87,37 +88,21 @@ impl Store {
         }
         let path = root.join("lock");
         let what = format!("data folder {}: its lock", root.display());
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let lock = lock
-            .as_mut()
-            .map_err(|error| Error::DataFolder(format!("{what}: {error}")))?;
+        let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = lock.as_mut().map_err(|error| Error::DataFolder(format!("{what}: {error}")))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 lock.take(32).read_to_string(&mut holder).map_err(Error::io(what))?;
                 let (root, holder) = (root.display(), holder.trim());
-                return Err(Error::DataFolder(format!(
-                    "data folder {root} is in use by process {holder}"
-                )));
+                return Err(Error::DataFolder(format!("data folder {root} is in use by process {holder}")));
             }
             Err(TryLockError::Error(error)) => return Err(Error::io(what)(error)),
         }
-        lock.set_len(0)
-            .and_then(|()| write!(lock, "{}", std::process::id()))
-            .map_err(Error::io(what.clone()))?;
+        lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(Error::io(what.clone()))?;
         let lock = lock.try_clone().map_err(Error::io(what))?;
-        Ok(Self {
-            root: root.to_owned(),
-            durability,
-            drafts: AtomicU64::new(0),
-            _lock: lock,
-        })
+        Ok(Self { root: root.to_owned(), durability, drafts: AtomicU64::new(0), _lock: lock })
     }
 
     /// Where it is.
@@ -171,18 +156,10 @@ impl Store {
     /// A new empty file in `tmp/`.
     pub fn draft(&self) -> Result<Draft, Error> {
         assert_unlocked();
-        let path = self
-            .root
-            .join("tmp")
-            .join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(Error::io("a new file in the data folder"))?;
-        Ok(Draft {
-            path,
-            file,
-            bytes: 0,
-            checksum: Box::default(),
-        })
+        Ok(Draft { path, file, bytes: 0, checksum: Box::default(), failure: Arc::default() })
     }
 
     /// Makes two drafts and a receipt a part: both files synced and renamed, then the receipt, then the folder synced.
@@ -211,10 +188,8 @@ impl Store {
             Format::Csv => ("csv", part.csv_bytes),
             Format::Parquet => ("parquet", part.parquet_bytes),
         };
-        let reader = Reader::open(&self.part_path(part.id, extension)).map_err(|error| Error::Damaged {
-            part: part.id,
-            what: format!("{extension}: {error}"),
-        })?;
+        let reader = Reader::open(&self.part_path(part.id, extension))
+            .map_err(|error| Error::Damaged { part: part.id, what: format!("{extension}: {error}") })?;
         if reader.bytes != bytes {
             let what = format!("{extension}: {} bytes, the receipt says {bytes}", reader.bytes);
             return Err(Error::Damaged { part: part.id, what });
@@ -224,10 +199,7 @@ impl Store {
 
     /// A part's receipt.
     pub fn receipt(&self, id: PartId) -> Result<Receipt, Error> {
-        let damaged = |what: String| Error::Damaged {
-            part: id,
-            what: format!("receipt: {what}"),
-        };
+        let damaged = |what: String| Error::Damaged { part: id, what: format!("receipt: {what}") };
         let text = self.read_receipt(id).map_err(|error| damaged(error.to_string()))?;
         serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
     }
@@ -255,9 +227,7 @@ impl Store {
         draft.rename(path)?;
         if self.durability == Durability::Fsync {
             let folder = path.parent().unwrap_or(path);
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(what())?;
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(what())?;
         }
         Ok(())
     }
@@ -322,9 +292,7 @@ impl Store {
         const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
         assert_unlocked();
         let mut text = Vec::new();
-        File::open(self.part_path(id, "json"))?
-            .take(RECEIPT_BYTES_MAX)
-            .read_to_end(&mut text)?;
+        File::open(self.part_path(id, "json"))?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
         Ok(text)
     }
 
@@ -356,11 +324,7 @@ impl Store {
     }
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(path)
-        } else {
-            fs::remove_file(path)
-        };
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.map_err(Error::io(format!("leftover {}", path.display())))
     }
 }
@@ -375,10 +339,7 @@ struct Present {
 
 impl Present {
     fn extensions(self) -> impl Iterator<Item = &'static str> {
-        [("csv", self.csv), ("parquet", self.parquet)]
-            .into_iter()
-            .filter(|(_, there)| *there)
-            .map(|(name, _)| name)
+        [("csv", self.csv), ("parquet", self.parquet)].into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
     }
 }
 
@@ -397,10 +358,12 @@ impl Draft {
 
     /// Size and checksum of what was written.
     pub fn info(&self) -> FileInfo {
-        FileInfo {
-            bytes: self.bytes,
-            xxh3: format!("{:016x}", self.checksum.digest()),
-        }
+        FileInfo { bytes: self.bytes, xxh3: format!("{:016x}", self.checksum.digest()) }
+    }
+
+    /// Where it will say what a write failed with, for who writes through a library that loses it.
+    pub fn failure(&self) -> Arc<OnceLock<io::ErrorKind>> {
+        Arc::clone(&self.failure)
     }
 
     /// Where it is until it is published.
@@ -419,7 +382,11 @@ impl Draft {
 impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         assert_unlocked();
-        let written = self.file.write(bytes)?;
+        let written = self.file.write(bytes);
+        if let Err(error) = &written {
+            self.failure.get_or_init(|| error.kind());
+        }
+        let written = written?;
         self.checksum.update(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)
@@ -448,10 +415,7 @@ impl Reader {
         let what = || Error::io(path.display().to_string());
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
-        Ok(Self {
-            file: Arc::new(file),
-            bytes,
-        })
+        Ok(Self { file: Arc::new(file), bytes })
     }
 
     /// The file's size.

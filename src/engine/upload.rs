@@ -24,14 +24,15 @@ use super::{
     csv::{FileScan, Resume, Row, Rows, Wanted},
     parquet::{PartWriter, Written},
     part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
-    state::Shared,
-    store::{Draft, Reader},
+    state::{Lane, Shared},
+    store::{Draft, Reader, Store},
 };
 use crate::{
     error::Error,
     limits::{
-        BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, DICTIONARY_COLUMNS_MAX, KIB,
-        PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
+        BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, CsvLimits,
+        DICTIONARY_COLUMNS_MAX, KIB, PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING,
+        SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
     },
 };
 
@@ -47,8 +48,8 @@ where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let upload = Upload { engine, cancel };
-    let csv = upload.receive(body).await?;
-    match upload.convert_file(&csv).await {
+    let (csv, file, columns_count) = upload.receive(body).await?;
+    match upload.type_and_convert(file, columns_count).await {
         Ok((parquet, columns, rows)) => upload.publish(csv, parquet, columns, rows).await,
         Err(error) => {
             upload.engine.0.workers.discard(csv);
@@ -63,31 +64,40 @@ struct Upload {
 }
 
 impl Upload {
-    /// Takes the stream to its end; a waiting worker never keeps it open, only the disk does.
-    async fn receive<S>(&self, mut body: S) -> Result<Draft, Error>
+    /// Takes the stream to its end; a waiting worker never keeps it open, only the disk does. Answers with the draft,
+    /// the same file for reading, and how many columns it has.
+    async fn receive<S>(&self, mut body: S) -> Result<(Draft, Reader, usize), Error>
     where
         S: Stream<Item = Result<Bytes, Error>> + Unpin,
     {
-        let store = Arc::clone(&self.engine.0.store);
-        let mut draft = self.slice(move || store.draft()).await?;
+        let limits = self.engine.0.limits.csv;
+        let mut draft: Option<Draft> = None;
         loop {
-            let (block, at_end) = match self.next_block(&mut body, draft.bytes()).await {
+            let bytes_before = draft.as_ref().map_or(0, Draft::bytes);
+            let (block, at_end) = match self.next_block(&mut body, bytes_before).await {
                 Ok(next) => next,
                 Err(error) => {
                     self.engine.0.workers.discard(draft);
                     return Err(error);
                 }
             };
-            draft = self
+            let store = Arc::clone(&self.engine.0.store);
+            let (written, complete) = self
                 .slice(move || {
-                    let written = std::io::Write::write_all(&mut draft, &block);
-                    written.map_err(Error::io("an upload's spool file"))?;
-                    Ok(draft)
+                    let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
+                    std::io::Write::write_all(&mut draft, &block).map_err(Error::io("an upload's spool file"))?;
+                    if !at_end {
+                        return Ok((draft, None));
+                    }
+                    let file = Reader::open(draft.path())?;
+                    let columns_count = count_columns(&file, limits)?;
+                    Ok((draft, Some((file, columns_count))))
                 })
                 .await?;
-            if at_end {
-                return Ok(draft);
+            if let Some((file, columns_count)) = complete {
+                return Ok((written, file, columns_count));
             }
+            draft = Some(written);
         }
     }
 
@@ -108,85 +118,44 @@ impl Upload {
                 }
             }
             if bytes_before + block.len() as u64 > limits.upload_bytes_max {
-                return Err(Error::UploadTooLarge {
-                    bytes_max: limits.upload_bytes_max,
-                });
+                return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
             }
         }
         Ok((block, false))
     }
 
-    /// Types and converts a file that is complete on disk.
-    async fn convert_file(&self, csv: &Draft) -> Result<(Written, Vec<Column>, u64), Error> {
+    /// Types and converts a file that is complete on disk, each with the memory it may need.
+    async fn type_and_convert(&self, file: Reader, columns_count: usize) -> Result<(Written, Vec<Column>, u64), Error> {
         let inner = &self.engine.0;
-        let path = csv.path().to_owned();
-        let file = self.slice(move || Reader::open(&path)).await?;
-        let columns_count = self.count_columns(file.clone()).await?;
-        let plan = Plan::for_file(csv.bytes(), columns_count)?;
-        let pool = if csv.bytes() <= SMALL_UPLOAD_BYTES {
-            &inner.small
-        } else {
-            &inner.large
-        };
-        let _claim = tokio::select! {
-            () = self.cancel.cancelled() => return Err(Error::Cancelled),
-            claim = pool.claim(plan.claim_bytes) => claim?,
-        };
-        let typer = FileScan::new(
-            file.clone(),
-            inner.limits.csv,
-            Wanted::All,
-            Resume::default(),
-            Typer::default(),
-        );
-        let typer = self.to_the_end(typer).await?;
-        let rows = typer.rows_count();
-        let columns = typer.rows.into_columns();
-        let written = self.convert(file, &columns, plan.row_group_bytes).await?;
+        let claim = self.claim(&file, typing_bytes(&file, columns_count, inner.limits.csv)).await?;
+        let (columns, rows, longest_row_bytes) = self
+            .to_the_end(self.scan(&file, Typer::default()), |scan| {
+                let (rows, longest_row_bytes) = (scan.rows_count(), scan.longest_row_bytes());
+                Ok((scan.rows.into_columns(), rows, longest_row_bytes))
+            })
+            .await?;
+        drop(claim);
+
+        let plan = Plan::for_file(file.bytes(), columns_count, longest_row_bytes)?;
+        let _claim = self.claim(&file, plan.claim_bytes).await?;
+        let store = Arc::clone(&inner.store);
+        let conversion = Conversion { store, columns, row_group_bytes: plan.row_group_bytes, output: None };
+        let (written, columns) = self.to_the_end(self.scan(&file, conversion), |scan| scan.rows.finish()).await?;
         Ok((written, columns, rows))
     }
 
-    /// How wide the file is, which decides what its conversion may take.
-    async fn count_columns(&self, file: Reader) -> Result<usize, Error> {
-        struct Count(usize);
-        impl Rows for Count {
-            type Error = Error;
-            fn header(&mut self, names: &[String]) -> Result<(), Error> {
-                self.0 = names.len();
-                Ok(())
-            }
-            fn row(&mut self, _row: Row<'_>) -> Result<(), Error> {
-                Ok(())
-            }
-        }
-        let limits = self.engine.0.limits.csv;
-        self.slice(move || {
-            let mut scan = FileScan::new(file, limits, Wanted::Column(0), Resume::default(), Count(0));
-            while scan.rows.0 == 0 && !scan.step(64 * KIB)? {}
-            Ok(scan.rows.0)
-        })
-        .await
+    fn scan<R: Rows<Error = Error>>(&self, file: &Reader, rows: R) -> FileScan<R> {
+        FileScan::new(file.clone(), self.engine.0.limits.csv, Wanted::All, Resume::default(), rows)
     }
 
-    async fn convert(&self, file: Reader, columns: &[Column], row_group_bytes: usize) -> Result<Written, Error> {
-        let store = Arc::clone(&self.engine.0.store);
-        let (limits, columns) = (self.engine.0.limits.csv, columns.to_vec());
-        let scan = self
-            .slice(move || {
-                let rows = Conversion {
-                    batch: BatchBuilder::new(&columns),
-                    writer: PartWriter::new(store.draft()?, &columns, row_group_bytes)?,
-                };
-                Ok(FileScan::new(file, limits, Wanted::All, Resume::default(), rows))
-            })
-            .await?;
-        let scan = self.to_the_end(scan).await?;
-        self.slice(move || {
-            let Conversion { mut batch, mut writer } = scan.rows;
-            writer.write(&batch.take()?)?;
-            writer.finish()
-        })
-        .await
+    /// Memory out of the pool for files of this size.
+    async fn claim(&self, file: &Reader, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let inner = &self.engine.0;
+        let pool = if file.bytes() <= SMALL_UPLOAD_BYTES { &inner.small } else { &inner.large };
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Error::Cancelled),
+            claim = pool.claim(bytes) => claim,
+        }
     }
 
     /// From here on a cancelled call no longer matters: what it sent is kept.
@@ -196,7 +165,7 @@ impl Upload {
             return Err(Error::TooManyParts { parts_max: PARTS_MAX });
         };
         let store = Arc::clone(&inner.store);
-        let published = self.engine.0.workers.run(move || {
+        let published = self.engine.0.workers.run(Lane::Upload, move || {
             let receipt = receipt_of(part, &csv, &parquet, columns, rows);
             store.publish(csv, parquet.draft, &receipt)?;
             let schema = Schema::of(&receipt.columns);
@@ -226,48 +195,99 @@ impl Upload {
             workers.discard(work); // it may own a draft
             return Err(Error::Cancelled);
         }
-        workers.run(work).await?
+        workers.run(Lane::Upload, work).await?
     }
 
-    async fn to_the_end<R>(&self, mut scan: FileScan<R>) -> Result<FileScan<R>, Error>
+    /// Scans a file slice by slice; `finish` runs in the last one.
+    async fn to_the_end<R, T, F>(&self, mut scan: FileScan<R>, mut finish: F) -> Result<T, Error>
     where
         R: Rows<Error = Error> + Send + 'static,
+        T: Send + 'static,
+        F: FnOnce(FileScan<R>) -> Result<T, Error> + Send + 'static,
     {
+        enum Step<S, F, T> {
+            More(S, F),
+            Done(T),
+        }
         loop {
-            let (back, at_end) = self
-                .slice(move || {
-                    let at_end = scan.step(CONVERT_SLICE_BYTES)?;
-                    Ok((scan, at_end))
-                })
-                .await?;
-            if at_end {
-                return Ok(back);
+            let step = self.slice(move || {
+                let at_end = scan.step(CONVERT_SLICE_BYTES)?;
+                if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More(scan, finish)) }
+            });
+            match step.await? {
+                Step::More(scan_on, finish_later) => (scan, finish) = (scan_on, finish_later),
+                Step::Done(value) => return Ok(value),
             }
-            scan = back;
         }
     }
 }
 
+/// How wide a file is, which decides what its conversion may take.
+fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
+    struct Count(usize);
+    impl Rows for Count {
+        type Error = Error;
+        fn header(&mut self, names: &[String]) -> Result<(), Error> {
+            self.0 = names.len();
+            Ok(())
+        }
+        fn row(&mut self, _row: Row<'_>) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+    const HEADER_BLOCK_BYTES: usize = 16 * KIB;
+    let mut scan = FileScan::new(file.clone(), limits, Wanted::Column(0), Resume::default(), Count(0));
+    while scan.rows.0 == 0 && !scan.step(HEADER_BLOCK_BYTES)? {}
+    Ok(scan.rows.0)
+}
+
 /// Rows on their way into a Parquet file.
 struct Conversion {
-    batch: BatchBuilder,
-    writer: PartWriter,
+    store: Arc<Store>,
+    columns: Vec<Column>,
+    row_group_bytes: usize,
+    /// Made when the scan begins, on a worker.
+    output: Option<(BatchBuilder, PartWriter)>,
+}
+
+impl Conversion {
+    fn output(&mut self) -> Result<&mut (BatchBuilder, PartWriter), Error> {
+        self.output.as_mut().ok_or_else(|| Error::Internal("a row before the header".to_owned()))
+    }
+
+    /// The last rows and the footer.
+    fn finish(mut self) -> Result<(Written, Vec<Column>), Error> {
+        let (batch, writer) = self.output()?;
+        writer.write(&batch.take()?)?;
+        let Some((_, writer)) = self.output else { return Err(Error::Internal("no header".to_owned())) };
+        Ok((writer.finish()?, self.columns))
+    }
 }
 
 impl Rows for Conversion {
     type Error = Error;
 
     fn header(&mut self, _names: &[String]) -> Result<(), Error> {
+        let writer = PartWriter::new(self.store.draft()?, &self.columns, self.row_group_bytes)?;
+        self.output = Some((BatchBuilder::new(&self.columns), writer));
         Ok(())
     }
 
     fn row(&mut self, row: Row<'_>) -> Result<(), Error> {
-        self.batch.push(&row)?;
-        if self.batch.is_full() {
-            self.writer.write(&self.batch.take()?)?;
+        let (batch, writer) = self.output()?;
+        batch.push(&row)?;
+        if batch.is_full() {
+            writer.write(&batch.take()?)?;
         }
         Ok(())
     }
+}
+
+/// Memory that typing a file may take: a block, a row that crosses its border, the columns' state.
+fn typing_bytes(file: &Reader, columns: usize, limits: CsvLimits) -> usize {
+    const TYPING_COLUMN_BYTES: usize = 256;
+    let file_bytes = usize::try_from(file.bytes()).unwrap_or(usize::MAX);
+    (READ_BLOCK_BYTES + limits.row_bytes_max).min(file_bytes.saturating_mul(2)) + columns * TYPING_COLUMN_BYTES
 }
 
 /// What the conversion of a file may take.
@@ -278,30 +298,24 @@ struct Plan {
 }
 
 impl Plan {
-    fn for_file(file_bytes: u64, columns: usize) -> Result<Self, Error> {
-        let too_much = || Error::TooWideAndLong { columns, file_bytes };
+    fn for_file(file_bytes: u64, columns: usize, longest_row_bytes: usize) -> Result<Self, Error> {
         // Text of one byte takes five in a page, so a file may take a few times its size before it is packed.
         let in_memory = usize::try_from(file_bytes.saturating_mul(3)).unwrap_or(usize::MAX);
         let row_groups_max = COLUMN_CHUNKS_MAX / columns.max(1);
         let row_group_bytes = ROW_GROUP_BYTES.max(in_memory / row_groups_max.max(1));
         if row_group_bytes > ROW_GROUP_BYTES_CEILING {
-            return Err(too_much());
+            return Err(Error::TooWideAndLong { columns, file_bytes });
         }
-        let with_dictionary = columns <= DICTIONARY_COLUMNS_MAX;
-        let column_bytes = if with_dictionary {
-            DICTIONARY_COLUMN_BYTES
-        } else {
-            COLUMN_BYTES
-        };
+        let column_bytes = if columns <= DICTIONARY_COLUMNS_MAX { DICTIONARY_COLUMN_BYTES } else { COLUMN_BYTES };
         let row_groups = in_memory / row_group_bytes + 1;
-        let batch_bytes = 2 * BATCH_BYTES_MAX + 10 * BATCH_CELLS_MAX;
-        let claim_bytes = READ_BLOCK_BYTES
-            + in_memory.min(row_group_bytes + batch_bytes)
+        // The cells of a batch stand in the builders, in the pages and in a compressed copy of a page; the last row of
+        // each may be the longest.
+        let batch_bytes = 3 * (BATCH_BYTES_MAX + 8 * BATCH_CELLS_MAX.min(in_memory)) + 6 * longest_row_bytes;
+        let claim_bytes = READ_BLOCK_BYTES.min(in_memory)
+            + in_memory.min(row_group_bytes)
+            + in_memory.min(batch_bytes)
             + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES);
-        Ok(Self {
-            row_group_bytes,
-            claim_bytes,
-        })
+        Ok(Self { row_group_bytes, claim_bytes })
     }
 }
 
@@ -314,20 +328,13 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(bytes: usize) -> Self {
         let kib_max = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
-        Self {
-            kib: Arc::new(Semaphore::new(kib_max as usize)),
-            kib_max,
-        }
+        Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max }
     }
 
     /// Waits until there is room. What asks for more than there is gets all of it, and so runs alone.
     async fn claim(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib_max);
-        Arc::clone(&self.kib)
-            .acquire_many_owned(kib)
-            .await
-            .ok()
-            .ok_or(Error::Draining)
+        Arc::clone(&self.kib).acquire_many_owned(kib).await.ok().ok_or(Error::Draining)
     }
 }
 
@@ -363,7 +370,5 @@ pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
         return Some(schema);
     }
     // Full, or another upload kept it in between.
-    state
-        .with(|state| state.parts.schema(hash))
-        .filter(|kept| **kept == *schema)
+    state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
 }

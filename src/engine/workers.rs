@@ -17,7 +17,7 @@ use std::thread;
 
 use tokio::sync::{Semaphore, oneshot};
 
-use super::state::{Refused, Shared};
+use super::state::{Lane, Refused, Shared};
 use crate::{
     error::Error,
     limits::{WORK_QUEUE_MAX, WORKERS},
@@ -42,20 +42,19 @@ impl Workers {
                     let _reported = catch_unwind(AssertUnwindSafe(work));
                 }
             };
-            thread::Builder::new()
-                .name(format!("tally-worker-{index}"))
-                .spawn(work_on)?;
+            thread::Builder::new().name(format!("tally-worker-{index}")).spawn(work_on)?;
         }
-        Ok(Self {
-            shared,
-            places: Arc::new(Semaphore::new(WORK_QUEUE_MAX)),
-        })
+        Ok(Self { shared, places: Arc::new(Semaphore::new(WORK_QUEUE_MAX)) })
     }
 
     /// Runs `slice` on a worker. If the caller is gone before its turn, the slice is dropped without being run.
     ///
     /// Errors: [`Error::Draining`] when the workers are closed, [`Error::Internal`] when the slice panicked.
-    pub async fn run<T: Send + 'static>(&self, slice: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        slice: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
             return Err(Error::Draining);
         };
@@ -67,7 +66,7 @@ impl Workers {
                 let _unwanted = answer.send(catch_unwind(AssertUnwindSafe(slice)));
             }
         });
-        if let Err(Refused(_work)) = self.shared.push_work(work) {
+        if let Err(Refused(_work)) = self.shared.push_work(lane, work) {
             return Err(Error::Draining);
         }
         match answered.await {
@@ -80,7 +79,7 @@ impl Workers {
     /// Drops a value on a worker, because dropping it removes a file. It is not waited for.
     pub fn discard<T: Send + 'static>(&self, value: T) {
         // A full or closed queue gives the work back, and then it is dropped here.
-        let _dropped = self.shared.push_work(Box::new(move || drop(value)));
+        let _dropped = self.shared.push_work(Lane::Upload, Box::new(move || drop(value)));
     }
 
     /// No more slices; those in the queue are still run.
@@ -92,8 +91,7 @@ impl Workers {
 /// What a panic said.
 pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(all(test, not(feature = "model")))]
@@ -110,20 +108,13 @@ mod tests {
         let barrier = Arc::new(Barrier::new(WORKERS));
         let names = join_all((0..WORKERS).map(|_| {
             let barrier = Arc::clone(&barrier);
-            workers.run(move || {
+            workers.run(Lane::Question, move || {
                 barrier.wait(); // passes only if all eight are here at once
                 thread::current().name().map(str::to_owned)
             })
         }));
-        let names: BTreeSet<_> = names
-            .await
-            .into_iter()
-            .map(|name| name.expect("ran").expect("named"))
-            .collect();
-        assert_eq!(
-            names,
-            (0..WORKERS).map(|index| format!("tally-worker-{index}")).collect()
-        );
+        let names: BTreeSet<_> = names.await.into_iter().map(|name| name.expect("ran").expect("named")).collect();
+        assert_eq!(names, (0..WORKERS).map(|index| format!("tally-worker-{index}")).collect());
         workers.close();
     }
 
@@ -131,10 +122,10 @@ mod tests {
     async fn a_panic_is_the_callers_error_and_the_worker_goes_on() {
         let workers = Workers::start(Shared::new()).expect("threads");
         for _ in 0..3 * WORKERS {
-            let error = workers.run(|| panic!("on purpose")).await.expect_err("panicked");
+            let error = workers.run(Lane::Upload, || panic!("on purpose")).await.expect_err("panicked");
             assert_eq!(error.to_string(), "internal error: a worker panicked: on purpose");
         }
-        assert_eq!(workers.run(|| 7).await.expect("still there"), 7);
+        assert_eq!(workers.run(Lane::Upload, || 7).await.expect("still there"), 7);
         workers.close();
     }
 
@@ -142,6 +133,6 @@ mod tests {
     async fn closed_workers_refuse() {
         let workers = Workers::start(Shared::new()).expect("threads");
         workers.close();
-        assert!(matches!(workers.run(|| 7).await, Err(Error::Draining)));
+        assert!(matches!(workers.run(Lane::Upload, || 7).await, Err(Error::Draining)));
     }
 }

@@ -293,7 +293,7 @@ def accepts_connections(server: Server) -> bool:
     host, port = server.address.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS_MAX).close()
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused, or reset when the listener closed with this one in its queue
         return False
     return True
 

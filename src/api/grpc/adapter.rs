@@ -81,18 +81,13 @@ where
 }
 
 fn asks_for_decompression(headers: &HeaderMap) -> bool {
-    headers
-        .get_all("grpc-encoding")
-        .iter()
-        .any(|encoding| encoding != "identity")
+    headers.get_all("grpc-encoding").iter().any(|encoding| encoding != "identity")
 }
 
 fn refuse_compression() -> Response<Body> {
     let mut response = status_of(&FrameError::Compressed).into_http();
     // gRPC's compression spec: UNIMPLEMENTED names what would have been accepted.
-    response
-        .headers_mut()
-        .insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
     response
 }
 
@@ -180,13 +175,7 @@ const CONTENT_KEY: u8 = 1 << 3 | 2;
 impl ReframedBody {
     fn new(mode: Mode, client: Body) -> ReframedBody {
         let parser = FrameParser::new(mode, SLICE_BYTES_MAX);
-        ReframedBody {
-            client,
-            parser,
-            input: Bytes::new(),
-            slice: Bytes::new(),
-            ended: false,
-        }
+        ReframedBody { client, parser, input: Bytes::new(), slice: Bytes::new(), ended: false }
     }
 
     /// The next slice from the client, None after its last one.
@@ -255,11 +244,7 @@ struct CheckedBody {
 
 impl CheckedBody {
     fn new(mode: Mode, client: Body) -> CheckedBody {
-        CheckedBody {
-            client,
-            framing: Framing::new(mode),
-            ended: false,
-        }
+        CheckedBody { client, framing: Framing::new(mode), ended: false }
     }
 
     fn poll_checked(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -326,9 +311,7 @@ impl<P: Decoder<Error = Status>> Decoder for MessageDecoder<P> {
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<P::Item>, Status> {
-        self.0
-            .decode(source)
-            .map_err(|status| Status::invalid_argument(status.message()))
+        self.0.decode(source).map_err(|status| Status::invalid_argument(status.message()))
     }
 }
 
@@ -401,20 +384,13 @@ mod tests {
     }
 
     fn client(frames: impl IntoIterator<Item = Result<Frame<Bytes>, Status>>, end: End) -> Body {
-        Body::new(Client {
-            frames: frames.into_iter().collect(),
-            end,
-            ready: false,
-        })
+        Body::new(Client { frames: frames.into_iter().collect(), end, ready: false })
     }
 
     /// A body that arrives in frames of `frame_bytes`, an empty one before each.
     fn body(bytes: &[u8], frame_bytes: usize) -> Body {
         let frames = bytes.chunks(frame_bytes).flat_map(|chunk| [&[], chunk]);
-        client(
-            frames.map(|data| Ok(Frame::data(Bytes::copy_from_slice(data)))),
-            End::Stream,
-        )
+        client(frames.map(|data| Ok(Frame::data(Bytes::copy_from_slice(data)))), End::Stream)
     }
 
     fn message(payload: &[u8]) -> Vec<u8> {
@@ -425,12 +401,7 @@ mod tests {
     }
 
     fn upload(content: &[u8]) -> Vec<u8> {
-        message(
-            &Upload {
-                content: Bytes::copy_from_slice(content),
-            }
-            .encode_to_vec(),
-        )
+        message(&Upload { content: Bytes::copy_from_slice(content) }.encode_to_vec())
     }
 
     /// What a handler below the layer saw, as an extension of its response.
@@ -458,11 +429,7 @@ mod tests {
             let decoder = Codec::<T, T>::default().decoder();
             let mut stream = Streaming::new_request(decoder, request.into_body(), None, Some(UPLOAD_FRAME_BYTES));
             Box::pin(async move {
-                let mut seen = Seen {
-                    messages: Vec::new(),
-                    error: None,
-                    content_length,
-                };
+                let mut seen = Seen { messages: Vec::new(), error: None, content_length };
                 loop {
                     match stream.message().await {
                         Ok(Some(message)) => seen.messages.push(message),
@@ -484,11 +451,7 @@ mod tests {
     where
         T: Message + Default + Clone + Sync + 'static,
     {
-        UploadLayer
-            .layer(Handler::<T>(PhantomData))
-            .call(request)
-            .await
-            .unwrap()
+        UploadLayer.layer(Handler::<T>(PhantomData)).call(request).await.unwrap()
     }
 
     async fn see<T>(path: &str, body: Body) -> Seen<T>
@@ -502,13 +465,7 @@ mod tests {
     /// The bytes that an upload's handler gets, and the error after them.
     async fn receive(path: &str, body: Body) -> (Vec<u8>, Option<(Code, String)>) {
         let seen = see::<Upload>(path, body).await;
-        (
-            seen.messages
-                .iter()
-                .flat_map(|message| message.content.to_vec())
-                .collect(),
-            seen.error,
-        )
+        (seen.messages.iter().flat_map(|message| message.content.to_vec()).collect(), seen.error)
     }
 
     fn error(code: Code, message: &str) -> Option<(Code, String)> {
@@ -521,21 +478,12 @@ mod tests {
         let content: Vec<u8> = (0..300_000).map(|_| random.u8(..)).collect();
         let (half, rest) = content.split_at(100_000);
         for frame_bytes in [7, 16 * 1024, UPLOAD_FRAME_BYTES, usize::MAX] {
-            assert_eq!(
-                receive(TABLE_UPLOAD, body(&upload(&content), frame_bytes)).await,
-                (content.clone(), None)
-            );
+            assert_eq!(receive(TABLE_UPLOAD, body(&upload(&content), frame_bytes)).await, (content.clone(), None));
             let stream = [upload(half), upload(b""), upload(rest)].concat();
-            assert_eq!(
-                receive(TALLY_UPLOAD, body(&stream, frame_bytes)).await,
-                (content.clone(), None)
-            );
+            assert_eq!(receive(TALLY_UPLOAD, body(&stream, frame_bytes)).await, (content.clone(), None));
         }
         let (short, _) = content.split_at(300);
-        assert_eq!(
-            receive(TABLE_UPLOAD, body(&upload(short), 1)).await,
-            (short.to_vec(), None)
-        );
+        assert_eq!(receive(TABLE_UPLOAD, body(&upload(short), 1)).await, (short.to_vec(), None));
     }
 
     #[tokio::test]
@@ -571,10 +519,7 @@ mod tests {
         let block = Bytes::from(vec![0; 1 << 20]);
         for (length, expected) in [
             ((1_u64 << 31) - 1, Ok((1_u64 << 31) - 1)),
-            (
-                1 << 31,
-                Err("field 1 is 2147483648 bytes long, at most 2147483647 fit in one message"),
-            ),
+            (1 << 31, Err("field 1 is 2147483648 bytes long, at most 2147483647 fit in one message")),
         ] {
             let mut head = vec![CONTENT_KEY];
             encode_varint(length, &mut head);
@@ -608,27 +553,11 @@ mod tests {
         let beginning = upload(b"a,b\n1,2\n");
         let cut = beginning.split_last().unwrap().1.to_vec();
         for (bytes, code, text) in [
-            (
-                b"\x02\0\0\0\0".to_vec(),
-                InvalidArgument,
-                "a message begins with flag byte 2, it must be 0",
-            ),
-            (
-                b"\x01\0\0\0\x02\x0a\0".to_vec(),
-                Unimplemented,
-                "compressed messages are not supported",
-            ),
+            (b"\x02\0\0\0\0".to_vec(), InvalidArgument, "a message begins with flag byte 2, it must be 0"),
+            (b"\x01\0\0\0\x02\x0a\0".to_vec(), Unimplemented, "compressed messages are not supported"),
             (cut, InvalidArgument, "the body ends 1 bytes before its message does"),
-            (
-                message(b"\x0a\x00\x0a\x00"),
-                InvalidArgument,
-                "field 1 occurs twice in one message",
-            ),
-            (
-                message(b"\x0a\x02a"),
-                InvalidArgument,
-                "field 1 is 2 bytes long, its message has only 1 more",
-            ),
+            (message(b"\x0a\x00\x0a\x00"), InvalidArgument, "field 1 occurs twice in one message"),
+            (message(b"\x0a\x02a"), InvalidArgument, "field 1 is 2 bytes long, its message has only 1 more"),
             (message(b"\xff"), InvalidArgument, "the message ends inside a field"),
         ] {
             for frame_bytes in [1, usize::MAX] {
@@ -640,16 +569,10 @@ mod tests {
         }
         let twice = [upload(b"a"), upload(b"b")].concat();
         let text = "the body goes on after its one message";
-        assert_eq!(
-            receive(TABLE_UPLOAD, body(&twice, 5)).await,
-            (b"a".to_vec(), error(InvalidArgument, text))
-        );
+        assert_eq!(receive(TABLE_UPLOAD, body(&twice, 5)).await, (b"a".to_vec(), error(InvalidArgument, text)));
         for nothing in [body(b"", 1), Body::empty()] {
             let text = "the body holds no message";
-            assert_eq!(
-                receive(TABLE_UPLOAD, nothing).await,
-                (vec![], error(InvalidArgument, text))
-            );
+            assert_eq!(receive(TABLE_UPLOAD, nothing).await, (vec![], error(InvalidArgument, text)));
         }
     }
 
@@ -660,31 +583,19 @@ mod tests {
         for path in [TABLE_UPLOAD, TALLY_UPLOAD] {
             let cancelled = client([sent(), Err(Status::cancelled("stream reset"))], End::Stream);
             let text = "the client broke the call off: stream reset";
-            assert_eq!(
-                receive(path, cancelled).await,
-                (b"a\n1\n".to_vec(), error(Code::Aborted, text))
-            );
+            assert_eq!(receive(path, cancelled).await, (b"a\n1\n".to_vec(), error(Code::Aborted, text)));
 
             let gone = client([sent(), Err(Status::unknown("broken pipe"))], End::Stream);
             let text = "the client broke the call off: broken pipe";
-            assert_eq!(
-                receive(path, gone).await,
-                (b"a\n1\n".to_vec(), error(Code::Aborted, text))
-            );
+            assert_eq!(receive(path, gone).await, (b"a\n1\n".to_vec(), error(Code::Aborted, text)));
 
             let reset = client([sent()], End::QuietReset);
             let text = "the client broke the call off: reset without an error";
-            assert_eq!(
-                receive(path, reset).await,
-                (b"a\n1\n".to_vec(), error(Code::Aborted, text))
-            );
+            assert_eq!(receive(path, reset).await, (b"a\n1\n".to_vec(), error(Code::Aborted, text)));
 
             let trailers = client([sent(), Ok(Frame::trailers(HeaderMap::new()))], End::Stream);
             let text = "the request has trailers";
-            assert_eq!(
-                receive(path, trailers).await,
-                (b"a\n1\n".to_vec(), error(Code::InvalidArgument, text))
-            );
+            assert_eq!(receive(path, trailers).await, (b"a\n1\n".to_vec(), error(Code::InvalidArgument, text)));
         }
     }
 
@@ -708,10 +619,7 @@ mod tests {
             let request = Request::post(path).header("grpc-encoding", "gzip");
             let response = respond::<Upload>(request.body(client([], End::Panic)).unwrap()).await;
             assert_eq!(response.headers()["grpc-status"], "12");
-            assert_eq!(
-                response.headers()["grpc-message"],
-                "compressed%20messages%20are%20not%20supported"
-            );
+            assert_eq!(response.headers()["grpc-message"], "compressed%20messages%20are%20not%20supported");
             assert_eq!(response.headers()["grpc-accept-encoding"], "identity");
 
             let request = Request::post(path).header("grpc-encoding", "identity");
@@ -739,17 +647,9 @@ mod tests {
         let twice = [&asked[..], &asked].concat();
         let (_, cut) = asked.split_last().unwrap();
         for (bytes, code, text) in [
-            (
-                &b"\x07"[..],
-                InvalidArgument,
-                "a message begins with flag byte 7, it must be 0",
-            ),
+            (&b"\x07"[..], InvalidArgument, "a message begins with flag byte 7, it must be 0"),
             (b"\x01\0\0\0\0", Unimplemented, "compressed messages are not supported"),
-            (
-                b"\0\0",
-                InvalidArgument,
-                "the body ends inside the 5 bytes before a message",
-            ),
+            (b"\0\0", InvalidArgument, "the body ends inside the 5 bytes before a message"),
             (cut, InvalidArgument, "the body ends 1 bytes before its message does"),
             (b"", InvalidArgument, "the body holds no message"),
             (&twice, InvalidArgument, "the body goes on after its one message"),
@@ -767,10 +667,7 @@ mod tests {
     #[tokio::test]
     async fn garbage_is_the_callers_fault() {
         for garbage in [&b"\x0a\x01\xff"[..], b"\x08\x01", b"\x0a\x05a", b"\xff\xff"] {
-            let (code, text) = see::<Question>(COLUMN_SUM, body(&message(garbage), 9))
-                .await
-                .error
-                .unwrap();
+            let (code, text) = see::<Question>(COLUMN_SUM, body(&message(garbage), 9)).await.error.unwrap();
             assert_eq!(code, Code::InvalidArgument, "{garbage:?}: {text}");
         }
     }
@@ -821,17 +718,9 @@ mod tests {
         for file in [ours.files, health.files, reflection.files, older.files].concat() {
             for service in file.services {
                 for method in service.methods {
-                    let package = if file.package.is_empty() {
-                        String::new()
-                    } else {
-                        format!("{}.", file.package)
-                    };
+                    let package = if file.package.is_empty() { String::new() } else { format!("{}.", file.package) };
                     let path = format!("/{package}{}/{}", service.name, method.name);
-                    let mode = if method.client_streaming {
-                        Mode::Stream
-                    } else {
-                        Mode::Unary
-                    };
+                    let mode = if method.client_streaming { Mode::Stream } else { Mode::Unary };
                     match Adaptation::of(&path) {
                         Adaptation::Check(checked) => assert_eq!(checked, mode, "{path}"),
                         Adaptation::Reframe(reframed) => {

@@ -53,13 +53,7 @@ pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {
     }
 }
 
-fn to_column(
-    Column {
-        name,
-        column_type,
-        nulls,
-    }: Column,
-) -> tally::Column {
+fn to_column(Column { name, column_type, nulls }: Column) -> tally::Column {
     let column_type = match column_type {
         ColumnType::Int64 => tally::ColumnType::Int64,
         ColumnType::Float64 => tally::ColumnType::Float64,
@@ -69,11 +63,7 @@ fn to_column(
         ColumnType::TimestampUtc => tally::ColumnType::TimestampUtc,
         ColumnType::Utf8 => tally::ColumnType::Utf8,
     };
-    tally::Column {
-        name,
-        r#type: column_type.into(),
-        nulls,
-    }
+    tally::Column { name, r#type: column_type.into(), nulls }
 }
 
 fn to_file(FileInfo { bytes, xxh3 }: FileInfo) -> tally::File {

@@ -182,10 +182,7 @@ impl FrameParser {
         match wire_type {
             0 => Ok(Field::Number(Varint::default())),
             1 => self.begin_fixed(8),
-            2 => Ok(Field::Length {
-                field,
-                length: Varint::default(),
-            }),
+            2 => Ok(Field::Length { field, length: Varint::default() }),
             3 if self.groups.len() == GROUPS_MAX => Err(FrameError::GroupsTooDeep),
             3 => {
                 self.groups.push(field);
@@ -239,19 +236,11 @@ impl FrameParser {
 
 impl Field {
     fn skip(left: u32) -> Field {
-        if left == 0 {
-            Field::Key(Varint::default())
-        } else {
-            Field::Skip { left }
-        }
+        if left == 0 { Field::Key(Varint::default()) } else { Field::Skip { left } }
     }
 
     fn content(left: u32) -> Field {
-        if left == 0 {
-            Field::Key(Varint::default())
-        } else {
-            Field::Content { left }
-        }
+        if left == 0 { Field::Key(Varint::default()) } else { Field::Content { left } }
     }
 }
 
@@ -272,13 +261,7 @@ pub(crate) struct Framing {
 
 impl Framing {
     pub(crate) fn new(mode: Mode) -> Framing {
-        Framing {
-            mode,
-            message_seen: false,
-            prefix: [0; PREFIX_BYTES],
-            prefix_bytes: 0,
-            message_left: 0,
-        }
+        Framing { mode, message_seen: false, prefix: [0; PREFIX_BYTES], prefix_bytes: 0, message_left: 0 }
     }
 
     /// Goes over the next piece of a body without looking into the messages.
@@ -297,9 +280,7 @@ impl Framing {
     /// Whether the body may end here.
     pub(crate) fn finish(&self) -> Result<(), FrameError> {
         if self.message_left > 0 {
-            return Err(FrameError::EndsInMessage {
-                missing: self.message_left,
-            });
+            return Err(FrameError::EndsInMessage { missing: self.message_left });
         }
         if self.prefix_bytes > 0 {
             return Err(FrameError::EndsInPrefix);
@@ -425,18 +406,11 @@ mod tests {
         assert_eq!(parse(mode, usize::MAX, body.chunks(1)), whole, "byte by byte: {body:?}");
         let cut = pieces(random, body);
         let slice_bytes_max = random.usize(1..=8);
-        assert_eq!(
-            parse(mode, slice_bytes_max, cut.iter().copied()),
-            whole,
-            "in pieces: {cut:?}"
-        );
+        assert_eq!(parse(mode, slice_bytes_max, cut.iter().copied()), whole, "in pieces: {cut:?}");
 
         // The check without protobuf agrees wherever protobuf is not what is wrong.
         let mut framing = Framing::new(mode);
-        let checked = cut
-            .iter()
-            .try_for_each(|piece| framing.check(piece))
-            .and_then(|()| framing.finish());
+        let checked = cut.iter().try_for_each(|piece| framing.check(piece)).and_then(|()| framing.finish());
         if is_about_framing(&whole.1) {
             assert_eq!(checked, whole.1, "{body:?}");
         }
@@ -567,23 +541,11 @@ mod tests {
     fn content_is_limited_and_announced_lengths_cost_nothing() {
         for (length, end) in [
             (CONTENT_BYTES_MAX, FrameError::EndsInMessage { missing: u32::MAX - 9 }),
-            (
-                CONTENT_BYTES_MAX + 1,
-                FrameError::ContentTooLong {
-                    length: CONTENT_BYTES_MAX + 1,
-                },
-            ),
+            (CONTENT_BYTES_MAX + 1, FrameError::ContentTooLong { length: CONTENT_BYTES_MAX + 1 }),
         ] {
             let body = [vec![0, 0xff, 0xff, 0xff, 0xff, 0x0a], varint(length), b"abc".to_vec()].concat();
-            let content = if length > CONTENT_BYTES_MAX {
-                vec![]
-            } else {
-                b"abc".to_vec()
-            };
-            assert_eq!(
-                outcome(&mut fastrand::Rng::with_seed(2), Mode::Unary, &body),
-                (content, Err(end))
-            );
+            let content = if length > CONTENT_BYTES_MAX { vec![] } else { b"abc".to_vec() };
+            assert_eq!(outcome(&mut fastrand::Rng::with_seed(2), Mode::Unary, &body), (content, Err(end)));
         }
     }
 
@@ -611,10 +573,7 @@ mod tests {
                 _ => panic!("seed {seed}: prost says {decoded:?}, we say {end:?} for {payload:?}"),
             }
         }
-        assert!(
-            (5_000..19_000).contains(&accepted),
-            "the seeds are lopsided: {accepted} valid messages"
-        );
+        assert!((5_000..19_000).contains(&accepted), "the seeds are lopsided: {accepted} valid messages");
     }
 
     #[test]
@@ -625,19 +584,10 @@ mod tests {
             let mut contents = Vec::new();
             for _ in 0..random.usize(0..5) {
                 let content: Vec<u8> = (0..random.usize(0..300)).map(|_| random.u8(..)).collect();
-                body.extend(message(
-                    &OneField {
-                        content: content.clone().into(),
-                    }
-                    .encode_to_vec(),
-                ));
+                body.extend(message(&OneField { content: content.clone().into() }.encode_to_vec()));
                 contents.extend(content);
             }
-            assert_eq!(
-                outcome(&mut random, Mode::Stream, &body),
-                (contents, Ok(())),
-                "seed {seed}"
-            );
+            assert_eq!(outcome(&mut random, Mode::Stream, &body), (contents, Ok(())), "seed {seed}");
         }
     }
 
@@ -660,20 +610,13 @@ mod tests {
         let text = FrameError::EndsInMessage { missing: 7 }.to_string();
         assert_eq!(text, "the body ends 7 bytes before its message does");
         let text = FrameError::ContentTooLong { length: 1 << 31 }.to_string();
-        assert_eq!(
-            text,
-            "field 1 is 2147483648 bytes long, at most 2147483647 fit in one message"
-        );
+        assert_eq!(text, "field 1 is 2147483648 bytes long, at most 2147483647 fit in one message");
     }
 
     /// Random fields, valid but for a second field 1.
     fn put_fields(random: &mut fastrand::Rng, payload: &mut Vec<u8>, depth: usize) {
         for _ in 0..random.usize(0..4) {
-            let field = if random.bool() {
-                2
-            } else {
-                random.u64(2..=FIELD_NUMBER_MAX)
-            };
+            let field = if random.bool() { 2 } else { random.u64(2..=FIELD_NUMBER_MAX) };
             match random.u8(0..6) {
                 0 => payload.extend([varint(field << 3), varint(random.u64(..) >> random.u32(0..64))].concat()),
                 1 => payload.extend([varint(field << 3 | 1), random.u64(..).to_le_bytes().to_vec()].concat()),

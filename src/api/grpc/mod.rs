@@ -48,11 +48,8 @@ pub fn tally_server(engine: Engine) -> TallyServer<tally::TallyService> {
 }
 
 /// The largest message that a generated server decodes; the adapter has cut the uploads by then.
-const MESSAGE_BYTES_MAX: usize = if REQUEST_BYTES_MAX > UPLOAD_FRAME_BYTES {
-    REQUEST_BYTES_MAX
-} else {
-    UPLOAD_FRAME_BYTES
-};
+const MESSAGE_BYTES_MAX: usize =
+    if REQUEST_BYTES_MAX > UPLOAD_FRAME_BYTES { REQUEST_BYTES_MAX } else { UPLOAD_FRAME_BYTES };
 
 /// The one upload path: the content of every message, in order, to the engine.
 async fn upload<M: Send + 'static>(

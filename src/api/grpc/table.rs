@@ -21,11 +21,7 @@ impl Table for TableService {
     /// On the wire one message; here the pieces into which the adapter cut it.
     async fn upload(&self, request: Request<Streaming<UploadReq>>) -> Result<Response<UploadResp>, Status> {
         let result = super::upload(&self.0, request.into_inner(), |m: UploadReq| m.csv_data, "Table/Upload").await;
-        let reply = to_reply(
-            result,
-            |_| UploadResp { error: String::new() },
-            |error| UploadResp { error },
-        )?;
+        let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
         Ok(Response::new(reply))
     }
 
@@ -39,14 +35,8 @@ impl Table for TableService {
             Ok(total) => tracing::info!(call = "Table/ColumnSum", %column, %format, total, ms, "summed"),
             Err(error) => tracing::warn!(call = "Table/ColumnSum", %column, %format, %error, ms, "refused"),
         }
-        let ok = |total| ColSumResp {
-            total,
-            error: String::new(),
-        };
-        Ok(Response::new(to_reply(result, ok, |error| ColSumResp {
-            total: 0,
-            error,
-        })?))
+        let ok = |total| ColSumResp { total, error: String::new() };
+        Ok(Response::new(to_reply(result, ok, |error| ColSumResp { total: 0, error })?))
     }
 
     async fn col_sum(&self, request: Request<ColSumReq>) -> Result<Response<ColSumResp>, Status> {

@@ -21,19 +21,13 @@ impl Tally for TallyService {
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
         let result = super::upload(&self.0, request.into_inner(), |m: UploadChunk| m.data, "Tally/Upload").await;
-        result
-            .map(|receipt| Response::new(to_receipt(receipt)))
-            .map_err(|error| to_status(&error))
+        result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
     }
 
     /// Read page by page as the client takes them, so that it does not matter how many there are.
     async fn list_parts(&self, request: Request<ListPartsRequest>) -> Result<Response<Answers<Receipt>>, Status> {
         let ListPartsRequest { after, limit } = request.into_inner();
-        let left = if limit == 0 {
-            usize::MAX
-        } else {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        };
+        let left = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         let engine = Arc::new(self.0.clone());
         let pages = stream::try_unfold((PartId::new(after), left), move |(after, left)| {
             let engine = Arc::clone(&engine);
