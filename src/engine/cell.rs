@@ -175,7 +175,41 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
 }
 
 /// A cell as ColumnSum sees it: trimmed of ASCII white space it is empty and adds nothing, or `[+-]?[0-9]+` in 64 bits.
-pub fn summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
+///
+/// The cell is the first `len` bytes of `window`. What follows does not matter, but eight bytes can be looked at
+/// together if they are there.
+#[inline]
+pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
+    if let (1..=8, Some(eight)) = (len, window.first_chunk())
+        && let Some(value) = parse_up_to_eight(len, u64::from_le_bytes(*eight))
+    {
+        return Ok(Some(value.cast_signed()));
+    }
+    any_summand(&window[..len])
+}
+
+/// The value of 1 to 8 digits in the low bytes, first digit lowest; none if one of them is no digit. The three
+/// multiplications are from Lemire, "Quickly parsing eight digits" (2018).
+#[inline]
+fn parse_up_to_eight(len: usize, bytes: u64) -> Option<u64> {
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    const HIGH_NIBBLES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    // Moved up to the end of the word, with zeros before it.
+    let bits = 8 * u32::try_from(len).ok()?;
+    let digits = bytes << (64 - bits) | ZEROS.checked_shr(bits).unwrap_or(0);
+    // A digit's high nibble is 3, and stays so when 6 is added.
+    let is_high_three = |word: u64| word & HIGH_NIBBLES == ZEROS;
+    if !is_high_three(digits) || !is_high_three(digits.wrapping_add(0x0606_0606_0606_0606)) {
+        return None;
+    }
+    let values = digits - ZEROS;
+    let pairs = values.wrapping_mul(10) + (values >> 8);
+    let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+    let high = (pairs >> 16 & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+    Some(low.wrapping_add(high) >> 32)
+}
+
+fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
     // Nearly every cell is a few plain digits.
     if let 1..=18 = cell.len() {
         let mut value = 0_i64;
@@ -328,7 +362,28 @@ mod tests {
             ("\u{b}5", Err(CellProblem::NotAnInteger)),  // vertical tab: not in Rust's ASCII white space
         ];
         for &(cell, expected) in cases {
-            assert_eq!(summand(cell.as_bytes()), expected, "{cell:?}");
+            assert_eq!(summand(cell.len(), cell.as_bytes()), expected, "{cell:?}");
+            for after in [",12345678", "\n0000000", "999999999"] {
+                let window = [cell, after].concat();
+                assert_eq!(summand(cell.len(), window.as_bytes()), expected, "{cell:?} before {after:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn eight_at_once_equals_one_by_one() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..100_000 {
+            let mut window = [0; 8];
+            // Digits, and now and then their neighbours in ASCII or any byte.
+            window.fill_with(|| match random.u8(..40) {
+                0 => *b"/:+- ,\n\0".get(random.usize(..8)).unwrap(),
+                1 => random.u8(..),
+                _ => random.u8(b'0'..=b'9'),
+            });
+            for len in 1..=8 {
+                assert_eq!(summand(len, &window), any_summand(&window[..len]), "{:?}", &window[..len]);
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ pub trait Rows {
 pub struct Row<'a> {
     /// From 1; the header is not counted.
     pub number: u64,
+    /// From the row's start; what follows the row may stand behind it.
     bytes: &'a [u8],
     unescaped: &'a [u8],
     spans: &'a [Span],
@@ -45,6 +46,13 @@ impl<'a> Row<'a> {
             let source = if span.unescaped { unescaped } else { bytes };
             &source[span.start..span.end]
         })
+    }
+
+    /// The first cell's length, and its text with whatever follows it in memory.
+    pub fn first_cell(&self) -> Option<(usize, &'a [u8])> {
+        let span = self.spans.first()?;
+        let source = if span.unescaped { self.unescaped } else { self.bytes };
+        Some((span.end - span.start, &source[span.start..]))
     }
 }
 
@@ -196,11 +204,12 @@ impl Scanner {
     /// Scans rows where they are and returns the start of the row that does not end in `block`. Quotes are rare
     /// enough that a row with one is read again by `deliver_quoted`.
     fn scan<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<usize, R::Error> {
-        let cells_max = self.names.len();
+        let columns = self.names.len();
         let wanted = self.wanted;
         let mut row = 0; // where the row starts
         let mut cell = 0; // where the cell starts
         let mut cells = 0; // cells of the row that have ended
+        let mut found = Span { start: 0, end: 0, unescaped: false }; // the one cell that is wanted
         let mut base = 0; // of the 64 bytes at hand
         self.spans.clear();
         'lanes: while base < block.len() {
@@ -224,17 +233,29 @@ impl Scanner {
                     continue 'lanes;
                 }
                 let is_row_end = byte != b',';
-                if !(is_row_end && at == row) {
-                    if cells < cells_max && wanted.has(cells) {
-                        self.spans.push(Span { start: cell - row, end: at - row, unescaped: false });
-                    }
-                    cells += 1;
+                if is_row_end && at == row {
+                    // An empty line is no row.
+                    row = at + 1;
+                    cell = row;
+                    continue;
                 }
+                let span = Span { start: cell - row, end: at - row, unescaped: false };
+                match wanted {
+                    Wanted::Column(column) if column == cells => found = span,
+                    Wanted::All if cells < columns => self.spans.push(span),
+                    Wanted::Column(_) | Wanted::All => {}
+                }
+                cells += 1;
                 cell = at + 1;
                 if is_row_end {
-                    if at != row {
+                    if wanted == Wanted::All {
                         self.deliver(&block[row..at], cells, rows)?;
                         self.spans.clear();
+                    } else {
+                        self.check_row(at - row, cells)?;
+                        self.rows += 1;
+                        let spans = std::slice::from_ref(&found);
+                        rows.row(Row { number: self.rows, bytes: &block[row..], unescaped: &[], spans })?;
                     }
                     (row, cells) = (cell, 0);
                 }
@@ -246,19 +267,26 @@ impl Scanner {
 
     /// Checks a row whose spans are found, and hands it on.
     fn deliver<R: Rows>(&mut self, bytes: &[u8], cells: usize, rows: &mut R) -> Result<(), R::Error> {
-        self.check_row_bytes(bytes.len())?;
         if bytes.len() > self.limits.cell_bytes_max {
+            self.check_row_bytes(bytes.len())?;
             for (column_index, span) in self.spans.iter().enumerate() {
                 self.check_cell_bytes(column_index, span.end - span.start)?;
             }
         }
-        let row = self.rows + 1;
-        if cells != self.names.len() {
-            return Err(CsvError::Ragged { row, cells, header_cells: self.names.len() }.into());
-        }
-        self.rows = row;
+        self.check_row(bytes.len(), cells)?;
+        self.rows += 1;
         self.longest_row_bytes = self.longest_row_bytes.max(bytes.len());
-        rows.row(Row { number: row, bytes, unescaped: &self.unescaped, spans: &self.spans })
+        rows.row(Row { number: self.rows, bytes, unescaped: &self.unescaped, spans: &self.spans })
+    }
+
+    /// Checks what can be wrong with a whole row.
+    fn check_row(&self, bytes: usize, cells: usize) -> Result<(), CsvError> {
+        self.check_row_bytes(bytes)?;
+        let header_cells = self.names.len();
+        if cells != header_cells {
+            return Err(CsvError::Ragged { row: self.rows + 1, cells, header_cells });
+        }
+        Ok(())
     }
 
     /// Finds the spans of a row that may have quoted cells, and delivers it.

@@ -235,7 +235,7 @@ fn sum_texts(
             return Ok(Ok(rows));
         }
         for (index, value) in values.iter().enumerate() {
-            match cell::summand(value.as_bytes()) {
+            match cell::summand(value.len(), value.as_bytes()) {
                 Ok(Some(summand)) => sum.add(summand),
                 Ok(None) => {}
                 Err(problem) => {
