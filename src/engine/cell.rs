@@ -176,14 +176,23 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
 
 /// A cell as ColumnSum sees it: trimmed of ASCII white space it is empty and adds nothing, or `[+-]?[0-9]+` in 64 bits.
 ///
-/// The cell is the first `len` bytes of `window`. What follows does not matter, but eight bytes can be looked at
-/// together if they are there.
+/// The cell is the first `len` bytes of `window`. What follows does not matter, but if there is enough of it, eight
+/// digits can be looked at together.
 #[inline]
 pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
-    if let (1..=8, Some(eight)) = (len, window.first_chunk())
-        && let Some(value) = parse_up_to_eight(len, u64::from_le_bytes(*eight))
-    {
-        return Ok(Some(value.cast_signed()));
+    if let Some(nine) = window.first_chunk::<9>() {
+        // Without a branch on the sign, which in real columns is anyone's guess.
+        let negative = u64::from(nine[0] == b'-') & u64::from(len > 0);
+        let [from_first, from_second] = [0, 1].map(|start| {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(&nine[start..start + 8]);
+            u64::from_le_bytes(eight)
+        });
+        let mask = negative.wrapping_neg();
+        let digits = from_first ^ (from_first ^ from_second) & mask;
+        if let Some(value) = parse_up_to_eight(len as u64 - negative, digits) {
+            return Ok(Some(((value ^ mask).wrapping_sub(mask)).cast_signed())); // negated where the mask is all ones
+        }
     }
     any_summand(&window[..len])
 }
@@ -191,12 +200,14 @@ pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
 /// The value of 1 to 8 digits in the low bytes, first digit lowest; none if one of them is no digit. The three
 /// multiplications are from Lemire, "Quickly parsing eight digits" (2018).
 #[inline]
-fn parse_up_to_eight(len: usize, bytes: u64) -> Option<u64> {
+fn parse_up_to_eight(len: u64, bytes: u64) -> Option<u64> {
     const ZEROS: u64 = 0x3030_3030_3030_3030;
     const HIGH_NIBBLES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    // Moved up to the end of the word, with zeros before it.
-    let bits = 8 * u32::try_from(len).ok()?;
-    let digits = bytes << (64 - bits) | ZEROS.checked_shr(bits).unwrap_or(0);
+    if len.wrapping_sub(1) >= 8 {
+        return None;
+    }
+    // Moved up to the end of the word, with zeros before it. Shifted twice, as 64 at once is no shift.
+    let digits = bytes << (64 - 8 * len) | ZEROS >> (8 * len - 8) >> 8;
     // A digit's high nibble is 3, and stays so when 6 is added.
     let is_high_three = |word: u64| word & HIGH_NIBBLES == ZEROS;
     if !is_high_three(digits) || !is_high_three(digits.wrapping_add(0x0606_0606_0606_0606)) {
@@ -374,14 +385,17 @@ mod tests {
     fn eight_at_once_equals_one_by_one() {
         let mut random = fastrand::Rng::with_seed(3);
         for _ in 0..100_000 {
-            let mut window = [0; 8];
-            // Digits, and now and then their neighbours in ASCII or any byte.
+            let mut window = [0; 10];
+            // Digits, at times a sign, and now and then their neighbours in ASCII or any byte.
             window.fill_with(|| match random.u8(..40) {
                 0 => *b"/:+- ,\n\0".get(random.usize(..8)).unwrap(),
                 1 => random.u8(..),
                 _ => random.u8(b'0'..=b'9'),
             });
-            for len in 1..=8 {
+            if random.bool() {
+                window[0] = b'-';
+            }
+            for len in 0..=8 {
                 assert_eq!(summand(len, &window), any_summand(&window[..len]), "{:?}", &window[..len]);
             }
         }

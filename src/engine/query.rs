@@ -254,6 +254,7 @@ impl Rows for ColumnOfCsv<'_> {
         if same { Ok(()) } else { Err(Stop::OtherHeader) }
     }
 
+    #[inline]
     fn row(&mut self, row: Row<'_>) -> Result<(), Stop> {
         let Some((len, window)) = row.first_cell() else { return Ok(()) };
         match summand(len, window) {

@@ -31,13 +31,13 @@ use crate::{
     error::Error,
     limits::{
         BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, CsvLimits,
-        DICTIONARY_COLUMNS_MAX, KIB, PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING,
+        DICTIONARY_COLUMNS_MAX, KIB, MIB, PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING,
         SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
     },
 };
 
 /// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
-const CONVERT_SLICE_BYTES: usize = 4 * READ_BLOCK_BYTES;
+const CONVERT_SLICE_BYTES: usize = MIB;
 /// What the writer and the builders hold for a column before its first value, with and without a dictionary.
 const COLUMN_BYTES: usize = 6 * KIB;
 const DICTIONARY_COLUMN_BYTES: usize = 64 * KIB;
