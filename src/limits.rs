@@ -71,10 +71,17 @@ pub const BATCH_CELLS_MAX: usize = 128 * KIB;
 pub const BATCH_BYTES_MAX: usize = MIB;
 /// Rows of one row group.
 pub const ROW_GROUP_ROWS_MAX: usize = 1024 * KIB;
-/// Bytes that a row group may take in memory before it is written out, for tables of ordinary width.
+/// Bytes of encoded pages in a row group, which are in memory until it is written out.
 pub const ROW_GROUP_BYTES: usize = 8 * MIB;
-/// The same for tables so wide that small groups would make more than [`COLUMN_CHUNKS_MAX`] of them.
-pub const ROW_GROUP_BYTES_CEILING: usize = 32 * MIB;
+/// The same for tables so wide and long that small groups would make more than [`COLUMN_CHUNKS_MAX`] column chunks.
+/// Their pages wait on disk.
+pub const ROW_GROUP_BYTES_CEILING: usize = 16 * 1024 * MIB;
+/// Bytes of a page.
+pub const PAGE_BYTES: usize = MIB / 2;
+/// Bytes of unfinished pages in memory while the finished ones wait on disk, over all columns ...
+pub const SPILL_PAGES_BYTES: usize = 24 * MIB;
+/// ... but never so little of a column that pages would be mostly header.
+pub const PAGE_BYTES_MIN: usize = 4 * KIB;
 /// Column chunks (columns x row groups) of one part: each has an entry in the footer, which readers hold in memory.
 pub const COLUMN_CHUNKS_MAX: usize = 32 * KIB;
 /// Bytes in memory of a footer's entry for one column chunk.

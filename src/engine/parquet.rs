@@ -1,9 +1,11 @@
 //! Parquet: the writer of a part, and the reader that takes one column's chunks and nothing else.
 //!
-//! Only what every engine reads is written: format version 1.0 types, Snappy, dictionaries, DELTA_BINARY_PACKED for
-//! integers. Memory: the writer holds one row group, the reader one page.
+//! Only what every engine reads is written: format version 1.0 types, Snappy (LZ4 in wide tables), dictionaries,
+//! DELTA_BINARY_PACKED for integers. Memory: the writer holds one row group, or one page of each column while the others lie in a scratch file;
+//! the reader holds one page.
 
 use std::{
+    fmt,
     io::{self, BufReader, Read},
     sync::{Arc, OnceLock},
 };
@@ -11,7 +13,7 @@ use std::{
 use arrow::array::RecordBatch;
 use bytes::{Buf, Bytes};
 use parquet::{
-    arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions},
+    arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions, PageKey, PageStore, PageStoreArgs, PageStoreFactory},
     basic::{Compression, Encoding},
     column::{
         page::PageReader,
@@ -33,7 +35,7 @@ use super::{
     convert::arrow_schema,
     fold::Sum,
     part::{Column, ColumnType, Part},
-    store::{Draft, Reader},
+    store::{Draft, Reader, Scratch, Store},
 };
 use crate::{
     error::{CellProblem, Error},
@@ -55,8 +57,9 @@ const TAIL_BYTES: usize = 8;
 pub struct PartWriter {
     writer: ArrowWriter<Draft>,
     row_group_bytes_max: usize,
-    /// What the draft failed with, which the Parquet writer does not always hand on.
-    failure: Arc<OnceLock<io::ErrorKind>>,
+    scratch: Option<Arc<Scratch>>,
+    /// What the draft or the scratch file failed with, which the Parquet writer does not always hand on.
+    failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
 }
 
 /// A finished Parquet file that is not published yet.
@@ -69,15 +72,30 @@ pub struct Written {
     pub footer_bytes: u32,
 }
 
+/// How the Parquet file of a part is laid out, so that its conversion keeps to its memory and its footer stays small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// A row group is written out when its encoded pages take so much.
+    pub row_group_bytes: usize,
+    /// A page is complete when it takes so much.
+    pub page_bytes: usize,
+    /// Whether complete pages wait on disk for the end of their row group.
+    pub spill: bool,
+}
+
 impl PartWriter {
-    /// Begins the file. A row group is written out when its encoded pages take `row_group_bytes_max`.
-    pub fn new(draft: Draft, columns: &[Column], row_group_bytes_max: usize) -> Result<Self, Error> {
+    /// Begins the file.
+    pub fn new(store: &Store, columns: &[Column], layout: Layout) -> Result<Self, Error> {
+        let draft = store.draft()?;
+        let scratch = if layout.spill { Some(Arc::new(store.scratch()?)) } else { None };
+        // Dictionaries begin with 4,096 slots, and a Snappy encoder keeps up to 34 KiB: too much for each of 4,096 columns.
+        let wide = columns.len() > DICTIONARY_COLUMNS_MAX;
         let mut properties = WriterProperties::builder()
             .set_created_by(concat!("tally version ", env!("CARGO_PKG_VERSION")).to_owned())
-            .set_compression(Compression::SNAPPY)
-            .set_dictionary_enabled(columns.len() <= DICTIONARY_COLUMNS_MAX)
+            .set_compression(if wide { Compression::LZ4_RAW } else { Compression::SNAPPY })
+            .set_dictionary_enabled(!wide)
             .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
-            .set_data_page_size_limit(MIB / 2)
+            .set_data_page_size_limit(layout.page_bytes)
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_offset_index_disabled(true)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
@@ -94,16 +112,20 @@ impl PartWriter {
             }
         }
         // The Arrow schema in the footer would say nothing that the Parquet types do not.
-        let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-        let failure = draft.failure();
+        let mut options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+        let mut failures = vec![draft.failure()];
+        if let Some(scratch) = &scratch {
+            failures.push(scratch.failure());
+            options = options.with_page_store_factory(Arc::new(Spill(Arc::clone(scratch))));
+        }
         let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(columns), options)
-            .map_err(|error| write_error(&error, &failure))?;
-        Ok(Self { writer, row_group_bytes_max, failure })
+            .map_err(|error| write_error(&error, &failures))?;
+        Ok(Self { writer, row_group_bytes_max: layout.row_group_bytes, scratch, failures })
     }
 
     /// Adds rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        self.writer.write(batch).map_err(|error| write_error(&error, &self.failure))?;
+        self.writer.write(batch).map_err(|error| write_error(&error, &self.failures))?;
         // Not `memory_size`, which counts what encoders reserve and never touch.
         if self.writer.in_progress_size() >= self.row_group_bytes_max {
             self.flush()?;
@@ -116,7 +138,7 @@ impl PartWriter {
         self.flush()?;
         let row_groups = self.writer.flushed_row_groups().len();
         let before_footer = self.writer.bytes_written();
-        let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failure))?;
+        let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
         let footer_bytes = draft.bytes() - before_footer as u64 - TAIL_BYTES as u64;
         let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
         Ok(Written {
@@ -127,7 +149,43 @@ impl PartWriter {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        self.writer.flush().map_err(|error| write_error(&error, &self.failure))
+        self.writer.flush().map_err(|error| write_error(&error, &self.failures))?;
+        if let Some(scratch) = &self.scratch {
+            scratch.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Pages of one row group in a scratch file. A key is the page's offset and, in its low 24 bits, its length, so that
+/// the pages of a row group of any size take no memory.
+#[derive(Clone)]
+struct Spill(Arc<Scratch>);
+
+impl fmt::Debug for Spill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Spill")
+    }
+}
+
+impl PageStoreFactory for Spill {
+    fn create(&self, _column: &PageStoreArgs<'_>) -> Result<Box<dyn PageStore>, ParquetError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl PageStore for Spill {
+    fn put(&mut self, page: Bytes) -> Result<PageKey, ParquetError> {
+        let offset = self.0.put(&page)?;
+        if page.len() >> 24 != 0 || offset >> 40 != 0 {
+            return Err(ParquetError::General(format!("a page of {} bytes at {offset}", page.len())));
+        }
+        Ok(PageKey::new(offset << 24 | page.len() as u64))
+    }
+
+    fn take(&mut self, key: PageKey) -> Result<Bytes, ParquetError> {
+        let (offset, bytes) = (key.get() >> 24, key.get() & 0xff_ffff);
+        Ok(self.0.get(offset, usize::try_from(bytes)?)?.into())
     }
 }
 
@@ -351,8 +409,8 @@ impl Read for WindowReader {
 }
 
 /// A failed write shows through the Parquet writer as text at times; the draft knows what it was.
-fn write_error(error: &ParquetError, failure: &OnceLock<io::ErrorKind>) -> Error {
-    match failure.get() {
+fn write_error(error: &ParquetError, failures: &[Arc<OnceLock<io::ErrorKind>>]) -> Error {
+    match failures.iter().find_map(|failure| failure.get()) {
         Some(&kind) => Error::io("the parquet file")(kind.into()),
         None => Error::Internal(format!("parquet: {error}")),
     }
@@ -366,7 +424,7 @@ mod tests {
         convert::{BatchBuilder, Typer},
         csv::{Resume, Row, Rows, Scanner, Wanted},
         part::PartId,
-        store::{Store, reads},
+        store::reads,
     };
 
     /// Rows into batches into row groups of one batch each.
@@ -407,6 +465,15 @@ mod tests {
 
     #[test]
     fn only_the_columns_chunks_and_the_footer_are_read() {
+        check_reads(Layout { row_group_bytes: 1, page_bytes: 4096, spill: false });
+    }
+
+    #[test]
+    fn pages_that_waited_on_disk_are_the_same() {
+        check_reads(Layout { row_group_bytes: 100_000, page_bytes: 4096, spill: true });
+    }
+
+    fn check_reads(layout: Layout) {
         const ROWS: u64 = 40_000;
         let mut csv = b"x,text,big\n".to_vec();
         for row in 0..ROWS {
@@ -415,7 +482,7 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let store = Store::open(folder.path(), Durability::None).expect("a data folder");
         let columns = scan(&csv, Typer::default()).into_columns();
-        let writer = PartWriter::new(store.draft().expect("a draft"), &columns, 1).expect("a writer");
+        let writer = PartWriter::new(&store, &columns, layout).expect("a writer");
         let Batches(mut batch, mut writer) = scan(&csv, Batches(BatchBuilder::new(&columns), writer));
         writer.write(&batch.take().expect("a batch")).expect("written");
         let written = writer.finish().expect("finished");

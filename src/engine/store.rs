@@ -69,6 +69,12 @@ pub struct Draft {
     failure: Arc<OnceLock<io::ErrorKind>>,
 }
 
+/// Room on disk for what does not fit in memory for a while. Removed when dropped.
+pub struct Scratch {
+    draft: Draft,
+    end: AtomicU64,
+}
+
 /// A file open for reading at any place.
 #[derive(Clone)]
 pub struct Reader {
@@ -160,6 +166,11 @@ impl Store {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(Error::io("a new file in the data folder"))?;
         Ok(Draft { path, file, bytes: 0, checksum: Box::default(), failure: Arc::default() })
+    }
+
+    /// Empty room in `tmp/`.
+    pub fn scratch(&self) -> Result<Scratch, Error> {
+        Ok(Scratch { draft: self.draft()?, end: AtomicU64::new(0) })
     }
 
     /// Makes two drafts and a receipt a part: both files synced and renamed, then the receipt, then the folder synced.
@@ -405,6 +416,36 @@ impl Drop for Draft {
                 tracing::error!(path = %self.path.display(), %error, "a draft is left until the next start");
             }
         }
+    }
+}
+
+impl Scratch {
+    /// Keeps bytes and says where.
+    pub fn put(&self, bytes: &[u8]) -> io::Result<u64> {
+        assert_unlocked();
+        let offset = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.draft.file.write_all_at(bytes, offset).inspect_err(|error| {
+            self.draft.failure.get_or_init(|| error.kind());
+        })?;
+        Ok(offset)
+    }
+
+    /// What was kept there.
+    pub fn get(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        assert_unlocked();
+        let mut buffer = vec![0; bytes];
+        self.draft.file.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer)
+    }
+
+    /// Nothing in it is needed any more: its room is used again.
+    pub fn clear(&self) {
+        self.end.store(0, Ordering::Relaxed);
+    }
+
+    /// Where it will say what a write failed with.
+    pub fn failure(&self) -> Arc<OnceLock<io::ErrorKind>> {
+        self.draft.failure()
     }
 }
 

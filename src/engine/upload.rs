@@ -22,7 +22,7 @@ use super::{
     Engine,
     convert::{BatchBuilder, Typer},
     csv::{FileScan, Resume, Row, Rows, Wanted},
-    parquet::{PartWriter, Written},
+    parquet::{Layout, PartWriter, Written},
     part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
     state::{Lane, Shared},
     store::{Draft, Reader, Store},
@@ -31,15 +31,15 @@ use crate::{
     error::Error,
     limits::{
         BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, CsvLimits,
-        DICTIONARY_COLUMNS_MAX, KIB, MIB, PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING,
-        SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
+        DICTIONARY_COLUMNS_MAX, KIB, MIB, PAGE_BYTES, PAGE_BYTES_MIN, PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES,
+        ROW_GROUP_BYTES_CEILING, SMALL_UPLOAD_BYTES, SPILL_PAGES_BYTES, SPOOL_BLOCK_BYTES,
     },
 };
 
 /// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
 const CONVERT_SLICE_BYTES: usize = MIB;
 /// What the writer and the builders hold for a column before its first value, with and without a dictionary.
-const COLUMN_BYTES: usize = 6 * KIB;
+const COLUMN_BYTES: usize = 10 * KIB;
 const DICTIONARY_COLUMN_BYTES: usize = 64 * KIB;
 
 /// Runs one upload from its first byte to its receipt.
@@ -139,7 +139,7 @@ impl Upload {
         let plan = Plan::for_file(file.bytes(), columns_count, longest_row_bytes)?;
         let _claim = self.claim(&file, plan.claim_bytes).await?;
         let store = Arc::clone(&inner.store);
-        let conversion = Conversion { store, columns, row_group_bytes: plan.row_group_bytes, output: None };
+        let conversion = Conversion { store, columns, layout: plan.layout, output: None };
         let (written, columns) = self.to_the_end(self.scan(&file, conversion), |scan| scan.rows.finish()).await?;
         Ok((written, columns, rows))
     }
@@ -245,7 +245,7 @@ fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
 struct Conversion {
     store: Arc<Store>,
     columns: Vec<Column>,
-    row_group_bytes: usize,
+    layout: Layout,
     /// Made when the scan begins, on a worker.
     output: Option<(BatchBuilder, PartWriter)>,
 }
@@ -268,7 +268,7 @@ impl Rows for Conversion {
     type Error = Error;
 
     fn header(&mut self, _names: &[String]) -> Result<(), Error> {
-        let writer = PartWriter::new(self.store.draft()?, &self.columns, self.row_group_bytes)?;
+        let writer = PartWriter::new(&self.store, &self.columns, self.layout)?;
         self.output = Some((BatchBuilder::new(&self.columns), writer));
         Ok(())
     }
@@ -293,7 +293,7 @@ fn typing_bytes(file: &Reader, columns: usize, limits: CsvLimits) -> usize {
 /// What the conversion of a file may take.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
-    row_group_bytes: usize,
+    layout: Layout,
     claim_bytes: usize,
 }
 
@@ -301,21 +301,26 @@ impl Plan {
     fn for_file(file_bytes: u64, columns: usize, longest_row_bytes: usize) -> Result<Self, Error> {
         // Text of one byte takes five in a page, so a file may take a few times its size before it is packed.
         let in_memory = usize::try_from(file_bytes.saturating_mul(3)).unwrap_or(usize::MAX);
-        let row_groups_max = COLUMN_CHUNKS_MAX / columns.max(1);
-        let row_group_bytes = ROW_GROUP_BYTES.max(in_memory / row_groups_max.max(1));
+        let row_groups_max = (COLUMN_CHUNKS_MAX / columns.max(1)).max(1);
+        let row_group_bytes = ROW_GROUP_BYTES.max(in_memory / row_groups_max);
         if row_group_bytes > ROW_GROUP_BYTES_CEILING {
             return Err(Error::TooWideAndLong { columns, file_bytes });
         }
+        // A row group too large for memory keeps one page of each column there.
+        let spill = row_group_bytes > ROW_GROUP_BYTES;
+        let page_bytes =
+            if spill { (SPILL_PAGES_BYTES / columns).clamp(PAGE_BYTES_MIN, PAGE_BYTES) } else { PAGE_BYTES };
+        let pages_bytes = if spill { columns * page_bytes } else { in_memory.min(row_group_bytes) };
         let column_bytes = if columns <= DICTIONARY_COLUMNS_MAX { DICTIONARY_COLUMN_BYTES } else { COLUMN_BYTES };
         let row_groups = in_memory / row_group_bytes + 1;
         // The cells of a batch stand in the builders, in the pages and in a compressed copy of a page; the last row of
         // each may be the longest.
         let batch_bytes = 3 * (BATCH_BYTES_MAX + 8 * BATCH_CELLS_MAX.min(in_memory)) + 6 * longest_row_bytes;
         let claim_bytes = READ_BLOCK_BYTES.min(in_memory)
-            + in_memory.min(row_group_bytes)
+            + pages_bytes
             + in_memory.min(batch_bytes)
             + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES);
-        Ok(Self { row_group_bytes, claim_bytes })
+        Ok(Self { layout: Layout { row_group_bytes, page_bytes, spill }, claim_bytes })
     }
 }
 
@@ -371,4 +376,30 @@ pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
     }
     // Full, or another upload kept it in between.
     state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{COLUMNS_MAX, LARGE_CONVERSION_BYTES, MIB, SMALL_CONVERSION_BYTES};
+
+    #[test]
+    fn plans_keep_to_the_pools_and_the_footer_small() {
+        const GIB: u64 = 1024 * MIB as u64;
+        for columns in [1, 3, 34, 128, 129, 1000, COLUMNS_MAX] {
+            for file_bytes in [0, 100, SMALL_UPLOAD_BYTES, 10 * MIB as u64, GIB, 10 * GIB, 40 * GIB] {
+                let plan = Plan::for_file(file_bytes, columns, 64 * KIB).expect("it can be converted");
+                let pool =
+                    if file_bytes <= SMALL_UPLOAD_BYTES { SMALL_CONVERSION_BYTES } else { LARGE_CONVERSION_BYTES };
+                // Only the widest small files ask for more than their pool has, and then run alone.
+                let alone = columns == COLUMNS_MAX && file_bytes <= SMALL_UPLOAD_BYTES;
+                assert!(plan.claim_bytes <= pool || alone, "{columns} columns, {file_bytes} bytes: {plan:?}");
+                let row_groups = 3 * file_bytes / plan.layout.row_group_bytes as u64;
+                let column_chunks = row_groups * columns as u64;
+                assert!(column_chunks <= COLUMN_CHUNKS_MAX as u64, "{columns} columns, {file_bytes} bytes: {plan:?}");
+            }
+        }
+        let too_much = Plan::for_file(100 * GIB, COLUMNS_MAX, 64 * KIB).expect_err("too wide and long");
+        assert!(matches!(too_much, Error::TooWideAndLong { .. }));
+    }
 }
