@@ -4,6 +4,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PROTOS := $(wildcard proto/*.proto)
+RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
 # One of the stubs stands for all of them: protoc makes them in one go.
 STUBS := clients/table_pb2.py
 
@@ -19,12 +20,13 @@ demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums, stops 
 	@scripts/demo.sh target/debug/tally
 
 # The last cargo command gives target/debug/tally its usual form back: the model check leaves one there whose lock and
-# workers run under the checker only, and the Python tests need the real one.
+# workers run under the checker only, and the Python tests need the real one. Those make folders of many 100 MB, which
+# /tmp may have no room for: they lie in target/, and what a run leaves of them the next one removes.
 test: need-cargo venv stubs ## all tests: Rust, the model check, Python (and docker, where an engine answers)
 	cargo test --locked
 	cargo test --locked --features model --test model
 	cargo build --locked
-	$(PYTHON) -m pytest tests/python
+	$(PYTHON) -m pytest --basetemp=target/pytest -o tmp_path_retention_policy=failed tests/python
 
 check: need-cargo ## format, lints and documentation, without a warning
 	cargo fmt --check
@@ -60,6 +62,9 @@ clean: ## removes what was built and installed here
 # What is missing, in one line, before anything has been waited for.
 need-cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@cargo --version | awk -v min=$(RUST_VERSION_MIN) \
+		'{ split($$2, is, "."); split(min, want, "."); exit is[1] * 1000 + is[2] < want[1] * 1000 + want[2] }' \
+		|| { echo "Rust $(RUST_VERSION_MIN) or newer is needed, this is $$(cargo --version): try rustup update" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo 'cc, which links Rust programs, is missing: install gcc' >&2; exit 1; }
 
 need-python:

@@ -40,8 +40,9 @@ class Failure(Exception):
 
 
 def server_address() -> str:
-    """TALLY_SERVER as host:port. The port may be left out, and so may the variable."""
+    """TALLY_SERVER as host:port. It may be a URL, the port may be left out, and so may the variable."""
     address = os.environ.get("TALLY_SERVER") or DEFAULT_HOST
+    address = address.removeprefix("http://").removesuffix("/")
     # Only what follows an IPv6 address's brackets can be a port.
     has_port = ":" in address.rpartition("]")[2]
     return address if has_port else f"{address}:{DEFAULT_PORT}"

@@ -59,7 +59,7 @@ pub struct ServeArgs {
     pub row_bytes_max: usize,
 
     /// Bytes that an upload may have. A unary call cannot carry more than 2 GiB - 1 anyway.
-    #[arg(long, env = "TALLY_UPLOAD_BYTES_MAX", value_name = "BYTES", default_value_t = UPLOAD_BYTES_MAX)]
+    #[arg(long, env = "TALLY_UPLOAD_BYTES_MAX", value_name = "BYTES", default_value_t = UPLOAD_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
     pub upload_bytes_max: u64,
 
     /// Uploads that are received at once; one more is refused with RESOURCE_EXHAUSTED.
@@ -146,5 +146,64 @@ fn up_to(ceiling: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| match text.parse() {
         Ok(value) if (1..=ceiling).contains(&value) => Ok(value),
         _ => Err(format!("it is a number from 1 to {ceiling}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn config(line: &str) -> Result<Config, clap::Error> {
+        let typed = Typed::try_parse_from(std::iter::once("serve").chain(line.split_whitespace()));
+        typed.map(|typed| Config::of(&typed.serve))
+    }
+
+    #[test]
+    fn the_default_is_loopback_and_durable() {
+        let Config { data, grpc, durability, limits } = config("").expect("no flags");
+        assert_eq!(data, PathBuf::from("./tally-data"));
+        assert_eq!(grpc, ["127.0.0.1:5440", "[::1]:5440"].map(|text| text.parse().expect("an address")));
+        assert_eq!(durability, Durability::Fsync);
+        assert_eq!(format!("{limits:?}"), format!("{:?}", Limits::default()));
+    }
+
+    #[test]
+    fn every_flag_reaches_its_place() {
+        let line = "--data /d --grpc 127.0.0.1:1,[::1]:2 --grpc 127.0.0.1:3 --durability none --columns-max 4 \
+                    --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9";
+        let Config { data, grpc, durability, limits } = config(line).expect("valid");
+        assert_eq!(data, PathBuf::from("/d"));
+        assert_eq!(grpc, ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"].map(|text| text.parse().expect("an address")));
+        assert_eq!(durability, Durability::None);
+        let CsvLimits { columns_max, cell_bytes_max, row_bytes_max } = limits.csv;
+        assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
+        assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
+    }
+
+    #[test]
+    fn what_is_above_its_ceiling_or_no_address_is_refused() {
+        for line in [
+            "--columns-max 4097",
+            "--columns-max 0",
+            "--row-bytes-max 8388609",
+            "--cell-bytes-max 8388609",
+            "--uploads-max 129",
+            "--upload-bytes-max 0",
+            "--upload-idle-s 0",
+            "--grpc nonsense",
+            "--grpc 127.0.0.1:70000",
+            "--durability maybe",
+            "--log =,=",
+        ] {
+            assert!(config(line).is_err(), "{line}");
+        }
     }
 }

@@ -16,6 +16,8 @@ pub const WORKERS: usize = 8;
 pub const WORK_QUEUE_MAX: usize = 1024;
 /// Slices that one question keeps in the queue or in work, so that others get their turn.
 pub const SLICES_IN_FLIGHT_MAX: usize = WORKERS;
+/// Rows of Parquet that one slice decodes: a constant column has millions in a few KiB.
+pub const SLICE_ROWS: u64 = 4 * 1024 * 1024;
 /// Bytes of CSV that one slice reads, about 10 ms of work. A slice goes on past it to the end of a row.
 pub const SLICE_BYTES: usize = 8 * MIB;
 /// Small parts that one slice takes together.
@@ -32,7 +34,7 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of a request's HTTP headers.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of a request that is not an upload.
-pub const REQUEST_BYTES_MAX: usize = 64 * KIB;
+pub const REQUEST_BYTES_MAX: usize = 16 * KIB;
 /// Bytes of one upload that go from the adapter to the handler in one message.
 pub const UPLOAD_FRAME_BYTES: usize = 64 * KIB;
 
@@ -51,6 +53,8 @@ pub const CELL_BYTES_MAX: usize = MIB;
 pub const ROW_BYTES_MAX: usize = 4 * MIB;
 /// The most that `--cell-bytes-max` and `--row-bytes-max` may say.
 pub const ROW_BYTES_CEILING: usize = 8 * MIB;
+/// Bytes of a column's name: a Parquet footer repeats it for every row group.
+pub const NAME_BYTES_MAX: usize = KIB;
 /// Bytes of the header row: every part's receipt and Parquet footer repeats the names.
 pub const HEADER_BYTES_MAX: usize = MIB;
 /// Bytes of one upload, by default.
@@ -98,8 +102,10 @@ pub const LARGE_CONVERSION_BYTES: usize = 96 * MIB;
 /// Memory for the conversion of small uploads, over all of them.
 pub const SMALL_CONVERSION_BYTES: usize = 32 * MIB;
 
-/// Parquet parts with more column chunks count as wide ...
+/// Parquet parts with more column chunks count as wide, ...
 pub const WIDE_CHUNKS: usize = 2 * KIB;
+/// ... as do those with a longer footer, ...
+pub const WIDE_FOOTER_BYTES: usize = MIB / 2;
 /// ... and so many of them are open for reading at once.
 pub const WIDE_READS_MAX: usize = 1;
 /// Bytes that the scan of one column needs: a block, the longest row at its end or a page, decoded values.

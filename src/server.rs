@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     process::ExitCode,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    time::{sleep, timeout},
+    time::{Sleep, sleep},
 };
 use tonic::transport::{Server, server::Connected};
 
@@ -38,6 +38,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How often a silent connection is asked whether it is still there, and how long it may take to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a new connection may take to send its HTTP/2 preface (RFC 9113, section 3.4) before it is closed.
+const PREFACE_MAX: Duration = Duration::from_secs(10);
+const PREFACE_BYTES: usize = 24;
+/// How long to wait when no connection could be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// What the health service answers for; the empty name is the server as a whole.
+const SERVICES: [&str; 3] = ["", "Table", "tally.v1.Tally"];
 
 /// `tally serve`: until a signal, then drained. Exit code 0, or 1 with a line on standard error.
 pub async fn serve_command(args: ServeArgs) -> ExitCode {
@@ -66,7 +74,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
     say_ready(&config, &listeners, &engine, &found)?;
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
-    for service in ["", "Table", "tally.v1.Tally"] {
+    for service in SERVICES {
         health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
     let reflection = || {
@@ -96,7 +104,9 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
     let shutdown = Box::pin(async {
         shutdown.await;
         tracing::info!("draining");
-        health_reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        for service in SERVICES {
+            health_reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+        }
         let _ended_already = stop.send(());
         sleep(DRAIN_MAX).await;
         tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
@@ -185,7 +195,7 @@ fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
         })();
         match bound {
             Ok(listener) => listeners.push(listener),
-            Err(error) if address.is_ipv6() && is_no_such_family(&error) => without.push((address, error)),
+            Err(error) if may_be_missing(address) && is_no_such_family(&error) => without.push((address, error)),
             Err(error) => return Err(Error::io(format!("address {address}"))(error)),
         }
     }
@@ -198,6 +208,11 @@ fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
     Ok(listeners)
 }
 
+/// The addresses that every machine with IPv6 has.
+fn may_be_missing(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().is_loopback() || v6.ip().is_unspecified())
+}
+
 fn is_no_such_family(error: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
@@ -206,30 +221,36 @@ fn is_no_such_family(error: &io::Error) -> bool {
 /// Accepted connections of all listeners, at most [`CONNECTIONS_MAX`] at once.
 fn connections(listeners: Vec<TcpListener>) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    stream::select_all(listeners.into_iter().map(move |listener| {
-        let places = Arc::clone(&places);
-        stream::unfold((listener, places), |(listener, places)| async {
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
-            let connection = accept(&listener, place).await;
-            Some((Ok(connection), (listener, places)))
+    let accepted = stream::select_all(listeners.into_iter().map(|listener| {
+        stream::unfold(listener, |listener| async {
+            let stream = accept(&listener).await;
+            Some((stream, listener))
         })
         .boxed()
-    }))
+    }));
+    accepted.filter_map(move |stream| {
+        let places = Arc::clone(&places);
+        async move {
+            let place = places.acquire_owned().await.ok()?;
+            let silence_max = Some(Box::pin(sleep(PREFACE_MAX)));
+            Some(Ok(Connection { stream, silence_max, preface_bytes_left: PREFACE_BYTES, _place: place }))
+        }
+    })
 }
 
-async fn accept(listener: &TcpListener, place: OwnedSemaphorePermit) -> Connection {
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection was gone at once");
                 }
-                return Connection { stream, _place: place };
+                return stream;
             }
             Err(error) => {
                 // Out of file descriptors, perhaps: others must end before it can go on.
                 tracing::error!(%error, "no connection could be accepted");
-                let _elapsed = timeout(Duration::from_millis(100), std::future::pending::<()>()).await;
+                sleep(ACCEPT_RETRY).await;
             }
         }
     }
@@ -238,6 +259,9 @@ async fn accept(listener: &TcpListener, place: OwnedSemaphorePermit) -> Connecti
 /// A connection that holds its place among them.
 struct Connection {
     stream: TcpStream,
+    /// Until the client's preface has come: HTTP/2's own pings begin only then.
+    silence_max: Option<Pin<Box<Sleep>>>,
+    preface_bytes_left: usize,
     _place: OwnedSemaphorePermit,
 }
 
@@ -249,7 +273,18 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let filled = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.preface_bytes_left = self.preface_bytes_left.saturating_sub(buffer.filled().len() - filled);
+            if self.preface_bytes_left == 0 {
+                self.silence_max = None;
+            }
+        } else if let Some(silence_max) = &mut self.silence_max {
+            ready!(silence_max.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 

@@ -95,8 +95,8 @@ fn failed_uploads() {
     shuttle::check_random(check, SCHEDULES);
 }
 
-/// All work that was taken is done exactly once, also work that panics and work that comes while the queue is closed,
-/// and every worker ends.
+/// All work that was taken is done exactly once, also work that comes while the queue is being closed, and the workers
+/// end: a worker that slept for ever would be a deadlock, which shuttle reports.
 #[test]
 fn worker_queue() {
     let check = || {

@@ -19,9 +19,8 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes of one receipt that we take. It names every column, and a header may be as long as the server's limit for a
-/// row, 4 MiB by default, which is all that gRPC clients take unasked.
-pub(super) const RECEIPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one receipt that we take. It names every column, and a header may have 1 MiB.
+pub(super) const RECEIPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What every client subcommand takes.
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! CSV bytes into rows: the dialect (RFC 4180 as DESIGN.md narrows it), the limits, the positions of errors.
+//! CSV bytes into rows: the dialect (RFC 4180 as README.md narrows it), the limits, the positions of errors.
 //!
 //! A [`Scanner`] is fed blocks cut anywhere and calls a [`Rows`] once a row. What it delivers, and the error it ends
 //! in, do not depend on where the blocks were cut. A [`FileScan`] feeds it from a file, a slice at a time. Nothing here
@@ -13,7 +13,7 @@ use memchr::{memchr, memchr3};
 use super::store::Reader;
 use crate::{
     error::{CellFault, CsvError, Error, Place},
-    limits::{CsvLimits, HEADER_BYTES_MAX, READ_BLOCK_BYTES},
+    limits::{CsvLimits, HEADER_BYTES_MAX, NAME_BYTES_MAX, READ_BLOCK_BYTES},
 };
 
 /// Who receives the rows of a file.
@@ -335,9 +335,11 @@ impl Scanner {
                 at += memchr(b',', &bytes[at..]).unwrap_or(bytes.len() - at);
                 span.end = at;
             }
-            self.check_cell_bytes(cells, span.end - span.start)?;
-            if cells < cells_max && wanted.has(cells) {
-                self.spans.push(span);
+            if cells < cells_max {
+                self.check_cell_bytes(cells, span.end - span.start)?;
+                if wanted.has(cells) {
+                    self.spans.push(span);
+                }
             }
             cells += 1;
             if at == bytes.len() {
@@ -356,6 +358,9 @@ impl Scanner {
         let row = Row { number: 0, bytes, unescaped: &self.unescaped, spans: &self.spans };
         let mut names = Vec::with_capacity(cells);
         for (column_index, cell) in row.cells().enumerate() {
+            if cell.len() > NAME_BYTES_MAX {
+                return Err(self.cell_error(column_index, CellFault::TooLong { bytes_max: NAME_BYTES_MAX }));
+            }
             names.push(text_of(cell).map_err(|fault| self.cell_error(column_index, fault))?.to_owned());
         }
         let mut seen = HashSet::with_capacity(cells);
@@ -632,6 +637,9 @@ mod tests {
         check(&format!("a,b\n1,{}", cell(81)), Err("row 1, column \"b\": the cell is longer than 80 bytes"));
         check(&format!("a,b\n1,\"{}\"\"\"", cell(79)), Ok(&[&["a", "b"], &["1", &(cell(79) + "\"")]]));
         check(&format!("a,b\n1,\"{}\"\"\"", cell(80)), Err("row 1, column \"b\": the cell is longer than 80 bytes"));
+        // A cell beyond the header is not measured: that it is there is the error.
+        let beyond = format!("a,b\n1,2,{}\n", cell(81));
+        check(&beyond, Err("row 1 has 3 cells, the header has 2"));
         let row = |last| format!("a,b,c\n{},{},{}\n", cell(80), cell(80), cell(last));
         check(&row(38), Ok(&[&["a", "b", "c"], &[&cell(80), &cell(80), &cell(38)]]));
         check(&row(39), Err("row 1 is longer than 200 bytes; is a quote not closed?"));

@@ -23,6 +23,7 @@ use futures_util::Stream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use query::{ColumnSum, Read};
 pub use store::{Durability, Found, Store};
 
 use crate::{
@@ -49,7 +50,7 @@ struct Inner {
     large: Pool,
     small: Pool,
     /// Wide Parquet footers that may be in memory at once.
-    wide_reads: Semaphore,
+    wide_reads: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -79,7 +80,7 @@ impl Engine {
             places: Arc::new(Semaphore::new(limits.uploads_max)),
             large: Pool::new(LARGE_CONVERSION_BYTES),
             small: Pool::new(SMALL_CONVERSION_BYTES),
-            wide_reads: Semaphore::new(WIDE_READS_MAX),
+            wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
         };
         Ok((Self(Arc::new(inner)), found))
     }
@@ -114,7 +115,7 @@ impl Engine {
     ///
     /// Errors: the first cell, in part and row order, that is no integer; a column whose type is none; a total that
     /// does not fit in 64 bits; a damaged file.
-    pub async fn column_sum(&self, column: &str, format: Format) -> Result<i64, Error> {
+    pub async fn column_sum(&self, column: &str, format: Format) -> Result<ColumnSum, Error> {
         query::column_sum(self, column, format).await
     }
 

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     error::{CellProblem, Error},
-    limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, MIB, ROW_GROUP_ROWS_MAX},
+    limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, MIB, ROW_GROUP_ROWS_MAX, SLICE_ROWS},
 };
 
 /// Values that are decoded at once.
@@ -98,10 +98,16 @@ impl PartWriter {
             .set_data_page_size_limit(layout.page_bytes)
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_offset_index_disabled(true)
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
+            // `write` ends row groups, so that it knows when the scratch file can be cleared.
+            .set_max_row_group_row_count(None);
         let integers = |column: &&Column| {
             !matches!(column.column_type, ColumnType::Float64 | ColumnType::Boolean | ColumnType::Utf8)
         };
+        for column in columns.iter().filter(|column| column.column_type == ColumnType::Utf8) {
+            // The least and the greatest text would be kept whole for each column until the row group ends.
+            let path = ColumnPath::new(vec![column.name.clone()]);
+            properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
+        }
         if columns.len() <= DELTA_COLUMNS_MAX {
             for column in columns.iter().filter(integers) {
                 // Packed deltas are as small as Snappy would make them and need no second pass.
@@ -127,7 +133,8 @@ impl PartWriter {
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         self.writer.write(batch).map_err(|error| write_error(&error, &self.failures))?;
         // Not `memory_size`, which counts what encoders reserve and never touch.
-        if self.writer.in_progress_size() >= self.row_group_bytes_max {
+        let full = self.writer.in_progress_size() >= self.row_group_bytes_max;
+        if full || self.writer.in_progress_rows() >= ROW_GROUP_ROWS_MAX {
             self.flush()?;
         }
         Ok(())
@@ -200,8 +207,16 @@ pub struct BadCell {
     pub problem: CellProblem,
 }
 
-/// Adds a column's cells in the row groups from `row_group` on until about `bytes_max` bytes are read. Answers with
-/// the next row group; none after the last.
+/// What one call of [`sum_column`] went through.
+#[derive(Debug)]
+pub struct Stretch {
+    /// The next row group and the rows before it; none after the last.
+    pub next: Option<(usize, u64)>,
+    /// Bytes of the column's chunks.
+    pub bytes: u64,
+}
+
+/// Adds a column's cells in the row groups from `row_group` on until about `bytes_max` bytes are read.
 ///
 /// Errors: the file is not what the receipt says. The inner error is a cell that cannot be added.
 pub fn sum_column(
@@ -211,17 +226,18 @@ pub fn sum_column(
     (mut row_group, mut rows_before): (usize, u64),
     bytes_max: u64,
     sum: &mut Sum,
-) -> Result<Result<Option<(usize, u64)>, BadCell>, Error> {
+) -> Result<Result<Stretch, BadCell>, Error> {
     let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
     let footer = read_footer(file, part).map_err(|error| damaged(error.to_string()))?;
     let row_groups = footer.row_groups();
     if row_groups.len() != part.row_groups as usize || footer.file_metadata().num_rows() != part.rows.cast_signed() {
         return Err(damaged("its footer disagrees with the receipt".to_owned()));
     }
+    let rows_at_start = rows_before;
     let mut bytes = 0;
     while let Some(group) = row_groups.get(row_group) {
-        if bytes >= bytes_max {
-            return Ok(Ok(Some((row_group, rows_before))));
+        if bytes >= bytes_max || rows_before - rows_at_start >= SLICE_ROWS {
+            return Ok(Ok(Stretch { next: Some((row_group, rows_before)), bytes }));
         }
         let Some(chunk) = group.columns().get(column_index) else {
             return Err(damaged(format!("it has no column {column_index}")));
@@ -253,7 +269,7 @@ pub fn sum_column(
         rows_before += rows;
         row_group += 1;
     }
-    Ok(Ok(None))
+    Ok(Ok(Stretch { next: None, bytes }))
 }
 
 type TypedReader<T> = parquet::column::reader::ColumnReaderImpl<T>;
@@ -511,7 +527,7 @@ mod tests {
             let mut sum = Sum::default();
             let result = sum_column(&file, &part, (index, name, column_type), (0, 0), u64::MAX, &mut sum);
             match (result.expect("readable"), total) {
-                (Ok(None), Ok(total)) => assert_eq!(sum.total(), Ok(total.cast_signed())),
+                (Ok(Stretch { next: None, .. }), Ok(total)) => assert_eq!(sum.total(), Ok(total.cast_signed())),
                 (Err(bad), Err(row)) => assert_eq!(bad.row, row),
                 other => panic!("{other:?}"),
             }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Engine,
@@ -19,26 +20,50 @@ use super::{
 use crate::{
     error::{CsvError, Error},
     limits::{
-        COLUMNS_MAX, CsvLimits, ROW_BYTES_CEILING, SLICE_BYTES, SLICE_PARTS_MAX, SLICES_IN_FLIGHT_MAX, WIDE_CHUNKS,
+        COLUMNS_MAX, CsvLimits, READ_BLOCK_BYTES, ROW_BYTES_CEILING, SLICE_BYTES, SLICE_PARTS_MAX,
+        SLICES_IN_FLIGHT_MAX, WIDE_CHUNKS, WIDE_FOOTER_BYTES,
     },
 };
+
+/// A sum, and what was read for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColumnSum {
+    /// The exact sum.
+    pub total: i64,
+    /// What was read.
+    pub read: Read,
+}
+
+/// How much was read for an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    /// Parts that have the column.
+    pub parts: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Bytes of CSV, or of the column's chunks in Parquet.
+    pub bytes: u64,
+}
 
 /// The exact sum of a column over all parts. Parts without it add nothing.
 ///
 /// Errors: the first cell that cannot be added, in part and row order; a type that is no integer; a damaged file; a
 /// total that does not fit in 64 bits.
-pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) -> Result<i64, Error> {
+pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
     let parts = engine.0.state.with(|state| state.parts.snapshot());
     let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format });
     let sum_of = |group| sum_group(engine.clone(), group, Arc::clone(&column), format);
     // In the order of the groups, so that the first error is the first in the table.
     let sums = groups.map(sum_of).buffered(SLICES_IN_FLIGHT_MAX);
-    let sum = sums.try_fold(Sum::default(), async |mut all, sum| {
+    let summed = sums.try_fold((Sum::default(), Read::default()), async |(mut all, read), (sum, more)| {
         all.merge(sum);
-        Ok(all)
+        let Read { parts, rows, bytes } = more;
+        Ok((all, Read { parts: read.parts + parts, rows: read.rows + rows, bytes: read.bytes + bytes }))
     });
-    sum.await?.total().map_err(|total| Error::SumOverflow { column: column.to_string(), total })
+    let (sum, read) = summed.await?;
+    let total = sum.total().map_err(|total| Error::SumOverflow { column: column.to_string(), total })?;
+    Ok(ColumnSum { total, read })
 }
 
 /// Receipts after a part, in order: as many as fit in a page of memory, at least one if there is one.
@@ -91,18 +116,32 @@ impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
 }
 
 fn is_wide(part: &Part) -> bool {
-    part.column_chunks() > WIDE_CHUNKS as u64
+    part.column_chunks() > WIDE_CHUNKS as u64 || part.footer_bytes as usize > WIDE_FOOTER_BYTES
 }
 
 /// Sums the parts of a group, one slice after another.
-async fn sum_group(engine: Engine, group: Vec<Arc<Part>>, column: Arc<str>, format: Format) -> Result<Sum, Error> {
+async fn sum_group(
+    engine: Engine,
+    group: Vec<Arc<Part>>,
+    column: Arc<str>,
+    format: Format,
+) -> Result<(Sum, Read), Error> {
     let inner = &engine.0;
-    let _wide = match format {
+    let wide = match format {
         // A wide part's footer takes memory that there is for few at a time; it is alone in its group or first.
-        Format::Parquet if is_wide(&group[0]) => Some(inner.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
+        Format::Parquet if is_wide(&group[0]) => {
+            Some(Arc::clone(&inner.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
+        }
         _ => None,
     };
-    let mut work = GroupSum { group, next: 0, position: Position::default(), sum: Sum::default() };
+    let mut work = GroupSum {
+        group,
+        next: 0,
+        position: Position::default(),
+        sum: Sum::default(),
+        read: Read::default(),
+        _wide: wide,
+    };
     while work.next < work.group.len() {
         let (store, column) = (Arc::clone(&inner.store), Arc::clone(&column));
         let slice = move || {
@@ -111,7 +150,7 @@ async fn sum_group(engine: Engine, group: Vec<Arc<Part>>, column: Arc<str>, form
         };
         work = inner.workers.run(Lane::Question, slice).await.flatten()?;
     }
-    Ok(work.sum)
+    Ok((work.sum, work.read))
 }
 
 /// A sum under way. What it holds does not depend on the size of the parts.
@@ -120,12 +159,16 @@ struct GroupSum {
     next: usize,
     position: Position,
     sum: Sum,
+    read: Read,
+    /// Travels with the work: a cancelled call's slice may still be running.
+    _wide: Option<OwnedSemaphorePermit>,
 }
 
 /// Where in a part the next slice begins.
 #[derive(Default)]
 struct Position {
     csv_offset: u64,
+    header_read: bool,
     row_group: usize,
     rows: u64,
 }
@@ -159,6 +202,10 @@ impl GroupSum {
                     problem,
                 })?;
                 bytes += usize::try_from(part.csv_bytes).unwrap_or(usize::MAX).min(bytes_left);
+                if at_end {
+                    self.read.parts += 1;
+                    self.read.rows += part.rows;
+                }
             }
             if at_end {
                 self.next += 1;
@@ -179,13 +226,13 @@ impl GroupSum {
         // The file was checked under the limits of its time, which may have been other ones.
         let limits =
             CsvLimits { columns_max: COLUMNS_MAX, cell_bytes_max: ROW_BYTES_CEILING, row_bytes_max: ROW_BYTES_CEILING };
-        let names = if self.position.csv_offset == 0 { Vec::new() } else { schema.names() };
+        let names = if self.position.header_read { schema.names() } else { Vec::new() };
         let resume = Resume { offset: self.position.csv_offset, rows: self.position.rows, names };
         let rows = ColumnOfCsv { schema, sum: &mut self.sum };
         let mut scan = FileScan::new(file, limits, Wanted::Column(column_index), resume, rows);
         let damaged = |what: String| Error::Damaged { part: part.id, what: format!("csv: {what}") };
         // A slice must get beyond the row that it begins with, or the next one would begin there again.
-        let at_end = match scan.step(bytes_max.max(SLICE_BYTES)) {
+        let at_end = match scan.step(bytes_max.max(SLICE_BYTES) + READ_BLOCK_BYTES) {
             Ok(at_end) => at_end,
             Err(Stop::BadCell(bad_cell)) => return Ok(Err(bad_cell)),
             Err(Stop::Csv(error)) => return Err(damaged(error.to_string())),
@@ -196,6 +243,12 @@ impl GroupSum {
         if at_end && resume.rows != part.rows {
             return Err(damaged(format!("{} rows, the receipt says {}", resume.rows, part.rows)));
         }
+        let bytes = resume.offset - self.position.csv_offset;
+        if bytes == 0 && !at_end {
+            return Err(damaged(format!("row {} is longer than any row can be", resume.rows + 1)));
+        }
+        self.read.bytes += bytes;
+        self.position.header_read = !resume.names.is_empty();
         self.position.csv_offset = resume.offset;
         self.position.rows = resume.rows;
         Ok(Ok(at_end))
@@ -208,15 +261,16 @@ impl GroupSum {
         column: (usize, &str, ColumnType),
     ) -> Result<Result<bool, BadCell>, Error> {
         let position = (self.position.row_group, self.position.rows);
-        let next = match sum_column(file, part, column, position, SLICE_BYTES as u64, &mut self.sum)? {
-            Ok(next) => next,
+        let stretch = match sum_column(file, part, column, position, SLICE_BYTES as u64, &mut self.sum)? {
+            Ok(stretch) => stretch,
             Err(bad_cell) => return Ok(Err(bad_cell)),
         };
-        if let Some((row_group, rows)) = next {
+        self.read.bytes += stretch.bytes;
+        if let Some((row_group, rows)) = stretch.next {
             self.position.row_group = row_group;
             self.position.rows = rows;
         }
-        Ok(Ok(next.is_none()))
+        Ok(Ok(stretch.next.is_none()))
     }
 }
 

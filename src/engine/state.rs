@@ -17,7 +17,10 @@ use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::PoisonError;
 
 use super::part::{Part, PartId, Schema};
-use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, WORK_QUEUE_MAX};
+use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX};
+
+/// Room in a queue beside the slices that somebody waits for: what a broken upload leaves to a worker to drop.
+const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
 
 /// A slice of work for a worker.
 pub type Work = Box<dyn FnOnce() + Send>;
@@ -46,7 +49,7 @@ struct Guarded {
 pub struct State {
     /// The table: what a sum reads.
     pub parts: Registry,
-    /// What waits for a worker, a queue for each lane; together they are bounded.
+    /// What waits for a worker, a queue for each lane, each bounded.
     queues: [VecDeque<Work>; 2],
     /// The lane whose turn it is.
     turn: usize,
@@ -106,7 +109,7 @@ impl Shared {
             next_id: PartId::FIRST,
             reserved: 0,
         };
-        let queues = [(); 2].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX));
+        let queues = [(); 2].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
         let state = State { parts, queues, turn: 0, closed: false };
         Self(Arc::new(Guarded { state: Mutex::new(state), work: Condvar::new() }))
     }
@@ -121,10 +124,11 @@ impl Shared {
     /// Puts work in its lane's queue for the next free worker.
     pub fn push_work(&self, lane: Lane, work: Work) -> Result<(), Refused> {
         self.with(|state| {
-            if state.closed || state.queues.iter().map(VecDeque::len).sum::<usize>() >= WORK_QUEUE_MAX {
+            let queue = &mut state.queues[lane as usize];
+            if state.closed || queue.len() >= WORK_QUEUE_MAX + DISCARDS_MAX {
                 return Err(Refused(work));
             }
-            state.queues[lane as usize].push_back(work);
+            queue.push_back(work);
             Ok(())
         })?;
         self.0.work.notify_one();
@@ -269,7 +273,7 @@ mod tests {
     #[test]
     fn a_full_queue_gives_the_work_back() {
         let shared = Shared::new();
-        for _ in 0..WORK_QUEUE_MAX {
+        for _ in 0..WORK_QUEUE_MAX + DISCARDS_MAX {
             assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
         }
         assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());

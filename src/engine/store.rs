@@ -92,6 +92,12 @@ impl Store {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(Error::io(format!("data folder {}", path.display())))?;
         }
+        if durability == Durability::Fsync {
+            // Or the folders' own names could be lost with all that is in them.
+            for folder in [Some(root), root.parent()].into_iter().flatten().filter(|path| *path != Path::new("")) {
+                sync_folder(folder).map_err(Error::io(format!("data folder {}", folder.display())))?;
+            }
+        }
         let path = root.join("lock");
         let what = format!("data folder {}: its lock", root.display());
         let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -199,8 +205,12 @@ impl Store {
             Format::Csv => ("csv", part.csv_bytes),
             Format::Parquet => ("parquet", part.parquet_bytes),
         };
-        let reader = Reader::open(&self.part_path(part.id, extension))
-            .map_err(|error| Error::Damaged { part: part.id, what: format!("{extension}: {error}") })?;
+        let reader = match Reader::open(&self.part_path(part.id, extension)) {
+            Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::Damaged { part: part.id, what: format!("{extension}: {cause}") });
+            }
+            opened => opened?,
+        };
         if reader.bytes != bytes {
             let what = format!("{extension}: {} bytes, the receipt says {bytes}", reader.bytes);
             return Err(Error::Damaged { part: part.id, what });
@@ -238,7 +248,7 @@ impl Store {
         draft.rename(path)?;
         if self.durability == Durability::Fsync {
             let folder = path.parent().unwrap_or(path);
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(what())?;
+            sync_folder(folder).map_err(what())?;
         }
         Ok(())
     }
@@ -262,14 +272,13 @@ impl Store {
 
     /// The receipt of a part whose files are as it says, or why the part cannot be served.
     fn check_part(&self, id: PartId) -> Result<Result<Receipt, String>, Error> {
+        assert_unlocked();
         #[derive(serde::Deserialize)]
         struct Version {
             format: u32,
         }
-        let text = match self.read_receipt(id) {
-            Ok(text) => text,
-            Err(error) => return Ok(Err(format!("receipt: {error}"))),
-        };
+        // Only what the files are decides; that they cannot be read now ends the start, with nothing touched.
+        let text = self.read_receipt(id).map_err(Error::io(format!("receipt of part {id}")))?;
         if let Ok(Version { format }) = serde_json::from_slice(&text)
             && format > FORMAT_VERSION
         {
@@ -292,7 +301,10 @@ impl Store {
                     let (bytes, expected) = (metadata.len(), info.bytes);
                     return Ok(Err(format!("{extension}: {bytes} bytes, the receipt says {expected}")));
                 }
-                Err(error) => return Ok(Err(format!("{extension}: {error}"))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Err(format!("{extension}: {error}")));
+                }
+                Err(error) => return Err(Error::io(format!("part {id}, {extension}"))(error)),
             }
         }
         Ok(Ok(receipt))
@@ -307,9 +319,11 @@ impl Store {
         Ok(text)
     }
 
-    /// Moves all files of a part to `quarantine/`, which never overwrites what is there.
+    /// Moves all files of a part to `quarantine/`, which never overwrites what is there. The receipt goes last: until
+    /// then the part is found broken again by the next start, and not taken for leftovers.
     fn set_aside(&self, id: PartId) -> Result<(), Error> {
-        for extension in ["json", "csv", "parquet"] {
+        assert_unlocked();
+        for extension in ["csv", "parquet", "json"] {
             let from = self.part_path(id, extension);
             let mut to = self.root.join("quarantine").join(format!("{id}.{extension}"));
             for copy in 2.. {
@@ -329,15 +343,23 @@ impl Store {
     }
 
     fn entries(&self, folder: &str) -> Result<Vec<PathBuf>, Error> {
+        assert_unlocked();
         let path = self.root.join(folder);
         let entries = fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
         entries.map_err(Error::io(format!("data folder {}", path.display())))
     }
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
+        assert_unlocked();
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.map_err(Error::io(format!("leftover {}", path.display())))
     }
+}
+
+/// Makes the names in a folder as durable as what they name.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    assert_unlocked();
+    File::open(path)?.sync_all()
 }
 
 /// Which files of a part are there.

@@ -28,11 +28,11 @@ use super::{
     store::{Draft, Reader, Store},
 };
 use crate::{
-    error::Error,
+    error::{CsvError, Error},
     limits::{
         BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, CsvLimits,
-        DICTIONARY_COLUMNS_MAX, KIB, MIB, PAGE_BYTES, PAGE_BYTES_MIN, PARTS_MAX, READ_BLOCK_BYTES, ROW_GROUP_BYTES,
-        ROW_GROUP_BYTES_CEILING, SMALL_UPLOAD_BYTES, SPILL_PAGES_BYTES, SPOOL_BLOCK_BYTES,
+        DICTIONARY_COLUMNS_MAX, HEADER_BYTES_MAX, KIB, MIB, PAGE_BYTES, PAGE_BYTES_MIN, PARTS_MAX, READ_BLOCK_BYTES,
+        ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING, SMALL_UPLOAD_BYTES, SPILL_PAGES_BYTES, SPOOL_BLOCK_BYTES,
     },
 };
 
@@ -109,7 +109,11 @@ impl Upload {
         let limits = &self.engine.0.limits;
         let mut block = Vec::new();
         while block.len() < SPOOL_BLOCK_BYTES {
-            match timeout(limits.upload_idle_max, body.next()).await {
+            let next = tokio::select! {
+                () = self.cancel.cancelled() => return Err(Error::Cancelled),
+                next = timeout(limits.upload_idle_max, body.next()) => next,
+            };
+            match next {
                 Ok(Some(bytes)) => block.extend_from_slice(&bytes?),
                 Ok(None) => return Ok((block, true)),
                 Err(_elapsed) => {
@@ -137,9 +141,9 @@ impl Upload {
         drop(claim);
 
         let plan = Plan::for_file(file.bytes(), columns_count, longest_row_bytes)?;
-        let _claim = self.claim(&file, plan.claim_bytes).await?;
+        let claim = self.claim(&file, plan.claim_bytes).await?;
         let store = Arc::clone(&inner.store);
-        let conversion = Conversion { store, columns, layout: plan.layout, output: None };
+        let conversion = Conversion { store, columns, layout: plan.layout, output: None, _claim: claim };
         let (written, columns) = self.to_the_end(self.scan(&file, conversion), |scan| scan.rows.finish()).await?;
         Ok((written, columns, rows))
     }
@@ -162,6 +166,7 @@ impl Upload {
     async fn publish(&self, csv: Draft, parquet: Written, columns: Vec<Column>, rows: u64) -> Result<Receipt, Error> {
         let Engine(inner) = &self.engine;
         let Some(part) = inner.state.with(|state| state.parts.reserve()) else {
+            inner.workers.discard((csv, parquet));
             return Err(Error::TooManyParts { parts_max: PARTS_MAX });
         };
         let store = Arc::clone(&inner.store);
@@ -237,7 +242,14 @@ fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
     }
     const HEADER_BLOCK_BYTES: usize = 16 * KIB;
     let mut scan = FileScan::new(file.clone(), limits, Wanted::Column(0), Resume::default(), Count(0));
-    while scan.rows.0 == 0 && !scan.step(HEADER_BLOCK_BYTES)? {}
+    let mut bytes = 0;
+    while scan.rows.0 == 0 && !scan.step(HEADER_BLOCK_BYTES)? {
+        // Only empty lines can come before the header.
+        bytes += HEADER_BLOCK_BYTES;
+        if bytes > 2 * HEADER_BYTES_MAX {
+            return Err(CsvError::NoHeader.into());
+        }
+    }
     Ok(scan.rows.0)
 }
 
@@ -248,6 +260,8 @@ struct Conversion {
     layout: Layout,
     /// Made when the scan begins, on a worker.
     output: Option<(BatchBuilder, PartWriter)>,
+    /// Travels with the work: a cancelled upload's slice may still be running.
+    _claim: OwnedSemaphorePermit,
 }
 
 impl Conversion {
@@ -283,11 +297,12 @@ impl Rows for Conversion {
     }
 }
 
-/// Memory that typing a file may take: a block, a row that crosses its border, the columns' state.
+/// Memory that typing a file may take: a block, a row that crosses its border and its unescaped cells, each in a buffer
+/// that may have doubled beyond it, the columns' state.
 fn typing_bytes(file: &Reader, columns: usize, limits: CsvLimits) -> usize {
     const TYPING_COLUMN_BYTES: usize = 256;
     let file_bytes = usize::try_from(file.bytes()).unwrap_or(usize::MAX);
-    (READ_BLOCK_BYTES + limits.row_bytes_max).min(file_bytes.saturating_mul(2)) + columns * TYPING_COLUMN_BYTES
+    (READ_BLOCK_BYTES + 4 * limits.row_bytes_max).min(file_bytes.saturating_mul(5)) + columns * TYPING_COLUMN_BYTES
 }
 
 /// What the conversion of a file may take.

@@ -27,8 +27,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Workers {
     shared: Shared,
-    /// A place in the queue, so that one who finds it full waits without a thread.
-    places: Arc<Semaphore>,
+    /// Places in each lane's queue, so that one who finds it full waits without a thread.
+    places: [Arc<Semaphore>; 2],
 }
 
 impl Workers {
@@ -44,7 +44,7 @@ impl Workers {
             };
             thread::Builder::new().name(format!("tally-worker-{index}")).spawn(work_on)?;
         }
-        Ok(Self { shared, places: Arc::new(Semaphore::new(WORK_QUEUE_MAX)) })
+        Ok(Self { shared, places: [(); 2].map(|()| Arc::new(Semaphore::new(WORK_QUEUE_MAX))) })
     }
 
     /// Runs `slice` on a worker. If the caller is gone before its turn, the slice is dropped without being run.
@@ -55,7 +55,7 @@ impl Workers {
         lane: Lane,
         slice: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+        let Ok(place) = Arc::clone(&self.places[lane as usize]).acquire_owned().await else {
             return Err(Error::Draining);
         };
         let (answer, answered) = oneshot::channel();
@@ -134,5 +134,30 @@ mod tests {
         let workers = Workers::start(Shared::new()).expect("threads");
         workers.close();
         assert!(matches!(workers.run(Lane::Upload, || 7).await, Err(Error::Draining)));
+    }
+
+    #[tokio::test]
+    async fn a_slice_whose_caller_is_gone_is_not_run() {
+        let workers = Workers::start(Shared::new()).expect("threads");
+        let barrier = Arc::new(Barrier::new(WORKERS + 1));
+        let held: Vec<_> = (0..WORKERS)
+            .map(|_| {
+                let (workers, barrier) = (workers.clone(), Arc::clone(&barrier));
+                tokio::spawn(async move { workers.run(Lane::Question, move || barrier.wait()).await.map(|_| ()) })
+            })
+            .collect();
+        let ran = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let set = Arc::clone(&ran);
+        let mut cancelled =
+            Box::pin(workers.run(Lane::Question, move || set.store(true, std::sync::atomic::Ordering::SeqCst)));
+        assert!(futures_util::poll!(&mut cancelled).is_pending(), "every worker is held");
+        drop(cancelled);
+        tokio::task::spawn_blocking(move || barrier.wait()).await.expect("no panic");
+        for slice in held {
+            slice.await.expect("no panic").expect("ran");
+        }
+        workers.run(Lane::Question, || ()).await.expect("the queue goes on");
+        assert!(!ran.load(std::sync::atomic::Ordering::SeqCst), "a slice ran for nobody");
+        workers.close();
     }
 }

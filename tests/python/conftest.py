@@ -122,17 +122,19 @@ class Server:
     """One `tally serve` process, ready when the constructor returns; `with` kills it at the end.
 
     `flags` go to `tally serve` after --data, and after `--grpc 127.0.0.1:0` unless they name a --grpc; `env`
-    is added to the environment; `prefix` stands before the command, for example ("prlimit", "--nofile=64"),
-    and must exec, so that the process id is the server's.
+    is added to the environment; `grpc_flag=False` leaves the address to the server's default; `prefix` stands
+    before the command, for example ("prlimit", "--nofile=64"), and must exec, so that the process id is the
+    server's.
     """
 
-    def __init__(self, data, *flags, env=None, prefix=()):
+    def __init__(self, data, *flags, env=None, prefix=(), grpc_flag=True):
         self.data = Path(data)
         self.ready_line = ""
         self._channel = None
         self._stderr = tempfile.TemporaryFile()
         command = [str(part) for part in (*prefix, binary(), "serve", "--data", self.data)]
-        if not any(str(flag).split("=")[0] == "--grpc" for flag in flags) and "TALLY_GRPC" not in (env or {}):
+        named = any(str(flag).split("=")[0] == "--grpc" for flag in flags) or "TALLY_GRPC" in (env or {})
+        if grpc_flag and not named:
             command += ["--grpc", "127.0.0.1:0"]
         command += [str(flag) for flag in flags]
         self.process = subprocess.Popen(
@@ -314,8 +316,8 @@ def start_server():
     """Server as a function. What it started is killed when the test ends; a failed test shows its log."""
     servers = []
 
-    def start(data, *flags, env=None, prefix=()) -> Server:
-        servers.append(Server(data, *flags, env=env, prefix=prefix))
+    def start(data, *flags, **options) -> Server:
+        servers.append(Server(data, *flags, **options))
         return servers[-1]
 
     yield start

@@ -126,6 +126,12 @@ def test_p3s_example(server, tmp_path):
             assert re.fullmatch(r"\d+ ms", one_line(result.stderr))
 
 
+def test_the_servers_address_may_be_a_url(server):
+    for url in (f"http://{server.address}", f"http://{server.address}/"):
+        assert run_client("upload.py", INPUTS / "simple.csv", server=url).stdout == "success\n"
+    assert run_client("csvsum.py", "x", server=f"http://{server.address}").stdout == "10\n"
+
+
 def test_the_programs_work_from_any_folder(server, tmp_path):
     write(tmp_path / "here.csv", FILE1)
     assert run_client("upload.py", "here.csv", server=server, cwd=tmp_path).stdout == "success\n"
@@ -224,6 +230,11 @@ def test_an_address_that_is_none():
         ("example.org:81", "example.org:81"),
         ("[::1]", "[::1]:5440"),
         ("[::1]:81", "[::1]:81"),
+        ("http://example.org:81", "example.org:81"),
+        ("http://example.org:81/", "example.org:81"),
+        ("http://example.org/", "example.org:5440"),
+        ("http://[::1]", "[::1]:5440"),
+        ("example.org:81/", "example.org:81"),
     ],
 )
 def test_the_servers_address(setting, address):

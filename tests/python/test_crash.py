@@ -34,6 +34,12 @@ CHANGES_AT_KILL_MAX = 60
 KILL_SECONDS_MAX = 60
 KILL_ON_CHANGE = Path(__file__).with_name("kill_on_change.py")
 SUMMED_COLUMNS = ("x", "y", "z")
+LOST_CONNECTION_CODES = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+)
 
 # Rows of a file and how often that size is drawn: many small files make many commits, and the larger ones are
 # what a kill finds half written.
@@ -159,7 +165,7 @@ class Clients:
                         error, receipt = "", stream.Upload(chunks(csv))
                 except grpc.RpcError as refused:
                     with self.changed:
-                        if not (self.kill_is_due and refused.code() == grpc.StatusCode.UNAVAILABLE):
+                        if not (self.kill_is_due and is_lost_connection(refused)):
                             self.failures.append(f"{refused.code()}: {refused.details()}")
                         self.changed.notify_all()
                     return
@@ -180,6 +186,15 @@ class Clients:
             # Noted before a byte leaves: what is complete in the server's folder may be unacknowledged.
             self.sent[digest] = Sent(body.rows_count, body.header.decode().strip().split(","), sums)
         return csv, digest
+
+
+def is_lost_connection(error: grpc.RpcError) -> bool:
+    """Whether gRPC made this status up on the client's side, its connection being lost.
+
+    Which code a call under way then gets depends on its state. What the server itself answers has metadata, a
+    date at least, and is never what a kill looks like.
+    """
+    return error.code() in LOST_CONNECTION_CODES and not error.trailing_metadata()
 
 
 def chunks(csv: bytes) -> Iterator[tally_pb2.UploadChunk]:

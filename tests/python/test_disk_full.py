@@ -6,6 +6,7 @@ more inside a user namespace of its own.
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -69,9 +70,16 @@ class SmallDisk:
     def leave(self, free_bytes: int) -> None:
         """Takes up all but so many bytes, which are whole pages."""
         with open(self.filler, "ab") as filler:
-            taken_bytes = os.path.getsize(self.filler)
-            os.posix_fallocate(filler.fileno(), 0, taken_bytes + self.free_bytes() - free_bytes)
-        assert self.free_bytes() == free_bytes
+
+            def exactly_left() -> bool:
+                # Pages of a file come free a moment after its name is gone, perhaps while we fill the disk.
+                surplus_bytes = self.free_bytes() - free_bytes
+                if surplus_bytes > 0:
+                    taken_bytes = os.fstat(filler.fileno()).st_size
+                    os.posix_fallocate(filler.fileno(), 0, taken_bytes + surplus_bytes)
+                return self.free_bytes() == free_bytes
+
+            wait_until(exactly_left, f"{free_bytes} bytes are left on the disk")
 
     def make_room(self) -> None:
         self.filler.unlink()
@@ -83,6 +91,8 @@ def on_small_disk(test: Callable[[SmallDisk], None]) -> Callable:
     def run(tmp_path):
         root = tmp_path / "disk"
         root.mkdir()
+        if not shutil.which("mount") or not shutil.which("unshare"):
+            step_aside("mount and unshare are not there")
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(root)]
         if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode == 0:
             try:
@@ -126,6 +136,19 @@ def check_says_full(error: grpc.RpcError) -> None:
 def check_no_leftovers(server: Server) -> None:
     # The answer may overtake the removal of what the call had written by a moment.
     wait_until(lambda: server.leftovers() == [], "nothing left over from refused uploads")
+    # A file without a name still takes up room for as long as it is open.
+    wait_until(lambda: not deleted_but_open(server), "removed files are closed")
+
+
+def deleted_but_open(server: Server) -> List[str]:
+    targets = []
+    for descriptor in Path(f"/proc/{server.pid}/fd").iterdir():
+        try:
+            targets.append(os.readlink(descriptor))
+        except FileNotFoundError:
+            continue  # closed while we looked
+    inside = [target for target in targets if target.startswith(str(server.data))]
+    return [target for target in inside if target.endswith(" (deleted)")]
 
 
 def check_holds(server: Server, kept: List[Csv]) -> None:

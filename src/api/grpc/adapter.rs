@@ -33,7 +33,7 @@ use tonic_prost::ProstCodec;
 use tower::{Layer, Service};
 
 use super::frames::{FrameError, FrameParser, Framing, Mode};
-use crate::limits::UPLOAD_FRAME_BYTES;
+use crate::limits::{REQUEST_BYTES_MAX, UPLOAD_FRAME_BYTES};
 
 /// Adapts request bodies for the services below it. It has to see the bodies as they come from the transport.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +91,10 @@ fn refuse_compression() -> Response<Body> {
     response
 }
 
+/// Health and reflection decode whole messages too, and tonic would let each announce 4 MiB.
+#[allow(clippy::cast_possible_truncation, reason = "it is a small constant")]
+const QUESTION_BYTES_MAX: u32 = REQUEST_BYTES_MAX as u32;
+
 /// What is done to the body of a call.
 #[derive(Debug, PartialEq, Eq)]
 enum Adaptation {
@@ -115,6 +119,7 @@ impl Adaptation {
 fn status_of(error: &FrameError) -> Status {
     let code = match error {
         FrameError::Compressed => Code::Unimplemented,
+        FrameError::MessageTooLong { .. } => Code::ResourceExhausted,
         FrameError::Flag(_)
         | FrameError::EndsInPrefix
         | FrameError::EndsInMessage { .. }
@@ -244,7 +249,7 @@ struct CheckedBody {
 
 impl CheckedBody {
     fn new(mode: Mode, client: Body) -> CheckedBody {
-        CheckedBody { client, framing: Framing::new(mode), ended: false }
+        CheckedBody { client, framing: Framing::with_message_bytes_max(mode, QUESTION_BYTES_MAX), ended: false }
     }
 
     fn poll_checked(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {

@@ -46,6 +46,8 @@ pub(crate) enum FrameError {
     SecondContent,
     #[error("field 1 is {length} bytes long, at most {CONTENT_BYTES_MAX} fit in one message")]
     ContentTooLong { length: u64 },
+    #[error("the message is longer than {bytes_max} bytes")]
+    MessageTooLong { bytes_max: u32 },
     #[error("field {field} is {length} bytes long, its message has only {left} more")]
     FieldTooLong { field: u32, length: u64, left: u32 },
     #[error("the message ends inside a field")]
@@ -257,11 +259,24 @@ pub(crate) struct Framing {
     prefix_bytes: usize,
     /// Bytes of the current message that have not come; 0 between messages.
     message_left: u32,
+    message_bytes_max: u32,
 }
 
 impl Framing {
     pub(crate) fn new(mode: Mode) -> Framing {
-        Framing { mode, message_seen: false, prefix: [0; PREFIX_BYTES], prefix_bytes: 0, message_left: 0 }
+        Framing::with_message_bytes_max(mode, u32::MAX)
+    }
+
+    /// For bodies whose messages are decoded whole: none may announce more.
+    pub(crate) fn with_message_bytes_max(mode: Mode, message_bytes_max: u32) -> Framing {
+        Framing {
+            mode,
+            message_seen: false,
+            prefix: [0; PREFIX_BYTES],
+            prefix_bytes: 0,
+            message_left: 0,
+            message_bytes_max,
+        }
     }
 
     /// Goes over the next piece of a body without looking into the messages.
@@ -308,6 +323,9 @@ impl Framing {
         if self.prefix_bytes == PREFIX_BYTES {
             let [_flag, length @ ..] = self.prefix;
             self.message_left = u32::from_be_bytes(length);
+            if self.message_left > self.message_bytes_max {
+                return Err(FrameError::MessageTooLong { bytes_max: self.message_bytes_max });
+            }
             self.message_seen = true;
             self.prefix_bytes = 0;
         }

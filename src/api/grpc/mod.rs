@@ -58,10 +58,10 @@ async fn upload<M: Send + 'static>(
     content: fn(M) -> Bytes,
     call: &'static str,
 ) -> Result<Receipt, Error> {
-    let started = Instant::now();
+    let log = CallLog::start(call);
     let body = messages.map(move |message| message.map(content).map_err(|status| convert::from_status(&status)));
     let result = engine.upload(body.boxed()).await;
-    let ms = started.elapsed().as_millis();
+    let ms = log.end();
     match &result {
         Ok(receipt) => {
             let (part, rows, bytes) = (receipt.part, receipt.rows, receipt.csv.bytes);
@@ -70,6 +70,34 @@ async fn upload<M: Send + 'static>(
         Err(error) => tracing::warn!(call, %error, ms, "refused"),
     }
     result
+}
+
+/// Sees to it that every call leaves one line in the log: the one that its handler writes after `end`, or the one that
+/// says that the client did not wait for it.
+struct CallLog {
+    call: &'static str,
+    started: Instant,
+    ended: bool,
+}
+
+impl CallLog {
+    fn start(call: &'static str) -> Self {
+        Self { call, started: Instant::now(), ended: false }
+    }
+
+    /// The call's duration in ms, for the line that the caller writes now.
+    fn end(mut self) -> u128 {
+        self.ended = true;
+        self.started.elapsed().as_millis()
+    }
+}
+
+impl Drop for CallLog {
+    fn drop(&mut self) {
+        if !self.ended {
+            tracing::warn!(call = self.call, ms = self.started.elapsed().as_millis(), "cancelled by the client");
+        }
+    }
 }
 
 /// A stream of answers.

@@ -1,15 +1,14 @@
 //! P3's service `Table`.
 
-use std::time::Instant;
-
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    CallLog,
     convert::to_reply,
     pb::table::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
 };
 use crate::{
-    engine::{Engine, part::Format},
+    engine::{ColumnSum, Engine, Read, part::Format},
     error::{Error, Quoted},
 };
 
@@ -27,15 +26,17 @@ impl Table for TableService {
 
     async fn column_sum(&self, request: Request<ColSumReq>) -> Result<Response<ColSumResp>, Status> {
         let ColSumReq { column, format } = request.into_inner();
-        let started = Instant::now();
+        let log = CallLog::start("Table/ColumnSum");
         let result = self.sum(&column, &format).await;
-        let ms = started.elapsed().as_millis();
+        let ms = log.end();
         let (column, format) = (Quoted(&column), Quoted(&format));
         match &result {
-            Ok(total) => tracing::info!(call = "Table/ColumnSum", %column, %format, total, ms, "summed"),
+            Ok(ColumnSum { total, read: Read { parts, rows, bytes } }) => {
+                tracing::info!(call = "Table/ColumnSum", %column, %format, total, parts, rows, bytes, ms, "summed");
+            }
             Err(error) => tracing::warn!(call = "Table/ColumnSum", %column, %format, %error, ms, "refused"),
         }
-        let ok = |total| ColSumResp { total, error: String::new() };
+        let ok = |sum: ColumnSum| ColSumResp { total: sum.total, error: String::new() };
         Ok(Response::new(to_reply(result, ok, |error| ColSumResp { total: 0, error })?))
     }
 
@@ -45,7 +46,7 @@ impl Table for TableService {
 }
 
 impl TableService {
-    async fn sum(&self, column: &str, format: &str) -> Result<i64, Error> {
+    async fn sum(&self, column: &str, format: &str) -> Result<ColumnSum, Error> {
         self.0.column_sum(column, format.parse::<Format>()?).await
     }
 }

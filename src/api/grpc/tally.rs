@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Answers,
+    Answers, CallLog,
     convert::{to_receipt, to_status},
     pb::tally::{ListPartsRequest, Receipt, UploadChunk, tally_server::Tally},
 };
@@ -29,12 +29,22 @@ impl Tally for TallyService {
         let ListPartsRequest { after, limit } = request.into_inner();
         let left = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         let engine = Arc::new(self.0.clone());
-        let pages = stream::try_unfold((PartId::new(after), left), move |(after, left)| {
+        let log = CallLog::start("Tally/ListParts");
+        let pages = stream::try_unfold((PartId::new(after), left, 0, log), move |(after, left, parts, log)| {
             let engine = Arc::clone(&engine);
             async move {
-                let page = engine.receipts(after, left).await.map_err(|error| to_status(&error))?;
-                let Some(last) = page.last() else { return Ok(None) };
-                let next = (Some(last.part), left - page.len());
+                let page = match engine.receipts(after, left).await {
+                    Ok(page) => page,
+                    Err(error) => {
+                        tracing::warn!(call = "Tally/ListParts", %error, ms = log.end(), "refused");
+                        return Err(to_status(&error));
+                    }
+                };
+                let Some(last) = page.last() else {
+                    tracing::info!(call = "Tally/ListParts", parts, ms = log.end(), "listed");
+                    return Ok(None);
+                };
+                let next = (Some(last.part), left - page.len(), parts + page.len(), log);
                 Ok::<_, Status>(Some((stream::iter(page.into_iter().map(to_receipt).map(Ok)), next)))
             }
         });
