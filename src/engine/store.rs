@@ -88,14 +88,18 @@ impl Store {
     /// Errors: another server holds it, or it cannot be written.
     pub fn open(root: &Path, durability: Durability) -> Result<Self, Error> {
         assert_unlocked();
+        let is_new = !root.exists();
         for folder in ["tmp", "parts", "quarantine"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(Error::io(format!("data folder {}", path.display())))?;
         }
         if durability == Durability::Fsync {
             // Or the folders' own names could be lost with all that is in them.
-            for folder in [Some(root), root.parent()].into_iter().flatten().filter(|path| *path != Path::new("")) {
-                sync_folder(folder).map_err(Error::io(format!("data folder {}", folder.display())))?;
+            let what = || Error::io(format!("data folder {}", root.display()));
+            sync_folder(root).map_err(what())?;
+            if is_new {
+                let parent = root.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+                sync_folder(parent).map_err(what())?;
             }
         }
         let path = root.join("lock");
@@ -115,11 +119,6 @@ impl Store {
         lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(Error::io(what.clone()))?;
         let lock = lock.try_clone().map_err(Error::io(what))?;
         Ok(Self { root: root.to_owned(), durability, drafts: AtomicU64::new(0), _lock: lock })
-    }
-
-    /// Where it is.
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 
     /// Puts the folder in order and calls `part` with every receipt that can be served, in the order of their ids.
