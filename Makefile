@@ -52,7 +52,7 @@ $(STUBS): $(PROTOS) $(VENV)/requirements.txt
 docker: need-docker ## the image, as p3
 	docker build . -t p3
 
-bench: need-cargo venv stubs ## times of sums over 100,000,000 rows, from a release build
+bench: need-cargo venv stubs ## times of sums over 100,000,000 rows, of uploads and of NumStore, from a release build
 	cargo build --locked --release
 	TALLY_BINARY=target/release/tally $(PYTHON) bench/run.py
 

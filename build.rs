@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    let mut descriptors = protox::compile(["table.proto", "tally.proto"], ["proto"])?;
+    let mut descriptors = protox::compile(["table.proto", "numstore.proto", "tally.proto"], ["proto"])?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
     let upload = descriptors

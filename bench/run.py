@@ -1,4 +1,4 @@
-"""Measures a release build on bigdata's table: 400 uploads of 250,000 rows, 1.5 GB of CSV, over gRPC.
+"""Measures a release build over gRPC: bigdata's table (100,000,000 rows in 400 uploads, 1.5 GB) and NumStore.
 
     make bench              # builds, then runs this
     .venv/bin/python bench/run.py [--fresh] [--json]
@@ -42,6 +42,9 @@ COLUMNS = ("x", "y", "z")
 SMALL_CSV = b"x,y,z\n" + b"1,2,3\n" * 10
 SMALL_UPLOADS = 200  # of one client, and of each of eight
 SMALL_CLIENTS = 8
+
+NUMSTORE_CLIENTS = 8
+NUMSTORE_REQUESTS = 10_000  # of each client
 MB = 1_000_000
 MIB = 1024 * 1024
 
@@ -191,6 +194,37 @@ def upload_small(address: str, count: int) -> List[float]:
     return seconds
 
 
+# --- NumStore -----------------------------------------------------------------------------------------------
+
+
+def measure_numstore(runs: int) -> List[Measured]:
+    """P2's load at full speed, by the server's own binary: a client in Python would measure Python."""
+    data = BENCH / "numstore"
+    shutil.rmtree(data, ignore_errors=True)
+    reports = []
+    with conftest.Server(data) as server:
+        for run in range(runs + 1):
+            command = [str(BINARY), "load-numstore", "--json", "--server", server.address, "--seed", str(run)]
+            command += ["--clients", str(NUMSTORE_CLIENTS), "--requests", str(NUMSTORE_REQUESTS)]
+            environment = conftest.clean_environment()  # which could set other flags
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+            reports.append(json.loads(done.stdout))
+            if reports[-1]["requests"] != NUMSTORE_CLIENTS * NUMSTORE_REQUESTS:
+                raise Wrong(f"load-numstore sent {reports[-1]['requests']} requests")
+        server.stop()
+    shutil.rmtree(data)
+    del reports[0]  # of a server that knew no keys yet
+    lines = {
+        "requests_per_second": ("requests", "1/s"),
+        "p50_ms": ("p50 response time", "ms"),
+        "p99_ms": ("p99 response time", "ms"),
+    }
+    return [
+        Measured(f"NumStore {name}, {NUMSTORE_CLIENTS} clients", unit, [report[key] for report in reports])
+        for key, (name, unit) in lines.items()
+    ]
+
+
 # --- the report ---------------------------------------------------------------------------------------------
 
 
@@ -227,7 +261,7 @@ def markdown(report: dict) -> str:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measures a release build on bigdata's table.")
+    parser = argparse.ArgumentParser(description="Measures a release build on bigdata's table and NumStore.")
     parser.add_argument("--fresh", action="store_true", help="load the table anew")
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument(
@@ -262,6 +296,7 @@ def main() -> int:
     for durability in ("none", "fsync"):
         measured += measure_small_uploads(durability, options.runs)
     measured += load_rates(receipts)
+    measured += measure_numstore(options.runs)
 
     csv_bytes = sum(receipt["csv"]["bytes"] for receipt in receipts)
     parquet_bytes = sum(receipt["parquet"]["bytes"] for receipt in receipts)

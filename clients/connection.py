@@ -1,15 +1,13 @@
 """What the client programs share: which server, how to reach it, and how a program that fails ends.
 
-Also holds the question that three of them ask, the sum of a column.
+Imports no stub, so that each program needs those of its own service alone.
 """
 
-import argparse
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, Optional
 
 # Ctrl-C ends a client at once, without a traceback: there is nothing to tidy up, for the server drops what
 # arrived of an unfinished upload. Set before grpc is imported, which takes long enough to be interrupted.
@@ -18,8 +16,6 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc  # noqa: E402
-import table_pb2  # noqa: E402
-import table_pb2_grpc  # noqa: E402
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 5440
@@ -48,51 +44,25 @@ def server_address() -> str:
     return address if has_port else f"{address}:{DEFAULT_PORT}"
 
 
-def open_channel() -> grpc.Channel:
-    """A channel to the server. It connects at the first call, which fails at once if nobody listens."""
-    return grpc.insecure_channel(server_address(), options=CHANNEL_OPTIONS)
+def open_channel(address: Optional[str] = None) -> grpc.Channel:
+    """A channel to the server, which is TALLY_SERVER's unless its address is given.
+
+    It connects at the first call, which fails at once if nobody listens.
+    """
+    return grpc.insecure_channel(address or server_address(), options=CHANNEL_OPTIONS)
 
 
-def explain(error: grpc.RpcError) -> str:
-    """What went wrong with a call, in one line."""
+def explain(error: grpc.RpcError, address: Optional[str] = None) -> str:
+    """What went wrong with a call to that server, in one line."""
+    address = address or server_address()
     code, details = error.code(), " ".join((error.details() or "").split())
     if code == grpc.StatusCode.INVALID_ARGUMENT:
-        return details  # the server's own words on the file, as Table.Upload has them in its reply
+        return details  # the server's own words on a file or a key
     if code == grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
-        return f"no server at {server_address()}: {details.rpartition(': ')[2]}"
+        return f"no server at {address}: {details.rpartition(': ')[2]}"
     if code == grpc.StatusCode.UNAVAILABLE and "resol" in details.lower():
-        return f"no server at {server_address()}: not a known host and a port"
-    return f"{server_address()}: {details or 'no details'} ({code.name})"
-
-
-def column_sum(channel: grpc.Channel, column: str, format: str) -> int:
-    """The sum of a column, read from the "csv" or the "parquet" files."""
-    reply = table_pb2_grpc.TableStub(channel).ColSum(table_pb2.ColSumReq(column=column, format=format))
-    if reply.error:
-        raise Failure(reply.error)
-    return reply.total
-
-
-def print_column_sum(format: str) -> None:
-    """The whole of csvsum.py and parquetsum.py: the total on standard output, its time on standard error."""
-    parser = argparse.ArgumentParser(description=f"Prints the sum of a column, from the {format} files.")
-    parser.add_argument("column", metavar="COLUMN", type=utf8, help="its name in the header")
-    column = parser.parse_args().column
-    with open_channel() as channel:
-        start = time.monotonic()
-        total = column_sum(channel, column, format)
-        elapsed_ms = (time.monotonic() - start) * 1000
-    print(total)
-    print(f"{elapsed_ms:.0f} ms", file=sys.stderr)
-
-
-def utf8(argument: str) -> str:
-    """An argument that protobuf can send as a string."""
-    try:
-        argument.encode("utf-8")
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("is not UTF-8") from None
-    return argument
+        return f"no server at {address}: not a known host and a port"
+    return f"{address}: {details or 'no details'} ({code.name})"
 
 
 def run(program: Callable[[], None]) -> NoReturn:

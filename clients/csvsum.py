@@ -1,6 +1,7 @@
 """Prints the sum of a column, read from the CSV files: csvsum.py COLUMN"""
 
 import connection
+import sums
 
 if __name__ == "__main__":
-    connection.run(lambda: connection.print_column_sum("csv"))
+    connection.run(lambda: sums.print_column_sum("csv"))

@@ -1,6 +1,7 @@
 """Prints the sum of a column, read from the Parquet files: parquetsum.py COLUMN"""
 
 import connection
+import sums
 
 if __name__ == "__main__":
-    connection.run(lambda: connection.print_column_sum("parquet"))
+    connection.run(lambda: sums.print_column_sum("parquet"))

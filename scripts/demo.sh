@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Shows what the server does in one screen: starts it on a temporary folder and a free port, uploads inputs/*.csv, asks
-# for sums over both formats, lists the parts, stops it. Leaves nothing behind, however it ends.
+# for sums over both formats, lists the parts, loads the key/value store, stops it. Leaves nothing behind, however it
+# ends.
 #
 #   scripts/demo.sh [path of tally]
 set -euo pipefail
@@ -65,6 +66,9 @@ run tally sum w
 
 say 'what is kept'
 run tally parts
+
+say 'the key/value store on the same port: totals, factorials and their cache, from 2 clients'
+run tally load-numstore --clients 2 --requests 1000 --seed 1
 
 say 'the server stops'
 printf '$ kill %s\n' "$server"

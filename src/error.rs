@@ -63,6 +63,45 @@ pub enum Error {
         file_bytes: u64,
     },
 
+    /// A key over the limit.
+    #[error("the key has {bytes} bytes, at most {bytes_max} are allowed")]
+    KeyTooLong {
+        /// What it has.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A key that was never given a value.
+    #[error("key {} is not set", Quoted(key))]
+    KeyNotSet {
+        /// Which.
+        key: String,
+    },
+    /// A value below 0.
+    #[error("key {}: {value} has no factorial", Quoted(key))]
+    NoFactorial {
+        /// Whose.
+        key: String,
+        /// The value.
+        value: i64,
+    },
+    /// A value above 20.
+    #[error("key {}: the factorial of {value} does not fit in 64 bits", Quoted(key))]
+    FactorialTooLarge {
+        /// Whose.
+        key: String,
+        /// The value.
+        value: i64,
+    },
+    /// A value with which the total of all would be no int64.
+    #[error("key {}: the total {total} would not fit in 64 bits", Quoted(key))]
+    TotalOverflow {
+        /// Whose.
+        key: String,
+        /// The exact total.
+        total: i128,
+    },
+
     /// What came is no gRPC upload.
     #[error("malformed request: {0}")]
     Malformed(String),
@@ -87,6 +126,12 @@ pub enum Error {
     TooManyParts {
         /// The limit.
         parts_max: usize,
+    },
+    /// As many keys as there may be.
+    #[error("there are {keys_max} keys, which is the limit")]
+    TooManyKeys {
+        /// The limit.
+        keys_max: usize,
     },
     /// No room on the disk.
     #[error("the disk is full: {what}")]
@@ -126,6 +171,8 @@ pub enum Error {
 pub enum Kind {
     /// The caller can mend its data or its question.
     Input,
+    /// What was asked for would pass the range of a number that is kept.
+    OutOfRange,
     /// The request is no valid message.
     Malformed,
     /// The request is of a form that is not supported.
@@ -152,11 +199,19 @@ impl Error {
             | Self::NotSummable { .. }
             | Self::SumOverflow { .. }
             | Self::UploadTooLarge { .. }
-            | Self::TooWideAndLong { .. } => Kind::Input,
+            | Self::TooWideAndLong { .. }
+            | Self::KeyTooLong { .. }
+            | Self::KeyNotSet { .. }
+            | Self::NoFactorial { .. }
+            | Self::FactorialTooLarge { .. } => Kind::Input,
+            Self::TotalOverflow { .. } => Kind::OutOfRange,
             Self::Malformed(_) => Kind::Malformed,
             Self::Unsupported(_) => Kind::Unsupported,
             Self::Aborted(_) | Self::Cancelled => Kind::Cancelled,
-            Self::TooManyUploads { .. } | Self::TooManyParts { .. } | Self::DiskFull { .. } => Kind::Exhausted,
+            Self::TooManyUploads { .. }
+            | Self::TooManyParts { .. }
+            | Self::TooManyKeys { .. }
+            | Self::DiskFull { .. } => Kind::Exhausted,
             Self::Draining => Kind::Unavailable,
             Self::Damaged { .. } => Kind::DataLoss,
             Self::DataFolder(_) | Self::Io { .. } | Self::Internal(_) => Kind::Internal,

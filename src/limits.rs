@@ -3,7 +3,7 @@
 //! What a user may change is a field of [`Limits`], set by a flag and never above its ceiling here, so that the sum
 //! below holds whatever the flags say. Nothing else lives here: no logic, no I/O.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 /// 1 KiB in bytes.
 pub const KIB: usize = 1024;
@@ -67,6 +67,18 @@ pub const PART_BYTES: usize = 160;
 /// Bytes of distinct headers that the registry keeps; what is beyond is read from the receipts when asked.
 pub const SCHEMA_BYTES_MAX: usize = 16 * MIB;
 
+/// Bytes of a key of NumStore.
+pub const KEY_BYTES_MAX: usize = 128;
+/// Keys of NumStore.
+pub const KEYS_MAX: usize = 50_000;
+/// Bytes that a key takes: of the hash table, which has 65,536 slots of 25 bytes for so many, and its text.
+pub const KEY_ENTRY_BYTES: usize = 25 * 65_536 / KEYS_MAX + 1 + KEY_BYTES_MAX;
+/// Results that NumStore's cache holds.
+#[allow(clippy::unwrap_used, reason = "it is checked when compiling")]
+pub const FACTORIALS_MAX: NonZeroUsize = NonZeroUsize::new(10).unwrap();
+/// Calls of NumStore that compute at once: P2's threads. More wait their turn.
+pub const NUMBER_CALLS_MAX: usize = 4;
+
 /// Rows that are turned into one record batch.
 pub const BATCH_ROWS_MAX: usize = 16 * KIB;
 /// Cells of one record batch: wide tables have shorter batches.
@@ -117,7 +129,8 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES //
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // being typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
-    + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX; //                              the registry
+    + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX                               // the registry
+    + KEYS_MAX * KEY_ENTRY_BYTES; //                                             NumStore
 
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);

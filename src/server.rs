@@ -45,7 +45,7 @@ const PREFACE_BYTES: usize = 24;
 /// How long to wait when no connection could be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What the health service answers for; the empty name is the server as a whole.
-const SERVICES: [&str; 3] = ["", "Table", "tally.v1.Tally"];
+const SERVICES: [&str; 4] = ["", "Table", "NumStore", "tally.v1.Tally"];
 
 /// `tally serve`: until a signal, then drained. Exit code 0, or 1 with a line on standard error.
 pub async fn serve_command(args: ServeArgs) -> ExitCode {
@@ -96,6 +96,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?)
         .add_service(grpc::table_server(engine.clone()))
+        .add_service(grpc::numstore_server(engine.clone()))
         .add_service(grpc::tally_server(engine.clone()))
         .serve_with_incoming_shutdown(connections(listeners), async {
             let _either_way = stopped.await;

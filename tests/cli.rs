@@ -9,6 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
 };
 
 use clap::CommandFactory;
@@ -16,9 +17,13 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tally::{
-    api::grpc::pb::tally::{
-        ListPartsRequest, Receipt, UploadChunk,
-        tally_server::{Tally, TallyServer},
+    api::grpc::pb::{
+        FactRequest, FactResponse, SetNumRequest, SetNumResponse,
+        num_store_server::{NumStore, NumStoreServer},
+        tally::{
+            ListPartsRequest, Receipt, UploadChunk,
+            tally_server::{Tally, TallyServer},
+        },
     },
     cli::Cli,
 };
@@ -321,7 +326,7 @@ fn a_file_that_cannot_be_read_becomes_no_part() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let wrong: [&[&str]; 17] = [
+    let wrong: [&[&str]; 24] = [
         &[],
         &["unknown"],
         &["upload"],
@@ -339,6 +344,13 @@ fn wrong_usage_exits_with_2() {
         &["parts", "--after", "-1"],
         &["parts", "--limit", "some"],
         &["health", "--server", ""],
+        &["load-numstore", "extra"],
+        &["load-numstore", "--clients", "0"],
+        &["load-numstore", "--clients", "101"],
+        &["load-numstore", "--requests", "0"],
+        &["load-numstore", "--rate", "0"],
+        &["load-numstore", "--keys", "0"],
+        &["load-numstore", "--keys", "50001"],
     ];
     for arguments in wrong {
         let said = run(&mut tally(arguments));
@@ -490,12 +502,19 @@ struct Unwell {
 
 impl Unwell {
     fn start() -> Self {
+        Self::with(Wrong)
+    }
+
+    fn with(numstore: impl NumStore) -> Self {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (reporter, health) = tonic_health::server::health_reporter();
         runtime.block_on(reporter.set_service_status("", ServingStatus::NotServing));
-        let server = tonic::transport::Server::builder().add_service(health).add_service(TallyServer::new(Full));
+        let server = tonic::transport::Server::builder()
+            .add_service(health)
+            .add_service(TallyServer::new(Full))
+            .add_service(NumStoreServer::new(numstore));
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { _runtime: runtime, address }
     }
@@ -515,6 +534,130 @@ impl Tally for Full {
         let receipt = Receipt { part: 1, rows: 2, uploaded_at: "\u{1b}[31mtoday".to_owned(), ..Receipt::default() };
         Ok(Response::new(stream::iter([Ok(receipt), Err(Status::data_loss("part 2 is damaged"))]).boxed()))
     }
+}
+
+/// It takes its time.
+struct Slow;
+
+const SLOW_MS: u64 = 20;
+
+#[tonic::async_trait]
+impl NumStore for Slow {
+    async fn set_num(&self, _: Request<SetNumRequest>) -> Result<Response<SetNumResponse>, Status> {
+        tokio::time::sleep(Duration::from_millis(SLOW_MS)).await;
+        Ok(Response::new(SetNumResponse { total: 1 }))
+    }
+
+    async fn fact(&self, _: Request<FactRequest>) -> Result<Response<FactResponse>, Status> {
+        tokio::time::sleep(Duration::from_millis(SLOW_MS)).await;
+        Ok(Response::new(FactResponse { value: 1, hit: false, error: String::new() }))
+    }
+}
+
+/// Its factorials are none, and it has no room for a number.
+struct Wrong;
+
+#[tonic::async_trait]
+impl NumStore for Wrong {
+    async fn set_num(&self, request: Request<SetNumRequest>) -> Result<Response<SetNumResponse>, Status> {
+        match request.into_inner().value {
+            15 => Err(Status::resource_exhausted("there are 0 keys, which is the limit")),
+            value => Ok(Response::new(SetNumResponse { total: value })),
+        }
+    }
+
+    async fn fact(&self, request: Request<FactRequest>) -> Result<Response<FactResponse>, Status> {
+        match request.into_inner().key.as_str() {
+            "key0" => Ok(Response::new(FactResponse { value: 121, hit: true, error: String::new() })),
+            "key1" => {
+                Ok(Response::new(FactResponse { error: "key \"key1\" is not set".to_owned(), ..Default::default() }))
+            }
+            "key2" => {
+                Ok(Response::new(FactResponse { error: "key \"key0\" is not set".to_owned(), ..Default::default() }))
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+#[test]
+fn load_is_reported_and_the_same_again_with_the_same_seed() {
+    let load = |server: &Server, clients: &str, keys: &str| {
+        let arguments = ["load-numstore", "--json", "--requests", "500", "--seed", "7"];
+        let command = run(server.tally(arguments).args(["--clients", clients, "--keys", keys]));
+        let lines = command.json_lines();
+        command.succeeded();
+        assert_eq!(lines.len(), 1);
+        lines.into_iter().next().unwrap()
+    };
+    let count = |report: &Value, name: &str| report[name].as_u64().unwrap();
+
+    let one = load(&Server::start(), "1", "20");
+    let again = load(&Server::start(), "1", "20");
+    for name in ["requests", "set_num", "fact", "not_set", "hits", "hit_rate", "seed", "clients"] {
+        assert_eq!(one[name], again[name], "{name}");
+    }
+    assert!(count(&one, "set_num") > 200 && count(&one, "fact") > 200, "half of each: {one}");
+    assert!(count(&one, "not_set") > 0 && count(&one, "hits") > 0, "{one}");
+
+    let server = Server::start();
+    let many = load(&server, "8", "100");
+    assert_eq!(count(&many, "requests"), 8 * 500);
+    assert_eq!(count(&many, "set_num") + count(&many, "fact"), 8 * 500);
+    let answered = count(&many, "fact") - count(&many, "not_set");
+    let hit_rate = many["hit_rate"].as_f64().unwrap();
+    assert!((hit_rate - count(&many, "hits") as f64 / answered as f64).abs() < 1e-12, "{many}");
+    let times = ["p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms"].map(|name| many[name].as_f64().unwrap());
+    assert!(times.is_sorted() && times[0] > 0.001, "{many}");
+    assert!(load(&server, "8", "100")["not_set"] == 0, "all keys are set by now");
+
+    let text = run(&mut server.tally(["load-numstore", "--requests", "50", "--rate", "100000"])).succeeded();
+    for name in ["requests  ", "requests a second", "cache hit rate", "p50     response time", "p99     response time"]
+    {
+        assert_eq!(text.lines().filter(|line| line.starts_with(name)).count(), 1, "{name} in {text}");
+    }
+    let (_, histogram) = text.split_once("response time in ms").unwrap();
+    let counts = histogram.lines().skip(1).map(|line| line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap());
+    assert_eq!(counts.sum::<u64>(), 8 * 50, "{text}");
+}
+
+/// Also when other clients still wait for theirs.
+#[test]
+fn load_stops_at_an_answer_that_is_wrong() {
+    let unwell = Unwell::start();
+    let load = |clients: &str, keys: &str, seed: &str| {
+        let arguments = ["load-numstore", "--clients", clients, "--keys", keys, "--seed", seed];
+        run(tally(arguments).env("TALLY_SERVER", &unwell.address)).failed().join("; ")
+    };
+    let said: Vec<_> = (0..40).map(|seed| load("1", "3", &seed.to_string())).collect();
+    for expected in [
+        "error: key0: 121 is not a factorial of 1 to 15",
+        "error: key \"key0\" is not set",
+        "error: there are 0 keys, which is the limit",
+    ] {
+        assert!(said.iter().any(|line| line == expected), "{expected} in {said:?}");
+    }
+    // Of 50 keys nearly all are never answered, so most clients hang.
+    assert!(load("30", "50", "1").starts_with("error: "));
+}
+
+#[test]
+fn requests_that_are_due_at_fixed_times_count_from_then() {
+    let report = |server: &str, arguments: &[&str]| {
+        let said = run(tally(["load-numstore", "--json", "--seed", "5"]).args(arguments).env("TALLY_SERVER", server));
+        said.json_lines().pop().unwrap()
+    };
+    let server = Server::start();
+    let paced = report(&server.address, &["--clients", "2", "--requests", "10", "--rate", "40"]);
+    // The last of 20 requests is due 19 / 40 s after the first.
+    assert!(paced["seconds"].as_f64().unwrap() >= 0.475, "{paced}");
+    assert_eq!(paced["rate"], 40);
+
+    // Due a millisecond after one another, each waits for all before it.
+    let slow = Unwell::with(Slow);
+    let late = report(&slow.address, &["--clients", "1", "--requests", "10", "--rate", "1000"]);
+    let (p50_ms, max_ms) = (late["p50_ms"].as_f64().unwrap(), late["max_ms"].as_f64().unwrap());
+    assert!(max_ms >= 10.0 * SLOW_MS as f64 - 10.0 && p50_ms >= 5.0 * SLOW_MS as f64 - 10.0, "{late}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub struct ClientArgs {
     )]
     pub server: ServerAddr,
 
-    /// Print JSON, one object a line, with the field names of the receipts
+    /// Print JSON, one object a line
     #[arg(long, env = "TALLY_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub json: bool,
 }

@@ -4,6 +4,7 @@
 
 mod connect;
 mod health;
+mod load_numstore;
 mod parts;
 mod sum;
 mod upload;
@@ -16,10 +17,12 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use indicatif::ProgressStyle;
 use serde::Serialize;
 
 pub use self::connect::{ClientArgs, ServerAddr};
 pub use self::health::HealthArgs;
+pub use self::load_numstore::LoadNumstoreArgs;
 pub use self::parts::PartsArgs;
 pub use self::sum::{Format, SumArgs};
 pub use self::upload::UploadArgs;
@@ -48,6 +51,7 @@ pub enum Command {
     Sum(SumArgs),
     Parts(PartsArgs),
     Health(HealthArgs),
+    LoadNumstore(LoadNumstoreArgs),
 }
 
 /// Runs the subcommand to its end. The result is the process's exit code.
@@ -58,6 +62,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Sum(args) => sum::run(args).await,
         Command::Parts(args) => parts::run(args).await,
         Command::Health(args) => health::run(args).await,
+        Command::LoadNumstore(args) => load_numstore::run(args).await,
     };
     match outcome {
         Ok(code) => code,
@@ -84,6 +89,12 @@ enum Failure {
     /// A file to upload, or standard input.
     #[error("cannot read: {0}")]
     Input(io::Error),
+    /// The server answered, but not the truth.
+    #[error("{0}")]
+    WrongAnswer(String),
+    /// A bug of ours.
+    #[error("internal error: {0}")]
+    Internal(String),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
@@ -120,6 +131,11 @@ fn replaced(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// How a progress bar looks. The templates are ours, so a wrong one shows when it is first drawn.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_invalid| ProgressStyle::default_bar())
 }
 
 /// `1 row`, `2 rows`.

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use clap::{Args, value_parser};
 use futures_util::stream::{self, Stream, StreamExt};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
@@ -22,7 +22,7 @@ use super::{
     connect::{ClientArgs, RECEIPT_BYTES_MAX, ServerAddr, call_failure, connect},
     escaped,
     parts::{ReceiptJson, file_bytes},
-    print_error, rows_text, write_json,
+    print_error, rows_text, style, write_json,
 };
 use crate::api::grpc::pb::tally::{Receipt, UploadChunk, tally_client::TallyClient};
 
@@ -311,10 +311,6 @@ impl Drop for Progress {
             total.finish_and_clear();
         }
     }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_invalid| ProgressStyle::default_bar())
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`store`], [`state`],
-//! [`workers`], [`upload`], [`query`].
+//! [`workers`], [`upload`], [`query`]; and beside the table [`numbers`].
 
 pub mod cell;
 pub mod convert;
 pub mod csv;
 pub mod fold;
+pub mod numbers;
 pub mod parquet;
 pub mod part;
 pub mod query;
@@ -23,12 +24,13 @@ use futures_util::Stream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use numbers::{Factorial, Key};
 pub use query::{ColumnSum, Read};
 pub use store::{Durability, Found, Store};
 
 use crate::{
     error::Error,
-    limits::{LARGE_CONVERSION_BYTES, Limits, SMALL_CONVERSION_BYTES, WIDE_READS_MAX},
+    limits::{LARGE_CONVERSION_BYTES, Limits, NUMBER_CALLS_MAX, SMALL_CONVERSION_BYTES, WIDE_READS_MAX},
 };
 use part::{Format, Part, PartId, Receipt, Schema};
 use state::{Lane, Shared};
@@ -51,6 +53,8 @@ struct Inner {
     small: Pool,
     /// Wide Parquet footers that may be in memory at once.
     wide_reads: Arc<Semaphore>,
+    /// Calls of NumStore that may compute at once.
+    number_calls: Semaphore,
 }
 
 impl Engine {
@@ -81,6 +85,7 @@ impl Engine {
             large: Pool::new(LARGE_CONVERSION_BYTES),
             small: Pool::new(SMALL_CONVERSION_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
+            number_calls: Semaphore::new(NUMBER_CALLS_MAX),
         };
         Ok((Self(Arc::new(inner)), found))
     }
@@ -124,6 +129,20 @@ impl Engine {
         query::receipts(self, after, count_max).await
     }
 
+    /// Gives a key of NumStore a value. Returns the total of all values.
+    ///
+    /// Errors, which change nothing: the total would not fit in 64 bits; a key more than there may be.
+    pub async fn set_number(&self, key: Key, value: i64) -> Result<i64, Error> {
+        numbers::set(self, key, value).await
+    }
+
+    /// The factorial of the value of a key of NumStore.
+    ///
+    /// Errors: the key was never set; its value is below 0 or above 20.
+    pub async fn factorial(&self, key: Key) -> Result<Factorial, Error> {
+        numbers::factorial(self, key).await
+    }
+
     /// How many parts the table has.
     pub fn parts_count(&self) -> usize {
         self.0.state.with(|state| state.parts.len())
@@ -131,6 +150,7 @@ impl Engine {
 
     /// Lets the workers end when their queue is empty. What is called after it fails with [`Error::Draining`].
     pub fn close(&self) {
+        self.0.number_calls.close();
         self.0.workers.close();
     }
 }

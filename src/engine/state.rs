@@ -1,4 +1,4 @@
-//! THE lock: one `Mutex` around all that calls share, the registry of parts and the queue of the workers.
+//! THE lock: one `Mutex` around all that calls share: the registry of parts, NumStore's values, the queue of the workers.
 //!
 //! It is reached through [`Shared::with`] and no guard leaves this file. Inside the closure stand map operations:
 //! no I/O, no parsing, no allocation that grows with data. While a thread holds the lock a thread-local flag is set,
@@ -16,7 +16,10 @@ use shuttle::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(feature = "model")]
 use std::sync::PoisonError;
 
-use super::part::{Part, PartId, Schema};
+use super::{
+    numbers::Numbers,
+    part::{Part, PartId, Schema},
+};
 use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX};
 
 /// Room in a queue beside the slices that somebody waits for: what a broken upload leaves to a worker to drop.
@@ -49,6 +52,8 @@ struct Guarded {
 pub struct State {
     /// The table: what a sum reads.
     pub parts: Registry,
+    /// NumStore.
+    pub numbers: Numbers,
     /// What waits for a worker, a queue for each lane, each bounded.
     queues: [VecDeque<Work>; 2],
     /// The lane whose turn it is.
@@ -76,10 +81,11 @@ thread_local! {
     static LOCKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Stops a test or debug build when this thread holds the lock. Every file operation begins with it.
+/// Stops a test or debug build when this thread holds the lock. Every file operation begins with it, and so does the
+/// computing of a factorial.
 #[inline]
 pub fn assert_unlocked() {
-    debug_assert!(!LOCKED.get(), "file I/O while the lock is held");
+    debug_assert!(!LOCKED.get(), "work or file I/O while the lock is held");
 }
 
 /// Sets the thread's flag for as long as the guard that it stands beside.
@@ -110,7 +116,7 @@ impl Shared {
             reserved: 0,
         };
         let queues = [(); 2].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
-        let state = State { parts, queues, turn: 0, closed: false };
+        let state = State { parts, numbers: Numbers::new(), queues, turn: 0, closed: false };
         Self(Arc::new(Guarded { state: Mutex::new(state), work: Condvar::new() }))
     }
 

@@ -72,7 +72,8 @@ def make_stubs() -> None:
 make_stubs()
 sys.path.insert(0, str(CLIENTS))
 
-import table_pb2_grpc  # noqa: E402  (made just now)
+import numstore_pb2_grpc  # noqa: E402  (made just now)
+import table_pb2_grpc  # noqa: E402
 import tally_pb2_grpc  # noqa: E402
 
 
@@ -209,7 +210,7 @@ class Server:
         return self.process.poll() is None
 
     def channel(self) -> grpc.Channel:
-        """The one channel that table() and tally() use."""
+        """The one channel that table(), tally() and numstore() use."""
         if self._channel is None:
             self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         return self._channel
@@ -283,6 +284,11 @@ def table(server: Server) -> table_pb2_grpc.TableStub:
 def tally(server: Server) -> tally_pb2_grpc.TallyStub:
     """tally.v1.Tally on a running server."""
     return tally_pb2_grpc.TallyStub(server.channel())
+
+
+def numstore(server: Server) -> numstore_pb2_grpc.NumStoreStub:
+    """P2's service on a running server."""
+    return numstore_pb2_grpc.NumStoreStub(server.channel())
 
 
 def run_client(

@@ -1,5 +1,5 @@
-"""The image, as its users run it: P3's session in a container of 512 MB, large uploads from inside and outside, and the
-locked-down ways to run it.
+"""The image, as its users run it: P3's session in a container of 512 MB, large uploads from inside and outside, P2's
+session, and the locked-down ways to run it.
 
 Everything made here carries the label `tally.test`, by which it is removed even when a test fails; after a killed run,
 `docker ps -a --filter label=tally.test` shows what is left. The first build takes minutes, later ones seconds.
@@ -9,8 +9,10 @@ import concurrent.futures
 import hashlib
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -21,7 +23,18 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-from conftest import CHANNEL_OPTIONS, INPUTS, KIB, READY_LINE, ROOT, step_aside, wait_until
+from conftest import (
+    CHANNEL_OPTIONS,
+    CLIENTS,
+    INPUTS,
+    KIB,
+    PROTO,
+    READY_LINE,
+    ROOT,
+    clean_environment,
+    step_aside,
+    wait_until,
+)
 
 LABEL = "tally.test"
 USER_ID = 10001
@@ -358,6 +371,43 @@ def test_stop_waits_for_an_upload_under_way(image: str, label: str) -> None:
     assert int(container.inspect("{{.State.ExitCode}}")) == 0
     container.start()
     assert container.sum("x") == rows
+
+
+# P2's check by hand, from a folder that has nothing but its stubs.
+P2_BY_HAND = """
+import sys, grpc, numstore_pb2, numstore_pb2_grpc
+stub = numstore_pb2_grpc.NumStoreStub(grpc.insecure_channel(sys.argv[1]))
+for key, value in (("A", 1), ("B", 10), ("A", 5), ("B", 0)):
+    print(stub.SetNum(numstore_pb2.SetNumRequest(key=key, value=value)).total)
+print(stub.Fact(numstore_pb2.FactRequest(key="A")).value)
+"""
+
+
+def test_p2s_session_from_outside_and_inside(image: str, label: str, tmp_path: Path) -> None:
+    """P2 publishes 54321:5440; here the engine chooses the port outside, for it may be taken."""
+    server = Container(image, label, "--publish", "127.0.0.1::5440")
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}"]
+    outputs = [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
+    subprocess.run([*protoc, *outputs, str(PROTO / "numstore.proto")], check=True)
+    for name in ("client.py", "connection.py"):
+        shutil.copy(CLIENTS / name, tmp_path)
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        options = {"cwd": tmp_path, "env": clean_environment(), "timeout": COMMAND_SECONDS_MAX}
+        return subprocess.check_output(command, text=True, **options)
+
+    by_hand = python("-c", P2_BY_HAND, server.address())
+    assert by_hand.split() == ["1", "11", "15", "5", "120"]
+    outside = python("client.py", server.address().rpartition(":")[2])
+    inside = server.exec("python3", "client.py", "5440")
+    for report in (outside, inside):
+        counts, hit_rate, p50, p99 = report.splitlines()[1:]
+        assert counts.startswith("requests: 800 (")
+        assert re.fullmatch(r"cache hit rate: \d+\.\d % of \d+ factorials", hit_rate)
+        assert re.fullmatch(r"p50 response time: \d+\.\d+ ms", p50)
+        assert re.fullmatch(r"p99 response time: \d+\.\d+ ms", p99)
+    assert server.stop() == 0
 
 
 def test_read_only_without_capabilities_and_data_outlives_the_container(image: str, label: str) -> None:

@@ -12,6 +12,7 @@ use crate::{
 pub(super) fn to_status(error: &Error) -> Status {
     let code = match error.kind() {
         Kind::Input | Kind::Malformed => Code::InvalidArgument,
+        Kind::OutOfRange => Code::OutOfRange,
         Kind::Unsupported => Code::Unimplemented,
         Kind::Cancelled => Code::Aborted,
         Kind::Exhausted => Code::ResourceExhausted,

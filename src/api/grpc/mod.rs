@@ -5,6 +5,7 @@
 pub(crate) mod adapter;
 mod convert;
 pub(crate) mod frames;
+mod numstore;
 mod table;
 mod tally;
 
@@ -23,26 +24,29 @@ use crate::{
 /// Generated from proto/ by build.rs.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod pb {
-    /// table.proto, which has no package.
-    pub mod table {
-        tonic::include_proto!("_");
-    }
+    // table.proto and numstore.proto have no package.
+    tonic::include_proto!("_");
     /// tally.proto
     pub mod tally {
         tonic::include_proto!("tally.v1");
     }
-    /// Both files as they are on the wire, for reflection.
+    /// All files as they are on the wire, for reflection.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
 }
 
-use pb::{table::table_server::TableServer, tally::tally_server::TallyServer};
+use pb::{num_store_server::NumStoreServer, table_server::TableServer, tally::tally_server::TallyServer};
 
 /// P3's service.
 pub fn table_server(engine: Engine) -> TableServer<table::TableService> {
     TableServer::new(table::TableService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// What goes beyond P3.
+/// P2's service.
+pub fn numstore_server(engine: Engine) -> NumStoreServer<numstore::NumStoreService> {
+    NumStoreServer::new(numstore::NumStoreService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// What goes beyond both.
 pub fn tally_server(engine: Engine) -> TallyServer<tally::TallyService> {
     TallyServer::new(tally::TallyService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -72,7 +76,7 @@ async fn upload<M: Send + 'static>(
     result
 }
 
-/// Sees to it that every call leaves one line in the log: the one that its handler writes after `end`, or the one that
+/// Sees to it that every call that may take long leaves one line in the log: the one that its handler writes after `end`, or the one that
 /// says that the client did not wait for it.
 struct CallLog {
     call: &'static str,

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     CallLog,
     convert::to_reply,
-    pb::table::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
+    pb::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
 };
 use crate::{
     engine::{ColumnSum, Engine, Read, part::Format},

@@ -1,0 +1,49 @@
+//! P2's service `NumStore`. Its calls are many and small, so those that went well are logged at the level debug.
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert::{to_reply, to_status},
+    pb::{FactRequest, FactResponse, SetNumRequest, SetNumResponse, num_store_server::NumStore},
+};
+use crate::{
+    engine::{Engine, Factorial},
+    error::Error,
+};
+
+/// The handlers of `NumStore`.
+pub struct NumStoreService(pub(super) Engine);
+
+#[tonic::async_trait]
+impl NumStore for NumStoreService {
+    async fn set_num(&self, request: Request<SetNumRequest>) -> Result<Response<SetNumResponse>, Status> {
+        let SetNumRequest { key, value } = request.into_inner();
+        let result = self.set_key(key, value).await;
+        match &result {
+            Ok(total) => tracing::debug!(call = "NumStore/SetNum", value, total, "set"),
+            Err(error) => tracing::warn!(call = "NumStore/SetNum", value, %error, "refused"),
+        }
+        result.map(|total| Response::new(SetNumResponse { total })).map_err(|error| to_status(&error))
+    }
+
+    async fn fact(&self, request: Request<FactRequest>) -> Result<Response<FactResponse>, Status> {
+        let result = self.factorial_of(request.into_inner().key).await;
+        match &result {
+            Ok(Factorial { factorial, hit }) => tracing::debug!(call = "NumStore/Fact", factorial, hit, "answered"),
+            // A key that is not set yet is the rule for who has just begun.
+            Err(error) => tracing::debug!(call = "NumStore/Fact", %error, "refused"),
+        }
+        let ok = |Factorial { factorial, hit }| FactResponse { value: factorial, hit, error: String::new() };
+        Ok(Response::new(to_reply(result, ok, |error| FactResponse { value: 0, hit: false, error })?))
+    }
+}
+
+impl NumStoreService {
+    async fn set_key(&self, key: String, value: i64) -> Result<i64, Error> {
+        self.0.set_number(key.try_into()?, value).await
+    }
+
+    async fn factorial_of(&self, key: String) -> Result<Factorial, Error> {
+        self.0.factorial(key.try_into()?).await
+    }
+}
