@@ -1,6 +1,6 @@
 //! NumStore, P2's service: values by key, their running total, and the factorials that were asked for last.
 //!
-//! [`Numbers`] is what the lock guards, map operations alone. [`set`] and [`factorial`] are the calls: each holds one of
+//! [`Numbers`] is what the lock guards, map operations alone. `set` and `factorial` are the calls: each holds one of
 //! `NUMBER_CALLS_MAX` places from its beginning to its end, and a factorial is computed between two short turns of the
 //! lock, never under it. All of it lives in memory and ends with the server.
 //!
