@@ -62,12 +62,13 @@ COPY --from=binary /src/target/release/tally /usr/local/bin/tally
 ENV PYTHONPATH=/opt/python \
     PYTHONDONTWRITEBYTECODE=1 \
     TALLY_DATA=/data \
-    TALLY_GRPC="0.0.0.0:5440,[::]:5440"
+    TALLY_GRPC="0.0.0.0:5440,[::]:5440" \
+    TALLY_HTTP="0.0.0.0:5000,[::]:5000"
 # By number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 WORKDIR /app
 VOLUME /data
-EXPOSE 5440
+EXPOSE 5440 5000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=10s --start-period=30s --retries=3 CMD ["tally", "health"]
 # No ENTRYPOINT: `docker run p3` serves, and `docker run p3 tally --help` or `docker run -it p3 bash` is what it says.

@@ -9,13 +9,13 @@ RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Carg
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs venv docker bench clean need-cargo need-python need-docker
+.PHONY: help demo test check stubs venv docker bench bench-groups clean need-cargo need-python need-docker
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The debug build, because `make test` needs the same one: a newcomer waits for one build, not for two.
-demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums, stops it
+demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums and jobs, stops it
 	cargo build --locked
 	@scripts/demo.sh target/debug/tally
 
@@ -55,6 +55,10 @@ docker: need-docker ## the image, as p3
 bench: need-cargo venv stubs ## times of sums over 100,000,000 rows, of uploads and of NumStore, from a release build
 	cargo build --locked --release
 	TALLY_BINARY=target/release/tally $(PYTHON) bench/run.py
+
+bench-groups: need-cargo need-python ## times of a group sum over 30,000,000 rows, beside DuckDB and Polars
+	cargo build --locked --release
+	python3 bench/groups.py
 
 clean: ## removes what was built and installed here
 	rm -rf target $(VENV) clients/*_pb2.py clients/*_pb2_grpc.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows what the server does in one screen: starts it on a temporary folder and a free port, uploads inputs/*.csv, asks
-# for sums over both formats, lists the parts, loads the key/value store, stops it. Leaves nothing behind, however it
-# ends.
+# for sums over both formats, lists the parts, loads the key/value store, asks for one job of each kind over HTTP,
+# stops it. Leaves nothing behind, however it ends.
 #
 #   scripts/demo.sh [path of tally]
 set -euo pipefail
@@ -41,14 +41,16 @@ run() {
 
 say 'a server on an empty folder and a free port'
 mkfifo "$work/ready"
-printf '$ tally serve --data DIR --grpc 127.0.0.1:0 &\n'
-tally serve --data "$work/data" --grpc 127.0.0.1:0 >"$work/ready" 2>"$work/log" &
+printf '$ tally serve --data DIR --grpc 127.0.0.1:0 --http 127.0.0.1:0 &\n'
+tally serve --data "$work/data" --grpc 127.0.0.1:0 --http 127.0.0.1:0 >"$work/ready" 2>"$work/log" &
 server=$!
 exec 3<"$work/ready" # stays open: the server's standard output must not end in a closed pipe
 IFS= read -r -t 60 ready <&3 || { echo 'demo: the server did not start' >&2; exit 1; }
 printf '%s\n' "$ready"
 address=${ready#ready: grpc }
 export TALLY_SERVER=${address%%[,;]*} # what tally's client side and the Python clients ask
+http=${ready#*; http }
+http=http://${http%%[,;]*} # what curl asks
 
 say 'each file becomes a part of one growing table'
 run tally upload inputs/*.csv
@@ -69,6 +71,40 @@ run tally parts
 
 say 'the key/value store on the same port: totals, factorials and their cache, from 2 clients'
 run tally load-numstore --clients 2 --requests 1000 --seed 1
+
+# Polls until what a job says of itself no longer matches, and shows it.
+poll() {
+  local url=$1 pattern=$2 answer
+  for _ in {1..300}; do
+    answer=$(curl --silent --show-error --fail "$url")
+    [[ $answer =~ $pattern ]] || break
+    sleep 0.1
+  done
+  printf '$ curl %s\n%s\n' "$url" "$answer"
+}
+
+if command -v curl >/dev/null; then
+  say 'a job over the table: ask now, fetch later'
+  question='{"question": "Percent of adults who engage in no leisure-time physical activity"}'
+  printf "$ curl --data '%s' %s\n" "$question" "$http/api/best5"
+  curl --silent --show-error --fail --data "$question" "$http/api/best5"
+  echo
+  poll "$http/api/get_results/job_id_1" '"running"'
+
+  say 'a job over a file that is sent along: plays by song and date'
+  tasks=$http/api/v1/file-processing/tasks/
+  printf '$ curl --form file=@inputs/plays.csv %s\n' "$tasks"
+  answer=$(curl --silent --show-error --fail --form file=@inputs/plays.csv "$tasks")
+  echo "$answer"
+  next=${answer##*\"next\":\"}
+  poll "$http${next%%\"*}" 'QUEUED|IN_PROGRESS'
+  next=${next%/status*}/download
+  printf '$ curl %s | head -n 4\n' "$http$next"
+  curl --silent --show-error --fail --output "$work/results.csv" "$http$next"
+  head -n 4 "$work/results.csv"
+else
+  say 'jobs over HTTP are not shown: this machine has no curl'
+fi
 
 say 'the server stops'
 printf '$ kill %s\n' "$server"

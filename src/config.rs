@@ -13,21 +13,26 @@ use clap::Args;
 use crate::{
     engine::Durability,
     limits::{
-        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Limits, ROW_BYTES_CEILING, ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
+        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, JOBS_UNDONE_MAX, JobLimits, Limits, ROW_BYTES_CEILING, ROW_BYTES_MAX,
+        UPLOAD_BYTES_MAX, UPLOADS_MAX,
     },
 };
 
-/// Serves the table in a folder over gRPC, until SIGTERM or SIGINT.
+/// Serves the table in a folder over gRPC, and jobs over HTTP, until SIGTERM or SIGINT.
 ///
 /// Prints one line on standard output when it is ready; logs go to standard error. A signal stops it from accepting,
 /// lets running calls finish for up to 30 s, and ends it with exit code 0; a second signal ends it at once.
 ///
-/// Example: tally serve --data /srv/table --grpc 127.0.0.1:5440
+/// Example: tally serve --data /srv/table --grpc 127.0.0.1:5440 --http 127.0.0.1:5000
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     /// Folder that holds the table; made if it is not there. One server at a time.
     #[arg(long, env = "TALLY_DATA", value_name = "DIR", default_value = "./tally-data")]
     pub data: PathBuf,
+
+    /// CSV files to append to the table before serving; one that a part has already, byte for byte, is left out.
+    #[arg(long, env = "TALLY_LOAD", value_name = "FILE", num_args = 1.., value_delimiter = ',')]
+    pub load: Vec<PathBuf>,
 
     /// Address for gRPC; may be given more than once. Port 0 takes a free port, which the ready line names.
     ///
@@ -41,6 +46,25 @@ pub struct ServeArgs {
         default_values = ["127.0.0.1:5440", "[::1]:5440"]
     )]
     pub grpc: Vec<ListenAddress>,
+
+    /// Address for HTTP; may be given more than once. Port 0 takes a free port, which the ready line names. `none`, alone,
+    /// turns HTTP off.
+    ///
+    /// There is no authentication here either. Where it listens on loopback, what a browser sends for a foreign page is
+    /// refused.
+    #[arg(
+        long,
+        env = "TALLY_HTTP",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        default_values = ["127.0.0.1:5000", "[::1]:5000"]
+    )]
+    pub http: Vec<HttpAddress>,
+
+    /// File whose one line is the admin token. `GET /api/graceful_shutdown` with the header `Authorization: Bearer TOKEN`
+    /// is then taken from other machines, too.
+    #[arg(long, env = "TALLY_ADMIN_TOKEN_FILE", value_name = "PATH")]
+    pub admin_token_file: Option<PathBuf>,
 
     /// What an acknowledged upload survives: `fsync` a power failure, `none` the end of the process.
     #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
@@ -70,6 +94,22 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 
+    /// Jobs that may wait or run; one more is refused.
+    #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNDONE_MAX, value_parser = up_to(JOBS_UNDONE_MAX))]
+    pub jobs_max: usize,
+
+    /// Seconds after which a job that ended is forgotten, with its result.
+    #[arg(long, env = "TALLY_JOBS_AGE_S", value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub jobs_age_s: u64,
+
+    /// Bytes that results and files of jobs that ended may have; over it the oldest are forgotten.
+    #[arg(long, env = "TALLY_JOBS_BYTES_MAX", value_name = "BYTES", default_value_t = 10 * 1024 * 1024 * 1024)]
+    pub jobs_bytes_max: u64,
+
+    /// Seconds between two looks at what jobs have left to remove: downloaded results, files of failed tasks.
+    #[arg(long, env = "TALLY_JOBS_SWEEP_S", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub jobs_sweep_s: u64,
+
     /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter such as `tally=debug`.
     #[arg(long, env = "TALLY_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
@@ -77,6 +117,18 @@ pub struct ServeArgs {
     /// How it is logged.
     #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+
+    /// File to which the entry and the exit of each HTTP call are written, in UTC. It is never wiped, but rotated.
+    #[arg(long, env = "TALLY_LOG_FILE", value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
+
+    /// Bytes after which the log file becomes an old one, PATH.1.
+    #[arg(long, env = "TALLY_LOG_FILE_BYTES_MAX", value_name = "BYTES", default_value_t = 10_485_760, value_parser = up_to(usize::MAX))]
+    pub log_file_bytes_max: usize,
+
+    /// Old log files that are kept.
+    #[arg(long, env = "TALLY_LOG_FILES_KEPT", value_name = "N", default_value_t = 5, value_parser = up_to(1000))]
+    pub log_files_kept: usize,
 }
 
 /// Where to listen, as `127.0.0.1:5440`, `[::1]:5440` or a name and a port; a name can stand for several addresses.
@@ -88,6 +140,23 @@ impl FromStr for ListenAddress {
 
     fn from_str(text: &str) -> io::Result<Self> {
         Ok(Self(text.to_socket_addrs()?.collect()))
+    }
+}
+
+/// Where to listen for HTTP, or that this is not wanted.
+#[derive(Clone, Debug)]
+pub enum HttpAddress {
+    /// `none`
+    None,
+    /// Anything else.
+    Some(ListenAddress),
+}
+
+impl FromStr for HttpAddress {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        if text == "none" { Ok(Self::None) } else { text.parse().map(Self::Some) }
     }
 }
 
@@ -107,15 +176,34 @@ pub struct Config {
     pub data: PathBuf,
     /// Where gRPC listens.
     pub grpc: Vec<SocketAddr>,
+    /// Where HTTP listens; nowhere if there is none.
+    pub http: Vec<SocketAddr>,
+    /// Where the admin token is, if there is one.
+    pub admin_token_file: Option<PathBuf>,
+    /// Where HTTP calls are logged, if they are.
+    pub log_file: Option<LogFile>,
     /// What an acknowledged upload survives.
     pub durability: Durability,
     /// The bounds that can be changed.
     pub limits: Limits,
+    /// Files to append before serving.
+    pub load: Vec<PathBuf>,
+}
+
+/// The file of `--log-file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Absolute.
+    pub path: PathBuf,
+    /// When it is rotated.
+    pub bytes_max: usize,
+    /// Old ones beside it.
+    pub files_kept: usize,
 }
 
 impl Config {
-    /// What was typed, which clap has checked piece by piece.
-    pub fn of(args: &ServeArgs) -> Self {
+    /// What was typed, which clap has checked piece by piece. Errors: pieces that do not go together.
+    pub fn of(args: &ServeArgs) -> Result<Self, String> {
         let csv = CsvLimits {
             columns_max: args.columns_max,
             cell_bytes_max: args.cell_bytes_max,
@@ -126,14 +214,44 @@ impl Config {
             upload_bytes_max: args.upload_bytes_max,
             uploads_max: args.uploads_max,
             upload_idle_max: Duration::from_secs(args.upload_idle_s),
+            jobs: JobLimits {
+                undone_max: args.jobs_max,
+                age_max: Duration::from_secs(args.jobs_age_s),
+                bytes_max: args.jobs_bytes_max,
+                sweep_interval: Duration::from_secs(args.jobs_sweep_s),
+            },
         };
-        Self {
+        let log_file = match &args.log_file {
+            Some(path) => Some(LogFile {
+                path: std::path::absolute(path).map_err(|error| format!("--log-file: {error}"))?,
+                bytes_max: args.log_file_bytes_max,
+                files_kept: args.log_files_kept,
+            }),
+            None => None,
+        };
+        Ok(Self {
             data: args.data.clone(),
             grpc: args.grpc.iter().flat_map(|address| address.0.clone()).collect(),
+            http: http_addresses(&args.http)?,
+            admin_token_file: args.admin_token_file.clone(),
+            log_file,
             durability: args.durability,
             limits,
+            load: args.load.clone(),
+        })
+    }
+}
+
+fn http_addresses(typed: &[HttpAddress]) -> Result<Vec<SocketAddr>, String> {
+    let mut addresses = Vec::new();
+    for address in typed {
+        match address {
+            HttpAddress::None if typed.len() > 1 => return Err("--http: none stands alone".to_owned()),
+            HttpAddress::None => {}
+            HttpAddress::Some(address) => addresses.extend(&address.0),
         }
     }
+    Ok(addresses)
 }
 
 /// Refuses what is no filter; the filter itself cannot be cloned, so the text is kept.
@@ -161,31 +279,56 @@ mod tests {
         serve: ServeArgs,
     }
 
-    fn config(line: &str) -> Result<Config, clap::Error> {
+    fn config(line: &str) -> Result<Config, String> {
         let typed = Typed::try_parse_from(std::iter::once("serve").chain(line.split_whitespace()));
-        typed.map(|typed| Config::of(&typed.serve))
+        Config::of(&typed.map_err(|error| error.to_string())?.serve)
+    }
+
+    fn addresses<const N: usize>(list: [&str; N]) -> [SocketAddr; N] {
+        list.map(|text| text.parse().expect("an address"))
     }
 
     #[test]
     fn the_default_is_loopback_and_durable() {
-        let Config { data, grpc, durability, limits } = config("").expect("no flags");
+        let Config { data, grpc, http, admin_token_file, log_file, durability, limits, load } =
+            config("").expect("no flags");
         assert_eq!(data, PathBuf::from("./tally-data"));
-        assert_eq!(grpc, ["127.0.0.1:5440", "[::1]:5440"].map(|text| text.parse().expect("an address")));
+        assert_eq!(grpc, addresses(["127.0.0.1:5440", "[::1]:5440"]));
+        assert_eq!(http, addresses(["127.0.0.1:5000", "[::1]:5000"]));
+        assert_eq!((admin_token_file, log_file), (None, None));
         assert_eq!(durability, Durability::Fsync);
         assert_eq!(format!("{limits:?}"), format!("{:?}", Limits::default()));
+        assert!(load.is_empty());
     }
 
     #[test]
     fn every_flag_reaches_its_place() {
         let line = "--data /d --grpc 127.0.0.1:1,[::1]:2 --grpc 127.0.0.1:3 --durability none --columns-max 4 \
-                    --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9";
-        let Config { data, grpc, durability, limits } = config(line).expect("valid");
+                    --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
+                    --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a.csv b.csv --load c.csv \
+                    --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --admin-token-file /t --log-file /l \
+                    --log-file-bytes-max 13 --log-files-kept 14";
+        let Config { data, grpc, http, admin_token_file, log_file, durability, limits, load } =
+            config(line).expect("valid");
         assert_eq!(data, PathBuf::from("/d"));
-        assert_eq!(grpc, ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"].map(|text| text.parse().expect("an address")));
+        assert_eq!(load, ["a.csv", "b.csv", "c.csv"].map(PathBuf::from));
+        assert_eq!(grpc, addresses(["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"]));
+        assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
+        assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
+        assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
         assert_eq!(durability, Durability::None);
         let CsvLimits { columns_max, cell_bytes_max, row_bytes_max } = limits.csv;
         assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
         assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
+        let JobLimits { undone_max, age_max, bytes_max, sweep_interval } = limits.jobs;
+        assert_eq!((age_max.as_secs(), bytes_max, sweep_interval.as_secs(), undone_max), (10, 11, 12, 13));
+    }
+
+    #[test]
+    fn http_can_be_turned_off() {
+        assert_eq!(config("--http none").expect("valid").http, []);
+        assert_eq!(config("--http none --http 127.0.0.1:1").expect_err("both"), "--http: none stands alone");
+        assert!(config("--http none,none").is_err());
     }
 
     #[test]
@@ -198,8 +341,14 @@ mod tests {
             "--uploads-max 129",
             "--upload-bytes-max 0",
             "--upload-idle-s 0",
+            "--jobs-age-s 0",
+            "--jobs-max 1001",
+            "--jobs-sweep-s 0",
             "--grpc nonsense",
             "--grpc 127.0.0.1:70000",
+            "--http nonsense",
+            "--log-file-bytes-max 0",
+            "--log-files-kept 0",
             "--durability maybe",
             "--log =,=",
         ] {

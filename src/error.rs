@@ -3,7 +3,7 @@
 //! Texts are lower case, have no full stop and say where and what. Text that came from a user is quoted, escaped and
 //! cut by [`Quoted`], so that no message can grow with the data or forge a log line.
 
-use std::{fmt, io};
+use std::{fmt, io, path::PathBuf};
 
 use crate::engine::part::{ColumnType, PartId};
 
@@ -48,6 +48,50 @@ pub enum Error {
         /// The exact sum.
         total: i128,
     },
+    /// A question about the survey that is none: what is wrong with it.
+    #[error("{0}")]
+    NotAQuestion(NotAQuestion),
+    /// A survey's question that no row with a value has.
+    #[error("no row with a value for question {}", Quoted(question))]
+    NoSuchQuestion {
+        /// As it was asked.
+        question: String,
+    },
+    /// A state in which no row with a value has the survey's question.
+    #[error("no row with a value for question {} in state {}", Quoted(question), Quoted(state))]
+    NoSuchState {
+        /// As it was asked.
+        question: String,
+        /// As it was asked.
+        state: String,
+    },
+    /// More states and categories than fit in the memory that there is for them.
+    #[error("the states and categories of question {} take more than {bytes_max} bytes", Quoted(question))]
+    TooManyGroups {
+        /// The question.
+        question: String,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A difference of two means that no double holds.
+    #[error("the global mean minus that of state {} does not fit in a double", Quoted(state))]
+    DifferenceOverflow {
+        /// The first state, by name, for which it is so.
+        state: String,
+    },
+    /// The sum of a group is exact, but no int64.
+    #[error("group {}, column {}: the sum {total} does not fit in 64 bits", QuotedList(group), Quoted(column))]
+    GroupOverflow {
+        /// The group's cells.
+        group: Vec<String>,
+        /// The column that is summed.
+        column: String,
+        /// The exact sum.
+        total: i128,
+    },
+    /// A group sum that cannot be asked for.
+    #[error(transparent)]
+    GroupBy(#[from] GroupByError),
     /// An upload over the limit.
     #[error("the upload has more than {bytes_max} bytes")]
     UploadTooLarge {
@@ -121,6 +165,18 @@ pub enum Error {
         /// The limit.
         uploads_max: usize,
     },
+    /// As many calls for group sums as may wait.
+    #[error("{waits_max} group sums wait for their turn, which is the limit: try again")]
+    TooManyGroupWaits {
+        /// The limit.
+        waits_max: usize,
+    },
+    /// As many calls for group sums as there may be.
+    #[error("{calls_max} group sums are under way, their answers being read, which is the limit: try again")]
+    TooManyGroupCalls {
+        /// The limit.
+        calls_max: usize,
+    },
     /// As many parts as there may be.
     #[error("the table has {parts_max} parts, which is the limit")]
     TooManyParts {
@@ -133,6 +189,44 @@ pub enum Error {
         /// The limit.
         keys_max: usize,
     },
+    /// As many jobs as there may be.
+    #[error("{jobs_max} jobs are waiting or running, which is the limit: try again")]
+    TooManyJobs {
+        /// The limit.
+        jobs_max: usize,
+    },
+    /// Jobs are no longer accepted.
+    #[error("shutting down")]
+    JobsRefused,
+    /// A job that was never there, or is no more.
+    #[error("there is no job {}", Quoted(id))]
+    NoSuchJob {
+        /// Its name.
+        id: String,
+    },
+    /// A task whose columns have names that are too long together.
+    #[error("the names of the columns have more than {bytes_max} bytes together")]
+    NamesTooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A job that the server did not survive.
+    #[error("given up: the server ended {starts} times while it ran")]
+    JobGivenUp {
+        /// How often it was begun.
+        starts: u32,
+    },
+    /// A job's record is not what was written.
+    #[error("the record of job {} is damaged: {what}", Quoted(name))]
+    DamagedJob {
+        /// The job.
+        name: String,
+        /// How it shows.
+        what: String,
+    },
+    /// A job that somebody stopped.
+    #[error("cancelled")]
+    JobCancelled,
     /// No room on the disk.
     #[error("the disk is full: {what}")]
     DiskFull {
@@ -150,9 +244,20 @@ pub enum Error {
         /// How it shows.
         what: String,
     },
+    /// A file that was to be in the table before serving.
+    #[error("--load {}: {cause}", file.display())]
+    Load {
+        /// Which.
+        file: PathBuf,
+        /// Why it is not.
+        cause: Box<Error>,
+    },
     /// A data folder that cannot be served.
     #[error("{0}")]
     DataFolder(String),
+    /// A file that should hold a secret.
+    #[error("{0}")]
+    Secret(String),
     /// Any other failure of a file operation.
     #[error("{what}: {cause}")]
     Io {
@@ -183,6 +288,8 @@ pub enum Kind {
     Exhausted,
     /// The server is going down.
     Unavailable,
+    /// There is nothing of that name.
+    NotFound,
     /// A stored file is damaged.
     DataLoss,
     /// Anything else is our fault or the machine's.
@@ -198,23 +305,40 @@ impl Error {
             | Self::Cell { .. }
             | Self::NotSummable { .. }
             | Self::SumOverflow { .. }
+            | Self::NotAQuestion(_)
+            | Self::NoSuchQuestion { .. }
+            | Self::NoSuchState { .. }
+            | Self::TooManyGroups { .. }
+            | Self::DifferenceOverflow { .. }
+            | Self::GroupOverflow { .. }
+            | Self::GroupBy(_)
             | Self::UploadTooLarge { .. }
             | Self::TooWideAndLong { .. }
             | Self::KeyTooLong { .. }
+            | Self::NamesTooLong { .. }
             | Self::KeyNotSet { .. }
             | Self::NoFactorial { .. }
             | Self::FactorialTooLarge { .. } => Kind::Input,
             Self::TotalOverflow { .. } => Kind::OutOfRange,
             Self::Malformed(_) => Kind::Malformed,
             Self::Unsupported(_) => Kind::Unsupported,
-            Self::Aborted(_) | Self::Cancelled => Kind::Cancelled,
+            Self::Aborted(_) | Self::Cancelled | Self::JobCancelled => Kind::Cancelled,
             Self::TooManyUploads { .. }
+            | Self::TooManyGroupWaits { .. }
+            | Self::TooManyGroupCalls { .. }
             | Self::TooManyParts { .. }
             | Self::TooManyKeys { .. }
+            | Self::TooManyJobs { .. }
             | Self::DiskFull { .. } => Kind::Exhausted,
-            Self::Draining => Kind::Unavailable,
-            Self::Damaged { .. } => Kind::DataLoss,
-            Self::DataFolder(_) | Self::Io { .. } | Self::Internal(_) => Kind::Internal,
+            Self::Draining | Self::JobsRefused => Kind::Unavailable,
+            Self::NoSuchJob { .. } => Kind::NotFound,
+            Self::Damaged { .. } | Self::DamagedJob { .. } => Kind::DataLoss,
+            Self::JobGivenUp { .. }
+            | Self::Load { .. }
+            | Self::DataFolder(_)
+            | Self::Secret(_)
+            | Self::Io { .. }
+            | Self::Internal(_) => Kind::Internal,
         }
     }
 
@@ -278,6 +402,42 @@ pub enum CsvError {
         /// What is wrong with it.
         problem: CellFault,
     },
+    /// A column that was asked for.
+    #[error("the file has no column {}", Quoted(.name))]
+    NoColumn {
+        /// Its name.
+        name: String,
+    },
+    /// A cell that cannot be added.
+    #[error("row {row}, column {}: {} {problem}", Quoted(.column), Quoted(.cell))]
+    Summand {
+        /// Which row.
+        row: u64,
+        /// The column's name.
+        column: String,
+        /// The cell's text.
+        cell: String,
+        /// Why it cannot be added.
+        problem: CellProblem,
+    },
+}
+
+impl CsvError {
+    /// The same in a file whose rows were counted from the middle, when so many rows come before.
+    #[must_use]
+    pub fn after_rows(mut self, rows_before: u64) -> Self {
+        match &mut self {
+            Self::Ragged { row, .. } | Self::RowTooLong { row, .. } | Self::Summand { row, .. } => *row += rows_before,
+            Self::Cell { place, .. } if place.row > 0 => place.row += rows_before,
+            Self::Cell { .. }
+            | Self::NoHeader
+            | Self::TooManyColumns { .. }
+            | Self::HeaderTooLong { .. }
+            | Self::DuplicateColumn { .. }
+            | Self::NoColumn { .. } => {}
+        }
+        self
+    }
 }
 
 /// What can be wrong with one cell.
@@ -327,6 +487,22 @@ impl fmt::Display for Place {
     }
 }
 
+/// What is wrong with a question about the survey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAQuestion {
+    /// It is about one state.
+    #[error("the state is missing")]
+    NoState,
+    /// A text over the limit.
+    #[error("the {what} is longer than {bytes_max} bytes")]
+    TooLong {
+        /// Which text.
+        what: &'static str,
+        /// The limit.
+        bytes_max: usize,
+    },
+}
+
 /// Why a cell's text cannot be added to a sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CellProblem {
@@ -334,6 +510,8 @@ pub enum CellProblem {
     NotAnInteger,
     /// It is an integer of more than 64 bits.
     TooLarge,
+    /// It is no number, or none that a double holds well.
+    NotANumber,
 }
 
 impl fmt::Display for CellProblem {
@@ -341,24 +519,89 @@ impl fmt::Display for CellProblem {
         f.write_str(match self {
             Self::NotAnInteger => "is not an integer",
             Self::TooLarge => "does not fit in 64 bits",
+            Self::NotANumber => "is not a number that a double holds",
         })
     }
 }
 
-/// Text of a user for a message: in quotes, control characters escaped, cut after 64 characters.
+/// Why the columns of a group sum are no question.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupByError {
+    /// None to group by.
+    #[error("a group sum needs a column to group by")]
+    NoBy,
+    /// None to add.
+    #[error("a group sum needs a column to sum")]
+    NoSum,
+    /// The result would have two columns of one name.
+    #[error("a group sum names column {} twice", Quoted(.name))]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// A list of columns that cannot be read.
+    #[error("{} is no list of columns: {problem}", Quoted(.list))]
+    List {
+        /// The list.
+        list: String,
+        /// What is wrong with it.
+        problem: CellFault,
+    },
+    /// More than there may be.
+    #[error("a group sum names more than {columns_max} columns")]
+    TooMany {
+        /// The limit.
+        columns_max: usize,
+    },
+    /// A name that no column can have.
+    #[error("a group sum names a column with more than {bytes_max} bytes")]
+    NameTooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Names too long for a question.
+    #[error("the columns that a group sum names have more than {bytes_max} bytes together")]
+    NamesTooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+}
+
+/// Several texts, each as [`Quoted`], no more than a message should hold.
+struct QuotedList<'a>(&'a [String]);
+
+impl fmt::Display for QuotedList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const TEXTS_MAX: usize = 4;
+        for (index, text) in self.0.iter().take(TEXTS_MAX).enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{}", Quoted(text))?;
+        }
+        if self.0.len() > TEXTS_MAX { f.write_str(", …") } else { Ok(()) }
+    }
+}
+
+/// Text of a user for a message: in quotes, control characters escaped, cut after 64 characters, or before it is longer
+/// than 160 bytes.
 pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const CHARS_MAX: usize = 64;
+        const BYTES_MAX: usize = 160;
         f.write_str("\"")?;
-        for c in self.0.chars().take(CHARS_MAX) {
+        let mut bytes = 0;
+        for (index, c) in self.0.chars().enumerate() {
+            bytes += if c == '\'' { 1 } else { c.escape_debug().map(char::len_utf8).sum() };
+            if index == CHARS_MAX || bytes > BYTES_MAX {
+                return f.write_str("…\"");
+            }
             match c {
                 '\'' => f.write_str("'")?,
                 c => write!(f, "{}", c.escape_debug())?,
             }
         }
-        f.write_str(if self.0.chars().nth(CHARS_MAX).is_some() { "…\"" } else { "\"" })
+        f.write_str("\"")
     }
 }
 
@@ -371,6 +614,35 @@ mod tests {
         assert_eq!(Quoted("a\nb\u{1b}[31m'\"").to_string(), r#""a\nb\u{1b}[31m'\"""#);
         assert_eq!(Quoted(&"é".repeat(65)).to_string(), format!("\"{}…\"", "é".repeat(64)));
         assert_eq!(Quoted(&"é".repeat(64)).to_string(), format!("\"{}\"", "é".repeat(64)));
+    }
+
+    #[test]
+    fn no_text_of_a_user_makes_a_message_long() {
+        let longest = |text: &str| {
+            let text = text.repeat(100_000);
+            let cell = || text.clone();
+            let place = || Place { row: u64::MAX, column_index: usize::MAX, column: Some(cell()) };
+            let part = PartId::new(u64::MAX).expect("above 0");
+            let (row, problem) = (u64::MAX, CellProblem::NotANumber);
+            let errors = [
+                Error::GroupOverflow { group: vec![cell(); 64], column: cell(), total: i128::MIN },
+                Error::SumOverflow { column: cell(), total: i128::MIN },
+                Error::Cell { part, row, column: cell(), cell: cell(), problem },
+                Error::NoSuchState { question: cell(), state: cell() },
+                CsvError::Summand { row, column: cell(), cell: cell(), problem }.into(),
+                CsvError::Cell { place: place(), problem: CellFault::NotUtf8 }.into(),
+                GroupByError::List { list: cell(), problem: CellFault::UnclosedQuote }.into(),
+            ];
+            errors.iter().map(|error| error.to_string().len()).max().expect("some")
+        };
+        for text in ["a", "é", "漢", "\u{10ffff}", "\n", "\"", "'"] {
+            assert!(longest(text) < 1024, "{text:?}: {} bytes", longest(text));
+        }
+        let group = ["a", "b", "c", "d", "e"].map(String::from).to_vec();
+        let error = Error::GroupOverflow { group, column: "n".to_owned(), total: 1 << 63 };
+        let expected =
+            r#"group "a", "b", "c", "d", …, column "n": the sum 9223372036854775808 does not fit in 64 bits"#;
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

@@ -38,10 +38,37 @@ pub const REQUEST_BYTES_MAX: usize = 16 * KIB;
 /// Bytes of one upload that go from the adapter to the handler in one message.
 pub const UPLOAD_FRAME_BYTES: usize = 64 * KIB;
 
+/// TCP connections for HTTP that are served at once; more wait in the kernel's queue.
+pub const HTTP_CONNECTIONS_MAX: usize = 32;
+/// Bytes that hyper holds of one connection in each direction, and so the most that a request's head may have.
+pub const HTTP_BUFFER_BYTES: usize = 64 * KIB;
+/// Header fields of a request.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// Bytes of a request's target.
+pub const URI_BYTES_MAX: usize = 8 * KIB;
+/// Bytes of a JSON body.
+pub const JSON_BYTES_MAX: usize = MIB;
+/// Bytes of a JSON body that is read without asking for a place.
+pub const SMALL_JSON_BYTES_MAX: usize = 16 * KIB;
+/// Larger JSON bodies that are held at once; one more is refused.
+pub const LARGE_JSON_BODIES_MAX: usize = 2;
+/// Characters of a question, and of a state's name, in such a body.
+pub const TEXT_CHARS_MAX: usize = 4096;
+/// Bytes of a multipart body around its file: part heads, fields that nobody asked for.
+pub const FORM_BYTES_MAX: usize = 128 * KIB;
+/// Bytes of a refused body that are read and thrown away, so that the client gets to read why.
+pub const REFUSED_BYTES_MAX: u64 = 4 * MIB as u64;
+/// Lines that wait to be written to the file of `--log-file`; whoever brings one more waits.
+pub const LOG_LINES_MAX: usize = 128;
+/// Characters of a text that is logged there.
+pub const LOG_TEXT_CHARS_MAX: usize = 512;
+/// Bytes of a line there: two texts, each character escaped, and what stands around them.
+pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
+
 /// Uploads that are received at once, by default and at most.
 pub const UPLOADS_MAX: usize = 128;
 /// Bytes between a stream and its spool file.
-pub const SPOOL_BLOCK_BYTES: usize = 256 * KIB;
+pub const SPOOL_BLOCK_BYTES: usize = 128 * KIB;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
 pub const READ_BLOCK_BYTES: usize = 64 * KIB;
 
@@ -61,11 +88,11 @@ pub const HEADER_BYTES_MAX: usize = MIB;
 pub const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * MIB as u64;
 
 /// Parts of a table: the registry is the one thing that grows with it.
-pub const PARTS_MAX: usize = 400_000;
+pub const PARTS_MAX: usize = 110_000;
 /// Bytes that the registry spends on a part: the `Part` and its place in the map.
 pub const PART_BYTES: usize = 160;
 /// Bytes of distinct headers that the registry keeps; what is beyond is read from the receipts when asked.
-pub const SCHEMA_BYTES_MAX: usize = 16 * MIB;
+pub const SCHEMA_BYTES_MAX: usize = 8 * MIB;
 
 /// Bytes of a key of NumStore.
 pub const KEY_BYTES_MAX: usize = 128;
@@ -78,6 +105,27 @@ pub const KEY_ENTRY_BYTES: usize = 25 * 65_536 / KEYS_MAX + 1 + KEY_BYTES_MAX;
 pub const FACTORIALS_MAX: NonZeroUsize = NonZeroUsize::new(10).unwrap();
 /// Calls of NumStore that compute at once: P2's threads. More wait their turn.
 pub const NUMBER_CALLS_MAX: usize = 4;
+
+/// Jobs that wait or run, by default and at most; one more is refused.
+pub const JOBS_UNDONE_MAX: usize = 1000;
+/// Jobs that are known; the oldest that ended make room.
+pub const JOBS_MAX: usize = 2000;
+/// Bytes of a job in memory: its entry, with why it failed.
+pub const JOB_BYTES: usize = KIB;
+/// Bytes of a running job: what it is to do, twice, and where it stands.
+pub const JOB_RUN_BYTES: usize = MIB;
+/// Statistics that are computed at once.
+pub const SURVEYS_AT_ONCE: usize = 2;
+/// Files that are grouped and summed at once: each takes what there is for it.
+pub const TASKS_AT_ONCE: usize = 1;
+/// Jobs that make room at once when there are as many as may be known.
+pub const EVICTED_JOBS: usize = 64;
+/// Times that a job is begun: one that the server did not survive so often is given up.
+pub const JOB_STARTS_MAX: u32 = 10;
+/// Bytes of the reason why a job failed.
+pub const JOB_REASON_BYTES_MAX: usize = KIB / 2;
+/// Bytes of all names of columns in a task.
+pub const JOB_NAMES_BYTES_MAX: usize = 8 * KIB;
 
 /// Rows that are turned into one record batch.
 pub const BATCH_ROWS_MAX: usize = 16 * KIB;
@@ -95,7 +143,7 @@ pub const ROW_GROUP_BYTES_CEILING: usize = 16 * 1024 * MIB;
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = MIB / 2;
 /// Bytes of unfinished pages in memory while the finished ones wait on disk, over all columns ...
-pub const SPILL_PAGES_BYTES: usize = 24 * MIB;
+pub const SPILL_PAGES_BYTES: usize = 16 * MIB;
 /// ... but never so little of a column that pages would be mostly header.
 pub const PAGE_BYTES_MIN: usize = 4 * KIB;
 /// Column chunks (columns x row groups) of one part: each has an entry in the footer, which readers hold in memory.
@@ -110,7 +158,7 @@ pub const DICTIONARY_BYTES_MAX: usize = 256 * KIB;
 /// Uploads up to this size are typed and converted beside the large ones, so that they never wait for those.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
 /// Memory for the conversion of large uploads, over all of them.
-pub const LARGE_CONVERSION_BYTES: usize = 96 * MIB;
+pub const LARGE_CONVERSION_BYTES: usize = 85 * MIB;
 /// Memory for the conversion of small uploads, over all of them.
 pub const SMALL_CONVERSION_BYTES: usize = 32 * MIB;
 
@@ -123,20 +171,62 @@ pub const WIDE_READS_MAX: usize = 1;
 /// Bytes that the scan of one column needs: a block, the longest row at its end or a page, decoded values.
 pub const SCAN_BYTES: usize = READ_BLOCK_BYTES + ROW_BYTES_CEILING + MIB / 2;
 
+/// Bytes of a survey's question and of a state's name, in a request.
+pub const SURVEY_NAME_BYTES_MAX: usize = 16 * KIB;
+/// Bytes of the groups of one survey question: some 3,500 of a state, a category and a stratification.
+pub const SURVEY_BYTES_MAX: usize = 2 * MIB;
+/// Bytes that a group takes beside its texts: an exact sum, its place in the map, its line of the answer.
+pub const SURVEY_GROUP_BYTES: usize = 512;
+/// Bytes that a distinct state, category or stratification takes beside its text.
+pub const SURVEY_TEXT_BYTES: usize = 192;
+/// Slices that one survey question keeps in the queue or in work: each has groups of its own until they are merged.
+pub const SURVEY_SLICES_MAX: usize = 2;
+/// Rows of a survey that one slice goes through, a column at a time, about 10 ms of work.
+pub const SURVEY_SLICE_ROWS: usize = 32 * KIB;
+/// Bytes that a row takes between two columns.
+pub const SURVEY_ROW_BYTES: usize = 32;
+/// What one survey question may take: the groups of its slices and those that they are merged into, and the slices' rows.
+pub const SURVEY_CLAIM_BYTES: usize =
+    (SURVEY_SLICES_MAX + 1) * SURVEY_BYTES_MAX + SURVEY_SLICES_MAX * SURVEY_SLICE_ROWS * SURVEY_ROW_BYTES;
+/// Bytes of the one group sum that may run: its groups in memory, then the merge of what it spilled.
+pub const GROUP_BYTES_MAX: usize = 40 * MIB;
+/// Columns that a group sum may name.
+pub const GROUP_COLUMNS_MAX: usize = 64;
+/// Bytes of all the names of these columns together.
+pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
+/// Calls for group sums that wait for their turn; one more is refused. Jobs, of which one runs, wait beside them.
+pub const GROUP_WAITS_MAX: usize = 8;
+/// Calls for group sums that wait, run, or have an answer that their client still reads; one more is refused.
+pub const GROUP_CALLS_MAX: usize = 16;
+/// Bytes of groups that are handed on at once, but for a single group that is longer.
+pub const GROUP_BLOCK_BYTES: usize = 256 * KIB;
+
 /// All of the above at its worst, in one sum: what the server may hold in memory at once.
 pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES // came in, not yet taken by a call
+    + HTTP_CONNECTIONS_MAX * (2 * HTTP_BUFFER_BYTES + FORM_BYTES_MAX)          // the same over HTTP, both ways
+    + LARGE_JSON_BODIES_MAX * 2 * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // asked, and logged of it
     + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES)                  // on the way to a spool file
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // being typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
     + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX                               // the registry
-    + KEYS_MAX * KEY_ENTRY_BYTES; //                                             NumStore
+    + KEYS_MAX * KEY_ENTRY_BYTES                                              // NumStore
+    + SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES                                    // statistics
+    + JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES // jobs
+    + GROUP_BYTES_MAX //                                                         groups, in memory or being merged
+    + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES; //                                    groups on their way to a client
 
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
 const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
 /// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.
 const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);
+/// A merge holds two rows that it compares, the one that it writes, and its text, in which every byte may be a quote.
+const _: () = assert!(GROUP_BYTES_MAX >= 5 * ROW_BYTES_CEILING);
+/// Half of it is for groups while the longest row is read: its bytes, and its cells without their quotes.
+const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
+/// The message of a block is no longer than four of it, and clients refuse more than 4 MiB unless told otherwise.
+const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
 
 /// The bounds that flags can change.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +239,21 @@ pub struct Limits {
     pub uploads_max: usize,
     /// How long an upload may send nothing before its place goes to another.
     pub upload_idle_max: Duration,
+    /// How many jobs are taken, and how long they are kept.
+    pub jobs: JobLimits,
+}
+
+/// How many jobs are taken, and how long those that ended are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct JobLimits {
+    /// The age at which those that ended are forgotten.
+    pub age_max: Duration,
+    /// Jobs that wait or run.
+    pub undone_max: usize,
+    /// Bytes of the inputs and results of those that ended; over it the oldest are forgotten.
+    pub bytes_max: u64,
+    /// Time between two looks.
+    pub sweep_interval: Duration,
 }
 
 /// What a CSV file may measure.
@@ -175,6 +280,18 @@ impl Default for Limits {
             upload_bytes_max: UPLOAD_BYTES_MAX,
             uploads_max: UPLOADS_MAX,
             upload_idle_max: Duration::from_secs(60),
+            jobs: JobLimits::default(),
+        }
+    }
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        Self {
+            age_max: Duration::from_secs(24 * 60 * 60),
+            undone_max: JOBS_UNDONE_MAX,
+            bytes_max: 10 * 1024 * MIB as u64,
+            sweep_interval: Duration::from_secs(30),
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Listeners, admission of connections, drain. No request logic.
+//! Listeners, admission of connections, drain, logging. No request logic.
 
 use std::{
+    convert::Infallible,
     future::Future,
     io::{self, Write},
     net::SocketAddr,
+    path::{Path, PathBuf},
     pin::Pin,
     process::ExitCode,
     sync::Arc,
@@ -11,7 +13,14 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, body::Body};
+use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
 use futures_util::{Stream, StreamExt, future::select, stream};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -20,16 +29,30 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Sleep, sleep},
 };
+use tokio_io_timeout::TimeoutStream;
 use tonic::transport::{Server, server::Connected};
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::{Layer, Service};
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{EnvFilter, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    api::grpc::{self, adapter::UploadLayer, pb},
-    config::{Config, LogFormat, ServeArgs},
-    engine::{Engine, Found},
+    api::{
+        grpc::{self, adapter::UploadLayer, count::CountLayer, pb},
+        http::{
+            self, Surface,
+            guard::{AdminToken, Arrival},
+            log::ROUTES,
+        },
+        metrics::Metrics,
+    },
+    config::{Config, LogFile, LogFormat, ServeArgs},
+    engine::{Engine, Found, store},
     error::Error,
     limits::{
-        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HEADER_LIST_BYTES_MAX, STREAM_WINDOW_BYTES,
-        STREAMS_PER_CONNECTION_MAX,
+        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HEADER_LIST_BYTES_MAX, HTTP_BUFFER_BYTES, HTTP_CONNECTIONS_MAX,
+        HTTP_HEADERS_MAX, LOG_LINES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
     },
 };
 
@@ -42,16 +65,27 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a new connection may take to send its HTTP/2 preface (RFC 9113, section 3.4) before it is closed.
 const PREFACE_MAX: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
+/// How long an HTTP connection may take to send a request's head, and so how long it may be silent between two.
+const HTTP_HEAD_MAX: Duration = Duration::from_secs(10);
+/// How long an HTTP client may take nothing of an answer.
+const HTTP_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait when no connection could be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What the health service answers for; the empty name is the server as a whole.
 const SERVICES: [&str; 4] = ["", "Table", "NumStore", "tally.v1.Tally"];
 
-/// `tally serve`: until a signal, then drained. Exit code 0, or 1 with a line on standard error.
+/// `tally serve`: until a signal, then drained. Exit code 0, or with a line on standard error 1, or 2 for flags that do
+/// not go together.
 pub async fn serve_command(args: ServeArgs) -> ExitCode {
+    let config = match Config::of(&args) {
+        Ok(config) => config,
+        Err(error) => {
+            let _nobody_reads_it = writeln!(io::stderr(), "error: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let result = async {
-        start_logging(&args)?;
-        let config = Config::of(&args);
+        let _log_file = start_logging(&args, config.log_file.as_ref())?;
         let shutdown = signals().map_err(|error| format!("signal handlers: {error}"))?;
         serve(config, shutdown).await.map_err(|error| error.to_string())
     };
@@ -70,41 +104,44 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
 pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let (engine, found) = Engine::open(&config.data, config.durability, config.limits).await?;
     report(&found);
-    let listeners = bind(&config.grpc)?;
-    say_ready(&config, &listeners, &engine, &found)?;
+    load(&engine, &config.load).await?;
+    let admin_token = match config.admin_token_file.clone() {
+        Some(path) => Some(AdminToken::new(engine.read_secret(path).await?)),
+        None => None,
+    };
+    let metrics = Arc::new(Metrics::new());
+    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token);
+    let (listeners, http_listeners) = (bind(&config.grpc)?, bind(&config.http)?);
+    say_ready(&config, [&listeners, &http_listeners], &engine, &found)?;
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let internal = |error: tonic_reflection::server::Error| Error::Internal(format!("reflection: {error}"));
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = Server::builder()
-        .initial_stream_window_size(u32::try_from(STREAM_WINDOW_BYTES).ok())
-        .initial_connection_window_size(u32::try_from(CONNECTION_WINDOW_BYTES).ok())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(UploadLayer)
-        .add_service(health)
-        .add_service(reflection().build_v1().map_err(internal)?)
-        .add_service(reflection().build_v1alpha().map_err(internal)?)
-        .add_service(grpc::table_server(engine.clone()))
-        .add_service(grpc::numstore_server(engine.clone()))
-        .add_service(grpc::tally_server(engine.clone()))
-        .serve_with_incoming_shutdown(connections(listeners), async {
-            let _either_way = stopped.await;
-        });
+    let server = serve_grpc(listeners, &engine, metrics, health, async {
+        let _either_way = stopped.await;
+    });
+    let (stop_http, http_stopped) = oneshot::channel::<()>();
+    let idle_max = config.limits.upload_idle_max;
+    let http = serve_http(http_listeners, http::router(surface.clone()), idle_max, async {
+        let _either_way = http_stopped.await;
+    });
+    // HTTP outlives gRPC a little, so that probes see the drain and jobs' states can be asked.
+    let server = async {
+        let grpc = async {
+            let result = server.await;
+            let _ended_already = stop_http.send(());
+            result
+        };
+        tokio::join!(grpc, http).0
+    };
 
     let shutdown = Box::pin(async {
         shutdown.await;
         tracing::info!("draining");
+        surface.drain();
+        engine.refuse_jobs();
         for service in SERVICES {
             health_reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
         }
@@ -118,17 +155,75 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
     };
     engine.close();
     tracing::info!("stopped");
-    result.map_err(|error| Error::Internal(format!("server: {error}")))
+    result
 }
 
-fn start_logging(args: &ServeArgs) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = match args.log_format {
-        LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+/// Serves gRPC until `stopped`, and then until what runs has been answered.
+async fn serve_grpc(
+    listeners: Vec<TcpListener>,
+    engine: &Engine,
+    metrics: Arc<Metrics>,
+    health: HealthServer<impl Health>,
+    stopped: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    started.map_err(|error| format!("logging: {error}"))
+    let internal = |error: tonic_reflection::server::Error| Error::Internal(format!("reflection: {error}"));
+    let server = Server::builder()
+        .initial_stream_window_size(u32::try_from(STREAM_WINDOW_BYTES).ok())
+        .initial_connection_window_size(u32::try_from(CONNECTION_WINDOW_BYTES).ok())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(CountLayer(metrics))
+        .layer(UploadLayer)
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(internal)?)
+        .add_service(reflection().build_v1alpha().map_err(internal)?)
+        .add_service(grpc::table_server(engine.clone()))
+        .add_service(grpc::numstore_server(engine.clone()))
+        .add_service(grpc::tally_server(engine.clone()));
+    let served = server.serve_with_incoming_shutdown(connections(listeners), stopped).await;
+    served.map_err(|error| Error::Internal(format!("server: {error}")))
+}
+
+/// Logs to standard error, and the calls of HTTP to a file too. What was logged there is written when the guard is
+/// dropped.
+fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<Option<WorkerGuard>, String> {
+    use tracing_subscriber::Layer as _;
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
+    let logs = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let logs = match args.log_format {
+        LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+    };
+    let (routes, guard) = match file {
+        Some(file) => {
+            let (writer, guard) = open_log_file(file).map_err(|error| format!("--log-file: {error}"))?;
+            let routes = tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .with_target(false)
+                .with_level(false)
+                .with_writer(writer);
+            (Some(routes.with_filter(Targets::new().with_target(ROUTES, tracing::Level::DEBUG))), Some(guard))
+        }
+        None => (None, None),
+    };
+    let started = tracing_subscriber::registry().with(logs.with_filter(filter)).with(routes).try_init();
+    started.map(|()| guard).map_err(|error| format!("logging: {error}"))
+}
+
+/// A thread of its own writes to the file. No line is lost: who brings one too many waits for the disk.
+fn open_log_file(file: &LogFile) -> Result<(tracing_appender::non_blocking::NonBlocking, WorkerGuard), Error> {
+    let LogFile { path, bytes_max, files_kept } = file;
+    store::check_appendable(path)?; // FileRotate itself would write nowhere
+    let limit = ContentLimit::BytesSurpassed(*bytes_max);
+    let file = FileRotate::new(Path::new(path), AppendCount::new(*files_kept), limit, Compression::None, None);
+    Ok(NonBlockingBuilder::default().lossy(false).buffered_lines_limit(LOG_LINES_MAX).finish(file))
 }
 
 /// Completes at SIGTERM or SIGINT. A second one ends the process at once.
@@ -157,25 +252,47 @@ fn report(found: &Found) {
     if found.leftovers > 0 {
         tracing::warn!(files = found.leftovers, "removed leftovers of uploads that were never acknowledged");
     }
+    for (job, reason) in &found.jobs_set_aside {
+        tracing::error!(job, reason, "set aside in quarantine: it is not known any more");
+    }
     for (part, reason) in &found.quarantined {
         tracing::error!(%part, %reason, "set aside in quarantine: it is in no sum");
     }
 }
 
-/// The one line on standard output, for people and for programs that wait for it.
-fn say_ready(config: &Config, listeners: &[TcpListener], engine: &Engine, found: &Found) -> Result<(), Error> {
-    let mut addresses = Vec::new();
-    for listener in listeners {
-        addresses.push(listener.local_addr().map_err(Error::io("a bound address"))?.to_string());
+async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
+    for file in files {
+        let told = |error| Error::Load { file: file.clone(), cause: Box::new(error) };
+        match engine.load(file).await.map_err(told)? {
+            (part, true) => tracing::info!(%part, file = %file.display(), "loaded"),
+            (part, false) => tracing::info!(%part, file = %file.display(), "is in the table already"),
+        }
     }
-    let (addresses, parts, data) = (addresses.join(", "), engine.parts_count(), config.data.display());
+    Ok(())
+}
+
+/// The one line on standard output, for people and for programs that wait for it.
+fn say_ready(config: &Config, [grpc, http]: [&[TcpListener]; 2], engine: &Engine, found: &Found) -> Result<(), Error> {
+    let mut line = format!("ready: grpc {}", addresses_of(grpc)?);
+    if !http.is_empty() {
+        line += &format!("; http {}", addresses_of(http)?);
+    }
+    let (parts, data) = (engine.parts_count(), config.data.display());
     let plural = if parts == 1 { "" } else { "s" };
-    let mut line = format!("ready: grpc {addresses}; {parts} part{plural} in {data}");
+    line += &format!("; {parts} part{plural} in {data}");
     if !found.in_quarantine.is_empty() {
         line += &format!(", {} in quarantine", found.in_quarantine.len());
     }
     let mut out = io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("standard output"))
+}
+
+fn addresses_of(listeners: &[TcpListener]) -> Result<String, Error> {
+    let mut addresses = Vec::new();
+    for listener in listeners {
+        addresses.push(listener.local_addr().map_err(Error::io("a bound address"))?.to_string());
+    }
+    Ok(addresses.join(", "))
 }
 
 fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
@@ -222,14 +339,7 @@ fn is_no_such_family(error: &io::Error) -> bool {
 /// Accepted connections of all listeners, at most [`CONNECTIONS_MAX`] at once.
 fn connections(listeners: Vec<TcpListener>) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let accepted = stream::select_all(listeners.into_iter().map(|listener| {
-        stream::unfold(listener, |listener| async {
-            let stream = accept(&listener).await;
-            Some((stream, listener))
-        })
-        .boxed()
-    }));
-    accepted.filter_map(move |stream| {
+    accepted(listeners).filter_map(move |(stream, _arrival)| {
         let places = Arc::clone(&places);
         async move {
             let place = places.acquire_owned().await.ok()?;
@@ -239,14 +349,26 @@ fn connections(listeners: Vec<TcpListener>) -> impl Stream<Item = io::Result<Con
     })
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// What comes in on all listeners, one after another.
+fn accepted(listeners: Vec<TcpListener>) -> impl Stream<Item = (TcpStream, Arrival)> {
+    stream::select_all(listeners.into_iter().map(|listener| {
+        stream::unfold(listener, |listener| async {
+            let accepted = accept(&listener).await;
+            Some((accepted, listener))
+        })
+        .boxed()
+    }))
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, Arrival) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _peer)) => {
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, peer)| Ok((stream, Arrival { peer, listener: listener.local_addr()? }))) {
+            Ok((stream, arrival)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection was gone at once");
                 }
-                return stream;
+                return (stream, arrival);
             }
             Err(error) => {
                 // Out of file descriptors, perhaps: others must end before it can go on.
@@ -255,6 +377,48 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             }
         }
     }
+}
+
+/// Serves HTTP/1.1 until `stopped`, and then until what runs has been answered.
+async fn serve_http(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    idle_max: Duration,
+    stopped: impl Future<Output = ()>,
+) {
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HTTP_HEAD_MAX)
+        .max_buf_size(HTTP_BUFFER_BYTES)
+        .max_headers(HTTP_HEADERS_MAX);
+    let router = RequestBodyTimeoutLayer::new(idle_max)
+        .layer(tower::util::MapRequest::new(router, |request: hyper::Request<_>| request.map(Body::new)));
+    let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
+    let connections = GracefulShutdown::new();
+    let admitted = accepted(listeners).then(|(stream, arrival)| {
+        let place = Arc::clone(&places).acquire_owned();
+        async move { (stream, arrival, place.await) }
+    });
+    let mut admitted = std::pin::pin!(admitted.take_until(Box::pin(stopped)));
+    while let Some((stream, arrival, place)) = admitted.next().await {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(HTTP_SILENCE_MAX));
+        let router = router.clone();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(arrival);
+            let answer = router.clone().call(request);
+            async { answer.await.map(|response| response.map(Body::new)) as Result<_, Infallible> }
+        });
+        let connection = connections.watch(server.serve_connection(TokioIo::new(Box::pin(stream)), service));
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an HTTP connection broke");
+            }
+        });
+    }
+    connections.shutdown().await;
 }
 
 /// A connection that holds its place among them.

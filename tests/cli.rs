@@ -21,7 +21,7 @@ use tally::{
         FactRequest, FactResponse, SetNumRequest, SetNumResponse,
         num_store_server::{NumStore, NumStoreServer},
         tally::{
-            ListPartsRequest, Receipt, UploadChunk,
+            GroupBlock, GroupSumRequest, ListPartsRequest, Receipt, UploadChunk,
             tally_server::{Tally, TallyServer},
         },
     },
@@ -109,7 +109,7 @@ impl Server {
     fn start() -> Self {
         let folder = TempDir::new().unwrap();
         let log = folder.path().join("server.log");
-        let mut process = tally(["serve", "--grpc", "127.0.0.1:0", "--data"])
+        let mut process = tally(["serve", "--grpc", "127.0.0.1:0", "--http", "none", "--data"])
             .arg(folder.path().join("data"))
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
@@ -525,6 +525,7 @@ struct Full;
 #[tonic::async_trait]
 impl Tally for Full {
     type ListPartsStream = BoxStream<'static, Result<Receipt, Status>>;
+    type GroupSumStream = BoxStream<'static, Result<GroupBlock, Status>>;
 
     async fn upload(&self, _: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
         Err(Status::resource_exhausted("the disk is full: \u{1b}[31m0 bytes are left"))
@@ -533,6 +534,10 @@ impl Tally for Full {
     async fn list_parts(&self, _: Request<ListPartsRequest>) -> Result<Response<Self::ListPartsStream>, Status> {
         let receipt = Receipt { part: 1, rows: 2, uploaded_at: "\u{1b}[31mtoday".to_owned(), ..Receipt::default() };
         Ok(Response::new(stream::iter([Ok(receipt), Err(Status::data_loss("part 2 is damaged"))]).boxed()))
+    }
+
+    async fn group_sum(&self, _: Request<GroupSumRequest>) -> Result<Response<Self::GroupSumStream>, Status> {
+        Err(Status::unavailable("the server is shutting down"))
     }
 }
 

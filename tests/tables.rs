@@ -290,7 +290,7 @@ async fn a_panic_in_a_call_leaves_the_engine_answering() {
     let table = Table::new().await;
     let body = stream::poll_fn(|_| -> std::task::Poll<Option<Result<Bytes, Error>>> { panic!("on purpose") });
     let error = table.engine.upload(body).await.expect_err("panicked");
-    assert_eq!(error.to_string(), "internal error: an upload panicked: on purpose");
+    assert_eq!(error.to_string(), "internal error: a call panicked: on purpose");
     table.upload(b"a\n1\n", &[]).await.expect("still there");
     assert_eq!(table.sum("a").await, Ok(1));
     assert_eq!(table.leftovers(), Vec::<String>::new());

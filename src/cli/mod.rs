@@ -1,8 +1,10 @@
 //! The command line: one file a subcommand, and here what they share: how text is shown and how a failure is told.
-//! All but `serve` are clients of the server. They know proto/ and nothing of the engine, hold a few blocks or one
-//! receipt at a time, and leave with 0, or with 1 after a line on standard error (2, wrong usage, is clap's).
+//! All but `serve` and `group-sum` are clients of the server. They know proto/ and nothing of the engine, and hold a few
+//! blocks or one receipt at a time. `group-sum` needs no server: it alone uses the engine. All leave with 0, or with 1
+//! after a line on standard error (2, wrong usage, is clap's).
 
 mod connect;
+mod group_sum;
 mod health;
 mod load_numstore;
 mod parts;
@@ -13,6 +15,7 @@ use std::{
     borrow::Cow,
     fmt::Display,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -21,6 +24,7 @@ use indicatif::ProgressStyle;
 use serde::Serialize;
 
 pub use self::connect::{ClientArgs, ServerAddr};
+pub use self::group_sum::GroupSumArgs;
 pub use self::health::HealthArgs;
 pub use self::load_numstore::LoadNumstoreArgs;
 pub use self::parts::PartsArgs;
@@ -49,6 +53,7 @@ pub enum Command {
     Serve(crate::config::ServeArgs),
     Upload(UploadArgs),
     Sum(SumArgs),
+    GroupSum(GroupSumArgs),
     Parts(PartsArgs),
     Health(HealthArgs),
     LoadNumstore(LoadNumstoreArgs),
@@ -60,6 +65,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => Ok(crate::server::serve_command(args).await),
         Command::Upload(args) => upload::run(args).await,
         Command::Sum(args) => sum::run(args).await,
+        Command::GroupSum(args) => group_sum::run(args).await,
         Command::Parts(args) => parts::run(args).await,
         Command::Health(args) => health::run(args).await,
         Command::LoadNumstore(args) => load_numstore::run(args).await,
@@ -97,6 +103,9 @@ enum Failure {
     Internal(String),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
+    /// A file that a result is written to.
+    #[error("cannot write to {}: {}", .0.display(), .1)]
+    File(PathBuf, io::Error),
 }
 
 /// One line on standard error. Where even that is closed, the exit code has to do.

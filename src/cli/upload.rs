@@ -275,13 +275,7 @@ impl Progress {
     }
 
     fn start(&self, file: &Path, bytes: Option<u64>) -> ProgressBar {
-        let bar = match bytes {
-            Some(bytes) => ProgressBar::new(bytes)
-                .with_style(style("{prefix:32!} {bytes:>11} {bytes_per_sec:>13} {wide_bar} {percent:>3}%")),
-            None => ProgressBar::no_length().with_style(style("{prefix:32!} {bytes:>11} {bytes_per_sec:>13}")),
-        };
-        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
-        bar.set_prefix(escaped(&name).into_owned());
+        let bar = byte_bar(file, bytes);
         match &self.total {
             Some(total) => self.bars.insert_before(total, bar),
             None => self.bars.add(bar),
@@ -311,6 +305,18 @@ impl Drop for Progress {
             total.finish_and_clear();
         }
     }
+}
+
+/// A bar for a file of so many bytes, or a count where that is not known.
+pub(super) fn byte_bar(file: &Path, bytes: Option<u64>) -> ProgressBar {
+    let bar = match bytes {
+        Some(bytes) => ProgressBar::new(bytes)
+            .with_style(style("{prefix:32!} {bytes:>11} {bytes_per_sec:>13} {wide_bar} {percent:>3}%")),
+        None => ProgressBar::no_length().with_style(style("{prefix:32!} {bytes:>11} {bytes_per_sec:>13}")),
+    };
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    bar.set_prefix(escaped(&name).into_owned());
+    bar
 }
 
 #[cfg(test)]

@@ -247,6 +247,18 @@ fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
     Ok(Some(value))
 }
 
+/// A cell as the statistics see it: trimmed of ASCII white space it is empty and has no value, or it is what a column of
+/// integers or of doubles takes. An integer beyond 2^53 is the double nearest to it, as its text would be in a column of
+/// doubles, so that a value does not depend on what else stands in its column.
+pub fn number(cell: &[u8]) -> Result<Option<f64>, CellProblem> {
+    let cell = cell.trim_ascii();
+    if cell.is_empty() {
+        return Ok(None);
+    }
+    let value = parse_int64(cell).map(|integer| integer as f64).or_else(|| parse_float64(cell));
+    value.map(Some).ok_or(CellProblem::NotANumber)
+}
+
 /// Decimal digits as a value of 64 bits; none if it does not fit or is no digit.
 fn parse_digits(digits: &[u8], negative: bool) -> Option<i64> {
     let mut value = 0_i64;
@@ -343,6 +355,22 @@ mod tests {
         assert_eq!(parse_date(b"9999-12-31"), Some(2_932_896));
         assert_eq!(parse_timestamp(b"1970-01-02T00:00:01.5"), Some((86_401_500_000, false)));
         assert_eq!(parse_timestamp(b"1969-12-31T23:59:59.999999Z"), Some((-1, true)));
+    }
+
+    #[test]
+    fn numbers_do_not_depend_on_the_columns_type() {
+        for text in ["0", "-7", "34.1", "-0.0", "1e308", "12345678901234567", "9007199254740993"] {
+            let double = parse_float64(text.as_bytes()).expect(text);
+            assert_eq!(number(format!(" {text}\t").as_bytes()), Ok(Some(double)), "{text}");
+            if let Some(integer) = parse_int64(text.as_bytes()) {
+                assert_eq!((integer as f64).to_bits(), double.to_bits(), "{text}");
+            }
+        }
+        assert_eq!(number(b"9223372036854775807"), Ok(Some(9_223_372_036_854_775_807.0)));
+        assert_eq!(number(b" \r\n"), Ok(None));
+        for text in ["~", "NaN", "inf", "1e309", "4e-324", "+5", "007", "1,000", "true", "34.1%"] {
+            assert_eq!(number(text.as_bytes()), Err(CellProblem::NotANumber), "{text}");
+        }
     }
 
     #[test]

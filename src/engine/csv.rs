@@ -13,7 +13,7 @@ use memchr::{memchr, memchr3};
 use super::store::Reader;
 use crate::{
     error::{CellFault, CsvError, Error, Place},
-    limits::{CsvLimits, HEADER_BYTES_MAX, NAME_BYTES_MAX, READ_BLOCK_BYTES},
+    limits::{COLUMNS_MAX, CsvLimits, HEADER_BYTES_MAX, NAME_BYTES_MAX, READ_BLOCK_BYTES},
 };
 
 /// Who receives the rows of a file.
@@ -50,9 +50,26 @@ impl<'a> Row<'a> {
 
     /// The first cell's length, and its text with whatever follows it in memory.
     pub fn first_cell(&self) -> Option<(usize, &'a [u8])> {
-        let span = self.spans.first()?;
+        self.spans.first().map(|&span| self.window(span))
+    }
+
+    /// The text of the cell at an index that the row has.
+    #[inline]
+    pub fn cell(&self, column_index: usize) -> &'a [u8] {
+        let (len, window) = self.cell_window(column_index);
+        &window[..len]
+    }
+
+    /// The same as [`Row::first_cell`] of the cell at an index that the row has.
+    #[inline]
+    pub fn cell_window(&self, column_index: usize) -> (usize, &'a [u8]) {
+        self.window(self.spans[column_index])
+    }
+
+    #[inline]
+    fn window(&self, span: Span) -> (usize, &'a [u8]) {
         let source = if span.unescaped { self.unescaped } else { self.bytes };
-        Some((span.end - span.start, &source[span.start..]))
+        (span.end - span.start, &source[span.start..])
     }
 }
 
@@ -175,6 +192,19 @@ impl Scanner {
         block
     }
 
+    /// Adds to the row that was begun up to its end and nothing beyond, and says where in `block` that end is; at 0 if
+    /// no row was begun.
+    fn feed_row_end<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<Option<usize>, R::Error> {
+        if self.carry.is_empty() {
+            return Ok(Some(0));
+        }
+        let rest = self.complete_carried_row(block, rows)?;
+        // The row's end is taken with it, so an empty rest may be the end or not; an empty carry tells.
+        let end = if self.carry.is_empty() { Some(block.len() - rest.len()) } else { None };
+        self.offset += end.unwrap_or(block.len()) as u64;
+        Ok(end)
+    }
+
     /// Adds to the carried row up to its end, and delivers it if the end is there. Returns what follows.
     fn complete_carried_row<'a, R: Rows>(&mut self, block: &'a [u8], rows: &mut R) -> Result<&'a [u8], R::Error> {
         let end = self.carry_state.row_end(block);
@@ -249,7 +279,7 @@ impl Scanner {
                 cell = at + 1;
                 if is_row_end {
                     if wanted == Wanted::All {
-                        self.deliver(&block[row..at], cells, rows)?;
+                        self.deliver(&block[row..], at - row, cells, rows)?;
                         self.spans.clear();
                     } else {
                         self.check_row(at - row, cells)?;
@@ -265,17 +295,17 @@ impl Scanner {
         Ok(row)
     }
 
-    /// Checks a row whose spans are found, and hands it on.
-    fn deliver<R: Rows>(&mut self, bytes: &[u8], cells: usize, rows: &mut R) -> Result<(), R::Error> {
-        if bytes.len() > self.limits.cell_bytes_max {
-            self.check_row_bytes(bytes.len())?;
+    /// Checks a row whose spans are found, and hands it on: the first `len` of `bytes`, and what follows it.
+    fn deliver<R: Rows>(&mut self, bytes: &[u8], len: usize, cells: usize, rows: &mut R) -> Result<(), R::Error> {
+        if len > self.limits.cell_bytes_max {
+            self.check_row_bytes(len)?;
             for (column_index, span) in self.spans.iter().enumerate() {
                 self.check_cell_bytes(column_index, span.end - span.start)?;
             }
         }
-        self.check_row(bytes.len(), cells)?;
+        self.check_row(len, cells)?;
         self.rows += 1;
-        self.longest_row_bytes = self.longest_row_bytes.max(bytes.len());
+        self.longest_row_bytes = self.longest_row_bytes.max(len);
         rows.row(Row { number: self.rows, bytes, unescaped: &self.unescaped, spans: &self.spans })
     }
 
@@ -293,7 +323,7 @@ impl Scanner {
     fn deliver_quoted<R: Rows>(&mut self, bytes: &[u8], rows: &mut R) -> Result<(), R::Error> {
         self.check_row_bytes(bytes.len())?;
         let cells = self.split(bytes, self.names.len(), self.wanted)?;
-        self.deliver(bytes, cells, rows)?;
+        self.deliver(bytes, bytes.len(), cells, rows)?;
         self.spans.clear();
         Ok(())
     }
@@ -394,36 +424,123 @@ impl Scanner {
     }
 }
 
+/// Where a row starts that does not begin before the end of `window`'s first byte; `window` is a piece from the middle
+/// of a file with so many columns. A guess, as nobody knows from the middle whether a quote is open there: of the two
+/// it is the one under which the rows that follow are rows of this file. None if the window does not tell.
+pub fn guess_row_start(window: &[u8], columns_count: usize, limits: CsvLimits) -> Option<usize> {
+    struct Ignore;
+    impl Rows for Ignore {
+        type Error = CsvError;
+        fn header(&mut self, _names: &[String]) -> Result<(), CsvError> {
+            Ok(())
+        }
+        fn row(&mut self, _row: Row<'_>) -> Result<(), CsvError> {
+            Ok(())
+        }
+    }
+    [State::Plain, State::Quoted].into_iter().find_map(|mut state| {
+        let start = state.row_end(window)? + 1;
+        // Any names will do: they are counted.
+        let resume = Resume { offset: 1, rows: 0, names: vec![String::new(); columns_count] };
+        let mut scanner = Scanner::new(limits, Wanted::All, resume);
+        scanner.feed(&window[start..], &mut Ignore).is_ok().then_some(start)
+    })
+}
+
+/// How far a step of a scan came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// As far as it was to go; there is more.
+    Pause,
+    /// The first row that begins where the scan is to stop, or after.
+    Stop,
+    /// A row that is longer than the scan has room for.
+    LongRow,
+    /// The file's end.
+    End,
+}
+
 /// A scan of a file that can be put down after any slice.
 pub struct FileScan<R> {
     /// Who receives the rows.
     pub rows: R,
     file: Reader,
     scanner: Scanner,
+    stop: u64,
+    long_row_bytes: usize,
 }
 
 impl<R: Rows<Error: From<Error>>> FileScan<R> {
     /// A scan from where `resume` says.
     pub fn new(file: Reader, limits: CsvLimits, wanted: Wanted, resume: Resume, rows: R) -> Self {
-        Self { rows, file, scanner: Scanner::new(limits, wanted, resume) }
+        let scanner = Scanner::new(limits, wanted, resume);
+        Self { rows, file, scanner, stop: u64::MAX, long_row_bytes: usize::MAX }
+    }
+
+    /// Stops at a row of more than so many bytes, as soon as it has seen so many and a block of it.
+    pub fn stop_at_long_row(mut self, bytes: usize) -> Self {
+        self.long_row_bytes = bytes;
+        self
+    }
+
+    /// Makes room for a row of so many bytes, in its two buffers, which then never grow by doubling. Pages that are not
+    /// written cost nothing.
+    pub fn with_room_for_row(mut self, bytes: usize) -> Self {
+        self.scanner.carry.reserve_exact(bytes + READ_BLOCK_BYTES);
+        self.scanner.unescaped.reserve_exact(bytes + READ_BLOCK_BYTES);
+        self
+    }
+
+    /// Leaves the rows alone that begin at this offset or after it.
+    pub fn stop_at(mut self, offset: u64) -> Self {
+        self.stop = offset;
+        self
     }
 
     /// Reads on for about `bytes_max` bytes and says whether that was the end of the file.
     pub fn step(&mut self, bytes_max: usize) -> Result<bool, R::Error> {
+        Ok(self.step_to_stop(bytes_max)? == Reached::End)
+    }
+
+    /// Reads on for about `bytes_max` bytes, not beyond the row that holds the byte before the stop.
+    pub fn step_to_stop(&mut self, bytes_max: usize) -> Result<Reached, R::Error> {
         // One byte more than is left, so that a small file ends within its first read.
         let left = usize::try_from(self.file.bytes() - self.scanner.offset).unwrap_or(usize::MAX);
         let mut block = vec![0; READ_BLOCK_BYTES.min(bytes_max).min(left.saturating_add(1))];
         let mut bytes = 0;
         while bytes < bytes_max {
-            let read = self.file.read_at(self.scanner.offset, &mut block).map_err(Error::io("a csv file"))?;
-            self.scanner.feed(&block[..read], &mut self.rows)?;
-            if read < block.len() {
+            let before_stop = usize::try_from(self.stop.saturating_sub(self.scanner.offset)).unwrap_or(usize::MAX);
+            if before_stop == 0 && self.scanner.carry.is_empty() {
+                return Ok(Reached::Stop);
+            }
+            if self.scanner.carry.len() > self.long_row_bytes {
+                return Ok(Reached::LongRow);
+            }
+            let wanted = if before_stop == 0 { block.len() } else { block.len().min(before_stop) };
+            let read = self.file.read_at(self.scanner.offset, &mut block[..wanted]);
+            let read = read.map_err(Error::io("a csv file"))?;
+            if before_stop > 0 {
+                self.scanner.feed(&block[..read], &mut self.rows)?;
+            } else if self.scanner.feed_row_end(&block[..read], &mut self.rows)?.is_some() {
+                return Ok(Reached::Stop);
+            }
+            if read < wanted {
                 self.scanner.finish(&mut self.rows)?;
-                return Ok(true);
+                return Ok(Reached::End);
             }
             bytes += read;
         }
-        Ok(false)
+        Ok(Reached::Pause)
+    }
+
+    /// The names of the columns; empty before the header.
+    pub fn names(&self) -> &[String] {
+        &self.scanner.names
+    }
+
+    /// Where the next row begins, as far as it is known.
+    pub fn offset(&self) -> u64 {
+        self.scanner.offset - self.scanner.carry.len() as u64
     }
 
     /// Data rows so far.
@@ -440,6 +557,19 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
     pub fn into_resume(self) -> (Resume, R) {
         (self.scanner.into_resume(), self.rows)
     }
+}
+
+/// The cells of one row that stands by itself.
+pub fn split_record(text: &str) -> Result<Vec<String>, CellFault> {
+    let mut scanner = Scanner::new(CsvLimits::default(), Wanted::All, Resume::default());
+    let bytes = text.as_bytes();
+    match scanner.split(bytes, COLUMNS_MAX, Wanted::All) {
+        Ok(_) => {}
+        Err(CsvError::Cell { problem, .. }) => return Err(problem),
+        Err(_impossible) => return Err(CellFault::TextAfterQuote),
+    }
+    let row = Row { number: 0, bytes, unescaped: &scanner.unescaped, spans: &scanner.spans };
+    row.cells().map(|cell| text_of(cell).map(str::to_owned)).collect()
 }
 
 /// A cell's bytes as text, or what keeps them from being text.

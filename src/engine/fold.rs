@@ -5,6 +5,16 @@
 pub struct Sum(i128);
 
 impl Sum {
+    /// A sum that was kept as a number.
+    pub fn of(total: i128) -> Self {
+        Self(total)
+    }
+
+    /// The sum as a number, to be kept.
+    pub fn exact(self) -> i128 {
+        self.0
+    }
+
     /// Adds one value.
     pub fn add(&mut self, value: i64) {
         self.0 += i128::from(value);

@@ -2,38 +2,64 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`store`], [`state`],
-//! [`workers`], [`upload`], [`query`]; and beside the table [`numbers`].
+//! [`workers`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`], [`python`],
+//! [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both [`jobs`];
+//! [`vitals`].
 
 pub mod cell;
+pub mod columns;
 pub mod convert;
 pub mod csv;
 pub mod fold;
+pub mod group;
+pub mod jobs;
+pub mod mean;
 pub mod numbers;
 pub mod parquet;
 pub mod part;
+pub mod python;
 pub mod query;
+pub mod runs;
+pub mod sources;
 pub mod state;
 pub mod store;
+pub mod strand;
+pub mod survey;
+pub mod totals;
 pub mod upload;
+pub mod vitals;
 pub mod workers;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub use jobs::{Job, JobCounts, JobId, JobState, ResultFile};
 pub use numbers::{Factorial, Key};
 pub use query::{ColumnSum, Read};
 pub use store::{Durability, Found, Store};
+pub use vitals::Vitals;
 
 use crate::{
     error::Error,
-    limits::{LARGE_CONVERSION_BYTES, Limits, NUMBER_CALLS_MAX, SMALL_CONVERSION_BYTES, WIDE_READS_MAX},
+    limits::{
+        GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMBER_CALLS_MAX,
+        SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, WIDE_READS_MAX,
+    },
 };
+use group::{GroupBy, GroupSum, Groups, Plan, StoredGroups};
+use jobs::Recovered;
 use part::{Format, Part, PartId, Receipt, Schema};
+use sources::Sources;
 use state::{Lane, Shared};
+use store::Reader;
+use survey::{Answer, SurveyQuestion};
 use upload::Pool;
 use workers::{Workers, panic_text};
 
@@ -51,10 +77,19 @@ struct Inner {
     /// Memory for conversions of large and of small uploads, apart, so that small ones never wait for large ones.
     large: Pool,
     small: Pool,
+    /// Memory for statistics, apart, so that they never wait behind conversions.
+    surveys: Pool,
     /// Wide Parquet footers that may be in memory at once.
     wide_reads: Arc<Semaphore>,
     /// Calls of NumStore that may compute at once.
     number_calls: Semaphore,
+    /// Group sums that may be in memory at once: one.
+    group_room: Arc<Semaphore>,
+    /// Bytes of CSV that came in, for `vitals`.
+    received_bytes: AtomicU64,
+    /// Calls that may wait for it, and those that there may be at once. A job is none of them.
+    group_waits: Semaphore,
+    group_calls: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -67,12 +102,19 @@ impl Engine {
         let (root, shared) = (root.to_owned(), state.clone());
         let recover = move || {
             let store = Store::open(&root, durability)?;
-            let found = store.recover(|receipt| {
+            let found_jobs = jobs::find(&store)?; // a newer version is refused before anything is changed
+            let mut found = store.recover(|receipt| {
                 let schema = upload::share_schema(&shared, Schema::of(&receipt.columns));
                 let part = Arc::new(Part::of(&receipt, schema));
                 shared.with(|state| state.parts.restore(part));
             })?;
-            shared.with(|state| found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id)));
+            let Recovered { jobs, leftovers, set_aside } = jobs::recover(&store, found_jobs)?;
+            found.leftovers += leftovers;
+            found.jobs_set_aside = set_aside;
+            shared.with(|state| {
+                found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id));
+                state.jobs = jobs;
+            });
             Ok((store, found))
         };
         let (store, found) = workers.run(Lane::Upload, recover).await.flatten().inspect_err(|_| workers.close())?;
@@ -84,10 +126,18 @@ impl Engine {
             places: Arc::new(Semaphore::new(limits.uploads_max)),
             large: Pool::new(LARGE_CONVERSION_BYTES),
             small: Pool::new(SMALL_CONVERSION_BYTES),
+            surveys: Pool::new(SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
             number_calls: Semaphore::new(NUMBER_CALLS_MAX),
+            group_room: Arc::new(Semaphore::new(1)),
+            received_bytes: AtomicU64::new(0),
+            group_waits: Semaphore::new(GROUP_WAITS_MAX),
+            group_calls: Arc::new(Semaphore::new(GROUP_CALLS_MAX)),
         };
-        Ok((Self(Arc::new(inner)), found))
+        let engine = Self(Arc::new(inner));
+        jobs::dispatch(&engine);
+        tokio::spawn(jobs::keep_sweeping(Arc::downgrade(&engine.0), limits.jobs.sweep_interval));
+        Ok((engine, found))
     }
 
     /// Appends one CSV file, as it comes, to the table. If the returned future is dropped, the upload stops at its
@@ -98,19 +148,53 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        let uploads_max = self.0.limits.uploads_max;
-        let place = Arc::clone(&self.0.places).try_acquire_owned();
-        let place = place.ok().ok_or(Error::TooManyUploads { uploads_max })?;
-        let cancel = CancellationToken::new();
-        let _cancel_on_drop = cancel.clone().drop_guard();
-        let engine = self.clone();
-        let task = tokio::spawn(async move {
+        let place = self.upload_place()?;
+        self.apart(|engine, cancel| async move {
             let _place = place; // it is free again when the work has ended, not when the caller has gone
             upload::run(engine, body, cancel).await
-        });
+        })
+        .await
+    }
+
+    /// Appends a file of this machine to the table, unless a part of it has the same bytes: then it was loaded by an
+    /// earlier start. Says which part holds it, and whether it is new.
+    pub async fn load(&self, path: &Path) -> Result<(PartId, bool), Error> {
+        let path = path.to_owned();
+        let file = self.0.workers.run(Lane::Upload, move || Reader::open(&path)).await.flatten()?;
+        let parts = self.0.state.with(|state| state.parts.snapshot());
+        let mut of_this_size = parts.values().filter(|part| part.csv_bytes == file.bytes()).peekable();
+        if of_this_size.peek().is_some() {
+            let checksum = upload::checksum(self, &file).await?;
+            for part in of_this_size {
+                let (store, id) = (Arc::clone(&self.0.store), part.id);
+                let receipt = self.0.workers.run(Lane::Upload, move || store.receipt(id)).await.flatten()?;
+                if receipt.csv.xxh3 == checksum {
+                    return Ok((id, false));
+                }
+            }
+        }
+        let receipt = self.upload(upload::blocks_of(self, file)).await?;
+        Ok((receipt.part, true))
+    }
+
+    fn upload_place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let uploads_max = self.0.limits.uploads_max;
+        let place = Arc::clone(&self.0.places).try_acquire_owned();
+        place.ok().ok_or(Error::TooManyUploads { uploads_max })
+    }
+
+    /// Runs `work` as a task of its own. If the caller goes away, `work` is told, and sees to the clean-up itself.
+    async fn apart<T, F>(&self, work: impl FnOnce(Self, CancellationToken) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let cancel = CancellationToken::new();
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let task = tokio::spawn(work(self.clone(), cancel));
         task.await.unwrap_or_else(|stopped| {
             Err(match stopped.try_into_panic() {
-                Ok(panic) => Error::Internal(format!("an upload panicked: {}", panic_text(&*panic))),
+                Ok(panic) => Error::Internal(format!("a call panicked: {}", panic_text(&*panic))),
                 Err(_cancelled) => Error::Draining,
             })
         })
@@ -122,6 +206,64 @@ impl Engine {
     /// does not fit in 64 bits; a damaged file.
     pub async fn column_sum(&self, column: &str, format: Format) -> Result<ColumnSum, Error> {
         query::column_sum(self, column, format).await
+    }
+
+    /// A statistic of the survey: of all parts that have its columns.
+    ///
+    /// Errors: a question or state that no row with a value has; the first cell, in part and row order, that is no number
+    /// where a value is wanted; more groups than there is memory for; a damaged file.
+    pub async fn survey(&self, question: &SurveyQuestion) -> Result<Answer, Error> {
+        survey::answer(self, question, Lane::Question, |_parts_done, _parts_count| ()).await
+    }
+
+    /// The exact sums of columns over all parts that have all the columns, for each group of rows; of the parts that
+    /// there are when its turn has come, as such sums wait for one another. Its groups may be read at any pace.
+    ///
+    /// Errors: as for [`Engine::column_sum`]; as many group sums as there may be; a full disk.
+    pub async fn group_sum(&self, spec: GroupBy) -> Result<StoredGroups, Error> {
+        let place = Arc::clone(&self.0.group_calls).try_acquire_owned();
+        let place = place.ok().ok_or(Error::TooManyGroupCalls { calls_max: GROUP_CALLS_MAX })?;
+        let room = if let Ok(room) = Arc::clone(&self.0.group_room).try_acquire_owned() {
+            room
+        } else {
+            let waits = self.0.group_waits.try_acquire();
+            let _waits = waits.ok().ok_or(Error::TooManyGroupWaits { waits_max: GROUP_WAITS_MAX })?;
+            self.group_room().await?
+        };
+        let parts = self.0.state.with(|state| state.parts.snapshot());
+        let sources = Sources::Parts { store: Arc::clone(&self.0.store), parts };
+        let groups = self.group(Lane::Question, sources, spec, room, |_bytes_read| ()).await?;
+        Ok(groups.store().await?.with_place(place))
+    }
+
+    /// The same of a file that is no part, for a job: it waits for its turn however many wait. A total that does not
+    /// fit is told by the [`Groups`], which hold the turn.
+    pub async fn group_sum_file(
+        &self,
+        lane: Lane,
+        file: Reader,
+        spec: GroupBy,
+        progress: impl Fn(u64) + Sync,
+    ) -> Result<Groups, Error> {
+        let room = self.group_room().await?;
+        self.group(lane, Sources::File { file, limits: self.0.limits.csv }, spec, room, progress).await
+    }
+
+    async fn group_room(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.0.group_room).acquire_owned().await.ok().ok_or(Error::Draining)
+    }
+
+    async fn group(
+        &self,
+        lane: Lane,
+        sources: Sources,
+        spec: GroupBy,
+        room: OwnedSemaphorePermit,
+        progress: impl Fn(u64) + Sync,
+    ) -> Result<Groups, Error> {
+        let (workers, folder) = (self.0.workers.clone(), self.0.store.temp_folder());
+        let group_sum = GroupSum { workers, lane, folder, plan: Plan::with_bytes(GROUP_BYTES_MAX) };
+        group_sum.run(sources, spec, Some(room), progress).await
     }
 
     /// Some receipts in the order of their ids, at most `count_max`, at least one if any is left.
@@ -141,6 +283,77 @@ impl Engine {
     /// Errors: the key was never set; its value is below 0 or above 20.
     pub async fn factorial(&self, key: Key) -> Result<Factorial, Error> {
         numbers::factorial(self, key).await
+    }
+
+    /// Accepts a statistic over the survey's parts.
+    ///
+    /// Errors: as many jobs as there may be; no more jobs are accepted; the disk is full.
+    pub async fn submit_survey(&self, question: SurveyQuestion) -> Result<JobId, Error> {
+        self.apart(|engine, _| jobs::submit_survey(engine, question)).await
+    }
+
+    /// Accepts a CSV file, as it comes, to be grouped and summed. The columns of the result are named by `header`. If
+    /// the returned future is dropped before it ends, nothing is kept.
+    ///
+    /// Errors: those of `submit_survey`; as many uploads as there may be; an error of `body`. What is wrong with the
+    /// file is the job's error.
+    pub async fn submit_task<S>(&self, body: S, group: GroupBy, header: Vec<String>) -> Result<JobId, Error>
+    where
+        S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
+    {
+        let place = self.upload_place()?;
+        self.apart(|engine, cancel| async move {
+            let _place = place;
+            jobs::submit_task(engine, cancel, body, group, header).await
+        })
+        .await
+    }
+
+    /// How far a job is; none if there is no such job.
+    pub fn job(&self, id: JobId) -> Option<Job> {
+        self.0.state.with(|state| state.jobs.get(id))
+    }
+
+    /// All statistics that are known, in the order in which they were asked.
+    pub fn survey_jobs(&self) -> Vec<Job> {
+        self.0.state.with(|state| state.jobs.surveys())
+    }
+
+    /// How many jobs have not ended.
+    pub fn jobs_undone(&self) -> usize {
+        self.0.state.with(|state| state.jobs.undone())
+    }
+
+    /// From here on no job is accepted; those that were are finished.
+    pub fn refuse_jobs(&self) {
+        self.0.state.with(|state| state.jobs.refuse());
+    }
+
+    /// Stops a job, which then fails. Says whether there was something to stop.
+    pub async fn cancel_job(&self, id: JobId) -> Result<bool, Error> {
+        self.apart(|engine, _| jobs::cancel(engine, id)).await
+    }
+
+    /// The result of a job that is done.
+    ///
+    /// Errors: there is none, or none any more.
+    pub async fn open_result(&self, id: JobId) -> Result<ResultFile, Error> {
+        jobs::open_result(self, id).await
+    }
+
+    /// Notes that a result was fetched whole: it is removed at the next look.
+    pub async fn mark_downloaded(&self, id: JobId) -> Result<(), Error> {
+        self.apart(|engine, _| jobs::mark_downloaded(engine, id)).await
+    }
+
+    /// How many jobs are in which state.
+    pub fn job_counts(&self) -> JobCounts {
+        self.0.state.with(|state| state.jobs.counts())
+    }
+
+    /// The one line of a file that holds a secret. Errors: it has none.
+    pub async fn read_secret(&self, path: PathBuf) -> Result<String, Error> {
+        self.0.workers.run(Lane::Question, move || store::read_secret(&path)).await.flatten()
     }
 
     /// How many parts the table has.

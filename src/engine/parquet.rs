@@ -7,6 +7,7 @@
 use std::{
     fmt,
     io::{self, BufReader, Read},
+    mem,
     sync::{Arc, OnceLock},
 };
 
@@ -16,13 +17,15 @@ use parquet::{
     arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions, PageKey, PageStore, PageStoreArgs, PageStoreFactory},
     basic::{Compression, Encoding},
     column::{
-        page::PageReader,
+        page::{Page, PageMetadata, PageReader},
         reader::{ColumnReader, get_column_reader},
     },
-    data_type::AsBytes,
+    data_type::{AsBytes, DataType},
     errors::ParquetError,
     file::{
-        metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy},
+        metadata::{
+            ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy, RowGroupMetaData,
+        },
         properties::{EnabledStatistics, WriterProperties},
         reader::{ChunkReader, Length},
         serialized_reader::SerializedPageReader,
@@ -45,7 +48,7 @@ use crate::{
 /// Values that are decoded at once.
 const VALUES_MAX: usize = 16 * 1024;
 /// Texts that are decoded at once: they lie in the page, so this bounds their handles alone.
-const TEXTS_MAX: usize = 1024;
+pub(super) const TEXTS_MAX: usize = 1024;
 /// Tables with more columns have plain integers: the encoder of packed deltas reserves 1 MiB for each column.
 const DELTA_COLUMNS_MAX: usize = 32;
 /// A column chunk up to this size is read in one piece.
@@ -228,31 +231,16 @@ pub fn sum_column(
     sum: &mut Sum,
 ) -> Result<Result<Stretch, BadCell>, Error> {
     let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
-    let footer = read_footer(file, part).map_err(|error| damaged(error.to_string()))?;
+    let footer = checked_footer(file, part)?;
     let row_groups = footer.row_groups();
-    if row_groups.len() != part.row_groups as usize || footer.file_metadata().num_rows() != part.rows.cast_signed() {
-        return Err(damaged("its footer disagrees with the receipt".to_owned()));
-    }
     let rows_at_start = rows_before;
     let mut bytes = 0;
     while let Some(group) = row_groups.get(row_group) {
         if bytes >= bytes_max || rows_before - rows_at_start >= SLICE_ROWS {
             return Ok(Ok(Stretch { next: Some((row_group, rows_before)), bytes }));
         }
-        let Some(chunk) = group.columns().get(column_index) else {
-            return Err(damaged(format!("it has no column {column_index}")));
-        };
-        let descriptor = chunk.column_descr_ptr();
-        if descriptor.path().parts() != [name] {
-            return Err(damaged(format!("its column {column_index} is another one")));
-        }
         let rows = u64::try_from(group.num_rows()).map_err(|error| damaged(error.to_string()))?;
-        let read = || -> Result<_, ParquetError> {
-            let window = Arc::new(Window::open(file, chunk.byte_range())?);
-            let pages = SerializedPageReader::new(window, chunk, usize::try_from(rows)?, None)?;
-            Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
-        };
-        let reader = read().map_err(|error| damaged(error.to_string()))?;
+        let reader = open_chunk(file, group, (column_index, name)).map_err(damaged)?;
         let result = match (column_type, reader) {
             (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
             (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
@@ -265,14 +253,32 @@ pub fn sum_column(
             Ok(found) => return Err(damaged(format!("row group {row_group} has {found} of {rows} rows"))),
             Err(bad_cell) => return Ok(Err(bad_cell)),
         }
-        bytes += chunk.byte_range().1;
+        bytes += group.column(column_index).byte_range().1;
         rows_before += rows;
         row_group += 1;
     }
     Ok(Ok(Stretch { next: None, bytes }))
 }
 
-type TypedReader<T> = parquet::column::reader::ColumnReaderImpl<T>;
+/// Reads the values of one column chunk.
+pub(super) type TypedReader<T> = parquet::column::reader::ColumnReaderImpl<T>;
+
+/// Replaces `levels` and `values` by those of the next rows: at most so many, and fewer at the end of a page, so that
+/// texts, which lie in their page, keep one page in memory. Says how many rows; 0 after the last.
+pub(super) fn read_rows<T: DataType>(
+    reader: &mut TypedReader<T>,
+    rows_max: usize,
+    levels: &mut Vec<i16>,
+    values: &mut Vec<T::T>,
+) -> Result<usize, ParquetError> {
+    levels.clear();
+    values.clear();
+    let mut read = || Ok(reader.read_records(rows_max, Some(&mut *levels), None, &mut *values)?.0);
+    match read()? {
+        0 => read(), // the rows before these ended with their page, so there was only the empty one
+        count => Ok(count),
+    }
+}
 
 /// Adds all values and says how many rows there were.
 fn sum_integers(
@@ -282,14 +288,12 @@ fn sum_integers(
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     let mut rows = 0;
     loop {
-        levels.clear();
-        values.clear();
-        let (records, _, _) = reader.read_records(VALUES_MAX, Some(&mut levels), None, &mut values)?;
-        if records == 0 {
+        let count = read_rows(&mut reader, VALUES_MAX, &mut levels, &mut values)?;
+        if count == 0 {
             return Ok(Ok(rows));
         }
         sum.add_all(&values);
-        rows += records as u64;
+        rows += count as u64;
     }
 }
 
@@ -302,10 +306,8 @@ fn sum_texts(
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     let mut rows = 0;
     loop {
-        levels.clear();
-        values.clear();
-        let (records, _, _) = reader.read_records(TEXTS_MAX, Some(&mut levels), None, &mut values)?;
-        if records == 0 {
+        let count = read_rows(&mut reader, TEXTS_MAX, &mut levels, &mut values)?;
+        if count == 0 {
             return Ok(Ok(rows));
         }
         for (index, value) in values.iter().enumerate() {
@@ -322,7 +324,81 @@ fn sum_texts(
                 }
             }
         }
-        rows += records as u64;
+        rows += count as u64;
+    }
+}
+
+/// The footer of a part's file, if it agrees with the receipt.
+pub(super) fn checked_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, Error> {
+    let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
+    let footer = read_footer(file, part).map_err(|error| damaged(error.to_string()))?;
+    let row_groups = footer.num_row_groups() == part.row_groups as usize;
+    if !row_groups || footer.file_metadata().num_rows() != part.rows.cast_signed() {
+        return Err(damaged("its footer disagrees with the receipt".to_owned()));
+    }
+    Ok(footer)
+}
+
+/// The chunk of a column in a row group, if it is the column that the receipt has there; or what is wrong with it.
+pub(super) fn open_chunk(
+    file: &Reader,
+    group: &RowGroupMetaData,
+    (column_index, name): (usize, &str),
+) -> Result<ColumnReader, String> {
+    let Some(chunk) = group.columns().get(column_index) else {
+        return Err(format!("it has no column {column_index}"));
+    };
+    let descriptor = chunk.column_descr_ptr();
+    if descriptor.path().parts() != [name] {
+        return Err(format!("its column {column_index} is another one"));
+    }
+    let open = || -> Result<_, ParquetError> {
+        let window = Arc::new(Window::open(file, chunk.byte_range())?);
+        SerializedPageReader::new(window, chunk, usize::try_from(group.num_rows())?, None)
+    };
+    let pages = Apart { pages: open().map_err(|error| error.to_string())?, data_before: false };
+    Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
+}
+
+/// The pages of a column chunk with an empty one after each that has rows. `read_records` would go on from page to page
+/// until it has as many rows as it was asked for, and each text would keep its page. At an empty page it ends, and the
+/// decoder lets go of the page before.
+struct Apart<P> {
+    pages: P,
+    data_before: bool,
+}
+
+impl<P: PageReader> PageReader for Apart<P> {
+    fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
+        if mem::take(&mut self.data_before) {
+            return Ok(Some(Page::DataPage {
+                buf: Bytes::from_static(&[0; 4]), // the length of its levels
+                num_values: 0,
+                encoding: Encoding::PLAIN,
+                def_level_encoding: Encoding::RLE,
+                rep_level_encoding: Encoding::RLE,
+                statistics: None,
+            }));
+        }
+        let page = self.pages.get_next_page()?;
+        self.data_before = page.as_ref().is_some_and(Page::is_data_page);
+        Ok(page)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<(), ParquetError> {
+        self.pages.skip_next_page()
+    }
+}
+
+impl<P: PageReader> Iterator for Apart<P> {
+    type Item = Result<Page, ParquetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
     }
 }
 
@@ -435,12 +511,16 @@ fn write_error(error: &ParquetError, failures: &[Arc<OnceLock<io::ErrorKind>>]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{
-        Durability,
-        convert::{BatchBuilder, Typer},
-        csv::{Resume, Row, Rows, Scanner, Wanted},
-        part::PartId,
-        store::reads,
+    use crate::{
+        engine::{
+            Durability,
+            columns::{Cell, ColumnRef, PartColumns, Position},
+            convert::{BatchBuilder, Typer},
+            csv::{Resume, Row, Rows, Scanner, Wanted},
+            part::PartId,
+            store::reads,
+        },
+        limits::{CELL_BYTES_MAX, PAGE_BYTES, ROW_GROUP_BYTES, SLICE_BYTES},
     };
 
     /// Rows into batches into row groups of one batch each.
@@ -495,26 +575,8 @@ mod tests {
         for row in 0..ROWS {
             csv.extend_from_slice(format!("{row},text {row},{}\n", row * 1_000_003 % 7_777_777).as_bytes());
         }
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
-        let columns = scan(&csv, Typer::default()).into_columns();
-        let writer = PartWriter::new(&store, &columns, layout).expect("a writer");
-        let Batches(mut batch, mut writer) = scan(&csv, Batches(BatchBuilder::new(&columns), writer));
-        writer.write(&batch.take().expect("a batch")).expect("written");
-        let written = writer.finish().expect("finished");
-        assert!(written.row_groups > 1, "the test wants several row groups");
-        let file = Reader::open(written.draft.path()).expect("opened");
-        let part = Part {
-            id: PartId::FIRST,
-            rows: ROWS,
-            csv_bytes: csv.len() as u64,
-            parquet_bytes: file.bytes(),
-            row_groups: written.row_groups,
-            footer_bytes: written.footer_bytes,
-            columns_count: 3,
-            schema: None,
-        };
-        let footer = read_footer(&file, &part).expect("a footer");
+        let (_written, file, part) = convert(&csv, ROWS, layout);
+        assert!(part.row_groups > 1, "the test wants several row groups");
         for (index, (name, column_type, total)) in [
             ("x", ColumnType::Int64, Ok(ROWS * (ROWS - 1) / 2)),
             ("text", ColumnType::Utf8, Err(1)),
@@ -531,19 +593,116 @@ mod tests {
                 (Err(bad), Err(row)) => assert_eq!(bad.row, row),
                 other => panic!("{other:?}"),
             }
-            let allowed: Vec<_> = footer
-                .row_groups()
-                .iter()
-                .map(|group| group.column(index).byte_range())
-                .map(|(start, bytes)| start..start + bytes)
-                .chain(std::iter::once(file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64..file.bytes()))
-                .collect();
-            let reads = reads::take();
-            assert!(!reads.is_empty());
-            for read in reads {
-                let inside = allowed.iter().any(|range| range.start <= read.start && read.end <= range.end);
-                assert!(inside, "{name}: bytes {read:?} are neither of the column nor of the footer: {allowed:?}");
+            check_inside(&file, &part, [index]);
+        }
+
+        let refs = [("big", 2, ColumnType::Int64), ("text", 1, ColumnType::Utf8)];
+        let [big, text] = refs.map(|(name, index, column_type)| ColumnRef { index, name, column_type });
+        reads::take();
+        let open = PartColumns::open(&file, &part).expect("a footer");
+        // The lengths of stretches are those of a block, of some blocks, and odd ones.
+        for rows_max in [TEXTS_MAX, 9999, 100_000] {
+            let (mut at, mut found) = (Position::default(), Vec::new());
+            while let Some((stretch, after)) = open.stretch(at, &[&big, &text], rows_max).expect("readable") {
+                let count = u32::try_from(stretch.rows_count()).expect("few");
+                assert!(count as usize <= rows_max, "{stretch:?}");
+                let mut rows: Vec<(u32, i64)> = (0..count).map(|offset| (offset, 0)).collect();
+                let rare = |_, data: &mut i64, cell: Cell<'_>| {
+                    let Cell::Int64(value) = cell else { panic!("{cell:?}") };
+                    *data = value;
+                    Ok(value % 1000 == 0)
+                };
+                open.narrow(&big, &stretch, &mut rows, rare).expect("readable");
+                let all = |offset, data: &mut i64, cell: Cell<'_>| {
+                    let row = stretch.row_number(offset) - 1;
+                    assert_eq!((cell, *data % 1000), (Cell::Utf8(&format!("text {row}")), 0));
+                    *data = row.cast_signed();
+                    Ok(row % 2 == 0)
+                };
+                open.narrow(&text, &stretch, &mut rows, all).expect("readable");
+                found.extend(rows.into_iter().map(|(_, row)| row.cast_unsigned()));
+                at = after;
             }
+            let wanted = |row: &u64| (row * 1_000_003 % 7_777_777).is_multiple_of(1000) && row.is_multiple_of(2);
+            assert_eq!(found, (0..ROWS).filter(wanted).collect::<Vec<_>>(), "stretches of {rows_max}");
+        }
+        check_inside(&file, &part, [1, 2]);
+    }
+
+    /// A file of some rows as a part; it is there for as long as the draft is.
+    fn convert(csv: &[u8], rows: u64, layout: Layout) -> (Written, Reader, Part) {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let columns = scan(csv, Typer::default()).into_columns();
+        let writer = PartWriter::new(&store, &columns, layout).expect("a writer");
+        let Batches(mut batch, mut writer) = scan(csv, Batches(BatchBuilder::new(&columns), writer));
+        writer.write(&batch.take().expect("a batch")).expect("written");
+        let written = writer.finish().expect("finished");
+        let file = Reader::open(written.draft.path()).expect("opened");
+        let part = Part {
+            id: PartId::FIRST,
+            rows,
+            csv_bytes: csv.len() as u64,
+            parquet_bytes: file.bytes(),
+            row_groups: written.row_groups,
+            footer_bytes: written.footer_bytes,
+            columns_count: u32::try_from(columns.len()).expect("few"),
+            schema: None,
+        };
+        (written, file, part)
+    }
+
+    #[test]
+    fn stretches_of_long_cells_are_short_and_the_same_for_all_columns() {
+        // One row group, whose first cells are too long for a slice and whose others are one page.
+        const ROWS: usize = 40;
+        let text = |row: usize| "x".repeat(if row < 20 { CELL_BYTES_MAX - row } else { row });
+        let mut csv = b"text,x\n".to_vec();
+        for row in 0..ROWS {
+            let x = if row % 3 == 0 { String::new() } else { row.to_string() };
+            csv.extend_from_slice(format!("{},{x}\n", text(row)).as_bytes());
+        }
+        let layout = Layout { row_group_bytes: ROW_GROUP_BYTES, page_bytes: PAGE_BYTES, spill: false };
+        let (_written, file, part) = convert(&csv, ROWS as u64, layout);
+        assert_eq!(part.row_groups, 1);
+        let refs = [("text", 0, ColumnType::Utf8), ("x", 1, ColumnType::Int64)];
+        let [texts, numbers] = refs.map(|(name, index, column_type)| ColumnRef { index, name, column_type });
+        let open = PartColumns::open(&file, &part).expect("a footer");
+        let (mut at, mut found, mut stretches) = (Position::default(), 0, 0);
+        while let Some((stretch, after)) = open.stretch(at, &[&texts, &numbers], 1000).expect("readable") {
+            assert!(stretch.bytes() <= SLICE_BYTES as u64, "{stretch:?}");
+            let row_of = |offset| usize::try_from(stretch.row_number(offset)).expect("few") - 1;
+            let count = u32::try_from(stretch.rows_count()).expect("few");
+            let mut rows: Vec<(u32, ())> = (0..count).map(|offset| (offset, ())).collect();
+            let check_text = |offset, (): &mut (), cell: Cell<'_>| {
+                assert!(cell == Cell::Utf8(&text(row_of(offset))), "row {}", row_of(offset));
+                Ok(row_of(offset) % 2 == 0)
+            };
+            open.narrow(&texts, &stretch, &mut rows, check_text).expect("readable");
+            let check_number = |offset, (): &mut (), cell: Cell<'_>| {
+                let row = row_of(offset);
+                assert_eq!(cell, if row % 3 == 0 { Cell::Empty } else { Cell::Int64(row as i64) });
+                Ok(true)
+            };
+            open.narrow(&numbers, &stretch, &mut rows, check_number).expect("readable");
+            (at, found, stretches) = (after, found + rows.len(), stretches + 1);
+        }
+        assert_eq!(found, ROWS / 2);
+        assert!(stretches > 1, "the test wants stretches that begin within a row group");
+    }
+
+    /// Everything that was read since the last time is of these columns or of the footer.
+    fn check_inside<const N: usize>(file: &Reader, part: &Part, columns: [usize; N]) {
+        let reads = reads::take();
+        let footer = read_footer(file, part).expect("a footer");
+        let footer_start = file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64;
+        let chunks = |group: &RowGroupMetaData| columns.map(|index| group.column(index).byte_range());
+        let chunks = footer.row_groups().iter().flat_map(chunks).map(|(start, bytes)| start..start + bytes);
+        let allowed: Vec<_> = chunks.chain(std::iter::once(footer_start..file.bytes())).collect();
+        assert!(!reads.is_empty());
+        for read in reads {
+            let inside = allowed.iter().any(|range| range.start <= read.start && read.end <= range.end);
+            assert!(inside, "bytes {read:?} are neither of columns {columns:?} nor of the footer: {allowed:?}");
         }
     }
 }

@@ -87,9 +87,9 @@ pub(super) async fn receipts(engine: &Engine, after: Option<PartId>, count_max: 
 }
 
 /// Cuts the parts into runs that are each worth one slice; a part larger than a slice stands alone.
-struct Groups<I: Iterator<Item = (PartId, Arc<Part>)>> {
-    parts: std::iter::Peekable<I>,
-    format: Format,
+pub(super) struct Groups<I: Iterator<Item = (PartId, Arc<Part>)>> {
+    pub(super) parts: std::iter::Peekable<I>,
+    pub(super) format: Format,
 }
 
 impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
@@ -115,7 +115,7 @@ impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
     }
 }
 
-fn is_wide(part: &Part) -> bool {
+pub(super) fn is_wide(part: &Part) -> bool {
     part.column_chunks() > WIDE_CHUNKS as u64 || part.footer_bytes as usize > WIDE_FOOTER_BYTES
 }
 

@@ -17,6 +17,7 @@ use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::PoisonError;
 
 use super::{
+    jobs::Jobs,
     numbers::Numbers,
     part::{Part, PartId, Schema},
 };
@@ -29,13 +30,31 @@ const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
 pub type Work = Box<dyn FnOnce() + Send>;
 
 /// What a slice is for. The workers take from the lanes in turn, so that a step of an upload does not wait behind
-/// all slices of all questions, nor a question behind all uploads.
+/// all slices of all questions, nor a question behind all uploads, nor either behind jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// Receiving, typing, converting, publishing; start and receipts too.
     Upload,
     /// Reading stored parts to answer.
     Question,
+    /// Work that is asked for now and fetched later.
+    Job,
+}
+
+impl Lane {
+    /// How many lanes there are.
+    pub const COUNT: usize = 3;
+    /// Every lane, in the order of their queues.
+    pub const ALL: [Self; Self::COUNT] = [Self::Upload, Self::Question, Self::Job];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Question => "question",
+            Self::Job => "job",
+        }
+    }
 }
 
 /// The lock and what it guards. Cloning it gives another handle on the same.
@@ -54,8 +73,10 @@ pub struct State {
     pub parts: Registry,
     /// NumStore.
     pub numbers: Numbers,
+    /// Work asked for now and fetched later.
+    pub jobs: Jobs,
     /// What waits for a worker, a queue for each lane, each bounded.
-    queues: [VecDeque<Work>; 2],
+    queues: [VecDeque<Work>; Lane::COUNT],
     /// The lane whose turn it is.
     turn: usize,
     /// No more work is taken; workers end when the queue is empty.
@@ -115,8 +136,8 @@ impl Shared {
             next_id: PartId::FIRST,
             reserved: 0,
         };
-        let queues = [(); 2].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
-        let state = State { parts, numbers: Numbers::new(), queues, turn: 0, closed: false };
+        let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
+        let state = State { parts, numbers: Numbers::new(), jobs: Jobs::new(), queues, turn: 0, closed: false };
         Self(Arc::new(Guarded { state: Mutex::new(state), work: Condvar::new() }))
     }
 
@@ -155,6 +176,11 @@ impl Shared {
         }
     }
 
+    /// How many slices wait in each lane, without those that are being run.
+    pub fn waiting_work(&self) -> [(Lane, usize); Lane::COUNT] {
+        self.with(|state| Lane::ALL.map(|lane| (lane, state.queues[lane as usize].len())))
+    }
+
     /// Lets the workers end once they have done what is in the queue.
     pub fn close_work(&self) {
         self.with(|state| state.closed = true);
@@ -173,10 +199,11 @@ impl Default for Shared {
 }
 
 impl State {
-    /// The next slice of the lane whose turn it is, or else of the other.
+    /// The next slice of the lane whose turn it is, or else of the next one that has any.
     fn pop_work(&mut self) -> Option<Work> {
         let lanes = self.queues.len();
-        for lane in [self.turn, (self.turn + 1) % lanes] {
+        for later in 0..lanes {
+            let lane = (self.turn + later) % lanes;
             if let Some(work) = self.queues[lane].pop_front() {
                 self.turn = (lane + 1) % lanes;
                 return Some(work);
@@ -293,9 +320,14 @@ mod tests {
     fn lanes_take_turns() {
         let shared = Shared::new();
         let (told, order) = std::sync::mpsc::channel();
-        for (lane, name) in
-            [(Lane::Question, "q1"), (Lane::Question, "q2"), (Lane::Question, "q3"), (Lane::Upload, "u1")]
-        {
+        for (lane, name) in [
+            (Lane::Job, "j1"),
+            (Lane::Job, "j2"),
+            (Lane::Question, "q1"),
+            (Lane::Question, "q2"),
+            (Lane::Question, "q3"),
+            (Lane::Upload, "u1"),
+        ] {
             let told = told.clone();
             assert!(shared.push_work(lane, Box::new(move || told.send(name).expect("heard"))).is_ok());
         }
@@ -303,6 +335,6 @@ mod tests {
         while let Some(work) = shared.next_work() {
             work();
         }
-        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["u1", "q1", "q2", "q3"]);
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["u1", "q1", "j1", "q2", "j2", "q3"]);
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! DATA/lock              held by the server that runs on DATA; its content is the holder's process id
-//! DATA/tmp/              drafts: gone after any start
+//! DATA/tmp/              drafts, and files without a name: gone after any start
 //! DATA/parts/N.csv       as it was sent
 //! DATA/parts/N.parquet   the same rows
 //! DATA/parts/N.json      the receipt; its rename to this name is the commit
+//! DATA/jobs/ID.json      a job's record; its rename to this name is the commit
+//! DATA/jobs/ID.input     what it works on
+//! DATA/jobs/ID.result    what came of it
 //! DATA/quarantine/       parts that were found damaged at start
 //! ```
 //!
-//! Invariant: a receipt in `parts/` has its two files beside it, complete. Every function asserts that the lock of
+//! Invariant: a receipt in `parts/` has its two files beside it, complete, and a job's record those it speaks of. Every function asserts that the lock of
 //! `state.rs` is not held.
 
 use std::{
@@ -30,7 +33,13 @@ use super::{
     part::{FORMAT_VERSION, FileInfo, Format, Part, PartId, Receipt},
     state::assert_unlocked,
 };
-use crate::{error::Error, limits::MIB};
+use crate::{
+    error::Error,
+    limits::{KIB, MIB},
+};
+
+/// Bytes of a job's record: a question, or names of columns, which JSON may escape to six times their size.
+const JOB_RECORD_BYTES_MAX: usize = 256 * KIB;
 
 /// Whether an acknowledged upload survives a power failure, or only the end of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -46,6 +55,8 @@ pub struct Store {
     root: PathBuf,
     durability: Durability,
     drafts: AtomicU64,
+    /// Bytes that ever went to scratch files.
+    spilled_bytes: Arc<AtomicU64>,
     _lock: File,
 }
 
@@ -58,6 +69,8 @@ pub struct Found {
     pub quarantined: Vec<(PartId, String)>,
     /// Ids of all parts in quarantine.
     pub in_quarantine: Vec<PartId>,
+    /// Jobs set aside now, with the reason.
+    pub jobs_set_aside: Vec<(String, String)>,
 }
 
 /// A file that is being written in `tmp/`. It is removed when dropped, unless it was published.
@@ -73,6 +86,17 @@ pub struct Draft {
 pub struct Scratch {
     draft: Draft,
     end: AtomicU64,
+    spilled_bytes: Arc<AtomicU64>,
+}
+
+/// A folder for files that nobody but their maker sees.
+#[derive(Clone, Debug)]
+pub struct TempFolder(PathBuf);
+
+/// A file without a name: it is gone when it is dropped, and when the process is.
+pub struct TempFile {
+    file: Arc<File>,
+    bytes: u64,
 }
 
 /// A file open for reading at any place.
@@ -82,6 +106,35 @@ pub struct Reader {
     bytes: u64,
 }
 
+/// What a job may have beside its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobFile {
+    /// What was sent for it to work on.
+    Input,
+    /// What came of it.
+    Result,
+}
+
+impl JobFile {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Result => "result",
+        }
+    }
+}
+
+/// The files of a job that are there, and their sizes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JobFiles {
+    /// Whether there is a record.
+    pub record: bool,
+    /// Of its input.
+    pub input: Option<u64>,
+    /// Of its result.
+    pub result: Option<u64>,
+}
+
 impl Store {
     /// Opens the folder, makes what is missing in it and takes its lock.
     ///
@@ -89,7 +142,7 @@ impl Store {
     pub fn open(root: &Path, durability: Durability) -> Result<Self, Error> {
         assert_unlocked();
         let is_new = !root.exists();
-        for folder in ["tmp", "parts", "quarantine"] {
+        for folder in ["tmp", "parts", "jobs", "quarantine"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(Error::io(format!("data folder {}", path.display())))?;
         }
@@ -118,7 +171,13 @@ impl Store {
         }
         lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(Error::io(what.clone()))?;
         let lock = lock.try_clone().map_err(Error::io(what))?;
-        Ok(Self { root: root.to_owned(), durability, drafts: AtomicU64::new(0), _lock: lock })
+        Ok(Self {
+            root: root.to_owned(),
+            durability,
+            drafts: AtomicU64::new(0),
+            spilled_bytes: Arc::default(),
+            _lock: lock,
+        })
     }
 
     /// Puts the folder in order and calls `part` with every receipt that can be served, in the order of their ids.
@@ -175,7 +234,17 @@ impl Store {
 
     /// Empty room in `tmp/`.
     pub fn scratch(&self) -> Result<Scratch, Error> {
-        Ok(Scratch { draft: self.draft()?, end: AtomicU64::new(0) })
+        Ok(Scratch { draft: self.draft()?, end: AtomicU64::new(0), spilled_bytes: Arc::clone(&self.spilled_bytes) })
+    }
+
+    /// Bytes that went to scratch files since the start.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.spilled_bytes.load(Ordering::Relaxed)
+    }
+
+    /// `tmp/`, for files without a name.
+    pub fn temp_folder(&self) -> TempFolder {
+        TempFolder(self.root.join("tmp"))
     }
 
     /// Makes two drafts and a receipt a part: both files synced and renamed, then the receipt, then the folder synced.
@@ -222,6 +291,99 @@ impl Store {
         let damaged = |what: String| Error::Damaged { part: id, what: format!("receipt: {what}") };
         let text = self.read_receipt(id).map_err(|error| damaged(error.to_string()))?;
         serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// Publishes the record of a job, in place of its last one.
+    pub fn publish_job(&self, name: &str, record: &[u8]) -> Result<(), Error> {
+        if record.len() > JOB_RECORD_BYTES_MAX {
+            return Err(Error::Internal(format!("the record of job {name} has {} bytes", record.len())));
+        }
+        self.publish_record(&self.job_path(name, "json"), record)
+    }
+
+    /// A job's record.
+    pub fn read_job(&self, name: &str) -> Result<Vec<u8>, Error> {
+        assert_unlocked();
+        let path = self.job_path(name, "json");
+        let mut text = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
+        read.map_err(Error::io(format!("the record of job {name}")))?;
+        Ok(text)
+    }
+
+    /// Makes a draft a job's input or result: synced and renamed. It counts once a record says so.
+    pub fn publish_job_file(&self, draft: Draft, name: &str, kind: JobFile) -> Result<(), Error> {
+        assert_unlocked();
+        let what = || Error::io(format!("job {name}"));
+        if self.durability == Durability::Fsync {
+            draft.file.sync_all().map_err(what())?;
+        }
+        draft.rename(&self.job_path(name, kind.extension()))?;
+        if self.durability == Durability::Fsync {
+            // Or the record that follows could be kept by a power failure, and this not.
+            sync_folder(&self.root.join("jobs")).map_err(what())?;
+        }
+        Ok(())
+    }
+
+    /// A job's input or result.
+    pub fn open_job_file(&self, name: &str, kind: JobFile) -> Result<Reader, Error> {
+        Reader::open(&self.job_path(name, kind.extension()))
+    }
+
+    /// Removes a job. Its record goes first: what is left without one is removed at start.
+    pub fn remove_job(&self, name: &str) {
+        self.remove_if_there(&self.job_path(name, "json"));
+        self.remove_job_file(name, JobFile::Input);
+        self.remove_job_file(name, JobFile::Result);
+    }
+
+    /// Removes a job's input or result, and leaves its record.
+    pub fn remove_job_file(&self, name: &str, kind: JobFile) {
+        self.remove_if_there(&self.job_path(name, kind.extension()));
+    }
+
+    /// Moves the files of a job to `quarantine/`.
+    pub fn set_aside_job(&self, name: &str) -> Result<(), Error> {
+        for extension in ["input", "result", "json"] {
+            self.move_to_quarantine(&self.job_path(name, extension), name, extension)?;
+        }
+        Ok(())
+    }
+
+    /// All names of jobs, and the files that each has.
+    pub fn list_jobs(&self) -> Result<BTreeMap<String, JobFiles>, Error> {
+        let mut jobs = BTreeMap::<String, JobFiles>::new();
+        for path in self.entries("jobs")? {
+            let text = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_owned);
+            let (Some(name), Some(extension)) = (text(path.file_stem()), text(path.extension())) else {
+                tracing::warn!(path = %path.display(), "not a file of ours, left alone");
+                continue;
+            };
+            let bytes = fs::metadata(&path).map_err(Error::io(format!("job file {}", path.display())))?.len();
+            match extension.as_str() {
+                "json" => jobs.entry(name).or_default().record = true,
+                "input" => jobs.entry(name).or_default().input = Some(bytes),
+                "result" => jobs.entry(name).or_default().result = Some(bytes),
+                _ => tracing::warn!(path = %path.display(), "not a file of ours, left alone"),
+            }
+        }
+        Ok(jobs)
+    }
+
+    fn job_path(&self, name: &str, extension: &str) -> PathBuf {
+        self.root.join("jobs").join(format!("{name}.{extension}"))
+    }
+
+    /// What cannot be removed now is no reason to fail: it is found and removed at start.
+    fn remove_if_there(&self, path: &Path) {
+        assert_unlocked();
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %path.display(), %error, "a file that is not wanted any more is left");
+            }
+            _ => {}
+        }
     }
 
     fn publish_steps(&self, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<(), Error> {
@@ -323,22 +485,26 @@ impl Store {
     fn set_aside(&self, id: PartId) -> Result<(), Error> {
         assert_unlocked();
         for extension in ["csv", "parquet", "json"] {
-            let from = self.part_path(id, extension);
-            let mut to = self.root.join("quarantine").join(format!("{id}.{extension}"));
-            for copy in 2.. {
-                if !to.exists() {
-                    break;
-                }
-                to.set_file_name(format!("{id}-{copy}.{extension}"));
-            }
-            match fs::rename(&from, &to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io(format!("quarantine {}", from.display()))(error));
-                }
-                _ => {}
-            }
+            self.move_to_quarantine(&self.part_path(id, extension), &id.to_string(), extension)?;
         }
         Ok(())
+    }
+
+    fn move_to_quarantine(&self, from: &Path, name: &str, extension: &str) -> Result<(), Error> {
+        assert_unlocked();
+        let mut to = self.root.join("quarantine").join(format!("{name}.{extension}"));
+        for copy in 2.. {
+            if !to.exists() {
+                break;
+            }
+            to.set_file_name(format!("{name}-{copy}.{extension}"));
+        }
+        match fs::rename(from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("quarantine {}", from.display()))(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn entries(&self, folder: &str) -> Result<Vec<PathBuf>, Error> {
@@ -353,6 +519,48 @@ impl Store {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.map_err(Error::io(format!("leftover {}", path.display())))
     }
+}
+
+/// A checksum as receipts have it.
+pub(super) fn checksum_text(hash: &Xxh3) -> String {
+    format!("{:016x}", hash.digest())
+}
+
+/// The one line of a file that holds a secret, without its end. Errors: it has none, or more than fits.
+pub fn read_secret(path: &Path) -> Result<String, Error> {
+    const SECRET_BYTES_MAX: u64 = 1024;
+    assert_unlocked();
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text));
+    read.map_err(Error::io(path.display().to_string()))?;
+    let secret = text.trim();
+    if secret.is_empty() || text.len() as u64 > SECRET_BYTES_MAX || secret.contains(char::is_whitespace) {
+        let path = path.display();
+        return Err(Error::Secret(format!("{path}: it holds one word of at most {SECRET_BYTES_MAX} bytes")));
+    }
+    Ok(secret.to_owned())
+}
+
+/// Makes sure that a file can be appended to, and makes it if it is not there.
+pub fn check_appendable(path: &Path) -> Result<(), Error> {
+    assert_unlocked();
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io(folder.display().to_string()))?;
+    }
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map(drop).map_err(Error::io(path.display().to_string()))
+}
+
+/// This process's memory, without what is swapped out: Linux's own account (proc(5), `VmRSS`).
+pub fn resident_bytes() -> Result<u64, Error> {
+    const STATUS_BYTES_MAX: u64 = 64 * 1024;
+    assert_unlocked();
+    let mut status = String::new();
+    let read = File::open("/proc/self/status").and_then(|file| file.take(STATUS_BYTES_MAX).read_to_string(&mut status));
+    read.map_err(Error::io("/proc/self/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| Error::Internal("/proc/self/status has no VmRSS".to_owned()))
 }
 
 /// Makes the names in a folder as durable as what they name.
@@ -390,7 +598,7 @@ impl Draft {
 
     /// Size and checksum of what was written.
     pub fn info(&self) -> FileInfo {
-        FileInfo { bytes: self.bytes, xxh3: format!("{:016x}", self.checksum.digest()) }
+        FileInfo { bytes: self.bytes, xxh3: checksum_text(&self.checksum) }
     }
 
     /// Where it will say what a write failed with, for who writes through a library that loses it.
@@ -448,6 +656,7 @@ impl Scratch {
         self.draft.file.write_all_at(bytes, offset).inspect_err(|error| {
             self.draft.failure.get_or_init(|| error.kind());
         })?;
+        self.spilled_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(offset)
     }
 
@@ -470,6 +679,41 @@ impl Scratch {
     }
 }
 
+impl TempFolder {
+    /// A folder that is there.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// A new empty file in it.
+    pub fn file(&self) -> Result<TempFile, Error> {
+        assert_unlocked();
+        let file = tempfile::tempfile_in(&self.0);
+        let file = file.map_err(Error::io(format!("a temporary file in {}", self.0.display())))?;
+        Ok(TempFile { file: Arc::new(file), bytes: 0 })
+    }
+}
+
+impl TempFile {
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds bytes at its end.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        assert_unlocked();
+        self.file.write_all_at(bytes, self.bytes).map_err(Error::io("a temporary file"))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// What was written so far.
+    pub fn reader(&self) -> Reader {
+        Reader { file: Arc::clone(&self.file), bytes: self.bytes }
+    }
+}
+
 impl Reader {
     /// Opens a file that does not change any more.
     pub fn open(path: &Path) -> Result<Self, Error> {
@@ -483,6 +727,15 @@ impl Reader {
     /// The file's size.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What the file has from `offset` on, at most so many bytes, and less only at its end.
+    pub fn block(&self, offset: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
+        let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut block = vec![0; bytes_max.min(left)];
+        let read = self.read_at(offset, &mut block)?;
+        block.truncate(read);
+        Ok(block)
     }
 
     /// Fills as much of `buffer` as the file has from `offset` on, and says how much that is.

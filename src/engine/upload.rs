@@ -6,11 +6,11 @@
 //! Memory: receiving takes one block for an upload of any size. Typing and conversion take a claim, counted in bytes,
 //! out of one of two pools, and wait for it with the upload safe in its draft and nothing else held.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -25,7 +25,7 @@ use super::{
     parquet::{Layout, PartWriter, Written},
     part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
     state::{Lane, Shared},
-    store::{Draft, Reader, Store},
+    store::{Draft, Reader, Store, checksum_text},
 };
 use crate::{
     error::{CsvError, Error},
@@ -48,7 +48,13 @@ where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let upload = Upload { engine, cancel };
-    let (csv, file, columns_count) = upload.receive(body).await?;
+    let limits = upload.engine.0.limits.csv;
+    let open = move |draft: Draft| {
+        let file = Reader::open(draft.path())?;
+        let columns_count = count_columns(&file, limits)?;
+        Ok((draft, file, columns_count))
+    };
+    let (csv, file, columns_count) = receive(&upload.engine, &upload.cancel, body, open).await?;
     match upload.type_and_convert(file, columns_count).await {
         Ok((parquet, columns, rows)) => upload.publish(csv, parquet, columns, rows).await,
         Err(error) => {
@@ -58,76 +64,125 @@ where
     }
 }
 
+/// Takes a stream to its end in a draft; a waiting worker never keeps it open, only the disk does. `finish` runs on a
+/// worker once all of it has come.
+pub(super) async fn receive<S, T, F>(
+    engine: &Engine,
+    cancel: &CancellationToken,
+    mut body: S,
+    finish: F,
+) -> Result<T, Error>
+where
+    S: Stream<Item = Result<Bytes, Error>> + Unpin,
+    T: Send + 'static,
+    F: FnOnce(Draft) -> Result<T, Error> + Send + 'static,
+{
+    enum Step<F, T> {
+        More(Draft, F),
+        Done(T),
+    }
+    let mut draft: Option<Draft> = None;
+    let mut finish = finish;
+    loop {
+        let bytes_before = draft.as_ref().map_or(0, Draft::bytes);
+        let (block, at_end) = match next_block(engine, cancel, &mut body, bytes_before).await {
+            Ok(next) => next,
+            Err(error) => {
+                engine.0.workers.discard(draft);
+                return Err(error);
+            }
+        };
+        let store = Arc::clone(&engine.0.store);
+        let write = move || {
+            let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
+            std::io::Write::write_all(&mut draft, &block).map_err(Error::io("an upload's spool file"))?;
+            if at_end { finish(draft).map(Step::Done) } else { Ok(Step::More(draft, finish)) }
+        };
+        match slice(engine, cancel, write).await? {
+            Step::More(written, finish_later) => (draft, finish) = (Some(written), finish_later),
+            Step::Done(value) => return Ok(value),
+        }
+    }
+}
+
+/// About a block of the stream, and whether that was its end. Copied, so that small pieces pin no large buffers.
+async fn next_block<S>(
+    engine: &Engine,
+    cancel: &CancellationToken,
+    body: &mut S,
+    bytes_before: u64,
+) -> Result<(Vec<u8>, bool), Error>
+where
+    S: Stream<Item = Result<Bytes, Error>> + Unpin,
+{
+    let limits = &engine.0.limits;
+    let mut block = Vec::new();
+    while block.len() < SPOOL_BLOCK_BYTES {
+        let next = tokio::select! {
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            next = timeout(limits.upload_idle_max, body.next()) => next,
+        };
+        match next {
+            Ok(Some(bytes)) => {
+                let bytes = bytes?;
+                engine.0.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                block.extend_from_slice(&bytes);
+            }
+            Ok(None) => return Ok((block, true)),
+            Err(_elapsed) => {
+                let seconds = limits.upload_idle_max.as_secs();
+                return Err(Error::Aborted(format!("nothing came for {seconds} s")));
+            }
+        }
+        if bytes_before + block.len() as u64 > limits.upload_bytes_max {
+            return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
+        }
+    }
+    Ok((block, false))
+}
+
+/// A slice on a worker, unless the call was cancelled.
+async fn slice<T: Send + 'static>(
+    engine: &Engine,
+    cancel: &CancellationToken,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let workers = &engine.0.workers;
+    if cancel.is_cancelled() {
+        workers.discard(work); // it may own a draft
+        return Err(Error::Cancelled);
+    }
+    workers.run(Lane::Upload, work).await?
+}
+
+/// A file of this machine as a stream of blocks.
+pub(super) fn blocks_of(engine: &Engine, file: Reader) -> impl Stream<Item = Result<Bytes, Error>> + Unpin + use<> {
+    let workers = engine.0.workers.clone();
+    Box::pin(stream::try_unfold((workers, file, 0), |(workers, file, offset)| async move {
+        let from = file.clone();
+        let read = move || from.block(offset, SPOOL_BLOCK_BYTES).map_err(Error::io("a file to load"));
+        let block = workers.run(Lane::Upload, read).await.flatten()?;
+        let next = offset + block.len() as u64;
+        Ok(if block.is_empty() { None } else { Some((Bytes::from(block), (workers, file, next))) })
+    }))
+}
+
+/// The checksum of a file, as receipts have it, read slice by slice.
+pub(super) async fn checksum(engine: &Engine, file: &Reader) -> Result<String, Error> {
+    let mut hash = Box::new(Xxh3::new());
+    let mut blocks = blocks_of(engine, file.clone());
+    while let Some(block) = blocks.next().await {
+        hash.update(&block?);
+    }
+    Ok(checksum_text(&hash))
+}
+
 struct Upload {
     engine: Engine,
     cancel: CancellationToken,
 }
 
 impl Upload {
-    /// Takes the stream to its end; a waiting worker never keeps it open, only the disk does. Answers with the draft,
-    /// the same file for reading, and how many columns it has.
-    async fn receive<S>(&self, mut body: S) -> Result<(Draft, Reader, usize), Error>
-    where
-        S: Stream<Item = Result<Bytes, Error>> + Unpin,
-    {
-        let limits = self.engine.0.limits.csv;
-        let mut draft: Option<Draft> = None;
-        loop {
-            let bytes_before = draft.as_ref().map_or(0, Draft::bytes);
-            let (block, at_end) = match self.next_block(&mut body, bytes_before).await {
-                Ok(next) => next,
-                Err(error) => {
-                    self.engine.0.workers.discard(draft);
-                    return Err(error);
-                }
-            };
-            let store = Arc::clone(&self.engine.0.store);
-            let (written, complete) = self
-                .slice(move || {
-                    let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
-                    std::io::Write::write_all(&mut draft, &block).map_err(Error::io("an upload's spool file"))?;
-                    if !at_end {
-                        return Ok((draft, None));
-                    }
-                    let file = Reader::open(draft.path())?;
-                    let columns_count = count_columns(&file, limits)?;
-                    Ok((draft, Some((file, columns_count))))
-                })
-                .await?;
-            if let Some((file, columns_count)) = complete {
-                return Ok((written, file, columns_count));
-            }
-            draft = Some(written);
-        }
-    }
-
-    /// About a block of the stream, and whether that was its end. Copied, so that small pieces pin no large buffers.
-    async fn next_block<S>(&self, body: &mut S, bytes_before: u64) -> Result<(Vec<u8>, bool), Error>
-    where
-        S: Stream<Item = Result<Bytes, Error>> + Unpin,
-    {
-        let limits = &self.engine.0.limits;
-        let mut block = Vec::new();
-        while block.len() < SPOOL_BLOCK_BYTES {
-            let next = tokio::select! {
-                () = self.cancel.cancelled() => return Err(Error::Cancelled),
-                next = timeout(limits.upload_idle_max, body.next()) => next,
-            };
-            match next {
-                Ok(Some(bytes)) => block.extend_from_slice(&bytes?),
-                Ok(None) => return Ok((block, true)),
-                Err(_elapsed) => {
-                    let seconds = limits.upload_idle_max.as_secs();
-                    return Err(Error::Aborted(format!("nothing came for {seconds} s")));
-                }
-            }
-            if bytes_before + block.len() as u64 > limits.upload_bytes_max {
-                return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
-            }
-        }
-        Ok((block, false))
-    }
-
     /// Types and converts a file that is complete on disk, each with the memory it may need.
     async fn type_and_convert(&self, file: Reader, columns_count: usize) -> Result<(Written, Vec<Column>, u64), Error> {
         let inner = &self.engine.0;
@@ -190,19 +245,6 @@ impl Upload {
         }
     }
 
-    /// A slice on a worker, unless the call was cancelled.
-    async fn slice<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let workers = &self.engine.0.workers;
-        if self.cancel.is_cancelled() {
-            workers.discard(work); // it may own a draft
-            return Err(Error::Cancelled);
-        }
-        workers.run(Lane::Upload, work).await?
-    }
-
     /// Scans a file slice by slice; `finish` runs in the last one.
     async fn to_the_end<R, T, F>(&self, mut scan: FileScan<R>, mut finish: F) -> Result<T, Error>
     where
@@ -215,7 +257,7 @@ impl Upload {
             Done(T),
         }
         loop {
-            let step = self.slice(move || {
+            let step = slice(&self.engine, &self.cancel, move || {
                 let at_end = scan.step(CONVERT_SLICE_BYTES)?;
                 if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More(scan, finish)) }
             });
@@ -352,7 +394,7 @@ impl Pool {
     }
 
     /// Waits until there is room. What asks for more than there is gets all of it, and so runs alone.
-    async fn claim(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+    pub(super) async fn claim(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib_max);
         Arc::clone(&self.kib).acquire_many_owned(kib).await.ok().ok_or(Error::Draining)
     }

@@ -28,7 +28,7 @@ use crate::{
 pub struct Workers {
     shared: Shared,
     /// Places in each lane's queue, so that one who finds it full waits without a thread.
-    places: [Arc<Semaphore>; 2],
+    places: [Arc<Semaphore>; Lane::COUNT],
 }
 
 impl Workers {
@@ -44,7 +44,7 @@ impl Workers {
             };
             thread::Builder::new().name(format!("tally-worker-{index}")).spawn(work_on)?;
         }
-        Ok(Self { shared, places: [(); 2].map(|()| Arc::new(Semaphore::new(WORK_QUEUE_MAX))) })
+        Ok(Self { shared, places: [(); Lane::COUNT].map(|()| Arc::new(Semaphore::new(WORK_QUEUE_MAX))) })
     }
 
     /// Runs `slice` on a worker. If the caller is gone before its turn, the slice is dropped without being run.

@@ -48,7 +48,8 @@ CHANNEL_OPTIONS = [
 ]
 
 READY_LINE = re.compile(
-    r"ready: grpc (?P<addresses>\S+:\d+(?:, \S+:\d+)*).*; (?P<parts>\d+) parts? in (?P<data>.+?)"
+    r"ready: grpc (?P<addresses>\S+:\d+(?:, \S+:\d+)*)(?:; http (?P<http>\S+:\d+(?:, \S+:\d+)*))?"
+    r"; (?P<parts>\d+) parts? in (?P<data>.+?)"
     r"(?:, (?P<quarantine>\d+) in quarantine)?$"
 )
 
@@ -122,21 +123,22 @@ class ServerDidNotStart(Exception):
 class Server:
     """One `tally serve` process, ready when the constructor returns; `with` kills it at the end.
 
-    `flags` go to `tally serve` after --data, and after `--grpc 127.0.0.1:0` unless they name a --grpc; `env`
-    is added to the environment; `grpc_flag=False` leaves the address to the server's default; `prefix` stands
-    before the command, for example ("prlimit", "--nofile=64"), and must exec, so that the process id is the
-    server's.
+    `flags` go to `tally serve` after --data, and after `--grpc 127.0.0.1:0 --http 127.0.0.1:0` unless they name
+    these; `env` is added to the environment; `grpc_flag=False` and `http_flag=False` leave the address to the
+    server's default; `prefix` stands before the command, for example ("prlimit", "--nofile=64"), and must exec,
+    so that the process id is the server's.
     """
 
-    def __init__(self, data, *flags, env=None, prefix=(), grpc_flag=True):
+    def __init__(self, data, *flags, env=None, prefix=(), grpc_flag=True, http_flag=True):
         self.data = Path(data)
         self.ready_line = ""
         self._channel = None
         self._stderr = tempfile.TemporaryFile()
         command = [str(part) for part in (*prefix, binary(), "serve", "--data", self.data)]
-        named = any(str(flag).split("=")[0] == "--grpc" for flag in flags) or "TALLY_GRPC" in (env or {})
-        if grpc_flag and not named:
-            command += ["--grpc", "127.0.0.1:0"]
+        for surface, wanted in (("grpc", grpc_flag), ("http", http_flag)):
+            named = any(str(flag).split("=")[0] == f"--{surface}" for flag in flags)
+            if wanted and not named and f"TALLY_{surface.upper()}" not in (env or {}):
+                command += [f"--{surface}", "127.0.0.1:0"]
         command += [str(flag) for flag in flags]
         self.process = subprocess.Popen(
             command,
@@ -179,6 +181,7 @@ class Server:
             raise AssertionError("the ready line is not as agreed: " + line)
         self.ready_line = line
         self.addresses = match["addresses"].split(", ")
+        self.http_addresses = match["http"].split(", ") if match["http"] else []
         self.parts_count_at_start = int(match["parts"])
         self.quarantine_count_at_start = int(match["quarantine"] or 0)
 
@@ -186,6 +189,11 @@ class Server:
     def address(self) -> str:
         """The first bound address, for example 127.0.0.1:41234."""
         return self.addresses[0]
+
+    @property
+    def http(self) -> str:
+        """The URL of the first HTTP address, for example http://127.0.0.1:41235."""
+        return f"http://{self.http_addresses[0]}"
 
     @property
     def port(self) -> int:

@@ -208,7 +208,7 @@ def digest_of(csv: bytes) -> str:
 
 def kill_during_start(data, choices: random.Random) -> None:
     """Starts a server and kills it at once: the clean-up at start may be cut short, too."""
-    command = [binary(), "serve", "--data", data, "--grpc", "127.0.0.1:0"]
+    command = [binary(), "serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "none"]
     process = subprocess.Popen(
         command, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

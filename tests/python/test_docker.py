@@ -235,6 +235,7 @@ def test_image_serves_by_default_and_runs_other_commands(image: str, label: str)
     assert ready is not None
     assert (ready["parts"], ready["data"]) == ("0", "/data")
     assert "0.0.0.0:5440" in ready["addresses"].split(", ")  # beside [::]:5440, where the engine has IPv6
+    assert "0.0.0.0:5000" in ready["http"].split(", ")
 
 
 def test_image_is_small(image: str) -> None:

@@ -389,11 +389,14 @@ WRONG_COMMAND_LINES = [
     (["serve", "--durability", "perhaps"], {}, "perhaps"),
     (["serve", "--grpc", "nonsense"], {}, "nonsense"),
     (["serve", "--grpc", "127.0.0.1:70000"], {}, "70000"),
+    (["serve", "--http", "nonsense"], {}, "nonsense"),
+    (["serve", "--http", "none", "--http", "127.0.0.1:0"], {}, "none stands alone"),
     (["serve", "--data"], {}, "--data"),
     (["no-such-command"], {}, "no-such-command"),
     ([], {}, "serve"),
     (["serve"], {"TALLY_DURABILITY": "perhaps"}, "perhaps"),
     (["serve"], {"TALLY_GRPC": "127.0.0.1:0,nonsense"}, "nonsense"),
+    (["serve"], {"TALLY_HTTP": "127.0.0.1:0,none"}, "none stands alone"),
 ]
 
 

@@ -4,7 +4,10 @@ use tonic::{Code, Status};
 
 use super::pb::tally;
 use crate::{
-    engine::part::{Column, ColumnType, FileInfo, Receipt},
+    engine::{
+        group::Group,
+        part::{Column, ColumnType, FileInfo, Receipt},
+    },
     error::{Error, Kind},
 };
 
@@ -17,6 +20,7 @@ pub(super) fn to_status(error: &Error) -> Status {
         Kind::Cancelled => Code::Aborted,
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
+        Kind::NotFound => Code::NotFound,
         Kind::DataLoss => Code::DataLoss,
         Kind::Internal => Code::Internal,
     };
@@ -41,6 +45,11 @@ pub(super) fn from_status(status: &Status) -> Error {
         Code::Aborted | Code::Cancelled => Error::Aborted(message),
         _ => Error::Internal(format!("request stream: {message}")),
     }
+}
+
+pub(super) fn to_group_block(groups: Vec<Group>) -> tally::GroupBlock {
+    let group = |Group { cells, totals }| tally::Group { cells, totals };
+    tally::GroupBlock { groups: groups.into_iter().map(group).collect() }
 }
 
 pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {

@@ -4,6 +4,7 @@
 
 pub(crate) mod adapter;
 mod convert;
+pub(crate) mod count;
 pub(crate) mod frames;
 mod numstore;
 mod table;

@@ -7,10 +7,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Answers, CallLog,
-    convert::{to_receipt, to_status},
-    pb::tally::{ListPartsRequest, Receipt, UploadChunk, tally_server::Tally},
+    convert::{to_group_block, to_receipt, to_status},
+    pb::tally::{GroupBlock, GroupSumRequest, ListPartsRequest, Receipt, UploadChunk, tally_server::Tally},
 };
-use crate::engine::{Engine, part::PartId};
+use crate::{
+    engine::{
+        Engine,
+        group::{GroupBy, StoredGroups},
+        part::PartId,
+    },
+    error::Error,
+};
 
 /// The handlers of `tally.v1.Tally`.
 pub struct TallyService(pub(super) Engine);
@@ -18,6 +25,7 @@ pub struct TallyService(pub(super) Engine);
 #[tonic::async_trait]
 impl Tally for TallyService {
     type ListPartsStream = Answers<Receipt>;
+    type GroupSumStream = Answers<GroupBlock>;
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
         let result = super::upload(&self.0, request.into_inner(), |m: UploadChunk| m.data, "Tally/Upload").await;
@@ -49,5 +57,40 @@ impl Tally for TallyService {
             }
         });
         Ok(Response::new(pages.try_flatten().boxed()))
+    }
+
+    async fn group_sum(&self, request: Request<GroupSumRequest>) -> Result<Response<Answers<GroupBlock>>, Status> {
+        let GroupSumRequest { by, sum } = request.into_inner();
+        let log = CallLog::start("Tally/GroupSum");
+        let groups = match self.groups(by, sum).await {
+            Ok(groups) => groups,
+            Err(error) => {
+                tracing::warn!(call = "Tally/GroupSum", %error, ms = log.end(), "refused");
+                return Err(to_status(&error));
+            }
+        };
+        let blocks = stream::try_unfold((groups, 0, log), |(mut groups, sent, log)| async move {
+            match groups.next_block().await {
+                Ok(block) if block.is_empty() => {
+                    tracing::info!(call = "Tally/GroupSum", groups = sent, ms = log.end(), "summed");
+                    Ok(None)
+                }
+                Ok(block) => {
+                    let sent = sent + block.len();
+                    Ok(Some((to_group_block(block), (groups, sent, log))))
+                }
+                Err(error) => {
+                    tracing::warn!(call = "Tally/GroupSum", %error, ms = log.end(), "refused");
+                    Err(to_status(&error))
+                }
+            }
+        });
+        Ok(Response::new(blocks.boxed()))
+    }
+}
+
+impl TallyService {
+    async fn groups(&self, by: Vec<String>, sum: Vec<String>) -> Result<StoredGroups, Error> {
+        self.0.group_sum(GroupBy::new(by, sum)?).await
     }
 }

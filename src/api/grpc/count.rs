@@ -1,0 +1,138 @@
+//! Counts each call by method and by the code it ended with, which gRPC sends after the answer.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use crate::api::metrics::{GrpcCall, Metrics};
+
+/// The calls that are counted by their name. A test compares this with the proto files.
+const METHODS: [&str; 8] = [
+    "/Table/Upload",
+    "/Table/ColumnSum",
+    "/Table/ColSum",
+    "/NumStore/SetNum",
+    "/NumStore/Fact",
+    "/tally.v1.Tally/Upload",
+    "/tally.v1.Tally/ListParts",
+    "/tally.v1.Tally/GroupSum",
+];
+
+/// Counts the calls of the services below it.
+#[derive(Clone)]
+pub(crate) struct CountLayer(pub(crate) Arc<Metrics>);
+
+impl<S> Layer<S> for CountLayer {
+    type Service = CountService<S>;
+
+    fn layer(&self, inner: S) -> CountService<S> {
+        CountService { inner, metrics: Arc::clone(&self.0) }
+    }
+}
+
+/// A service behind [`CountLayer`].
+#[derive(Clone)]
+pub(crate) struct CountService<S> {
+    inner: S,
+    metrics: Arc<Metrics>,
+}
+
+impl<S> Service<Request<Body>> for CountService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        let method = METHODS.into_iter().find(|method| *method == path).unwrap_or("/other");
+        let mut call = Call { metrics: Arc::clone(&self.metrics), method: &method[1..], ended: false };
+        let answered = self.inner.call(request);
+        Box::pin(async move {
+            let response = answered.await?;
+            // A call that ends without a message has its status here already.
+            call.end(response.headers());
+            Ok(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        call.end(trailers);
+                    }
+                    frame
+                }))
+            }))
+        })
+    }
+}
+
+/// A call under way. One that is dropped before its status was sent was not waited for.
+struct Call {
+    metrics: Arc<Metrics>,
+    method: &'static str,
+    ended: bool,
+}
+
+impl Call {
+    /// Counts the call if these headers or trailers end it.
+    fn end(&mut self, headers: &HeaderMap) {
+        if let Some(status) = Status::from_header_map(headers)
+            && !self.ended
+        {
+            self.count(status.code());
+        }
+    }
+
+    fn count(&mut self, code: Code) {
+        self.ended = true;
+        self.metrics.count_grpc(&GrpcCall { method: self.method, code: format!("{code:?}") });
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.count(Code::Cancelled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use super::*;
+
+    #[test]
+    fn every_method_is_counted_by_its_name() {
+        let mut methods = BTreeSet::new();
+        for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/proto")).expect("proto/") {
+            let text = fs::read_to_string(entry.expect("an entry").path()).expect("readable");
+            let (mut package, mut service) = (String::new(), String::new());
+            for line in text.lines().map(str::trim) {
+                let name = |rest: &str| rest.split(['(', ' ', ';', '{']).next().unwrap_or_default().to_owned();
+                if let Some(rest) = line.strip_prefix("package ") {
+                    package = name(rest) + ".";
+                } else if let Some(rest) = line.strip_prefix("service ") {
+                    service = name(rest);
+                } else if let Some(rest) = line.strip_prefix("rpc ") {
+                    methods.insert(format!("/{package}{service}/{}", name(rest)));
+                }
+            }
+        }
+        assert_eq!(methods, METHODS.into_iter().map(String::from).collect());
+    }
+}

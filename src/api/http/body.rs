@@ -1,0 +1,302 @@
+//! Request bodies: JSON in memory, at most 1 MiB of it, and the one file of a multipart form as a stream.
+//!
+//! Invariant: nothing here holds more of a body than `limits.rs` says, whatever the client announces or sends.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, BodyDataStream},
+    extract::{FromRequest, Request},
+    http::{HeaderMap, StatusCode, header},
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use multer::{Field, Multipart};
+use serde::de::DeserializeOwned;
+use tokio::{sync::SemaphorePermit, time::timeout};
+
+use super::{
+    Surface,
+    convert::{Refusal, SurveyRefusal},
+    log,
+};
+use crate::{
+    error::{Error, Quoted},
+    limits::{FORM_BYTES_MAX, JSON_BYTES_MAX, REFUSED_BYTES_MAX, SMALL_JSON_BYTES_MAX},
+};
+
+/// How long the rest of a refused body is read, so that the client gets to read the answer.
+const REFUSED_MAX: Duration = Duration::from_secs(5);
+
+/// A JSON object, whatever content type it came as: the original servers parsed what was there.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
+    type Rejection = SurveyRefusal;
+
+    async fn from_request(request: Request, surface: &Surface) -> Result<Self, SurveyRefusal> {
+        let (bytes, _place) = read_json(request.into_body(), surface).await?;
+        let refused = |reason: String| SurveyRefusal::new(StatusCode::BAD_REQUEST, reason);
+        // serde would take an array for the fields in their order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(refused("the body is no JSON object".to_owned()));
+        }
+        // serde's text may quote what came, whatever its length.
+        let told = |error: serde_json::Error| format!("the body: {}", log::cut(&error.to_string()));
+        let asked = serde_json::from_slice(&bytes).map_err(|error| refused(told(error)))?;
+        log::parameters(&asked);
+        Ok(Self(asked))
+    }
+}
+
+/// The whole body, and the place that a large one takes for as long as it is there.
+async fn read_json(body: Body, surface: &Surface) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), SurveyRefusal> {
+    let mut body = body.into_data_stream();
+    let mut bytes = Vec::new();
+    let mut place = None;
+    while let Some(piece) = body.next().await {
+        bytes.extend_from_slice(&piece.map_err(|error| SurveyRefusal::from(broken(error)))?);
+        if bytes.len() > JSON_BYTES_MAX {
+            drop(bytes);
+            throw_away(body).await;
+            let reason = format!("the body has more than {JSON_BYTES_MAX} bytes");
+            return Err(SurveyRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
+        }
+        if bytes.len() > SMALL_JSON_BYTES_MAX && place.is_none() {
+            place = surface.large_bodies.try_acquire().ok();
+            if place.is_none() {
+                drop(bytes);
+                throw_away(body).await;
+                let reason = "too many large bodies are being read: try again";
+                return Err(SurveyRefusal::new(StatusCode::TOO_MANY_REQUESTS, reason));
+            }
+        }
+    }
+    Ok((bytes, place))
+}
+
+/// Reads on for a while: a client that is still sending would take a closed connection for the answer.
+async fn throw_away(mut body: BodyDataStream) {
+    let mut left = REFUSED_BYTES_MAX;
+    let read = async {
+        while let Some(Ok(piece)) = body.next().await
+            && piece.len() as u64 <= left
+        {
+            left -= piece.len() as u64;
+        }
+    };
+    let _enough_either_way = timeout(REFUSED_MAX, read).await;
+}
+
+fn broken(error: axum::Error) -> Error {
+    Error::Aborted(error.to_string())
+}
+
+/// A form that holds a file named `file`; what else it holds is skipped.
+pub(super) struct FileForm {
+    form: Multipart<'static>,
+    /// Bytes that may still come around the file.
+    left: Arc<AtomicU64>,
+}
+
+impl FileForm {
+    /// Errors: the request is no multipart form.
+    pub(super) async fn new(headers: &HeaderMap, body: Body) -> Result<Self, Refusal> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let boundary = multer::parse_boundary(content_type.unwrap_or_default());
+        let Ok(boundary) = boundary else {
+            throw_away(body.into_data_stream()).await;
+            return Err(no_file());
+        };
+        let left = Arc::new(AtomicU64::new(FORM_BYTES_MAX as u64));
+        let pieces = Pieces { body: body.into_data_stream(), left: Arc::clone(&left), pause: false };
+        Ok(Self { form: Multipart::new(pieces, boundary), left })
+    }
+
+    /// The content of the file as it comes. Errors: the form has none, or none that is a CSV by its name.
+    pub(super) async fn file(
+        &mut self,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Refusal> {
+        let file = self.find().await?;
+        self.left.store(u64::MAX, Ordering::Relaxed); // the engine has bounds of its own for it
+        Ok(file.map(|piece| piece.map_err(form_error)))
+    }
+
+    async fn find(&mut self) -> Result<Field<'static>, Refusal> {
+        while let Some(field) = self.form.next_field().await.map_err(form_error)? {
+            if field.name() == Some("file")
+                && let Some(name) = field.file_name()
+            {
+                check_name(name)?;
+                return Ok(field);
+            }
+        }
+        Err(no_file())
+    }
+
+    /// Takes what comes after the file, or after what was refused, so that the client gets to read the answer.
+    pub(super) async fn finish(mut self) {
+        self.left.store(REFUSED_BYTES_MAX, Ordering::Relaxed);
+        let read = async { while let Ok(Some(_skipped)) = self.form.next_field().await {} };
+        let _enough_either_way = timeout(REFUSED_MAX, read).await;
+    }
+}
+
+fn no_file() -> Refusal {
+    Refusal::bad_file("No file part in the request")
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    if name.is_empty() {
+        return Err(Refusal::bad_file("No file selected"));
+    }
+    match name.rsplit_once('.') {
+        Some((_, extension)) if extension.eq_ignore_ascii_case("csv") => Ok(()),
+        Some((_, extension)) => {
+            Err(Refusal::bad_file(format!("File extension {} is not supported, it is csv", Quoted(extension))))
+        }
+        None => Err(Refusal::bad_file(format!("File name {} has no extension, it ends with .csv", Quoted(name)))),
+    }
+}
+
+/// What the form's parser found; an error of our own stream comes out as it went in.
+fn form_error(error: multer::Error) -> Error {
+    match error {
+        multer::Error::StreamReadFailed(cause) => match cause.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(cause) => Error::Aborted(cause.to_string()),
+        },
+        multer::Error::IncompleteStream | multer::Error::IncompleteFieldData { .. } => {
+            Error::Malformed("the form ends before its last boundary".to_owned())
+        }
+        error => Error::Malformed(format!("the form: {error}")),
+    }
+}
+
+/// A body, piece by piece: multer takes all that a stream has ready, so this one has never more than one piece.
+struct Pieces {
+    body: BodyDataStream,
+    left: Arc<AtomicU64>,
+    pause: bool,
+}
+
+impl Stream for Pieces {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if std::mem::take(&mut self.pause) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let piece = match ready!(self.body.poll_next_unpin(context)) {
+            Some(Ok(piece)) => piece,
+            Some(Err(error)) => return Poll::Ready(Some(Err(broken(error)))),
+            None => return Poll::Ready(None),
+        };
+        self.pause = true;
+        let bytes = piece.len() as u64;
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        if taken.is_err() {
+            let what = format!("the form has more than {FORM_BYTES_MAX} bytes beside its file");
+            return Poll::Ready(Some(Err(Error::Malformed(what))));
+        }
+        Poll::Ready(Some(Ok(piece)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{TryStreamExt, stream};
+
+    use super::*;
+
+    /// What a form gives whose bytes come as pieces of this size.
+    async fn file_of(form: &[u8], piece_bytes: usize) -> Result<Vec<u8>, String> {
+        let pieces: Vec<_> = form.chunks(piece_bytes).map(|piece| Ok::<_, Error>(piece.to_vec())).collect();
+        let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
+        let mut form = FileForm::new(&headers.into_iter().collect(), Body::from_stream(stream::iter(pieces)))
+            .await
+            .map_err(|refusal| refusal.message)?;
+        let file = form.file().await.map_err(|refusal| refusal.message)?;
+        let content = file.try_fold(Vec::new(), |mut content, piece| async move {
+            content.extend_from_slice(&piece);
+            Ok(content)
+        });
+        let content = content.await.map_err(|error| error.to_string());
+        form.finish().await;
+        content
+    }
+
+    fn part(head: &str, content: &str) -> String {
+        format!("--B\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n")
+    }
+
+    #[tokio::test]
+    async fn the_file_comes_whole_however_it_is_cut() {
+        let content = "a,b\r\n1,2\r\n\r--B\r\n-";
+        let form = part("name=\"other\"", "x") + &part("name=\"file\"; filename=\"P.CSV\"", content);
+        let form = form + &part("name=\"later\"", "y") + "--B--\r\n";
+        for piece_bytes in [1, 2, 3, 7, 16, 1000] {
+            assert_eq!(file_of(form.as_bytes(), piece_bytes).await.as_deref(), Ok(content.as_bytes()), "{piece_bytes}");
+        }
+        let cut = &form.as_bytes()[..form.len() - 80];
+        assert_eq!(file_of(cut, 7).await, Err("malformed request: the form ends before its last boundary".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn forms_without_a_file_say_what_is_missing() {
+        for (head, expected) in [
+            ("name=\"other\"; filename=\"a.csv\"", "No file part in the request"),
+            ("name=\"file\"", "No file part in the request"),
+            ("name=\"file\"; filename=\"\"", "No file selected"),
+            ("name=\"file\"; filename=\"a.txt\"", "File extension \"txt\" is not supported, it is csv"),
+            ("name=\"file\"; filename=\"csv\"", "File name \"csv\" has no extension, it ends with .csv"),
+            ("name=\"file\"; filename=\"a.\"", "File extension \"\" is not supported, it is csv"),
+        ] {
+            let form = part(head, "x") + "--B--\r\n";
+            assert_eq!(file_of(form.as_bytes(), 7).await, Err(expected.to_owned()), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_bounded() {
+        let too_much = format!("malformed request: the form has more than {FORM_BYTES_MAX} bytes beside its file");
+        let endless = "x".repeat(2 * FORM_BYTES_MAX);
+        for form in [
+            endless.clone(),                                // no boundary
+            format!("--B\r\nX: {endless}"),                 // a part's head that does not end
+            part("name=\"other\"", &endless) + "--B--\r\n", // a field that nobody asked for
+            part("name=\"file\"", &endless) + "--B--\r\n",
+            "--B\r\n\r\n\r\n".repeat(FORM_BYTES_MAX), // many of them
+        ] {
+            assert_eq!(file_of(form.as_bytes(), 1000).await, Err(too_much.clone()));
+        }
+    }
+
+    /// multer polls a stream until it has nothing: a client that is faster than the disk would fill the memory.
+    #[tokio::test]
+    async fn the_parser_holds_one_piece_at_a_time() {
+        const PIECES: usize = 1000;
+        let given = Arc::new(AtomicU64::new(0));
+        let head = Bytes::from(part("name=\"file\"; filename=\"a.csv\"", "")[..].trim_end().to_owned() + "\r\n\r\n");
+        let count = Arc::clone(&given);
+        let pieces = stream::iter(0..PIECES).map(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Error>(Bytes::from_static(&[b'x'; 1000]))
+        });
+        let body = Body::from_stream(stream::iter([Ok(head)]).chain(pieces));
+        let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
+        let mut form = FileForm::new(&headers.into_iter().collect(), body).await.expect("a form");
+        let mut file = form.file().await.expect("a file");
+        file.next().await.expect("a piece").expect("no error");
+        assert!(given.load(Ordering::Relaxed) <= 2, "{} pieces were taken for one", given.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,53 @@
+//! What orchestrators and Prometheus ask.
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Surface, convert::refuse};
+use crate::error::Error;
+
+pub(super) fn routes() -> OpenApiRouter<Surface> {
+    OpenApiRouter::new().routes(routes!(livez)).routes(routes!(readyz)).routes(routes!(metrics))
+}
+
+/// Whether the process answers.
+#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, description = "It does", body = String)))]
+async fn livez() -> &'static str {
+    "alive\n"
+}
+
+/// Whether the server takes calls.
+#[utoipa::path(
+    get, path = "/readyz", tag = "probes",
+    responses(
+        (status = 200, description = "It does", body = String),
+        (status = 503, description = "It is shutting down", body = String)
+    )
+)]
+async fn readyz(State(surface): State<Surface>) -> (StatusCode, &'static str) {
+    if surface.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ready\n") }
+}
+
+/// The server's figures, for Prometheus: OpenMetrics 1.0.
+#[utoipa::path(
+    get, path = "/metrics", tag = "probes",
+    responses((
+        status = 200, description = "The figures", body = String,
+        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    ))
+)]
+async fn metrics(State(surface): State<Surface>) -> Response {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let text =
+        surface.engine.vitals().await.and_then(|vitals| {
+            surface.metrics.text(&vitals).map_err(|error| Error::Internal(format!("metrics: {error}")))
+        });
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => refuse("/metrics", super::convert::status_of(&error), error.to_string()),
+    }
+}

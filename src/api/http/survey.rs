@@ -1,0 +1,252 @@
+//! The statistics: ask, get a job's id, fetch the answer later. Paths and JSON are those of the original servers.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Extension, Path, State, rejection::PathRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde_json::json;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Surface,
+    body::Asked,
+    convert::{Accepted, Question, RankedQuestion, StateQuestion, SurveyRefusal, SurveyStatus, survey_id},
+    download::pieces_of,
+    guard::{Arrival, may_administer},
+};
+use crate::{
+    engine::{
+        jobs::{JobId, JobState},
+        survey::{Ask, SurveyQuestion},
+    },
+    error::Error,
+};
+
+/// The one GET that changes something.
+pub(super) const SHUTDOWN_PATH: &str = "/api/graceful_shutdown";
+
+pub(super) fn routes() -> OpenApiRouter<Surface> {
+    OpenApiRouter::new()
+        .routes(routes!(states_mean))
+        .routes(routes!(state_mean))
+        .routes(routes!(best5))
+        .routes(routes!(worst5))
+        .routes(routes!(global_mean))
+        .routes(routes!(diff_from_mean))
+        .routes(routes!(state_diff_from_mean))
+        .routes(routes!(mean_by_category))
+        .routes(routes!(state_mean_by_category))
+        .routes(routes!(get_results))
+        .routes(routes!(jobs))
+        .routes(routes!(num_jobs))
+        .routes(routes!(graceful_shutdown))
+}
+
+/// What every POST here answers.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "it describes the answers for the OpenAPI")]
+enum Submitted {
+    /// The job that will answer.
+    #[response(status = 200)]
+    Accepted(#[to_schema] Accepted),
+    /// The body is no JSON object with these fields.
+    #[response(status = 400)]
+    Wrong(#[to_schema] SurveyRefusal),
+    /// The request comes from a foreign page.
+    #[response(status = 403)]
+    Foreign(#[to_schema] SurveyRefusal),
+    /// The server takes no new jobs, because it is shutting down.
+    #[response(status = 405)]
+    ShuttingDown(#[to_schema] SurveyRefusal),
+    /// The body stopped coming.
+    #[response(status = 408)]
+    Stopped(#[to_schema] SurveyRefusal),
+    /// The body has more than 1 MiB.
+    #[response(status = 413)]
+    TooLarge(#[to_schema] SurveyRefusal),
+    /// The queue is full: ask again after the seconds in Retry-After.
+    #[response(status = 429)]
+    Full(#[to_schema] SurveyRefusal),
+}
+
+/// Mean of every state, ascending by mean: `{"Ohio": 34.1, ...}`
+#[utoipa::path(post, path = "/api/states_mean", tag = "statistics", request_body = Question, responses(Submitted))]
+async fn states_mean(surface: State<Surface>, Asked(asked): Asked<Question>) -> Result<Json<Accepted>, SurveyRefusal> {
+    submit(&surface, SurveyQuestion::new(Ask::StatesMean, asked.question.0, None, None)).await
+}
+
+/// Mean of one state: `{"Ohio": 34.1}`
+#[utoipa::path(post, path = "/api/state_mean", tag = "statistics", request_body = StateQuestion, responses(Submitted))]
+async fn state_mean(
+    surface: State<Surface>,
+    Asked(asked): Asked<StateQuestion>,
+) -> Result<Json<Accepted>, SurveyRefusal> {
+    submit(&surface, SurveyQuestion::new(Ask::StateMean, asked.question.0, Some(asked.state.0), None)).await
+}
+
+/// The five best states and their means, best first.
+#[utoipa::path(post, path = "/api/best5", tag = "statistics", request_body = RankedQuestion, responses(Submitted))]
+async fn best5(surface: State<Surface>, Asked(asked): Asked<RankedQuestion>) -> Result<Json<Accepted>, SurveyRefusal> {
+    let best = asked.best.map(Into::into);
+    submit(&surface, SurveyQuestion::new(Ask::Best5, asked.question.0, None, best)).await
+}
+
+/// The five worst states and their means, worst first.
+#[utoipa::path(post, path = "/api/worst5", tag = "statistics", request_body = RankedQuestion, responses(Submitted))]
+async fn worst5(surface: State<Surface>, Asked(asked): Asked<RankedQuestion>) -> Result<Json<Accepted>, SurveyRefusal> {
+    let best = asked.best.map(Into::into);
+    submit(&surface, SurveyQuestion::new(Ask::Worst5, asked.question.0, None, best)).await
+}
+
+/// Mean over all rows: `{"global_mean": 34.5}`
+#[utoipa::path(post, path = "/api/global_mean", tag = "statistics", request_body = Question, responses(Submitted))]
+async fn global_mean(surface: State<Surface>, Asked(asked): Asked<Question>) -> Result<Json<Accepted>, SurveyRefusal> {
+    submit(&surface, SurveyQuestion::new(Ask::GlobalMean, asked.question.0, None, None)).await
+}
+
+/// Global mean less the state's mean, of every state.
+#[utoipa::path(post, path = "/api/diff_from_mean", tag = "statistics", request_body = Question, responses(Submitted))]
+async fn diff_from_mean(
+    surface: State<Surface>,
+    Asked(asked): Asked<Question>,
+) -> Result<Json<Accepted>, SurveyRefusal> {
+    submit(&surface, SurveyQuestion::new(Ask::DiffFromMean, asked.question.0, None, None)).await
+}
+
+/// Global mean less the state's mean, of one state.
+#[utoipa::path(
+    post, path = "/api/state_diff_from_mean", tag = "statistics", request_body = StateQuestion, responses(Submitted)
+)]
+async fn state_diff_from_mean(
+    surface: State<Surface>,
+    Asked(asked): Asked<StateQuestion>,
+) -> Result<Json<Accepted>, SurveyRefusal> {
+    submit(&surface, SurveyQuestion::new(Ask::StateDiffFromMean, asked.question.0, Some(asked.state.0), None)).await
+}
+
+/// Mean of every state, category and value: `{"('Ohio', 'Income', '$15,000 - $24,999')": 30.4, ...}`
+#[utoipa::path(post, path = "/api/mean_by_category", tag = "statistics", request_body = Question, responses(Submitted))]
+async fn mean_by_category(
+    surface: State<Surface>,
+    Asked(asked): Asked<Question>,
+) -> Result<Json<Accepted>, SurveyRefusal> {
+    submit(&surface, SurveyQuestion::new(Ask::MeanByCategory, asked.question.0, None, None)).await
+}
+
+/// Mean of every category and value in one state: `{"Ohio": {"('Income', '$15,000 - $24,999')": 30.4, ...}}`
+#[utoipa::path(
+    post, path = "/api/state_mean_by_category", tag = "statistics", request_body = StateQuestion, responses(Submitted)
+)]
+async fn state_mean_by_category(
+    surface: State<Surface>,
+    Asked(asked): Asked<StateQuestion>,
+) -> Result<Json<Accepted>, SurveyRefusal> {
+    submit(&surface, SurveyQuestion::new(Ask::StateMeanByCategory, asked.question.0, Some(asked.state.0), None)).await
+}
+
+async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> Result<Json<Accepted>, SurveyRefusal> {
+    let id = surface.engine.submit_survey(question?).await?;
+    Ok(Json(id.into()))
+}
+
+/// A job's state: running, done with its data, or the reason why there is none.
+#[utoipa::path(
+    get, path = "/api/get_results/{job_id}", tag = "statistics",
+    params(("job_id" = String, Path, description = "`job_id_1` or `1`", example = "job_id_1")),
+    responses((
+        status = 200, description = "In each of these cases, as the original clients expect", content_type = "application/json",
+        body = serde_json::Value,
+        examples(
+            ("running" = (value = json!({"status": "running"}))),
+            ("done" = (value = json!({"status": "done", "data": {"global_mean": 34.5}}))),
+            ("error" = (value = json!({"status": "error", "reason": "Invalid job_id"})))
+        )
+    ))
+)]
+async fn get_results(State(surface): State<Surface>, job_id: Result<Path<String>, PathRejection>) -> Response {
+    let id = job_id.ok().and_then(|Path(text)| survey_id(&text));
+    let Some(job) = id.and_then(|id| surface.engine.job(id)) else { return no_data("Invalid job_id") };
+    match job.state {
+        JobState::Queued | JobState::Running { .. } => Json(json!({"status": SurveyStatus::Running})).into_response(),
+        JobState::Failed { reason } => no_data(&reason),
+        JobState::Done { .. } | JobState::Downloaded if job.has_result => {
+            data_of(&surface, job.id).await.unwrap_or_else(|error| no_data(&error.to_string()))
+        }
+        JobState::Done { .. } | JobState::Downloaded => no_data("the result was removed: ask again"),
+    }
+}
+
+fn no_data(reason: &str) -> Response {
+    SurveyRefusal::new(StatusCode::OK, reason).into_response()
+}
+
+/// The stored answer as it is, however long, in the frame that the clients expect.
+async fn data_of(surface: &Surface, id: JobId) -> Result<Response, Error> {
+    const BEFORE: &[u8] = b"{\"status\":\"done\",\"data\":";
+    const AFTER: &[u8] = b"}";
+    let file = surface.engine.open_result(id).await?;
+    let bytes = file.bytes();
+    let frame = |bytes| stream::iter([Ok(Bytes::from_static(bytes))]);
+    let body = frame(BEFORE).chain(pieces_of(file, 0..bytes, ())).chain(frame(AFTER));
+    let content_length = bytes + (BEFORE.len() + AFTER.len()) as u64;
+    let headers =
+        [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, content_length.to_string())];
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// All jobs in the order of their ids.
+#[utoipa::path(
+    get, path = "/api/jobs", tag = "statistics",
+    responses((
+        status = 200, description = "Each is running, done or error", content_type = "application/json", body = serde_json::Value,
+        example = json!({"status": "done", "data": [{"job_id_1": "done"}, {"job_id_2": "running"}]})
+    ))
+)]
+async fn jobs(State(surface): State<Surface>) -> Response {
+    let jobs = surface.engine.survey_jobs();
+    let data: Vec<_> = jobs.iter().map(|job| json!({(job.id.to_string()): SurveyStatus::of(&job.state)})).collect();
+    Json(json!({"status": SurveyStatus::Done, "data": data})).into_response()
+}
+
+/// How many jobs are not done yet, tasks among them.
+#[utoipa::path(
+    get, path = "/api/num_jobs", tag = "statistics",
+    responses((
+        status = 200, description = "The number", content_type = "application/json", body = serde_json::Value,
+        example = json!({"num_jobs": 0})
+    ))
+)]
+async fn num_jobs(State(surface): State<Surface>) -> Response {
+    Json(json!({"num_jobs": surface.engine.jobs_undone()})).into_response()
+}
+
+/// No new jobs from here on; those accepted are finished. For this machine, and for who shows the admin token.
+#[utoipa::path(
+    get, path = "/api/graceful_shutdown", tag = "statistics",
+    security((), ("admin_token" = [])),
+    responses(
+        (
+            status = 200, description = "`running` while jobs are not done, then `done`", content_type = "application/json",
+            body = serde_json::Value, example = json!({"status": "running"})
+        ),
+        (status = 403, description = "Not from here, and not without the token", body = SurveyRefusal)
+    )
+)]
+async fn graceful_shutdown(
+    State(surface): State<Surface>,
+    Extension(arrival): Extension<Arrival>,
+    headers: HeaderMap,
+) -> Response {
+    if !may_administer(arrival, &headers, surface.admin_token.as_ref()) {
+        let reason = "only from this machine, or with the admin token";
+        return SurveyRefusal::new(StatusCode::FORBIDDEN, reason).into_response();
+    }
+    surface.engine.refuse_jobs();
+    let undone = surface.engine.jobs_undone();
+    Json(json!({"status": if undone > 0 { SurveyStatus::Running } else { SurveyStatus::Done }})).into_response()
+}

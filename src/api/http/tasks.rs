@@ -1,0 +1,202 @@
+//! The CSV processing API: a file comes in, its group sums go out. Paths and JSON are those of the original.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::{HeaderMap, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Surface,
+    body::FileForm,
+    convert::{Failure, Grouping, Refusal, TASKS_PATH, TaskReply, task_id, to_group, to_new_task, to_task},
+    download::{Download, Part, pieces_of},
+};
+use crate::engine::jobs::{Job, JobId, JobState};
+
+/// Each path stands for itself with and without a slash at its end.
+pub(super) fn routes() -> OpenApiRouter<Surface> {
+    let without_slash = TASKS_PATH.trim_end_matches('/');
+    OpenApiRouter::new()
+        .routes(routes!(create))
+        .routes(routes!(status))
+        .routes(routes!(download))
+        .routes(routes!(cancel))
+        .route(without_slash, post(create))
+        .route(&format!("{TASKS_PATH}{{task_id}}/status/"), get(status))
+        .route(&format!("{TASKS_PATH}{{task_id}}/download/"), get(download))
+        .route(&format!("{TASKS_PATH}{{task_id}}/"), axum::routing::delete(cancel))
+}
+
+/// A form with a file, for the OpenAPI.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code, reason = "it describes the body for the OpenAPI")]
+struct Form {
+    /// A CSV file, its name ending with `.csv`.
+    #[schema(content_media_type = "text/csv", value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Takes a CSV file and sums it by groups. Its size is bounded by the disk, not by memory.
+#[utoipa::path(
+    post, path = "/api/v1/file-processing/tasks/", tag = "file processing", params(Grouping),
+    request_body(content = Form, content_type = "multipart/form-data", encoding(("file" = (content_type = "text/csv")))),
+    responses(
+        (
+            status = 202, description = "The task", body = TaskReply,
+            links(
+                ("its status" = (operation_id = "status", parameters(("task_id" = "$response.body#/task/id")))),
+                ("its result" = (operation_id = "download", parameters(("task_id" = "$response.body#/task/id")))),
+                ("its end" = (operation_id = "cancel", parameters(("task_id" = "$response.body#/task/id"))))
+            )
+        ),
+        (status = 400, description = "No file, or none with the extension .csv", body = Failure),
+        (status = 403, description = "The request comes from a foreign page", body = Failure),
+        (status = 408, description = "The body stopped coming", body = Failure),
+        (status = 429, description = "The queue or the disk is full", body = Failure),
+        (status = 503, description = "The server is shutting down", body = Failure)
+    )
+)]
+async fn create(
+    State(surface): State<Surface>,
+    grouping: Result<Query<Grouping>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let mut form = FileForm::new(&headers, body).await?;
+    let submitted = submit(&surface, grouping, &mut form).await;
+    form.finish().await;
+    Ok((StatusCode::ACCEPTED, Json(to_new_task(submitted?))).into_response())
+}
+
+async fn submit(
+    surface: &Surface,
+    grouping: Result<Query<Grouping>, QueryRejection>,
+    form: &mut FileForm,
+) -> Result<JobId, Refusal> {
+    let grouping = grouping.map_err(|error| Refusal {
+        status: StatusCode::BAD_REQUEST,
+        field: "query",
+        message: error.body_text(),
+    })?;
+    let (group, header) = to_group(grouping)?;
+    Ok(surface.engine.submit_task(form.file().await?, group, header).await?)
+}
+
+/// Where a task stands.
+#[utoipa::path(
+    get, path = "/api/v1/file-processing/tasks/{task_id}/status", tag = "file processing",
+    params(("task_id" = uuid::Uuid, Path, description = "As the POST told it")),
+    responses(
+        (status = 200, description = "The task", body = TaskReply),
+        (status = 404, description = "No such task", body = Failure)
+    )
+)]
+async fn status(
+    State(surface): State<Surface>,
+    task_id: Result<Path<String>, PathRejection>,
+) -> Result<Json<TaskReply>, Refusal> {
+    let job = find(&surface, task_id)?;
+    to_task(job).map(Json).ok_or_else(Refusal::unknown_task)
+}
+
+/// The sums as a CSV file. It is removed some time after it was sent whole, in one piece.
+#[utoipa::path(
+    get, path = "/api/v1/file-processing/tasks/{task_id}/download", tag = "file processing",
+    params(
+        ("task_id" = uuid::Uuid, Path, description = "As the POST told it"),
+        ("Range" = Option<String>, Header, description = "A single range of bytes", example = "bytes=0-99"),
+        ("If-Range" = Option<String>, Header, description = "The ETag for which the range is meant")
+    ),
+    responses(
+        (status = 200, description = "The whole file", body = String, content_type = "text/csv; charset=utf-8"),
+        (
+            status = 206, description = "The range of the file; or, as JSON, the task, when it is not completed",
+            content((String = "text/csv; charset=utf-8"), (TaskReply = "application/json"))
+        ),
+        (status = 404, description = "No such task, or it was downloaded and removed", body = Failure),
+        (status = 416, description = "The file has no such bytes", body = Failure)
+    )
+)]
+async fn download(
+    State(surface): State<Surface>,
+    task_id: Result<Path<String>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let job = find(&surface, task_id)?;
+    match job.state {
+        JobState::Done { .. } | JobState::Downloaded if job.has_result => {
+            send(&surface, job.id, &method, &headers).await
+        }
+        JobState::Done { .. } | JobState::Downloaded => Err(Refusal::unknown_task()),
+        JobState::Queued | JobState::Running { .. } | JobState::Failed { .. } => {
+            Ok((StatusCode::PARTIAL_CONTENT, Json(to_task(job))).into_response())
+        }
+    }
+}
+
+/// A result, or a part of it.
+async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let file = surface.engine.open_result(id).await?;
+    let (bytes, tag) = (file.bytes(), format!("\"{id}\"")); // a result never changes
+    let (status, range) = match Part::of(method, headers, &tag, bytes) {
+        Part::Whole => (StatusCode::OK, 0..bytes),
+        Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Part::Unsatisfiable => {
+            let (status, field) = (StatusCode::RANGE_NOT_SATISFIABLE, "Range");
+            let refusal = Refusal { status, field, message: format!("The file has {bytes} bytes") };
+            return Ok(([(header::CONTENT_RANGE, format!("bytes */{bytes}"))], refusal).into_response());
+        }
+    };
+    let mut answer = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "text/csv; charset=utf-8")
+        .header(header::CONTENT_DISPOSITION, "attachment; filename=results.csv")
+        .header(header::CONTENT_LENGTH, range.end - range.start)
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::ETAG, tag);
+    let body = if status == StatusCode::PARTIAL_CONTENT {
+        let (first, last) = (range.start, range.end - 1);
+        answer = answer.header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{bytes}"));
+        Body::from_stream(pieces_of(file, range, ()))
+    } else {
+        Body::from_stream(pieces_of(file, range, Download::new(surface.engine.clone(), id)))
+    };
+    answer.body(body).map_err(|error| crate::error::Error::Internal(format!("headers: {error}")).into())
+}
+
+/// Cancels a task that has not ended.
+#[utoipa::path(
+    delete, path = "/api/v1/file-processing/tasks/{task_id}", tag = "file processing",
+    params(("task_id" = uuid::Uuid, Path, description = "As the POST told it")),
+    responses(
+        (status = 204, description = "It is cancelled"),
+        (status = 403, description = "The request comes from a foreign page", body = Failure),
+        (status = 404, description = "No such task", body = Failure),
+        (status = 409, description = "It has ended before", body = Failure)
+    )
+)]
+async fn cancel(
+    State(surface): State<Surface>,
+    task_id: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, Refusal> {
+    let job = find(&surface, task_id)?;
+    if surface.engine.cancel_job(job.id).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let message = "The task has ended already".to_owned();
+    Err(Refusal { status: StatusCode::CONFLICT, field: "task_id", message })
+}
+
+fn find(surface: &Surface, task_id: Result<Path<String>, PathRejection>) -> Result<Job, Refusal> {
+    let id = task_id.ok().and_then(|Path(text)| self::task_id(&text));
+    id.and_then(|id| surface.engine.job(id)).ok_or_else(Refusal::unknown_task)
+}

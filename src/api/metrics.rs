@@ -1,0 +1,103 @@
+//! What both surfaces count of their calls, and the text that Prometheus reads.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::engine::Vitals;
+
+/// Counters of calls, and places for the engine's figures, which are read when somebody asks.
+pub struct Metrics {
+    registry: Registry,
+    grpc_calls: Family<GrpcCall, Counter>,
+    http_calls: Family<HttpCall, Counter>,
+    received: Counter<u64, AtomicU64>,
+    spilled: Counter<u64, AtomicU64>,
+    parts: Gauge<u64, AtomicU64>,
+    jobs: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
+    waiting: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
+    resident: Gauge<u64, AtomicU64>,
+}
+
+/// A gRPC call and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct GrpcCall {
+    /// `Table/Upload`, or `other`: never what a client made up.
+    pub(crate) method: &'static str,
+    /// gRPC's code, or `cancelled by the client`.
+    pub(crate) code: String,
+}
+
+/// An HTTP call and how it was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct HttpCall {
+    /// The route as it stands in the OpenAPI, or `other`.
+    pub(crate) route: String,
+    pub(crate) method: &'static str,
+    pub(crate) status: u16,
+}
+
+impl Metrics {
+    /// All of them at 0.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("tally");
+        let (grpc_calls, http_calls) = (Family::default(), Family::default());
+        let (received, spilled) = (Counter::default(), Counter::default());
+        let (parts, jobs, waiting, resident) =
+            (Gauge::default(), Family::default(), Family::default(), Gauge::default());
+        registry.register("grpc_calls", "gRPC calls by method and code", grpc_calls.clone());
+        registry.register("http_calls", "HTTP calls by route, method and status", http_calls.clone());
+        registry.register_with_unit("received", "CSV that came in", Unit::Bytes, received.clone());
+        registry.register_with_unit("spilled", "What went to scratch files", Unit::Bytes, spilled.clone());
+        registry.register("parts", "Parts of the table", parts.clone());
+        registry.register("jobs", "Jobs by state", jobs.clone());
+        registry.register("slices_waiting", "Slices of work that wait for a worker, by lane", waiting.clone());
+        registry.register_with_unit("resident_memory", "Memory of the process", Unit::Bytes, resident.clone());
+        Self { registry, grpc_calls, http_calls, received, spilled, parts, jobs, waiting, resident }
+    }
+
+    pub(crate) fn count_grpc(&self, call: &GrpcCall) {
+        self.grpc_calls.get_or_create(call).inc();
+    }
+
+    pub(crate) fn count_http(&self, call: &HttpCall) {
+        self.http_calls.get_or_create(call).inc();
+    }
+
+    /// Everything as OpenMetrics 1.0 text, with the engine's figures as they are now.
+    pub(crate) fn text(&self, vitals: &Vitals) -> Result<String, fmt::Error> {
+        let Vitals { parts, jobs, waiting, received_bytes, spilled_bytes, resident_bytes } = vitals;
+        self.received.inner().store(*received_bytes, Ordering::Relaxed);
+        self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
+        self.resident.set(*resident_bytes);
+        self.parts.set(*parts as u64);
+        for (state, count) in [
+            ("queued", jobs.queued),
+            ("running", jobs.running),
+            ("done", jobs.done),
+            ("failed", jobs.failed),
+            ("downloaded", jobs.downloaded),
+        ] {
+            self.jobs.get_or_create(&[("state", state)]).set(count as u64);
+        }
+        for (lane, count) in waiting {
+            self.waiting.get_or_create(&[("lane", lane.name())]).set(*count as u64);
+        }
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

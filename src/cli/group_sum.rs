@@ -1,0 +1,160 @@
+//! `tally group-sum`: the group sums of a CSV file, without a server: the one subcommand that computes by itself, with
+//! the engine's own workers, in the memory that it is given.
+
+use std::{
+    env::temp_dir,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, value_parser};
+use tempfile::{Builder, NamedTempFile};
+
+use super::{Failure, upload::byte_bar};
+use crate::{
+    engine::{
+        group::{GroupBy, GroupSum, Plan},
+        sources::Sources,
+        state::{Lane, Shared},
+        store::{Reader, TempFolder},
+        workers::Workers,
+    },
+    error::Error,
+    limits::{CsvLimits, MIB},
+};
+
+const MEMORY_BYTES: u64 = 64 * MIB as u64;
+const MEMORY_BYTES_MIN: u64 = MIB as u64;
+const MEMORY_BYTES_MAX: u64 = 1024 * 1024 * MIB as u64;
+
+/// Print the exact sums of a CSV file's columns for each group of its rows
+///
+/// Needs no server. The file may be larger than memory and have any number of groups: what does
+/// not fit in the memory that it may use waits in files without a name in --temp-dir. The result
+/// is CSV: a header, then one row for each group, sorted by the group's cells as bytes. An empty
+/// cell adds nothing. A cell that is no integer, or a total that does not fit in 64 bits, is an
+/// error.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        tally group-sum plays.csv --by Song,Date --sum 'Number of Plays'\n  \
+        tally group-sum plays.csv --by Song --by Date --sum 'Number of Plays' --output totals.csv\n  \
+        tally group-sum cities.csv --by '\"City, State\"' --sum people      a name with a comma"
+)]
+pub struct GroupSumArgs {
+    /// The CSV file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Columns to group by, as a row of a CSV file; may be repeated
+    #[arg(long, value_name = "COLUMNS", env = "TALLY_BY", hide_env_values = true, required = true)]
+    pub by: Vec<String>,
+
+    /// Columns to sum, as a row of a CSV file; may be repeated
+    #[arg(long, value_name = "COLUMNS", env = "TALLY_SUM", hide_env_values = true, required = true)]
+    pub sum: Vec<String>,
+
+    /// Write the result there, once it is complete, and not to standard output
+    #[arg(long, value_name = "FILE", env = "TALLY_OUTPUT", hide_env_values = true)]
+    pub output: Option<PathBuf>,
+
+    /// Memory for groups, in bytes; the program itself takes about 20 MB more
+    #[arg(long, value_name = "BYTES", env = "TALLY_MEMORY_BYTES", hide_env_values = true,
+          default_value_t = MEMORY_BYTES, value_parser = value_parser!(u64).range(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX))]
+    pub memory_bytes: u64,
+
+    /// Folder for groups that do not fit in memory [default: the system's folder for temporary files]
+    #[arg(long, value_name = "FOLDER", env = "TALLY_TEMP_DIR", hide_env_values = true)]
+    pub temp_dir: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: GroupSumArgs) -> Result<ExitCode, Failure> {
+    let GroupSumArgs { file, by, sum, output, memory_bytes, temp_dir: folder } = args;
+    let spec = GroupBy::parse(&by, &sum).map_err(|error| Failure::Refused(error.to_string()))?;
+    let header = [spec.by(), spec.sum()].concat();
+    let wrong = |error: Error| Failure::Refused(format!("{}: {error}", file.display()));
+    let source = open(&file).map_err(wrong)?;
+
+    let bar = byte_bar(&file, Some(source.bytes()));
+    let group_sum = GroupSum {
+        workers: Workers::start(Shared::new()).map_err(Failure::Input)?,
+        lane: Lane::Job,
+        folder: TempFolder::new(&folder.unwrap_or_else(temp_dir)),
+        plan: Plan::with_bytes(usize::try_from(memory_bytes).unwrap_or(usize::MAX)),
+    };
+    let sources = Sources::File { file: source, limits: CsvLimits::default() };
+    let groups = group_sum.run(sources, spec, None, |bytes| bar.set_position(bytes)).await;
+    bar.finish_and_clear();
+    let groups = groups.map_err(wrong)?;
+
+    match output {
+        None => {
+            groups.write_csv(&header, io::stdout()).await.map_err(|error| unwritten(error, wrong))?;
+        }
+        Some(path) => {
+            let output = Output::create(&path).map_err(|error| Failure::File(path.clone(), error))?;
+            let written = groups.write_csv(&header, output).await.map_err(wrong)?;
+            written.publish(&path).map_err(|error| Failure::File(path, error))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A file that can be read at any place. A pipe would block here, and could not be read twice.
+fn open(file: &Path) -> Result<Reader, Error> {
+    let metadata = fs::metadata(file).map_err(Error::io("cannot read"))?;
+    if !metadata.is_file() {
+        return Err(Error::io("cannot read")(io::Error::other("not a regular file")));
+    }
+    Reader::open(file)
+}
+
+/// Standard output that was closed is not the file's fault.
+fn unwritten(error: Error, wrong: impl FnOnce(Error) -> Failure) -> Failure {
+    match error {
+        Error::Io { cause, .. } if cause.kind() == io::ErrorKind::BrokenPipe => Failure::Output(cause),
+        error => wrong(error),
+    }
+}
+
+/// Where the result goes: beside the file of that name until it is complete, or into what is no file.
+enum Output {
+    Beside(NamedTempFile),
+    Into(File),
+}
+
+impl Output {
+    fn create(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return File::options().write(true).open(path).map(Self::Into);
+        }
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let mut builder = Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as for any file
+        builder.prefix(".tally-").tempfile_in(folder).map(Self::Beside)
+    }
+
+    fn publish(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Beside(file) => file.persist(path).map(drop).map_err(|failed| failed.error),
+            Self::Into(_) => Ok(()),
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Beside(file) => file.write(bytes),
+            Self::Into(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // nothing is held back
+    }
+}

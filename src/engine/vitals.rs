@@ -1,0 +1,42 @@
+//! What the server measures of itself, for those who watch it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{Engine, jobs::JobCounts, state::Lane, store};
+use crate::error::Error;
+
+/// The server's figures at one moment; those in bytes but the memory count from its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Vitals {
+    /// Parts of the table.
+    pub parts: usize,
+    /// Jobs of both kinds by their state.
+    pub jobs: JobCounts,
+    /// Slices that wait for a worker, lane by lane.
+    pub waiting: [(Lane, usize); Lane::ALL.len()],
+    /// Bytes of CSV that came in, whatever became of them.
+    pub received_bytes: u64,
+    /// Bytes that went to scratch files for want of memory.
+    pub spilled_bytes: u64,
+    /// Memory of the process.
+    pub resident_bytes: u64,
+}
+
+impl Engine {
+    /// Errors: the system does not tell the memory; the server is shutting down.
+    pub async fn vitals(&self) -> Result<Vitals, Error> {
+        let Engine(inner) = self;
+        let waiting = inner.state.waiting_work();
+        let store = Arc::clone(&inner.store);
+        let measure = move || Ok((store.spilled_bytes(), store::resident_bytes()?));
+        let (spilled_bytes, resident_bytes) = inner.workers.run(Lane::Question, measure).await.flatten()?;
+        Ok(Vitals {
+            parts: self.parts_count(),
+            jobs: self.job_counts(),
+            waiting,
+            received_bytes: inner.received_bytes.load(Ordering::Relaxed),
+            spilled_bytes,
+            resident_bytes,
+        })
+    }
+}
