@@ -604,8 +604,8 @@ async fn sums_wait_for_their_turn_and_not_too_many() {
         assert!(poll!(sum).is_pending(), "it waits for its turn");
     }
     let Err(error) = ask().await else { panic!("one more waits") };
-    let says = "16 group sums wait for their turn, which is the limit: try again";
-    assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Exhausted, says));
+    let says = format!("{GROUP_WAITS_MAX} group sums wait for their turn, which is the limit: try again");
+    assert_eq!((error.kind(), error.to_string()), (Kind::Exhausted, says));
     let path = folder.path().join("file.csv");
     fs::write(&path, "k,n\nfile,7\n").expect("written");
     let file = Reader::open(&path).expect("opened");
@@ -629,8 +629,9 @@ async fn sums_wait_for_their_turn_and_not_too_many() {
         unread.push(ask().await.expect("a place"));
     }
     let Err(error) = ask().await else { panic!("one more has a place") };
-    let says = "32 group sums are under way, their answers being read, which is the limit: try again";
-    assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Exhausted, says));
+    let says =
+        format!("{GROUP_CALLS_MAX} group sums are under way, their answers being read, which is the limit: try again");
+    assert_eq!((error.kind(), error.to_string()), (Kind::Exhausted, says));
     unread.pop();
     ask().await.expect("a place is free again");
     engine.close();
