@@ -1,5 +1,5 @@
-//! A model check of the lock, the registry, P2's numbers and the worker queue: shuttle runs the real code of `state.rs`,
-//! `numbers.rs` and `workers.rs` under thousands of schedules. Built with `--features model` only.
+//! A model check of the lock, the registry and the worker queue: shuttle runs the real code of `state.rs` and
+//! `workers.rs` under thousands of schedules. Built with `--features model` only.
 #![allow(clippy::expect_used, reason = "a panic fails the test")]
 #![cfg(feature = "model")]
 
@@ -11,7 +11,6 @@ use std::{
 
 use shuttle::thread;
 use tally::engine::{
-    Key,
     part::{Part, PartId},
     state::{Lane, Shared},
     workers::Workers,
@@ -94,31 +93,6 @@ fn failed_uploads() {
         assert_eq!(parts.keys().copied().collect::<BTreeSet<_>>(), kept);
     };
     shuttle::check_random(check, SCHEDULES);
-}
-
-/// Numbers that are set at once: every total that is told is the sum of some values that stood together, and the last
-/// one is the sum of all. A set that reads the total in one turn of the lock and writes it in another would lose some.
-#[test]
-fn numbers() {
-    let check = || {
-        let shared = Shared::new();
-        let setters: Vec<_> = (1..=3_i64)
-            .map(|value| {
-                let shared = shared.clone();
-                thread::spawn(move || {
-                    let key = |name: &str| Key::try_from(name.to_owned()).expect("short");
-                    let own = shared.with(|state| state.numbers.set(key(&value.to_string()), value)).expect("fits");
-                    let both = shared.with(|state| state.numbers.set(key("shared"), 10 * value)).expect("fits");
-                    assert!((1..=6 + 30).contains(&own) && (11..=6 + 30).contains(&both), "{own}, {both}");
-                })
-            })
-            .collect();
-        setters.into_iter().for_each(|setter| setter.join().expect("no panic"));
-        let end = Key::try_from("end".to_owned()).expect("short");
-        let total = shared.with(|state| state.numbers.set(end, 0)).expect("fits");
-        assert!([16, 26, 36].contains(&total), "{total} is no sum of 1, 2, 3 and one of 10, 20, 30");
-    };
-    shuttle::check_random(check, SCHEDULES / 4);
 }
 
 /// All work that was taken is done exactly once, also work that comes while the queue is being closed, and the workers
