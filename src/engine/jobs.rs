@@ -382,17 +382,20 @@ impl Jobs {
     /// end. None: there is nothing to stop.
     fn cancel(&mut self, id: JobId) -> Option<Cancelled> {
         let entry = self.entries.get_mut(&id)?;
-        if entry.being_written {
-            return None;
-        }
+        let queue = &mut self.queues[id.kind()];
         match entry.state {
-            JobState::Queued => {
-                let queue = &mut self.queues[id.kind()];
-                let at = queue.iter().position(|queued| *queued == id)?;
-                queue.remove(at);
-                entry.being_written = true;
-                Some(Cancelled::Waiting)
-            }
+            JobState::Queued => match queue.iter().position(|queued| *queued == id) {
+                Some(at) => {
+                    queue.remove(at);
+                    entry.being_written = true;
+                    Some(Cancelled::Waiting)
+                }
+                None => {
+                    entry.cancel.cancel(); // its turn has come, and it is about to run
+                    Some(Cancelled::Running)
+                }
+            },
+            JobState::Running { .. } if entry.being_written => None, // its end is
             JobState::Running { .. } => {
                 entry.cancel.cancel();
                 Some(Cancelled::Running)
@@ -565,20 +568,26 @@ async fn run(engine: &Engine, id: JobId, cancel: CancellationToken) {
     if !engine.0.state.with(|state| state.jobs.claim(id, JobState::is_undone)) {
         return;
     }
-    let store = Arc::clone(&engine.0.store);
-    let read = move || Record::read(&store, &id.to_string());
-    let mut record = match engine.0.workers.run(Lane::Job, read).await.flatten() {
-        Ok(record) => record,
-        Err(Error::Draining) => return,
-        Err(error) => {
-            // What is on disk is no job any more, so there is nothing to write.
-            let failed = JobState::Failed { reason: reason_of(&error) };
-            return engine.0.state.with(|state| state.jobs.change(id, failed, Utc::now()));
-        }
-    };
+    let Some(mut record) = read_undone(engine, id).await else { return };
     let result = work(engine, &mut record, &cancel).await;
     engine.0.state.with(|state| state.jobs.claim(id, JobState::is_undone));
     end(engine, record, result).await;
+}
+
+/// The record of a job that has not ended. None: the server ends, or what is on disk is no job any more; then there is
+/// nothing to write, and it has failed.
+async fn read_undone(engine: &Engine, id: JobId) -> Option<Record> {
+    let store = Arc::clone(&engine.0.store);
+    let read = move || Record::read(&store, &id.to_string());
+    match engine.0.workers.run(Lane::Job, read).await.flatten() {
+        Ok(record) => Some(record),
+        Err(Error::Draining) => None,
+        Err(error) => {
+            let failed = JobState::Failed { reason: reason_of(&error) };
+            engine.0.state.with(|state| state.jobs.change(id, failed, Utc::now()));
+            None
+        }
+    }
 }
 
 async fn work(engine: &Engine, record: &mut Record, cancel: &CancellationToken) -> Result<Draft, Error> {
@@ -629,11 +638,8 @@ async fn change(engine: &Engine, record: &mut Record, state: RecordState, result
             store.publish_job_file(result, &name, JobFile::Result)?;
         }
         record.publish(&store)?;
-        match record.state {
-            RecordState::Queued | RecordState::Running => {}
-            RecordState::Done { .. } | RecordState::Failed { .. } | RecordState::Downloaded => {
-                store.remove_job_file(&name, JobFile::Input);
-            }
+        if !matches!(record.state, RecordState::Queued | RecordState::Running) {
+            store.remove_job_file(&name, JobFile::Input);
         }
         Ok(record)
     };
@@ -688,10 +694,9 @@ pub(super) async fn cancel(engine: Engine, id: JobId) -> Result<bool, Error> {
         None => Ok(false),
         Some(Cancelled::Running) => Ok(true),
         Some(Cancelled::Waiting) => {
-            let store = Arc::clone(&engine.0.store);
-            let read = move || Record::read(&store, &id.to_string());
-            let record = engine.0.workers.run(Lane::Job, read).await.flatten()?;
-            end(&engine, record, Err(Error::JobCancelled)).await;
+            if let Some(record) = read_undone(&engine, id).await {
+                end(&engine, record, Err(Error::JobCancelled)).await;
+            }
             Ok(true)
         }
     }
