@@ -342,6 +342,19 @@ impl Error {
         }
     }
 
+    /// The same for another whom the failed work was for, too.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::DiskFull { what } => Self::DiskFull { what: what.clone() },
+            Self::Io { what, cause } => {
+                let cause = cause.raw_os_error().map_or_else(|| cause.kind().into(), io::Error::from_raw_os_error);
+                Self::Io { what: what.clone(), cause }
+            }
+            Self::Draining => Self::Draining,
+            other => Self::Internal(other.to_string()),
+        }
+    }
+
     /// Wraps a failed file operation; a full disk or quota becomes its own variant.
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();

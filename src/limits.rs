@@ -29,6 +29,8 @@ pub const CONNECTIONS_MAX: usize = 128;
 pub const CONNECTION_WINDOW_BYTES: usize = 256 * KIB;
 /// Bytes that one call may have on the way to us (HTTP/2 flow control).
 pub const STREAM_WINDOW_BYTES: usize = 128 * KIB;
+/// Bytes of one HTTP/2 frame that comes in: of an upload each is handed on as one message.
+pub const FRAME_BYTES_MAX: u32 = 32 * 1024;
 /// Calls at once on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of a request's HTTP headers.
@@ -69,6 +71,8 @@ pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
 pub const UPLOADS_MAX: usize = 128;
 /// Bytes between a stream and its spool file.
 pub const SPOOL_BLOCK_BYTES: usize = 128 * KIB;
+/// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay.
+pub const DRAFT_BYTES_HELD: usize = 64 * KIB;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
 pub const READ_BLOCK_BYTES: usize = 64 * KIB;
 

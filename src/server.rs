@@ -51,8 +51,8 @@ use crate::{
     engine::{Engine, Found, store},
     error::Error,
     limits::{
-        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HEADER_LIST_BYTES_MAX, HTTP_BUFFER_BYTES, HTTP_CONNECTIONS_MAX,
-        HTTP_HEADERS_MAX, LOG_LINES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+        CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, HTTP_BUFFER_BYTES,
+        HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, LOG_LINES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
     },
 };
 
@@ -175,6 +175,7 @@ async fn serve_grpc(
     let server = Server::builder()
         .initial_stream_window_size(u32::try_from(STREAM_WINDOW_BYTES).ok())
         .initial_connection_window_size(u32::try_from(CONNECTION_WINDOW_BYTES).ok())
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

@@ -86,6 +86,26 @@ pub fn parse_int64(cell: &[u8]) -> Option<i64> {
     }
 }
 
+/// What [`parse_int64`] makes of `block[start..end]`, which is not empty; eight digits are looked at together where
+/// there are eight bytes.
+#[inline]
+pub fn integer_before(block: &[u8], start: usize, end: usize) -> Option<i64> {
+    let negative = usize::from(block[start] == b'-');
+    let len = end - start - negative;
+    let (1..=8, Some(eight)) = (len, block[..end].last_chunk::<8>()) else {
+        return parse_int64(&block[start..end]);
+    };
+    let word = u64::from_le_bytes(*eight);
+    let others = 64 - 8 * len; // bits of what stands before the digits
+    let starts_with_zero = (word >> others) & 0xff == u64::from(b'0');
+    if starts_with_zero && (len > 1 || negative == 1) {
+        return None;
+    }
+    let value = eight_digits(word >> others << others | ZEROS & !(u64::MAX << others))?;
+    let mask = (negative as u64).wrapping_neg();
+    Some(((value ^ mask).wrapping_sub(mask)).cast_signed()) // negated where the mask is all ones
+}
+
 /// The value of a JSON number (RFC 8259, section 6) of at most 17 significant digits, if a double holds it as well as
 /// doubles do: finite, and not so small that digits or the number itself are lost.
 pub fn parse_float64(cell: &[u8]) -> Option<f64> {
@@ -197,17 +217,23 @@ pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
     any_summand(&window[..len])
 }
 
-/// The value of 1 to 8 digits in the low bytes, first digit lowest; none if one of them is no digit. The three
-/// multiplications are from Lemire, "Quickly parsing eight digits" (2018).
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The value of 1 to 8 digits in the low bytes, first digit lowest; none if one of them is no digit.
 #[inline]
 fn parse_up_to_eight(len: u64, bytes: u64) -> Option<u64> {
-    const ZEROS: u64 = 0x3030_3030_3030_3030;
-    const HIGH_NIBBLES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
     if len.wrapping_sub(1) >= 8 {
         return None;
     }
     // Moved up to the end of the word, with zeros before it. Shifted twice, as 64 at once is no shift.
-    let digits = bytes << (64 - 8 * len) | ZEROS >> (8 * len - 8) >> 8;
+    eight_digits(bytes << (64 - 8 * len) | ZEROS >> (8 * len - 8) >> 8)
+}
+
+/// The value of eight digits, first digit lowest; none if one of them is no digit. The three multiplications are from
+/// Lemire, "Quickly parsing eight digits" (2018).
+#[inline]
+fn eight_digits(digits: u64) -> Option<u64> {
+    const HIGH_NIBBLES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
     // A digit's high nibble is 3, and stays so when 6 is added.
     let is_high_three = |word: u64| word & HIGH_NIBBLES == ZEROS;
     if !is_high_three(digits) || !is_high_three(digits.wrapping_add(0x0606_0606_0606_0606)) {

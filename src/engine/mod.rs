@@ -1,10 +1,10 @@
 //! The engine: the one door to the table. Every surface converts its request, makes one call here and converts the
 //! answer. No protocol is known below this line.
 //!
-//! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`store`], [`state`],
-//! [`workers`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`], [`python`],
-//! [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both [`jobs`];
-//! [`vitals`].
+//! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`integers`], [`store`],
+//! [`state`], [`workers`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
+//! [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both
+//! [`jobs`]; [`vitals`].
 
 pub mod cell;
 pub mod columns;
@@ -12,6 +12,7 @@ pub mod convert;
 pub mod csv;
 pub mod fold;
 pub mod group;
+pub mod integers;
 pub mod jobs;
 pub mod mean;
 pub mod numbers;
@@ -37,7 +38,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use jobs::{Job, JobCounts, JobId, JobState, ResultFile};
@@ -50,7 +51,7 @@ use crate::{
     error::Error,
     limits::{
         GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMBER_CALLS_MAX,
-        SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, WIDE_READS_MAX,
+        SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, UPLOADS_MAX, WIDE_READS_MAX,
     },
 };
 use group::{GroupBy, GroupSum, Groups, Plan, StoredGroups};
@@ -60,7 +61,7 @@ use sources::Sources;
 use state::{Lane, Shared};
 use store::Reader;
 use survey::{Answer, SurveyQuestion};
-use upload::Pool;
+use upload::{Pool, Waiting};
 use workers::{Workers, panic_text};
 
 /// A handle on the table; clones are handles on the same.
@@ -87,6 +88,8 @@ struct Inner {
     group_room: Arc<Semaphore>,
     /// Bytes of CSV that came in, for `vitals`.
     received_bytes: AtomicU64,
+    /// Uploads on their way to the next commit.
+    commits: mpsc::Sender<Waiting>,
     /// Calls that may wait for it, and those that there may be at once. A job is none of them.
     group_waits: Semaphore,
     group_calls: Arc<Semaphore>,
@@ -118,10 +121,13 @@ impl Engine {
             Ok((store, found))
         };
         let (store, found) = workers.run(Lane::Upload, recover).await.flatten().inspect_err(|_| workers.close())?;
+        let (commits, queue) = mpsc::channel(UPLOADS_MAX);
+        tokio::spawn(upload::keep_committing(workers.clone(), queue));
         let inner = Inner {
             state,
             workers,
             store: Arc::new(store),
+            commits,
             limits,
             places: Arc::new(Semaphore::new(limits.uploads_max)),
             large: Pool::new(LARGE_CONVERSION_BYTES),

@@ -45,12 +45,14 @@ use crate::{
     limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, MIB, ROW_GROUP_ROWS_MAX, SLICE_ROWS},
 };
 
+/// What a footer says of its maker.
+pub(super) const CREATED_BY: &str = concat!("tally version ", env!("CARGO_PKG_VERSION"));
 /// Values that are decoded at once.
 const VALUES_MAX: usize = 16 * 1024;
 /// Texts that are decoded at once: they lie in the page, so this bounds their handles alone.
 pub(super) const TEXTS_MAX: usize = 1024;
 /// Tables with more columns have plain integers: the encoder of packed deltas reserves 1 MiB for each column.
-const DELTA_COLUMNS_MAX: usize = 32;
+pub(super) const DELTA_COLUMNS_MAX: usize = 32;
 /// A column chunk up to this size is read in one piece.
 const CHUNK_BYTES_MAX: usize = MIB;
 /// The footer's length and the magic number at the very end.
@@ -94,7 +96,7 @@ impl PartWriter {
         // Dictionaries begin with 4,096 slots, and a Snappy encoder keeps up to 34 KiB: too much for each of 4,096 columns.
         let wide = columns.len() > DICTIONARY_COLUMNS_MAX;
         let mut properties = WriterProperties::builder()
-            .set_created_by(concat!("tally version ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_created_by(CREATED_BY.to_owned())
             .set_compression(if wide { Compression::LZ4_RAW } else { Compression::SNAPPY })
             .set_dictionary_enabled(!wide)
             .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
@@ -149,13 +151,7 @@ impl PartWriter {
         let row_groups = self.writer.flushed_row_groups().len();
         let before_footer = self.writer.bytes_written();
         let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
-        let footer_bytes = draft.bytes() - before_footer as u64 - TAIL_BYTES as u64;
-        let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
-        Ok(Written {
-            draft,
-            row_groups: u32::try_from(row_groups).map_err(too_large)?,
-            footer_bytes: u32::try_from(footer_bytes).map_err(too_large)?,
-        })
+        written(draft, row_groups, before_footer)
     }
 
     fn flush(&mut self) -> Result<(), Error> {
@@ -165,6 +161,17 @@ impl PartWriter {
         }
         Ok(())
     }
+}
+
+/// A file that is finished, of which so many bytes stand before the footer.
+pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> Result<Written, Error> {
+    let footer_bytes = draft.bytes() - before_footer as u64 - TAIL_BYTES as u64;
+    let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
+    Ok(Written {
+        draft,
+        row_groups: u32::try_from(row_groups).map_err(too_large)?,
+        footer_bytes: u32::try_from(footer_bytes).map_err(too_large)?,
+    })
 }
 
 /// Pages of one row group in a scratch file. A key is the page's offset and, in its low 24 bits, its length, so that
@@ -501,7 +508,7 @@ impl Read for WindowReader {
 }
 
 /// A failed write shows through the Parquet writer as text at times; the draft knows what it was.
-fn write_error(error: &ParquetError, failures: &[Arc<OnceLock<io::ErrorKind>>]) -> Error {
+pub(super) fn write_error(error: &ParquetError, failures: &[Arc<OnceLock<io::ErrorKind>>]) -> Error {
     match failures.iter().find_map(|failure| failure.get()) {
         Some(&kind) => Error::io("the parquet file")(kind.into()),
         None => Error::Internal(format!("parquet: {error}")),
@@ -637,8 +644,8 @@ mod tests {
         let writer = PartWriter::new(&store, &columns, layout).expect("a writer");
         let Batches(mut batch, mut writer) = scan(csv, Batches(BatchBuilder::new(&columns), writer));
         writer.write(&batch.take().expect("a batch")).expect("written");
-        let written = writer.finish().expect("finished");
-        let file = Reader::open(written.draft.path()).expect("opened");
+        let mut written = writer.finish().expect("finished");
+        let file = written.draft.reader().expect("opened");
         let part = Part {
             id: PartId::FIRST,
             rows,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DATA/lock              held by the server that runs on DATA; its content is the holder's process id
-//! DATA/tmp/              drafts, and files without a name: gone after any start
+//! DATA/tmp/              drafts of more than 64 KiB, records on their way, and files without a name: gone after any start
 //! DATA/parts/N.csv       as it was sent
 //! DATA/parts/N.parquet   the same rows
 //! DATA/parts/N.json      the receipt; its rename to this name is the commit
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    limits::{KIB, MIB},
+    limits::{DRAFT_BYTES_HELD, KIB, MIB},
 };
 
 /// Bytes of a job's record: a question, or names of columns, which JSON may escape to six times their size.
@@ -57,6 +57,8 @@ pub struct Store {
     drafts: AtomicU64,
     /// Bytes that ever went to scratch files.
     spilled_bytes: Arc<AtomicU64>,
+    /// Open from the start, so that no failed write on its file system goes unnoticed.
+    folder: File,
     _lock: File,
 }
 
@@ -73,13 +75,26 @@ pub struct Found {
     pub jobs_set_aside: Vec<(String, String)>,
 }
 
-/// A file that is being written in `tmp/`. It is removed when dropped, unless it was published.
+/// A file that is being written. What is small waits in memory and never gets another name than its last; what is not
+/// lies in `tmp/`. It is removed when dropped, unless it was published.
 pub struct Draft {
     path: PathBuf,
-    file: File,
+    /// None as long as all of it is held.
+    file: Option<File>,
+    /// What is not written yet.
+    held: Vec<u8>,
     bytes: u64,
     checksum: Box<Xxh3>,
     failure: Arc<OnceLock<io::ErrorKind>>,
+}
+
+/// A part whose files are in place but for the receipt's name, which makes it one. Its files are removed when it is
+/// dropped, unless it was committed.
+pub struct Staged {
+    store: Arc<Store>,
+    part: PartId,
+    receipt: Option<Draft>,
+    committed: bool,
 }
 
 /// Room on disk for what does not fit in memory for a while. Removed when dropped.
@@ -171,11 +186,13 @@ impl Store {
         }
         lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(Error::io(what.clone()))?;
         let lock = lock.try_clone().map_err(Error::io(what))?;
+        let folder = File::open(root).map_err(Error::io(format!("data folder {}", root.display())))?;
         Ok(Self {
             root: root.to_owned(),
             durability,
             drafts: AtomicU64::new(0),
             spilled_bytes: Arc::default(),
+            folder,
             _lock: lock,
         })
     }
@@ -223,18 +240,18 @@ impl Store {
         Ok(found)
     }
 
-    /// A new empty file in `tmp/`.
+    /// A new empty file.
     pub fn draft(&self) -> Result<Draft, Error> {
         assert_unlocked();
         let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(Error::io("a new file in the data folder"))?;
-        Ok(Draft { path, file, bytes: 0, checksum: Box::default(), failure: Arc::default() })
+        Ok(Draft { path, file: None, held: Vec::new(), bytes: 0, checksum: Box::default(), failure: Arc::default() })
     }
 
     /// Empty room in `tmp/`.
     pub fn scratch(&self) -> Result<Scratch, Error> {
-        Ok(Scratch { draft: self.draft()?, end: AtomicU64::new(0), spilled_bytes: Arc::clone(&self.spilled_bytes) })
+        let mut draft = self.draft()?;
+        draft.on_disk().map_err(Error::io("a new file in the data folder"))?;
+        Ok(Scratch { draft, end: AtomicU64::new(0), spilled_bytes: Arc::clone(&self.spilled_bytes) })
     }
 
     /// Bytes that went to scratch files since the start.
@@ -247,22 +264,42 @@ impl Store {
         TempFolder(self.root.join("tmp"))
     }
 
-    /// Makes two drafts and a receipt a part: both files synced and renamed, then the receipt, then the folder synced.
-    /// After an error nothing of it is left.
-    pub fn publish(&self, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<(), Error> {
+    /// Whether files are to be synced before they count.
+    pub fn is_synced(&self) -> bool {
+        self.durability == Durability::Fsync
+    }
+
+    /// Puts two drafts in place as the files of a part, and a receipt beside them. After an error nothing of it is left.
+    pub fn stage(self: &Arc<Self>, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<Staged, Error> {
         assert_unlocked();
-        let result = self.publish_steps(csv, parquet, receipt);
+        let part = receipt.part;
+        let mut staged = Staged { store: Arc::clone(self), part, receipt: None, committed: false };
+        csv.keep(&self.part_path(part, "csv"))?;
+        parquet.keep(&self.part_path(part, "parquet"))?;
+        let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
+        let what = || Error::io(format!("record {}", self.part_path(part, "json").display()));
+        let mut draft = self.draft()?;
+        draft.write_all(&text).and_then(|()| draft.on_disk().map(|_file| ())).map_err(what())?;
+        staged.receipt = Some(draft);
+        Ok(staged)
+    }
+
+    /// Makes staged files, of one store, safe, all or none, and parts: their bytes synced, then their receipts renamed into place, then
+    /// the folder synced. Any number of parts shares these syncs.
+    ///
+    /// Errors: after them nothing of any is left.
+    fn commit(&self, mut batch: Vec<Staged>) -> Result<(), Error> {
+        assert_unlocked();
+        let what = || Error::io("parts on their way into the table");
+        match &*batch {
+            // What others write to this file system is not waited for.
+            [one] => one.sync()?,
+            _ => rustix::fs::syncfs(&self.folder).map_err(io::Error::from).map_err(what())?,
+        }
+        let renamed = batch.iter_mut().try_for_each(Staged::commit);
+        let result = renamed.and_then(|()| sync_folder(&self.root.join("parts")).map_err(what()));
         if result.is_err() {
-            // The receipt first: without it the others are leftovers, which a start would remove too.
-            for extension in ["json", "csv", "parquet"] {
-                let path = self.part_path(receipt.part, extension);
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        tracing::error!(path = %path.display(), %error, "a file of a failed upload is left");
-                    }
-                    _ => {}
-                }
-            }
+            batch.iter_mut().for_each(|staged| staged.committed = false);
         }
         result
     }
@@ -315,10 +352,11 @@ impl Store {
     pub fn publish_job_file(&self, draft: Draft, name: &str, kind: JobFile) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io(format!("job {name}"));
-        if self.durability == Durability::Fsync {
-            draft.file.sync_all().map_err(what())?;
+        let mut draft = draft;
+        if self.is_synced() {
+            draft.sync().map_err(what())?;
         }
-        draft.rename(&self.job_path(name, kind.extension()))?;
+        draft.keep(&self.job_path(name, kind.extension()))?;
         if self.durability == Durability::Fsync {
             // Or the record that follows could be kept by a power failure, and this not.
             sync_folder(&self.root.join("jobs")).map_err(what())?;
@@ -386,25 +424,13 @@ impl Store {
         }
     }
 
-    fn publish_steps(&self, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<(), Error> {
-        let what = || Error::io(format!("part {}", receipt.part));
-        if self.durability == Durability::Fsync {
-            csv.file.sync_all().map_err(what())?;
-            parquet.file.sync_all().map_err(what())?;
-        }
-        csv.rename(&self.part_path(receipt.part, "csv"))?;
-        parquet.rename(&self.part_path(receipt.part, "parquet"))?;
-        let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
-        self.publish_record(&self.part_path(receipt.part, "json"), &text)
-    }
-
     /// The one way a record comes to be on disk: written aside, synced, renamed into place, its folder synced.
     fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
         let what = || Error::io(format!("record {}", path.display()));
         let mut draft = self.draft()?;
-        draft.write_all(text).map_err(what())?;
-        if self.durability == Durability::Fsync {
-            draft.file.sync_all().map_err(what())?;
+        draft.write_all(text).and_then(|()| draft.on_disk().map(|_file| ())).map_err(what())?;
+        if self.is_synced() {
+            draft.sync().map_err(what())?;
         }
         draft.rename(path)?;
         if self.durability == Durability::Fsync {
@@ -440,15 +466,19 @@ impl Store {
         }
         // Only what the files are decides; that they cannot be read now ends the start, with nothing touched.
         let text = self.read_receipt(id).map_err(Error::io(format!("receipt of part {id}")))?;
-        if let Ok(Version { format }) = serde_json::from_slice(&text)
-            && format > FORMAT_VERSION
-        {
+        let parsed = serde_json::from_slice::<Receipt>(&text);
+        // What a newer version wrote may be no receipt to this one, and still says what it is.
+        let format = match &parsed {
+            Ok(receipt) => receipt.format,
+            Err(_) => serde_json::from_slice(&text).map_or(0, |Version { format }| format),
+        };
+        if format > FORMAT_VERSION {
             let root = self.root.display();
             return Err(Error::DataFolder(format!(
                 "data folder {root}: part {id} has format version {format}, this program knows {FORMAT_VERSION}: use a newer one"
             )));
         }
-        let receipt: Receipt = match serde_json::from_slice(&text) {
+        let receipt = match parsed {
             Ok(receipt) => receipt,
             Err(error) => return Ok(Err(format!("receipt: {error}"))),
         };
@@ -475,7 +505,7 @@ impl Store {
         // The header row is at most 1 MiB; JSON may escape it to six times that, and adds a little for each column.
         const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
         assert_unlocked();
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(4 * KIB); // most end within one read
         File::open(self.part_path(id, "json"))?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
         Ok(text)
     }
@@ -606,23 +636,100 @@ impl Draft {
         Arc::clone(&self.failure)
     }
 
-    /// Where it is until it is published.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What was written so far, open for reading.
+    pub fn reader(&mut self) -> Result<Reader, Error> {
+        self.on_disk().map_err(Error::io("a new file in the data folder"))?;
+        Reader::open(&self.path)
     }
 
-    fn rename(mut self, to: &Path) -> Result<(), Error> {
+    /// Waits until what was written is safe.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.on_disk()?.sync_all()
+    }
+
+    /// The file in `tmp/`, which is made now unless it is there, with all that was held.
+    fn on_disk(&mut self) -> io::Result<&mut File> {
+        assert_unlocked();
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => OpenOptions::new().read(true).write(true).create_new(true).open(&self.path)?,
+        };
+        let file = self.file.insert(file);
+        if !self.held.is_empty() {
+            file.write_all(&self.held)?;
+            self.held.clear();
+        }
+        Ok(file)
+    }
+
+    /// Gives it its last name. What was only held in memory is written there at once.
+    fn keep(mut self, to: &Path) -> Result<(), Error> {
+        assert_unlocked();
+        let what = || Error::io(to.display().to_string());
+        if self.file.is_some() {
+            self.on_disk().map_err(what())?;
+            return self.rename(to);
+        }
+        File::create(to).and_then(|mut file| file.write_all(&self.held)).map_err(what())
+    }
+
+    fn rename(&mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
         fs::rename(&self.path, to).map_err(Error::io(format!("rename to {}", to.display())))?;
-        self.path = PathBuf::new(); // published: not ours to remove
+        self.file = None; // published: not ours to remove
         Ok(())
+    }
+}
+
+impl Staged {
+    /// Makes staged parts safe and parts of the table, all or none. After an error nothing of any is left.
+    pub fn commit_all(batch: Vec<Self>) -> Result<(), Error> {
+        let Some(store) = batch.first().map(|first| Arc::clone(&first.store)) else { return Ok(()) };
+        store.commit(batch)
+    }
+
+    /// Waits until the bytes of its files are safe.
+    fn sync(&self) -> Result<(), Error> {
+        let what = || Error::io(format!("part {}", self.part));
+        for extension in ["csv", "parquet"] {
+            let file = File::open(self.store.part_path(self.part, extension));
+            file.and_then(|file| file.sync_all()).map_err(what())?;
+        }
+        self.receipt.iter().filter_map(|receipt| receipt.file.as_ref()).try_for_each(File::sync_all).map_err(what())
+    }
+
+    /// Makes it a part: its receipt gets its name.
+    pub fn commit(&mut self) -> Result<(), Error> {
+        let to = self.store.part_path(self.part, "json");
+        self.receipt.iter_mut().try_for_each(|receipt| receipt.rename(&to))?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        // The receipt first: without it the others are leftovers, which a start would remove too.
+        for extension in ["json", "csv", "parquet"] {
+            self.store.remove_if_there(&self.store.part_path(self.part, extension));
+        }
     }
 }
 
 impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         assert_unlocked();
-        let written = self.file.write(bytes);
+        let room = DRAFT_BYTES_HELD - self.held.len();
+        let written = match bytes.len() {
+            held if held <= room => {
+                self.held.extend_from_slice(bytes);
+                Ok(held)
+            }
+            _ => self.on_disk().and_then(|file| file.write(bytes)),
+        };
         if let Err(error) = &written {
             self.failure.get_or_init(|| error.kind());
         }
@@ -633,13 +740,13 @@ impl Write for Draft {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // nothing is held back
+        Ok(()) // what is held is written when it gets its name
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if self.path != Path::new("") {
+        if self.file.is_some() {
             assert_unlocked();
             if let Err(error) = fs::remove_file(&self.path) {
                 tracing::error!(path = %self.path.display(), %error, "a draft is left until the next start");
@@ -653,7 +760,7 @@ impl Scratch {
     pub fn put(&self, bytes: &[u8]) -> io::Result<u64> {
         assert_unlocked();
         let offset = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.draft.file.write_all_at(bytes, offset).inspect_err(|error| {
+        self.file()?.write_all_at(bytes, offset).inspect_err(|error| {
             self.draft.failure.get_or_init(|| error.kind());
         })?;
         self.spilled_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -664,8 +771,13 @@ impl Scratch {
     pub fn get(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         assert_unlocked();
         let mut buffer = vec![0; bytes];
-        self.draft.file.read_exact_at(&mut buffer, offset)?;
+        self.file()?.read_exact_at(&mut buffer, offset)?;
         Ok(buffer)
+    }
+
+    /// It was made with the scratch.
+    fn file(&self) -> io::Result<&File> {
+        self.draft.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Nothing in it is needed any more: its room is used again.

@@ -1,0 +1,748 @@
+//! A file of integers into Parquet while it comes in: most large tables are nothing else. Its cells are parsed where they
+//! stand in the block, kept in one flat buffer, and packed into pages at once: one pass, without a batch in between.
+//!
+//! It is a bet. What is no such file, or may be none, ends it ([`Integers::see`] gives up): then the file is typed and
+//! converted from its draft by the path that takes everything and words all errors. So nothing here reports what is
+//! wrong with a file, and what it accepts must be exactly what `csv.rs` and `convert.rs` would make of it.
+//!
+//! Formats: DELTA_BINARY_PACKED, RLE levels and data pages of version 1, as in Parquet's Encodings.md.
+//!
+//! Memory: [`CLAIM_BYTES`], whatever the file's size.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    sync::{Arc, OnceLock},
+};
+
+use bytes::{Buf, Bytes};
+use parquet::{
+    arrow::ArrowSchemaConverter,
+    basic::{Compression, Encoding},
+    column::{
+        page::{CompressedPage, Page, PageWriter},
+        writer::ColumnCloseResult,
+    },
+    errors::ParquetError,
+    file::{
+        metadata::ColumnChunkMetaData,
+        properties::WriterProperties,
+        reader::{ChunkReader, Length},
+        statistics::Statistics,
+        writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite},
+    },
+};
+
+use super::{
+    cell,
+    convert::arrow_schema,
+    csv::{Resume, Row, Rows, Scanner, Wanted},
+    parquet::{CREATED_BY, DELTA_COLUMNS_MAX, write_error, written},
+    part::{Column, ColumnType},
+    store::{Draft, Store},
+    upload::Converted,
+};
+use crate::{
+    error::{CsvError, Error},
+    limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, KIB, MIB, ROW_GROUP_ROWS_MAX},
+};
+
+/// Cells that are gathered before they become a page of each column: small enough to stay in a core's cache.
+const CELLS_MAX: usize = 48 * KIB;
+/// A row group is written out when its pages take so much.
+const PAGES_BYTES_MAX: usize = 4 * MIB;
+/// Column chunks of a file: their entries of the footer wait in memory for its end.
+const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
+/// An integer's longest text.
+const CELL_BYTES_MAX: usize = 20;
+/// What is gathered, its nulls, one column of it and that as a page, which may be there twice and half as long again; the
+/// pages; the footer.
+pub const CLAIM_BYTES: usize =
+    CELLS_MAX * (8 + 8 + 8 + 3 * 10) + PAGES_BYTES_MAX + COLUMN_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES;
+
+/// A file that has been all integers so far.
+pub struct Integers {
+    table: Table,
+    /// A row whose end has not come yet.
+    carry: Vec<u8>,
+    output: Output,
+}
+
+/// Rows that are not in a page yet.
+struct Table {
+    columns: usize,
+    /// Row by row; 0 for an empty cell.
+    cells: Vec<i64>,
+    /// How many of them there are.
+    filled: usize,
+    /// The indexes of the empty ones, ascending.
+    empty: Vec<u32>,
+}
+
+/// The Parquet file.
+struct Output {
+    columns: Vec<Chunk>,
+    writer: SerializedFileWriter<Draft>,
+    failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
+    group_rows: usize,
+    chunks_left: usize,
+    rows: u64,
+    scratch: Vec<i64>,
+}
+
+/// A column's pages in the row group at hand.
+struct Chunk {
+    name: String,
+    pages: Vec<Bytes>,
+    bytes: usize,
+    range: Option<(i64, i64)>,
+    group_nulls: u64,
+    nulls: u64,
+}
+
+/// Why it was given up.
+#[derive(Debug)]
+pub enum Stop {
+    /// It is not such a file, or may be none.
+    Unsuited,
+    /// The disk.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Integers {
+    /// Begins with the first block of a file, which must hold its header and a row that tells the types.
+    pub fn begin(store: &Store, limits: CsvLimits, first: &[u8]) -> Result<Self, Stop> {
+        let (names, header_bytes) = header(first, limits).ok_or(Stop::Unsuited)?;
+        // No row of integers is too long, then.
+        let row_bytes = names.len() * (CELL_BYTES_MAX + 1);
+        let fits = limits.cell_bytes_max >= CELL_BYTES_MAX && limits.row_bytes_max >= row_bytes;
+        if names.len() > DELTA_COLUMNS_MAX || !fits {
+            return Err(Stop::Unsuited);
+        }
+        // Before a file is begun: most that are none show it in their first rows.
+        let rows = &first[header_bytes..];
+        let mut table = Table::new(names.len(), first.len());
+        let taken = table.parse(rows).ok_or(Stop::Unsuited)?;
+        if !table.has_all_types() {
+            return Err(Stop::Unsuited);
+        }
+        let mut integers = Self { table, carry: Vec::new(), output: Output::new(store, names)? };
+        if integers.table.is_full() {
+            integers.output.pages(&mut integers.table)?;
+        }
+        integers.see(&rows[taken..])?;
+        Ok(integers)
+    }
+
+    /// A whole file that is in memory.
+    pub fn of_file(store: &Store, limits: CsvLimits, csv: &[u8]) -> Result<Converted, Stop> {
+        Self::begin(store, limits, csv)?.finish()
+    }
+
+    /// The next bytes of the file.
+    pub fn see(&mut self, mut block: &[u8]) -> Result<(), Stop> {
+        if !self.carry.is_empty() {
+            let Some(end) = block.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+                return self.carry_on(block);
+            };
+            let (first, rest) = block.split_at(end + 1);
+            self.carry.extend_from_slice(first);
+            let carry = std::mem::take(&mut self.carry);
+            self.rows(&carry)?;
+            block = rest;
+        }
+        let rest = self.rows(block)?;
+        self.carry_on(rest)
+    }
+
+    /// The end of the file.
+    pub fn finish(mut self) -> Result<Converted, Stop> {
+        if !self.carry.is_empty() {
+            let mut carry = std::mem::take(&mut self.carry);
+            carry.push(b'\n');
+            self.rows(&carry)?;
+        }
+        self.output.finish(&mut self.table)
+    }
+
+    /// Takes all complete rows and returns what follows them.
+    fn rows<'a>(&mut self, mut block: &'a [u8]) -> Result<&'a [u8], Stop> {
+        loop {
+            let taken = self.table.parse(block).ok_or(Stop::Unsuited)?;
+            block = &block[taken..];
+            if !self.table.is_full() {
+                return Ok(block);
+            }
+            self.output.pages(&mut self.table)?;
+        }
+    }
+
+    fn carry_on(&mut self, rest: &[u8]) -> Result<(), Stop> {
+        self.carry.extend_from_slice(rest);
+        let row_bytes_max = self.table.columns * (CELL_BYTES_MAX + 1);
+        if self.carry.len() > row_bytes_max { Err(Stop::Unsuited) } else { Ok(()) }
+    }
+}
+
+/// The names of the columns, and where the rows begin. None: the block does not tell, or the file is refused.
+fn header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
+    #[derive(Default)]
+    struct Header {
+        names: Vec<String>,
+        has_rows: bool,
+    }
+    impl Rows for Header {
+        type Error = CsvError;
+        fn header(&mut self, names: &[String]) -> Result<(), CsvError> {
+            self.names = names.to_vec();
+            Ok(())
+        }
+        fn row(&mut self, _row: Row<'_>) -> Result<(), CsvError> {
+            self.has_rows = true;
+            Ok(())
+        }
+    }
+    let end = memchr::memchr(b'\n', first)? + 1;
+    let mut header = Header::default();
+    Scanner::new(limits, Wanted::All, Resume::default()).feed(&first[..end], &mut header).ok()?;
+    (!header.names.is_empty() && !header.has_rows).then_some((header.names, end))
+}
+
+impl Table {
+    /// Room for as many rows as `file_bytes` can have, and not more than make pages.
+    fn new(columns: usize, file_bytes: usize) -> Self {
+        let rows_max = (CELLS_MAX / columns).min(file_bytes / columns + 1);
+        Self { columns, cells: vec![0; rows_max * columns], filled: 0, empty: Vec::new() }
+    }
+
+    fn is_full(&self) -> bool {
+        self.filled == self.cells.len()
+    }
+
+    fn clear(&mut self) {
+        self.filled = 0;
+        self.empty.clear();
+    }
+
+    fn rows(&self) -> usize {
+        self.filled / self.columns
+    }
+
+    /// Whether every column has a value: one that has none is text.
+    fn has_all_types(&self) -> bool {
+        let mut seen = vec![false; self.columns];
+        let mut empty = self.empty.iter().peekable();
+        for index in 0..self.filled {
+            let is_empty = empty.next_if(|next| **next as usize == index).is_some();
+            seen[index % self.columns] |= !is_empty;
+        }
+        seen.into_iter().all(|seen| seen)
+    }
+
+    /// Takes complete rows until it is full, and says how many bytes they were. None: a row is not one of integers.
+    #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
+    fn parse(&mut self, block: &[u8]) -> Option<usize> {
+        let mut row = 0; // where the row starts
+        let mut cell = 0; // where the cell starts
+        let mut column = 0;
+        let mut index = self.filled;
+        for base in (0..block.len()).step_by(LANES) {
+            let mut marks = marks(block, base)?;
+            while marks != 0 {
+                let at = base + marks.trailing_zeros() as usize;
+                marks &= marks - 1;
+                let mark = block[at];
+                if mark == b',' {
+                    if column + 1 == self.columns {
+                        return None;
+                    }
+                } else if mark == b'\n' || mark == b'\r' {
+                    if at == row {
+                        // An empty line is no row.
+                        row = at + 1;
+                        cell = row;
+                        continue;
+                    }
+                    if column + 1 != self.columns {
+                        return None;
+                    }
+                } else {
+                    return None;
+                }
+                let slot = self.cells.get_mut(index)?;
+                if at == cell {
+                    *slot = 0;
+                    self.empty.push(index as u32);
+                } else {
+                    *slot = cell::integer_before(block, cell, at)?;
+                }
+                index += 1;
+                column += 1;
+                cell = at + 1;
+                if column == self.columns {
+                    column = 0;
+                    row = cell;
+                    self.filled = index;
+                    if index == self.cells.len() {
+                        return Some(row);
+                    }
+                }
+            }
+        }
+        // The cells of a row that is not complete come again with it.
+        while self.empty.last().is_some_and(|last| *last as usize >= self.filled) {
+            self.empty.pop();
+        }
+        Some(row)
+    }
+}
+
+/// Bytes that are looked at together.
+const LANES: usize = 64;
+
+/// One bit for each of the 64 bytes from `base` that comes before `-` in ASCII: comma and row ends, and else only what
+/// stands in no integer. None if a byte is not ASCII.
+fn marks(block: &[u8], base: usize) -> Option<u64> {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    /// Carries a byte's highest bit if it is `-` or beyond.
+    const BEYOND: u64 = 0x5353_5353_5353_5353;
+    let mut padded = [b'0'; LANES];
+    let lanes = match block[base..].first_chunk::<LANES>() {
+        Some(lanes) => lanes,
+        None => {
+            padded[..block.len() - base].copy_from_slice(&block[base..]);
+            &padded
+        }
+    };
+    let (mut marks, mut high) = (0, 0);
+    for (index, eight) in lanes.as_chunks::<8>().0.iter().enumerate() {
+        let word = u64::from_le_bytes(*eight);
+        high |= word;
+        let found = !word.wrapping_add(BEYOND) & HIGH;
+        // The lowest bit of each byte, gathered in the highest byte, first byte first.
+        let bits = (found >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        marks |= bits << (8 * index);
+    }
+    (high & HIGH == 0).then_some(marks)
+}
+
+impl Output {
+    fn new(store: &Store, names: Vec<String>) -> Result<Self, Error> {
+        let int64 = |name| Column { name, column_type: ColumnType::Int64, nulls: 0 };
+        let columns: Vec<_> = names.into_iter().map(int64).collect();
+        let draft = store.draft()?;
+        let failures = vec![draft.failure()];
+        let properties =
+            WriterProperties::builder().set_created_by(CREATED_BY.to_owned()).set_offset_index_disabled(true).build();
+        let writer = ArrowSchemaConverter::new()
+            .convert(&arrow_schema(&columns))
+            .and_then(|schema| SerializedFileWriter::new(draft, schema.root_schema_ptr(), Arc::new(properties)))
+            .map_err(|error| write_error(&error, &failures))?;
+        let chunk = |column: Column| Chunk {
+            name: column.name,
+            pages: Vec::new(),
+            bytes: 0,
+            range: None,
+            group_nulls: 0,
+            nulls: 0,
+        };
+        let columns = columns.into_iter().map(chunk).collect();
+        let chunks_left = COLUMN_CHUNKS_MAX;
+        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0, scratch: Vec::new() })
+    }
+
+    /// Makes a page of each column of what the table holds.
+    fn pages(&mut self, table: &mut Table) -> Result<(), Stop> {
+        let rows = table.rows();
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            column.page(table, index, &mut self.scratch).map_err(|error| write_error(&error, &self.failures))?;
+        }
+        table.clear();
+        self.group_rows += rows;
+        self.rows += rows as u64;
+        let bytes: usize = self.columns.iter().map(|column| column.bytes).sum();
+        if bytes >= PAGES_BYTES_MAX || self.group_rows >= ROW_GROUP_ROWS_MAX {
+            self.row_group()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the row group out.
+    fn row_group(&mut self) -> Result<(), Stop> {
+        // Beyond it, row groups must grow with the file.
+        self.chunks_left = self.chunks_left.checked_sub(self.columns.len()).ok_or(Stop::Unsuited)?;
+        let rows = self.group_rows;
+        let mut write = || {
+            let descriptors = self.writer.schema_descr().columns().to_vec();
+            let mut group = self.writer.next_row_group()?;
+            for (column, descriptor) in self.columns.iter_mut().zip(descriptors) {
+                let bytes = i64::try_from(column.bytes)?;
+                let (least, most) = column.range.take().unzip();
+                let nulls = std::mem::take(&mut column.group_nulls);
+                let metadata = ColumnChunkMetaData::builder(descriptor)
+                    .set_encodings(vec![Encoding::RLE, Encoding::DELTA_BINARY_PACKED])
+                    .set_compression(Compression::UNCOMPRESSED)
+                    .set_num_values(i64::try_from(rows)?)
+                    .set_total_compressed_size(bytes)
+                    .set_total_uncompressed_size(bytes)
+                    .set_data_page_offset(0)
+                    .set_statistics(Statistics::new(least, most, None, Some(nulls), false))
+                    .build()?;
+                let close = ColumnCloseResult {
+                    bytes_written: column.bytes as u64,
+                    rows_written: rows as u64,
+                    metadata,
+                    bloom_filter: None,
+                    column_index: None,
+                    offset_index: None,
+                };
+                group.append_column(&Pages(std::mem::take(&mut column.pages), column.bytes as u64), close)?;
+                column.bytes = 0;
+            }
+            group.close()?;
+            Ok::<_, ParquetError>(())
+        };
+        write().map_err(|error| write_error(&error, &self.failures))?;
+        self.group_rows = 0;
+        Ok(())
+    }
+
+    fn finish(mut self, table: &mut Table) -> Result<Converted, Stop> {
+        if table.rows() > 0 {
+            self.pages(table)?;
+        }
+        if self.group_rows > 0 {
+            self.row_group()?;
+        }
+        let rows = self.rows;
+        if self.columns.iter().any(|column| column.nulls == rows) {
+            return Err(Stop::Unsuited);
+        }
+        let columns = self
+            .columns
+            .into_iter()
+            .map(|column| Column { name: column.name, column_type: ColumnType::Int64, nulls: column.nulls })
+            .collect();
+        let (row_groups, before_footer) = (self.writer.flushed_row_groups().len(), self.writer.bytes_written());
+        let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
+        Ok(Converted { parquet: written(draft, row_groups, before_footer)?, columns, rows })
+    }
+}
+
+impl Chunk {
+    /// A page of the table's column at `index`.
+    fn page(&mut self, table: &Table, index: usize, values: &mut Vec<i64>) -> Result<(), ParquetError> {
+        let rows = table.rows();
+        let cells = table.cells[..table.filled].iter().skip(index).step_by(table.columns);
+        values.clear();
+        let mut page = Vec::new();
+        let nulls = table.empty.iter().filter(|empty| **empty as usize % table.columns == index).count();
+        if nulls == 0 {
+            values.extend(cells);
+            // One run of levels that are 1: its length, then the level.
+            let mut run = Vec::new();
+            put_varint((rows as u64) << 1, &mut run);
+            run.push(1);
+            page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
+            page.append(&mut run);
+        } else {
+            // Groups of eight levels, a bit each, lowest first.
+            let mut bits = vec![0_u8; rows.div_ceil(8)];
+            let mut empty = table.empty.iter().map(|empty| *empty as usize).peekable();
+            for (row, cell) in cells.enumerate() {
+                let at = row * table.columns + index;
+                while empty.next_if(|next| *next < at).is_some() {}
+                if empty.peek() != Some(&at) {
+                    bits[row / 8] |= 1 << (row % 8);
+                    values.push(*cell);
+                }
+            }
+            let mut run = Vec::new();
+            put_varint((bits.len() as u64) << 1 | 1, &mut run);
+            run.append(&mut bits);
+            page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
+            page.append(&mut run);
+        }
+        let range = values.iter().fold(self.range, |range, &value| {
+            let (least, most) = range.unwrap_or((value, value));
+            Some((least.min(value), most.max(value)))
+        });
+        self.range = range;
+        self.group_nulls += nulls as u64;
+        self.nulls += nulls as u64;
+        put_deltas(values, &mut page);
+
+        let bytes = page.len();
+        let page = Page::DataPage {
+            buf: Bytes::from(page),
+            num_values: u32::try_from(rows)?,
+            encoding: Encoding::DELTA_BINARY_PACKED,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
+        };
+        let mut sink = TrackedWrite::new(Vec::with_capacity(bytes + 64));
+        SerializedPageWriter::new(&mut sink).write_page(CompressedPage::new(page, bytes))?;
+        sink.flush()?;
+        let page = sink.into_inner()?;
+        self.bytes += page.len();
+        self.pages.push(Bytes::from(page));
+        Ok(())
+    }
+}
+
+/// The pages of a chunk, one after the other, as what Parquet's writer copies from.
+struct Pages(Vec<Bytes>, u64);
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        self.1
+    }
+}
+
+impl ChunkReader for Pages {
+    type T = PagesFrom;
+
+    fn get_read(&self, start: u64) -> Result<PagesFrom, ParquetError> {
+        let mut pages = PagesFrom(self.0.iter().cloned().collect());
+        io::copy(&mut (&mut pages).take(start), &mut io::sink())?;
+        Ok(pages)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let mut bytes = vec![0; length];
+        self.get_read(start)?.read_exact(&mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+struct PagesFrom(VecDeque<Bytes>);
+
+impl Read for PagesFrom {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(page) = self.0.front_mut() {
+            if page.has_remaining() {
+                let bytes = buffer.len().min(page.remaining());
+                page.copy_to_slice(&mut buffer[..bytes]);
+                return Ok(bytes);
+            }
+            self.0.pop_front();
+        }
+        Ok(0)
+    }
+}
+
+/// Values of a block, and of each of its four parts that has a width of its own.
+const BLOCK_VALUES: usize = 128;
+const MINIBLOCK_VALUES: usize = 32;
+
+/// Appends values as DELTA_BINARY_PACKED.
+fn put_deltas(values: &[i64], out: &mut Vec<u8>) {
+    put_varint(BLOCK_VALUES as u64, out);
+    put_varint((BLOCK_VALUES / MINIBLOCK_VALUES) as u64, out);
+    put_varint(values.len() as u64, out);
+    put_zigzag(values.first().copied().unwrap_or(0), out);
+    let mut deltas = [0_i64; BLOCK_VALUES];
+    let mut start = 1;
+    while start < values.len() {
+        let block = &values[start - 1..values.len().min(start + BLOCK_VALUES)];
+        let count = block.len() - 1;
+        for (delta, pair) in deltas.iter_mut().zip(block.windows(2)) {
+            *delta = pair[1].wrapping_sub(pair[0]);
+        }
+        let least = deltas[..count].iter().copied().min().unwrap_or(0);
+        put_zigzag(least, out);
+        // What is missing in the last block becomes 0.
+        deltas[count..].fill(least);
+        let (miniblocks, _) = deltas.as_chunks::<MINIBLOCK_VALUES>();
+        let mut offsets = [[0; MINIBLOCK_VALUES]; BLOCK_VALUES / MINIBLOCK_VALUES];
+        let widths_at = out.len();
+        for (miniblock, offsets) in miniblocks.iter().zip(&mut offsets) {
+            let mut all = 0;
+            for (delta, offset) in miniblock.iter().zip(offsets.iter_mut()) {
+                *offset = delta.wrapping_sub(least).cast_unsigned();
+                all |= *offset;
+            }
+            out.push(64 - all.leading_zeros().to_le_bytes()[0]);
+        }
+        for (index, offsets) in offsets.iter().enumerate() {
+            let width = usize::from(out[widths_at + index]);
+            pack(offsets, width, out);
+        }
+        start += BLOCK_VALUES;
+    }
+}
+
+/// Appends the low `width` bits of each value, first value lowest.
+fn pack(values: &[u64; MINIBLOCK_VALUES], width: usize, out: &mut Vec<u8>) {
+    if width == 0 {
+        return;
+    }
+    let mut pairs = [0; MINIBLOCK_VALUES / 2];
+    let (values, width) = if width <= 32 {
+        // Two at once.
+        for (pair, two) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+            *pair = two[0] | two[1] << width;
+        }
+        (&pairs[..], 2 * width)
+    } else {
+        (&values[..], width)
+    };
+    let (mut word, mut filled) = (0_u64, 0);
+    for &value in values {
+        word |= value << filled;
+        filled += width;
+        if filled >= 64 {
+            out.extend_from_slice(&word.to_le_bytes());
+            filled -= 64;
+            // What did not fit in any more.
+            word = if filled == 0 { 0 } else { value >> (width - filled) };
+        }
+    }
+    out.extend_from_slice(&word.to_le_bytes()[..filled / 8]);
+}
+
+fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+fn put_zigzag(value: i64, out: &mut Vec<u8>) {
+    put_varint((value << 1 ^ value >> 63).cast_unsigned(), out);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use arrow::{array::Array, array::AsArray, datatypes::Int64Type};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+    use crate::engine::{convert::Typer, store::Durability};
+
+    type Cells = Vec<Vec<Option<i64>>>;
+
+    /// Random rows, and their text with all kinds of row ends and empty lines in it.
+    fn random_table(random: &mut fastrand::Rng) -> (Cells, Vec<u8>) {
+        let columns = random.usize(1..=5);
+        let rows = *random.choice(&[1, 2, 31, 33, 127, 128, 129, 130, 257, 1000]).expect("some");
+        let null_percent = *random.choice(&[0, 0, 1, 60]).expect("some");
+        let bits: Vec<u32> = (0..columns).map(|_| random.u32(1..=64)).collect();
+        let mut csv = (0..columns).map(|column| format!("c{column}")).collect::<Vec<_>>().join(",");
+        csv.push_str(if random.bool() { "\n" } else { "\r\n" });
+        let mut cells = Cells::new();
+        for row in 0..rows {
+            let cell = |bits: &u32| {
+                let value = random.u64(..) >> (64 - bits);
+                // The first row has no null: no column may be without a value.
+                let is_null = row > 0 && random.u32(..100) < null_percent;
+                (!is_null).then(|| if random.bool() { value.cast_signed() } else { value.cast_signed().wrapping_neg() })
+            };
+            let row: Vec<_> = bits.iter().map(cell).collect();
+            if columns > 1 || row[0].is_some() {
+                let text = |cell: &Option<i64>| cell.map_or(String::new(), |value| value.to_string());
+                csv.push_str(&row.iter().map(text).collect::<Vec<_>>().join(","));
+                csv.push_str(random.choice(&["\n", "\n", "\r\n", "\r", "\n\n"]).expect("some"));
+                cells.push(row);
+            }
+        }
+        if random.bool() {
+            csv.truncate(csv.trim_end().len());
+        }
+        (cells, csv.into_bytes())
+    }
+
+    fn read(parquet: File) -> Cells {
+        let batches = ParquetRecordBatchReaderBuilder::try_new(parquet).expect("a footer").build().expect("a reader");
+        let mut cells = Cells::new();
+        for batch in batches {
+            let batch = batch.expect("rows");
+            let columns: Vec<_> = batch.columns().iter().map(|column| column.as_primitive::<Int64Type>()).collect();
+            let cell =
+                |row, column: &arrow::array::PrimitiveArray<Int64Type>| column.is_valid(row).then(|| column.value(row));
+            cells.extend((0..batch.num_rows()).map(|row| columns.iter().map(|column| cell(row, column)).collect()));
+        }
+        cells
+    }
+
+    #[test]
+    fn what_parquet_readers_see_is_what_was_sent() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Arc::new(Store::open(folder.path(), Durability::None).expect("a data folder"));
+        let mut random = fastrand::Rng::with_seed(5);
+        for round in 0..600 {
+            let (cells, csv) = random_table(&mut random);
+            let mut typer = Typer::default();
+            let mut scanner = Scanner::new(CsvLimits::default(), Wanted::All, Resume::default());
+            scanner.feed(&csv, &mut typer).and_then(|()| scanner.finish(&mut typer)).expect("a table");
+            // The header and the first row at least, then cut anywhere.
+            let row_end =
+                |from: usize| csv[from..].iter().position(|byte| *byte < b' ').map_or(csv.len(), |at| from + at + 1);
+            let first = row_end(row_end(row_end(0) + 1) + 1).min(csv.len());
+            let mut at = random.usize(first..=csv.len());
+            let mut integers = match Integers::begin(&store, CsvLimits::default(), &csv[..at]) {
+                Ok(integers) => integers,
+                // The one row has no end yet.
+                Err(Stop::Unsuited) if cells.len() == 1 => continue,
+                Err(stop) => panic!("round {round}: {stop:?}"),
+            };
+            while at < csv.len() {
+                let end = csv.len().min(at + 1 + random.usize(..200));
+                integers.see(&csv[at..end]).expect("integers");
+                at = end;
+            }
+            let mut converted = integers.finish().expect("integers");
+            assert_eq!(converted.rows, cells.len() as u64, "round {round}");
+            assert_eq!(converted.columns, typer.into_columns(), "round {round}");
+            assert!(converted.parquet.draft.reader().is_ok());
+            let path = folder.path().join("tmp").read_dir().expect("drafts").next().expect("one").expect("it").path();
+            assert!(read(File::open(path).expect("open")) == cells, "round {round}: other cells");
+        }
+    }
+
+    #[test]
+    fn what_is_no_table_of_integers_is_given_up() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Arc::new(Store::open(folder.path(), Durability::None).expect("a data folder"));
+        let of = |csv: &[u8]| Integers::of_file(&store, CsvLimits::default(), csv);
+        assert!(of(b"a,b\n1,2\n-3,\n,9223372036854775807\n").is_ok());
+        let cells: [&[u8]; 16] = [
+            b"007",
+            b"-0",
+            b"+5",
+            b" 5",
+            b"5 ",
+            b"-",
+            b"1.5",
+            b"x",
+            b"9223372036854775808",
+            b"\"5\"",
+            b"5\"",
+            b"\0",
+            b"1,2",
+            b"\xc3\xa9",
+            b"\xff",
+            b"12345678:",
+        ];
+        for cell in cells {
+            for before in [&b"a,b\n1,1\n"[..], b"a,b\n1,1\n1,222222222\n"] {
+                let csv = [before, b"1,", cell, b"\n1,1\n"].concat();
+                assert!(matches!(of(&csv), Err(Stop::Unsuited)), "{}", String::from_utf8_lossy(&csv));
+            }
+        }
+        for csv in ["", "a", "a\n", "\na\n1\n", "a,a\n1,1\n", "a,b\n1\n", "a,b\n,1\n", "a\r1\r2\n3\n", "\"a\nb\"\n1\n"]
+        {
+            assert!(matches!(of(csv.as_bytes()), Err(Stop::Unsuited)), "{csv:?}");
+        }
+    }
+}
