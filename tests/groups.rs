@@ -431,11 +431,14 @@ async fn parts_may_be_cut_anywhere() {
 
     // The same folder without an engine, whose sums have one plan only.
     let bench = Bench::new();
-    let open = async || loop {
-        match Store::open(folder.path(), Durability::None) {
-            Ok(store) => break Arc::new(store),
-            Err(Error::DataFolder(_)) => tokio::task::yield_now().await, // a worker is about to let go of it
-            Err(error) => panic!("{error}"),
+    let open = async || {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match Store::open(folder.path(), Durability::None) {
+                Ok(store) => break Arc::new(store),
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::task::yield_now().await; // a worker is about to let go of it
         }
     };
     let store = open().await;
@@ -530,7 +533,7 @@ async fn stored_groups_are_the_groups() {
     let (mut csv, mut expected) = ("k,l,n,m\n".to_owned(), Vec::new());
     for index in 0..30_000 {
         let (value, other) = (random.i64(-9_000_000_000_000..9_000_000_000_000), random.i64(..));
-        let length = if index % 5000 == 4000 { 100_000 } else { 1 };
+        let length = if index % 5000 == 4000 { 25_000 } else { 1 };
         let cells = vec![format!("{index:05}"), "long".repeat(length)];
         writeln!(csv, "{},{value},{other}", cells.join(",")).expect("in memory");
         expected.push(Group { cells, totals: vec![value, other] });

@@ -273,7 +273,8 @@ impl Store {
             Format::Csv => ("csv", part.csv_bytes),
             Format::Parquet => ("parquet", part.parquet_bytes),
         };
-        let reader = match Reader::open(&self.part_path(part.id, extension)) {
+        let what = format!("part {}, {extension}", part.id);
+        let reader = match Reader::open_as(&self.part_path(part.id, extension), &what) {
             Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::Damaged { part: part.id, what: format!("{extension}: {cause}") });
             }
@@ -321,14 +322,15 @@ impl Store {
         draft.rename(&self.job_path(name, kind.extension()))?;
         if self.durability == Durability::Fsync {
             // Or the record that follows could be kept by a power failure, and this not.
-            sync_folder(&self.root.join("jobs")).map_err(what())?;
+            sync_folder(&self.root.join("jobs")).map_err(what()).inspect_err(|_| self.remove_job_file(name, kind))?;
         }
         Ok(())
     }
 
     /// A job's input or result.
     pub fn open_job_file(&self, name: &str, kind: JobFile) -> Result<Reader, Error> {
-        Reader::open(&self.job_path(name, kind.extension()))
+        let extension = kind.extension();
+        Reader::open_as(&self.job_path(name, extension), &format!("job {name}, {extension}"))
     }
 
     /// Removes a job. Its record goes first: what is left without one is removed at start.
@@ -371,6 +373,12 @@ impl Store {
         Ok(jobs)
     }
 
+    /// The names, without extensions, of all that was set aside.
+    pub fn names_in_quarantine(&self) -> Result<Vec<String>, Error> {
+        let name = |path: PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        Ok(self.entries("quarantine")?.into_iter().filter_map(name).collect())
+    }
+
     fn job_path(&self, name: &str, extension: &str) -> PathBuf {
         self.root.join("jobs").join(format!("{name}.{extension}"))
     }
@@ -400,7 +408,7 @@ impl Store {
 
     /// The one way a record comes to be on disk: written aside, synced, renamed into place, its folder synced.
     fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
-        let what = || Error::io(format!("record {}", path.display()));
+        let what = || Error::io(format!("record {}", name_of(path)));
         let mut draft = self.draft()?;
         draft.write_all(text).map_err(what())?;
         if self.durability == Durability::Fsync {
@@ -563,6 +571,11 @@ pub fn resident_bytes() -> Result<u64, Error> {
     kib.map(|kib| kib * 1024).ok_or_else(|| Error::Internal("/proc/self/status has no VmRSS".to_owned()))
 }
 
+/// What clients may be told of a path: where the data folder is on this machine is not for them.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Makes the names in a folder as durable as what they name.
 fn sync_folder(path: &Path) -> io::Result<()> {
     assert_unlocked();
@@ -613,7 +626,7 @@ impl Draft {
 
     fn rename(mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
-        fs::rename(&self.path, to).map_err(Error::io(format!("rename to {}", to.display())))?;
+        fs::rename(&self.path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
         self.path = PathBuf::new(); // published: not ours to remove
         Ok(())
     }
@@ -689,7 +702,7 @@ impl TempFolder {
     pub fn file(&self) -> Result<TempFile, Error> {
         assert_unlocked();
         let file = tempfile::tempfile_in(&self.0);
-        let file = file.map_err(Error::io(format!("a temporary file in {}", self.0.display())))?;
+        let file = file.map_err(Error::io("a temporary file"))?;
         Ok(TempFile { file: Arc::new(file), bytes: 0 })
     }
 }
@@ -717,8 +730,13 @@ impl TempFile {
 impl Reader {
     /// Opens a file that does not change any more.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_as(path, &path.display().to_string())
+    }
+
+    /// The same of a file that an error is to call `what`.
+    fn open_as(path: &Path, what: &str) -> Result<Self, Error> {
         assert_unlocked();
-        let what = || Error::io(path.display().to_string());
+        let what = || Error::io(what);
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
         Ok(Self { file: Arc::new(file), bytes })
