@@ -225,7 +225,7 @@ pub enum Error {
         starts: u32,
     },
     /// A job's record is not what was written.
-    #[error("the record of job {} is damaged: {what}", Quoted(name))]
+    #[error("job {} is damaged: {what}", Quoted(name))]
     DamagedJob {
         /// The job.
         name: String,

@@ -251,7 +251,7 @@ async fn a_result_that_is_not_whole_is_no_result() {
     fs::write(&path, &whole[..20]).expect("writable");
     let error = engine.open_result(id).await.err().expect("damaged");
     assert_eq!(error.kind(), Kind::DataLoss);
-    let says = format!("job {id} is damaged: its result has 20 bytes, and had {}", whole.len());
+    let says = format!("job \"{id}\" is damaged: its result has 20 bytes, and had {}", whole.len());
     assert_eq!(error.to_string(), says);
     engine.close();
 }
@@ -445,7 +445,7 @@ async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
     assert!(engine.cancel_job(id).await.expect("nothing to write"), "it is about to run");
     pipe.write_all(&text).expect("a worker reads it");
     drop(pipe);
-    assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: "cancelled".to_owned() });
+    assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: "cancelled".into() });
     assert_eq!(record(&path)["state"], json!({"failed": {"reason": "cancelled"}}));
     let next = task(&engine, PLAYS).await.expect("accepted");
     assert!(result_of(&engine, next).await.starts_with("Song,Date,Total\n"), "the queue goes on");
@@ -466,7 +466,7 @@ async fn a_waiting_job_whose_record_is_lost_fails() {
         if cancelled {
             for id in [lost, damaged] {
                 assert!(engine.cancel_job(id).await.expect("nothing to write"), "it waits");
-                let state = engine.job(id).expect("it is known").state;
+                let state = end_of(&engine, id).await.state;
                 assert!(matches!(state, JobState::Failed { .. }), "{state:?}");
             }
             assert_eq!(engine.jobs_undone(), 2, "the first and the last");
@@ -474,8 +474,8 @@ async fn a_waiting_job_whose_record_is_lost_fails() {
         drop(other_end(&first_input).await);
         assert!(result_of(&engine, last).await.starts_with("Song,Date,Total\n"), "the queue goes on");
         for (id, says) in [
-            (lost, format!("the record of job {lost}: No such file or directory (os error 2)")),
-            (damaged, format!("the record of job \"{damaged}\" is damaged: EOF while parsing an object")),
+            (lost, format!("job \"{lost}\" is damaged: its record is gone")),
+            (damaged, format!("job \"{damaged}\" is damaged: EOF while parsing an object")),
         ] {
             let JobState::Failed { reason } = end_of(&engine, id).await.state else { panic!("{:?}", engine.job(id)) };
             assert!(reason.starts_with(&says), "{reason}");

@@ -337,12 +337,6 @@ impl Jobs {
         (entry.state, entry.since, entry.being_written) = (state, since, false);
     }
 
-    /// A job of which nothing is known any more.
-    fn forget(&mut self, id: JobId) {
-        let entry = self.entries.remove(&id);
-        self.undone -= usize::from(entry.is_some_and(|entry| entry.state.is_undone()));
-    }
-
     /// Nobody writes a job's record any more, and it is what it was.
     fn let_go(&mut self, id: JobId) {
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -577,13 +571,14 @@ async fn is_tried_again(engine: &Engine, id: JobId, error: &Error) -> bool {
     match error {
         Error::Draining => return false,
         Error::DamagedJob { .. } => {
-            tracing::error!(%id, %error, "set aside in quarantine: it is not known any more");
+            tracing::error!(%id, %error, "set aside in quarantine: the next start does not know it any more");
             let store = Arc::clone(&engine.0.store);
             let set_aside = move || store.set_aside_job(&id.to_string());
             if let Err(error) = engine.0.workers.run(Lane::Job, set_aside).await.flatten() {
                 tracing::error!(%id, %error, "and could not be moved there");
             }
-            engine.0.state.with(|state| state.jobs.forget(id));
+            let failed = JobState::Failed { reason: reason_of(error).into() };
+            engine.0.state.with(|state| state.jobs.change(id, failed, Utc::now()));
             return false;
         }
         _ => {}

@@ -302,14 +302,19 @@ impl Store {
         self.publish_record(&self.job_path(name, "json"), record)
     }
 
-    /// A job's record.
+    /// A job's record. Errors: there is none; it cannot be read.
     pub fn read_job(&self, name: &str) -> Result<Vec<u8>, Error> {
         assert_unlocked();
         let path = self.job_path(name, "json");
         let mut text = Vec::new();
         let read = File::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
-        read.map_err(Error::io(format!("the record of job {name}")))?;
-        Ok(text)
+        match read {
+            Ok(_bytes) => Ok(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::DamagedJob { name: name.to_owned(), what: "its record is gone".to_owned() })
+            }
+            Err(error) => Err(Error::io(format!("the record of job {name}"))(error)),
+        }
     }
 
     /// Makes a draft a job's input or result: synced and renamed. It counts once a record says so.
