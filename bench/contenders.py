@@ -44,7 +44,12 @@ def output_of(command: List[object], **options) -> str:
     """Runs a command to its end. Its settings are its flags alone."""
     command = [str(word) for word in command]
     done = subprocess.run(
-        command, env=conftest.clean_environment(), stdout=subprocess.PIPE, encoding="utf-8", check=True, **options
+        command,
+        env=conftest.clean_environment(),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=True,
+        **options,
     )
     return done.stdout
 
@@ -97,7 +102,9 @@ class Sums:
         self._stub = table_pb2_grpc.TableStub(self._channel)
 
     def total(self, column: str, file_format: str) -> int:
-        answer = self._stub.ColSum(table_pb2.ColSumReq(column=column, format=file_format), wait_for_ready=True)
+        answer = self._stub.ColSum(
+            table_pb2.ColSumReq(column=column, format=file_format), wait_for_ready=True
+        )
         if answer.error:
             raise Wrong(f"{file_format} sum of {column}: {answer.error}")
         return answer.total
@@ -111,23 +118,38 @@ class Sums:
         return seconds
 
 
+class WatchedServer(conftest.Server):
+    """The tests' server; its memory is sampled from its first moment to its last."""
+
+    def __init__(self, data: Path, peak: Peak, *flags: str):
+        self._peak = peak
+        super().__init__(data, *flags)
+
+    def _wait_until_ready(self) -> None:
+        self._watch = self._peak.watch(self.pid)
+        self._watch.__enter__()
+        super()._wait_until_ready()
+
+    def wait(self) -> int:
+        code = super().wait()
+        self._watch.__exit__()
+        return code
+
+
 class Tally:
     """Our server as users run it, watched, on a folder; `with` stops it."""
 
     def __init__(self, data: Path, peak: Peak, *flags: str):
         start = time.perf_counter()
-        self._server = conftest.Server(data, *flags)
+        self._server = WatchedServer(data, peak, *flags)
         self.start_seconds = time.perf_counter() - start
-        self._watch = peak.watch(self._server.pid)
         self.address = self._server.address
         self.parts_count = self._server.parts_count_at_start
 
     def __enter__(self) -> "Tally":
-        self._watch.__enter__()
         return self
 
-    def __exit__(self, kind, *exception) -> None:
-        self._watch.__exit__(kind, *exception)
+    def __exit__(self, kind, *_exception) -> None:
         if kind is None:
             self._server.stop()
         else:
@@ -216,7 +238,7 @@ def upload_load(address: str, clients: int, files: List[Path], uploads: Optional
 
 
 def read_seconds(ranges: Iterable[Tuple[Path, int, int]]) -> float:
-    """The limit of a sum: reading path, offset, length from the page cache while counting newlines, on both cores."""
+    """The limit of a sum: reading (path, offset, length) while counting newlines, on both cores."""
     lines = "".join(f"{path}\t{offset}\t{length}\n" for path, offset, length in ranges)
     return json.loads(output_of([LIMIT], input=lines))["seconds"]
 

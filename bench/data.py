@@ -1,7 +1,7 @@
 """The files that are measured: made once from seeds into target/bench/, and kept. No measuring.
 
-A folder counts as made when its `made.json` is there, which is written last. Data folders of ours are made anew when
-the program has changed: what the last one wrote is not what is measured.
+A folder counts as made when its `made.json` is there, which is written last. Data folders of ours are made
+anew when the program has changed: what the last one wrote is not what is measured.
 """
 
 import functools
@@ -90,7 +90,7 @@ def program() -> str:
     return hashlib.sha256(contenders.BINARY.read_bytes()).hexdigest()
 
 
-# --- the shape of bigdata.py: 100,000,000 short rows of integers ----------------------------------------------
+# --- the shape of bigdata.py: 100,000,000 short rows of integers ------------------------------------------
 
 
 def bigdata_table(size: Size) -> Table:
@@ -121,7 +121,7 @@ def total_sums(jobs: List[tuple], write: Callable[..., dict]) -> dict:
     return {column: sum(one[column] for one in sums) for column in sums[0]}
 
 
-# --- the same rows in a single file ---------------------------------------------------------------------------
+# --- the same rows in a single file -----------------------------------------------------------------------
 
 
 def one_file_table(size: Size) -> Table:
@@ -143,7 +143,7 @@ def make_one_file(source: Table, folder: Path) -> dict:
     return {}
 
 
-# --- wide and quoted ------------------------------------------------------------------------------------------
+# --- wide and quoted --------------------------------------------------------------------------------------
 
 WIDE_COLUMNS = {f"c{index:02}": "int64" if index % 4 == 0 else "utf8" for index in range(40)}
 WIDE_COLUMN = "c20"  # in the middle of the row
@@ -175,11 +175,13 @@ def write_wide(path: Path, index: int, rows: int) -> dict:
     return {WIDE_COLUMN: total}
 
 
-WORDS = "amber basin cedar delta ember fjord grove haven inlet jetty kiosk larch mango north ocean prism".split()
+WORDS = (
+    "amber basin cedar delta ember fjord grove haven inlet jetty kiosk larch mango north ocean prism".split()
+)
 
 
 def wide_row(numbers: random.Random) -> Tuple[str, int]:
-    """A row of 40 cells, one in five quoted, and of these one in four with a comma, a quote or a newline in it."""
+    """A row of 40 cells, one in five quoted; of those of text one in four has a comma, quote or newline."""
     cells, value = [], 0
     for name, kind in WIDE_COLUMNS.items():
         if kind == "int64":
@@ -196,7 +198,7 @@ def wide_row(numbers: random.Random) -> Tuple[str, int]:
     return ",".join(cells) + "\n", value
 
 
-# --- plays: few columns, many groups --------------------------------------------------------------------------
+# --- plays: few columns, many groups ----------------------------------------------------------------------
 
 PLAYS_BY, PLAYS_SUM = ["Song", "Date"], "Number of Plays"
 
@@ -236,11 +238,11 @@ def plays_rows() -> bytes:
     return "".join(lines).encode()
 
 
-# --- folders that hold a table --------------------------------------------------------------------------------
+# --- folders that hold a table ----------------------------------------------------------------------------
 
 
 def tally_folder(table: Table) -> Path:
-    """A data folder of ours with the table in it. Its CSV files are links to the table's: all read the same pages."""
+    """A data folder of ours with the table in it. Its CSV files are links: all read the same pages."""
     folder = table.folder / "tally"
     made(folder, functools.partial(fill_tally, table), program())
     return folder / "data"
@@ -284,7 +286,7 @@ def link(source: Path, target: Path) -> None:
     os.link(source, target)
 
 
-# --- many parts -----------------------------------------------------------------------------------------------
+# --- many parts -------------------------------------------------------------------------------------------
 
 BASE_PARTS = 16  # files are linked from so many, because a file may have 65,000 names
 SMALL_ROWS = 10
@@ -314,7 +316,7 @@ def fill_many(parts_count: int, rows: int, folder: Path) -> dict:
 
 
 def repeat_parts(parts: Path, from_count: int, to_count: int) -> None:
-    """Parts beyond from_count: their files are links to earlier ones, their receipts copies with ids of their own."""
+    """Parts beyond from_count: their files are links to earlier ones, their receipts have their own ids."""
     receipts = [json.loads((parts / f"{part}.json").read_text()) for part in range(1, from_count + 1)]
     for part in range(from_count + 1, to_count + 1):
         index = (part - 1) % from_count

@@ -1,9 +1,11 @@
-"""P3's server as a good student would write it: a peer in the benchmarks, with the same proto and so the same clients.
+"""P3's server as a good student would write it: a peer in the benchmarks, with the same proto and so the same
+clients.
 
     python bench/p3_server.py --data DIR [--fsync]
 
-8 threads, one global lock that is never held while a file is read or written, every upload kept as CSV and as Parquet,
-sums by reading the files with pyarrow: only the wanted column of the Parquet ones. Prints `ready: ADDRESS`.
+8 threads, one global lock that is never held while a file is read or written, every upload kept as CSV and as
+Parquet, sums by reading the files with pyarrow: only the wanted column of the Parquet ones. Prints `ready:
+ADDRESS`.
 """
 
 import argparse

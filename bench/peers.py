@@ -1,13 +1,14 @@
-"""The peers that run inside a process: one of them in a child of the benchmark, started once, so that no import is timed.
+"""The peers that run inside a process: one of them in a child of the benchmark, started once, so that no
+import is timed.
 
     python bench/peers.py ENGINE        # pyarrow, duckdb, polars or chdb
 
-It reads a job a line, as JSON, and answers in a line: `{"task": ..., ...}` says what is to be done, and is answered by
-the result; where there is more than one good way to do it, each is tried twice and the fastest is kept. `{}` does it
-again and is answered by `{"seconds": ..., "result": ...}`. Only the query itself is timed.
+It reads a job a line, as JSON, and answers in a line: `{"task": ..., ...}` says what is to be done, and is
+answered by the result; where there is more than one good way to do it, each is tried twice and the fastest is
+kept. `{}` does it again and is answered by `{"seconds": ..., "result": ...}`. Only the query itself is timed.
 
-A table is `{"files": [...], "columns": {name: "int64" or "utf8"}, "newlines_in_cells": bool}`. Every engine is told
-the types, so that none has to guess them, and has as many threads as there are cores.
+A table is `{"files": [...], "columns": {name: "int64" or "utf8"}, "newlines_in_cells": bool}`. Every engine
+is told the types, so that none has to guess them, and has as many threads as there are cores.
 """
 
 import json
@@ -69,7 +70,9 @@ class PyArrow:
         # The scanner says itself which column it wants.
         file_format = self.arrow.dataset.CsvFileFormat(**self.options(table, True))
         return {
-            "read_csv in threads": lambda: sum(in_threads(lambda f: self.total(read(f, **alone)[column]), files)),
+            "read_csv in threads": lambda: sum(
+                in_threads(lambda f: self.total(read(f, **alone)[column]), files)
+            ),
             "read_csv with threads": lambda: sum(self.total(read(f, **threads)[column]) for f in files),
             "dataset": lambda: self.scan(files, file_format, column),
         }
@@ -89,14 +92,14 @@ class PyArrow:
         alone, threads = (self.options(table, on) for on in (False, True))
         files, written = table["files"], targets(table, folder)
 
-        def one_by_one():
+        def side_by_side() -> None:
+            in_threads(lambda source, target: write(read(source, **alone), target), files, written)
+
+        def one_by_one() -> None:
             for source, target in zip(files, written):
                 write(read(source, **threads), target)
 
-        return {
-            "files in threads": lambda: in_threads(lambda s, t: write(read(s, **alone), t), files, written) and None,
-            "threads in a file": one_by_one,
-        }
+        return {"files in threads": side_by_side, "threads in a file": one_by_one}
 
 
 class DuckDb:
@@ -112,31 +115,40 @@ class DuckDb:
     def csv(self, table: dict, files: object) -> str:
         columns = {name: self.TYPES[kind] for name, kind in table["columns"].items()}
         return (
-            f"read_csv({files!r}, header = true, delim = ',', quote = '\"', escape = '\"', auto_detect = false,"
-            f" columns = {columns!r})"
+            f"read_csv({files!r}, header = true, delim = ',', quote = '\"', escape = '\"',"
+            f" auto_detect = false, columns = {columns!r})"
         )
 
     def one(self, query: str) -> int:
         return int(self.connection.execute(query).fetchone()[0] or 0)
 
     def csv_sum(self, table: dict, column: str) -> Ways:
-        return {"read_csv": lambda: self.one(f'SELECT sum("{column}") FROM {self.csv(table, table["files"])}')}
+        return {
+            "read_csv": lambda: self.one(f'SELECT sum("{column}") FROM {self.csv(table, table["files"])}')
+        }
 
     def parquet_sum(self, files: list, column: str) -> Ways:
         return {"read_parquet": lambda: self.one(f'SELECT sum("{column}") FROM read_parquet({files!r})')}
 
     def convert(self, table: dict, folder: str) -> Ways:
-        def copy():
+        def copy() -> None:
             for source, target in zip(table["files"], targets(table, folder)):
-                self.connection.execute(f"COPY (FROM {self.csv(table, source)}) TO '{target}' (FORMAT parquet)")
+                self.connection.execute(
+                    f"COPY (FROM {self.csv(table, source)}) TO '{target}' (FORMAT parquet)"
+                )
 
         return {"COPY": copy}
 
     def group_sum(self, source: str, by: list, column: str, result: str) -> Ways:
         table = {"columns": {**dict.fromkeys(by, "utf8"), column: "int64"}}
         names = ", ".join(f'"{name}"' for name in by)
-        query = f'SELECT {names}, sum("{column}")::BIGINT FROM {self.csv(table, source)} GROUP BY {names} ORDER BY {names}'
-        return {"COPY": lambda: self.connection.execute(f"COPY ({query}) TO '{result}' (HEADER)") and None}
+        query = f'SELECT {names}, sum("{column}")::BIGINT FROM {self.csv(table, source)}'
+
+        def copy() -> None:
+            grouped = f"{query} GROUP BY {names} ORDER BY {names}"
+            self.connection.execute(f"COPY ({grouped}) TO '{result}' (HEADER)")
+
+        return {"COPY": copy}
 
 
 class Polars:
@@ -165,7 +177,7 @@ class Polars:
         return self.ways(lambda: self.polars.scan_parquet(files).select(self.polars.col(column).sum()))
 
     def convert(self, table: dict, folder: str) -> Ways:
-        def sink():
+        def sink() -> None:
             for source, target in zip(table["files"], targets(table, folder)):
                 self.scan(table, source).sink_parquet(target, engine="streaming")
 
@@ -190,7 +202,9 @@ class ChDb:
         self.session = Session()
 
     def query(self, sql: str) -> str:
-        settings = f"max_threads = {THREADS}, max_parsing_threads = {THREADS}, engine_file_truncate_on_insert = 1"
+        settings = (
+            f"max_threads = {THREADS}, max_parsing_threads = {THREADS}, engine_file_truncate_on_insert = 1"
+        )
         return self.session.query(f"{sql} SETTINGS {settings}", "CSV").bytes().decode()
 
     def csv(self, table: dict, files: str) -> str:
@@ -211,7 +225,7 @@ class ChDb:
         return {"file": lambda: int(self.query(f"SELECT sum(`{column}`) FROM {source}"))}
 
     def convert(self, table: dict, folder: str) -> Ways:
-        def insert():
+        def insert() -> None:
             for source, target in zip(table["files"], targets(table, folder)):
                 into = f"INSERT INTO FUNCTION file('{target}', 'Parquet')"
                 self.query(f"{into} SELECT * FROM {self.csv(table, source)}")

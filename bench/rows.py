@@ -1,4 +1,5 @@
-"""The rows of the table: for each what runs, in turn with what, and what is to be reached. No sizes, no printing.
+"""The rows of the table: for each what runs, in turn with what, and what is to be reached. No sizes, no
+printing.
 
 A scenario opens what it needs and names its contenders: functions that do the thing once and return seconds,
 milliseconds or a rate. Its lines say which contender is ours, and which the others are compared with.
@@ -87,9 +88,8 @@ class Run:
     def peer(self, engine: str) -> Peer:
         return self.stack.enter_context(Peer(engine))
 
-    @property
-    def scratch(self) -> Path:
-        """A folder for what a run writes; nothing is there."""
+    def empty_folder(self) -> Path:
+        """A folder for what a contender writes, which nobody needs afterwards; nothing is there."""
         return empty(BENCH / self.size.name / "scratch")
 
 
@@ -103,7 +103,7 @@ class Scenario:
     warm_up: bool = True  # a first round that is not counted
 
 
-# --- sums -----------------------------------------------------------------------------------------------------
+# --- sums -------------------------------------------------------------------------------------------------
 
 COLUMN = "z"  # of bigdata's three the one that is hardest to parse and to compress
 
@@ -190,12 +190,12 @@ def parquet_sum(run: Run) -> Contenders:
     }
 
 
-# --- uploads --------------------------------------------------------------------------------------------------
+# --- uploads ----------------------------------------------------------------------------------------------
 
 
 def upload_once(run: Run, table: Table, clients: int, durability: str) -> Tuple[float, int]:
     """Seconds of `tally upload` into an empty table, and the bytes that the server wrote."""
-    folder = run.scratch
+    folder = run.empty_folder()
     os.sync()  # or somebody else's pages would be written meanwhile
     with Tally(folder, run.peak, "--durability", durability) as server:
         start = time.perf_counter()
@@ -220,12 +220,12 @@ def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
 
         def limit() -> float:
             os.sync()
-            target = run.scratch
+            target = run.empty_folder()
             return write_seconds(target, written[0], durability == "fsync")
 
         contenders: Contenders = {"tally": tally, DD[durability]: limit}
         if durability == "none":
-            folder = run.scratch
+            folder = run.empty_folder()
             peer = run.peer("pyarrow").prepare("convert", table=table.for_peers(), folder=folder)
 
             def pyarrow_convert() -> float:
@@ -236,7 +236,7 @@ def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
                 return seconds
 
             def p3() -> float:
-                target = run.scratch
+                target = run.empty_folder()
                 os.sync()
                 with P3Server(target) as server:
                     seconds = upload_load(server.address, clients, table.files)["seconds"]
@@ -264,17 +264,19 @@ def upload_small(
         def measure(server, folder: Path, clients: int, figure: str) -> float:
             count = uploads(run.size) // (8 if clients == 1 else 1)
             with server:
-                upload_load(server.address, 1, files, 50)  # a server that has just started is not what is measured
+                upload_load(
+                    server.address, 1, files, 50
+                )  # the first ones are slower
                 result = upload_load(server.address, clients, files, count)[figure]
             shutil.rmtree(folder)
             return result
 
         def tally(clients: int, figure: str) -> float:
-            folder = run.scratch
+            folder = run.empty_folder()
             return measure(Tally(folder, run.peak, "--durability", durability), folder, clients, figure)
 
         def p3(clients: int, figure: str) -> float:
-            folder = run.scratch
+            folder = run.empty_folder()
             return measure(P3Server(folder, *p3_flags), folder, clients, figure)
 
         return {
@@ -286,7 +288,7 @@ def upload_small(
     return opened
 
 
-# --- many parts -----------------------------------------------------------------------------------------------
+# --- many parts -------------------------------------------------------------------------------------------
 
 
 def sum_parts(file_format: str) -> Callable[[Run], Contenders]:
@@ -321,14 +323,14 @@ def start(run: Run) -> Contenders:
     return {"tally, few": lambda: started(few), "tally, many": lambda: started(many)}
 
 
-# --- what goes beyond P3 --------------------------------------------------------------------------------------
+# --- what goes beyond P3 ----------------------------------------------------------------------------------
 
 NUMSTORE_CLIENTS = 8
 NUMSTORE_FIGURES = {"rate": "requests_per_second", "p50": "p50_ms", "p99": "p99_ms"}
 
 
 def numstore(run: Run) -> Contenders:
-    server = run.tally(run.scratch)
+    server = run.tally(run.empty_folder())
     requests = run.size.numstore_requests
 
     def load(figure: str) -> float:
@@ -344,7 +346,7 @@ def numstore(run: Run) -> Contenders:
 
 def group_sum(run: Run) -> Contenders:
     source = data.plays_file(run.size)
-    folder = run.scratch
+    folder = run.empty_folder()
     folder.mkdir()
     results = {name: folder / f"{name}.csv" for name in ("tally", "duckdb", "polars")}
 
@@ -374,7 +376,7 @@ def rows_of(path: Path) -> List[List[str]]:
         return list(csv.reader(file))[1:]
 
 
-# --- the table ------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------
 
 NONE_LINES = {"1 client": (1, "p50_ms"), "16 clients": (16, "per_second")}
 FSYNC_LINES = {"1 client": (1, "p50_ms"), "64 clients": (64, "per_second")}
@@ -383,32 +385,56 @@ SCENARIOS = (
     Scenario(
         "csvsum",
         (
-            Line("csvsum", "CSV sum, 400 files, 100,000,000 short rows", "tally", peers=(*ENGINES, P3),
-                 limit=LIMIT_READ, goal=Goal("peer", 4)),
+            Line(
+                "csvsum",
+                "CSV sum, 400 files, 100,000,000 short rows",
+                "tally",
+                peers=(*ENGINES, P3),
+                limit=LIMIT_READ,
+                goal=Goal("peer", 4),
+            ),
         ),
         csv_sum,
     ),
     Scenario(
         "csvsum-wide",
         (
-            Line("csvsum-wide", "CSV sum, 40 columns, text, 20 % quoted, newlines in cells", "tally", peers=ENGINES,
-                 limit=LIMIT_READ, goal=Goal("peer", 2)),
+            Line(
+                "csvsum-wide",
+                "CSV sum, 40 columns, text, 20 % quoted, newlines in cells",
+                "tally",
+                peers=ENGINES,
+                limit=LIMIT_READ,
+                goal=Goal("peer", 2),
+            ),
         ),
         csv_sum_wide,
     ),
     Scenario(
         "csvsum-one-file",
         (
-            Line("csvsum-one-file", "CSV sum, the rows of csvsum in one file", "tally", limit=LIMIT_READ,
-                 reference="tally, 400 files", goal=Goal("reference", 1.2)),
+            Line(
+                "csvsum-one-file",
+                "CSV sum, the rows of csvsum in one file",
+                "tally",
+                limit=LIMIT_READ,
+                reference="tally, 400 files",
+                goal=Goal("reference", 1.2),
+            ),
         ),
         csv_sum_one_file,
     ),
     Scenario(
         "parquetsum",
         (
-            Line("parquetsum", "Parquet sum, the rows of csvsum", "tally", peers=(*ENGINES, P3), limit=LIMIT_READ,
-                 goal=Goal("peer", 1.5)),
+            Line(
+                "parquetsum",
+                "Parquet sum, the rows of csvsum",
+                "tally",
+                peers=(*ENGINES, P3),
+                limit=LIMIT_READ,
+                goal=Goal("peer", 1.5),
+            ),
         ),
         parquet_sum,
     ),
@@ -416,8 +442,14 @@ SCENARIOS = (
         Scenario(
             f"upload-none-{clients}",
             (
-                Line(f"upload-none-{clients}", f"upload of csvsum's files, {noun}, none", "tally",
-                     peers=("pyarrow", P3), limit="dd", goal=Goal("peer", 3)),
+                Line(
+                    f"upload-none-{clients}",
+                    f"upload of csvsum's files, {noun}, none",
+                    "tally",
+                    peers=("pyarrow", P3),
+                    limit="dd",
+                    goal=Goal("peer", 3),
+                ),
             ),
             upload_bulk(clients, "none"),
             warm_up=False,
@@ -427,8 +459,13 @@ SCENARIOS = (
     Scenario(
         "upload-fsync",
         (
-            Line("upload-fsync", "upload of csvsum's files, 8 clients, fsync", "tally", limit="dd conv=fsync",
-                 goal=Goal("limit", 1.3)),
+            Line(
+                "upload-fsync",
+                "upload of csvsum's files, 8 clients, fsync",
+                "tally",
+                limit="dd conv=fsync",
+                goal=Goal("limit", 1.3),
+            ),
         ),
         upload_bulk(8, "fsync"),
         warm_up=False,
@@ -436,20 +473,43 @@ SCENARIOS = (
     Scenario(
         "small-none",
         (
-            Line("small-none-p50", "upload of 10 rows, none, 1 client, p50", "tally, 1 client", "ms",
-                 peers=(f"{P3}, 1 client",), goal=Goal("value", 0.3)),
-            Line("small-none-rate", "uploads of 10 rows, none, 16 clients", "tally, 16 clients", "1/s",
-                 peers=(f"{P3}, 16 clients",), goal=Goal("value", 8000)),
+            Line(
+                "small-none-p50",
+                "upload of 10 rows, none, 1 client, p50",
+                "tally, 1 client",
+                "ms",
+                peers=(f"{P3}, 1 client",),
+                goal=Goal("value", 0.3),
+            ),
+            Line(
+                "small-none-rate",
+                "uploads of 10 rows, none, 16 clients",
+                "tally, 16 clients",
+                "1/s",
+                peers=(f"{P3}, 16 clients",),
+                goal=Goal("value", 8000),
+            ),
         ),
         upload_small("none", NONE_LINES, lambda size: size.uploads),
     ),
     Scenario(
         "small-fsync",
         (
-            Line("small-fsync-p50", "upload of 10 rows, fsync, 1 client, p50", "tally, 1 client", "ms",
-                 peers=(f"{P3}, 1 client",)),
-            Line("small-fsync-rate", "uploads of 10 rows, fsync, 64 clients", "tally, 64 clients", "1/s",
-                 peers=(f"{P3}, 64 clients",), goal=Goal("value", 500)),
+            Line(
+                "small-fsync-p50",
+                "upload of 10 rows, fsync, 1 client, p50",
+                "tally, 1 client",
+                "ms",
+                peers=(f"{P3}, 1 client",),
+            ),
+            Line(
+                "small-fsync-rate",
+                "uploads of 10 rows, fsync, 64 clients",
+                "tally, 64 clients",
+                "1/s",
+                peers=(f"{P3}, 64 clients",),
+                goal=Goal("value", 500),
+            ),
         ),
         upload_small("fsync", FSYNC_LINES, lambda size: size.synced_uploads),
     ),
@@ -457,10 +517,21 @@ SCENARIOS = (
         Scenario(
             f"parts-{file_format}",
             (
-                Line(f"parts-{file_format}", f"{file_format} sum over 10,000 small parts", "tally", peers=(P3,),
-                     limit=LIMIT_READ, goal=Goal("peer", 10)),
-                Line(f"parts-{file_format}-linear", f"the same, and over 1,000 (linear: 10 times)", "tally",
-                     reference="tally, a tenth of the parts", goal=Goal("reference", 12)),
+                Line(
+                    f"parts-{file_format}",
+                    f"{file_format} sum over 10,000 small parts",
+                    "tally",
+                    peers=(P3,),
+                    limit=LIMIT_READ,
+                    goal=Goal("peer", 10),
+                ),
+                Line(
+                    f"parts-{file_format}-linear",
+                    "the same, and over 1,000 (linear: 10 times)",
+                    "tally",
+                    reference="tally, a tenth of the parts",
+                    goal=Goal("reference", 12),
+                ),
             ),
             sum_parts(file_format),
         )
@@ -477,8 +548,13 @@ SCENARIOS = (
     Scenario(
         "groupsum",
         (
-            Line("groupsum", "group sum of 30,000,000 rows, 1 GB of CSV", "tally", peers=("duckdb", "polars"),
-                 goal=Goal("peer", 1)),
+            Line(
+                "groupsum",
+                "group sum of 30,000,000 rows, 1 GB of CSV",
+                "tally",
+                peers=("duckdb", "polars"),
+                goal=Goal("peer", 1),
+            ),
         ),
         group_sum,
     ),

@@ -1,15 +1,16 @@
 """Measures a release build side by side with what a user would pick instead, and with the machine's limits.
 
-    make bench                                  # builds everything, then runs this: about an hour
+    make bench                                  # builds everything, then runs this: half an hour
     make bench ARGS="--row csvsum --row small"  # some rows: those whose names begin so
-    make bench ARGS=--quick                     # small sizes, in a minute or two: tries it out, judges nothing
+    make bench ARGS=--quick                     # small sizes, a minute or two: judges nothing
 
-It prints a table and exits with 1 if a goal is missed. The contenders of a row run in turn, so that a slow moment hits
-all alike, and all of them, clients too, on the same two cores. Every total is checked. `--json` prints all figures.
+It prints a table and exits with 1 if a goal is missed. The contenders of a row run in turn, so that a slow
+moment hits all alike, and all of them, clients too, on the same two cores. Every total is checked. `--json`
+prints all figures.
 
-What was measured is kept in target/bench/: `--report` prints it again, and `--markdown FILE...` writes the table of
-the last full run of each row between the two marks in these files. TALLY_BINARY names another binary than
-target/release/tally.
+What was measured is kept in target/bench/: `--report` prints it again, and `--markdown FILE...` writes the
+table of the last full run of each row between the two marks in these files. TALLY_BINARY names another binary
+than target/release/tally.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from rows import SCENARIOS, Goal, Line, Run, Scenario
 MARKS = ("<!-- bench: the table begins -->", "<!-- bench: the table ends -->")
 
 
-# --- measuring ------------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------
 
 
 def measure(scenario: Scenario, size: Size, runs: int) -> dict:
@@ -51,6 +52,7 @@ def measure(scenario: Scenario, size: Size, runs: int) -> dict:
                 value = once()
                 if round_index >= scenario.warm_up:
                     values[name].append(value)
+    run.empty_folder()  # removes what the last contender left
     print(f"{scenario.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return {
         "machine": machine(),
@@ -82,7 +84,7 @@ def kept(scenario: Scenario, size: Size) -> Path:
     return BENCH / size.name / "results" / f"{scenario.name}.json"
 
 
-# --- the report -----------------------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------------------
 
 
 def judge(line: Line, measured: dict, size: Size) -> dict:
@@ -144,8 +146,13 @@ def goal_text(line: Line) -> str:
 def memory_row(measured: List[dict], size: Size) -> dict:
     """The most anonymous memory that the server had in any of the rows."""
     peaks = [one["memory_mib"] for one in measured]
-    line = Line("memory", "anonymous memory, the most in any row", "tally", "MiB",
-                goal=Goal("value", rows.MEMORY_GOAL_MIB))
+    line = Line(
+        "memory",
+        "anonymous memory, the most in any row",
+        "tally",
+        "MiB",
+        goal=Goal("value", rows.MEMORY_GOAL_MIB),
+    )
     # The row is made of peaks: there is one for every scenario, and the largest stands for all.
     whole = {**measured[0], "values": {"tally": [max(peaks)]}, "memory_mib": max(peaks)}
     return judge(line, whole, size)
@@ -174,7 +181,9 @@ def markdown(report: dict) -> str:
     commits = ", ".join(sorted({row["commit"] for row in table if row["commit"]}))
     size = "" if report["size"] == FULL.name else f", size: {report['size']}, which has no goals"
     lines += [f"commit: {commits}; medians of {table[0]['runs']} or more runs in turn{size}", ""]
-    lines += ["| row | what | median | min to max | times as fast as the best peer | times the limit | goal | met |"]
+    lines += [
+        "| row | what | median | min to max | times as fast as the best peer | times the limit | goal | met |"
+    ]
     lines += ["| --- | --- | ---: | ---: | ---: | ---: | --- | --- |"]
     for row in table:
         limit = ratio(row["times_limit"], row["limit"]) or ratio(row["times_reference"], row["reference"])
@@ -200,7 +209,7 @@ def write_between_marks(path: Path, text: str) -> None:
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
-# --- the command line -----------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------
 
 
 def parse_options() -> argparse.Namespace:
@@ -209,12 +218,18 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--row", action="append", metavar="NAME", help=f"only rows whose name begins so: {names}"
     )
-    parser.add_argument("--runs", type=int, default=5, help="how often each is measured (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="how often each is measured (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, for trying out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--report", action="store_true", help="measure nothing, print what was measured last")
     parser.add_argument(
-        "--markdown", nargs="+", type=Path, metavar="FILE", help="like --report, and write the table into these files"
+        "--markdown",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="like --report, and write the table into these files",
     )
     options = parser.parse_args()
     if options.runs < 1:
