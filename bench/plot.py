@@ -35,17 +35,10 @@ from matplotlib import pyplot  # noqa: E402
 RUNS = 3
 # Where a peer would take longer than this for a point, it is not asked for the next.
 PEER_SECONDS_MAX = 10.0
-# One colour for one contender in all pictures; of ours CSV and Parquet, of which the peers' are lighter.
-COLOURS = {
-    "tally": "#0b5fa5",
-    "tally, CSV": "#0b5fa5",
-    "tally, Parquet": "#c2410c",
-    "pyarrow": "#7a9a01",
-    "duckdb": "#b8860b",
-    "polars": "#8e6bbf",
-    "chdb": "#3a9d9d",
-    P3: "#777777",
-}
+# Ours by what it is, and the peers by who.
+OURS = {"CSV": "#0b5fa5", "Parquet": "#c2410c", "none": "#0b5fa5"}
+OURS |= dict.fromkeys(("start", "upload", "fsync"), "#1b7f4d")
+PEERS = {"pyarrow": "#7a9a01", "duckdb": "#b8860b", "polars": "#8e6bbf", "chdb": "#3a9d9d", P3: "#777777"}
 
 # For each curve its points: where on the axis, and how much.
 Curves = Dict[str, List[Tuple[float, float]]]
@@ -66,7 +59,7 @@ def goes_on(curves: Curves, name: str) -> bool:
     return name not in curves or curves[name][-1][1] * 10 < PEER_SECONDS_MAX
 
 
-# --- measuring --------------------------------------------------------------------------------------------
+# --- measuring ----------------------------------------------------------------------------------------
 
 
 def against_rows(size: Size) -> Curves:
@@ -196,48 +189,55 @@ def upload_rate(size: Size, durability: str, clients: int, files: List[Path], up
 
 # --- drawing ----------------------------------------------------------------------------------------------
 
-# For each plot: what is measured, its title, the axes.
+# For each plot: what is measured, its title, the axes, and its panels by how the names of their curves end.
 PLOTS = {
-    "rows": (against_rows, "Sum of one column over a growing table", "rows", "seconds"),
-    "parts": (against_parts, "Sums over many parts of 10 rows, and start with them", "parts", "seconds"),
-    "columns": (against_columns, f"One part of {COLUMNS_ROWS:,} rows that grows wider", "columns", "seconds"),
-    "clients": (against_clients, "Uploads of 10 rows", "clients at once", "uploads a second"),
+    "rows": (against_rows, "Sum of one column", "rows", "seconds", ("CSV", "Parquet")),
+    "parts": (against_parts, "Many parts of 10 rows", "parts", "seconds", ("",)),
+    "columns": (against_columns, f"One part of {COLUMNS_ROWS:,} rows", "columns", "seconds", ("",)),
+    "clients": (against_clients, "Uploads of 10 rows", "clients at once", "uploads a second", ("",)),
 }
 
 
 def draw(name: str, curves: Curves, folder: Path) -> Path:
-    _, title, x_label, y_label = PLOTS[name]
-    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=110)
-    for curve, points in curves.items():
-        who, _, what = curve.rpartition(", ")
-        ours = who == "tally"
-        colour = COLOURS.get(curve) or COLOURS.get(who) or "black"
-        if curve in ("tally, start", "tally, upload", "tally, fsync"):
-            colour = "#1b7f4d"
-        axes.plot(
-            *zip(*sorted(points)),
-            label=curve,
-            color=colour,
-            linestyle="--" if what == "Parquet" and not ours else "-",
-            linewidth=2.4 if ours else 1.2,
-            marker="o" if ours else ".",
-            markersize=6 if ours else 5,
-            zorder=3 if ours else 2,
-        )
-    add_linear(axes, curves)
-    axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label, title=title)
-    if name == "clients":
-        ticks = sorted({x for points in curves.values() for x, _ in points})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    _, title, x_label, y_label, panels = PLOTS[name]
+    figure, all_axes = pyplot.subplots(
+        1, len(panels), figsize=(1.5 + 5.5 * len(panels), 5), dpi=100, sharey=True, squeeze=False
+    )
+    for axes, panel in zip(all_axes[0], panels):
+        shown = {curve: points for curve, points in curves.items() if curve.endswith(panel)}
+        for curve, points in shown.items():
+            draw_curve(axes, curve, points, label=curve.removesuffix(f", {panel}") if panel else curve)
+        if y_label == "seconds":
+            add_linear(axes, shown)
+        axes.set(xscale="log", yscale="log", xlabel=x_label, title=f"{title}, {panel}" if panel else title)
+        if name == "clients":
+            ticks = sorted({x for points in curves.values() for x, _ in points})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0][0].set_ylabel(y_label)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
+    # Without its version the file stays the same where the curves do.
     figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
     return path
+
+
+def draw_curve(axes, curve: str, points: List[Tuple[float, float]], label: str) -> None:
+    who, _, what = curve.rpartition(", ")
+    ours = who == "tally"
+    axes.plot(
+        *zip(*sorted(points)),
+        label=label,
+        color=OURS.get(what, "black") if ours else PEERS[who],
+        linestyle="-" if ours or what != "Parquet" else "--",
+        linewidth=2.4 if ours else 1.2,
+        marker="o" if ours else ".",
+        zorder=3 if ours else 2,
+    )
 
 
 def add_linear(axes, curves: Curves) -> None:

@@ -255,7 +255,7 @@ DD = {"none": "dd", "fsync": "dd conv=fsync"}
 def upload_small(
     durability: str, lines: Dict[str, Tuple[int, str]], uploads: Callable[[Size], int]
 ) -> Callable[[Run], Contenders]:
-    """10 rows at a time. `lines`: for each contender how many clients, and which figure of the report it is."""
+    """10 rows at a time. `lines`: for each contender the clients, and which figure of the report."""
 
     def opened(run: Run) -> Contenders:
         files = list(data.small_files(BENCH / run.size.name / "small"))
@@ -264,9 +264,7 @@ def upload_small(
         def measure(server, folder: Path, clients: int, figure: str) -> float:
             count = uploads(run.size) // (8 if clients == 1 else 1)
             with server:
-                upload_load(
-                    server.address, 1, files, 50
-                )  # the first ones are slower
+                upload_load(server.address, 1, files, 50)  # the first ones are slower
                 result = upload_load(server.address, clients, files, count)[figure]
             shutil.rmtree(folder)
             return result
