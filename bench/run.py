@@ -34,6 +34,7 @@ import rows
 from data import FULL, QUICK, Size
 from rows import SCENARIOS, Goal, Line, Run, Scenario
 
+FAILURES = (Wrong, conftest.ServerDidNotStart, grpc.RpcError, subprocess.CalledProcessError)
 MARKS = ("<!-- bench: the table begins -->", "<!-- bench: the table ends -->")
 
 
@@ -244,6 +245,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> int:
     options = parse_options()
     size = QUICK if options.quick else FULL
+    failed: List[Scenario] = []  # the others are measured all the same
     if options.report or options.markdown:
         options.scenarios = [scenario for scenario in options.scenarios if kept(scenario, size).exists()]
         if not options.scenarios:
@@ -256,16 +258,24 @@ def main() -> int:
         for scenario in options.scenarios:
             path = kept(scenario, size)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(measure(scenario, size, options.runs)))
+            path.unlink(missing_ok=True)
+            try:
+                path.write_text(json.dumps(measure(scenario, size, options.runs)))
+            except FAILURES as failure:
+                failed.append(scenario)
+                print(f"{scenario.name}: {failure}", file=sys.stderr)
+        options.scenarios = [scenario for scenario in options.scenarios if scenario not in failed]
+        if not options.scenarios:
+            return 1
     result = report(options.scenarios, size)
     for path in options.markdown or []:
         write_between_marks(path, markdown(result))
     print(json.dumps(result, indent=2) if options.json else markdown(result))
-    return 1 if any(row["met"] is False for row in result["rows"]) else 0
+    return 1 if failed or any(row["met"] is False for row in result["rows"]) else 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (Wrong, conftest.ServerDidNotStart, grpc.RpcError, subprocess.CalledProcessError) as failure:
+    except FAILURES as failure:
         sys.exit(f"bench: {failure}")
