@@ -27,7 +27,7 @@ import table_pb2_grpc  # noqa: E402
 BINARY = Path(os.environ["TALLY_BINARY"])
 LOAD, LIMIT = TARGET / "examples" / "bench-load", TARGET / "examples" / "bench-limit"
 THREADS = 2
-SAMPLE_INTERVAL_S = 0.01
+SAMPLE_INTERVAL_S = 0.02
 MIB = 1024 * 1024
 
 
