@@ -269,6 +269,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    contenders.end_children_on_sigterm()
     try:
         main()
     except (

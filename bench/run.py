@@ -23,7 +23,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import List, Optional
+from typing import List
 
 import contenders
 from contenders import BENCH, BINARY, MIB, ROOT, Wrong
@@ -171,8 +171,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
 
 
-def ratio(value: Optional[float], name: Optional[str]) -> str:
-    return "" if value is None else f"{value:.2f} ({name})"
+def ratio(value: float, name: str) -> str:
+    return f"{value:.2f} ({name})"
 
 
 def markdown(report: dict) -> str:
@@ -183,18 +183,19 @@ def markdown(report: dict) -> str:
     size = "" if report["size"] == FULL.name else f", size: {report['size']}, which has no goals"
     lines += [f"commit: {commits}; medians of {table[0]['runs']} or more runs in turn{size}", ""]
     lines += [
-        "| row | what | median | min to max | times as fast as the best peer | times the limit | goal | met |"
+        "| row | what | median | min to max | times the best peer's speed | times the limit's time"
+        " | goal | met |"
     ]
     lines += ["| --- | --- | ---: | ---: | ---: | ---: | --- | --- |"]
     for row in table:
-        limit = ratio(row["times_limit"], row["limit"]) or ratio(row["times_reference"], row["reference"])
+        others = [(row[f"times_{other}"], row[other]) for other in ("reference", "limit")]
         cells = [
             row["row"],
             row["what"],
             f"{number(row['median'])} {row['unit']}",
             f"{number(row['min'])} to {number(row['max'])}",
-            ratio(row["times_best_peer"], row["best_peer"]),
-            limit,
+            ratio(row["times_best_peer"], row["best_peer"]) if row["best_peer"] else "",
+            ", ".join(ratio(*other) for other in others if other[1]),
             row["goal"] or "",
             {None: "", True: "yes", False: "**no**"}[row["met"]],
         ]
@@ -275,6 +276,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    contenders.end_children_on_sigterm()
     try:
         sys.exit(main())
     except FAILURES as failure:
