@@ -30,14 +30,14 @@ from data import FULL, QUICK, Size, Table
 from rows import COLUMN, P3, Run
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot, ticker  # noqa: E402
 
 RUNS = 3
 # Where a peer would take longer than this for a point, it is not asked for the next.
 PEER_SECONDS_MAX = 10.0
 # Ours by what it is, and the peers by who.
-OURS = {"CSV": "#0b5fa5", "Parquet": "#c2410c", "none": "#0b5fa5"}
-OURS |= dict.fromkeys(("start", "upload", "fsync"), "#1b7f4d")
+OURS = dict.fromkeys(("", "CSV", "none"), "#0b5fa5") | dict.fromkeys(("start", "upload", "fsync"), "#1b7f4d")
+OURS["Parquet"] = "#c2410c"
 PEERS = {"pyarrow": "#7a9a01", "duckdb": "#b8860b", "polars": "#8e6bbf", "chdb": "#3a9d9d", P3: "#777777"}
 
 # For each curve its points: where on the axis, and how much.
@@ -206,7 +206,7 @@ def draw(name: str, curves: Curves, folder: Path) -> Path:
     for axes, panel in zip(all_axes[0], panels):
         shown = {curve: points for curve, points in curves.items() if curve.endswith(panel)}
         for curve, points in shown.items():
-            draw_curve(axes, curve, points, label=curve.removesuffix(f", {panel}") if panel else curve)
+            draw_curve(axes, curve.removesuffix(f", {panel}") if panel else curve, points)
         if y_label == "seconds":
             add_linear(axes, shown)
         axes.set(xscale="log", yscale="log", xlabel=x_label, title=f"{title}, {panel}" if panel else title)
@@ -214,6 +214,10 @@ def draw(name: str, curves: Curves, folder: Path) -> Path:
             ticks = sorted({x for points in curves.values() for x, _ in points})
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            # A decade or two: with powers of ten alone there would be two labels.
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0][0].set_ylabel(y_label)
@@ -226,14 +230,14 @@ def draw(name: str, curves: Curves, folder: Path) -> Path:
     return path
 
 
-def draw_curve(axes, curve: str, points: List[Tuple[float, float]], label: str) -> None:
-    who, _, what = curve.rpartition(", ")
+def draw_curve(axes, label: str, points: List[Tuple[float, float]]) -> None:
+    who, _, what = label.partition(", ")
     ours = who == "tally"
     axes.plot(
         *zip(*sorted(points)),
         label=label,
-        color=OURS.get(what, "black") if ours else PEERS[who],
-        linestyle="-" if ours or what != "Parquet" else "--",
+        color=OURS[what] if ours else PEERS[who],
+        linestyle="--" if what == "Parquet" and not ours else "-",
         linewidth=2.4 if ours else 1.2,
         marker="o" if ours else ".",
         zorder=3 if ours else 2,
