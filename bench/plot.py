@@ -10,6 +10,7 @@ Each point is the median of three runs. With --quick the sizes are small and the
 import argparse
 import functools
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -184,6 +185,7 @@ def upload_rate(size: Size, durability: str, clients: int, files: List[Path], up
     with ExitStack() as stack:
         run = Run(size, stack)
         server = run.tally(run.empty_folder(), "--durability", durability)
+        os.sync()  # or the journal would still be busy with the files that were removed before
         return upload_load(server.address, clients, files, uploads)["per_second"]
 
 

@@ -264,6 +264,7 @@ def upload_small(
         def measure(server, folder: Path, clients: int, figure: str) -> float:
             count = uploads(run.size) // (8 if clients == 1 else 1)
             with server:
+                os.sync()  # or the journal would still be busy with the files that were removed before
                 upload_load(server.address, 1, files, 50)  # the first ones are slower
                 result = upload_load(server.address, clients, files, count)[figure]
             shutil.rmtree(folder)
