@@ -16,6 +16,7 @@ mod job_records;
 pub mod jobs;
 pub mod mean;
 pub mod numbers;
+pub mod pages;
 pub mod parquet;
 pub mod part;
 pub mod python;
