@@ -368,6 +368,9 @@ mod x86 {
         windows: __m512i,
     }
 
+    /// Bits of the last two digits of 18, which is as many as always fit in 64 bits.
+    const TWO_DIGITS: i64 = 16;
+
     impl Sums {
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
         fn new() -> Self {
@@ -398,7 +401,9 @@ mod x86 {
                 let places_of_eight = _mm512_permutexvar_epi8(self.eights, places);
                 let mut windows = _mm512_add_epi8(places_of_eight, self.windows);
                 let mut cells = low_byte(u64::from(_bzhi_u32(0xff, left)));
-                for (all, negatives) in self.all.iter_mut().zip(&mut self.negative) {
+                for ((all, negatives), full) in
+                    self.all.iter_mut().zip(&mut self.negative).zip([64, 64, TWO_DIGITS + 1])
+                {
                     let values = _mm512_sub_epi8(_mm512_permutex2var_epi8(before, windows, bytes), splat(b'0'));
                     let no_digits = _mm512_movm_epi8(_mm512_cmpge_epu8_mask(values, splat(10)));
                     // What stands before the cell is at the lower end of each eight.
@@ -408,7 +413,7 @@ mod x86 {
                     let fours = _mm512_madd_epi16(twos, _mm512_set1_epi32(0x0001_0064)); // by 100 and 1
                     *all = _mm512_add_epi64(*all, fours);
                     *negatives = _mm512_mask_add_epi64(*negatives, low_byte(negative), *negatives, fours);
-                    cells = _mm512_mask_cmpeq_epi64_mask(cells, bits, _mm512_set1_epi64(64));
+                    cells = _mm512_mask_cmpge_epu64_mask(cells, bits, _mm512_set1_epi64(full));
                     if cells == 0 {
                         break;
                     }
