@@ -22,6 +22,7 @@ pub mod part;
 pub mod python;
 pub mod query;
 pub mod runs;
+pub mod simd;
 pub mod sources;
 pub mod state;
 pub mod store;
