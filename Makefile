@@ -2,6 +2,7 @@
 # What is installed or built stays in the checkout: target/ (Rust), .venv/ (Python), stubs in clients/.
 
 VENV := .venv
+BENCH_VENV := target/bench/venv
 PYTHON := $(VENV)/bin/python
 PROTOS := $(wildcard proto/*.proto)
 RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
@@ -9,7 +10,7 @@ RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Carg
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs venv docker bench bench-groups clean need-cargo need-python need-docker
+.PHONY: help demo test check stubs venv docker bench bench-plots clean need-cargo need-python need-docker
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,13 +53,21 @@ $(STUBS): $(PROTOS) $(VENV)/requirements.txt
 docker: need-docker ## the image, as p3
 	docker build . -t p3
 
-bench: need-cargo venv stubs ## times of sums over 100,000,000 rows, of uploads and of NumStore, from a release build
-	cargo build --locked --release
-	TALLY_BINARY=target/release/tally $(PYTHON) bench/run.py
+# Rows, sizes and output are chosen by ARGS, for example ARGS="--row csvsum" or ARGS=--quick.
+bench: need-cargo $(BENCH_VENV)/requirements.txt ## times beside other systems and the machine's limits; try ARGS=--quick
+	cargo build --locked --release --bin tally --example bench-load --example bench-limit
+	$(BENCH_VENV)/bin/python bench/run.py $(ARGS)
 
-bench-groups: need-cargo need-python ## times of a group sum over 30,000,000 rows, beside DuckDB and Polars
-	cargo build --locked --release
-	python3 bench/groups.py
+bench-plots: need-cargo $(BENCH_VENV)/requirements.txt ## times against rows, parts, columns and clients, in bench/plots
+	cargo build --locked --release --bin tally --example bench-load --example bench-limit
+	$(BENCH_VENV)/bin/python bench/plot.py $(ARGS)
+
+# Apart from the tests' environment, because the peers are large.
+$(BENCH_VENV)/requirements.txt: bench/requirements.txt | need-python
+	rm -rf $(BENCH_VENV)
+	python3 -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	cp $< $@
 
 clean: ## removes what was built and installed here
 	rm -rf target $(VENV) clients/*_pb2.py clients/*_pb2_grpc.py

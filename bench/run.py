@@ -1,332 +1,283 @@
-"""Measures a release build over gRPC: bigdata's table (100,000,000 rows in 400 uploads, 1.5 GB) and NumStore.
+"""Measures a release build side by side with what a user would pick instead, and with the machine's limits.
 
-    make bench              # builds, then runs this
-    .venv/bin/python bench/run.py [--fresh] [--json]
+    make bench                                  # builds everything, then runs this: half an hour
+    make bench ARGS="--row csvsum --row small"  # some rows: those whose names begin so
+    make bench ARGS=--quick                     # small sizes, a minute or two: judges nothing
 
-The table is loaded by clients/bigdata.py into target/bench/ and kept there; a later run finds it. Prints a
-table of medians and exits with 1 if a goal is missed. TALLY_BINARY names another binary than
-target/release/tally.
+It prints a table and exits with 1 if a goal is missed. The contenders of a row run in turn, so that a slow
+moment hits all alike, and all of them, clients too, on the same two cores. Every total is checked. `--json`
+prints all figures.
+
+What was measured is kept in target/bench/: `--report` prints it again, and `--markdown FILE...` writes the
+table of the last full run of each row between the two marks in these files. TALLY_BINARY names another binary
+than target/release/tally.
 """
 
 import argparse
-import calendar
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import List
 
-ROOT = Path(__file__).resolve().parents[1]
-BENCH = ROOT / "target" / "bench"
-BINARY = Path(os.environ.setdefault("TALLY_BINARY", str(ROOT / "target" / "release" / "tally")))
-sys.path.insert(0, str(ROOT / "tests" / "python"))
+import contenders
+from contenders import BENCH, BINARY, MIB, ROOT, Wrong
 
-import conftest  # noqa: E402  (the tests' Server starts and stops the one measured here)
-import grpc  # noqa: E402
-import table_pb2  # noqa: E402
-import table_pb2_grpc  # noqa: E402
+import conftest  # isort: skip  (contenders knows where it is)
+import grpc
+import rows
+from data import FULL, QUICK, Size
+from rows import SCENARIOS, Goal, Line, Run, Scenario
 
-# The table that the goals are about; with another one there are none.
-BATCHES = 400
-ROWS = 250_000
-SECONDS_GOALS = {"csv": 1.0, "parquet": 0.15}
-COLUMNS = ("x", "y", "z")
-
-SMALL_CSV = b"x,y,z\n" + b"1,2,3\n" * 10
-SMALL_UPLOADS = 200  # of one client, and of each of eight
-SMALL_CLIENTS = 8
-
-NUMSTORE_CLIENTS = 8
-NUMSTORE_REQUESTS = 10_000  # of each client
-MB = 1_000_000
-MIB = 1024 * 1024
+FAILURES = (Wrong, conftest.ServerDidNotStart, grpc.RpcError, subprocess.CalledProcessError)
+MARKS = ("<!-- bench: the table begins -->", "<!-- bench: the table ends -->")
 
 
-@dataclass
-class Measured:
-    """One line of the report."""
-
-    name: str
-    unit: str
-    values: List[float]
-    goal: Optional[float] = None  # the median must be below
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def met(self) -> Optional[bool]:
-        return None if self.goal is None else self.median < self.goal
+# --- measuring --------------------------------------------------------------------------------------------
 
 
-class Wrong(Exception):
-    """The server did not do what is measured here."""
-
-
-# --- the table ----------------------------------------------------------------------------------------------
-
-
-def is_loaded(receipts: List[dict], options: argparse.Namespace) -> bool:
-    return len(receipts) == options.batches and all(
-        receipt["rows"] == options.rows and [column["name"] for column in receipt["columns"]] == list(COLUMNS)
-        for receipt in receipts
-    )
-
-
-def receipts_in(data: Path) -> List[dict]:
-    return [json.loads(path.read_text()) for path in (data / "parts").glob("*.json")]
-
-
-def load(data: Path, options: argparse.Namespace) -> None:
-    """Fills a new folder by clients/bigdata.py, which itself checks the sums in the end."""
-    shutil.rmtree(data, ignore_errors=True)
-    with conftest.Server(data, "--durability", "none") as server:
-        command = [sys.executable, str(ROOT / "clients" / "bigdata.py")]
-        command += ["--batches", str(options.batches), "--rows", str(options.rows)]
-        # Standard output is the report's.
-        subprocess.run(
-            command, env={**os.environ, "TALLY_SERVER": server.address}, stdout=sys.stderr, check=True
-        )
-        server.stop()
-    if not is_loaded(receipts_in(data), options):
-        raise Wrong("bigdata.py succeeded, but the parts are not what it was asked for")
-
-
-def load_rates(receipts: List[dict]) -> List[Measured]:
-    """How fast the load went, by the times in the receipts: also of a load that an earlier run did."""
-    receipts = sorted(receipts, key=lambda receipt: receipt["uploaded_at"])
-    if len(receipts) < 2:
-        return []
-    # From the end of the first upload to the end of the last: all but the first.
-    seconds = unix_seconds(receipts[-1]["uploaded_at"]) - unix_seconds(receipts[0]["uploaded_at"])
-    csv_bytes = sum(receipt["csv"]["bytes"] for receipt in receipts[1:])
-    rows_count = sum(receipt["rows"] for receipt in receipts[1:])
-    return [
-        Measured("load by bigdata.py", "MB/s", [csv_bytes / MB / seconds]),
-        Measured("load by bigdata.py", "million rows/s", [rows_count / 1e6 / seconds]),
-    ]
-
-
-def unix_seconds(time_utc: str) -> float:
-    """Reads a receipt's time: 2026-11-20T08:48:57.123456Z."""
-    whole, _, fraction = time_utc.rstrip("Z").partition(".")
-    return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
-
-
-# --- sums ---------------------------------------------------------------------------------------------------
-
-
-def measure_sums(server: conftest.Server, options: argparse.Namespace) -> List[Measured]:
-    stub = conftest.table(server)
-    questions = [
-        table_pb2.ColSumReq(column=column, format=file_format)
-        for file_format in SECONDS_GOALS
-        for column in COLUMNS
-    ]
-    full_size = (options.batches, options.rows) == (BATCHES, ROWS)
-    measured = [
-        Measured(f"{q.format}sum {q.column}", "s", [], SECONDS_GOALS[q.format] if full_size else None)
-        for q in questions
-    ]
-
-    # The first round warms the page cache and is not counted; what it answers must stay the answer.
-    totals: Dict[str, int] = {"x": options.batches * options.rows}
-    for run in range(options.runs + 1):
-        for question, line in zip(questions, measured):  # in turn, so that a slow moment hits all alike
-            start = time.perf_counter()
-            answer = stub.ColSum(question)
-            seconds = time.perf_counter() - start
-            if answer.error or answer.total != totals.setdefault(question.column, answer.total):
-                raise Wrong(
-                    f"{line.name}: {answer.error or answer.total}, expected {totals[question.column]}"
-                )
-            if run > 0:
-                line.values.append(seconds)
-    return measured
-
-
-# --- small uploads ------------------------------------------------------------------------------------------
-
-
-def measure_small_uploads(durability: str, runs: int) -> List[Measured]:
-    data = BENCH / "small"
-    shutil.rmtree(data, ignore_errors=True)
-    with conftest.Server(data, "--durability", durability) as server:
-        upload_small(server.address, SMALL_UPLOADS)  # to warm up
-        latencies = upload_small(server.address, SMALL_UPLOADS)
-        rates = []
-        for _ in range(runs):
-            with ThreadPoolExecutor(SMALL_CLIENTS) as pool:
-                start = time.perf_counter()
-                list(pool.map(lambda _: upload_small(server.address, SMALL_UPLOADS), range(SMALL_CLIENTS)))
-                rates.append(SMALL_CLIENTS * SMALL_UPLOADS / (time.perf_counter() - start))
-        server.stop()
-    shutil.rmtree(data)
-    return [
-        Measured(
-            f"upload of 10 rows, {durability}, 1 client", "ms", [1000 * seconds for seconds in latencies]
-        ),
-        Measured(f"uploads of 10 rows, {durability}, {SMALL_CLIENTS} clients", "1/s", rates),
-    ]
-
-
-def upload_small(address: str, count: int) -> List[float]:
-    """Uploads one after the other on a connection of their own; the seconds that each took."""
-    request = table_pb2.UploadReq(csv_data=SMALL_CSV)
-    with grpc.insecure_channel(address, options=conftest.CHANNEL_OPTIONS) as channel:
-        stub = table_pb2_grpc.TableStub(channel)
-        grpc.channel_ready_future(channel).result()
-        seconds = []
-        for _ in range(count):
-            start = time.perf_counter()
-            error = stub.Upload(request).error
-            seconds.append(time.perf_counter() - start)
-            if error:
-                raise Wrong(error)
-    return seconds
-
-
-# --- NumStore -----------------------------------------------------------------------------------------------
-
-
-def measure_numstore(runs: int) -> List[Measured]:
-    """P2's load at full speed, by the server's own binary: a client in Python would measure Python."""
-    data = BENCH / "numstore"
-    shutil.rmtree(data, ignore_errors=True)
-    reports = []
-    with conftest.Server(data) as server:
-        for run in range(runs + 1):
-            command = [str(BINARY), "load-numstore", "--json", "--server", server.address, "--seed", str(run)]
-            command += ["--clients", str(NUMSTORE_CLIENTS), "--requests", str(NUMSTORE_REQUESTS)]
-            environment = conftest.clean_environment()  # which could set other flags
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-            reports.append(json.loads(done.stdout))
-            if reports[-1]["requests"] != NUMSTORE_CLIENTS * NUMSTORE_REQUESTS:
-                raise Wrong(f"load-numstore sent {reports[-1]['requests']} requests")
-        server.stop()
-    shutil.rmtree(data)
-    del reports[0]  # of a server that knew no keys yet
-    lines = {
-        "requests_per_second": ("requests", "1/s"),
-        "p50_ms": ("p50 response time", "ms"),
-        "p99_ms": ("p99 response time", "ms"),
+def measure(scenario: Scenario, size: Size, runs: int) -> dict:
+    """Every contender `runs` times, in turn; what was measured, as it is kept."""
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        run = Run(size, stack)
+        watched = scenario.open(run)
+        values = {name: [] for name in watched}
+        for round_index in range(runs + scenario.warm_up):
+            for name, once in watched.items():
+                value = once()
+                if round_index >= scenario.warm_up:
+                    values[name].append(value)
+    run.empty_folder()  # removes what the last contender left
+    print(f"{scenario.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    return {
+        "machine": machine(),
+        "commit": commit(),
+        "values": values,
+        "memory_mib": run.peak.bytes / MIB,
     }
-    return [
-        Measured(f"NumStore {name}, {NUMSTORE_CLIENTS} clients", unit, [report[key] for report in reports])
-        for key, (name, unit) in lines.items()
-    ]
 
 
-# --- the report ---------------------------------------------------------------------------------------------
-
-
-def machine() -> Dict[str, str]:
-    cpu = platform.processor() or platform.machine()
+def machine() -> str:
+    cpu = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             cpu = line.split(":", 1)[1].strip()
             break
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": cpu,
-        "cores": str(len(os.sched_getaffinity(0))),
-        "memory": f"{memory_bytes / MIB / 1024:.1f} GiB",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "client": f"Python {platform.python_version()}, grpcio {grpc.__version__}",
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MIB / 1024
+    cores = len(os.sched_getaffinity(0))
+    return f"{cpu}, {cores} cores used, {memory_gib:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def commit() -> str:
+    """Which source was measured; empty where there is no git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
+    return done.stdout.strip()
+
+
+def kept(scenario: Scenario, size: Size) -> Path:
+    return BENCH / size.name / "results" / f"{scenario.name}.json"
+
+
+# --- the report -------------------------------------------------------------------------------------------
+
+
+def judge(line: Line, measured: dict, size: Size) -> dict:
+    """One row of the table, as numbers."""
+    values = measured["values"]
+    medians = {name: statistics.median(runs) for name, runs in values.items()}
+    ours = medians[line.ours]
+
+    def times_as_fast(name: str) -> float:
+        return ours / medians[name] if line.unit == "1/s" else medians[name] / ours
+
+    peer = min(line.peers, key=times_as_fast) if line.peers else None
+    row = {
+        "row": line.name,
+        "what": line.what,
+        "unit": line.unit,
+        "median": ours,
+        "min": min(values[line.ours]),
+        "max": max(values[line.ours]),
+        "runs": len(values[line.ours]),
+        "best_peer": peer,
+        "times_best_peer": None if peer is None else times_as_fast(peer),
+        "peers": {name: medians[name] for name in line.peers},
+        "limit": line.limit,
+        "times_limit": None if line.limit is None else ours / medians[line.limit],
+        "reference": line.reference,
+        "times_reference": None if line.reference is None else ours / medians[line.reference],
+        "memory_mib": measured["memory_mib"],
+        "goal": None if line.goal is None else goal_text(line),
+        "met": None,
+        "commit": measured["commit"],
+        "machine": measured["machine"],
     }
+    if line.goal is not None and size is FULL:
+        row["met"] = is_met(line, row)
+    return row
+
+
+def is_met(line: Line, row: dict) -> bool:
+    goal = line.goal
+    if goal.of == "peer":
+        return row["times_best_peer"] >= goal.bound
+    if goal.of == "value":
+        return row["median"] >= goal.bound if line.unit == "1/s" else row["median"] < goal.bound
+    return row[f"times_{goal.of}"] <= goal.bound
+
+
+def goal_text(line: Line) -> str:
+    goal = line.goal
+    if goal.of == "peer":
+        return f"{goal.bound:g} x as fast as the best peer"
+    if goal.of == "limit":
+        return f"within {goal.bound:g} x {line.limit}"
+    if goal.of == "reference":
+        return f"within {goal.bound:g} x {line.reference}"
+    return f"{goal.bound:,g} a second" if line.unit == "1/s" else f"under {goal.bound:g} {line.unit}"
+
+
+def memory_row(measured: List[dict], size: Size) -> dict:
+    """The most anonymous memory that the server had in any of the rows."""
+    peaks = [one["memory_mib"] for one in measured]
+    line = Line(
+        "memory",
+        "anonymous memory, the most in any row",
+        "tally",
+        "MiB",
+        goal=Goal("value", rows.MEMORY_GOAL_MIB),
+    )
+    # The row is made of peaks: there is one for every scenario, and the largest stands for all.
+    whole = {**measured[0], "values": {"tally": [max(peaks)]}, "memory_mib": max(peaks)}
+    return judge(line, whole, size)
+
+
+def report(scenarios: List[Scenario], size: Size) -> dict:
+    """What is kept of these scenarios."""
+    measured = {scenario: json.loads(kept(scenario, size).read_text()) for scenario in scenarios}
+    table = [judge(line, measured[scenario], size) for scenario in scenarios for line in scenario.lines]
+    table.append(memory_row(list(measured.values()), size))
+    return {"size": size.name, "rows": table}
 
 
 def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value >= 100 else f"{value:.3f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+
+
+def ratio(value: float, name: str) -> str:
+    return f"{value:.2f} ({name})"
 
 
 def markdown(report: dict) -> str:
-    lines = [f"{name}: {value}  " for name, value in {**report["machine"], **report["table"]}.items()]
-    lines += ["", "| what | unit | median | min | max | goal | met |"]
-    lines += ["| --- | --- | ---: | ---: | ---: | ---: | --- |"]
-    for result in report["results"]:
-        goal = "" if result["goal"] is None else f"< {result['goal']:g}"
-        met = {None: "", True: "yes", False: "**no**"}[result["met"]]
-        numbers = [number(result[key]) for key in ("median", "min", "max")]
-        lines.append("| " + " | ".join([result["name"], result["unit"], *numbers, goal, met]) + " |")
+    """The table; above it where and what was measured, once if it is the same for all."""
+    table = report["rows"]
+    lines = [f"{machine}  " for machine in sorted({row["machine"] for row in table})]
+    commits = ", ".join(sorted({row["commit"] for row in table if row["commit"]}))
+    size = "" if report["size"] == FULL.name else f", size: {report['size']}, which has no goals"
+    lines += [f"commit: {commits}; medians of {table[0]['runs']} or more runs in turn{size}", ""]
+    lines += [
+        "| row | what | median | min to max | times the best peer's speed | times the limit's time"
+        " | goal | met |"
+    ]
+    lines += ["| --- | --- | ---: | ---: | ---: | ---: | --- | --- |"]
+    for row in table:
+        others = [(row[f"times_{other}"], row[other]) for other in ("reference", "limit")]
+        cells = [
+            row["row"],
+            row["what"],
+            f"{number(row['median'])} {row['unit']}",
+            f"{number(row['min'])} to {number(row['max'])}",
+            ratio(row["times_best_peer"], row["best_peer"]) if row["best_peer"] else "",
+            ", ".join(ratio(*other) for other in others if other[1]),
+            row["goal"] or "",
+            {None: "", True: "yes", False: "**no**"}[row["met"]],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def write_between_marks(path: Path, text: str) -> None:
+    before, begin, rest = path.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not begin or not end:
+        raise Wrong(f"{path} has no place for the table: {MARKS[0]} and {MARKS[1]}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measures a release build on bigdata's table and NumStore.")
-    parser.add_argument("--fresh", action="store_true", help="load the table anew")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
+    parser = argparse.ArgumentParser(description="Measures a release build beside its peers and its limits.")
+    names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser.add_argument(
-        "--runs", type=int, default=7, help="how often each is measured (default: %(default)s)"
+        "--row", action="append", metavar="NAME", help=f"only rows whose name begins so: {names}"
     )
     parser.add_argument(
-        "--batches", type=int, default=BATCHES, help="uploads in the table (default: %(default)s)"
+        "--runs", type=int, default=5, help="how often each is measured (default: %(default)s)"
     )
-    parser.add_argument("--rows", type=int, default=ROWS, help="rows of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, for trying out")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--report", action="store_true", help="measure nothing, print what was measured last")
+    parser.add_argument(
+        "--markdown",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="like --report, and write the table into these files",
+    )
     options = parser.parse_args()
-    if min(options.runs, options.batches, options.rows) < 1:
-        parser.error("--runs, --batches and --rows start at 1")
+    if options.runs < 1:
+        parser.error("--runs starts at 1")
+    wanted = tuple(options.row or [""])
+    options.scenarios = [scenario for scenario in SCENARIOS if scenario.name.startswith(wanted)]
+    if not options.scenarios:
+        parser.error(f"no row has such a name: {names}")
     return options
 
 
 def main() -> int:
     options = parse_options()
-    if not BINARY.exists():
-        print(f"{BINARY} is missing: run `make bench`, or `cargo build --release` first", file=sys.stderr)
-        return 1
-    data = BENCH / f"{options.batches}x{options.rows}"
-    if options.fresh or not is_loaded(receipts_in(data), options):
-        load(data, options)
-    receipts = receipts_in(data)
-
-    start = time.perf_counter()
-    with conftest.Server(data, "--durability", "none") as server:
-        measured = [Measured("start, until ready", "s", [time.perf_counter() - start])]
-        measured += measure_sums(server, options)
-        measured.append(Measured("anonymous memory after the sums", "MiB", [server.anonymous_bytes() / MIB]))
-        server.stop()
-    for durability in ("none", "fsync"):
-        measured += measure_small_uploads(durability, options.runs)
-    measured += load_rates(receipts)
-    measured += measure_numstore(options.runs)
-
-    csv_bytes = sum(receipt["csv"]["bytes"] for receipt in receipts)
-    parquet_bytes = sum(receipt["parquet"]["bytes"] for receipt in receipts)
-    report = {
-        "machine": machine(),
-        "table": {
-            "rows": f"{options.batches * options.rows:,} in {options.batches} parts",
-            "CSV": f"{csv_bytes / MB:,.0f} MB",
-            "Parquet": f"{parquet_bytes / MB:,.0f} MB",
-        },
-        "results": [
-            {
-                "name": line.name,
-                "unit": line.unit,
-                "median": line.median,
-                "min": min(line.values),
-                "max": max(line.values),
-                "runs": len(line.values),
-                "goal": line.goal,
-                "met": line.met,
-            }
-            for line in measured
-        ],
-    }
-    print(json.dumps(report, indent=2) if options.json else markdown(report))
-    return 1 if any(line.met is False for line in measured) else 0
+    size = QUICK if options.quick else FULL
+    failed: List[Scenario] = []  # the others are measured all the same
+    if options.report or options.markdown:
+        options.scenarios = [scenario for scenario in options.scenarios if kept(scenario, size).exists()]
+        if not options.scenarios:
+            raise Wrong("nothing has been measured yet")
+    else:
+        for program in (BINARY, contenders.LOAD, contenders.LIMIT):
+            if not program.exists():
+                raise Wrong(f"{program} is missing: run `make bench`")
+        contenders.use_two_cores()
+        for scenario in options.scenarios:
+            path = kept(scenario, size)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            try:
+                path.write_text(json.dumps(measure(scenario, size, options.runs)))
+            except FAILURES as failure:
+                failed.append(scenario)
+                print(f"{scenario.name}: {failure}", file=sys.stderr)
+        options.scenarios = [scenario for scenario in options.scenarios if scenario not in failed]
+        if not options.scenarios:
+            return 1
+    result = report(options.scenarios, size)
+    for path in options.markdown or []:
+        write_between_marks(path, markdown(result))
+    print(json.dumps(result, indent=2) if options.json else markdown(result))
+    return 1 if failed or any(row["met"] is False for row in result["rows"]) else 0
 
 
 if __name__ == "__main__":
+    contenders.end_children_on_sigterm()
     try:
         sys.exit(main())
-    except (Wrong, conftest.ServerDidNotStart, grpc.RpcError, subprocess.CalledProcessError) as failure:
+    except FAILURES as failure:
         sys.exit(f"bench: {failure}")

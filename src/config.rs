@@ -90,7 +90,8 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UPLOADS_MAX", value_name = "N", default_value_t = UPLOADS_MAX, value_parser = up_to(UPLOADS_MAX))]
     pub uploads_max: usize,
 
-    /// Seconds that an upload may send nothing before it is given up.
+    /// Seconds that an upload may send nothing before it is given up, and that a streamed answer may go unread before its
+    /// connection is closed.
     #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 

@@ -89,6 +89,14 @@ pub enum Error {
         /// The exact sum.
         total: i128,
     },
+    /// A group that no answer over the network holds.
+    #[error("group {}: it has more than {bytes_max} bytes, which is the limit for an answer", QuotedList(group))]
+    GroupTooLong {
+        /// The group's cells.
+        group: Vec<String>,
+        /// Bytes that it may have.
+        bytes_max: usize,
+    },
     /// A group sum that cannot be asked for.
     #[error(transparent)]
     GroupBy(#[from] GroupByError),
@@ -217,7 +225,7 @@ pub enum Error {
         starts: u32,
     },
     /// A job's record is not what was written.
-    #[error("the record of job {} is damaged: {what}", Quoted(name))]
+    #[error("job {} is damaged: {what}", Quoted(name))]
     DamagedJob {
         /// The job.
         name: String,
@@ -311,6 +319,7 @@ impl Error {
             | Self::TooManyGroups { .. }
             | Self::DifferenceOverflow { .. }
             | Self::GroupOverflow { .. }
+            | Self::GroupTooLong { .. }
             | Self::GroupBy(_)
             | Self::UploadTooLarge { .. }
             | Self::TooWideAndLong { .. }
@@ -351,6 +360,7 @@ impl Error {
                 Self::Io { what: what.clone(), cause }
             }
             Self::Draining => Self::Draining,
+            Self::Internal(what) => Self::Internal(what.clone()),
             other => Self::Internal(other.to_string()),
         }
     }
@@ -639,6 +649,7 @@ mod tests {
             let (row, problem) = (u64::MAX, CellProblem::NotANumber);
             let errors = [
                 Error::GroupOverflow { group: vec![cell(); 64], column: cell(), total: i128::MIN },
+                Error::GroupTooLong { group: vec![cell(); 64], bytes_max: usize::MAX },
                 Error::SumOverflow { column: cell(), total: i128::MIN },
                 Error::Cell { part, row, column: cell(), cell: cell(), problem },
                 Error::NoSuchState { question: cell(), state: cell() },

@@ -202,8 +202,8 @@ pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
 pub const GROUP_WAITS_MAX: usize = 8;
 /// Calls for group sums that wait, run, or have an answer that their client still reads; one more is refused.
 pub const GROUP_CALLS_MAX: usize = 16;
-/// Bytes of groups that are handed on at once, but for a single group that is longer.
-pub const GROUP_BLOCK_BYTES: usize = 256 * KIB;
+/// Bytes of groups that are handed on at once, and so of the longest group of an answer.
+pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
 
 /// All of the above at its worst, in one sum: what the server may hold in memory at once.
 pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES // came in, not yet taken by a call
@@ -218,7 +218,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES //
     + SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES                                    // statistics
     + JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES // jobs
     + GROUP_BYTES_MAX //                                                         groups, in memory or being merged
-    + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES; //                                    groups on their way to a client
+    + GROUP_CALLS_MAX * 2 * GROUP_BLOCK_BYTES; //                                groups, and the message of them
 
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
@@ -241,7 +241,8 @@ pub struct Limits {
     pub upload_bytes_max: u64,
     /// Uploads that are received at once.
     pub uploads_max: usize,
-    /// How long an upload may send nothing before its place goes to another.
+    /// How long an upload may send nothing before its place goes to another, and a streamed answer may go unread
+    /// before its connection is closed.
     pub upload_idle_max: Duration,
     /// How many jobs are taken, and how long they are kept.
     pub jobs: JobLimits,

@@ -30,6 +30,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::{Server, server::Connected};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::{Layer, Service};
@@ -39,7 +40,7 @@ use tracing_subscriber::{EnvFilter, filter::Targets, layer::SubscriberExt, util:
 
 use crate::{
     api::{
-        grpc::{self, adapter::UploadLayer, count::CountLayer, pb},
+        grpc::{self, adapter::UploadLayer, count::CountLayer, pb, unread::Closer},
         http::{
             self, Surface,
             guard::{AdminToken, Arrival},
@@ -345,7 +346,10 @@ fn connections(listeners: Vec<TcpListener>) -> impl Stream<Item = io::Result<Con
         async move {
             let place = places.acquire_owned().await.ok()?;
             let silence_max = Some(Box::pin(sleep(PREFACE_MAX)));
-            Some(Ok(Connection { stream, silence_max, preface_bytes_left: PREFACE_BYTES, _place: place }))
+            let closer = Closer::default();
+            let closed = Box::pin(closer.0.clone().cancelled_owned());
+            let preface_bytes_left = PREFACE_BYTES;
+            Some(Ok(Connection { stream, silence_max, preface_bytes_left, closer, closed, _place: place }))
         }
     })
 }
@@ -428,17 +432,25 @@ struct Connection {
     /// Until the client's preface has come: HTTP/2's own pings begin only then.
     silence_max: Option<Pin<Box<Sleep>>>,
     preface_bytes_left: usize,
+    /// Given to every call.
+    closer: Closer,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Closer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Closer {
+        self.closer.clone()
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.closed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let filled = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if read.is_ready() {

@@ -108,6 +108,18 @@ fn the_environment_is_read_in_one_place() {
 }
 
 #[test]
+fn unsafe_stands_in_one_module_and_says_why() {
+    let is_unsafe =
+        |code: &String| ["unsafe {", "unsafe fn", "unsafe impl", "unsafe_code"].iter().any(|it| code.contains(it));
+    let with: Vec<_> = sources().into_iter().filter(|(_, code)| is_unsafe(code)).map(|(name, _)| name).collect();
+    assert_eq!(with, ["engine/simd.rs"]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/simd.rs");
+    let text = fs::read_to_string(path).expect("readable");
+    let reasons = text.matches("// SAFETY: ").count();
+    assert_eq!(text.matches("unsafe {").count(), reasons, "each block has its reason");
+}
+
+#[test]
 fn nothing_is_left_for_later_or_thrown_away() {
     for (name, code) in sources() {
         for banned in

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,9 +21,10 @@ use tally::{
         survey::{Ask, SurveyQuestion},
     },
     error::{Error, Kind},
-    limits::{JobLimits, Limits},
+    limits::{JOBS_MAX, JobLimits, Limits},
 };
 use tempfile::TempDir;
+use tokio::{sync::oneshot, time::timeout};
 
 const SURVEY: &str = "Question,LocationDesc,Data_Value,StratificationCategory1,Stratification1\n\
                       q,Ohio,1,Income,low\nq,Ohio,2,Income,high\nq,Iowa,4,,\nr,Ohio,9,Income,low\n";
@@ -113,7 +117,7 @@ async fn a_statistic_is_asked_now_and_fetched_later() {
     assert_eq!((means, unknown), (JobId::Survey(1), JobId::Survey(2)));
     assert_eq!(result_of(&engine, means).await, r#"{"Ohio":1.5,"Iowa":4.0}"#);
     let JobState::Failed { reason } = end_of(&engine, unknown).await.state else { panic!("{:?}", engine.job(unknown)) };
-    assert_eq!(reason, "no row with a value for question \"nobody asked\"");
+    assert_eq!(*reason, *"no row with a value for question \"nobody asked\"");
     assert_eq!(engine.jobs_undone(), 0);
     assert_eq!(engine.survey_jobs().iter().map(|job| job.id).collect::<Vec<_>>(), [means, unknown]);
     assert_eq!(kinds(&folder), ["json", "json", "result"]);
@@ -132,7 +136,7 @@ async fn a_file_is_grouped_and_summed() {
         ("", "the file has no header row"),
     ] {
         let id = task(&engine, csv).await.expect("accepted: what is wrong with it is the job's");
-        assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: expected.to_owned() }, "{csv:?}");
+        assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: expected.into() }, "{csv:?}");
     }
     assert!(engine.survey_jobs().is_empty());
     assert_eq!(fs::read_dir(folder.path().join("tmp")).expect("readable").count(), 0, "drafts are left");
@@ -169,7 +173,7 @@ async fn a_restart_answers_what_was_done_and_runs_what_was_not() {
     assert_eq!(result_of(&engine, survey).await, mean);
     assert_eq!(result_of(&engine, done).await, expected);
     assert_eq!(result_of(&engine, again).await, expected);
-    assert_eq!(end_of(&engine, lost).await.state, JobState::Failed { reason: "its result is gone".to_owned() });
+    assert_eq!(end_of(&engine, lost).await.state, JobState::Failed { reason: "its result is gone".into() });
     assert!(!files(&folder).keys().any(|name| name.starts_with("00000000")), "a stray input is left");
     let next = engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect("accepted");
     assert_eq!(next, JobId::Survey(2), "numbers go on where they were");
@@ -178,9 +182,13 @@ async fn a_restart_answers_what_was_done_and_runs_what_was_not() {
 
 /// The first engine's folder is free once its last task has ended.
 async fn open_again(folder: &TempDir) -> Engine {
+    open_again_with(folder, JobLimits::default()).await
+}
+
+async fn open_again_with(folder: &TempDir, jobs: JobLimits) -> Engine {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        match Engine::open(folder.path(), Durability::Fsync, Limits::default()).await {
+        match Engine::open(folder.path(), Durability::Fsync, Limits { jobs, ..Limits::default() }).await {
             Ok((engine, _)) => return engine,
             Err(error) => assert!(Instant::now() < deadline, "{error}"),
         }
@@ -218,8 +226,67 @@ async fn a_damaged_record_is_set_aside_and_a_newer_one_stops_the_start() {
     let engine = open_again(&folder).await;
     assert!(engine.survey_jobs().is_empty());
     assert_eq!(files(&folder).len(), 0);
-    let aside = fs::read_dir(folder.path().join("quarantine")).expect("readable").count();
-    assert_eq!(aside, 6, "records and results");
+    let aside = || fs::read_dir(folder.path().join("quarantine")).expect("readable").count();
+    assert_eq!(aside(), 6, "records and results");
+    // Nobody who still asks for one of them is told of another.
+    let ask = async |engine: &Engine| engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect("accepted");
+    let id = ask(&engine).await;
+    assert_eq!(id, JobId::Survey(10));
+    end_of(&engine, id).await;
+    engine.close();
+    drop(engine);
+    fs::write(jobs.join("job_id_10.json"), "{").expect("writable");
+    open_again(&folder).await.close();
+    let engine = open_again(&folder).await;
+    assert_eq!((ask(&engine).await, aside()), (JobId::Survey(11), 7));
+    engine.close();
+}
+
+#[tokio::test]
+async fn a_result_that_is_not_whole_is_no_result() {
+    let (engine, folder) = fresh().await;
+    let id = task(&engine, PLAYS).await.expect("accepted");
+    let whole = result_of(&engine, id).await;
+    let path = folder.path().join("jobs").join(format!("{id}.result"));
+    fs::write(&path, &whole[..20]).expect("writable");
+    let error = engine.open_result(id).await.err().expect("damaged");
+    assert_eq!(error.kind(), Kind::DataLoss);
+    let says = format!("job \"{id}\" is damaged: its result has 20 bytes, and had {}", whole.len());
+    assert_eq!(error.to_string(), says);
+    engine.close();
+}
+
+/// Of the jobs that are known, those that nobody can fetch anything of make room first.
+#[tokio::test]
+async fn jobs_that_ended_make_room() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let engine = open(folder.path(), JobLimits::default()).await;
+    let fetched_late = task(&engine, PLAYS).await.expect("accepted");
+    result_of(&engine, fetched_late).await;
+    let mut last = 0;
+    for _ in 0..JOBS_MAX + 10 {
+        let id = engine.submit_survey(question(Ask::GlobalMean, "of no row")).await.expect("there is room");
+        let JobId::Survey(number) = id else { panic!("{id} is no statistic") };
+        last = number;
+        end_of(&engine, id).await;
+    }
+    let known = engine.survey_jobs();
+    assert!(known.len() < JOBS_MAX && known.len() > JOBS_MAX - 100, "{} are known", known.len());
+    assert_eq!(known.last().map(|job| job.id), Some(JobId::Survey(last)));
+    assert!(engine.job(JobId::Survey(1)).is_none(), "the oldest has made room");
+    assert!(result_of(&engine, fetched_late).await.starts_with("Song,Date,Total\n"));
+    engine.close();
+    drop(engine);
+
+    // Old ones go too; the newest number stays known, or it would be given out again.
+    let limits =
+        JobLimits { age_max: Duration::ZERO, sweep_interval: Duration::from_millis(5), ..JobLimits::default() };
+    let engine = open_again_with(&folder, limits).await;
+    until("all but one are forgotten", || (engine.survey_jobs().len() == 1).then_some(())).await;
+    until("their files go", || (files(&folder).len() == 1).then_some(())).await;
+    assert!(engine.job(fetched_late).is_none());
+    let id = engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect("there is room");
+    assert_eq!(id, JobId::Survey(last + 1));
     engine.close();
 }
 
@@ -231,7 +298,7 @@ async fn a_job_that_no_server_survives_is_given_up() {
     let id: JobId = TASK.parse().expect("a name");
     for (starts, expected) in [
         (9, JobState::Done { bytes: 25 }),
-        (10, JobState::Failed { reason: "given up: the server ended 10 times while it ran".to_owned() }),
+        (10, JobState::Failed { reason: "given up: the server ended 10 times while it ran".into() }),
     ] {
         fs::write(jobs.join(format!("{TASK}.json")), record_of(TASK, 1, starts)).expect("writable");
         fs::write(jobs.join(format!("{TASK}.input")), PLAYS).expect("writable");
@@ -246,31 +313,68 @@ async fn jobs_are_bounded_refused_and_leave_nothing_when_the_caller_goes() {
     let folder = TempDir::new().expect("a temporary folder");
     let engine = open(folder.path(), JobLimits { undone_max: 2, ..JobLimits::default() }).await;
     upload(&engine, SURVEY).await;
-    // Files that never end hold their places.
+    // Files that are still coming hold the places of jobs, and are none yet.
     let group = || GroupBy::new(vec!["a".to_owned()], vec!["b".to_owned()]).expect("different columns");
-    let endless = || Box::pin(engine.submit_task(stream::pending(), group(), Vec::new()));
-    let (mut first, mut second) = (endless(), endless());
-    assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
-    until("both have their places", || (engine.jobs_undone() == 2).then_some(())).await;
-
-    let full = engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect_err("full");
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let rest = async {
+        ended.await.expect("sent");
+        Ok::<_, Error>(Bytes::from_static(b"a,b\nc,1\n"))
+    };
+    let mut endless = Box::pin(engine.submit_task(stream::pending(), group(), Vec::new()));
+    let mut coming = Box::pin(engine.submit_task(Box::pin(stream::once(rest)), group(), Vec::new()));
+    assert!(futures_util::poll!(&mut endless).is_pending() && futures_util::poll!(&mut coming).is_pending());
+    let ask = async || engine.submit_survey(question(Ask::GlobalMean, "q")).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let full = loop {
+        match ask().await {
+            Ok(id) => drop(result_of(&engine, id).await),
+            Err(error) => break error,
+        }
+        assert!(Instant::now() < deadline, "both have their places in the end");
+    };
     assert_eq!(full.to_string(), "2 jobs are waiting or running, which is the limit: try again");
-    assert_eq!(full.kind(), Kind::Exhausted);
-    drop(first);
-    until("the place of one who has gone is free", || (engine.jobs_undone() == 1).then_some(())).await;
-    let id = engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect("there is a place again");
-    assert_eq!(
-        (id, result_of(&engine, id).await.as_str()),
-        (JobId::Survey(1), r#"{"global_mean":2.3333333333333335}"#)
-    );
+    assert_eq!((full.kind(), engine.jobs_undone()), (Kind::Exhausted, 0));
+    drop(endless);
+    let id = loop {
+        match ask().await {
+            Ok(id) => break id,
+            Err(error) => assert!(Instant::now() < deadline, "the place of one who has gone is free: {error}"),
+        }
+    };
+    assert_eq!(result_of(&engine, id).await, r#"{"global_mean":2.3333333333333335}"#);
 
+    let before = kinds(&folder);
     engine.refuse_jobs();
-    let refused = engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect_err("shutting down");
+    let refused = ask().await.expect_err("shutting down");
     assert_eq!((refused.to_string().as_str(), refused.kind()), ("shutting down", Kind::Unavailable));
     assert!(task(&engine, PLAYS).await.is_err());
-    drop(second);
-    until("all jobs end", || (engine.jobs_undone() == 0).then_some(())).await;
-    assert_eq!(kinds(&folder), ["json", "result"]);
+    end.send(()).expect("it waits for this");
+    assert_eq!(coming.await.expect_err("it comes too late").to_string(), "shutting down");
+    assert_eq!((kinds(&folder), engine.jobs_undone()), (before, 0));
+    engine.close();
+}
+
+/// Whatever a job is doing when it is cancelled, it does not end with a result after that was promised.
+#[tokio::test]
+async fn what_was_cancelled_is_not_done() {
+    let (engine, folder) = fresh().await;
+    let mut random = fastrand::Rng::with_seed(7);
+    let (mut cancelled, mut done) = (0, 0);
+    for _ in 0..300 {
+        let id = task(&engine, PLAYS).await.expect("accepted");
+        for _ in 0..random.u32(..400) {
+            tokio::task::yield_now().await;
+        }
+        let promised = engine.cancel_job(id).await.expect("a record");
+        match end_of(&engine, id).await.state {
+            JobState::Failed { reason } if promised && *reason == *"cancelled" => cancelled += 1,
+            JobState::Done { .. } if !promised => done += 1,
+            state => panic!("cancelled: {promised}, {state:?}"),
+        }
+    }
+    until("nothing is left", || (fs::read_dir(folder.path().join("tmp")).ok()?.count() == 0).then_some(())).await;
+    let results = kinds(&folder).iter().filter(|kind| *kind == "result").count();
+    assert_eq!((cancelled + done, results), (300, done), "a cancelled job has left its result");
     engine.close();
 }
 
@@ -289,13 +393,97 @@ async fn a_job_that_waits_or_runs_can_be_cancelled() {
     until("the first runs", || matches!(engine.job(first)?.state, JobState::Running { .. }).then_some(())).await;
     assert!(engine.cancel_job(first).await.expect("written"), "it runs");
     for id in [first, waiting] {
-        assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: "cancelled".to_owned() });
+        assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: "cancelled".into() });
         assert!(!engine.cancel_job(id).await.expect("nothing to write"), "it has ended");
     }
     assert!(result_of(&engine, last).await.starts_with("Song,Date,Total\n"), "the queue goes on");
     assert!(!engine.cancel_job(JobId::Survey(7)).await.expect("nothing to write"), "there is none");
     until("nothing is left", || (fs::read_dir(folder.path().join("tmp")).ok()?.count() == 0).then_some(())).await;
     engine.close();
+}
+
+/// Puts a pipe where a file was or will be: the worker that opens it waits until the test opens the other end.
+fn make_pipe(path: &Path) {
+    if path.exists() {
+        fs::remove_file(path).expect("was there");
+    }
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+}
+
+/// The other end of a pipe, as soon as a worker waits for it.
+async fn other_end(pipe: &Path) -> fs::File {
+    let pipe = pipe.to_owned();
+    let (opened, end) = oneshot::channel();
+    // A thread that nobody waits for: it stays if no worker ever comes.
+    thread::spawn(move || opened.send(fs::OpenOptions::new().write(true).open(pipe)));
+    let end = timeout(Duration::from_secs(60), end).await.expect("a worker opens the file");
+    end.expect("an answer").expect("a pipe")
+}
+
+/// An engine in which the turn of the second task never comes until the input of the first, a pipe, is opened.
+async fn one_task_at_work() -> (Engine, TempDir, PathBuf) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let jobs = folder.path().join("jobs");
+    fs::create_dir(&jobs).expect("writable");
+    fs::write(jobs.join(format!("{TASK}.json")), record_of(TASK, 1, 0)).expect("writable");
+    let input = jobs.join(format!("{TASK}.input"));
+    make_pipe(&input);
+    (open_again(&folder).await, folder, input)
+}
+
+#[tokio::test]
+async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
+    let (engine, folder, first_input) = one_task_at_work().await;
+    let id = task(&engine, PLAYS).await.expect("accepted");
+    let path = files(&folder)[&format!("{id}.json")].clone();
+    let text = fs::read(&path).expect("readable");
+    make_pipe(&path);
+    drop(other_end(&first_input).await);
+    let mut pipe = other_end(&path).await;
+    // Its turn has come: a worker reads what it is to do.
+    assert_eq!(engine.job(id).expect("it is known").state, JobState::Queued);
+    assert!(engine.cancel_job(id).await.expect("nothing to write"), "it is about to run");
+    pipe.write_all(&text).expect("a worker reads it");
+    drop(pipe);
+    assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: "cancelled".into() });
+    assert_eq!(record(&path)["state"], json!({"failed": {"reason": "cancelled"}}));
+    let next = task(&engine, PLAYS).await.expect("accepted");
+    assert!(result_of(&engine, next).await.starts_with("Song,Date,Total\n"), "the queue goes on");
+    assert_eq!(kinds(&folder), ["json", "json", "json", "result"]);
+    engine.close();
+}
+
+/// Nobody can say any more what such a job was to do; it must not stay undone, nor hold up those behind it.
+#[tokio::test]
+async fn a_waiting_job_whose_record_is_lost_fails() {
+    for cancelled in [false, true] {
+        let (engine, folder, first_input) = one_task_at_work().await;
+        let lost = task(&engine, PLAYS).await.expect("accepted");
+        let damaged = task(&engine, PLAYS).await.expect("accepted");
+        let last = task(&engine, PLAYS).await.expect("accepted");
+        fs::remove_file(&files(&folder)[&format!("{lost}.json")]).expect("was there");
+        fs::write(&files(&folder)[&format!("{damaged}.json")], "{").expect("writable");
+        if cancelled {
+            for id in [lost, damaged] {
+                assert!(engine.cancel_job(id).await.expect("nothing to write"), "it waits");
+                let state = end_of(&engine, id).await.state;
+                assert!(matches!(state, JobState::Failed { .. }), "{state:?}");
+            }
+            assert_eq!(engine.jobs_undone(), 2, "the first and the last");
+        }
+        drop(other_end(&first_input).await);
+        assert!(result_of(&engine, last).await.starts_with("Song,Date,Total\n"), "the queue goes on");
+        for (id, says) in [
+            (lost, format!("job \"{lost}\" is damaged: its record is gone")),
+            (damaged, format!("job \"{damaged}\" is damaged: EOF while parsing an object")),
+        ] {
+            let JobState::Failed { reason } = end_of(&engine, id).await.state else { panic!("{:?}", engine.job(id)) };
+            assert!(reason.starts_with(&says), "{reason}");
+            assert!(!engine.cancel_job(id).await.expect("nothing to write"), "it has ended");
+        }
+        assert_eq!(engine.jobs_undone(), 0);
+        engine.close();
+    }
 }
 
 #[tokio::test]
@@ -322,14 +510,7 @@ async fn what_is_downloaded_failed_or_old_goes() {
     engine.close();
     drop(engine);
 
-    let limits = JobLimits { bytes_max: 0, ..limits };
-    let engine = loop {
-        let limits = Limits { jobs: limits, ..Limits::default() };
-        match Engine::open(folder.path(), Durability::None, limits).await {
-            Ok((engine, _)) => break engine,
-            Err(error) => assert!(error.to_string().contains("in use"), "{error}"),
-        }
-    };
+    let engine = open_again_with(&folder, JobLimits { bytes_max: 0, ..limits }).await;
     // The newest result stays, however little room there is, and so does what takes none.
     until("a job over the limit goes", || engine.job(older).is_none().then_some(())).await;
     until("its files go", || (kinds(&folder) == ["json", "json", "json", "result"]).then_some(())).await;

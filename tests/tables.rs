@@ -490,6 +490,109 @@ fn second_reader(csv: &str) -> Vec<Vec<String>> {
     reader.records().map(|row| row.expect("valid").iter().map(str::to_owned).collect()).collect()
 }
 
+/// Files that are integers for longer than the first block, and then perhaps something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_files_of_integers_are_what_they_turn_out_to_be() {
+    const ROWS: i64 = 60_000;
+    let text: String = (0..ROWS).map(|row| format!("{row},{}\n", row * 1_000_003 % 777_777 - 300_000)).collect();
+    let table = Table::new().await;
+    let mut random = fastrand::Rng::with_seed(7);
+    let (mut kept, mut total) = (0, 0);
+    for (end, types) in [
+        ("", Ok([ColumnType::Int64, ColumnType::Int64])),
+        ("1,2", Ok([ColumnType::Int64, ColumnType::Int64])),
+        ("\r\n\n,-9223372036854775808\n,9223372036854775807\n", Ok([ColumnType::Int64, ColumnType::Int64])),
+        ("1,\"2\"\n", Ok([ColumnType::Int64, ColumnType::Int64])),
+        ("1,2.5\n", Ok([ColumnType::Int64, ColumnType::Float64])),
+        ("1,007\n", Ok([ColumnType::Int64, ColumnType::Utf8])),
+        ("1,x\n", Ok([ColumnType::Int64, ColumnType::Utf8])),
+        ("1\n", Err("row 60001 has 1 cell, the header has 2")),
+        ("1,2,3\n", Err("row 60001 has 3 cells, the header has 2")),
+        ("1,\"2", Err("row 60001, column \"b\": a quoted cell is not closed")),
+    ] {
+        let csv = format!("a,b\n{text}{end}");
+        for _ in 0..3 {
+            let mut cuts: Vec<usize> = (0..random.usize(..300)).map(|_| random.usize(..=csv.len())).collect();
+            cuts.sort_unstable();
+            match (table.upload(csv.as_bytes(), &cuts).await, types) {
+                (Ok(receipt), Ok(types)) => {
+                    kept += 1;
+                    total += ROWS * (ROWS - 1) / 2 + i64::from(end.starts_with('1'));
+                    assert_eq!(receipt.columns.iter().map(|column| column.column_type).collect::<Vec<_>>(), types);
+                    let stored = table.folder.path().join(format!("parts/{}.csv", receipt.part));
+                    assert_eq!(std::fs::read(stored).expect("stored"), csv.as_bytes());
+                }
+                (Err(error), Err(expected)) => assert_eq!(error, expected, "{end:?}"),
+                (outcome, _) => panic!("{end:?}: {outcome:?}"),
+            }
+        }
+    }
+    assert_eq!(table.engine.parts_count(), kept);
+    assert_eq!(table.sum("a").await, Ok(total));
+    while !table.leftovers().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Uploads that wait for the same commit are kept or refused together, and what was answered is what a start finds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_are_synced_together_are_kept_or_refused() {
+    const UPLOADS: usize = 60;
+    let folder = TempDir::new().expect("a temporary folder");
+    let (engine, _) = Engine::open(folder.path(), Durability::Fsync, Limits::default()).await.expect("a data folder");
+    // One receipt cannot get its name.
+    std::fs::create_dir(folder.path().join("parts/20.json")).expect("a folder");
+    let upload = |number: usize| {
+        // Some are small, some large, some of integers and some not.
+        let (rows, cell) = ([1, 20_000][number % 2], if number.is_multiple_of(3) { "x" } else { "5" });
+        let csv = Bytes::from(format!("a,b\n{}", format!("1,{cell}\n").repeat(rows)));
+        let engine = engine.clone();
+        async move { (rows, engine.upload(stream::iter([Ok::<_, Error>(csv)])).await) }
+    };
+    let outcomes = futures_util::future::join_all((0..UPLOADS).map(upload)).await;
+    let (mut kept, mut refused, mut rows_kept) = (std::collections::BTreeSet::new(), 0, 0);
+    for (rows, outcome) in outcomes {
+        match outcome {
+            Ok(receipt) => {
+                assert!(kept.insert(receipt.part), "an id was given twice");
+                rows_kept += i64::try_from(rows).expect("few");
+            }
+            Err(Error::Io { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused >= 1 && kept.len() + refused == UPLOADS, "{refused} were refused");
+    assert!(kept.iter().all(|part| part.get() != 20));
+    assert_eq!(engine.column_sum("a", Format::Parquet).await.expect("summed").total, rows_kept);
+    // The places of those that were refused are free again.
+    for number in 0..3 {
+        kept.insert(upload(number).await.1.expect("kept").part);
+    }
+    engine.close();
+    drop(engine);
+
+    std::fs::remove_dir(folder.path().join("parts/20.json")).expect("removed");
+    // Its lock is free when the last slice has let go of the folder.
+    let (engine, found) = loop {
+        match Engine::open(folder.path(), Durability::None, Limits::default()).await {
+            Ok(opened) => break opened,
+            Err(Error::DataFolder(_)) => tokio::task::yield_now().await,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(found.leftovers + found.quarantined.len(), 0, "{found:?}");
+    let mut ids = std::collections::BTreeSet::new();
+    let mut after = None;
+    loop {
+        let receipts = engine.receipts(after, 100).await.expect("receipts");
+        let Some(last) = receipts.last() else { break };
+        after = Some(last.part);
+        ids.extend(receipts.iter().map(|receipt| receipt.part));
+    }
+    assert_eq!(ids, kept);
+    engine.close();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_tables_against_the_oracle() {
     const TABLES: u64 = 2500;

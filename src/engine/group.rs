@@ -254,7 +254,7 @@ impl GroupSum {
             // Memory is for the merge now.
             let runs = try_join_all(strands.into_iter().map(async |mut strand| {
                 let strand = strand.take()?;
-                let runs = self.workers.run(self.lane, move || strand.into_runs()).await.flatten()?;
+                let runs = self.slice(work, move || strand.into_runs()).await.flatten()?;
                 Ok::<_, Error>(self.held(runs))
             }));
             let mut all = self.held(Vec::new());
@@ -265,10 +265,10 @@ impl GroupSum {
         } else {
             let tables = try_join_all(strands.into_iter().map(async |mut strand| {
                 let strand = strand.take()?;
-                self.workers.run(self.lane, move || SortedTable::of(strand.into_totals())).await
+                self.slice(work, move || SortedTable::of(strand.into_totals())).await
             }));
             let tables = tables.await?;
-            self.workers.run(self.lane, move || Merge::of_tables(tables, sums_count)).await.flatten()?
+            self.slice(work, move || Merge::of_tables(tables, sums_count)).await.flatten()?
         };
         let result = self.held(Merged { merge, work: Arc::clone(work) });
         Ok(Groups { result, workers: self.workers.clone(), lane: self.lane })
@@ -283,16 +283,16 @@ impl GroupSum {
                 let merge = Merge::of_first_runs(&mut all, bytes_max, sums_count)?;
                 Ok((merge, all))
             };
-            let (mut merge, mut rest) = self.workers.run(self.lane, begin).await.flatten()?;
+            let (mut merge, mut rest) = self.slice(work, begin).await.flatten()?;
             if rest.is_empty() {
                 return Ok(merge);
             }
             let folder = self.folder.clone();
-            let mut writer = self.workers.run(self.lane, move || RunWriter::new(&folder, bytes_max)).await.flatten()?;
+            let mut writer = self.slice(work, move || RunWriter::new(&folder, bytes_max)).await.flatten()?;
             loop {
-                let work = Arc::clone(work);
+                let slice_bytes = self.plan.slice_bytes;
                 let step = move || -> Result<_, Error> {
-                    if merge.write_some(&mut writer, work.plan.slice_bytes, |_| Ok(()))? {
+                    if merge.write_some(&mut writer, slice_bytes, |_| Ok(()))? {
                         return Ok((merge, writer, rest, true));
                     }
                     writer.end_run()?;
@@ -301,13 +301,28 @@ impl GroupSum {
                     Ok((merge, writer, rest, more))
                 };
                 let more;
-                (merge, writer, rest, more) = self.workers.run(self.lane, step).await.flatten()?;
+                (merge, writer, rest, more) = self.slice(work, step).await.flatten()?;
                 if !more {
                     break;
                 }
             }
             runs = self.held(writer.finish());
         }
+    }
+
+    /// A slice of what takes the memory of the sum: until it has run, or was dropped, no other sum has that memory.
+    async fn slice<T: Send + 'static>(
+        &self,
+        work: &Arc<Work>,
+        step: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let work = Arc::clone(work);
+        let step = move || {
+            let value = step();
+            drop(work);
+            value
+        };
+        self.workers.run(self.lane, step).await
     }
 
     fn held<T: Send + 'static>(&self, value: T) -> Held<T> {
@@ -367,10 +382,10 @@ struct Merged {
 }
 
 impl Groups {
-    /// Ends the merge and keeps the groups for a reader, however slow: about 256 KiB in memory and what is more on
-    /// disk. The memory of the sum is free then.
+    /// Ends the merge and keeps the groups for a reader, however slow: a block in memory and what is more on disk. The
+    /// memory of the sum is free then.
     ///
-    /// Errors: a total that does not fit in 64 bits; a full disk.
+    /// Errors: a total that does not fit in 64 bits; a group that does not fit in a block; a full disk.
     pub async fn store(mut self) -> Result<StoredGroups, Error> {
         let begun = self.slice((Block::default(), None), |(block, writer), merge, work| {
             while let Some(key_bytes) = merge.next_key_bytes() {
@@ -379,6 +394,7 @@ impl Groups {
                     break;
                 }
                 if let Some(group) = merge.next_group()? {
+                    Block::check(&group, &work.spec)?;
                     block.push(&group, &work.spec)?;
                 }
             }
@@ -391,6 +407,7 @@ impl Groups {
             while more {
                 let written = self.slice((writer, more), |(writer, more), merge, work| {
                     let fits = |group: &MergedGroup<'_>| {
+                        Block::check(group, &work.spec)?;
                         totals_of(group.key, group.totals, &work.spec).try_for_each(|total| total.map(drop))
                     };
                     *more = merge.write_some(writer, work.plan.slice_bytes, fits)?;
@@ -475,8 +492,7 @@ impl StoredGroups {
         Self { _place: Some(place), ..self }
     }
 
-    /// The next groups, about 256 KiB of them or one that is longer; none when all were read. Between two calls only
-    /// the file is kept.
+    /// The next groups, a block of them; none when all were read. Between two calls only the file is kept.
     pub async fn next_block(&mut self) -> Result<Vec<Group>, Error> {
         if !self.first.is_empty() {
             return Ok(std::mem::take(&mut self.first));
@@ -508,13 +524,21 @@ struct Block {
 }
 
 impl Block {
-    /// Whether a group belongs here, or in the next block. One that is longer than a block is a block.
+    /// Errors: a group that is longer than a block.
+    fn check(group: &MergedGroup<'_>, spec: &GroupBy) -> Result<(), Error> {
+        if Self::group_bytes(group.key.len(), spec) <= GROUP_BLOCK_BYTES {
+            return Ok(());
+        }
+        Err(Error::GroupTooLong { group: texts_of(group.key), bytes_max: GROUP_BLOCK_BYTES })
+    }
+
+    /// Whether a group belongs here, or in the next block.
     fn has_room(&self, key_bytes: usize, spec: &GroupBy) -> bool {
         self.groups.is_empty() || self.bytes + Self::group_bytes(key_bytes, spec) <= GROUP_BLOCK_BYTES
     }
 
     fn push(&mut self, group: &MergedGroup<'_>, spec: &GroupBy) -> Result<(), Error> {
-        let cells = cells_of(group.key).map(|cell| String::from_utf8_lossy(cell).into_owned()).collect();
+        let cells = texts_of(group.key);
         let totals = totals_of(group.key, group.totals, spec).collect::<Result<_, _>>()?;
         self.bytes += Self::group_bytes(group.key.len(), spec);
         self.groups.push(Group { cells, totals });
@@ -531,17 +555,17 @@ fn cells_of(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     key.split(|&byte| byte == 0)
 }
 
+fn texts_of(key: &[u8]) -> Vec<String> {
+    cells_of(key).map(|cell| String::from_utf8_lossy(cell).into_owned()).collect()
+}
+
 fn totals_of<'a>(
     key: &'a [u8],
     totals: &'a [Sum],
     spec: &'a GroupBy,
 ) -> impl Iterator<Item = Result<i64, Error>> + use<'a> {
     totals.iter().zip(&spec.sum).map(move |(sum, column)| {
-        sum.total().map_err(|total| Error::GroupOverflow {
-            group: cells_of(key).map(|cell| String::from_utf8_lossy(cell).into_owned()).collect(),
-            column: column.clone(),
-            total,
-        })
+        sum.total().map_err(|total| Error::GroupOverflow { group: texts_of(key), column: column.clone(), total })
     })
 }
 

@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     error::{CsvError, Error},
-    limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, KIB, MIB, ROW_GROUP_ROWS_MAX},
+    limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BYTES_HELD, KIB, MIB, ROW_GROUP_ROWS_MAX},
 };
 
 /// Cells that are gathered before they become a page of each column: small enough to stay in a core's cache.
@@ -56,9 +56,11 @@ const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
 /// An integer's longest text.
 const CELL_BYTES_MAX: usize = 20;
 /// What is gathered, its nulls, one column of it and that as a page, which may be there twice and half as long again; the
-/// pages; the footer.
-pub const CLAIM_BYTES: usize =
-    CELLS_MAX * (8 + 8 + 8 + 3 * 10) + PAGES_BYTES_MAX + COLUMN_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES;
+/// pages; the footer; what the draft holds, in a buffer that may have doubled beyond it.
+pub const CLAIM_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
+    + PAGES_BYTES_MAX
+    + COLUMN_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
+    + 2 * DRAFT_BYTES_HELD;
 
 /// A file that has been all integers so far.
 pub struct Integers {
@@ -210,8 +212,11 @@ fn header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
     }
     let end = memchr::memchr(b'\n', first)? + 1;
     let mut header = Header::default();
-    Scanner::new(limits, Wanted::All, Resume::default()).feed(&first[..end], &mut header).ok()?;
-    (!header.names.is_empty() && !header.has_rows).then_some((header.names, end))
+    let mut scanner = Scanner::new(limits, Wanted::All, Resume::default());
+    scanner.feed(&first[..end], &mut header).ok()?;
+    // After a header that ended in a carriage return, a quoted cell may have begun.
+    let is_all = scanner.into_resume().offset == end as u64;
+    (is_all && !header.names.is_empty() && !header.has_rows).then_some((header.names, end))
 }
 
 impl Table {
@@ -538,9 +543,10 @@ impl Read for PagesFrom {
     }
 }
 
-/// Values of a block, and of each of its four parts that has a width of its own.
-const BLOCK_VALUES: usize = 128;
-const MINIBLOCK_VALUES: usize = 32;
+/// Values of a block, and of each of its four parts that has a width of its own: as Parquet's writer has them, so that
+/// `pages.rs` takes them.
+const BLOCK_VALUES: usize = 256;
+const MINIBLOCK_VALUES: usize = 64;
 
 /// Appends values as DELTA_BINARY_PACKED.
 fn put_deltas(values: &[i64], out: &mut Vec<u8>) {
@@ -635,7 +641,7 @@ mod tests {
     /// Random rows, and their text with all kinds of row ends and empty lines in it.
     fn random_table(random: &mut fastrand::Rng) -> (Cells, Vec<u8>) {
         let columns = random.usize(1..=5);
-        let rows = *random.choice(&[1, 2, 31, 33, 127, 128, 129, 130, 257, 1000]).expect("some");
+        let rows = *random.choice(&[1, 2, 63, 64, 65, 66, 127, 129, 256, 257, 258, 513, 1000]).expect("some");
         let null_percent = *random.choice(&[0, 0, 1, 60]).expect("some");
         let bits: Vec<u32> = (0..columns).map(|_| random.u32(1..=64)).collect();
         let mut csv = (0..columns).map(|column| format!("c{column}")).collect::<Vec<_>>().join(",");
@@ -662,7 +668,7 @@ mod tests {
         (cells, csv.into_bytes())
     }
 
-    fn read(parquet: File) -> Cells {
+    fn read(parquet: impl parquet::file::reader::ChunkReader + 'static) -> Cells {
         let batches = ParquetRecordBatchReaderBuilder::try_new(parquet).expect("a footer").build().expect("a reader");
         let mut cells = Cells::new();
         for batch in batches {
@@ -686,8 +692,9 @@ mod tests {
             let mut scanner = Scanner::new(CsvLimits::default(), Wanted::All, Resume::default());
             scanner.feed(&csv, &mut typer).and_then(|()| scanner.finish(&mut typer)).expect("a table");
             // The header and the first row at least, then cut anywhere.
-            let row_end =
-                |from: usize| csv[from..].iter().position(|byte| *byte < b' ').map_or(csv.len(), |at| from + at + 1);
+            let row_end = |from: usize| {
+                csv[from.min(csv.len())..].iter().position(|byte| *byte < b' ').map_or(csv.len(), |at| from + at + 1)
+            };
             let first = row_end(row_end(row_end(0) + 1) + 1).min(csv.len());
             let mut at = random.usize(first..=csv.len());
             let mut integers = match Integers::begin(&store, CsvLimits::default(), &csv[..at]) {
@@ -708,6 +715,161 @@ mod tests {
             let path = folder.path().join("tmp").read_dir().expect("drafts").next().expect("one").expect("it").path();
             assert!(read(File::open(path).expect("open")) == cells, "round {round}: other cells");
         }
+    }
+
+    /// What the path that takes everything makes of a file: its columns and, if all are integers, their values.
+    fn carefully(limits: CsvLimits, csv: &[u8]) -> Option<(Vec<Column>, Cells)> {
+        #[derive(Default)]
+        struct All(Typer, Vec<Vec<Vec<u8>>>);
+        impl Rows for All {
+            type Error = Error;
+            fn header(&mut self, names: &[String]) -> Result<(), Error> {
+                self.0.header(names)
+            }
+            fn row(&mut self, row: Row<'_>) -> Result<(), Error> {
+                self.1.push(row.cells().map(<[u8]>::to_vec).collect());
+                self.0.row(row)
+            }
+        }
+        let mut all = All::default();
+        let mut scanner = Scanner::new(limits, Wanted::All, Resume::default());
+        scanner.feed(csv, &mut all).and_then(|()| scanner.finish(&mut all)).ok()?;
+        let All(typer, rows) = all;
+        let columns = typer.into_columns();
+        if columns.iter().any(|column| column.column_type != ColumnType::Int64) {
+            return None;
+        }
+        let values = |row: &Vec<Vec<u8>>| row.iter().map(|cell| cell::parse_int64(cell)).collect();
+        Some((columns, rows.iter().map(values).collect()))
+    }
+
+    /// The same in blocks, by the path of this file, if it takes it.
+    fn quickly(store: &Store, limits: CsvLimits, blocks: &[&[u8]]) -> Option<Converted> {
+        let mut integers = unless_stopped(Integers::begin(store, limits, blocks[0]))?;
+        for block in &blocks[1..] {
+            unless_stopped(integers.see(block))?;
+        }
+        unless_stopped(integers.finish())
+    }
+
+    fn unless_stopped<T>(result: Result<T, Stop>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Stop::Unsuited) => None,
+            Err(Stop::Failed(error)) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn what_is_taken_of_hostile_files_is_what_the_careful_path_makes_of_them() {
+        const HOSTILE: [&[u8]; 32] = [
+            b"\"",
+            b"\"\"",
+            b"\r\"",
+            b"\"\n",
+            b"\r",
+            b"\n",
+            b"\r\n",
+            b"\n\n",
+            b",",
+            b",,",
+            b"-",
+            b"--",
+            b"+",
+            b" ",
+            b"\t",
+            b"\0",
+            b"0",
+            b"00",
+            b"-0",
+            b"9",
+            b"9223372036854775807",
+            b"9223372036854775808",
+            b"-9223372036854775808",
+            b"-9223372036854775809",
+            b"99999999999999999999",
+            b".",
+            b"1e3",
+            b"x",
+            b":",
+            b"/",
+            b"\xff",
+            b"\xef\xbb\xbf",
+        ];
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let (mut taken, mut given_up, mut refused) = (0, 0, 0);
+        for seed in 0..6000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (_cells, mut csv) = random_table(&mut random);
+            if random.u8(..4) == 0 {
+                csv.truncate(random.usize(1..=csv.len()));
+            }
+            for _ in 0..random.usize(0..3) {
+                // Mostly near the header, where the two paths differ most.
+                let among = if random.bool() { csv.len() } else { csv.len().min(12) };
+                let at = random.usize(0..=among);
+                let end = csv.len().min(at + random.usize(0..3));
+                csv.splice(at..end, HOSTILE[random.usize(..HOSTILE.len())].iter().copied());
+            }
+            let limits = match random.usize(..4) {
+                0 => CsvLimits {
+                    columns_max: 2,
+                    cell_bytes_max: random.usize(15..25),
+                    row_bytes_max: random.usize(20..90),
+                },
+                _ => CsvLimits::default(),
+            };
+            let mut blocks = Vec::new();
+            let mut rest = &csv[..];
+            while !rest.is_empty() {
+                let most = if blocks.is_empty() { rest.len() } else { rest.len().min(100) };
+                let (block, after) = rest.split_at(random.usize(1..=most));
+                blocks.push(block);
+                rest = after;
+            }
+            if blocks.is_empty() {
+                continue;
+            }
+            let careful = carefully(limits, &csv);
+            let what = || format!("seed {seed}: {:?}", String::from_utf8_lossy(&csv));
+            match (quickly(&store, limits, &blocks), careful) {
+                (Some(mut converted), Some((columns, cells))) => {
+                    assert_eq!(converted.rows, cells.len() as u64, "{}", what());
+                    assert_eq!(converted.columns, columns, "{}", what());
+                    let file = converted.parquet.draft.reader().expect("readable");
+                    let bytes = file.block(0, usize::MAX).expect("readable");
+                    assert!(read(Bytes::from(bytes)) == cells, "{}", what());
+                    taken += 1;
+                }
+                (Some(_), None) => panic!("taken, and is none: {}", what()),
+                (None, Some(_)) => given_up += 1,
+                (None, None) => refused += 1,
+            }
+        }
+        let all = [taken, given_up, refused];
+        assert!(all.iter().all(|count| *count > 500), "the test wants all three: {all:?}");
+    }
+
+    #[test]
+    fn long_files_have_many_pages_and_row_groups() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut csv = b"a,b\n".to_vec();
+        let mut cells = Cells::new();
+        while csv.len() < 20 * MIB {
+            let row = vec![Some(random.i64(..)), random.bool().then(|| random.i64(-9..9))];
+            let text = |cell: &Option<i64>| cell.map_or(String::new(), |value| value.to_string());
+            csv.extend_from_slice(row.iter().map(text).collect::<Vec<_>>().join(",").as_bytes());
+            csv.push(b'\n');
+            cells.push(row);
+        }
+        let blocks: Vec<_> = csv.chunks(130_000).collect();
+        let mut converted = quickly(&store, CsvLimits::default(), &blocks).expect("integers");
+        assert!(converted.parquet.row_groups > 1);
+        let file = converted.parquet.draft.reader().expect("readable");
+        assert!(read(Bytes::from(file.block(0, usize::MAX).expect("readable"))) == cells);
     }
 
     #[test]
@@ -740,8 +902,18 @@ mod tests {
                 assert!(matches!(of(&csv), Err(Stop::Unsuited)), "{}", String::from_utf8_lossy(&csv));
             }
         }
-        for csv in ["", "a", "a\n", "\na\n1\n", "a,a\n1,1\n", "a,b\n1\n", "a,b\n,1\n", "a\r1\r2\n3\n", "\"a\nb\"\n1\n"]
-        {
+        for csv in [
+            "",
+            "a",
+            "a\n",
+            "\na\n1\n",
+            "a,a\n1,1\n",
+            "a,b\n1\n",
+            "a,b\n,1\n",
+            "a\r1\r2\n3\n",
+            "\"a\nb\"\n1\n",
+            "a\r\"\n1\n2\n",
+        ] {
             assert!(matches!(of(csv.as_bytes()), Err(Stop::Unsuited)), "{csv:?}");
         }
     }

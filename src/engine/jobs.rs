@@ -1,5 +1,5 @@
-//! Jobs: work asked for now and fetched later. Their states under the lock, their records and results on disk, the order
-//! in which they run.
+//! Jobs: work asked for now and fetched later. Their states under the lock, their results on disk, the order in which
+//! they run. Their records are in `job_records.rs`.
 //!
 //! A job is accepted once its record is on disk. Each change of its state is a record published in place of the last one,
 //! as a receipt is; its result is published before the record that says it is done. So a start finds every job that was
@@ -30,8 +30,9 @@ use uuid::Uuid;
 use super::{
     Engine, Inner,
     group::GroupBy,
+    job_records::{FoundJob, FoundJobs, Record, RecordState, Work},
     state::{Lane, Shared},
-    store::{Draft, JobFile, JobFiles, Reader, Store},
+    store::{Draft, JobFile, Reader, Store},
     survey::{self, SurveyQuestion},
     upload,
     workers::{Workers, panic_text},
@@ -43,9 +44,6 @@ use crate::{
         TASKS_AT_ONCE,
     },
 };
-
-/// The version of the records that this program writes.
-const RECORD_VERSION: u32 = 1;
 
 /// A job's name: by number for a statistic, as the statistics servers count them, by UUID for a file-processing task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,8 +74,8 @@ pub enum JobState {
     },
     /// It has no result.
     Failed {
-        /// Why.
-        reason: String,
+        /// Why. Shared, as states are told with the lock held.
+        reason: Arc<str>,
     },
     /// Its result was fetched whole.
     Downloaded,
@@ -107,40 +105,6 @@ pub struct JobCounts {
     pub failed: usize,
     /// Those whose result was fetched.
     pub downloaded: usize,
-}
-
-/// What a job is to do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Work {
-    Survey(SurveyQuestion),
-    GroupSum { by: Vec<String>, sum: Vec<String>, header: Vec<String> },
-}
-
-/// A job on disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Record {
-    format: u32,
-    id: JobId,
-    /// The order in which jobs were accepted, over both kinds.
-    order: u64,
-    /// How often it was begun.
-    starts: u32,
-    work: Work,
-    state: RecordState,
-    /// When it came to this state.
-    #[serde(with = "rfc3339")]
-    since: DateTime<Utc>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RecordState {
-    Queued,
-    Running,
-    Done { bytes: u64 },
-    Failed { reason: String },
-    Downloaded,
 }
 
 /// All jobs that are known.
@@ -264,9 +228,9 @@ impl Jobs {
         surveys.map(|(&id, entry)| entry.told(id)).collect()
     }
 
-    /// How many have not ended.
+    /// How many were accepted and have not ended.
     pub fn undone(&self) -> usize {
-        self.undone
+        self.undone - self.reserved
     }
 
     /// How many are in which state.
@@ -300,7 +264,10 @@ impl Jobs {
         }
         let mut evicted = Vec::new();
         if self.entries.len() + self.reserved >= JOBS_MAX {
-            evicted = self.removable().into_iter().take(EVICTED_JOBS).map(|(_, id)| id).collect();
+            let mut removable = self.removable();
+            // First what nobody can fetch anything of.
+            removable.sort_by_key(|(_, id)| self.entries[id].result_bytes.is_some());
+            evicted = removable.into_iter().take(EVICTED_JOBS).map(|(_, id)| id).collect();
             evicted.iter().for_each(|id| drop(self.entries.remove(id)));
         }
         self.undone += 1;
@@ -316,11 +283,16 @@ impl Jobs {
         id
     }
 
-    /// A job that was accepted, or found at start: it waits if it has not ended.
-    fn insert(&mut self, id: JobId, entry: Entry) {
+    /// The number of a statistic is not given out, or not again.
+    pub(super) fn skip_to(&mut self, id: JobId) {
         if let JobId::Survey(number) = id {
             self.next_number = self.next_number.max(number + 1);
         }
+    }
+
+    /// A job that was accepted, or found at start: it waits if it has not ended.
+    fn insert(&mut self, id: JobId, entry: Entry) {
+        self.skip_to(id);
         self.next_order = self.next_order.max(entry.order + 1);
         if entry.state.is_undone() {
             self.undone += 1;
@@ -421,7 +393,9 @@ impl Jobs {
     fn sweep(&mut self, limits: &JobLimits, now: DateTime<Utc>) -> (Vec<JobId>, Vec<JobId>) {
         let mut results = Vec::new();
         for (&id, entry) in &mut self.entries {
-            if entry.state == JobState::Downloaded && entry.result_bytes.take().is_some() {
+            // What the client's side of the connection has not read may be lost yet, and be asked for again.
+            let is_settled = (now - entry.since).to_std().is_ok_and(|age| age >= limits.sweep_interval);
+            if entry.state == JobState::Downloaded && is_settled && entry.result_bytes.take().is_some() {
                 results.push(id);
             }
         }
@@ -452,6 +426,11 @@ enum Cancelled {
 }
 
 impl Entry {
+    /// Of a job whose record is on disk.
+    fn new(order: u64, state: JobState, since: DateTime<Utc>, result_bytes: Option<u64>) -> Self {
+        Self { order, state, since, result_bytes, being_written: false, cancel: CancellationToken::new() }
+    }
+
     fn told(&self, id: JobId) -> Job {
         Job { id, state: self.state.clone(), has_result: self.result_bytes.is_some() }
     }
@@ -535,16 +514,18 @@ fn reserve(engine: &Engine) -> Result<Place, Error> {
 
 /// Writes a job's first record, and only then lets it be known and run.
 async fn accept(engine: Engine, id: JobId, place: Place, work: Work) -> Result<JobId, Error> {
-    let (order, since) = (place.order, Utc::now());
-    let record = Record { format: RECORD_VERSION, id, order, starts: 0, work, state: RecordState::Queued, since };
+    let record = Record::new(id, place.order, work);
+    let entry = Entry::new(record.order, JobState::Queued, record.since, None);
     let store = Arc::clone(&engine.0.store);
     let publish = move || record.publish(&store);
-    if let Err(error) = engine.0.workers.run(Lane::Job, publish).await.flatten() {
+    let published = match engine.0.state.with(|state| state.jobs.refused) {
+        true => Err(Error::JobsRefused), // while its file came
+        false => engine.0.workers.run(Lane::Job, publish).await.flatten(),
+    };
+    if let Err(error) = published {
         remove(&engine, vec![id], Vec::new()).await?;
         return Err(error);
     }
-    let cancel = CancellationToken::new();
-    let entry = Entry { order, state: JobState::Queued, since, result_bytes: None, being_written: false, cancel };
     engine.0.state.with(|state| state.jobs.insert(id, entry));
     drop(place);
     dispatch(&engine);
@@ -568,26 +549,48 @@ async fn run(engine: &Engine, id: JobId, cancel: CancellationToken) {
     if !engine.0.state.with(|state| state.jobs.claim(id, JobState::is_undone)) {
         return;
     }
-    let Some(mut record) = read_undone(engine, id).await else { return };
-    let result = work(engine, &mut record, &cancel).await;
+    let mut record = loop {
+        match read(engine, id).await {
+            Ok(record) => break record,
+            Err(error) if is_tried_again(engine, id, &error).await => {}
+            Err(_) => return,
+        }
+    };
+    let mut result = work(engine, &mut record, &cancel).await;
+    // From here on it cannot be cancelled; until here it could.
     engine.0.state.with(|state| state.jobs.claim(id, JobState::is_undone));
+    if cancel.is_cancelled() && result.is_ok() {
+        engine.0.workers.discard(std::mem::replace(&mut result, Err(Error::JobCancelled)));
+    }
     end(engine, record, result).await;
 }
 
-/// The record of a job that has not ended. None: the server ends, or what is on disk is no job any more; then there is
-/// nothing to write, and it has failed.
-async fn read_undone(engine: &Engine, id: JobId) -> Option<Record> {
-    let store = Arc::clone(&engine.0.store);
-    let read = move || Record::read(&store, &id.to_string());
-    match engine.0.workers.run(Lane::Job, read).await.flatten() {
-        Ok(record) => Some(record),
-        Err(Error::Draining) => None,
-        Err(error) => {
-            let failed = JobState::Failed { reason: reason_of(&error) };
+/// After a job could not be read or written: whether that is to be tried again, once some time has passed. What fails
+/// now, on a full disk perhaps, does not end a job. Only the end of the server does, and a record that is none.
+async fn is_tried_again(engine: &Engine, id: JobId, error: &Error) -> bool {
+    match error {
+        Error::Draining => return false,
+        Error::DamagedJob { .. } => {
+            tracing::error!(%id, %error, "set aside in quarantine: the next start does not know it any more");
+            let store = Arc::clone(&engine.0.store);
+            let set_aside = move || store.set_aside_job(&id.to_string());
+            if let Err(error) = engine.0.workers.run(Lane::Job, set_aside).await.flatten() {
+                tracing::error!(%id, %error, "and could not be moved there");
+            }
+            let failed = JobState::Failed { reason: reason_of(error).into() };
             engine.0.state.with(|state| state.jobs.change(id, failed, Utc::now()));
-            None
+            return false;
         }
+        _ => {}
     }
+    tracing::error!(%id, %error, "a job could not be read or written, and this is tried again");
+    tokio::time::sleep(engine.0.limits.jobs.sweep_interval).await;
+    true
+}
+
+async fn read(engine: &Engine, id: JobId) -> Result<Record, Error> {
+    let store = Arc::clone(&engine.0.store);
+    engine.0.workers.run(Lane::Job, move || Record::read(&store, &id.to_string())).await.flatten()
 }
 
 async fn work(engine: &Engine, record: &mut Record, cancel: &CancellationToken) -> Result<Draft, Error> {
@@ -605,9 +608,8 @@ async fn work(engine: &Engine, record: &mut Record, cancel: &CancellationToken) 
     }
 }
 
-/// Writes how a job ended. What cannot be written is tried again: until it is, the job has not ended.
+/// Writes how a job ended. Until that is written, the job has not ended.
 async fn end(engine: &Engine, mut record: Record, result: Result<Draft, Error>) {
-    let id = record.id;
     let mut failure = match result {
         Ok(draft) => {
             let done = RecordState::Done { bytes: draft.bytes() };
@@ -615,15 +617,13 @@ async fn end(engine: &Engine, mut record: Record, result: Result<Draft, Error>) 
         }
         Err(error) => Some(error),
     };
-    while let Some(error) = failure {
-        if matches!(error, Error::Draining) {
-            return;
-        }
-        let failed = RecordState::Failed { reason: reason_of(&error) };
+    let Some(reason) = failure.as_ref().map(reason_of) else { return };
+    while !matches!(failure, Some(Error::Draining)) {
+        let failed = RecordState::Failed { reason: reason.clone() };
         failure = change(engine, &mut record, failed, None).await.err();
-        if let Some(error) = &failure {
-            tracing::error!(%id, %error, "the end of a job could not be written, and is tried again");
-            tokio::time::sleep(engine.0.limits.jobs.sweep_interval).await;
+        let Some(error) = &failure else { return };
+        if !is_tried_again(engine, record.id, error).await {
+            return;
         }
     }
 }
@@ -637,7 +637,11 @@ async fn change(engine: &Engine, record: &mut Record, state: RecordState, result
         if let Some(result) = result {
             store.publish_job_file(result, &name, JobFile::Result)?;
         }
-        record.publish(&store)?;
+        // A result that no record tells of would fill the disk on which the next record needs room.
+        record.publish(&store).inspect_err(|_| match record.state {
+            RecordState::Done { .. } | RecordState::Failed { .. } => store.remove_job_file(&name, JobFile::Result),
+            RecordState::Queued | RecordState::Running | RecordState::Downloaded => {}
+        })?;
         if !matches!(record.state, RecordState::Queued | RecordState::Running) {
             store.remove_job_file(&name, JobFile::Input);
         }
@@ -694,23 +698,42 @@ pub(super) async fn cancel(engine: Engine, id: JobId) -> Result<bool, Error> {
         None => Ok(false),
         Some(Cancelled::Running) => Ok(true),
         Some(Cancelled::Waiting) => {
-            if let Some(record) = read_undone(&engine, id).await {
-                end(&engine, record, Err(Error::JobCancelled)).await;
+            if let Err(error) = end_waiting(&engine, id).await {
+                // It runs no more; that it is told on disk may take long.
+                tokio::spawn(async move {
+                    let mut failure = Some(error);
+                    while let Some(error) = failure
+                        && is_tried_again(&engine, id, &error).await
+                    {
+                        failure = end_waiting(&engine, id).await.err();
+                    }
+                });
             }
             Ok(true)
         }
     }
 }
 
+/// Writes the end of a job that did not run.
+async fn end_waiting(engine: &Engine, id: JobId) -> Result<(), Error> {
+    let mut record = read(engine, id).await?;
+    let failed = RecordState::Failed { reason: reason_of(&Error::JobCancelled) };
+    change(engine, &mut record, failed, None).await
+}
+
 /// Opens the result of a job that is done.
 pub(super) async fn open_result(engine: &Engine, id: JobId) -> Result<ResultFile, Error> {
     let gone = || Error::NoSuchJob { id: id.to_string() };
-    if !engine.0.state.with(|state| state.jobs.get(id)).is_some_and(|job| job.has_result) {
+    let Some(bytes) = engine.0.state.with(|state| state.jobs.entries.get(&id)?.result_bytes) else {
         return Err(gone());
-    }
+    };
     let store = Arc::clone(&engine.0.store);
     let open = move || store.open_job_file(&id.to_string(), JobFile::Result);
     match engine.0.workers.run(Lane::Question, open).await.flatten() {
+        Ok(file) if file.bytes() != bytes => {
+            let what = format!("its result has {} bytes, and had {bytes}", file.bytes());
+            Err(Error::DamagedJob { name: id.to_string(), what })
+        }
         Ok(file) => Ok(ResultFile { file, workers: engine.0.workers.clone() }),
         Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Err(gone()),
         Err(error) => Err(error),
@@ -722,10 +745,8 @@ pub(super) async fn mark_downloaded(engine: Engine, id: JobId) -> Result<(), Err
     if !engine.0.state.with(|state| state.jobs.claim(id, |state| matches!(state, JobState::Done { .. }))) {
         return Ok(()); // fetched by another one first, or gone
     }
-    let store = Arc::clone(&engine.0.store);
-    let read = move || Record::read(&store, &id.to_string());
     let marked = async {
-        let mut record = engine.0.workers.run(Lane::Job, read).await.flatten()?;
+        let mut record = read(&engine, id).await?;
         change(&engine, &mut record, RecordState::Downloaded, None).await
     };
     let marked = marked.await;
@@ -768,35 +789,6 @@ pub(super) async fn keep_sweeping(engine: Weak<Inner>, interval: Duration) {
     }
 }
 
-/// What a start found of jobs, before anything is changed.
-pub(super) struct FoundJobs {
-    records: Vec<(Record, JobFiles)>,
-    /// Names whose record is damaged, and how.
-    damaged: Vec<(String, String)>,
-    /// Names that have files and no record.
-    strays: Vec<String>,
-}
-
-/// Reads all records.
-///
-/// Errors: one of a newer version; the folder cannot be read.
-pub(super) fn find(store: &Store) -> Result<FoundJobs, Error> {
-    let mut found = FoundJobs { records: Vec::new(), damaged: Vec::new(), strays: Vec::new() };
-    for (name, files) in store.list_jobs()? {
-        if !files.record {
-            found.strays.push(name);
-            continue;
-        }
-        match Record::read(store, &name) {
-            Ok(record) => found.records.push((record, files)),
-            Err(Error::DamagedJob { what, .. }) => found.damaged.push((name, what)),
-            Err(error) => return Err(error),
-        }
-    }
-    found.records.sort_unstable_by_key(|(record, _)| record.order);
-    Ok(found)
-}
-
 /// Jobs after a start.
 pub(super) struct Recovered {
     /// All of them; those that had not ended wait again.
@@ -810,15 +802,15 @@ pub(super) struct Recovered {
 /// Puts the folder in order.
 pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Error> {
     let mut jobs = Jobs::new();
-    for (record, files) in found.records {
-        let name = record.id.to_string();
+    for FoundJob { id, order, state, since, files } in found.jobs {
+        let name = id.to_string();
         let mut result_bytes = None;
-        let state = match record.state.into() {
+        let state = match state.into() {
             JobState::Done { bytes } if files.result == Some(bytes) => {
                 result_bytes = Some(bytes);
                 JobState::Done { bytes }
             }
-            JobState::Done { .. } => JobState::Failed { reason: "its result is gone".to_owned() },
+            JobState::Done { .. } => JobState::Failed { reason: "its result is gone".into() },
             JobState::Queued | JobState::Running { .. } => JobState::Queued,
             state @ (JobState::Failed { .. } | JobState::Downloaded) => state,
         };
@@ -828,8 +820,7 @@ pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
         if files.input.is_some() && !state.is_undone() {
             store.remove_job_file(&name, JobFile::Input);
         }
-        let (order, since, cancel) = (record.order, record.since, CancellationToken::new());
-        jobs.insert(record.id, Entry { order, state, since, result_bytes, being_written: false, cancel });
+        jobs.insert(id, Entry::new(order, state, since, result_bytes));
     }
     for name in &found.strays {
         store.remove_job(name);
@@ -837,60 +828,8 @@ pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
     for (name, _) in &found.damaged {
         store.set_aside_job(name)?;
     }
+    // Who asked for them may ask again, and must not be told of another job.
+    found.in_quarantine.iter().for_each(|id| jobs.skip_to(*id));
+    found.damaged.iter().filter_map(|(name, _)| name.parse().ok()).for_each(|id| jobs.skip_to(id));
     Ok(Recovered { jobs, leftovers: found.strays.len(), set_aside: found.damaged })
-}
-
-impl Record {
-    fn read(store: &Store, name: &str) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let text = store.read_job(name)?;
-        let damaged = |what: String| Error::DamagedJob { name: name.to_owned(), what };
-        if let Ok(Version { format }) = serde_json::from_slice(&text)
-            && format > RECORD_VERSION
-        {
-            return Err(Error::DataFolder(format!(
-                "job {name} has format version {format}, this program knows {RECORD_VERSION}: use a newer one"
-            )));
-        }
-        let record: Self = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if record.id.to_string() != name {
-            return Err(damaged("it is of another job".to_owned()));
-        }
-        Ok(record)
-    }
-
-    fn publish(&self, store: &Store) -> Result<(), Error> {
-        let text = serde_json::to_vec(self).map_err(|error| Error::Internal(format!("job record: {error}")))?;
-        store.publish_job(&self.id.to_string(), &text)
-    }
-}
-
-impl From<RecordState> for JobState {
-    fn from(state: RecordState) -> Self {
-        match state {
-            RecordState::Queued => Self::Queued,
-            RecordState::Running => Self::Running { done: 0, total: 0 },
-            RecordState::Done { bytes } => Self::Done { bytes },
-            RecordState::Failed { reason } => Self::Failed { reason },
-            RecordState::Downloaded => Self::Downloaded,
-        }
-    }
-}
-
-/// Times as receipts have them.
-mod rfc3339 {
-    use chrono::{DateTime, SecondsFormat, Utc};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc()).map_err(D::Error::custom)
-    }
 }

@@ -4,7 +4,7 @@
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`integers`], [`store`],
 //! [`state`], [`workers`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
 //! [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both
-//! [`jobs`]; [`vitals`].
+//! [`job_records`], [`jobs`]; [`vitals`].
 
 pub mod cell;
 pub mod columns;
@@ -13,14 +13,17 @@ pub mod csv;
 pub mod fold;
 pub mod group;
 pub mod integers;
+mod job_records;
 pub mod jobs;
 pub mod mean;
 pub mod numbers;
+pub mod pages;
 pub mod parquet;
 pub mod part;
 pub mod python;
 pub mod query;
 pub mod runs;
+pub mod simd;
 pub mod sources;
 pub mod state;
 pub mod store;
@@ -34,6 +37,7 @@ pub mod workers;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -75,6 +79,8 @@ struct Inner {
     limits: Limits,
     /// Uploads that may be received at once.
     places: Arc<Semaphore>,
+    /// Uploads on their way to the next commit.
+    commits: mpsc::Sender<Waiting>,
     /// Memory for conversions of large and of small uploads, apart, so that small ones never wait for large ones.
     large: Pool,
     small: Pool,
@@ -86,13 +92,11 @@ struct Inner {
     number_calls: Semaphore,
     /// Group sums that may be in memory at once: one.
     group_room: Arc<Semaphore>,
-    /// Bytes of CSV that came in, for `vitals`.
-    received_bytes: AtomicU64,
-    /// Uploads on their way to the next commit.
-    commits: mpsc::Sender<Waiting>,
     /// Calls that may wait for it, and those that there may be at once. A job is none of them.
     group_waits: Semaphore,
     group_calls: Arc<Semaphore>,
+    /// Bytes of CSV that came in, for `vitals`.
+    received_bytes: AtomicU64,
 }
 
 impl Engine {
@@ -105,7 +109,7 @@ impl Engine {
         let (root, shared) = (root.to_owned(), state.clone());
         let recover = move || {
             let store = Store::open(&root, durability)?;
-            let found_jobs = jobs::find(&store)?; // a newer version is refused before anything is changed
+            let found_jobs = job_records::find(&store)?; // a newer version is refused before anything is changed
             let mut found = store.recover(|receipt| {
                 let schema = upload::share_schema(&shared, Schema::of(&receipt.columns));
                 let part = Arc::new(Part::of(&receipt, schema));
@@ -121,12 +125,13 @@ impl Engine {
             Ok((store, found))
         };
         let (store, found) = workers.run(Lane::Upload, recover).await.flatten().inspect_err(|_| workers.close())?;
+        let store = Arc::new(store);
         let (commits, queue) = mpsc::channel(UPLOADS_MAX);
-        tokio::spawn(upload::keep_committing(workers.clone(), queue));
+        tokio::spawn(upload::keep_committing(workers.clone(), Arc::clone(&store), queue));
         let inner = Inner {
             state,
             workers,
-            store: Arc::new(store),
+            store,
             commits,
             limits,
             places: Arc::new(Semaphore::new(limits.uploads_max)),
@@ -225,7 +230,8 @@ impl Engine {
     /// The exact sums of columns over all parts that have all the columns, for each group of rows; of the parts that
     /// there are when its turn has come, as such sums wait for one another. Its groups may be read at any pace.
     ///
-    /// Errors: as for [`Engine::column_sum`]; as many group sums as there may be; a full disk.
+    /// Errors: as for [`Engine::column_sum`]; a group that is too long for an answer; as many group sums as there may be;
+    /// a full disk.
     pub async fn group_sum(&self, spec: GroupBy) -> Result<StoredGroups, Error> {
         let place = Arc::clone(&self.0.group_calls).try_acquire_owned();
         let place = place.ok().ok_or(Error::TooManyGroupCalls { calls_max: GROUP_CALLS_MAX })?;
@@ -272,6 +278,11 @@ impl Engine {
         group_sum.run(sources, spec, Some(room), progress).await
     }
 
+    /// How long an upload may send nothing, and a streamed answer may go unread.
+    pub fn idle_max(&self) -> Duration {
+        self.0.limits.upload_idle_max
+    }
+
     /// Some receipts in the order of their ids, at most `count_max`, at least one if any is left.
     pub async fn receipts(&self, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
         query::receipts(self, after, count_max).await
@@ -299,7 +310,7 @@ impl Engine {
     }
 
     /// Accepts a CSV file, as it comes, to be grouped and summed. The columns of the result are named by `header`. If
-    /// the returned future is dropped before it ends, nothing is kept.
+    /// the returned future is dropped before all of it has come, nothing is kept.
     ///
     /// Errors: those of `submit_survey`; as many uploads as there may be; an error of `body`. What is wrong with the
     /// file is the job's error.

@@ -1,21 +1,26 @@
 //! Parquet: the writer of a part, and the reader that takes one column's chunks and nothing else.
 //!
 //! Only what every engine reads is written: format version 1.0 types, Snappy (LZ4 in wide tables), dictionaries,
-//! DELTA_BINARY_PACKED for integers. Memory: the writer holds one row group, or one page of each column while the others lie in a scratch file;
-//! the reader holds one page.
+//! DELTA_BINARY_PACKED for integers. Memory: the writer holds one row group, or one page of each column while the others
+//! lie in a scratch file; the reader holds one page, or a piece of a chunk and a dictionary where it sums pages as they
+//! stand.
 
 use std::{
+    collections::HashSet,
     fmt,
     io::{self, BufReader, Read},
     mem,
     sync::{Arc, OnceLock},
 };
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{Array, AsArray, Int64Array, RecordBatch},
+    datatypes::Int64Type,
+};
 use bytes::{Buf, Bytes};
 use parquet::{
     arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions, PageKey, PageStore, PageStoreArgs, PageStoreFactory},
-    basic::{Compression, Encoding},
+    basic::{Compression, Encoding, Type},
     column::{
         page::{Page, PageMetadata, PageReader},
         reader::{ColumnReader, get_column_reader},
@@ -24,7 +29,8 @@ use parquet::{
     errors::ParquetError,
     file::{
         metadata::{
-            ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy, RowGroupMetaData,
+            ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
+            ParquetStatisticsPolicy, RowGroupMetaData,
         },
         properties::{EnabledStatistics, WriterProperties},
         reader::{ChunkReader, Length},
@@ -37,12 +43,13 @@ use super::{
     cell,
     convert::arrow_schema,
     fold::Sum,
+    pages::{Pages, SLACK_BYTES, Taken, Unknown},
     part::{Column, ColumnType, Part},
     store::{Draft, Reader, Scratch, Store},
 };
 use crate::{
     error::{CellProblem, Error},
-    limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, MIB, ROW_GROUP_ROWS_MAX, SLICE_ROWS},
+    limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, KIB, MIB, ROW_GROUP_ROWS_MAX, SLICE_ROWS},
 };
 
 /// What a footer says of its maker.
@@ -53,18 +60,31 @@ const VALUES_MAX: usize = 16 * 1024;
 pub(super) const TEXTS_MAX: usize = 1024;
 /// Tables with more columns have plain integers: the encoder of packed deltas reserves 1 MiB for each column.
 pub(super) const DELTA_COLUMNS_MAX: usize = 32;
+/// A file up to this size is read whole: it is one page of the system's cache, so no less would be read of a disk.
+const SMALL_FILE_BYTES: usize = 4 * KIB;
 /// A column chunk up to this size is read in one piece.
 const CHUNK_BYTES_MAX: usize = MIB;
+/// Bytes of a chunk that are read at once where its pages are summed as they stand: in the core's cache until then.
+const PIECE_BYTES: usize = 128 * KIB;
 /// The footer's length and the magic number at the very end.
 const TAIL_BYTES: usize = 8;
 
 /// Writes the rows of a part to a draft.
 pub struct PartWriter {
-    writer: ArrowWriter<Draft>,
-    row_group_bytes_max: usize,
+    output: Output,
+    layout: Layout,
     scratch: Option<Arc<Scratch>>,
     /// What the draft or the scratch file failed with, which the Parquet writer does not always hand on.
     failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
+}
+
+/// The file of a [`PartWriter`].
+enum Output {
+    /// No row has come yet, so the encodings are not chosen.
+    Waiting(Draft, Vec<Column>),
+    Open(Box<ArrowWriter<Draft>>),
+    /// An error ended it.
+    Failed,
 }
 
 /// A finished Parquet file that is not published yet.
@@ -93,69 +113,67 @@ impl PartWriter {
     pub fn new(store: &Store, columns: &[Column], layout: Layout) -> Result<Self, Error> {
         let draft = store.draft()?;
         let scratch = if layout.spill { Some(Arc::new(store.scratch()?)) } else { None };
-        // Dictionaries begin with 4,096 slots, and a Snappy encoder keeps up to 34 KiB: too much for each of 4,096 columns.
-        let wide = columns.len() > DICTIONARY_COLUMNS_MAX;
-        let mut properties = WriterProperties::builder()
-            .set_created_by(CREATED_BY.to_owned())
-            .set_compression(if wide { Compression::LZ4_RAW } else { Compression::SNAPPY })
-            .set_dictionary_enabled(!wide)
-            .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
-            .set_data_page_size_limit(layout.page_bytes)
-            .set_statistics_enabled(EnabledStatistics::Chunk)
-            .set_offset_index_disabled(true)
-            // `write` ends row groups, so that it knows when the scratch file can be cleared.
-            .set_max_row_group_row_count(None);
-        let integers = |column: &&Column| {
-            !matches!(column.column_type, ColumnType::Float64 | ColumnType::Boolean | ColumnType::Utf8)
-        };
-        for column in columns.iter().filter(|column| column.column_type == ColumnType::Utf8) {
-            // The least and the greatest text would be kept whole for each column until the row group ends.
-            let path = ColumnPath::new(vec![column.name.clone()]);
-            properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
-        }
-        if columns.len() <= DELTA_COLUMNS_MAX {
-            for column in columns.iter().filter(integers) {
-                // Packed deltas are as small as Snappy would make them and need no second pass.
-                let path = ColumnPath::new(vec![column.name.clone()]);
-                properties = properties
-                    .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
-                    .set_column_compression(path, Compression::UNCOMPRESSED);
-            }
-        }
-        // The Arrow schema in the footer would say nothing that the Parquet types do not.
-        let mut options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
         let mut failures = vec![draft.failure()];
-        if let Some(scratch) = &scratch {
-            failures.push(scratch.failure());
-            options = options.with_page_store_factory(Arc::new(Spill(Arc::clone(scratch))));
-        }
-        let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(columns), options)
-            .map_err(|error| write_error(&error, &failures))?;
-        Ok(Self { writer, row_group_bytes_max: layout.row_group_bytes, scratch, failures })
+        failures.extend(scratch.as_ref().map(|scratch| scratch.failure()));
+        Ok(Self { output: Output::Waiting(draft, columns.to_vec()), layout, scratch, failures })
     }
 
     /// Adds rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        self.writer.write(batch).map_err(|error| write_error(&error, &self.failures))?;
+        let rows_max = ROW_GROUP_ROWS_MAX;
+        let bytes_max = self.layout.row_group_bytes;
+        self.open(Some(batch))?;
+        let writer = self.writer()?;
+        let written = writer.write(batch);
         // Not `memory_size`, which counts what encoders reserve and never touch.
-        let full = self.writer.in_progress_size() >= self.row_group_bytes_max;
-        if full || self.writer.in_progress_rows() >= ROW_GROUP_ROWS_MAX {
-            self.flush()?;
-        }
-        Ok(())
+        let full = writer.in_progress_size() >= bytes_max || writer.in_progress_rows() >= rows_max;
+        written.map_err(|error| write_error(&error, &self.failures))?;
+        if full { self.flush() } else { Ok(()) }
     }
 
     /// Writes the last row group and the footer.
     pub fn finish(mut self) -> Result<Written, Error> {
+        self.open(None)?;
         self.flush()?;
-        let row_groups = self.writer.flushed_row_groups().len();
-        let before_footer = self.writer.bytes_written();
-        let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
+        let Output::Open(writer) = self.output else {
+            return Err(after_failure());
+        };
+        let row_groups = writer.flushed_row_groups().len();
+        let before_footer = writer.bytes_written();
+        let draft = writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
         written(draft, row_groups, before_footer)
     }
 
+    /// Chooses the encodings by the first rows, if there are any.
+    fn open(&mut self, first: Option<&RecordBatch>) -> Result<(), Error> {
+        if matches!(self.output, Output::Open(_)) {
+            return Ok(());
+        }
+        let Output::Waiting(draft, columns) = mem::replace(&mut self.output, Output::Failed) else {
+            return Err(after_failure());
+        };
+        // The Arrow schema in the footer would say nothing that the Parquet types do not.
+        let properties = properties(&columns, self.layout.page_bytes, first);
+        let mut options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        if let Some(scratch) = &self.scratch {
+            options = options.with_page_store_factory(Arc::new(Spill(Arc::clone(scratch))));
+        }
+        let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(&columns), options)
+            .map_err(|error| write_error(&error, &self.failures))?;
+        self.output = Output::Open(Box::new(writer));
+        Ok(())
+    }
+
+    fn writer(&mut self) -> Result<&mut ArrowWriter<Draft>, Error> {
+        match &mut self.output {
+            Output::Open(writer) => Ok(writer),
+            Output::Waiting(..) | Output::Failed => Err(after_failure()),
+        }
+    }
+
     fn flush(&mut self) -> Result<(), Error> {
-        self.writer.flush().map_err(|error| write_error(&error, &self.failures))?;
+        let flushed = self.writer()?.flush();
+        flushed.map_err(|error| write_error(&error, &self.failures))?;
         if let Some(scratch) = &self.scratch {
             scratch.clear();
         }
@@ -172,6 +190,76 @@ pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> 
         row_groups: u32::try_from(row_groups).map_err(too_large)?,
         footer_bytes: u32::try_from(footer_bytes).map_err(too_large)?,
     })
+}
+
+fn after_failure() -> Error {
+    Error::Internal("a parquet file is written on after an error".to_owned())
+}
+
+/// How the columns are written, by their types and the first rows.
+fn properties(columns: &[Column], page_bytes: usize, first: Option<&RecordBatch>) -> WriterProperties {
+    // Dictionaries begin with 4,096 slots, and a Snappy encoder keeps up to 34 KiB: too much for each of 4,096 columns.
+    let wide = columns.len() > DICTIONARY_COLUMNS_MAX;
+    let mut properties = WriterProperties::builder()
+        .set_created_by(CREATED_BY.to_owned())
+        .set_compression(if wide { Compression::LZ4_RAW } else { Compression::SNAPPY })
+        .set_dictionary_enabled(!wide)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
+        .set_data_page_size_limit(page_bytes)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_offset_index_disabled(true)
+        // `write` ends row groups, so that it knows when the scratch file can be cleared.
+        .set_max_row_group_row_count(None);
+    for (index, column) in columns.iter().enumerate() {
+        let path = || ColumnPath::new(vec![column.name.clone()]);
+        match column.column_type {
+            ColumnType::Utf8 => {
+                // The least and the greatest text would be kept whole for each column until the row group ends.
+                properties = properties.set_column_statistics_enabled(path(), EnabledStatistics::None);
+            }
+            ColumnType::Float64 | ColumnType::Boolean => {}
+            ColumnType::Int64 | ColumnType::Date32 | ColumnType::Timestamp | ColumnType::TimestampUtc
+                if columns.len() <= DELTA_COLUMNS_MAX =>
+            {
+                // Packed deltas are as small as Snappy would make them and need no second pass.
+                properties = properties
+                    .set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED)
+                    .set_column_compression(path(), Compression::UNCOMPRESSED);
+                let integers = first.and_then(|batch| batch.column(index).as_primitive_opt::<Int64Type>());
+                if integers.is_some_and(|values| !dictionary_pays(values)) {
+                    properties = properties.set_column_dictionary_enabled(path(), false);
+                }
+            }
+            ColumnType::Int64 | ColumnType::Date32 | ColumnType::Timestamp | ColumnType::TimestampUtc => {}
+        }
+    }
+    properties.build()
+}
+
+/// Whether places in a dictionary are narrower than packed deltas would be, judged by some values. A dictionary that is
+/// given up when it is full costs more than the time to make it: its part of the column is read with it in every sum.
+fn dictionary_pays(values: &Int64Array) -> bool {
+    /// Fewer values are one page of deltas, and would be two pages with a dictionary.
+    const VALUES_MIN: usize = 1024;
+    /// How often a value must come, on average.
+    const USES_MIN: usize = 4;
+    let count = values.len() - values.null_count();
+    if count < VALUES_MIN {
+        return false;
+    }
+    let mut distinct = HashSet::with_hasher(ahash::RandomState::new());
+    let (mut least, mut greatest, mut last) = (i64::MAX, i64::MIN, None);
+    for value in values.iter().flatten() {
+        distinct.insert(value);
+        if distinct.len() > count / USES_MIN {
+            return false;
+        }
+        // They may wrap, as the encoder's do.
+        let delta = value.wrapping_sub(last.replace(value).unwrap_or(value));
+        (least, greatest) = (least.min(delta), greatest.max(delta));
+    }
+    let width = |most: u64| u64::BITS - most.leading_zeros();
+    width(distinct.len() as u64 - 1) <= width(greatest.wrapping_sub(least).cast_unsigned())
 }
 
 /// Pages of one row group in a scratch file. A key is the page's offset and, in its low 24 bits, its length, so that
@@ -238,7 +326,7 @@ pub fn sum_column(
     sum: &mut Sum,
 ) -> Result<Result<Stretch, BadCell>, Error> {
     let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
-    let footer = checked_footer(file, part)?;
+    let (footer, tail) = checked_tail(file, part)?;
     let row_groups = footer.row_groups();
     let rows_at_start = rows_before;
     let mut bytes = 0;
@@ -247,20 +335,25 @@ pub fn sum_column(
             return Ok(Ok(Stretch { next: Some((row_group, rows_before)), bytes }));
         }
         let rows = u64::try_from(group.num_rows()).map_err(|error| damaged(error.to_string()))?;
-        let reader = open_chunk(file, group, (column_index, name)).map_err(damaged)?;
-        let result = match (column_type, reader) {
-            (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
-            (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
-            _ => {
-                return Err(damaged(format!("its column {column_index} is not of type {column_type}")));
+        let chunk = chunk_of(group, (column_index, name)).map_err(damaged)?;
+        let quick = if column_type == ColumnType::Int64 { sum_pages(file, &tail, chunk) } else { None };
+        if let Some(pages) = quick.filter(|pages| pages.rows == rows) {
+            sum.merge(pages.sum);
+        } else {
+            let result = match (column_type, open_chunk(file, group, (column_index, name)).map_err(damaged)?) {
+                (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
+                (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
+                _ => {
+                    return Err(damaged(format!("its column {column_index} is not of type {column_type}")));
+                }
+            };
+            match result.map_err(|error| damaged(error.to_string()))? {
+                Ok(found) if found == rows => {}
+                Ok(found) => return Err(damaged(format!("row group {row_group} has {found} of {rows} rows"))),
+                Err(bad_cell) => return Ok(Err(bad_cell)),
             }
-        };
-        match result.map_err(|error| damaged(error.to_string()))? {
-            Ok(found) if found == rows => {}
-            Ok(found) => return Err(damaged(format!("row group {row_group} has {found} of {rows} rows"))),
-            Err(bad_cell) => return Ok(Err(bad_cell)),
         }
-        bytes += group.column(column_index).byte_range().1;
+        bytes += chunk.byte_range().1;
         rows_before += rows;
         row_group += 1;
     }
@@ -337,28 +430,96 @@ fn sum_texts(
 
 /// The footer of a part's file, if it agrees with the receipt.
 pub(super) fn checked_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, Error> {
+    Ok(checked_tail(file, part)?.0)
+}
+
+/// The same, and the file's last bytes, in which it stands; all bytes of a small file.
+fn checked_tail(file: &Reader, part: &Part) -> Result<(ParquetMetaData, Bytes), Error> {
     let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
-    let footer = read_footer(file, part).map_err(|error| damaged(error.to_string()))?;
+    let tail = read_tail(file, part).map_err(|error| damaged(error.to_string()))?;
+    let footer = decode_footer(&tail, part).map_err(|error| damaged(error.to_string()))?;
     let row_groups = footer.num_row_groups() == part.row_groups as usize;
     if !row_groups || footer.file_metadata().num_rows() != part.rows.cast_signed() {
         return Err(damaged("its footer disagrees with the receipt".to_owned()));
     }
-    Ok(footer)
+    Ok((footer, tail))
 }
 
 /// The chunk of a column in a row group, if it is the column that the receipt has there; or what is wrong with it.
-pub(super) fn open_chunk(
-    file: &Reader,
-    group: &RowGroupMetaData,
+fn chunk_of<'a>(
+    group: &'a RowGroupMetaData,
     (column_index, name): (usize, &str),
-) -> Result<ColumnReader, String> {
+) -> Result<&'a ColumnChunkMetaData, String> {
     let Some(chunk) = group.columns().get(column_index) else {
         return Err(format!("it has no column {column_index}"));
     };
-    let descriptor = chunk.column_descr_ptr();
-    if descriptor.path().parts() != [name] {
+    if chunk.column_descr().path().parts() != [name] {
         return Err(format!("its column {column_index} is another one"));
     }
+    // The library takes for granted that they are not negative.
+    let offsets = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset(), Some(chunk.compressed_size())];
+    if offsets.into_iter().flatten().any(i64::is_negative) {
+        return Err(format!("its column {column_index} begins before the file"));
+    }
+    Ok(chunk)
+}
+
+/// The sum of a column chunk of integers straight from its pages; none if there is anything in it that our writer does
+/// not write, or that cannot be read: the library's reader has the word on it.
+fn sum_pages(file: &Reader, tail: &[u8], chunk: &ColumnChunkMetaData) -> Option<Pages> {
+    let descriptor = chunk.column_descr();
+    let levels = (descriptor.max_def_level(), descriptor.max_rep_level());
+    let plain = chunk.compression() == Compression::UNCOMPRESSED && descriptor.physical_type() == Type::INT64;
+    if !plain || levels != (1, 0) {
+        return None;
+    }
+    let (mut offset, bytes) = chunk.byte_range();
+    let chunk_end = offset.checked_add(bytes)?;
+    let mut pages = Pages::default();
+    let tail_start = file.bytes() - tail.len() as u64;
+    if offset >= tail_start && chunk_end <= file.bytes().saturating_sub(SLACK_BYTES as u64) {
+        let [mut start, end] = [offset, chunk_end].map(|at| usize::try_from(at - tail_start).unwrap_or(usize::MAX));
+        while start < end {
+            match pages.take(&tail[start..end + SLACK_BYTES]) {
+                Ok(Taken::Page(bytes)) => start += bytes,
+                Ok(Taken::Longer(_)) | Err(Unknown) => return None,
+            }
+        }
+        return Some(pages);
+    }
+    let mut buffer = vec![0; usize::try_from(bytes).ok()?.min(PIECE_BYTES) + SLACK_BYTES];
+    let (mut start, mut end) = (0, 0);
+    while start < end || offset < chunk_end {
+        match pages.take(&buffer[start..end + SLACK_BYTES]) {
+            Ok(Taken::Page(bytes)) => start += bytes,
+            Ok(Taken::Longer(bytes)) if offset < chunk_end && bytes <= CHUNK_BYTES_MAX => {
+                buffer.copy_within(start..end, 0);
+                (start, end) = (0, end - start);
+                if buffer.len() < bytes + SLACK_BYTES {
+                    buffer.resize(bytes + SLACK_BYTES, 0);
+                }
+                let free = buffer.len() - SLACK_BYTES - end;
+                let piece = usize::try_from(chunk_end - offset).map_or(free, |left| left.min(free));
+                if file.read_at(offset, &mut buffer[end..end + piece]).ok()? != piece {
+                    return None;
+                }
+                end += piece;
+                offset += piece as u64;
+            }
+            Ok(Taken::Longer(_)) | Err(Unknown) => return None,
+        }
+    }
+    Some(pages)
+}
+
+/// The chunk of a column in a row group as the library reads it; or what is wrong with it.
+pub(super) fn open_chunk(
+    file: &Reader,
+    group: &RowGroupMetaData,
+    column: (usize, &str),
+) -> Result<ColumnReader, String> {
+    let chunk = chunk_of(group, column)?;
+    let descriptor = chunk.column_descr_ptr();
     let open = || -> Result<_, ParquetError> {
         let window = Arc::new(Window::open(file, chunk.byte_range())?);
         SerializedPageReader::new(window, chunk, usize::try_from(group.num_rows())?, None)
@@ -409,13 +570,20 @@ impl<P: PageReader> Iterator for Apart<P> {
     }
 }
 
-fn read_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, ParquetError> {
-    let footer_bytes = part.footer_bytes as usize;
-    let offset = (file.bytes().checked_sub((footer_bytes + TAIL_BYTES) as u64))
+fn read_tail(file: &Reader, part: &Part) -> Result<Bytes, ParquetError> {
+    let footer_bytes = part.footer_bytes as usize + TAIL_BYTES;
+    let offset = (file.bytes().checked_sub(footer_bytes as u64))
         .ok_or_else(|| ParquetError::EOF("its footer is longer than the file".to_owned()))?;
-    let footer = read_exactly(file, offset, footer_bytes + TAIL_BYTES)?;
-    let (footer, mut tail) = footer.split_at(footer_bytes);
-    if tail.get_u32_le() as usize != footer_bytes || tail != b"PAR1" {
+    match usize::try_from(file.bytes()) {
+        Ok(bytes) if bytes <= SMALL_FILE_BYTES => read_exactly(file, 0, bytes),
+        _ => read_exactly(file, offset, footer_bytes),
+    }
+}
+
+fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData, ParquetError> {
+    let footer_bytes = part.footer_bytes as usize;
+    let (footer, mut end) = tail[tail.len() - footer_bytes - TAIL_BYTES..].split_at(footer_bytes);
+    if end.get_u32_le() as usize != footer_bytes || end != b"PAR1" {
         return Err(ParquetError::General("its end is no Parquet footer of the known size".to_owned()));
     }
     let options = ParquetMetaDataOptions::new()
@@ -524,10 +692,11 @@ mod tests {
             columns::{Cell, ColumnRef, PartColumns, Position},
             convert::{BatchBuilder, Typer},
             csv::{Resume, Row, Rows, Scanner, Wanted},
+            integers::Integers,
             part::PartId,
             store::reads,
         },
-        limits::{CELL_BYTES_MAX, PAGE_BYTES, ROW_GROUP_BYTES, SLICE_BYTES},
+        limits::{CELL_BYTES_MAX, CsvLimits, PAGE_BYTES, ROW_GROUP_BYTES, SLICE_BYTES},
     };
 
     /// Rows into batches into row groups of one batch each.
@@ -659,6 +828,187 @@ mod tests {
         (written, file, part)
     }
 
+    /// Integers of many kinds: constant, in runs, ascending, of any width, at the edges; some, all or none of them null.
+    fn integers(random: &mut fastrand::Rng, rows: usize) -> Int64Array {
+        let (kind, nulls) = (random.u8(..7), [0.0, 0.0, 0.01, 0.5, 1.0][random.usize(..5)]);
+        let (base, bits) = (random.i64(..) >> random.u8(..64), random.u8(1..64));
+        let edges = [i64::MIN, i64::MAX, -1, 0, 1];
+        let mut value = |row: usize| match kind {
+            0 => base,
+            1 => base.wrapping_add(row as i64 / 100),
+            2 => base.wrapping_add(row as i64 * 3),
+            3 => edges[random.usize(..edges.len())],
+            4 => random.i64(-50_000..50_000),
+            5 => [base, 7, i64::from(bits)][random.usize(..3)],
+            _ => base.wrapping_add((random.u64(..) >> bits).cast_signed()),
+        };
+        let values: Vec<_> = (0..rows).map(&mut value).collect();
+        values.into_iter().map(|value| (random.f64() >= nulls).then_some(value)).collect()
+    }
+
+    /// A file of integers, of the encodings that are chosen by its first rows or of those that earlier versions had.
+    fn write_integers(store: &Store, batches: &[Int64Array], chosen: bool) -> (Written, Reader, Part) {
+        let columns = [Column { name: "x".to_owned(), column_type: ColumnType::Int64, nulls: 0 }];
+        let layout = Layout { row_group_bytes: 100_000, page_bytes: PAGE_BYTES, spill: false };
+        let mut writer = PartWriter::new(store, &columns, layout).expect("a writer");
+        if !chosen {
+            writer.open(None).expect("opened");
+        }
+        for values in batches {
+            let batch = RecordBatch::try_new(arrow_schema(&columns), vec![Arc::new(values.clone())]);
+            writer.write(&batch.expect("a batch")).expect("written");
+        }
+        let mut written = writer.finish().expect("finished");
+        let file = written.draft.reader().expect("opened");
+        let part = Part {
+            id: PartId::FIRST,
+            rows: batches.iter().map(|values| values.len() as u64).sum(),
+            csv_bytes: 0,
+            parquet_bytes: file.bytes(),
+            row_groups: written.row_groups,
+            footer_bytes: written.footer_bytes,
+            columns_count: 1,
+            schema: None,
+        };
+        (written, file, part)
+    }
+
+    /// Rows and sum of a chunk as the library reads it.
+    fn library_sum(file: &Reader, group: &RowGroupMetaData) -> Result<(u64, Sum), String> {
+        let ColumnReader::Int64ColumnReader(reader) = open_chunk(file, group, (0, "x"))? else {
+            return Err("not of integers".to_owned());
+        };
+        let mut sum = Sum::default();
+        match sum_integers(reader, &mut sum).map_err(|error| error.to_string())? {
+            Ok(rows) => Ok((rows, sum)),
+            Err(bad_cell) => Err(format!("{bad_cell:?}")),
+        }
+    }
+
+    fn check_pages(store: &Store, batches: &[Int64Array], what: &str) {
+        let values = batches.iter().flatten().flatten();
+        let total = values.fold(Sum::default(), |mut sum, value| {
+            sum.add(value);
+            sum
+        });
+        for chosen in [true, false] {
+            let (_written, file, part) = write_integers(store, batches, chosen);
+            let (footer, tail) = checked_tail(&file, &part).expect("a footer");
+            let mut found = Sum::default();
+            for group in footer.row_groups() {
+                let pages = sum_pages(&file, &tail, group.column(0)).expect("pages of our writer");
+                assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&file, group), "{what}, {chosen}");
+                found.merge(pages.sum);
+            }
+            assert_eq!(found, total, "{what}, {chosen}");
+        }
+    }
+
+    #[test]
+    fn pages_are_summed_as_the_library_reads_them() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        for seed in 0..300 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let rows = [0, 1, 2, 63, 64, 65, 66, 256, 257, 258, 1000, 5000, 16_384];
+            let batches: Vec<_> = (0..random.usize(1..5))
+                .map(|_| {
+                    let rows = rows[random.usize(..rows.len())];
+                    integers(&mut random, rows)
+                })
+                .collect();
+            check_pages(&store, &batches, &format!("seed {seed}"));
+        }
+        let mut random = fastrand::Rng::with_seed(1);
+        for width in 0..64_u32 {
+            let mut value = || random.u64(..).checked_shr(64 - width).unwrap_or(0).cast_signed();
+            let values: Int64Array = (0..3000).map(|_| Some(value())).collect();
+            check_pages(&store, &[values], &format!("width {width}"));
+        }
+    }
+
+    #[test]
+    fn pages_of_files_that_were_converted_while_they_came_are_summed_as_they_stand() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        for seed in 0..40 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let rows = [1, 64, 65, 256, 257, 5000, 60_000][random.usize(..7)];
+            let columns = [integers(&mut random, rows), integers(&mut random, rows)];
+            let mut csv = b"a,b\n0,0\n".to_vec(); // a column without a value would be text
+            for row in 0..rows {
+                let text = |column: &Int64Array| {
+                    if column.is_null(row) { String::new() } else { column.value(row).to_string() }
+                };
+                csv.extend_from_slice(format!("{},{}\n", text(&columns[0]), text(&columns[1])).as_bytes());
+            }
+            let mut converted = Integers::of_file(&store, CsvLimits::default(), &csv).expect("integers");
+            let file = converted.parquet.draft.reader().expect("opened");
+            let part = Part {
+                id: PartId::FIRST,
+                rows: converted.rows,
+                csv_bytes: csv.len() as u64,
+                parquet_bytes: file.bytes(),
+                row_groups: converted.parquet.row_groups,
+                footer_bytes: converted.parquet.footer_bytes,
+                columns_count: 2,
+                schema: None,
+            };
+            let (footer, tail) = checked_tail(&file, &part).expect("a footer");
+            for (index, values) in columns.iter().enumerate() {
+                let total = values.iter().flatten().fold(Sum::default(), |mut sum, value| {
+                    sum.add(value);
+                    sum
+                });
+                let mut found = Sum::default();
+                for group in footer.row_groups() {
+                    let pages = sum_pages(&file, &tail, group.column(index)).expect("pages that are known");
+                    assert_eq!(pages.rows, u64::try_from(group.num_rows()).expect("rows"), "seed {seed}");
+                    found.merge(pages.sum);
+                }
+                assert_eq!(found, total, "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_chunk_is_summed_as_the_library_reads_it_or_not_at_all() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let (mut same, mut refused) = (0, 0);
+        for seed in 0..60 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let values = integers(&mut random, 1500);
+            let (_written, file, part) = write_integers(&store, &[values], seed % 2 == 0);
+            let footer = checked_footer(&file, &part).expect("a footer");
+            let group = footer.row_group(0);
+            let (start, bytes) = group.column(0).byte_range();
+            let [start, bytes] = [start, bytes].map(|value| usize::try_from(value).expect("small"));
+            let good = file.block(0, usize::try_from(file.bytes()).expect("small")).expect("readable");
+            for _ in 0..100 {
+                let mut bad = good.clone();
+                for _ in 0..random.usize(1..4) {
+                    // The headers are at the front, and in what follows most bytes are values.
+                    let among = if random.bool() { bytes } else { bytes.min(80) };
+                    let at = random.usize(..among);
+                    bad[start + at] = if random.bool() { random.u8(..) } else { bad[start + at] ^ 1 << random.u8(..8) };
+                }
+                let mut damaged = store.temp_folder().file().expect("a file");
+                damaged.append(&bad).expect("written");
+                // Whole, as the sum has a small file, or with a footer that was read before.
+                let tail = if random.bool() { &bad[..] } else { &bad[bad.len() - TAIL_BYTES..] };
+                match sum_pages(&damaged.reader(), tail, group.column(0)) {
+                    Some(pages) => {
+                        assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&damaged.reader(), group), "seed {seed}");
+                        same += 1;
+                    }
+                    None => refused += 1,
+                }
+            }
+        }
+        assert!(same > 500 && refused > 500, "the test wants both: {same} and {refused}");
+    }
+
     #[test]
     fn stretches_of_long_cells_are_short_and_the_same_for_all_columns() {
         // One row group, whose first cells are too long for a slice and whose others are one page.
@@ -701,7 +1051,7 @@ mod tests {
     /// Everything that was read since the last time is of these columns or of the footer.
     fn check_inside<const N: usize>(file: &Reader, part: &Part, columns: [usize; N]) {
         let reads = reads::take();
-        let footer = read_footer(file, part).expect("a footer");
+        let footer = checked_footer(file, part).expect("a footer");
         let footer_start = file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64;
         let chunks = |group: &RowGroupMetaData| columns.map(|index| group.column(index).byte_range());
         let chunks = footer.row_groups().iter().flat_map(chunks).map(|(start, bytes)| start..start + bytes);

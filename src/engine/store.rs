@@ -12,8 +12,8 @@
 //! DATA/quarantine/       parts that were found damaged at start
 //! ```
 //!
-//! Invariant: a receipt in `parts/` has its two files beside it, complete, and a job's record those it speaks of. Every function asserts that the lock of
-//! `state.rs` is not held.
+//! Invariant: a receipt in `parts/` has its two files beside it, complete, and a job's record those it speaks of. Every
+//! function asserts that the lock of `state.rs` is not held.
 
 use std::{
     collections::BTreeMap,
@@ -59,6 +59,8 @@ pub struct Store {
     spilled_bytes: Arc<AtomicU64>,
     /// Open from the start, so that no failed write on its file system goes unnoticed.
     folder: File,
+    /// Whether one `syncfs` may stand for the syncs of many files.
+    syncs_at_once: bool,
     _lock: File,
 }
 
@@ -193,6 +195,7 @@ impl Store {
             drafts: AtomicU64::new(0),
             spilled_bytes: Arc::default(),
             folder,
+            syncs_at_once: reports_failed_syncfs(&rustix::system::uname().release().to_string_lossy()),
             _lock: lock,
         })
     }
@@ -277,31 +280,31 @@ impl Store {
         csv.keep(&self.part_path(part, "csv"))?;
         parquet.keep(&self.part_path(part, "parquet"))?;
         let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
-        let what = || Error::io(format!("record {}", self.part_path(part, "json").display()));
+        let what = || Error::io(format!("record {part}.json"));
         let mut draft = self.draft()?;
         draft.write_all(&text).and_then(|()| draft.on_disk().map(|_file| ())).map_err(what())?;
         staged.receipt = Some(draft);
         Ok(staged)
     }
 
-    /// Makes staged files, of one store, safe, all or none, and parts: their bytes synced, then their receipts renamed into place, then
-    /// the folder synced. Any number of parts shares these syncs.
+    /// Makes staged parts, all of this store, parts of the table: their bytes synced, then their receipts renamed into
+    /// place, then the folder synced. They share these syncs.
     ///
     /// Errors: after them nothing of any is left.
-    fn commit(&self, mut batch: Vec<Staged>) -> Result<(), Error> {
+    pub fn commit(&self, mut batch: Vec<Staged>) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io("parts on their way into the table");
-        match &*batch {
+        if batch.len() > 1 && self.syncs_at_once {
+            rustix::fs::syncfs(&self.folder).map_err(io::Error::from).map_err(what())?;
+        } else {
             // What others write to this file system is not waited for.
-            [one] => one.sync()?,
-            _ => rustix::fs::syncfs(&self.folder).map_err(io::Error::from).map_err(what())?,
+            batch.iter().try_for_each(Staged::sync)?;
         }
-        let renamed = batch.iter_mut().try_for_each(Staged::commit);
-        let result = renamed.and_then(|()| sync_folder(&self.root.join("parts")).map_err(what()));
-        if result.is_err() {
-            batch.iter_mut().for_each(|staged| staged.committed = false);
-        }
-        result
+        batch.iter_mut().try_for_each(Staged::rename_receipt)?;
+        sync_folder(&self.root.join("parts")).map_err(what())?;
+        // Only now: what is dropped before is removed.
+        batch.iter_mut().for_each(|staged| staged.committed = true);
+        Ok(())
     }
 
     /// A stored file, if it still has the size that its receipt gives.
@@ -310,7 +313,8 @@ impl Store {
             Format::Csv => ("csv", part.csv_bytes),
             Format::Parquet => ("parquet", part.parquet_bytes),
         };
-        let reader = match Reader::open(&self.part_path(part.id, extension)) {
+        let what = format!("part {}, {extension}", part.id);
+        let reader = match Reader::open_as(&self.part_path(part.id, extension), &what) {
             Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::Damaged { part: part.id, what: format!("{extension}: {cause}") });
             }
@@ -338,14 +342,19 @@ impl Store {
         self.publish_record(&self.job_path(name, "json"), record)
     }
 
-    /// A job's record.
+    /// A job's record. Errors: there is none; it cannot be read.
     pub fn read_job(&self, name: &str) -> Result<Vec<u8>, Error> {
         assert_unlocked();
         let path = self.job_path(name, "json");
         let mut text = Vec::new();
         let read = File::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
-        read.map_err(Error::io(format!("the record of job {name}")))?;
-        Ok(text)
+        match read {
+            Ok(_bytes) => Ok(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::DamagedJob { name: name.to_owned(), what: "its record is gone".to_owned() })
+            }
+            Err(error) => Err(Error::io(format!("the record of job {name}"))(error)),
+        }
     }
 
     /// Makes a draft a job's input or result: synced and renamed. It counts once a record says so.
@@ -359,14 +368,15 @@ impl Store {
         draft.keep(&self.job_path(name, kind.extension()))?;
         if self.durability == Durability::Fsync {
             // Or the record that follows could be kept by a power failure, and this not.
-            sync_folder(&self.root.join("jobs")).map_err(what())?;
+            sync_folder(&self.root.join("jobs")).map_err(what()).inspect_err(|_| self.remove_job_file(name, kind))?;
         }
         Ok(())
     }
 
     /// A job's input or result.
     pub fn open_job_file(&self, name: &str, kind: JobFile) -> Result<Reader, Error> {
-        Reader::open(&self.job_path(name, kind.extension()))
+        let extension = kind.extension();
+        Reader::open_as(&self.job_path(name, extension), &format!("job {name}, {extension}"))
     }
 
     /// Removes a job. Its record goes first: what is left without one is removed at start.
@@ -409,6 +419,12 @@ impl Store {
         Ok(jobs)
     }
 
+    /// The names, without extensions, of all that was set aside.
+    pub fn names_in_quarantine(&self) -> Result<Vec<String>, Error> {
+        let name = |path: PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        Ok(self.entries("quarantine")?.into_iter().filter_map(name).collect())
+    }
+
     fn job_path(&self, name: &str, extension: &str) -> PathBuf {
         self.root.join("jobs").join(format!("{name}.{extension}"))
     }
@@ -426,7 +442,7 @@ impl Store {
 
     /// The one way a record comes to be on disk: written aside, synced, renamed into place, its folder synced.
     fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
-        let what = || Error::io(format!("record {}", path.display()));
+        let what = || Error::io(format!("record {}", name_of(path)));
         let mut draft = self.draft()?;
         draft.write_all(text).and_then(|()| draft.on_disk().map(|_file| ())).map_err(what())?;
         if self.is_synced() {
@@ -593,10 +609,21 @@ pub fn resident_bytes() -> Result<u64, Error> {
     kib.map(|kib| kib * 1024).ok_or_else(|| Error::Internal("/proc/self/status has no VmRSS".to_owned()))
 }
 
+/// What clients may be told of a path: where the data folder is on this machine is not for them.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Makes the names in a folder as durable as what they name.
 fn sync_folder(path: &Path) -> io::Result<()> {
     assert_unlocked();
     File::open(path)?.sync_all()
+}
+
+/// Whether `syncfs` says if something could not be written: Linux does since 5.8.
+fn reports_failed_syncfs(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()) >= Some((5, 8))
 }
 
 /// Which files of a part are there.
@@ -638,8 +665,9 @@ impl Draft {
 
     /// What was written so far, open for reading.
     pub fn reader(&mut self) -> Result<Reader, Error> {
-        self.on_disk().map_err(Error::io("a new file in the data folder"))?;
-        Reader::open(&self.path)
+        const WHAT: &str = "a new file in the data folder";
+        self.on_disk().map_err(Error::io(WHAT))?;
+        Reader::open_as(&self.path, WHAT)
     }
 
     /// Waits until what was written is safe.
@@ -662,32 +690,31 @@ impl Draft {
         Ok(file)
     }
 
-    /// Gives it its last name. What was only held in memory is written there at once.
+    /// Gives it its last name. What was only held in memory is written there at once; after an error it is not there.
     fn keep(mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
-        let what = || Error::io(to.display().to_string());
+        let what = || Error::io(name_of(to));
         if self.file.is_some() {
             self.on_disk().map_err(what())?;
             return self.rename(to);
         }
-        File::create(to).and_then(|mut file| file.write_all(&self.held)).map_err(what())
+        let mut file = File::create(to).map_err(what())?;
+        let Err(error) = file.write_all(&self.held) else { return Ok(()) };
+        if let Err(error) = fs::remove_file(to) {
+            tracing::error!(path = %to.display(), %error, "a file that is not complete is left");
+        }
+        Err(what()(error))
     }
 
     fn rename(&mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
-        fs::rename(&self.path, to).map_err(Error::io(format!("rename to {}", to.display())))?;
+        fs::rename(&self.path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
         self.file = None; // published: not ours to remove
         Ok(())
     }
 }
 
 impl Staged {
-    /// Makes staged parts safe and parts of the table, all or none. After an error nothing of any is left.
-    pub fn commit_all(batch: Vec<Self>) -> Result<(), Error> {
-        let Some(store) = batch.first().map(|first| Arc::clone(&first.store)) else { return Ok(()) };
-        store.commit(batch)
-    }
-
     /// Waits until the bytes of its files are safe.
     fn sync(&self) -> Result<(), Error> {
         let what = || Error::io(format!("part {}", self.part));
@@ -698,12 +725,16 @@ impl Staged {
         self.receipt.iter().filter_map(|receipt| receipt.file.as_ref()).try_for_each(File::sync_all).map_err(what())
     }
 
-    /// Makes it a part: its receipt gets its name.
-    pub fn commit(&mut self) -> Result<(), Error> {
-        let to = self.store.part_path(self.part, "json");
-        self.receipt.iter_mut().try_for_each(|receipt| receipt.rename(&to))?;
+    /// Makes it a part that nothing is synced of.
+    pub fn commit_unsynced(mut self) -> Result<(), Error> {
+        self.rename_receipt()?;
         self.committed = true;
         Ok(())
+    }
+
+    fn rename_receipt(&mut self) -> Result<(), Error> {
+        let to = self.store.part_path(self.part, "json");
+        self.receipt.iter_mut().try_for_each(|receipt| receipt.rename(&to))
     }
 }
 
@@ -801,7 +832,7 @@ impl TempFolder {
     pub fn file(&self) -> Result<TempFile, Error> {
         assert_unlocked();
         let file = tempfile::tempfile_in(&self.0);
-        let file = file.map_err(Error::io(format!("a temporary file in {}", self.0.display())))?;
+        let file = file.map_err(Error::io("a temporary file"))?;
         Ok(TempFile { file: Arc::new(file), bytes: 0 })
     }
 }
@@ -829,8 +860,13 @@ impl TempFile {
 impl Reader {
     /// Opens a file that does not change any more.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_as(path, &path.display().to_string())
+    }
+
+    /// The same of a file that an error is to call `what`.
+    fn open_as(path: &Path, what: &str) -> Result<Self, Error> {
         assert_unlocked();
-        let what = || Error::io(path.display().to_string());
+        let what = || Error::io(what);
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
         Ok(Self { file: Arc::new(file), bytes })
@@ -884,5 +920,116 @@ pub(crate) mod reads {
     /// All since the last call.
     pub(crate) fn take() -> Vec<Range<u64>> {
         READS.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::engine::part::{Column, ColumnType};
+
+    /// Some parts, staged: every second one is large enough to lie in `tmp/` before.
+    fn staged(store: &Arc<Store>, parts: u64) -> Vec<Staged> {
+        let stage = |number| {
+            let (mut csv, mut parquet) = (store.draft().expect("a draft"), store.draft().expect("a draft"));
+            let bytes = if number % 2 == 0 { 10 } else { 3 * DRAFT_BYTES_HELD };
+            csv.write_all(&vec![b'c'; bytes]).expect("written");
+            parquet.write_all(&vec![b'p'; bytes + 1]).expect("written");
+            let receipt = Receipt {
+                format: FORMAT_VERSION,
+                part: PartId::new(number).expect("an id"),
+                rows: 1,
+                columns: vec![Column { name: "a".to_owned(), column_type: ColumnType::Int64, nulls: 0 }],
+                csv: csv.info(),
+                parquet: parquet.info(),
+                row_groups: 1,
+                footer_bytes: 1,
+                uploaded_at: String::new(),
+            };
+            store.stage(csv, parquet, &receipt).expect("staged")
+        };
+        (1..=parts).map(stage).collect()
+    }
+
+    /// Names of the files in `tmp/` and `parts/`.
+    fn files(store: &Store) -> BTreeSet<String> {
+        let entries = ["tmp", "parts"].map(|folder| store.entries(folder).expect("readable"));
+        entries.concat().iter().map(|path| name_of(path)).collect()
+    }
+
+    fn store(folder: &tempfile::TempDir) -> Store {
+        Store::open(folder.path(), Durability::Fsync).expect("a data folder")
+    }
+
+    #[test]
+    fn a_batch_is_kept_whole() {
+        for syncs_at_once in [true, false] {
+            let folder = tempfile::TempDir::new().expect("a folder");
+            let mut store = store(&folder);
+            store.syncs_at_once = syncs_at_once;
+            let store = Arc::new(store);
+            store.commit(staged(&store, 5)).expect("committed");
+            let expected =
+                (1..=5).flat_map(|id| ["csv", "parquet", "json"].map(|extension| format!("{id}.{extension}")));
+            assert_eq!(files(&store), expected.collect());
+            let mut ids = Vec::new();
+            let found = store.recover(|receipt| ids.push(receipt.part.get())).expect("in order");
+            assert_eq!((ids, found.leftovers, found.quarantined.len()), (vec![1, 2, 3, 4, 5], 0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_not_committed_is_gone() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Arc::new(store(&folder));
+        let staged = staged(&store, 3);
+        assert_eq!(files(&store).len(), 9, "two files of each in parts/, a receipt of each in tmp/");
+        assert!(files(&store).iter().all(|name| !name.ends_with(".json")), "no receipt has its name");
+        drop(staged);
+        assert_eq!(files(&store), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_batch_of_which_one_cannot_be_renamed_leaves_nothing() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Arc::new(store(&folder));
+        let batch = staged(&store, 4);
+        // No file can take the place of a folder, even when others have got their names.
+        let folder_in_the_way = store.root.join("parts/3.json");
+        fs::create_dir(&folder_in_the_way).expect("a folder");
+        assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
+        assert_eq!(files(&store), ["3.json".to_owned()].into());
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_synced_leaves_nothing() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let mut store = store(&folder);
+        // One that is open for its path alone cannot be synced.
+        let flags = rustix::fs::OFlags::PATH;
+        store.folder = rustix::fs::open(folder.path(), flags, rustix::fs::Mode::empty()).expect("opened").into();
+        store.syncs_at_once = true;
+        let store = Arc::new(store);
+        assert!(matches!(store.commit(staged(&store, 3)), Err(Error::Io { .. })));
+        assert_eq!(files(&store), BTreeSet::new());
+        // Alone it does not need that one.
+        store.commit(staged(&store, 1)).expect("committed");
+
+        let batch = staged(&store, 1);
+        fs::remove_file(store.root.join("parts/1.parquet")).expect("removed");
+        assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
+        assert_eq!(files(&store), BTreeSet::new(), "a part of its own has no more rights");
+    }
+
+    #[test]
+    fn old_kernels_do_not_tell_what_failed() {
+        for (release, tells) in
+            [("5.8.0", true), ("5.15.0-1-amd64", true), ("6.1", true), ("5.7.19", false), ("4.18.0-553.el8", false)]
+        {
+            assert_eq!(reports_failed_syncfs(release), tells, "{release}");
+        }
+        assert!(!reports_failed_syncfs("") && !reports_failed_syncfs("unknown"));
     }
 }

@@ -133,7 +133,7 @@ impl SurveyQuestion {
     /// A question. `best` says which mean is the best; without it the question's text does. It matters to `Best5` and
     /// `Worst5` alone. A state is dropped if the question is about all.
     ///
-    /// Errors: a state is missing; a text is longer than 1 KiB.
+    /// Errors: a state is missing; a text is longer than 16 KiB.
     pub fn new(ask: Ask, question: String, state: Option<String>, best: Option<Best>) -> Result<Self, Error> {
         let too_long = |what| NotAQuestion::TooLong { what, bytes_max: SURVEY_NAME_BYTES_MAX };
         let state = state.filter(|_| ask.is_of_state());

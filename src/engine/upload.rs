@@ -20,7 +20,11 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
-use futures_util::{Stream, StreamExt, future::try_join, stream};
+use futures_util::{
+    Stream, StreamExt,
+    future::{join, try_join},
+    stream,
+};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
@@ -31,7 +35,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     Engine,
     convert::{BatchBuilder, Typer},
-    csv::{FileScan, Resume, Row, Rows, Scanner, Wanted},
+    csv::{FileScan, Resume, Row, Rows, Scanner, Wanted, header_of},
     integers::{self, Integers, Stop},
     parquet::{Layout, PartWriter, Written},
     part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
@@ -130,7 +134,7 @@ where
             let next = async {
                 let next = next_block(engine, cancel, &mut body, received).await;
                 came.notify_one();
-                next
+                Ok::<_, Error>(next) // an error waits until what is written can be dropped by a worker
             };
             let write = async {
                 let (draft, bet, converted) = write.await?;
@@ -139,7 +143,7 @@ where
                 let in_time = patient && timeout(BET_IDLE_MAX, came.notified()).await.is_ok();
                 Ok((draft, if in_time { bet } else { bet.call_off(engine) }, converted))
             };
-            // If one fails, the other is dropped, and what it owns by a worker.
+            // If it cannot be written, nobody waits for what comes.
             let (written, next) = try_join(write, next).await?;
             (written, Some(next))
         } else {
@@ -150,15 +154,16 @@ where
             return Ok((written, converted));
         }
         (draft, bet) = (Some(written), bet_on);
-        block = match next {
+        let next = match next {
             Some(next) => next,
-            None => match next_block(engine, cancel, &mut body, received).await {
-                Ok(next) => next,
-                Err(error) => {
-                    engine.0.workers.discard((draft, bet));
-                    return Err(error);
-                }
-            },
+            None => next_block(engine, cancel, &mut body, received).await,
+        };
+        block = match next {
+            Ok(next) => next,
+            Err(error) => {
+                engine.0.workers.discard((draft, bet));
+                return Err(error);
+            }
         };
     }
 }
@@ -300,7 +305,8 @@ pub struct Converted {
 
 /// A part that is in place, and not in the table yet.
 struct StagedPart {
-    files: Staged,
+    /// None if there is nothing left to do with them.
+    files: Option<Staged>,
     receipt: Receipt,
     schema: Schema,
     place: PartPlace,
@@ -342,13 +348,14 @@ pub(super) struct Waiting {
 
 /// Commits what waits, all that has come while the last commit was under way together, until nobody is left who could
 /// bring more.
-pub(super) async fn keep_committing(workers: Workers, mut queue: mpsc::Receiver<Waiting>) {
+pub(super) async fn keep_committing(workers: Workers, store: Arc<Store>, mut queue: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, UPLOADS_MAX).await > 0 {
         let (files, told): (Vec<_>, Vec<_>) = batch.drain(..).map(|waiting| (waiting.files, waiting.told)).unzip();
-        let committed = workers.run(Lane::Upload, move || Staged::commit_all(files)).await.flatten();
+        let store = Arc::clone(&store);
+        let committed = workers.run(Lane::Upload, move || store.commit(files)).await.flatten();
         for told in told {
-            let outcome = committed.as_ref().map(|()| ()).map_err(Error::again);
+            let outcome = committed.as_ref().copied().map_err(Error::again);
             // Who does not wait any more has gone with the server.
             let _nobody_waits = told.send(outcome);
         }
@@ -449,9 +456,20 @@ impl Upload {
             let sync_csv = inner.workers.run(Lane::Upload, move || csv.sync().map(|()| csv));
             let sync_parquet =
                 inner.workers.run(Lane::Upload, move || converted.parquet.draft.sync().map(|()| converted));
-            let (csv_synced, parquet_synced) = try_join(sync_csv, sync_parquet).await?;
-            csv = csv_synced.map_err(Error::io("an upload's spool file"))?;
-            converted = parquet_synced.map_err(Error::io("the parquet file"))?;
+            let (csv_synced, parquet_synced) = join(sync_csv, sync_parquet).await;
+            let csv_synced = csv_synced.and_then(|csv| csv.map_err(Error::io("an upload's spool file")));
+            let parquet_synced = parquet_synced.and_then(|it| it.map_err(Error::io("the parquet file")));
+            (csv, converted) = match (csv_synced, parquet_synced) {
+                (Ok(csv), Ok(converted)) => (csv, converted),
+                (Err(error), other) => {
+                    inner.workers.discard(other);
+                    return Err(error);
+                }
+                (Ok(csv), Err(error)) => {
+                    inner.workers.discard(csv);
+                    return Err(error);
+                }
+            };
         }
         let engine = self.engine.clone();
         inner.workers.run(Lane::Upload, move || stage(&engine, csv, converted)).await.flatten()
@@ -461,9 +479,10 @@ impl Upload {
     async fn commit(&self, staged: StagedPart) -> Result<Receipt, Error> {
         let Engine(inner) = &self.engine;
         let StagedPart { files, receipt, schema, place } = staged;
-        if inner.store.is_synced() {
+        if let Some(files) = files {
             let (told, hears) = oneshot::channel();
-            if inner.commits.send(Waiting { files, told }).await.is_err() {
+            if let Err(refused) = inner.commits.send(Waiting { files, told }).await {
+                inner.workers.discard(refused);
                 return Err(Error::Draining);
             }
             hears.await.unwrap_or(Err(Error::Draining))?;
@@ -502,10 +521,13 @@ fn stage(engine: &Engine, csv: Draft, converted: Converted) -> Result<StagedPart
     let Engine(inner) = engine;
     let place = PartPlace::reserve(&inner.state)?;
     let receipt = receipt_of(place.part, &csv, &converted);
-    let mut files = inner.store.stage(csv, converted.parquet.draft, &receipt)?;
-    if !inner.store.is_synced() {
-        files.commit()?;
-    }
+    let staged = inner.store.stage(csv, converted.parquet.draft, &receipt)?;
+    let files = if inner.store.is_synced() {
+        Some(staged)
+    } else {
+        staged.commit_unsynced()?;
+        None
+    };
     let schema = Schema::of(&receipt.columns);
     Ok(StagedPart { files, receipt, schema, place })
 }
@@ -525,12 +547,9 @@ fn convert_block(store: &Arc<Store>, limits: CsvLimits, csv: &[u8]) -> Result<Co
     conversion.finish(rows)
 }
 
-/// Columns that a file in memory can have: those of its first line, or as many as it has commas if that may go on
-/// beyond the line's end.
+/// Columns that a file in memory can have: more than it has only if commas stand in their names.
 fn columns_max(csv: &[u8]) -> usize {
-    let line = memchr::memchr(b'\n', csv).map_or(csv, |end| &csv[..end]);
-    let header = if memchr::memchr(b'"', line).is_some() || line.len() < 4 { csv } else { line };
-    (memchr::memchr_iter(b',', header).count() + 1).min(COLUMNS_MAX)
+    (memchr::memchr_iter(b',', header_of(csv)).count() + 1).min(COLUMNS_MAX)
 }
 
 /// How wide a file is, which decides what its conversion may take.
@@ -736,6 +755,21 @@ pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
 mod tests {
     use super::*;
     use crate::limits::{COLUMNS_MAX, LARGE_CONVERSION_BYTES, MIB, SMALL_CONVERSION_BYTES};
+
+    #[test]
+    fn no_small_file_has_more_columns_than_it_claims_memory_for() {
+        for (csv, columns) in [
+            ("a", 1),
+            ("a,b\n1,2\n", 2),
+            ("\n\r\n\ra,b,c\r1,2,3\n", 3),
+            ("\u{feff}\r\na,b\n1,2\n", 2),
+            ("\"a\",\"b\n,\"\n1,2,3,4,5\n", 3),
+            ("", 1),
+        ] {
+            assert_eq!(columns_max(csv.as_bytes()), columns, "{csv:?}");
+        }
+        assert_eq!(columns_max(&[b','; 2 * COLUMNS_MAX]), COLUMNS_MAX);
+    }
 
     #[test]
     fn plans_keep_to_the_pools_and_the_footer_small() {

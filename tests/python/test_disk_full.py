@@ -1,4 +1,5 @@
-"""A full disk: uploads fail and say why, what was kept answers, nothing is left over, freed room is used.
+"""A full disk: uploads and jobs fail and say why, what was kept answers, nothing is left over, freed room is
+used.
 
 The data folder lies on a tmpfs of 24 MB. Mounting one takes root: a caller who is not runs each test once
 more inside a user namespace of its own.
@@ -11,15 +12,31 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Callable, List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 import grpc
 import pytest
+import requests
 import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-from conftest import CHANNEL_OPTIONS, Server, step_aside, table, wait_until
+from conftest import CHANNEL_OPTIONS, INPUTS, Server, step_aside, table, wait_until
+from test_http import (
+    PLAYS,
+    PLAYS_SUMMED,
+    QUESTION,
+    answer_of,
+    ask,
+    check_failure,
+    completed_task,
+    download,
+    ended_task,
+    get,
+    result_of,
+    send_file,
+    start_task,
+)
 
 DISK_BYTES = 24 * 1024 * 1024
 PAGE_BYTES = 4096  # what a tmpfs gives out at a time
@@ -288,4 +305,187 @@ def test_a_start_on_a_full_disk(disk):
         disk.make_room()
         stream(server.channel(), csv)
         check_holds(server, [csv, csv])
+        server.stop()
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+SPARE_BYTES = 256 * 1024
+# An end that could not be written is tried again so often.
+JOB_FLAGS = ("--jobs-sweep-s", "1")
+
+
+class Task(NamedTuple):
+    """A file for a task, and what comes of it."""
+
+    content: bytes
+    query: str
+    result: str
+
+
+def make_task(rows_count: int, sums_count: int) -> Task:
+    """As many groups as rows. A total has 2 bytes in the file and in the result, and 16 in memory."""
+    keys = [f"{row:06}" for row in range(rows_count)]
+    names = [f"n{index}" for index in range(sums_count)]
+    header, ones = ",".join(["k", *names]) + "\n", ",1" * sums_count + "\n"
+    rows = [key + ones for key in keys]
+    random.Random(1).shuffle(keys)
+    shuffled = header + "".join(key + ones for key in keys)
+    return Task(shuffled.encode(), f"?group_by=k&sum={','.join(names)}", header + "".join(rows))
+
+
+def check_jobs_hold(server: Server, jobs: Dict[str, bool]) -> None:
+    """In jobs/ is the record of each of these jobs and, if it is done, its result, and nothing else."""
+    expected = {f"{job}.json" for job in jobs}
+    expected |= {f"{job}.result" for job, is_done in jobs.items() if is_done}
+
+    folder = server.data / "jobs"
+    what = f"{sorted(expected)} and nothing else in jobs/"
+    wait_until(lambda: {path.name for path in folder.iterdir()} == expected, what)
+    check_no_leftovers(server)
+
+
+def check_says_full_over_http(answer: requests.Response) -> None:
+    check_failure(answer, 429, "file", "disk is full")
+    assert answer.headers["Retry-After"] == "1"
+
+
+@on_small_disk
+def test_a_task_whose_file_does_not_fit(disk):
+    task = make_task(100_000, 10)
+    with Server(disk.data, *JOB_FLAGS) as server:
+        disk.leave(len(task.content) // 2 // PAGE_BYTES * PAGE_BYTES)
+        check_says_full_over_http(send_file(server, task.content, query=task.query))
+        check_jobs_hold(server, {})
+        # What does fit is done meanwhile.
+        jobs = {completed_task(server, PLAYS): True}
+        disk.make_room()
+        jobs[completed_task(server, task.content, task.query)] = True
+        assert [download(server, job).text for job in jobs] == [PLAYS_SUMMED, task.result]
+        server.stop()
+
+
+def check_task_fails_for_want_of_room(disk: SmallDisk, task: Task, says: str) -> None:
+    """The file fits, what is made of it does not: the task fails, and is done when it is sent again to a disk
+    that has room."""
+    with Server(disk.data, *JOB_FLAGS) as server:
+        first = completed_task(server, PLAYS)
+        input_bytes = -(-len(task.content) // PAGE_BYTES) * PAGE_BYTES
+        disk.leave(input_bytes + SPARE_BYTES)
+        failed = start_task(server, task.content, task.query)
+        status = ended_task(server, failed)
+        assert status["task"] == {"id": failed, "status": "FAILED", "errors": {"file": [says]}}
+        check_jobs_hold(server, {first: True, failed: False})
+        assert disk.free_bytes() > input_bytes, "its room is free again"
+        # What does fit is done meanwhile.
+        second = completed_task(server, PLAYS)
+        disk.make_room()
+        again = completed_task(server, task.content, task.query)
+        assert download(server, again).text == task.result
+        for job in (first, second):
+            assert download(server, job).text == PLAYS_SUMMED
+        assert get(server, "/api/num_jobs").json() == {"num_jobs": 0}
+        server.stop()
+
+
+@on_small_disk
+def test_room_for_the_file_of_a_task_but_not_for_its_result(disk):
+    check_task_fails_for_want_of_room(disk, make_task(50_000, 10), "the disk is full: the result")
+
+
+@on_small_disk
+def test_room_for_the_file_of_a_task_but_not_for_what_it_spills(disk):
+    # 62 totals of 16 bytes for each of 40,000 groups: more than there is memory for, and little on disk.
+    check_task_fails_for_want_of_room(disk, make_task(40_000, 62), "the disk is full: a temporary file")
+
+
+def check_full_at_any_step(
+    disk: SmallDisk,
+    server: Server,
+    jobs: Dict[str, bool],
+    send: Callable[[], requests.Response],
+    job_of: Callable[[requests.Response], Optional[str]],
+    end_of: Callable[[str], bool],
+) -> None:
+    """From no page to eight: the room ends in one of the files that a small job writes, or not at all.
+
+    `jobs` are there already; `send` asks for one more, `job_of` says which it is, or None if it was refused,
+    and `end_of` whether it was done.
+    """
+    jobs, outcomes = dict(jobs), set()
+    for free_bytes in range(0, 8 * PAGE_BYTES + 1, PAGE_BYTES):
+        disk.leave(free_bytes)
+        job = job_of(send())
+        if job is None:
+            outcomes.add("refused")
+        else:
+
+            def met_its_fate(job=job) -> bool:
+                # Where there is no room to say that it failed, that is tried again.
+                log = [line for line in server.stderr.splitlines() if job in line]
+                is_tried_again = any("this is tried again" in line for line in log)
+                return is_tried_again or get(server, "/api/num_jobs").json() == {"num_jobs": 0}
+
+            wait_until(met_its_fate, "the job ends, or its end cannot be written")
+        disk.make_room()
+        if job is not None:
+            jobs[job] = end_of(job)
+            outcomes.add("done" if jobs[job] else "failed")
+        check_jobs_hold(server, jobs)
+    assert outcomes == {"refused", "failed", "done"}
+
+
+@on_small_disk
+def test_full_at_any_step_of_a_task(disk):
+    def job_of(answer: requests.Response):
+        if answer.status_code != 202:
+            return check_says_full_over_http(answer)
+        return answer.json()["task"]["id"]
+
+    def end_of(server: Server, job: str) -> bool:
+        task = ended_task(server, job)["task"]
+        if task["status"] == "COMPLETED":
+            return True
+        assert task["status"] == "FAILED"
+        assert task["errors"]["file"][0].startswith("the disk is full: ")
+        return False
+
+    with Server(disk.data, *JOB_FLAGS) as server:
+        check_full_at_any_step(
+            disk, server, {}, lambda: send_file(server, PLAYS), job_of, lambda job: end_of(server, job)
+        )
+        assert download(server, completed_task(server, PLAYS)).text == PLAYS_SUMMED
+        server.stop()
+
+
+@on_small_disk
+def test_full_at_any_step_of_a_statistic(disk):
+    body = {"question": QUESTION}
+
+    def job_of(answer: requests.Response):
+        if answer.status_code != 200:
+            assert answer.status_code == 429, answer.text
+            assert answer.json()["status"] == "error" and "disk is full" in answer.json()["reason"]
+            return None
+        return answer.json()["job_id"]
+
+    def end_of(server: Server, job: str, expected: dict) -> bool:
+        result = result_of(server, job)
+        if result["status"] == "done":
+            assert result["data"] == expected
+            return True
+        assert result["status"] == "error" and result["reason"].startswith("the disk is full: ")
+        return False
+
+    with Server(disk.data, *JOB_FLAGS, "--load", INPUTS / "survey.csv") as server:
+        expected = answer_of(server, "states_mean", body)
+        check_full_at_any_step(
+            disk,
+            server,
+            {"job_id_1": True},
+            lambda: ask(server, "states_mean", body),
+            job_of,
+            lambda job: end_of(server, job, expected),
+        )
+        assert answer_of(server, "states_mean", body) == expected
         server.stop()

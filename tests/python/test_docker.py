@@ -19,6 +19,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import requests
 import table_pb2
 import table_pb2_grpc
 import tally_pb2
@@ -35,6 +36,7 @@ from conftest import (
     step_aside,
     wait_until,
 )
+from test_http import END_OF_FORM, TASKS
 
 LABEL = "tally.test"
 USER_ID = 10001
@@ -56,6 +58,10 @@ OUTSIDE_CLIENTS = 8
 OUTSIDE_UPLOAD_BYTES = 200 * MB
 LARGE_FILE_BYTES = 1000 * MB
 BIGDATA_ROWS = 400 * 250_000
+# Songs of a head and a tail, each song once: 20 million groups.
+SONG_HEADS = range(1000, 3000)
+SONG_TAILS = range(10_000)
+SONG_TAILS_STEP = 7919  # shares no factor with their count, so that multiples of it take every tail once
 
 
 def docker(*args, timeout: float = COMMAND_SECONDS_MAX) -> str:
@@ -125,9 +131,9 @@ class Container:
     def csv_files(self) -> set:
         return set(self.exec("find", "/data/parts", "-name", "*.csv").split())
 
-    def address(self) -> str:
+    def address(self, port: int = 5440) -> str:
         """Where the published port is reached from outside."""
-        return docker("port", self.name, "5440/tcp").splitlines()[0]
+        return docker("port", self.name, f"{port}/tcp").splitlines()[0]
 
     def stop(self) -> int:
         """`docker stop` as it is, with its 10 seconds; the exit code of the server."""
@@ -220,9 +226,8 @@ def small_server(image: str, label: str, large_files: Path):
     """A server with 512 MB and no swap, which the tests of this module load one after the other."""
     # The second folder is no part of P3's session: it is for a file too large to keep in inputs/.
     volumes = ["--volume", f"{INPUTS}:/inputs", "--volume", f"{large_files}:/large:ro"]
-    container = Container(
-        image, label, "--memory", "512m", "--memory-swap", "512m", "--publish", "127.0.0.1::5440", *volumes
-    )
+    ports = ["--publish", "127.0.0.1::5440", "--publish", "127.0.0.1::5000"]
+    container = Container(image, label, "--memory", "512m", "--memory-swap", "512m", *ports, *volumes)
     yield container
     print(f"--- log of {container.name}\n{container.logs()}")
     docker("rm", "--force", "--volumes", container.name)
@@ -335,6 +340,51 @@ def test_one_gigabyte_uploads_inside_the_container(small_server: Container, larg
         small_server.upload("/large/one_gigabyte.csv")
         assert small_server.sum("x") == before + blocks * rows_at_once
     path.unlink()
+
+
+def songs_as_they_come():
+    """A form with a file of 20 million songs, 300 MB, in no order, and never whole in memory. A song's plays are its
+    head."""
+    yield b'--B\r\nContent-Disposition: form-data; name="file"; filename="songs.csv"\r\n\r\n'
+    yield b"Song,Date,Number of Plays\n"
+    rows = b"".join(b"%d####,,%d\n" % (head, head) for head in SONG_HEADS)
+    for index in SONG_TAILS:
+        yield rows.replace(b"####", b"%04d" % (index * SONG_TAILS_STEP % len(SONG_TAILS)))
+    yield END_OF_FORM
+
+
+def songs_in_order():
+    """What must come of it."""
+    yield b"Song,Date,Total Number of Plays for Date\n"
+    rows = b"".join(b"####%04d,,####\n" % tail for tail in SONG_TAILS)
+    for head in SONG_HEADS:
+        yield rows.replace(b"####", b"%d" % head)
+
+
+def test_20_million_groups_as_a_task(small_server: Container) -> None:
+    server = f"http://{small_server.address(5000)}"
+    limit = {"timeout": COMMAND_SECONDS_MAX}
+    with MemoryWatch(small_server) as memory:
+        headers = {"Content-Type": "multipart/form-data; boundary=B"}
+        accepted = requests.post(server + TASKS, data=songs_as_they_come(), headers=headers, **limit)
+        assert accepted.status_code == 202, accepted.text
+
+        def next_step() -> str:
+            task = requests.get(server + accepted.json()["next"], **limit).json()
+            assert task["task"]["status"] in ("QUEUED", "IN_PROGRESS", "COMPLETED"), task
+            return task["next"]
+
+        download = accepted.json()["next"].replace("/status", "/download")
+        wait_until(lambda: next_step() == download, "the task ends", COMMAND_SECONDS_MAX)
+        rows = 0
+        with requests.get(server + download, stream=True, **limit) as answer:
+            assert answer.status_code == 200
+            for block in songs_in_order():
+                assert answer.raw.read(len(block)) == block, f"other groups after row {rows}"
+                rows += block.count(b"\n")
+            assert answer.raw.read(1) == b""
+        assert rows == 1 + len(SONG_HEADS) * len(SONG_TAILS)
+    print(f"peak memory {memory.peak_bytes // MIB} MiB")
 
 
 def test_stop_ends_the_loaded_server_with_exit_code_0(small_server: Container) -> None:

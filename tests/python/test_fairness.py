@@ -1,4 +1,5 @@
-"""Long sums do not hold up small uploads, slow clients hold up nobody, and eight workers do it all.
+"""Long sums and jobs do not hold up small uploads, nor these a job, slow clients hold up nobody, and eight
+workers do it all.
 
 What is asserted is always an order of events, never a time.
 """
@@ -7,14 +8,16 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import List, Set
+from typing import Callable, List, Set
 
 import grpc
 import pytest
+import requests
 import table_pb2
 import table_pb2_grpc
 import tally_pb2
 from conftest import CHANNEL_OPTIONS, Server, table, tally, wait_until
+from test_http import CLIENT_SECONDS_MAX, END_OF_FORM, TASKS, download, ended_task, get
 
 WORKERS = {f"tally-worker-{number}" for number in range(8)}
 SUMMING_CLIENTS = 4
@@ -25,6 +28,10 @@ SMALL_CSV = b"x,y\n" + b"1,2\n" * 10
 CHUNK_BYTES = 64 * 1024
 SAMPLE_EVERY_SECONDS = 0.005
 SUMS_SECONDS_MAX = 120
+TASK_BLOCK = b"".join(b"song %d,2024-01-01,1\n" % (row % 100) for row in range(50_000))  # 1 MB
+LONG_TASK_BLOCKS = 200
+SHORT_TASK_BLOCKS = 20
+SUMS_BESIDE_A_TASK_MAX = 40
 
 
 def worker_names(server: Server) -> List[str]:
@@ -183,3 +190,89 @@ def test_slow_uploads_hold_up_nobody(start_server, tmp_path):
         go_on.set()
     assert {call.result(timeout=SUMS_SECONDS_MAX).rows for call in held} == {200_001}
     server.stop()
+
+
+def start_task(server: Server, blocks_count: int) -> str:
+    """A task of so many MB, which are never whole in memory; its id."""
+    part = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+
+    def form():
+        yield part + b"Song,Date,Number of Plays\n"
+        for _ in range(blocks_count):
+            yield TASK_BLOCK
+        yield END_OF_FORM
+
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    accepted = requests.post(server.http + TASKS, data=form(), headers=headers, timeout=CLIENT_SECONDS_MAX)
+    assert accepted.status_code == 202, accepted.text
+    return accepted.json()["task"]["id"]
+
+
+def check_task_is_right(server: Server, task_id: str, blocks_count: int) -> None:
+    assert ended_task(server, task_id)["task"]["status"] == "COMPLETED"
+    _, *rows = download(server, task_id).text.splitlines()
+    assert len(rows) == 100 and all(row.endswith(f",2024-01-01,{500 * blocks_count}") for row in rows)
+
+
+def test_uploads_and_sums_overtake_long_tasks(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--durability", "none")
+    tasks = {start_task(server, blocks): blocks for blocks in (LONG_TASK_BLOCKS, SHORT_TASK_BLOCKS)}
+    overtaking = 0
+    while get(server, "/api/num_jobs").json() != {"num_jobs": 0}:
+        assert table(server).Upload(table_pb2.UploadReq(csv_data=SMALL_CSV)).error == ""
+        overtaking += 1
+        for file_format in ("csv", "parquet"):
+            answer = table(server).ColumnSum(table_pb2.ColSumReq(column="x", format=file_format))
+            assert (answer.error, answer.total) == ("", 10 * overtaking)
+    print(f"uploads and sums answered before the tasks ended: {overtaking}")
+    # If they waited for what was asked before them, one or two would see the tasks undone.
+    assert overtaking > 3
+    for task_id, blocks in tasks.items():
+        check_task_is_right(server, task_id, blocks)
+    server.stop()
+
+
+def test_a_task_ends_beside_sums_and_uploads_without_end(long_table):
+    server, _ = long_table
+    task_ended = threading.Event()
+    sums_answered = []
+
+    def go_on_until_it_has(call: Callable[[table_pb2_grpc.TableStub], None]) -> None:
+        with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
+            while not task_ended.is_set():
+                call(table_pb2_grpc.TableStub(channel))
+
+    def sum_all(stub: table_pb2_grpc.TableStub) -> None:
+        assert stub.ColumnSum(table_pb2.ColSumReq(column="x", format="csv")).error == ""
+        sums_answered.append(True)
+
+    def upload_one(stub: table_pb2_grpc.TableStub) -> None:
+        assert stub.Upload(table_pb2.UploadReq(csv_data=SMALL_CSV)).error == ""
+
+    with ThreadPoolExecutor(SUMMING_CLIENTS + 1) as pool:
+        calls = [sum_all] * SUMMING_CLIENTS + [upload_one]
+        others = [pool.submit(go_on_until_it_has, call) for call in calls]
+        try:
+            wait_until(lambda: sums_answered, "the first sum", SUMS_SECONDS_MAX)
+            task_id = start_task(server, SHORT_TASK_BLOCKS)
+            sums_before = len(sums_answered)
+
+            def sums_beside_it() -> int:
+                return len(sums_answered) - sums_before
+
+            def has_ended() -> bool:
+                return get(server, "/api/num_jobs").json() == {"num_jobs": 0}
+
+            def is_decided() -> bool:
+                return has_ended() or sums_beside_it() > SUMS_BESIDE_A_TASK_MAX
+
+            wait_until(is_decided, "the end of the task, or too many sums", SUMS_SECONDS_MAX)
+            print(f"sums answered before the task ended: {sums_beside_it()}")
+            # The task takes a few turns of the workers, a sum more than a hundred. If it had those alone that
+            # nobody else wants, it would have none.
+            assert sums_beside_it() <= SUMS_BESIDE_A_TASK_MAX
+        finally:
+            task_ended.set()
+        for other in others:
+            other.result()
+    check_task_is_right(server, task_id, SHORT_TASK_BLOCKS)

@@ -8,7 +8,7 @@ import pytest
 import table_pb2
 import tally_pb2
 import tally_pb2_grpc
-from conftest import CHANNEL_OPTIONS, table, tally
+from conftest import CHANNEL_OPTIONS, table, tally, wait_until
 
 
 def upload(server, csv: str) -> None:
@@ -69,16 +69,21 @@ def test_what_cannot_be_summed_is_told(server):
         assert error.details() and (text is None or text in error.details())
 
 
-def test_a_client_that_stops_reading_holds_up_nobody(server):
-    rows, padding = 150_000, "long" * 50
+def upload_long(server, rows: int) -> None:
+    """Groups of which a client that reads nothing is sent far less than there are, by HTTP/2's flow control."""
+    padding = "long" * 50
     header = [tally_pb2.UploadChunk(data=b"key,n\n")]
     blocks = (
         "".join(f"{padding}{row:06},{row}\n" for row in range(start, start + 1000))
         for start in range(0, rows, 1000)
     )
     tally(server).Upload(iter(header + [tally_pb2.UploadChunk(data=block.encode()) for block in blocks]))
+
+
+def test_a_client_that_stops_reading_holds_up_nobody(server):
+    rows = 150_000
+    upload_long(server, rows)
     request = tally_pb2.GroupSumRequest(by=["key"], sum=["n"])
-    # Far more than flow control lets a server send to a client that reads nothing.
     slow = tally(server).GroupSum(request)
     read = [group.totals[0] for group in next(slow).groups]
     # A channel of its own, so that nothing of the first call's connection is in its way.
@@ -92,8 +97,29 @@ def test_a_client_that_stops_reading_holds_up_nobody(server):
     assert read == list(range(rows))
 
 
-def test_a_group_that_is_longer_than_a_block_comes_alone(server):
-    cells = {letter: letter * (900 * 1024) for letter in "bcdef"}
-    upload(server, "key,n\na,1\n" + "".join(f"{cell},2\n" for cell in cells.values()) + "g,3\n")
-    blocks = list(tally(server).GroupSum(tally_pb2.GroupSumRequest(by=["key"], sum=["n"])))
-    assert [[group.cells[0][0] for group in block.groups] for block in blocks] == [[c] for c in "abcdefg"]
+def test_a_client_that_stops_reading_for_too_long_loses_its_place(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--upload-idle-s", "1")
+    rows = 60_000
+    upload_long(server, rows)
+    request = tally_pb2.GroupSumRequest(by=["key"], sum=["n"])
+    slow = tally(server).GroupSum(request)
+    next(slow)
+    wait_until(lambda: "not read: the connection is closed" in server.stderr, "it is given up")
+    with pytest.raises(grpc.RpcError) as error:
+        list(slow)
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    # Who reads at all, however slowly, is served; on a connection of its own, as the other's is closing.
+    with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
+        blocks = tally_pb2_grpc.TallyStub(channel).GroupSum(request, timeout=60)
+        assert sum(len(block.groups) for block in blocks) == rows
+
+
+def test_a_group_that_is_too_long_for_an_answer_is_refused_before_any_is_sent(server):
+    cell = "b" * (100 * 1024)
+    upload(server, f"key,n\na,1\n{cell},2\n{cell},3\nc,4\n")
+    assert groups(server, ["key"], ["n"]) == [(("a",), (1,)), ((cell,), (5,)), (("c",), (4,))]
+    upload(server, f"key,n\n{cell}{cell},1\n")
+    error = failure(server, ["key"], ["n"])
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details().endswith(": it has more than 131072 bytes, which is the limit for an answer")
+    assert len(error.details()) < 1024

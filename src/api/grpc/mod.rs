@@ -9,6 +9,7 @@ pub(crate) mod frames;
 mod numstore;
 mod table;
 mod tally;
+pub(crate) mod unread;
 
 use std::time::Instant;
 

@@ -9,6 +9,7 @@ use super::{
     Answers, CallLog,
     convert::{to_group_block, to_receipt, to_status},
     pb::tally::{GroupBlock, GroupSumRequest, ListPartsRequest, Receipt, UploadChunk, tally_server::Tally},
+    unread::{Closer, Watched},
 };
 use crate::{
     engine::{
@@ -34,6 +35,7 @@ impl Tally for TallyService {
 
     /// Read page by page as the client takes them, so that it does not matter how many there are.
     async fn list_parts(&self, request: Request<ListPartsRequest>) -> Result<Response<Answers<Receipt>>, Status> {
+        let closer = request.extensions().get().cloned();
         let ListPartsRequest { after, limit } = request.into_inner();
         let left = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         let engine = Arc::new(self.0.clone());
@@ -56,10 +58,11 @@ impl Tally for TallyService {
                 Ok::<_, Status>(Some((stream::iter(page.into_iter().map(to_receipt).map(Ok)), next)))
             }
         });
-        Ok(Response::new(pages.try_flatten().boxed()))
+        Ok(Response::new(self.watched(pages.try_flatten().boxed(), "Tally/ListParts", closer)))
     }
 
     async fn group_sum(&self, request: Request<GroupSumRequest>) -> Result<Response<Answers<GroupBlock>>, Status> {
+        let closer = request.extensions().get().cloned();
         let GroupSumRequest { by, sum } = request.into_inner();
         let log = CallLog::start("Tally/GroupSum");
         let groups = match self.groups(by, sum).await {
@@ -85,11 +88,15 @@ impl Tally for TallyService {
                 }
             }
         });
-        Ok(Response::new(blocks.boxed()))
+        Ok(Response::new(self.watched(blocks.boxed(), "Tally/GroupSum", closer)))
     }
 }
 
 impl TallyService {
+    fn watched<T: 'static>(&self, answers: Answers<T>, call: &'static str, closer: Option<Closer>) -> Answers<T> {
+        Watched::new(answers, call, closer.as_ref(), self.0.idle_max()).boxed()
+    }
+
     async fn groups(&self, by: Vec<String>, sum: Vec<String>) -> Result<StoredGroups, Error> {
         self.0.group_sum(GroupBy::new(by, sum)?).await
     }

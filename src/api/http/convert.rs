@@ -306,7 +306,7 @@ pub(super) fn to_task(Job { id, state, .. }: Job) -> Option<TaskReply> {
         JobState::Failed { reason } => (TaskStatus::Failed, None, Some(reason)),
         JobState::Downloaded => (TaskStatus::Downloaded, None, None),
     };
-    let errors = reason.map(|reason| TaskErrors { file: vec![reason] });
+    let errors = reason.map(|reason| TaskErrors { file: vec![reason.to_string()] });
     Some(TaskReply { task: Task { id, status, errors }, next })
 }
 

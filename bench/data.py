@@ -1,0 +1,343 @@
+"""The files that are measured: made once from seeds into target/bench/, and kept. No measuring.
+
+A folder counts as made when its `made.json` is there, which is written last. Data folders of ours are made
+anew when the program has changed: what the last one wrote is not what is measured.
+"""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+import contenders
+from contenders import BENCH, ROOT, Peak, Peer, Tally, Wrong, empty
+
+sys.path.insert(0, str(ROOT / "clients"))
+
+import bigdata  # noqa: E402  (the client whose rows these are)
+
+SAMPLE = ROOT.parent / "shared" / "data" / "plays_100k.csv"
+CLIENTS = 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. The goals are about FULL."""
+
+    name: str
+    batches: int  # bigdata's files
+    batch_rows: int
+    wide_files: int
+    wide_rows: int  # of each
+    parts: int  # small parts of the table that sums are asked of
+    start_parts: Tuple[int, int]
+    uploads: int  # small ones of a run, unsynced
+    synced_uploads: int
+    plays_repeats: int
+    numstore_requests: int  # of each client
+
+
+FULL = Size("full", 400, 250_000, 8, 190_000, 10_000, (10_000, 100_000), 8_000, 2_000, 300, 10_000)
+QUICK = Size("quick", 20, 25_000, 4, 5_000, 500, (500, 2_000), 500, 200, 5, 1_000)
+
+
+@dataclass(frozen=True)
+class Table:
+    """CSV files of one shape, and what a column of them sums to."""
+
+    folder: Path
+    columns: Dict[str, str]
+    sums: Dict[str, int]
+    newlines_in_cells: bool
+
+    @property
+    def files(self) -> List[Path]:
+        return sorted((self.folder / "csv").glob("*.csv"))
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+    def for_peers(self) -> dict:
+        files = [str(file) for file in self.files]
+        return {"files": files, "columns": self.columns, "newlines_in_cells": self.newlines_in_cells}
+
+
+def made(folder: Path, make: Callable[[Path], dict], stamp: str = "") -> dict:
+    """What make(folder) gave when the folder was made, now or in an earlier run."""
+    record = folder / "made.json"
+    if record.exists():
+        known = json.loads(record.read_text())
+        if known["stamp"] == stamp:
+            return known["made"]
+    print(f"making {folder.relative_to(BENCH)}", file=sys.stderr)
+    empty(folder).mkdir()
+    result = make(folder)
+    record.write_text(json.dumps({"stamp": stamp, "made": result}))
+    return result
+
+
+@functools.cache
+def program() -> str:
+    """Differs from build to build."""
+    return hashlib.sha256(contenders.BINARY.read_bytes()).hexdigest()
+
+
+# --- the shape of bigdata.py: 100,000,000 short rows of integers ------------------------------------------
+
+
+def bigdata_table(size: Size) -> Table:
+    folder = BENCH / size.name / "bigdata"
+    sums = made(folder, functools.partial(make_bigdata, size))
+    return Table(folder, dict.fromkeys(bigdata.COLUMNS, "int64"), sums, False)
+
+
+def make_bigdata(size: Size, folder: Path) -> dict:
+    (folder / "csv").mkdir()
+    jobs = [(folder / "csv" / f"{index:04}.csv", index, size.batch_rows) for index in range(size.batches)]
+    return total_sums(jobs, write_batch)
+
+
+def write_batch(path: Path, index: int, rows: int) -> dict:
+    batch = bigdata.Batch(1, index, rows)
+    with open(path, "wb") as file:
+        for chunk in batch.chunks():
+            file.write(chunk.data)
+    return batch.sums
+
+
+def total_sums(jobs: List[tuple], write: Callable[..., dict]) -> dict:
+    """Writes a file for each job, two at once; the sums over all of them."""
+    # Spawned, not forked: gRPC's threads do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(CLIENTS) as pool:
+        sums = pool.starmap(write, jobs)
+    return {column: sum(one[column] for one in sums) for column in sums[0]}
+
+
+# --- the same rows in a single file -----------------------------------------------------------------------
+
+
+def one_file_table(size: Size) -> Table:
+    source = bigdata_table(size)
+    folder = BENCH / size.name / "one-file"
+    made(folder, functools.partial(make_one_file, source))
+    return Table(folder, source.columns, source.sums, False)
+
+
+def make_one_file(source: Table, folder: Path) -> dict:
+    (folder / "csv").mkdir()
+    with open(folder / "csv" / "all.csv", "wb") as whole:
+        for index, file in enumerate(source.files):
+            with open(file, "rb") as part:
+                header = part.readline()
+                if index == 0:
+                    whole.write(header)
+                shutil.copyfileobj(part, whole, 1024 * 1024)
+    return {}
+
+
+# --- wide and quoted --------------------------------------------------------------------------------------
+
+WIDE_COLUMNS = {f"c{index:02}": "int64" if index % 4 == 0 else "utf8" for index in range(40)}
+WIDE_COLUMN = "c20"  # in the middle of the row
+WIDE_POOL_ROWS = 5_000  # rows are drawn from so many: 1.8 MB of them
+
+
+def wide_table(size: Size) -> Table:
+    folder = BENCH / size.name / "wide"
+    sums = made(folder, functools.partial(make_wide, size))
+    return Table(folder, WIDE_COLUMNS, sums, True)
+
+
+def make_wide(size: Size, folder: Path) -> dict:
+    (folder / "csv").mkdir()
+    jobs = [(folder / "csv" / f"{index:04}.csv", index, size.wide_rows) for index in range(size.wide_files)]
+    return total_sums(jobs, write_wide)
+
+
+def write_wide(path: Path, index: int, rows: int) -> dict:
+    numbers = random.Random(f"wide:{index}")
+    pool = [wide_row(numbers) for _ in range(WIDE_POOL_ROWS)]
+    total = 0
+    with open(path, "w", newline="") as file:
+        file.write(",".join(WIDE_COLUMNS) + "\n")
+        for start in range(0, rows, 1_000):
+            drawn = numbers.choices(pool, k=min(1_000, rows - start))
+            file.writelines(text for text, _ in drawn)
+            total += sum(value for _, value in drawn)
+    return {WIDE_COLUMN: total}
+
+
+WORDS = (
+    "amber basin cedar delta ember fjord grove haven inlet jetty kiosk larch mango north ocean prism".split()
+)
+
+
+def wide_row(numbers: random.Random) -> Tuple[str, int]:
+    """A row of 40 cells, one in five quoted; of those of text one in four has a comma, quote or newline."""
+    cells, value = [], 0
+    for name, kind in WIDE_COLUMNS.items():
+        if kind == "int64":
+            number = numbers.randrange(-1_000_000, 1_000_000)
+            value = number if name == WIDE_COLUMN else value
+            text = str(number)
+        else:
+            text = " ".join(numbers.choices(WORDS, k=numbers.randrange(1, 4)))
+        if numbers.random() < 0.2:
+            if kind == "utf8" and numbers.random() < 0.25:
+                text += numbers.choice([", too", ' ""so""', "\nand more"])
+            text = f'"{text}"'
+        cells.append(text)
+    return ",".join(cells) + "\n", value
+
+
+# --- plays: few columns, many groups ----------------------------------------------------------------------
+
+PLAYS_BY, PLAYS_SUM = ["Song", "Date"], "Number of Plays"
+
+
+def plays_file(size: Size) -> Path:
+    folder = BENCH / size.name / "plays"
+    made(folder, functools.partial(make_plays, size))
+    return folder / "plays.csv"
+
+
+def make_plays(size: Size, folder: Path) -> dict:
+    """The header once and 100,000 rows many times, all with CRLF: that is what all engines read alike."""
+    if SAMPLE.exists():
+        header, rows = SAMPLE.read_bytes().replace(b"\r\n", b"\n").split(b"\n", 1)
+        rows = rows.rstrip(b"\n").replace(b"\n", b"\r\n") + b"\r\n"
+    else:
+        header, rows = ",".join([*PLAYS_BY, PLAYS_SUM]).encode(), plays_rows()
+    with open(folder / "plays.csv", "wb") as file:
+        file.write(header + b"\r\n")
+        for _ in range(size.plays_repeats):
+            file.write(rows)
+    return {}
+
+
+def plays_rows() -> bytes:
+    """100,000 rows of about 30,000 groups: 1,000 songs, one in 30 with a comma, on 31 days."""
+    numbers = random.Random(1)
+    syllables = ["la", "mi", "ro", "so", "Te", "na", " ", "'"]
+    songs = []
+    for index in range(1000):
+        song = "".join(numbers.choice(syllables) for _ in range(numbers.randrange(4, 14)))
+        songs.append(f'"{song}, {index}"' if index % 30 == 0 else f"{song}{index}")
+    lines = []
+    for _ in range(100_000):
+        song, day = numbers.choice(songs), numbers.randrange(1, 32)
+        lines.append(f"{song},2023-05-{day:02},{numbers.randrange(1, 10_000)}\r\n")
+    return "".join(lines).encode()
+
+
+# --- folders that hold a table ----------------------------------------------------------------------------
+
+
+def tally_folder(table: Table) -> Path:
+    """A data folder of ours with the table in it. Its CSV files are links: all read the same pages."""
+    folder = table.folder / "tally"
+    made(folder, functools.partial(fill_tally, table), program())
+    return folder / "data"
+
+
+def fill_tally(table: Table, folder: Path) -> dict:
+    with Tally(folder / "data", Peak(), "--durability", "none") as server:
+        parts = server.upload(table.files, CLIENTS)
+    for file in table.files:
+        stored = folder / "data" / "parts" / f"{parts[file.stem]}.csv"
+        if stored.stat().st_size != file.stat().st_size:
+            raise Wrong(f"{stored} is not what was sent")
+        link(file, stored)
+    return {}
+
+
+def p3_folder(table: Table) -> Path:
+    """A folder of the Python server with the table in it, made by itself."""
+    folder = table.folder / "p3"
+    made(folder, functools.partial(fill_p3, table))
+    return folder / "data"
+
+
+def fill_p3(table: Table, folder: Path) -> dict:
+    with contenders.P3Server(folder / "data") as server:
+        contenders.upload_load(server.address, 1, table.files)
+    for index, file in enumerate(table.files):  # one client: in this order
+        link(file, folder / "data" / f"{index:06}.csv")
+    return {}
+
+
+def peer_parquet(table: Table, peer: Peer) -> List[str]:
+    """The table's Parquet files as the peer writes them, one for each CSV file."""
+    folder = table.folder / peer.engine
+    made(folder, lambda folder: peer.prepare("convert", table=table.for_peers(), folder=folder) and {})
+    return [str(file) for file in sorted(folder.glob("*.parquet"))]
+
+
+def link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    os.link(source, target)
+
+
+# --- many parts -------------------------------------------------------------------------------------------
+
+BASE_PARTS = 16  # files are linked from so many, because a file may have 65,000 names
+SMALL_ROWS = 10
+
+
+def small_files(folder: Path, count: int = BASE_PARTS, rows: int = SMALL_ROWS) -> Dict[Path, int]:
+    """Different files of some rows, x, y, z as bigdata has them, and what their z sum to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{index:04}.csv" for index in range(count)]
+    return {file: write_batch(file, index, rows)["z"] for index, file in enumerate(files)}
+
+
+def many_parts(name: str, parts_count: int, rows: int = SMALL_ROWS) -> Tuple[Path, int]:
+    """A data folder of so many parts, and its sum of z: a few were uploaded, the others are links to them."""
+    folder = BENCH / name / f"{parts_count}-parts-of-{rows}"
+    total = made(folder, functools.partial(fill_many, parts_count, rows), program())["total"]
+    return folder / "data", total
+
+
+def fill_many(parts_count: int, rows: int, folder: Path) -> dict:
+    files = small_files(folder / "csv", min(BASE_PARTS, parts_count), rows)
+    with Tally(folder / "data", Peak(), "--durability", "none") as server:
+        server.upload(list(files), 1)  # one client: the parts are in this order
+    repeat_parts(folder / "data" / "parts", len(files), parts_count)
+    totals = list(files.values())
+    return {"total": sum(totals[index % len(totals)] for index in range(parts_count))}
+
+
+def repeat_parts(parts: Path, from_count: int, to_count: int) -> None:
+    """Parts beyond from_count: their files are links to earlier ones, their receipts have their own ids."""
+    receipts = [json.loads((parts / f"{part}.json").read_text()) for part in range(1, from_count + 1)]
+    for part in range(from_count + 1, to_count + 1):
+        index = (part - 1) % from_count
+        for kind in ("csv", "parquet"):
+            os.link(parts / f"{index + 1}.{kind}", parts / f"{part}.{kind}")
+        (parts / f"{part}.json").write_text(json.dumps({**receipts[index], "part": part}))
+
+
+def p3_many_parts(name: str, parts_count: int) -> Path:
+    """The same parts for the Python server."""
+    folder = BENCH / name / f"p3-{parts_count}-parts"
+    made(folder, functools.partial(fill_p3_many, parts_count))
+    return folder / "data"
+
+
+def fill_p3_many(parts_count: int, folder: Path) -> dict:
+    files = list(small_files(folder / "csv"))
+    with contenders.P3Server(folder / "data") as server:
+        contenders.upload_load(server.address, 1, files)
+    for part in range(len(files), parts_count):
+        for kind in ("csv", "parquet"):
+            source = folder / "data" / f"{part % len(files):06}.{kind}"
+            os.link(source, folder / "data" / f"{part:06}.{kind}")
+    return {}

@@ -1,0 +1,276 @@
+"""The peers that run inside a process: one of them in a child of the benchmark, started once, so that no
+import is timed.
+
+    python bench/peers.py ENGINE        # pyarrow, duckdb, polars or chdb
+
+It reads a job a line, as JSON, and answers in a line: `{"task": ..., ...}` says what is to be done, and is
+answered by the result; where there is more than one good way to do it, each is tried twice and the fastest is
+kept. `{}` does it again and is answered by `{"seconds": ..., "result": ...}`. Only the query itself is timed.
+
+A table is `{"files": [...], "columns": {name: "int64" or "utf8"}, "newlines_in_cells": bool}`. Every engine
+is told the types, so that none has to guess them, and has as many threads as there are cores.
+"""
+
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Dict
+
+THREADS = len(os.sched_getaffinity(0))
+
+Ways = Dict[str, Callable[[], object]]
+
+
+def targets(table: dict, folder: str) -> list:
+    """For every CSV file, where its Parquet file goes."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return [str(Path(folder) / f"{Path(file).stem}.parquet") for file in table["files"]]
+
+
+def in_threads(work: Callable, *arguments: list) -> list:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, *arguments))
+
+
+class PyArrow:
+    def __init__(self):
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.csv
+        import pyarrow.dataset
+        import pyarrow.parquet
+
+        pyarrow.set_cpu_count(THREADS)
+        self.arrow = pyarrow
+        self.types = {"int64": pyarrow.int64(), "utf8": pyarrow.string()}
+
+    def options(self, table: dict, threads: bool, only: list = None) -> dict:
+        """Of read_csv. With `only`, it converts no other column."""
+        csv = self.arrow.csv
+        types = {name: self.types[kind] for name, kind in table["columns"].items()}
+        return {
+            "read_options": csv.ReadOptions(use_threads=threads),
+            "parse_options": csv.ParseOptions(newlines_in_values=table["newlines_in_cells"]),
+            "convert_options": csv.ConvertOptions(column_types=types, include_columns=only),
+        }
+
+    def total(self, column) -> int:
+        return self.arrow.compute.sum(column).as_py() or 0
+
+    def scan(self, files: list, file_format, column: str) -> int:
+        scanner = self.arrow.dataset.dataset(files, format=file_format).scanner(columns=[column])
+        return sum(self.total(batch[column]) for batch in scanner.to_batches())
+
+    def csv_sum(self, table: dict, column: str) -> Ways:
+        read = self.arrow.csv.read_csv
+        files, alone, threads = table["files"], *(self.options(table, on, [column]) for on in (False, True))
+        # The scanner says itself which column it wants.
+        file_format = self.arrow.dataset.CsvFileFormat(**self.options(table, True))
+        return {
+            "read_csv in threads": lambda: sum(
+                in_threads(lambda f: self.total(read(f, **alone)[column]), files)
+            ),
+            "read_csv with threads": lambda: sum(self.total(read(f, **threads)[column]) for f in files),
+            "dataset": lambda: self.scan(files, file_format, column),
+        }
+
+    def parquet_sum(self, files: list, column: str) -> Ways:
+        def one(file: str) -> int:
+            with self.arrow.parquet.ParquetFile(file, memory_map=True) as parquet:
+                return self.total(parquet.read(columns=[column], use_threads=False)[column])
+
+        return {
+            "ParquetFile in threads": lambda: sum(in_threads(one, files)),
+            "dataset": lambda: self.scan(files, "parquet", column),
+        }
+
+    def convert(self, table: dict, folder: str) -> Ways:
+        write, read = self.arrow.parquet.write_table, self.arrow.csv.read_csv
+        alone, threads = (self.options(table, on) for on in (False, True))
+        files, written = table["files"], targets(table, folder)
+
+        def side_by_side() -> None:
+            in_threads(lambda source, target: write(read(source, **alone), target), files, written)
+
+        def one_by_one() -> None:
+            for source, target in zip(files, written):
+                write(read(source, **threads), target)
+
+        return {"files in threads": side_by_side, "threads in a file": one_by_one}
+
+
+class DuckDb:
+    TYPES = {"int64": "BIGINT", "utf8": "VARCHAR"}
+
+    def __init__(self):
+        import duckdb
+
+        self.connection = duckdb.connect(config={"threads": THREADS})
+        self.connection.execute("SET enable_progress_bar = false")
+        self.connection.execute("SET preserve_insertion_order = false")
+
+    def csv(self, table: dict, files: object) -> str:
+        columns = {name: self.TYPES[kind] for name, kind in table["columns"].items()}
+        return (
+            f"read_csv({files!r}, header = true, delim = ',', quote = '\"', escape = '\"',"
+            f" auto_detect = false, columns = {columns!r})"
+        )
+
+    def one(self, query: str) -> int:
+        return int(self.connection.execute(query).fetchone()[0] or 0)
+
+    def csv_sum(self, table: dict, column: str) -> Ways:
+        return {
+            "read_csv": lambda: self.one(f'SELECT sum("{column}") FROM {self.csv(table, table["files"])}')
+        }
+
+    def parquet_sum(self, files: list, column: str) -> Ways:
+        return {"read_parquet": lambda: self.one(f'SELECT sum("{column}") FROM read_parquet({files!r})')}
+
+    def convert(self, table: dict, folder: str) -> Ways:
+        def copy() -> None:
+            for source, target in zip(table["files"], targets(table, folder)):
+                self.connection.execute(
+                    f"COPY (FROM {self.csv(table, source)}) TO '{target}' (FORMAT parquet)"
+                )
+
+        return {"COPY": copy}
+
+    def group_sum(self, source: str, by: list, column: str, result: str) -> Ways:
+        table = {"columns": {**dict.fromkeys(by, "utf8"), column: "int64"}}
+        names = ", ".join(f'"{name}"' for name in by)
+        query = f'SELECT {names}, sum("{column}")::BIGINT FROM {self.csv(table, source)}'
+
+        def copy() -> None:
+            grouped = f"{query} GROUP BY {names} ORDER BY {names}"
+            self.connection.execute(f"COPY ({grouped}) TO '{result}' (HEADER)")
+
+        return {"COPY": copy}
+
+
+class Polars:
+    def __init__(self):
+        os.environ["POLARS_MAX_THREADS"] = str(THREADS)
+        import polars
+
+        self.polars = polars
+        self.types = {"int64": polars.Int64, "utf8": polars.String}
+
+    def scan(self, table: dict, files: object):
+        schema = {name: self.types[kind] for name, kind in table["columns"].items()}
+        return self.polars.scan_csv(files, schema=schema)
+
+    def ways(self, frame) -> Ways:
+        """Of a query, lazy in either case."""
+        return {
+            engine: lambda engine=engine: int(frame().collect(engine=engine).item() or 0)
+            for engine in ("streaming", "in-memory")
+        }
+
+    def csv_sum(self, table: dict, column: str) -> Ways:
+        return self.ways(lambda: self.scan(table, table["files"]).select(self.polars.col(column).sum()))
+
+    def parquet_sum(self, files: list, column: str) -> Ways:
+        return self.ways(lambda: self.polars.scan_parquet(files).select(self.polars.col(column).sum()))
+
+    def convert(self, table: dict, folder: str) -> Ways:
+        def sink() -> None:
+            for source, target in zip(table["files"], targets(table, folder)):
+                self.scan(table, source).sink_parquet(target, engine="streaming")
+
+        return {"sink_parquet": sink}
+
+    def group_sum(self, source: str, by: list, column: str, result: str) -> Ways:
+        table = {"columns": {**dict.fromkeys(by, "utf8"), column: "int64"}}
+
+        def group(engine: str) -> None:
+            groups = self.scan(table, source).group_by(by).agg(self.polars.col(column).sum()).sort(by)
+            groups.collect(engine=engine).write_csv(result)
+
+        return {engine: lambda engine=engine: group(engine) for engine in ("streaming", "in-memory")}
+
+
+class ChDb:
+    TYPES = {"int64": "Int64", "utf8": "String"}
+
+    def __init__(self):
+        from chdb.session import Session
+
+        self.session = Session()
+
+    def query(self, sql: str) -> str:
+        settings = (
+            f"max_threads = {THREADS}, max_parsing_threads = {THREADS}, engine_file_truncate_on_insert = 1"
+        )
+        return self.session.query(f"{sql} SETTINGS {settings}", "CSV").bytes().decode()
+
+    def csv(self, table: dict, files: str) -> str:
+        columns = ", ".join(f"`{name}` {self.TYPES[kind]}" for name, kind in table["columns"].items())
+        return f"file('{files}', 'CSVWithNames', '{columns}')"
+
+    @staticmethod
+    def all_of(files: list) -> str:
+        """Files of one folder, all that it has of their kind."""
+        return f"{Path(files[0]).parent}/*{Path(files[0]).suffix}"
+
+    def csv_sum(self, table: dict, column: str) -> Ways:
+        source = self.csv(table, self.all_of(table["files"]))
+        return {"file": lambda: int(self.query(f"SELECT sum(`{column}`) FROM {source}"))}
+
+    def parquet_sum(self, files: list, column: str) -> Ways:
+        source = f"file('{self.all_of(files)}', 'Parquet')"
+        return {"file": lambda: int(self.query(f"SELECT sum(`{column}`) FROM {source}"))}
+
+    def convert(self, table: dict, folder: str) -> Ways:
+        def insert() -> None:
+            for source, target in zip(table["files"], targets(table, folder)):
+                into = f"INSERT INTO FUNCTION file('{target}', 'Parquet')"
+                self.query(f"{into} SELECT * FROM {self.csv(table, source)}")
+
+        return {"file": insert}
+
+
+ENGINES = {"pyarrow": PyArrow, "duckdb": DuckDb, "polars": Polars, "chdb": ChDb}
+
+
+def timed(way: Callable[[], object]) -> dict:
+    start = time.perf_counter()
+    result = way()
+    return {"seconds": time.perf_counter() - start, "result": result}
+
+
+def prepare(engine, job: dict) -> tuple:
+    """What the job gives, and the way in which it is done from now on."""
+    ways = getattr(engine, job.pop("task"))(**job)
+    # The first time of each fills caches; with a single way there is nothing to choose.
+    tried = {name: [timed(way) for _ in range(2 if len(ways) > 1 else 1)] for name, way in ways.items()}
+    results = [run["result"] for runs in tried.values() for run in runs]
+    if any(result != results[0] for result in results):
+        raise ValueError(f"the ways differ: {tried}")
+    fastest = min(tried, key=lambda name: min(run["seconds"] for run in tried[name]))
+    return {"result": results[0], "way": fastest}, ways[fastest]
+
+
+def main() -> None:
+    # Engines that print do not print into the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    engine = ENGINES[sys.argv[1]]()
+    way = None
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            if job:
+                answer, way = prepare(engine, job)
+            else:
+                answer = timed(way)
+        except Exception as error:  # whatever an engine raises: the parent says it and ends
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Plots of how times grow, as PNG in bench/plots/: against rows, parts, columns and clients.
+
+    make bench-plots                                # builds, then runs this: about ten minutes
+    make bench-plots ARGS="--plot parts"            # one of them
+    make bench-plots ARGS=--draw                    # from what was measured last
+
+Each point is the median of three runs. With --quick the sizes are small and the pictures go to target/bench/.
+"""
+
+import argparse
+import functools
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+import contenders
+from contenders import BENCH, ROOT, P3Server, Peer, upload_load
+
+import conftest  # isort: skip  (contenders knows where it is)
+import data
+import grpc
+import matplotlib
+import rows
+from data import FULL, QUICK, Size, Table
+from rows import COLUMN, P3, Run
+
+matplotlib.use("Agg")
+from matplotlib import pyplot, ticker  # noqa: E402
+
+RUNS = 3
+# Where a peer would take longer than this for a point, it is not asked for the next.
+PEER_SECONDS_MAX = 10.0
+# Ours by what it is, and the peers by who.
+OURS = dict.fromkeys(("", "CSV", "none"), "#0b5fa5") | dict.fromkeys(("start", "upload", "fsync"), "#1b7f4d")
+OURS["Parquet"] = "#c2410c"
+PEERS = {"pyarrow": "#7a9a01", "duckdb": "#b8860b", "polars": "#8e6bbf", "chdb": "#3a9d9d", P3: "#777777"}
+
+# For each curve its points: where on the axis, and how much.
+Curves = Dict[str, List[Tuple[float, float]]]
+
+
+def median(once: Callable[[], float]) -> float:
+    """Of some runs, after one that is not counted."""
+    once()
+    return statistics.median(once() for _ in range(RUNS))
+
+
+def add(curves: Curves, name: str, at: float, value: float) -> None:
+    curves.setdefault(name, []).append((at, value))
+
+
+def goes_on(curves: Curves, name: str) -> bool:
+    """Whether the last point of a peer was quick enough for one that is ten times as large."""
+    return name not in curves or curves[name][-1][1] * 10 < PEER_SECONDS_MAX
+
+
+# --- measuring ----------------------------------------------------------------------------------------
+
+
+def against_rows(size: Size) -> Curves:
+    """Sums over parts of 250,000 rows; the two smallest tables are one part. All but 16 parts are links."""
+    curves: Curves = {}
+    shapes = [(1, 10_000), (1, 100_000), (4, 250_000), (40, 250_000), (400, 250_000), (4_000, 250_000)]
+    for parts_count, part_rows in shapes if size is FULL else shapes[:4]:
+        rows_count = parts_count * part_rows
+        with ExitStack() as stack:
+            folder, total = data.many_parts(size.name, parts_count, part_rows)
+            server = Run(size, stack).tally(folder)
+            for kind, name in (("csv", "tally, CSV"), ("parquet", "tally, Parquet")):
+                add(curves, name, rows_count, median(rows.ask(server.address, COLUMN, kind, total)))
+            table = stored_table(folder, {COLUMN: total}, dict.fromkeys(data.bigdata.COLUMNS, "int64"))
+            for engine in rows.ENGINES:
+                if goes_on(curves, f"{engine}, CSV"):
+                    with Peer(engine) as peer:
+                        peer.prepare("csv_sum", total, table=table, column=COLUMN)
+                        add(curves, f"{engine}, CSV", rows_count, median(peer.seconds))
+                        files = [file.replace(".csv", ".parquet") for file in table["files"]]
+                        peer.prepare("parquet_sum", total, files=files, column=COLUMN)
+                        add(curves, f"{engine}, Parquet", rows_count, median(peer.seconds))
+    return curves
+
+
+def stored_table(folder: Path, sums: Dict[str, int], columns: Dict[str, str]) -> dict:
+    """The parts of a data folder of ours, for the peers: they read the same files."""
+    return {**Table(folder, columns, sums, False).for_peers(), "files": stored_csv(folder)}
+
+
+def stored_csv(folder: Path) -> List[str]:
+    return [str(file) for file in sorted((folder / "parts").glob("*.csv"))]
+
+
+def against_parts(size: Size) -> Curves:
+    """Sums over parts of 10 rows, and the start of a server that has them."""
+    curves: Curves = {}
+    for parts_count in (1, 10, 100, 1_000, 10_000, 100_000) if size is FULL else (1, 10, 100):
+        folder, total = data.many_parts(size.name, parts_count)
+        with ExitStack() as stack:
+            server = Run(size, stack).tally(folder)
+            add(curves, "tally, start", parts_count, server.start_seconds)
+            for kind, name in (("csv", "CSV"), ("parquet", "Parquet")):
+                add(
+                    curves,
+                    f"tally, {name}",
+                    parts_count,
+                    median(rows.ask(server.address, COLUMN, kind, total)),
+                )
+            if parts_count >= data.BASE_PARTS and goes_on(curves, f"{P3}, Parquet"):
+                p3 = stack.enter_context(P3Server(data.p3_many_parts(size.name, parts_count)))
+                for kind, name in (("csv", "CSV"), ("parquet", "Parquet")):
+                    add(
+                        curves,
+                        f"{P3}, {name}",
+                        parts_count,
+                        median(rows.ask(p3.address, COLUMN, kind, total)),
+                    )
+    return curves
+
+
+COLUMNS_ROWS = 2_500
+
+
+def against_columns(size: Size) -> Curves:
+    """One part of 2,500 rows of integers: its upload, and sums of its middle column."""
+    curves: Curves = {}
+    for columns_count in (1, 4, 10, 40, 100, 400, 1_000, 4_000) if size is FULL else (1, 10, 100):
+        folder = contenders.empty(BENCH / size.name / "columns")
+        folder.mkdir()
+        names, column = [f"c{index}" for index in range(columns_count)], f"c{columns_count // 2}"
+        source, total = write_columns(folder / "wide.csv", names, column)
+        uploads = [upload_seconds(size, source, folder / f"data-{turn}") for turn in range(RUNS)]
+        add(curves, "tally, upload", columns_count, statistics.median(uploads))
+        with ExitStack() as stack:
+            server = Run(size, stack).tally(folder / "data-0")
+            for kind, name in (("csv", "tally, CSV"), ("parquet", "tally, Parquet")):
+                add(curves, name, columns_count, median(rows.ask(server.address, column, kind, total)))
+            table = stored_table(folder / "data-0", {column: total}, dict.fromkeys(names, "int64"))
+            for engine in ("pyarrow", "polars"):
+                with Peer(engine) as peer:
+                    peer.prepare("csv_sum", total, table=table, column=column)
+                    add(curves, f"{engine}, CSV", columns_count, median(peer.seconds))
+    return curves
+
+
+def write_columns(path: Path, names: List[str], column: str) -> Tuple[Path, int]:
+    numbers = random.Random("columns")
+    index, total = names.index(column), 0
+    with open(path, "w") as file:
+        file.write(",".join(names) + "\n")
+        for _ in range(COLUMNS_ROWS):
+            row = numbers.choices(range(-50_000, 50_000), k=len(names))
+            total += row[index]
+            file.write(",".join(map(str, row)) + "\n")
+    return path, total
+
+
+def upload_seconds(size: Size, source: Path, folder: Path) -> float:
+    with ExitStack() as stack:
+        server = Run(size, stack).tally(folder, "--durability", "none")
+        return upload_load(server.address, 1, [source])["seconds"]
+
+
+def against_clients(size: Size) -> Curves:
+    """Uploads of 10 rows a second."""
+    curves: Curves = {}
+    files = list(data.small_files(BENCH / size.name / "small"))
+    for clients in (1, 2, 4, 8, 16, 32, 64) if size is FULL else (1, 4):
+        for durability, uploads in (("none", size.uploads // 2), ("fsync", size.synced_uploads // 2)):
+            load = functools.partial(upload_rate, size, durability, clients, files, uploads)
+            add(curves, f"tally, {durability}", clients, median(load))
+        folder = contenders.empty(BENCH / size.name / "p3-clients")
+        with P3Server(folder) as p3:
+            load = functools.partial(upload_load, p3.address, clients, files, size.uploads // 4)
+            add(curves, f"{P3}, none", clients, median(lambda load=load: load()["per_second"]))
+        contenders.empty(folder)
+    return curves
+
+
+def upload_rate(size: Size, durability: str, clients: int, files: List[Path], uploads: int) -> float:
+    with ExitStack() as stack:
+        run = Run(size, stack)
+        server = run.tally(run.empty_folder(), "--durability", durability)
+        os.sync()  # or the journal would still be busy with the files that were removed before
+        return upload_load(server.address, clients, files, uploads)["per_second"]
+
+
+# --- drawing ----------------------------------------------------------------------------------------------
+
+# For each plot: what is measured, its title, the axes, and its panels by how the names of their curves end.
+PLOTS = {
+    "rows": (against_rows, "Sum of one column", "rows", "seconds", ("CSV", "Parquet")),
+    "parts": (against_parts, "Many parts of 10 rows", "parts", "seconds", ("",)),
+    "columns": (against_columns, f"One part of {COLUMNS_ROWS:,} rows", "columns", "seconds", ("",)),
+    "clients": (against_clients, "Uploads of 10 rows", "clients at once", "uploads a second", ("",)),
+}
+
+
+def draw(name: str, curves: Curves, folder: Path) -> Path:
+    _, title, x_label, y_label, panels = PLOTS[name]
+    figure, all_axes = pyplot.subplots(
+        1, len(panels), figsize=(1.5 + 5.5 * len(panels), 5), dpi=100, sharey=True, squeeze=False
+    )
+    for axes, panel in zip(all_axes[0], panels):
+        shown = {curve: points for curve, points in curves.items() if curve.endswith(panel)}
+        for curve, points in shown.items():
+            draw_curve(axes, curve.removesuffix(f", {panel}") if panel else curve, points)
+        if y_label == "seconds":
+            add_linear(axes, shown)
+        axes.set(xscale="log", yscale="log", xlabel=x_label, title=f"{title}, {panel}" if panel else title)
+        if name == "clients":
+            ticks = sorted({x for points in curves.values() for x, _ in points})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            # A decade or two: with powers of ten alone there would be two labels.
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0][0].set_ylabel(y_label)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    # Without its version the file stays the same where the curves do.
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    pyplot.close(figure)
+    return path
+
+
+def draw_curve(axes, label: str, points: List[Tuple[float, float]]) -> None:
+    who, _, what = label.partition(", ")
+    ours = who == "tally"
+    axes.plot(
+        *zip(*sorted(points)),
+        label=label,
+        color=OURS[what] if ours else PEERS[who],
+        linestyle="--" if what == "Parquet" and not ours else "-",
+        linewidth=2.4 if ours else 1.2,
+        marker="o" if ours else ".",
+        zorder=3 if ours else 2,
+    )
+
+
+def add_linear(axes, curves: Curves) -> None:
+    """A dotted line with the slope of what is linear, from the last point of our first curve downwards."""
+    points = sorted(next(iter(curves.values())))
+    (first, low), (last, high) = points[0], points[-1]
+    if low < high and last / first >= 100:
+        start = max(first, last * low / high / 3)
+        axes.plot([start, last], [high * start / last, high], ":", color="#999999", label="linear", zorder=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures and draws how times grow.")
+    parser.add_argument("--plot", action="append", choices=PLOTS, help="only this one")
+    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what was measured last")
+    parser.add_argument("--quick", action="store_true", help="small sizes, for trying out")
+    options = parser.parse_args()
+    size = QUICK if options.quick else FULL
+    contenders.use_two_cores()
+    for name in options.plot or PLOTS:
+        kept = BENCH / size.name / "plots" / f"{name}.json"
+        if not options.draw:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(PLOTS[name][0](size)))
+        path = draw(
+            name, json.loads(kept.read_text()), ROOT / "bench" / "plots" if size is FULL else kept.parent
+        )
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    contenders.end_children_on_sigterm()
+    try:
+        main()
+    except (
+        contenders.Wrong,
+        conftest.ServerDidNotStart,
+        grpc.RpcError,
+        subprocess.CalledProcessError,
+    ) as failure:
+        sys.exit(f"bench: {failure}")

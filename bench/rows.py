@@ -1,0 +1,569 @@
+"""The rows of the table: for each what runs, in turn with what, and what is to be reached. No sizes, no
+printing.
+
+A scenario opens what it needs and names its contenders: functions that do the thing once and return seconds,
+milliseconds or a rate. Its lines say which contender is ours, and which the others are compared with.
+"""
+
+import csv
+import functools
+import json
+import os
+import shutil
+import subprocess
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Tuple
+
+import conftest
+import data
+import pyarrow.parquet
+from contenders import (
+    BENCH,
+    BINARY,
+    P3Server,
+    Peak,
+    Peer,
+    Sums,
+    Tally,
+    Wrong,
+    empty,
+    output_of,
+    read_seconds,
+    upload_load,
+    write_seconds,
+)
+from data import Size, Table
+
+ENGINES = ("pyarrow", "duckdb", "polars", "chdb")
+P3 = "Python server"
+LIMIT_READ = "read and count newlines"
+MEMORY_GOAL_MIB = 192
+
+Contenders = Dict[str, Callable[[], float]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be reached: `of` says what `bound` is about.
+
+    "peer": so many times as fast as the fastest peer. "limit", "reference": at most so many times its time.
+    "value": the median itself, at most in s and ms, at least in 1/s.
+    """
+
+    of: str
+    bound: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table."""
+
+    name: str
+    what: str
+    ours: str
+    unit: str = "s"
+    peers: Tuple[str, ...] = ()
+    limit: Optional[str] = None
+    reference: Optional[str] = None
+    goal: Optional[Goal] = None
+
+
+@dataclass
+class Run:
+    """What a scenario is given: the size, the things to close in the end, and where memory is noted."""
+
+    size: Size
+    stack: ExitStack
+    peak: Peak = field(default_factory=Peak)
+
+    def tally(self, folder: Path, *flags: str) -> Tally:
+        return self.stack.enter_context(Tally(folder, self.peak, *flags))
+
+    def p3(self, folder: Path) -> P3Server:
+        return self.stack.enter_context(P3Server(folder))
+
+    def peer(self, engine: str) -> Peer:
+        return self.stack.enter_context(Peer(engine))
+
+    def empty_folder(self) -> Path:
+        """A folder for what a contender writes, which nobody needs afterwards; nothing is there."""
+        return empty(BENCH / self.size.name / "scratch")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Contenders that run in turn, and the lines that come of it."""
+
+    name: str
+    lines: Tuple[Line, ...]
+    open: Callable[[Run], Contenders]
+    warm_up: bool = True  # a first round that is not counted
+
+
+# --- sums -------------------------------------------------------------------------------------------------
+
+COLUMN = "z"  # of bigdata's three the one that is hardest to parse and to compress
+
+
+def whole(files: List[Path]) -> List[Tuple[Path, int, int]]:
+    return [(file, 0, file.stat().st_size) for file in files]
+
+
+def column_chunks(files: List[Path], column: str) -> List[Tuple[Path, int, int]]:
+    """Where one column lies in Parquet files."""
+    ranges = []
+    for file in files:
+        with pyarrow.parquet.ParquetFile(file) as parquet:
+            index = parquet.schema_arrow.names.index(column)
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
+        for chunk in (group.column(index) for group in groups):
+            offset = chunk.dictionary_page_offset or chunk.data_page_offset
+            ranges.append((file, offset, chunk.total_compressed_size))
+    return ranges
+
+
+def ask(address: str, column: str, file_format: str, expected: int) -> Callable[[], float]:
+    sums = Sums(address)
+    return lambda: sums.seconds(column, file_format, expected)
+
+
+def csv_peers(run: Run, table: Table, column: str) -> Contenders:
+    def prepared(engine: str) -> Callable[[], float]:
+        task = {"task": "csv_sum", "table": table.for_peers(), "column": column}
+        return run.peer(engine).prepare(expected=table.sums[column], **task).seconds
+
+    return {engine: prepared(engine) for engine in ENGINES}
+
+
+def csv_sum(run: Run) -> Contenders:
+    table = data.bigdata_table(run.size)
+    expected = table.sums[COLUMN]
+    return {
+        "tally": ask(run.tally(data.tally_folder(table)).address, COLUMN, "csv", expected),
+        **csv_peers(run, table, COLUMN),
+        P3: ask(run.p3(data.p3_folder(table)).address, COLUMN, "csv", expected),
+        LIMIT_READ: lambda: read_seconds(whole(table.files)),
+    }
+
+
+def csv_sum_wide(run: Run) -> Contenders:
+    table = data.wide_table(run.size)
+    server = run.tally(data.tally_folder(table))
+    return {
+        "tally": ask(server.address, data.WIDE_COLUMN, "csv", table.sums[data.WIDE_COLUMN]),
+        **csv_peers(run, table, data.WIDE_COLUMN),
+        LIMIT_READ: lambda: read_seconds(whole(table.files)),
+    }
+
+
+def csv_sum_one_file(run: Run) -> Contenders:
+    tables = {"tally": data.one_file_table(run.size), "tally, 400 files": data.bigdata_table(run.size)}
+    return {
+        **{
+            name: ask(run.tally(data.tally_folder(table)).address, COLUMN, "csv", table.sums[COLUMN])
+            for name, table in tables.items()
+        },
+        LIMIT_READ: lambda: read_seconds(whole(tables["tally"].files)),
+    }
+
+
+def parquet_sum(run: Run) -> Contenders:
+    table = data.bigdata_table(run.size)
+    expected = table.sums[COLUMN]
+    ours = data.tally_folder(table)
+    chunks = column_chunks(sorted((ours / "parts").glob("*.parquet")), COLUMN)
+    server = run.tally(ours)
+
+    def prepared(engine: str) -> Callable[[], float]:
+        peer = run.peer(engine)
+        files = data.peer_parquet(table, peer)
+        return peer.prepare("parquet_sum", expected, files=files, column=COLUMN).seconds
+
+    return {
+        "tally": ask(server.address, COLUMN, "parquet", expected),
+        **{engine: prepared(engine) for engine in ENGINES},
+        P3: ask(run.p3(data.p3_folder(table)).address, COLUMN, "parquet", expected),
+        LIMIT_READ: lambda: read_seconds(chunks),
+    }
+
+
+# --- uploads ----------------------------------------------------------------------------------------------
+
+
+def upload_once(run: Run, table: Table, clients: int, durability: str) -> Tuple[float, int]:
+    """Seconds of `tally upload` into an empty table, and the bytes that the server wrote."""
+    folder = run.empty_folder()
+    os.sync()  # or somebody else's pages would be written meanwhile
+    with Tally(folder, run.peak, "--durability", durability) as server:
+        start = time.perf_counter()
+        parts = server.upload(table.files, clients)
+        seconds = time.perf_counter() - start
+        if len(parts) != len(table.files):
+            raise Wrong(f"{len(parts)} of {len(table.files)} files were uploaded")
+        Sums(server.address).seconds(COLUMN, "parquet", table.sums[COLUMN])
+    written = sum(file.stat().st_size for file in (folder / "parts").iterdir())
+    shutil.rmtree(folder)
+    return seconds, written
+
+
+def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
+    def opened(run: Run) -> Contenders:
+        table = data.bigdata_table(run.size)
+        written = [0]
+
+        def tally() -> float:
+            seconds, written[0] = upload_once(run, table, clients, durability)
+            return seconds
+
+        def limit() -> float:
+            os.sync()
+            target = run.empty_folder()
+            return write_seconds(target, written[0], durability == "fsync")
+
+        contenders: Contenders = {"tally": tally, DD[durability]: limit}
+        if durability == "none":
+            folder = run.empty_folder()
+            peer = run.peer("pyarrow").prepare("convert", table=table.for_peers(), folder=folder)
+
+            def pyarrow_convert() -> float:
+                empty(folder).mkdir()
+                os.sync()
+                seconds = peer.seconds()
+                shutil.rmtree(folder)
+                return seconds
+
+            def p3() -> float:
+                target = run.empty_folder()
+                os.sync()
+                with P3Server(target) as server:
+                    seconds = upload_load(server.address, clients, table.files)["seconds"]
+                shutil.rmtree(target)
+                return seconds
+
+            contenders.update({"pyarrow": pyarrow_convert, P3: p3})
+        return contenders
+
+    return opened
+
+
+DD = {"none": "dd", "fsync": "dd conv=fsync"}
+
+
+def upload_small(
+    durability: str, lines: Dict[str, Tuple[int, str]], uploads: Callable[[Size], int]
+) -> Callable[[Run], Contenders]:
+    """10 rows at a time. `lines`: for each contender the clients, and which figure of the report."""
+
+    def opened(run: Run) -> Contenders:
+        files = list(data.small_files(BENCH / run.size.name / "small"))
+        p3_flags = ["--fsync"] if durability == "fsync" else []
+
+        def measure(server, folder: Path, clients: int, figure: str) -> float:
+            count = uploads(run.size) // (8 if clients == 1 else 1)
+            with server:
+                os.sync()  # or the journal would still be busy with the files that were removed before
+                upload_load(server.address, 1, files, 50)  # the first ones are slower
+                result = upload_load(server.address, clients, files, count)[figure]
+            shutil.rmtree(folder)
+            return result
+
+        def tally(clients: int, figure: str) -> float:
+            folder = run.empty_folder()
+            return measure(Tally(folder, run.peak, "--durability", durability), folder, clients, figure)
+
+        def p3(clients: int, figure: str) -> float:
+            folder = run.empty_folder()
+            return measure(P3Server(folder, *p3_flags), folder, clients, figure)
+
+        return {
+            f"{who}, {name}": functools.partial(contend, *line)
+            for who, contend in (("tally", tally), (P3, p3))
+            for name, line in lines.items()
+        }
+
+    return opened
+
+
+# --- many parts -------------------------------------------------------------------------------------------
+
+
+def sum_parts(file_format: str) -> Callable[[Run], Contenders]:
+    def opened(run: Run) -> Contenders:
+        name = run.size.name
+        few_count, count = run.size.parts // 10, run.size.parts
+        contenders: Contenders = {}
+        for contender, parts_count in (("tally", count), ("tally, a tenth of the parts", few_count)):
+            folder, total = data.many_parts(name, parts_count)
+            contenders[contender] = ask(run.tally(folder).address, COLUMN, file_format, total)
+        folder, total = data.many_parts(name, count)
+        server = run.p3(data.p3_many_parts(name, count))
+        contenders[P3] = ask(server.address, COLUMN, file_format, total)
+        files = sorted((folder / "parts").glob(f"*.{file_format}"))
+        ranges = whole(files) if file_format == "csv" else column_chunks(files, COLUMN)
+        contenders[LIMIT_READ] = lambda: read_seconds(ranges)
+        return contenders
+
+    return opened
+
+
+def start(run: Run) -> Contenders:
+    def started(parts_count: int) -> float:
+        folder, total = data.many_parts(run.size.name, parts_count)
+        with Tally(folder, run.peak, "--durability", "none") as server:
+            if server.parts_count != parts_count:
+                raise Wrong(f"{server.parts_count} of {parts_count} parts were found")
+            Sums(server.address).seconds(COLUMN, "csv", total)  # memory counts here too
+        return server.start_seconds
+
+    few, many = run.size.start_parts
+    return {"tally, few": lambda: started(few), "tally, many": lambda: started(many)}
+
+
+# --- what goes beyond P3 ----------------------------------------------------------------------------------
+
+NUMSTORE_CLIENTS = 8
+NUMSTORE_FIGURES = {"rate": "requests_per_second", "p50": "p50_ms", "p99": "p99_ms"}
+
+
+def numstore(run: Run) -> Contenders:
+    server = run.tally(run.empty_folder())
+    requests = run.size.numstore_requests
+
+    def load(figure: str) -> float:
+        command = [BINARY, "load-numstore", "--json", "--server", server.address, "--seed", 1]
+        command += ["--clients", NUMSTORE_CLIENTS, "--requests", requests]
+        report = json.loads(output_of(command))
+        if report["requests"] != NUMSTORE_CLIENTS * requests:
+            raise Wrong(f"load-numstore sent {report['requests']} requests")
+        return report[figure]
+
+    return {name: functools.partial(load, figure) for name, figure in NUMSTORE_FIGURES.items()}
+
+
+def group_sum(run: Run) -> Contenders:
+    source = data.plays_file(run.size)
+    folder = run.empty_folder()
+    folder.mkdir()
+    results = {name: folder / f"{name}.csv" for name in ("tally", "duckdb", "polars")}
+
+    def tally() -> float:
+        command = [BINARY, "group-sum", source, "--by", ",".join(data.PLAYS_BY), "--sum", data.PLAYS_SUM]
+        begun = time.perf_counter()
+        process = subprocess.Popen([*command, "--output", results["tally"]], env=conftest.clean_environment())
+        with run.peak.watch(process.pid):
+            if process.wait() != 0:
+                raise Wrong("tally group-sum failed")
+        return time.perf_counter() - begun
+
+    def prepared(engine: str) -> Callable[[], float]:
+        job = {"source": source, "by": data.PLAYS_BY, "column": data.PLAYS_SUM, "result": results[engine]}
+        peer = run.peer(engine).prepare("group_sum", **job)
+        if rows_of(results[engine]) != expected:
+            raise Wrong(f"{engine} has other groups than tally: see {results[engine]}")
+        return peer.seconds
+
+    tally()
+    expected = rows_of(results["tally"])
+    return {"tally": tally, **{engine: prepared(engine) for engine in ("duckdb", "polars")}}
+
+
+def rows_of(path: Path) -> List[List[str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+# --- the table --------------------------------------------------------------------------------------------
+
+NONE_LINES = {"1 client": (1, "p50_ms"), "16 clients": (16, "per_second")}
+FSYNC_LINES = {"1 client": (1, "p50_ms"), "64 clients": (64, "per_second")}
+
+SCENARIOS = (
+    Scenario(
+        "csvsum",
+        (
+            Line(
+                "csvsum",
+                "CSV sum, 400 files, 100,000,000 short rows",
+                "tally",
+                peers=(*ENGINES, P3),
+                limit=LIMIT_READ,
+                goal=Goal("peer", 4),
+            ),
+        ),
+        csv_sum,
+    ),
+    Scenario(
+        "csvsum-wide",
+        (
+            Line(
+                "csvsum-wide",
+                "CSV sum, 40 columns, text, 20 % quoted, newlines in cells",
+                "tally",
+                peers=ENGINES,
+                limit=LIMIT_READ,
+                goal=Goal("peer", 2),
+            ),
+        ),
+        csv_sum_wide,
+    ),
+    Scenario(
+        "csvsum-one-file",
+        (
+            Line(
+                "csvsum-one-file",
+                "CSV sum, the rows of csvsum in one file",
+                "tally",
+                limit=LIMIT_READ,
+                reference="tally, 400 files",
+                goal=Goal("reference", 1.2),
+            ),
+        ),
+        csv_sum_one_file,
+    ),
+    Scenario(
+        "parquetsum",
+        (
+            Line(
+                "parquetsum",
+                "Parquet sum, the rows of csvsum",
+                "tally",
+                peers=(*ENGINES, P3),
+                limit=LIMIT_READ,
+                goal=Goal("peer", 1.5),
+            ),
+        ),
+        parquet_sum,
+    ),
+    *(
+        Scenario(
+            f"upload-none-{clients}",
+            (
+                Line(
+                    f"upload-none-{clients}",
+                    f"upload of csvsum's files, {noun}, none",
+                    "tally",
+                    peers=("pyarrow", P3),
+                    limit="dd",
+                    goal=Goal("peer", 3),
+                ),
+            ),
+            upload_bulk(clients, "none"),
+            warm_up=False,
+        )
+        for clients, noun in ((1, "1 client"), (8, "8 clients"))
+    ),
+    Scenario(
+        "upload-fsync",
+        (
+            Line(
+                "upload-fsync",
+                "upload of csvsum's files, 8 clients, fsync",
+                "tally",
+                limit="dd conv=fsync",
+                goal=Goal("limit", 1.3),
+            ),
+        ),
+        upload_bulk(8, "fsync"),
+        warm_up=False,
+    ),
+    Scenario(
+        "small-none",
+        (
+            Line(
+                "small-none-p50",
+                "upload of 10 rows, none, 1 client, p50",
+                "tally, 1 client",
+                "ms",
+                peers=(f"{P3}, 1 client",),
+                goal=Goal("value", 0.3),
+            ),
+            Line(
+                "small-none-rate",
+                "uploads of 10 rows, none, 16 clients",
+                "tally, 16 clients",
+                "1/s",
+                peers=(f"{P3}, 16 clients",),
+                goal=Goal("value", 8000),
+            ),
+        ),
+        upload_small("none", NONE_LINES, lambda size: size.uploads),
+    ),
+    Scenario(
+        "small-fsync",
+        (
+            Line(
+                "small-fsync-p50",
+                "upload of 10 rows, fsync, 1 client, p50",
+                "tally, 1 client",
+                "ms",
+                peers=(f"{P3}, 1 client",),
+            ),
+            Line(
+                "small-fsync-rate",
+                "uploads of 10 rows, fsync, 64 clients",
+                "tally, 64 clients",
+                "1/s",
+                peers=(f"{P3}, 64 clients",),
+                goal=Goal("value", 500),
+            ),
+        ),
+        upload_small("fsync", FSYNC_LINES, lambda size: size.synced_uploads),
+    ),
+    *(
+        Scenario(
+            f"parts-{file_format}",
+            (
+                Line(
+                    f"parts-{file_format}",
+                    f"{file_format} sum over 10,000 small parts",
+                    "tally",
+                    peers=(P3,),
+                    limit=LIMIT_READ,
+                    goal=Goal("peer", 10),
+                ),
+                Line(
+                    f"parts-{file_format}-linear",
+                    "the same, and over 1,000 (linear: 10 times)",
+                    "tally",
+                    reference="tally, a tenth of the parts",
+                    goal=Goal("reference", 12),
+                ),
+            ),
+            sum_parts(file_format),
+        )
+        for file_format in ("csv", "parquet")
+    ),
+    Scenario(
+        "start",
+        (
+            Line("start-10k", "start with 10,000 parts", "tally, few", goal=Goal("value", 2)),
+            Line("start-100k", "start with 100,000 parts", "tally, many", goal=Goal("value", 15)),
+        ),
+        start,
+    ),
+    Scenario(
+        "groupsum",
+        (
+            Line(
+                "groupsum",
+                "group sum of 30,000,000 rows, 1 GB of CSV",
+                "tally",
+                peers=("duckdb", "polars"),
+                goal=Goal("peer", 1),
+            ),
+        ),
+        group_sum,
+    ),
+    Scenario(
+        "numstore",
+        (
+            Line("numstore-rate", "NumStore, 8 clients, requests", "rate", "1/s"),
+            Line("numstore-p50", "NumStore, 8 clients, p50 response time", "p50", "ms"),
+            Line("numstore-p99", "NumStore, 8 clients, p99 response time", "p99", "ms"),
+        ),
+        numstore,
+    ),
+)

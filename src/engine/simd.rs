@@ -1,0 +1,585 @@
+//! A column of integers added up 64 bytes at a time, with the processor's vector instructions where it has them. The
+//! one module with `unsafe` in it.
+//!
+//! [`find_cells`] finds the cells of one column, in rows of any width, with quotes or without.
+//!
+//! [`sum_rows`] takes whole rows that are plain: no quote in them, as many cells in each as there are columns, and in
+//! the wanted column nothing but `-?[0-9]{1,18}` or no text at all. Whatever else there is makes it answer none, and
+//! the careful scan of `csv.rs` says what that means. So nothing here knows errors, row numbers or limits.
+//!
+//! Why: bigdata's rows of 15 bytes, `1,-12345,678901`, take 3 ns here and 12 there. No row is looked at by itself. Bytes
+//! become bit masks, in which the cells of a column are found for all rows of 64 bytes together, by additions whose
+//! carries run through a cell to its end (`ScanThru` of Cameron and others, "Bitwise data parallelism in regular
+//! expression matching", 2014). Then the digits of eight cells are gathered into one register and multiplied out.
+#![allow(unsafe_code, reason = "vector instructions; each block says why it is sound, and tests compare a safe twin")]
+
+/// With more columns there are too few cells of the wanted one in 64 bytes for this to be worth it.
+pub const COLUMNS_MAX: usize = 16;
+
+/// Longer stretches could wrap totals of 32 bits: 64 bytes add at most 9999 four times to each of them.
+pub const STRETCH_BYTES_MAX: usize = 1 << 20;
+const _: () = assert!((STRETCH_BYTES_MAX / LANES + 1) * 4 * 9999 < u32::MAX as usize);
+
+/// Bytes that are looked at together.
+const LANES: usize = 64;
+
+/// Rows, and what their cells of one column add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// How many rows.
+    pub rows: u64,
+    /// The exact sum.
+    pub total: i128,
+}
+
+/// Whether this processor adds up a column of so many at all.
+#[inline]
+pub fn serves(columns_count: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has_instructions = x86::has_instructions();
+    #[cfg(not(target_arch = "x86_64"))]
+    let has_instructions = false;
+    has_instructions && (1..=COLUMNS_MAX).contains(&columns_count)
+}
+
+/// Adds up a column of whole rows, the last of which has its row end. None if they are not plain, or if the processor
+/// does not serve.
+#[inline]
+pub fn sum_rows(stretch: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
+    let is_whole = matches!(stretch.last(), Some(b'\n' | b'\r'));
+    if !serves(columns_count) || !is_whole || stretch.len() > STRETCH_BYTES_MAX || column_index >= columns_count {
+        return None;
+    }
+    #[cfg(target_arch = "x86_64")]
+    let added = x86::sum_rows(stretch, columns_count, column_index);
+    #[cfg(not(target_arch = "x86_64"))]
+    let added = None;
+    added
+}
+
+/// Where a row of a stretch stands, and in it the cell of one column, with its quotes if it has any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowCell {
+    /// Where the row starts.
+    pub row: usize,
+    /// Where its row end stands.
+    pub row_end: usize,
+    /// Where the cell starts.
+    pub start: usize,
+    /// What follows the cell.
+    pub end: usize,
+}
+
+/// How far [`find_cells`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// How many cells were found, one in each row that is not empty.
+    pub count: usize,
+    /// Where the first row starts that is not among them.
+    pub next: usize,
+    /// What about that row.
+    pub stopped: Stopped,
+}
+
+/// Why no more rows were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// There was no room for more.
+    Full,
+    /// The next row does not end here.
+    End,
+    /// The next row has other than so many cells, or a quote where it means something else than usual.
+    Odd,
+}
+
+/// Finds a column's cell in each row, from the start of a row on, as far as rows are usual ones: each has as many cells
+/// as there are columns, and quotes stand around whole cells alone, or twice inside such.
+#[inline]
+pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> Rows {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("popcnt") {
+        // SAFETY: the features that it needs were found just now.
+        return unsafe { x86::find_cells(bytes, columns_count, column_index, cells) };
+    }
+    find_cells_by(bytes, columns_count, column_index, cells, marks_plain)
+}
+
+/// What 64 bytes are, a bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Marks {
+    commas: u64,
+    row_ends: u64,
+    quotes: u64,
+}
+
+/// What vector instructions do, byte by byte.
+fn marks_plain(lanes: &[u8; LANES]) -> Marks {
+    let bits = |is: fn(u8) -> bool| (0..).zip(lanes).fold(0, |bits, (at, &byte)| bits | u64::from(is(byte)) << at);
+    Marks {
+        commas: bits(|byte| byte == b','),
+        row_ends: bits(|byte| matches!(byte, b'\n' | b'\r')),
+        quotes: bits(|byte| byte == b'"'),
+    }
+}
+
+/// [`find_cells`] with any way to get marks. A quote opens a cell or closes one by turns, so what stands inside quotes
+/// is known from how many come before it; that this is what they mean is checked at each of them.
+#[inline(always)]
+fn find_cells_by(
+    bytes: &[u8],
+    columns_count: usize,
+    column_index: usize,
+    cells: &mut [RowCell],
+    marks_of: impl Fn(&[u8; LANES]) -> Marks,
+) -> Rows {
+    let mut count = 0;
+    let mut found = RowCell::default();
+    let mut commas_before = 0; // in the row
+    let mut quoted = 0; // all ones if the last byte stands inside quotes, or opens them
+    let mut after_separator = 1; // in the lowest bit what the last byte was
+    let mut after_close = 0;
+    let mut base = 0;
+    let mut last = [0; LANES];
+    while base < bytes.len() {
+        let lanes = bytes[base..].first_chunk::<LANES>().unwrap_or_else(|| {
+            last[..bytes.len() - base].copy_from_slice(&bytes[base..]);
+            &last
+        });
+        let Marks { mut commas, mut row_ends, quotes } = marks_of(lanes);
+        let mut odd = 0;
+        if quotes | quoted == 0 {
+            odd |= after_close & !(commas | row_ends);
+            after_close = 0;
+            after_separator = (commas | row_ends) >> 63;
+        } else {
+            let inside = prefix_xor(quotes) ^ quoted;
+            (commas, row_ends) = (commas & !inside, row_ends & !inside);
+            let separators = commas | row_ends;
+            let (opens, closes) = (quotes & inside, quotes & !inside);
+            odd |= opens & !((separators | closes) << 1 | after_separator | after_close);
+            odd |= (closes << 1 | after_close) & !(separators | opens);
+            quoted = (inside >> 63).wrapping_neg();
+            after_separator = separators >> 63;
+            after_close = closes >> 63;
+        }
+        // What follows the first odd byte is not known.
+        let known = (odd & odd.wrapping_neg()).wrapping_sub(1);
+        (commas, row_ends) = (commas & known, row_ends & known);
+        loop {
+            let row_end = row_ends & row_ends.wrapping_neg();
+            let here = commas & row_end.wrapping_sub(1);
+            let commas_here = here.count_ones() as usize;
+            let wanted = column_index.wrapping_sub(commas_before);
+            if wanted.wrapping_sub(1) < commas_here {
+                found.start = base + place_of(here, wanted - 1) + 1;
+            }
+            if wanted < commas_here {
+                found.end = base + place_of(here, wanted);
+            }
+            commas_before += commas_here;
+            if row_end == 0 {
+                break;
+            }
+            let at = base + row_end.trailing_zeros() as usize;
+            commas &= !row_end.wrapping_sub(1);
+            row_ends ^= row_end;
+            if at > found.row {
+                if commas_before + 1 != columns_count {
+                    return Rows { count, next: found.row, stopped: Stopped::Odd };
+                }
+                if count == cells.len() {
+                    return Rows { count, next: found.row, stopped: Stopped::Full };
+                }
+                if column_index == commas_before {
+                    found.end = at;
+                }
+                cells[count] = RowCell { row_end: at, ..found };
+                count += 1;
+            }
+            commas_before = 0;
+            found.row = at + 1;
+            found.start = at + 1;
+        }
+        if odd != 0 {
+            return Rows { count, next: found.row, stopped: Stopped::Odd };
+        }
+        base += LANES;
+    }
+    Rows { count, next: found.row, stopped: Stopped::End }
+}
+
+/// The parity of all bits up to each.
+#[inline(always)]
+fn prefix_xor(bits: u64) -> u64 {
+    [1, 2, 4, 8, 16, 32].iter().fold(bits, |bits, by| bits ^ bits << by)
+}
+
+/// Where the bit stands that has so many below it.
+#[inline(always)]
+fn place_of(mut bits: u64, below: usize) -> usize {
+    for _ in 0..below {
+        bits &= bits - 1;
+    }
+    bits.trailing_zeros() as usize
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Added, LANES, Marks, RowCell, Rows, find_cells_by};
+
+    /// What is needed came with Ice Lake and Zen 4.
+    #[inline]
+    pub(super) fn has_instructions() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vbmi2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+    }
+
+    /// The loop over the columns is unrolled, so there is code for each number of them.
+    pub(super) fn sum_rows(stretch: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
+        // A carriage return is looked for if the last row ends with one; elsewhere it makes rows not plain.
+        let returns = stretch.ends_with(b"\r") || stretch.ends_with(b"\r\n");
+        macro_rules! for_columns {
+            ($($count:literal)*) => {
+                match (columns_count, returns) {
+                    // SAFETY: the caller has asked `serves`, which looks for all the features.
+                    $(($count, false) => unsafe { sum_of::<$count, false>(stretch, column_index) },
+                    // SAFETY: as above.
+                    ($count, true) => unsafe { sum_of::<$count, true>(stretch, column_index) },)*
+                    _ => None,
+                }
+            };
+        }
+        for_columns!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    fn sum_of<const COLUMNS: usize, const RETURNS: bool>(stretch: &[u8], column_index: usize) -> Option<Added> {
+        let mut rows = 0;
+        let mut wrong = 0; // bits of what is not plain
+        let mut unlike = splat(0xff); // has a zero where there was a byte that plain rows do not have
+        let mut sums = Sums::new();
+        let mut before = _mm512_setzero_si512();
+        // What the last byte left to the next 64, in the lowest bit: at first it was a row end.
+        let mut after_row_end = 1;
+        let mut after_break = 1;
+        let mut in_negative = 0;
+        let mut in_column = [0_u64; COLUMNS];
+        let mut after_cell = 0; // of the column before the wanted one
+        let mut rest = stretch;
+        while !rest.is_empty() {
+            let (bytes, any) = load(rest);
+            rest = rest.get(LANES..).unwrap_or_default();
+            let digits = _mm512_cmplt_epu8_mask(_mm512_sub_epi8(bytes, splat(b'0')), splat(10));
+            unlike = _mm512_min_epu8(unlike, _mm512_xor_si512(bytes, splat(b'"')));
+            let mut all_row_ends = equal(bytes, b'\n');
+            if RETURNS {
+                all_row_ends |= equal(bytes, b'\r');
+            } else {
+                unlike = _mm512_min_epu8(unlike, _mm512_xor_si512(bytes, splat(b'\r')));
+            }
+            let separators = equal(bytes, b',') | all_row_ends;
+            let inside = any & !separators;
+
+            // A row end right after another ends no row.
+            let after_row_ends = all_row_ends << 1 | after_row_end;
+            after_row_end = all_row_ends >> 63;
+            let row_ends = all_row_ends & !after_row_ends;
+            rows += u64::from(row_ends.count_ones());
+
+            let mut starts = after_row_ends & !all_row_ends;
+            let mut ends = 0;
+            let mut after_end = 0;
+            let mut wanted = (0, 0, 0);
+            for (column, in_column) in in_column.iter_mut().enumerate() {
+                // A carry that begins at a cell's start runs through it to its end, and beyond these bytes into the next.
+                let (ran, beyond) = (starts | *in_column).overflowing_add(inside);
+                ends = ran & separators;
+                if column == column_index {
+                    wanted = (starts | after_cell, inside & !ran, ends);
+                    after_cell = after_end;
+                }
+                *in_column = after_end | u64::from(beyond);
+                after_end = ends >> 63;
+                starts = ends << 1;
+            }
+            // The last column's cells end where rows do, all of them: no row has fewer cells or more.
+            wrong |= ends ^ row_ends;
+
+            let (starts, cells, ends) = wanted;
+            let minuses = starts & equal(bytes, b'-');
+            let (ran, beyond) = (minuses | in_negative).overflowing_add(inside);
+            in_negative = u64::from(beyond);
+            let negative_ends = ran & separators;
+            let breaks = separators | minuses;
+            let after_breaks = breaks << 1 | after_break;
+            after_break = breaks >> 63;
+            wrong |= cells & !digits & !minuses | negative_ends & after_breaks; // what is no digit; a `-` alone
+
+            wrong |= sums.add(before, bytes, ends, negative_ends);
+            before = bytes;
+        }
+        wrong |= equal(unlike, 0);
+        (wrong == 0).then(|| Added { rows, total: sums.total() })
+    }
+
+    #[target_feature(enable = "avx2,bmi1,popcnt")]
+    pub(super) fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> Rows {
+        find_cells_by(bytes, columns_count, column_index, cells, |lanes| marks(lanes))
+    }
+
+    #[target_feature(enable = "avx2,bmi1,popcnt")]
+    #[inline]
+    pub(super) fn marks(lanes: &[u8; LANES]) -> Marks {
+        let (low, high) = lanes.split_at(LANES / 2);
+        // SAFETY: each half has 32 bytes.
+        let halves = [low, high].map(|half| unsafe { _mm256_loadu_si256(half.as_ptr().cast()) });
+        let bits = |are: [__m256i; 2]| {
+            let [low, high] = are.map(|are| u64::from(_mm256_movemask_epi8(are).cast_unsigned()));
+            low | high << 32
+        };
+        let equal = |byte: u8| halves.map(|half| _mm256_cmpeq_epi8(half, _mm256_set1_epi8(byte.cast_signed())));
+        let ([low_feed, high_feed], [low_return, high_return]) = (equal(b'\n'), equal(b'\r'));
+        Marks {
+            commas: bits(equal(b',')),
+            row_ends: bits([_mm256_or_si256(low_feed, low_return), _mm256_or_si256(high_feed, high_return)]),
+            quotes: bits(equal(b'"')),
+        }
+    }
+
+    /// Totals of cells by their last eight digits, the eight before, and the two that are left of 18. Each is eight pairs
+    /// of 32 bits: thousands of tens, then ones.
+    struct Sums {
+        all: [__m512i; 3],
+        negative: [__m512i; 3],
+        /// 0 to 63.
+        places: __m512i,
+        /// Eight times 0, eight times 1 and so on.
+        eights: __m512i,
+        /// Where the eight bytes before a place stand, when 64 other bytes come before: for each of eight places.
+        windows: __m512i,
+    }
+
+    /// Bits of the last two digits of 18, which is as many as always fit in 64 bits.
+    const TWO_DIGITS: i64 = 16;
+
+    impl Sums {
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+        fn new() -> Self {
+            let mut places = [0; LANES];
+            for (place, byte) in (0..).zip(&mut places) {
+                *byte = place;
+            }
+            let (places, _) = load(&places);
+            let zero = _mm512_setzero_si512();
+            Self {
+                all: [zero; 3],
+                negative: [zero; 3],
+                places,
+                eights: _mm512_srli_epi16::<3>(_mm512_and_si512(places, splat(0x38))),
+                windows: _mm512_add_epi8(_mm512_and_si512(places, splat(7)), splat(64 - 8)),
+            }
+        }
+
+        /// Adds the integers that end at these places. Returns bits if one has more than 18 digits.
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+        #[inline]
+        fn add(&mut self, before: __m512i, bytes: __m512i, ends: u64, negative_ends: u64) -> u64 {
+            let mut places = _mm512_maskz_compress_epi8(ends, self.places);
+            let mut negative = _pext_u64(negative_ends, ends);
+            let mut left = ends.count_ones();
+            let mut too_long = 0;
+            loop {
+                let places_of_eight = _mm512_permutexvar_epi8(self.eights, places);
+                let mut windows = _mm512_add_epi8(places_of_eight, self.windows);
+                let mut cells = low_byte(u64::from(_bzhi_u32(0xff, left)));
+                for ((all, negatives), full) in
+                    self.all.iter_mut().zip(&mut self.negative).zip([64, 64, TWO_DIGITS + 1])
+                {
+                    let values = _mm512_sub_epi8(_mm512_permutex2var_epi8(before, windows, bytes), splat(b'0'));
+                    let no_digits = _mm512_movm_epi8(_mm512_cmpge_epu8_mask(values, splat(10)));
+                    // What stands before the cell is at the lower end of each eight.
+                    let bits = _mm512_lzcnt_epi64(no_digits);
+                    let values = _mm512_maskz_andnot_epi64(cells, _mm512_srlv_epi64(splat(0xff), bits), values);
+                    let twos = _mm512_maddubs_epi16(values, _mm512_set1_epi16(0x010a)); // by 10 and 1
+                    let fours = _mm512_madd_epi16(twos, _mm512_set1_epi32(0x0001_0064)); // by 100 and 1
+                    *all = _mm512_add_epi64(*all, fours);
+                    *negatives = _mm512_mask_add_epi64(*negatives, low_byte(negative), *negatives, fours);
+                    cells = _mm512_mask_cmpge_epu64_mask(cells, bits, _mm512_set1_epi64(full));
+                    if cells == 0 {
+                        break;
+                    }
+                    windows = _mm512_sub_epi8(windows, splat(8));
+                }
+                too_long |= u64::from(cells);
+                if left <= 8 {
+                    return too_long;
+                }
+                left -= 8;
+                negative >>= 8;
+                places = _mm512_permutexvar_epi8(_mm512_add_epi8(self.places, splat(8)), places);
+            }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+        fn total(&self) -> i128 {
+            let sum = |pairs: __m512i| {
+                let thousands = _mm512_reduce_add_epi64(_mm512_and_si512(pairs, _mm512_set1_epi64(0xffff_ffff)));
+                i128::from(thousands) * 10_000 + i128::from(_mm512_reduce_add_epi64(_mm512_srli_epi64::<32>(pairs)))
+            };
+            let eights = self.all.iter().zip(&self.negative).map(|(&all, &negative)| sum(all) - 2 * sum(negative));
+            eights.rev().fold(0, |total, eight| total * 100_000_000 + eight)
+        }
+    }
+
+    /// The first 64 bytes, zeros for those that are not there, and a bit for each that is.
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[inline]
+    fn load(bytes: &[u8]) -> (__m512i, u64) {
+        let any = if bytes.len() >= LANES { u64::MAX } else { (1 << bytes.len()) - 1 };
+        // SAFETY: it reads the bytes that have a bit in `any`, which are the first of `bytes`, and touches no other.
+        (unsafe { _mm512_maskz_loadu_epi8(any, bytes.as_ptr().cast()) }, any)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[inline]
+    fn splat(byte: u8) -> __m512i {
+        _mm512_set1_epi8(byte.cast_signed())
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[inline]
+    fn equal(bytes: __m512i, byte: u8) -> u64 {
+        _mm512_cmpeq_epi8_mask(bytes, splat(byte))
+    }
+
+    #[inline]
+    fn low_byte(bits: u64) -> u8 {
+        bits.to_le_bytes()[0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `sum_rows` means, row by row and cell by cell: the safe twin.
+    fn sum_rows_plain(stretch: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
+        let lines = stretch.split(|byte| matches!(byte, b'\n' | b'\r'));
+        let mut added = Added { rows: 0, total: 0 };
+        for row in lines.filter(|line| !line.is_empty()) {
+            let cells: Vec<_> = row.split(|&byte| byte == b',').collect();
+            let text = std::str::from_utf8(cells.get(column_index)?).ok()?;
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            let is_plain = text.is_empty() || (1..=18).contains(&digits.len());
+            let fits = is_plain && digits.bytes().all(|byte| byte.is_ascii_digit());
+            if cells.len() != columns_count || !fits || row.contains(&b'"') {
+                return None;
+            }
+            added.rows += 1;
+            added.total += if text.is_empty() { 0 } else { text.parse::<i128>().ok()? };
+        }
+        Some(added)
+    }
+
+    fn random_cell(random: &mut fastrand::Rng, digits_max: usize) -> String {
+        let digits: String = (0..random.usize(1..=digits_max)).map(|_| random.digit(10)).collect();
+        match random.u8(..8) {
+            0 => String::new(),
+            1..3 => format!("-{digits}"),
+            _ => digits,
+        }
+    }
+
+    /// Rows of random width in any of the three row ends, at times with blank lines.
+    fn random_rows(random: &mut fastrand::Rng, columns_count: usize, bytes: usize) -> Vec<u8> {
+        let row_ends = [["\n"; 4], ["\r\n"; 4], ["\r"; 4], ["\n", "\r\n", "\n\n", "\r\r\n"]];
+        let row_ends = row_ends[random.usize(..4)];
+        let digits_max = [1, 2, 7, 8, 9, 17, 18][random.usize(..7)];
+        let mut text = String::new();
+        while text.len() < bytes {
+            let mut cells: Vec<_> = (0..columns_count).map(|_| random_cell(random, digits_max)).collect();
+            if random.u8(..30) == 0 {
+                cells[random.usize(..columns_count)] = "9".repeat(18);
+            }
+            text.push_str(&cells.join(","));
+            text.push_str(row_ends[random.usize(..4)]);
+        }
+        text.into_bytes()
+    }
+
+    #[test]
+    fn vectors_equal_their_plain_twin() {
+        let (mut plain, mut refused) = (0, 0);
+        for seed in 0..6000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let columns_count = random.usize(1..=COLUMNS_MAX);
+            let bytes = [10, 60, 64, 70, 130, 700][random.usize(..6)];
+            let mut rows = random_rows(&mut random, columns_count, bytes);
+            if random.bool() {
+                // One byte of the kind that rows could be read wrong by.
+                let at = random.usize(..rows.len());
+                rows[at] = *b",,\n\r\"-0+ x\xff\0.:/"[..].get(random.usize(..16)).unwrap_or(&b'1');
+            }
+            for column_index in 0..columns_count {
+                let expected = sum_rows_plain(&rows, columns_count, column_index);
+                let found = sum_rows(&rows, columns_count, column_index);
+                if serves(columns_count) {
+                    let shown = String::from_utf8_lossy(&rows);
+                    // Rows whose ends are mixed may be left to the careful scan.
+                    let mixed = rows.contains(&b'\r') && !rows.ends_with(b"\r") && !rows.ends_with(b"\r\n");
+                    if !mixed && matches!(rows.last(), Some(b'\n' | b'\r')) || found.is_some() {
+                        assert_eq!(found, expected, "seed {seed}, column {column_index} of {columns_count}: {shown:?}");
+                    }
+                    plain += u32::from(found.is_some());
+                    refused += u32::from(found.is_none());
+                }
+            }
+        }
+        assert!(!serves(1) || plain > 5000 && refused > 5000, "{plain} plain, {refused} refused");
+    }
+
+    #[test]
+    fn cells_are_found_alike_by_any_marks() {
+        let mut found_rows = 0;
+        for seed in 0..6000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let columns_count = random.usize(1..60);
+            let mut bytes = random_rows(&mut random, columns_count, 300);
+            for _ in 0..random.usize(..8) {
+                let at = random.usize(..bytes.len());
+                let piece: &[u8] =
+                    [&b"\"a\""[..], b"\"", b",\"\",", b"\"x\n,\"\"y\"", b"\n", b"\"\"", b","][random.usize(..7)];
+                bytes.splice(at..at, piece.iter().copied());
+            }
+            let room = random.usize(1..20);
+            let (mut cells, mut plain) = (vec![RowCell::default(); room], vec![RowCell::default(); room]);
+            let column_index = random.usize(..columns_count);
+            let rows = find_cells(&bytes, columns_count, column_index, &mut cells);
+            let expected = find_cells_by(&bytes, columns_count, column_index, &mut plain, marks_plain);
+            assert_eq!((rows, cells), (expected, plain), "seed {seed}: {:?}", String::from_utf8_lossy(&bytes));
+            found_rows += rows.count;
+        }
+        assert!(found_rows > 3000, "{found_rows}");
+    }
+
+    #[test]
+    fn totals_do_not_wrap() {
+        for (row, columns_count) in [("9\n", 1), ("99999999\n", 1), ("-999999999999999999,9\n", 2), ("9,-9\r\n", 2)] {
+            let rows = row.repeat(STRETCH_BYTES_MAX / row.len()).into_bytes();
+            for column_index in 0..columns_count {
+                let found = sum_rows(&rows, columns_count, column_index);
+                let expected = sum_rows_plain(&rows, columns_count, column_index);
+                assert_eq!(found, expected.filter(|_| serves(1)), "{row:?}");
+            }
+        }
+    }
+}
