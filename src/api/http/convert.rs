@@ -255,10 +255,15 @@ struct Progress {
 }
 
 impl Progress {
+    /// None: it does not run, or does not know yet how much there is.
     fn of(state: &JobState) -> Option<Self> {
         match *state {
-            JobState::Running { done, total } => Some(Self { done, total }),
-            JobState::Queued | JobState::Done { .. } | JobState::Failed { .. } | JobState::Downloaded => None,
+            JobState::Running { done, total } if total > 0 => Some(Self { done, total }),
+            JobState::Queued
+            | JobState::Running { .. }
+            | JobState::Done { .. }
+            | JobState::Failed { .. }
+            | JobState::Downloaded => None,
         }
     }
 }
@@ -505,6 +510,8 @@ mod tests {
         let progress = json!({"done": 3, "total": 10});
         let expected = json!({"job_id": "job_id_1", "state": "running", "progress": progress});
         assert_eq!(told(job, running.clone()), expected);
+        let begun = JobState::Running { done: 0, total: 0 };
+        assert_eq!(told(job, begun), json!({"job_id": "job_id_1", "state": "running"}));
         assert_eq!(told(job, JobState::Queued), json!({"job_id": "job_id_1", "state": "queued"}));
         assert_eq!(told(job, JobState::Done { bytes: 1 }), json!({"job_id": "job_id_1", "state": "done"}));
         let failed = JobState::Failed { reason: "why".into() };
