@@ -96,7 +96,7 @@ impl AtEnd for () {
 /// hyper drops a body once it has taken as many bytes as Content-Length says. What then is still in its buffer and in the
 /// kernel's, which `HTTP_SEND_BUFFER_BYTES` bounds, may never arrive, and no server can know: so the result is kept for a
 /// while. Of a client that reads nothing, results of 400 kB were taken so, of 700 kB not; with a kernel on the client's
-/// side that takes as much as it likes, 600 kB and not 700.
+/// side that takes as much as it likes, 600 kB and not 1,000.
 pub(super) struct Download {
     engine: Engine,
     id: JobId,

@@ -21,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Inner, Surface,
     convert::{Refusal, SurveyRefusal, refuse},
+    survey::{RESULTS_PATH, running},
 };
 use crate::limits::{HTTP_LONG_CALLS_MAX, HTTP_SHORT_ANSWER_BYTES};
 
@@ -61,6 +62,8 @@ pub(super) async fn long_answers(State(surface): State<Surface>, request: Reques
     }
     match surface.long_call() {
         Ok(place) => response.map(|body| Body::new(Long { body, _place: place })),
+        // The original clients know no other way to be told to come again.
+        Err(_busy) if path.starts_with(RESULTS_PATH) => running(),
         Err(busy) => refuse(&path, StatusCode::TOO_MANY_REQUESTS, busy.message()),
     }
 }

@@ -30,6 +30,9 @@ use crate::{
 /// A GET that changes something.
 pub(super) const SHUTDOWN_PATH: &str = "/api/graceful_shutdown";
 
+/// Where results are fetched.
+pub(super) const RESULTS_PATH: &str = "/api/get_results/";
+
 /// What the originals say of a job that they do not know.
 const UNKNOWN_JOB: &str = "Invalid job_id";
 
@@ -162,30 +165,32 @@ async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> R
 #[utoipa::path(
     get, path = "/api/get_results/{job_id}", tag = "statistics",
     params(("job_id" = String, Path, description = "`job_id_1` or `1`", example = "job_id_1")),
-    responses(
-        (
-            status = 200, description = "In each of these cases, as the original clients expect",
-            content_type = "application/json", body = serde_json::Value,
-            examples(
-                ("running" = (value = json!({"status": "running"}))),
-                ("done" = (value = json!({"status": "done", "data": {"global_mean": 34.5}}))),
-                ("error" = (value = json!({"status": "error", "reason": "Invalid job_id"})))
-            )
-        ),
-        (status = 429, description = "Too many calls with a long body or answer", body = SurveyRefusal)
-    )
+    responses((
+        status = 200, description = "In each of these cases, as the original clients expect; `running` too while there is no place to send a long answer",
+        content_type = "application/json", body = serde_json::Value,
+        examples(
+            ("running" = (value = json!({"status": "running"}))),
+            ("done" = (value = json!({"status": "done", "data": {"global_mean": 34.5}}))),
+            ("error" = (value = json!({"status": "error", "reason": "Invalid job_id"})))
+        )
+    ))
 )]
 async fn get_results(State(surface): State<Surface>, job_id: Result<Path<String>, PathRejection>) -> Response {
     let id = job_id.ok().and_then(|Path(text)| survey_id(&text));
     let Some(job) = id.and_then(|id| surface.engine.job(id)) else { return no_data(UNKNOWN_JOB) };
     match job.state {
-        JobState::Queued | JobState::Running { .. } => Json(json!({"status": SurveyStatus::Running})).into_response(),
+        JobState::Queued | JobState::Running { .. } => running(),
         JobState::Failed { reason } => no_data(&reason),
         JobState::Done { .. } | JobState::Downloaded if job.has_result => {
             data_of(&surface, job.id).await.unwrap_or_else(|error| no_data(&error.to_string()))
         }
         JobState::Done { .. } | JobState::Downloaded => no_data("the result was removed: ask again"),
     }
+}
+
+/// Ask again.
+pub(super) fn running() -> Response {
+    Json(json!({"status": SurveyStatus::Running})).into_response()
 }
 
 fn no_data(reason: &str) -> Response {
