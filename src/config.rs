@@ -61,8 +61,8 @@ pub struct ServeArgs {
     )]
     pub http: Vec<HttpAddress>,
 
-    /// File whose one line is the admin token. `GET /api/graceful_shutdown` with the header `Authorization: Bearer TOKEN`
-    /// is then taken from other machines, too.
+    /// File whose one line is the admin token. `GET /api/graceful_shutdown` is then taken with the header
+    /// `Authorization: Bearer TOKEN` and from wherever it comes; without the header not even from this machine.
     #[arg(long, env = "TALLY_ADMIN_TOKEN_FILE", value_name = "PATH")]
     pub admin_token_file: Option<PathBuf>,
 
@@ -91,7 +91,7 @@ pub struct ServeArgs {
     pub uploads_max: usize,
 
     /// Seconds that an upload may send nothing before it is given up, and that a streamed answer may go unread before its
-    /// connection is closed.
+    /// connection is closed. Over HTTP a JSON body has to come whole within them, and of a form 1 KiB for each of them.
     #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 
@@ -119,7 +119,8 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// File to which the entry and the exit of each HTTP call are written, in UTC. It is never wiped, but rotated.
+    /// File to which the entry and the exit of each HTTP call are written, in UTC. It is never wiped, but rotated. A disk
+    /// that is too slow or full costs lines, never calls: `tally_log_lines_lost_total` in `/metrics` counts them.
     #[arg(long, env = "TALLY_LOG_FILE", value_name = "PATH")]
     pub log_file: Option<PathBuf>,
 

@@ -42,6 +42,16 @@ pub const UPLOAD_FRAME_BYTES: usize = 64 * KIB;
 
 /// TCP connections for HTTP that are served at once; more wait in the kernel's queue.
 pub const HTTP_CONNECTIONS_MAX: usize = 32;
+/// Calls whose body or answer takes its time, of those connections: the rest is for probes and short calls.
+pub const HTTP_LONG_CALLS_MAX: usize = 24;
+/// Places among those connections that are kept free: while fewer are, a connection ends with its answer.
+pub const HTTP_PLACES_SPARE: usize = 8;
+/// Bytes of an answer that the kernel takes at once, so that its call is a short one.
+pub const HTTP_SHORT_ANSWER_BYTES: u64 = 64 * KIB as u64;
+/// Bytes of an answer that the kernel holds for a client; the room that it makes for them is twice as large.
+pub const HTTP_SEND_BUFFER_BYTES: usize = 256 * KIB;
+/// Bytes that a form has to bring in a second in which they are waited for.
+pub const FORM_BYTES_PER_S_MIN: u64 = KIB as u64;
 /// Bytes that hyper holds of one connection in each direction, and so the most that a request's head may have.
 pub const HTTP_BUFFER_BYTES: usize = 64 * KIB;
 /// Header fields of a request.
@@ -51,16 +61,19 @@ pub const URI_BYTES_MAX: usize = 8 * KIB;
 /// Bytes of a JSON body.
 pub const JSON_BYTES_MAX: usize = MIB;
 /// Bytes of a JSON body that is read without asking for a place.
-pub const SMALL_JSON_BYTES_MAX: usize = 16 * KIB;
+pub const SMALL_JSON_BYTES_MAX: usize = 8 * KIB;
 /// Larger JSON bodies that are held at once; one more is refused.
-pub const LARGE_JSON_BODIES_MAX: usize = 2;
+pub const LARGE_JSON_BODIES_MAX: usize = 1;
+/// How often a JSON body is in memory while it is parsed: as it came, and what its parser makes of a text with escapes,
+/// in a buffer that doubles while the one before it is still there.
+pub const JSON_COPIES_MAX: usize = 4;
 /// Characters of a question, and of a state's name, in such a body.
 pub const TEXT_CHARS_MAX: usize = 4096;
 /// Bytes of a multipart body around its file: part heads, fields that nobody asked for.
 pub const FORM_BYTES_MAX: usize = 128 * KIB;
 /// Bytes of a refused body that are read and thrown away, so that the client gets to read why.
 pub const REFUSED_BYTES_MAX: u64 = 4 * MIB as u64;
-/// Lines that wait to be written to the file of `--log-file`; whoever brings one more waits.
+/// Lines that wait to be written to the file of `--log-file`; one more is dropped, and counted.
 pub const LOG_LINES_MAX: usize = 128;
 /// Characters of a text that is logged there.
 pub const LOG_TEXT_CHARS_MAX: usize = 512;
@@ -207,8 +220,9 @@ pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
 
 /// All of the above at its worst, in one sum: what the server may hold in memory at once.
 pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES // came in, not yet taken by a call
-    + HTTP_CONNECTIONS_MAX * (2 * HTTP_BUFFER_BYTES + FORM_BYTES_MAX)          // the same over HTTP, both ways
-    + LARGE_JSON_BODIES_MAX * 2 * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // asked, and logged of it
+    + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
+    + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
+    + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
     + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES)                  // on the way to a spool file
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // being typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
@@ -222,6 +236,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES //
 
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
+const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PLACES_SPARE <= HTTP_CONNECTIONS_MAX);
 const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
 /// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.
 const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     io::{self, Write},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     process::ExitCode,
     sync::Arc,
@@ -14,14 +14,18 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
 use futures_util::{Stream, StreamExt, future::select, stream};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -35,7 +39,7 @@ use tonic::transport::{Server, server::Connected};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::{Layer, Service};
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{EnvFilter, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
@@ -45,15 +49,17 @@ use crate::{
             self, Surface,
             guard::{AdminToken, Arrival},
             log::ROUTES,
+            log_file::{self, LostLines},
         },
         metrics::Metrics,
     },
     config::{Config, LogFile, LogFormat, ServeArgs},
-    engine::{Engine, Found, store},
+    engine::{Engine, Found},
     error::Error,
     limits::{
         CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, HTTP_BUFFER_BYTES,
-        HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, LOG_LINES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+        HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, HTTP_PLACES_SPARE, HTTP_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+        STREAMS_PER_CONNECTION_MAX,
     },
 };
 
@@ -86,9 +92,9 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
         }
     };
     let result = async {
-        let _log_file = start_logging(&args, config.log_file.as_ref())?;
+        let (_log_file, lost_lines) = start_logging(&args, config.log_file.as_ref())?;
         let shutdown = signals().map_err(|error| format!("signal handlers: {error}"))?;
-        serve(config, shutdown).await.map_err(|error| error.to_string())
+        serve(config, lost_lines, shutdown).await.map_err(|error| error.to_string())
     };
     match result.await {
         Ok(()) => ExitCode::SUCCESS,
@@ -102,7 +108,7 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
 /// Serves until `shutdown` completes and what runs then has finished, or 30 s have passed.
 ///
 /// Errors: the data folder or an address cannot be taken.
-pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+async fn serve(config: Config, lost_lines: LostLines, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let (engine, found) = Engine::open(&config.data, config.durability, config.limits).await?;
     report(&found);
     load(&engine, &config.load).await?;
@@ -111,7 +117,8 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
-    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token);
+    let idle_max = config.limits.upload_idle_max;
+    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, lost_lines);
     let (listeners, http_listeners) = (bind(&config.grpc)?, bind(&config.http)?);
     say_ready(&config, [&listeners, &http_listeners], &engine, &found)?;
 
@@ -124,7 +131,6 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
         let _either_way = stopped.await;
     });
     let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let idle_max = config.limits.upload_idle_max;
     let http = serve_http(http_listeners, http::router(surface.clone()), idle_max, async {
         let _either_way = http_stopped.await;
     });
@@ -142,7 +148,6 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()> + Send) ->
         shutdown.await;
         tracing::info!("draining");
         surface.drain();
-        engine.refuse_jobs();
         for service in SERVICES {
             health_reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
         }
@@ -195,7 +200,7 @@ async fn serve_grpc(
 
 /// Logs to standard error, and the calls of HTTP to a file too. What was logged there is written when the guard is
 /// dropped.
-fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<Option<WorkerGuard>, String> {
+fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<(Option<WorkerGuard>, LostLines), String> {
     use tracing_subscriber::Layer as _;
     let filter = EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
     let logs = tracing_subscriber::fmt::layer().with_writer(io::stderr);
@@ -203,29 +208,21 @@ fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<Option<Work
         LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
     };
-    let (routes, guard) = match file {
+    let (routes, guard, lost_lines) = match file {
         Some(file) => {
-            let (writer, guard) = open_log_file(file).map_err(|error| format!("--log-file: {error}"))?;
+            let (writer, guard, lost_lines) = log_file::open(file).map_err(|error| format!("--log-file: {error}"))?;
             let routes = tracing_subscriber::fmt::layer()
                 .with_ansi(false)
                 .with_target(false)
                 .with_level(false)
                 .with_writer(writer);
-            (Some(routes.with_filter(Targets::new().with_target(ROUTES, tracing::Level::DEBUG))), Some(guard))
+            let routes = routes.with_filter(Targets::new().with_target(ROUTES, tracing::Level::DEBUG));
+            (Some(routes), Some(guard), lost_lines)
         }
-        None => (None, None),
+        None => (None, None, LostLines::default()),
     };
     let started = tracing_subscriber::registry().with(logs.with_filter(filter)).with(routes).try_init();
-    started.map(|()| guard).map_err(|error| format!("logging: {error}"))
-}
-
-/// A thread of its own writes to the file. No line is lost: who brings one too many waits for the disk.
-fn open_log_file(file: &LogFile) -> Result<(tracing_appender::non_blocking::NonBlocking, WorkerGuard), Error> {
-    let LogFile { path, bytes_max, files_kept } = file;
-    store::check_appendable(path)?; // FileRotate itself would write nowhere
-    let limit = ContentLimit::BytesSurpassed(*bytes_max);
-    let file = FileRotate::new(Path::new(path), AppendCount::new(*files_kept), limit, Compression::None, None);
-    Ok(NonBlockingBuilder::default().lossy(false).buffered_lines_limit(LOG_LINES_MAX).finish(file))
+    started.map(|()| (guard, lost_lines)).map_err(|error| format!("logging: {error}"))
 }
 
 /// Completes at SIGTERM or SIGINT. A second one ends the process at once.
@@ -407,13 +404,25 @@ async fn serve_http(
     });
     let mut admitted = std::pin::pin!(admitted.take_until(Box::pin(stopped)));
     while let Some((stream, arrival, place)) = admitted.next().await {
+        let sized = SockRef::from(&stream).set_send_buffer_size(HTTP_SEND_BUFFER_BYTES);
+        if let Err(error) = sized {
+            tracing::debug!(%error, "a connection keeps the send buffer that it has");
+        }
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(HTTP_SILENCE_MAX));
         let router = router.clone();
+        let places = Arc::clone(&places);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(arrival);
-            let answer = router.clone().call(request);
-            async { answer.await.map(|response| response.map(Body::new)) as Result<_, Infallible> }
+            let (answer, places) = (router.clone().call(request), Arc::clone(&places));
+            async move {
+                let mut answer = answer.await?;
+                // Clients that keep a connection while others wait for one would keep it for ever.
+                if places.available_permits() < HTTP_PLACES_SPARE {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer.map(Body::new))
+            }
         });
         let connection = connections.watch(server.serve_connection(TokioIo::new(Box::pin(stream)), service));
         tokio::spawn(async move {

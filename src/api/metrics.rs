@@ -20,6 +20,7 @@ pub struct Metrics {
     http_calls: Family<HttpCall, Counter>,
     received: Counter<u64, AtomicU64>,
     spilled: Counter<u64, AtomicU64>,
+    log_lines_lost: Counter<u64, AtomicU64>,
     parts: Gauge<u64, AtomicU64>,
     jobs: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     waiting: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
@@ -31,16 +32,18 @@ pub struct Metrics {
 pub(crate) struct GrpcCall {
     /// `Table/Upload`, or `other`: never what a client made up.
     pub(crate) method: &'static str,
-    /// gRPC's code, or `cancelled by the client`.
+    /// The name of gRPC's code; `Cancelled` too for a client that did not wait for its answer.
     pub(crate) code: String,
 }
 
 /// An HTTP call and how it was answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpCall {
-    /// The route as it stands in the OpenAPI, or `other`.
+    /// The route's pattern, those of the Swagger page and of a slash at the end among them; `other` if there is none.
     pub(crate) route: String,
+    /// The method, or `other`: never what a client made up.
     pub(crate) method: &'static str,
+    /// What was answered; 499 for a client that did not wait for it.
     pub(crate) status: u16,
 }
 
@@ -49,18 +52,20 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("tally");
         let (grpc_calls, http_calls) = (Family::default(), Family::default());
-        let (received, spilled) = (Counter::default(), Counter::default());
+        let (received, spilled, log_lines_lost) = (Counter::default(), Counter::default(), Counter::default());
         let (parts, jobs, waiting, resident) =
             (Gauge::default(), Family::default(), Family::default(), Gauge::default());
         registry.register("grpc_calls", "gRPC calls by method and code", grpc_calls.clone());
         registry.register("http_calls", "HTTP calls by route, method and status", http_calls.clone());
         registry.register_with_unit("received", "CSV that came in", Unit::Bytes, received.clone());
         registry.register_with_unit("spilled", "What went to scratch files", Unit::Bytes, spilled.clone());
+        let lost = "Lines that are not in the file of --log-file, as its disk was too slow or failed";
+        registry.register("log_lines_lost", lost, log_lines_lost.clone());
         registry.register("parts", "Parts of the table", parts.clone());
         registry.register("jobs", "Jobs by state", jobs.clone());
         registry.register("slices_waiting", "Slices of work that wait for a worker, by lane", waiting.clone());
         registry.register_with_unit("resident_memory", "Memory of the process", Unit::Bytes, resident.clone());
-        Self { registry, grpc_calls, http_calls, received, spilled, parts, jobs, waiting, resident }
+        Self { registry, grpc_calls, http_calls, received, spilled, log_lines_lost, parts, jobs, waiting, resident }
     }
 
     pub(crate) fn count_grpc(&self, call: &GrpcCall) {
@@ -71,10 +76,11 @@ impl Metrics {
         self.http_calls.get_or_create(call).inc();
     }
 
-    /// Everything as OpenMetrics 1.0 text, with the engine's figures as they are now.
-    pub(crate) fn text(&self, vitals: &Vitals) -> Result<String, fmt::Error> {
+    /// Everything as OpenMetrics 1.0 text, with the engine's figures and the log file's as they are now.
+    pub(crate) fn text(&self, vitals: &Vitals, log_lines_lost: u64) -> Result<String, fmt::Error> {
         let Vitals { parts, jobs, waiting, received_bytes, spilled_bytes, resident_bytes } = vitals;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
+        self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
         self.resident.set(*resident_bytes);
         self.parts.set(*parts as u64);

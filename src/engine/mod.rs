@@ -4,7 +4,7 @@
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`integers`], [`store`],
 //! [`state`], [`workers`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
 //! [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both
-//! [`job_records`], [`jobs`]; [`vitals`].
+//! [`jobs`] and its records; [`vitals`].
 
 pub mod cell;
 pub mod columns;

@@ -5,9 +5,12 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from urllib.parse import quote
 
@@ -25,7 +28,8 @@ RECEIVING_BYTES_MAX = 64 * 1024 * KIB
 JSON_BYTES_MAX = 1024 * KIB
 URI_BYTES_MAX = 8 * KIB
 CONNECTIONS_MAX = 32
-LARGE_BODIES_MAX = 2
+LARGE_BODIES_MAX = 1
+LONG_CALLS_MAX = 24
 DEFAULT_PORT = 5000
 UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"
 
@@ -284,17 +288,26 @@ def test_what_does_not_occur_is_a_job_that_says_so(server, route, needed):
 
 
 def test_jobs_are_numbered_and_listed(server):
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=survey_csv())).error == ""
+    rows = list(csv.DictReader(io.StringIO(survey_csv().decode())))
     assert get(server, "/api/jobs").json() == {"status": "done", "data": []}
     assert get(server, "/api/num_jobs").json() == {"num_jobs": 0}
     for number, (route, needed) in enumerate(QUESTIONS, 1):
         accepted = ask(server, route, {"question": QUESTION, **needed})
         assert (accepted.status_code, accepted.json()) == (200, {"job_id": f"job_id_{number}"})
-    for number in range(1, len(QUESTIONS) + 1):
-        assert result_of(server, f"job_id_{number}") == result_of(server, str(number))
+    for number, (route, needed) in enumerate(QUESTIONS, 1):
+        result = result_of(server, f"job_id_{number}")
+        assert result == result_of(server, str(number)) and result["status"] == "done"
+        expected = flat(survey_oracle(route, rows, **needed))
+        assert flat(result["data"]) == pytest.approx(expected, abs=1e-9), route
+    assert ask(server, "global_mean", {"question": "Does anybody ask this?"}).json() == {"job_id": "job_id_10"}
+    assert result_of(server, "10")["status"] == "error"
     listed = get(server, "/api/jobs").json()
     assert listed["status"] == "done"
-    assert [list(job) for job in listed["data"]] == [[f"job_id_{n}"] for n in range(1, len(QUESTIONS) + 1)]
-    assert {state for job in listed["data"] for state in job.values()} <= {"done", "error"}
+    assert listed["data"] == [*({f"job_id_{n}": "done"} for n in range(1, 10)), {"job_id_10": "error"}]
+    assert get(server, "/api/jobs/1").json() == {"job_id": "job_id_1", "state": "done"}
+    failed = get(server, "/api/jobs/job_id_10").json()
+    assert failed == {"job_id": "job_id_10", "state": "failed", "reason": result_of(server, "10")["reason"]}
     wait_until(lambda: get(server, "/api/num_jobs").json() == {"num_jobs": 0}, "no jobs")
 
 
@@ -354,6 +367,7 @@ def test_what_else_a_question_holds_is_ignored(server):
 
 
 def test_after_a_graceful_shutdown_nothing_new_is_taken(server):
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=survey_csv())).error == ""
     job_id = ask(server, "global_mean", {"question": QUESTION}).json()["job_id"]
     task_id = start_task(server, PLAYS)
     assert get(server, "/api/graceful_shutdown").json()["status"] in ("running", "done")
@@ -361,13 +375,66 @@ def test_after_a_graceful_shutdown_nothing_new_is_taken(server):
         refused = ask(server, route, {"question": QUESTION, **needed})
         assert (refused.status_code, refused.json()) == (405, {"status": "error", "reason": "shutting down"})
     check_failure(send_file(server, PLAYS), 503, "file", "shutting down")
+    # Whatever the body says: it is not judged.
+    refused = requests.post(f"{server.http}/api/states_mean", data=b"[", timeout=ANSWER_SECONDS_MAX)
+    assert (refused.status_code, refused.json()["reason"]) == (405, "shutting down")
+    refused = send_file(server, PLAYS, name="a.txt", query="?group_by=")
+    check_failure(refused, 503, "file", "shutting down")
+    assert refused.headers["Retry-After"] == "1"
     # What was accepted is finished and can be fetched.
     wait_until(lambda: get(server, "/api/num_jobs").json() == {"num_jobs": 0}, "no jobs")
     assert get(server, "/api/graceful_shutdown").json() == {"status": "done"}
-    result_of(server, job_id)
+    rows = list(csv.DictReader(io.StringIO(survey_csv().decode())))
+    expected = pytest.approx(survey_oracle("global_mean", rows), abs=1e-9)
+    assert result_of(server, job_id) == {"status": "done", "data": expected}
     assert ended_task(server, task_id)["task"]["status"] == "COMPLETED"
     assert download(server, task_id).text == PLAYS_SUMMED
     assert get(server, "/readyz").status_code == 200  # uploads and sums go on
+
+
+def test_a_statistic_can_be_cancelled(server):
+    rows = "".join(f"{QUESTION},State {row % 50},{row % 100},Sex,Female\n" for row in range(200_000))
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=f"{SURVEY_HEADER}\n{rows}".encode())).error == ""
+
+    def cancel(job_id: str) -> requests.Response:
+        return requests.delete(f"{server.http}/api/jobs/{job_id}", timeout=ANSWER_SECONDS_MAX)
+
+    def cancelled():
+        job_id = ask(server, "states_mean", {"question": QUESTION}).json()["job_id"]
+        answer = cancel(job_id)
+        if answer.status_code == 409:  # it was faster
+            assert answer.json() == {"status": "error", "reason": "the job has ended already"}
+            return None
+        assert (answer.status_code, answer.json()) == (200, {"status": "done"})
+        return job_id
+
+    for prefix in ("", "job_id_"):
+        job_id = wait_until(cancelled, "one in time").removeprefix(prefix)
+        result = result_of(server, job_id)
+        assert result["status"] == "error" and "cancelled" in result["reason"]
+        assert get(server, f"/api/jobs/{job_id}").json()["state"] == "failed"
+        assert cancel(job_id).status_code == 409
+    for unknown in ("0", "job_id_999", "x", "%ff", UNKNOWN_TASK):
+        for answer in (cancel(unknown), get(server, f"/api/jobs/{unknown}")):
+            assert (answer.status_code, answer.json()) == (404, {"status": "error", "reason": "Invalid job_id"})
+    wait_until(lambda: get(server, "/api/num_jobs").json() == {"num_jobs": 0}, "no jobs")
+
+
+def test_a_full_queue_says_when_to_come_again(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--jobs-max", "1")
+    content = PLAYS + b"Umbrella,2020-01-01,1\n" * 10_000
+    with connect(server) as client:  # a task has its place before its file has come
+        client.sendall(head_of_form(server, len(content)) + content[:-10])
+        wait_until(lambda: metrics(server)["tally_received_bytes_total"] > 0, "some of the file")
+        refused = ask(server, "states_mean", {"question": QUESTION})
+        assert refused.status_code == 429 and refused.headers["Retry-After"] == "1"
+        assert refused.json()["status"] == "error" and "1 jobs" in refused.json()["reason"]
+        refused = send_file(server, PLAYS)
+        check_failure(refused, 429, "file", "1 jobs")
+        assert refused.headers["Retry-After"] == "1"
+        client.sendall(content[-10:] + END_OF_FORM)
+        assert client.recv(KIB).startswith(b"HTTP/1.1 202 ")
+    wait_until(lambda: send_file(server, PLAYS).status_code == 202, "a place")
 
 
 # --- file processing ----------------------------------------------------------------------------------------
@@ -428,6 +495,13 @@ def test_a_large_file_is_never_in_memory(server):
     assert accepted.status_code == 202, accepted.text
     assert most[0] < RECEIVING_BYTES_MAX, most
     task_id = accepted.json()["task"]["id"]
+
+    def progress():
+        return get(server, f"{TASKS}{task_id}/status").json()["task"].get("progress")
+
+    first = wait_until(progress, "its turn")
+    assert first["total"] == len(b"Song,Date,Number of Plays\n") + blocks * len(block)
+    assert 0 <= first["done"] <= first["total"]
     assert ended_task(server, task_id)["task"]["status"] == "COMPLETED"
     _, *rows = download(server, task_id).text.splitlines()
     assert len(rows) == 1000 and all(row.endswith(f",{50 * blocks}") for row in rows)
@@ -669,6 +743,9 @@ CHANGING = [
     ("POST", "/api/states_mean"),
     ("POST", TASKS),
     ("DELETE", f"{TASKS}{UNKNOWN_TASK}"),
+    ("DELETE", "/api/jobs/1"),
+    ("GET", f"{TASKS}{UNKNOWN_TASK}/download"),
+    ("GET", f"{TASKS}{UNKNOWN_TASK}/download/"),
     ("GET", "/api/graceful_shutdown"),
     ("HEAD", "/api/graceful_shutdown"),
 ]
@@ -737,6 +814,27 @@ def test_others_shut_down_with_the_token_only(start_server, tmp_path, way):
     assert requests.post(outside + "/api/states_mean", json=body, timeout=ANSWER_SECONDS_MAX).status_code == 200
     assert shut_down(Authorization="Bearer s3cret") == 200
     assert requests.post(outside + "/api/states_mean", json=body, timeout=ANSWER_SECONDS_MAX).status_code == 405
+
+
+def test_a_proxy_on_this_machine_is_not_this_machine(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--http", "0.0.0.0:0")
+    url = f"http://127.0.0.1:{server.http.rsplit(':', 1)[1]}/api/graceful_shutdown"
+    for headers in (
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"Forwarded": "for=192.0.2.1"},
+        {"Via": "1.1 proxy"},
+        {"Host": "evil.example"},  # made to point here
+        {"Origin": "http://evil.example"},
+    ):
+        assert requests.get(url, headers=headers, timeout=ANSWER_SECONDS_MAX).status_code == 403, headers
+    assert requests.get(url, timeout=ANSWER_SECONDS_MAX).status_code == 200
+
+
+def test_a_token_is_asked_for_on_this_machine_too(start_server, tmp_path):
+    (tmp_path / "token").write_text("s3cret\n")
+    server = start_server(tmp_path / "data", "--admin-token-file", tmp_path / "token")
+    assert get(server, "/api/graceful_shutdown").status_code == 403
+    assert get(server, "/api/graceful_shutdown", headers={"Authorization": "Bearer s3cret"}).status_code == 200
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words\n", "x" * 2000, None])
@@ -826,6 +924,120 @@ def test_silent_connections_make_room(server):
         assert get(server, "/livez").status_code == 200
 
 
+def test_clients_that_keep_their_connections_make_room(server):
+    """As many as are served at once ask again and again, each on one connection; others get through all the same."""
+    stop = threading.Event()
+    connected = []
+
+    def poll() -> None:
+        with requests.Session() as session:
+            while not stop.is_set():
+                assert session.get(server.http + "/api/num_jobs", timeout=ANSWER_SECONDS_MAX).status_code == 200
+                connected.append(1)
+
+    with ThreadPoolExecutor(CONNECTIONS_MAX) as pool:
+        polls = [pool.submit(poll) for _ in range(CONNECTIONS_MAX)]
+        try:
+            wait_until(lambda: len(connected) > 10 * CONNECTIONS_MAX, "polls", ANSWER_SECONDS_MAX)
+            for _ in range(20):
+                assert get(server, "/livez").status_code == 200
+        finally:
+            stop.set()
+        for poll in polls:
+            poll.result(CLIENT_SECONDS_MAX)
+
+
+def is_busy(answer: requests.Response) -> bool:
+    return answer.status_code == 429 and "limit" in answer.text and answer.headers["Retry-After"] == "1"
+
+
+def test_open_forms_leave_room_for_short_calls(server):
+    with ExitStack() as held:
+        clients = []
+
+        def is_full() -> bool:
+            if is_busy(send_file(server, PLAYS)):
+                return True
+            clients.append(held.enter_context(connect(server)))
+            clients[-1].sendall(head_of_form(server, len(PLAYS)) + PLAYS[:10])
+            return False
+
+        wait_until(is_full, "all places for long calls are taken")
+        assert LONG_CALLS_MAX <= len(clients) < CONNECTIONS_MAX
+        for _ in range(20):
+            assert get(server, "/livez").status_code == 200
+            assert ask(server, "states_mean", {"question": QUESTION}).status_code == 200
+    wait_until(lambda: send_file(server, PLAYS).status_code == 202, "the places are free again")
+
+
+def test_slow_questions_leave_room_for_short_calls(server):
+    with ExitStack() as held:
+        for _ in range(CONNECTIONS_MAX):
+            client = held.enter_context(connect(server))
+            client.sendall(b"POST /api/states_mean HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+        for _ in range(20):
+            assert get(server, "/livez").status_code == 200
+
+
+def test_open_downloads_leave_room_for_short_calls(server):
+    rows = "".join(f"song {row:07},2020-01-01,{row}\n" for row in range(600_000))
+    task_id = completed_task(server, b"Song,Date,Number of Plays\n" + rows.encode())
+    with ExitStack() as held:
+        head = f"GET {TASKS}{task_id}/download HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+        def is_full() -> bool:
+            client = held.enter_context(connect(server))
+            client.sendall(head.encode())
+            return client.recv(12) == b"HTTP/1.1 429"
+
+        wait_until(is_full, "all places for long calls are taken")
+        for _ in range(20):
+            assert get(server, "/livez").status_code == 200
+    wait_until(lambda: download(server, task_id).status_code == 200, "the places are free again")
+
+
+@pytest.mark.parametrize("what", ["question", "form"])
+def test_bodies_that_trickle_are_given_up(start_server, tmp_path, what):
+    """Never silent for long, and never at their end."""
+    server = start_server(tmp_path / "data", "--upload-idle-s", "2")
+    with connect(server) as client:
+        if what == "form":
+            client.sendall(head_of_form(server, 1000 * KIB))
+        else:
+            client.sendall(b"POST /api/states_mean HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{")
+
+        def is_answered() -> bool:
+            client.sendall(b" ")
+            return bool(select.select([client], [], [], 0.1)[0])
+
+        wait_until(is_answered, "an answer")
+        assert client.recv(KIB).startswith(b"HTTP/1.1 408 ")
+    wait_until(lambda: server.leftovers() == [], "an empty tmp/")
+
+
+def test_what_comes_after_a_file_is_not_kept(server):
+    """The head of a part that does not end: its parser would keep it until it does."""
+    part = b"\r\n--B\r\nX: "
+    most = [0]
+
+    def send(_index: int) -> None:
+        with connect(server) as client:
+            client.sendall(head_of_form(server, 100 * 1024 * KIB) + PLAYS + part)
+            try:
+                for _ in range(3 * KIB // 64 + 12):
+                    client.sendall(b"x" * (64 * KIB))
+                    most[0] = max(most[0], server.anonymous_bytes())
+            except OSError:
+                pass  # it has been answered
+            most[0] = max(most[0], server.anonymous_bytes())
+
+    before = server.anonymous_bytes()
+    with ThreadPoolExecutor(LONG_CALLS_MAX) as pool:
+        list(pool.map(send, range(LONG_CALLS_MAX)))
+    assert most[0] - before < RECEIVING_BYTES_MAX, most
+    assert get(server, "/livez").status_code == 200
+
+
 def test_other_paths_and_methods(server):
     for path in ("/", "/api", "/api/", "/api/v1", "/api/nothing", TASKS + "x", "/livez/"):
         assert get(server, path).status_code in (404, 405), path
@@ -842,7 +1054,7 @@ def test_the_description_names_every_path(server):
     description = get(server, "/api/v1/openapi.json").json()
     assert description["openapi"].startswith("3.1.")
     expected = {f"/api/{route}" for route, _ in QUESTIONS}
-    expected |= {"/api/get_results/{job_id}", "/api/jobs", "/api/num_jobs", "/api/graceful_shutdown"}
+    expected |= {"/api/get_results/{job_id}", "/api/jobs", "/api/jobs/{job_id}", "/api/num_jobs", "/api/graceful_shutdown"}
     expected |= {TASKS, TASKS + "{task_id}", TASKS + "{task_id}/status", TASKS + "{task_id}/download"}
     expected |= {"/livez", "/readyz", "/metrics"}
     assert set(description["paths"]) == expected
@@ -851,6 +1063,11 @@ def test_the_description_names_every_path(server):
         for methods in description["paths"].values()
         for operation in methods.values()
     )
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            assert {"414", "431"} <= set(operation["responses"]), path
+            if "429" in operation["responses"]:
+                assert "Retry-After" in operation["responses"]["429"]["headers"], path
 
 
 def test_the_swagger_page_needs_nothing_from_elsewhere(server):
@@ -864,7 +1081,27 @@ def test_the_swagger_page_needs_nothing_from_elsewhere(server):
         assert "//" not in asset
         assert get(server, f"/api/v1/docs/swagger/{asset}").status_code == 200
     assert "<script>" not in page.text  # the policy would not run it
-    assert "/api/v1/openapi.json" in get(server, "/api/v1/docs/swagger/swagger-initializer.js").text
+    start = get(server, "/api/v1/docs/swagger/swagger-initializer.js").text
+    assert "/api/v1/openapi.json" in start
+    assert "//" not in re.sub(r"^ *//.*$", "", start, flags=re.MULTILINE)  # comments aside
+    assert '"validatorUrl": "none"' in start  # else it asks a server whether the description is valid
+
+
+def test_the_metrics_and_their_types(server):
+    assert table(server).ColSum(table_pb2.ColSumReq(column="x", format="csv")).total == 0
+    assert get(server, "/livez").status_code == 200
+    lines = get(server, "/metrics").text.splitlines()
+    assert {line.removeprefix("# TYPE tally_") for line in lines if line.startswith("# TYPE ")} == {
+        "grpc_calls counter",
+        "http_calls counter",
+        "received_bytes counter",
+        "spilled_bytes counter",
+        "log_lines_lost counter",
+        "parts gauge",
+        "jobs gauge",
+        "slices_waiting gauge",
+        "resident_memory_bytes gauge",
+    }
 
 
 def test_metrics_count_what_happened(server):
@@ -952,6 +1189,8 @@ def test_several_addresses(start_server, tmp_path):
     assert [address.split(":")[0] for address in server.http_addresses] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
     for address in server.http_addresses:
         assert requests.get(f"http://{address}/livez", timeout=ANSWER_SECONDS_MAX).status_code == 200
+        url, asked = f"http://{address}/api/states_mean", {"question": QUESTION}
+        assert requests.post(url, json=asked, timeout=ANSWER_SECONDS_MAX).status_code == 200
     with pytest.raises(ServerDidNotStart) as failure:
         start_server(tmp_path / "other", "--http", server.http_addresses[1])
     assert server.http_addresses[1] in failure.value.stderr
@@ -1049,6 +1288,34 @@ def test_the_log_file_is_rotated(start_server, tmp_path, way):
     assert all(len(text) < 2000 + KIB for text in newest_first)
     calls = [int(call) for text in reversed(newest_first) for call in re.findall(r"call=(\d+) .*entry", text)]
     assert calls == list(range(calls[0], 101))  # none is lost on the way from file to file
+
+
+def test_a_log_file_on_a_full_disk_costs_lines_and_nothing_else(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--log-file", "/dev/full")
+    for _ in range(3):
+        assert get(server, "/livez").status_code == 200
+
+    def lost() -> float:
+        return metrics(server)["tally_log_lines_lost_total"]
+
+    wait_until(lambda: lost() >= 6, "the lines are counted")
+    assert server.stderr.count("--log-file: lines are lost") == 1
+
+
+def test_a_log_file_that_stalls_stops_nothing(start_server, tmp_path):
+    """A pipe that nobody empties, in place of a disk."""
+    path = tmp_path / "webserver.log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        server = start_server(tmp_path / "data", "--log-file", path)
+        with requests.Session() as session:
+            for _ in range(1500):
+                assert session.get(server.http + "/livez", timeout=ANSWER_SECONDS_MAX).status_code == 200
+        assert metrics(server)["tally_log_lines_lost_total"] > 0
+        assert table(server).Upload(table_pb2.UploadReq(csv_data=b"x\n1\n")).error == ""
+    finally:
+        os.close(reader)
 
 
 def test_a_log_file_that_cannot_be_written_is_no_start(start_server, tmp_path):

@@ -1,10 +1,25 @@
 """Twenty clients at once, each a process that asks every question and sends files, as the original suites do."""
 
+import csv
+import io
 import multiprocessing
 import time
 
+import pytest
 import requests
-from test_http import ANSWER_SECONDS_MAX, PLAYS, PLAYS_SUMMED, QUESTION, QUESTIONS, TASKS
+import table_pb2
+from conftest import table
+from test_http import (
+    ANSWER_SECONDS_MAX,
+    PLAYS,
+    PLAYS_SUMMED,
+    QUESTION,
+    QUESTIONS,
+    TASKS,
+    flat,
+    survey_csv,
+    survey_oracle,
+)
 
 CLIENTS_AT_ONCE = 20
 FILES_EACH = 5
@@ -55,11 +70,18 @@ def whole_suite(url: str) -> dict:
 
 
 def test_twenty_clients_at_once(server):
+    content = survey_csv()
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=content)).error == ""
+    rows = list(csv.DictReader(io.StringIO(content.decode())))
     with multiprocessing.get_context("spawn").Pool(CLIENTS_AT_ONCE) as pool:
         suites = pool.map(whole_suite, [server.http] * CLIENTS_AT_ONCE)
     job_ids = [job_id for suite in suites for job_id in suite["job_ids"]]
     assert sorted(job_ids) == sorted(f"job_id_{n}" for n in range(1, len(QUESTIONS) * CLIENTS_AT_ONCE + 1))
-    # Nothing changed meanwhile, so all got the same.
+    # Nothing changed meanwhile, so all got the same, and what is right.
+    for answer, (route, needed) in zip(suites[0]["answers"], QUESTIONS):
+        assert answer["status"] == "done", answer
+        expected = flat(survey_oracle(route, rows, **needed))
+        assert flat(answer["data"]) == pytest.approx(expected, abs=1e-9), route
     assert all(suite["answers"] == suites[0]["answers"] for suite in suites)
     assert {result for suite in suites for result in suite["results"]} == {PLAYS_SUMMED}
     assert requests.get(server.http + "/api/num_jobs", timeout=ANSWER_SECONDS_MAX).json() == {"num_jobs": 0}

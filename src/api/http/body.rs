@@ -6,10 +6,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -21,7 +21,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use multer::{Field, Multipart};
 use serde::de::DeserializeOwned;
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Sleep, sleep, timeout},
+};
 
 use super::{
     Surface,
@@ -30,11 +33,15 @@ use super::{
 };
 use crate::{
     error::{Error, Quoted},
-    limits::{FORM_BYTES_MAX, JSON_BYTES_MAX, REFUSED_BYTES_MAX, SMALL_JSON_BYTES_MAX},
+    limits::{FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JSON_BYTES_MAX, REFUSED_BYTES_MAX, SMALL_JSON_BYTES_MAX},
 };
 
 /// How long the rest of a refused body is read, so that the client gets to read the answer.
-const REFUSED_MAX: Duration = Duration::from_secs(5);
+pub(super) const REFUSED_MAX: Duration = Duration::from_secs(5);
+/// The same where places are short.
+pub(super) const BUSY_MAX: Duration = Duration::from_secs(1);
+/// How long a JSON body may take before its call counts as a long one.
+const SHORT_BODY_MAX: Duration = Duration::from_secs(1);
 
 /// A JSON object, whatever content type it came as: the original servers parsed what was there.
 pub(super) struct Asked<T>(pub(super) T);
@@ -43,7 +50,12 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
     type Rejection = SurveyRefusal;
 
     async fn from_request(request: Request, surface: &Surface) -> Result<Self, SurveyRefusal> {
-        let (bytes, _place) = read_json(request.into_body(), surface).await?;
+        let body = request.into_body().into_data_stream();
+        if !surface.takes_jobs() {
+            throw_away(body, BUSY_MAX).await;
+            return Err(Error::JobsRefused.into()); // whatever the body says
+        }
+        let (bytes, _place) = read_in_time(body, surface).await?;
         let refused = |reason: String| SurveyRefusal::new(StatusCode::BAD_REQUEST, reason);
         // serde would take an array for the fields in their order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
@@ -58,33 +70,52 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
 }
 
 /// The whole body, and the place that a large one takes for as long as it is there.
-async fn read_json(body: Body, surface: &Surface) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), SurveyRefusal> {
-    let mut body = body.into_data_stream();
+type Read<'a> = (Vec<u8>, Option<SemaphorePermit<'a>>);
+
+/// The same of a client that may be slow. One that takes more than a moment takes a place among the long calls.
+async fn read_in_time(body: BodyDataStream, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
+    let mut reading = std::pin::pin!(read_json(body, surface));
+    if let Ok(read) = timeout(SHORT_BODY_MAX, &mut reading).await {
+        return read;
+    }
+    let _place = surface.long_call().map_err(SurveyRefusal::from)?;
+    let seconds = surface.idle_max.as_secs();
+    let reason = format!("the body did not come within {seconds} s");
+    let too_slow = SurveyRefusal::new(StatusCode::REQUEST_TIMEOUT, reason);
+    timeout(surface.idle_max, reading).await.unwrap_or(Err(too_slow))
+}
+
+async fn read_json(mut body: BodyDataStream, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
     let mut bytes = Vec::new();
     let mut place = None;
     while let Some(piece) = body.next().await {
-        bytes.extend_from_slice(&piece.map_err(|error| SurveyRefusal::from(broken(error)))?);
-        if bytes.len() > JSON_BYTES_MAX {
-            drop(bytes);
-            throw_away(body).await;
+        let piece = piece.map_err(|error| SurveyRefusal::from(broken(error)))?;
+        let so_far = bytes.len() + piece.len();
+        if so_far > JSON_BYTES_MAX {
+            drop((bytes, place));
+            throw_away(body, REFUSED_MAX).await;
             let reason = format!("the body has more than {JSON_BYTES_MAX} bytes");
             return Err(SurveyRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
-        if bytes.len() > SMALL_JSON_BYTES_MAX && place.is_none() {
+        if so_far > SMALL_JSON_BYTES_MAX && place.is_none() {
             place = surface.large_bodies.try_acquire().ok();
             if place.is_none() {
                 drop(bytes);
-                throw_away(body).await;
+                throw_away(body, REFUSED_MAX).await;
                 let reason = "too many large bodies are being read: try again";
                 return Err(SurveyRefusal::new(StatusCode::TOO_MANY_REQUESTS, reason));
             }
         }
+        // Exactly what a body of its kind may have: a vector that grows by itself takes twice as much.
+        let bytes_max = if place.is_some() { JSON_BYTES_MAX } else { SMALL_JSON_BYTES_MAX };
+        bytes.reserve_exact(bytes_max - bytes.len());
+        bytes.extend_from_slice(&piece);
     }
     Ok((bytes, place))
 }
 
 /// Reads on for a while: a client that is still sending would take a closed connection for the answer.
-async fn throw_away(mut body: BodyDataStream) {
+pub(super) async fn throw_away(mut body: BodyDataStream, time_max: Duration) {
     let mut left = REFUSED_BYTES_MAX;
     let read = async {
         while let Some(Ok(piece)) = body.next().await
@@ -93,7 +124,7 @@ async fn throw_away(mut body: BodyDataStream) {
             left -= piece.len() as u64;
         }
     };
-    let _enough_either_way = timeout(REFUSED_MAX, read).await;
+    let _enough_either_way = timeout(time_max, read).await;
 }
 
 fn broken(error: axum::Error) -> Error {
@@ -103,22 +134,30 @@ fn broken(error: axum::Error) -> Error {
 /// A form that holds a file named `file`; what else it holds is skipped.
 pub(super) struct FileForm {
     form: Multipart<'static>,
-    /// Bytes that may still come around the file.
-    left: Arc<AtomicU64>,
+    bounds: Arc<Bounds>,
+}
+
+/// What may still come of a form.
+struct Bounds {
+    /// Bytes around the file; or all that are thrown away, once nothing of the form is wanted.
+    left: AtomicU64,
+    is_over: AtomicBool,
 }
 
 impl FileForm {
     /// Errors: the request is no multipart form.
-    pub(super) async fn new(headers: &HeaderMap, body: Body) -> Result<Self, Refusal> {
+    pub(super) async fn new(headers: &HeaderMap, body: Body, idle_max: Duration) -> Result<Self, Refusal> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let boundary = multer::parse_boundary(content_type.unwrap_or_default());
         let Ok(boundary) = boundary else {
-            throw_away(body.into_data_stream()).await;
+            throw_away(body.into_data_stream(), REFUSED_MAX).await;
             return Err(no_file());
         };
-        let left = Arc::new(AtomicU64::new(FORM_BYTES_MAX as u64));
-        let pieces = Pieces { body: body.into_data_stream(), left: Arc::clone(&left), pause: false };
-        Ok(Self { form: Multipart::new(pieces, boundary), left })
+        let bounds = Bounds { left: AtomicU64::new(FORM_BYTES_MAX as u64), is_over: AtomicBool::new(false) };
+        let bounds = Arc::new(bounds);
+        let (body, pace) = (body.into_data_stream(), Pace::new(idle_max));
+        let pieces = Pieces { body, bounds: Arc::clone(&bounds), pace, pause: false };
+        Ok(Self { form: Multipart::new(pieces, boundary), bounds })
     }
 
     /// The content of the file as it comes. Errors: the form has none, or none that is a CSV by its name.
@@ -126,7 +165,7 @@ impl FileForm {
         &mut self,
     ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Refusal> {
         let file = self.find().await?;
-        self.left.store(u64::MAX, Ordering::Relaxed); // the engine has bounds of its own for it
+        self.bounds.left.store(u64::MAX, Ordering::Relaxed); // the engine has bounds of its own for it
         Ok(file.map(|piece| piece.map_err(form_error)))
     }
 
@@ -142,9 +181,11 @@ impl FileForm {
         Err(no_file())
     }
 
-    /// Takes what comes after the file, or after what was refused, so that the client gets to read the answer.
+    /// Takes what comes after the file, or after what was refused, so that the client gets to read the answer. The
+    /// form's parser, which would keep the head of a part until it ends, sees nothing of it.
     pub(super) async fn finish(mut self) {
-        self.left.store(REFUSED_BYTES_MAX, Ordering::Relaxed);
+        self.bounds.left.store(REFUSED_BYTES_MAX, Ordering::Relaxed);
+        self.bounds.is_over.store(true, Ordering::Relaxed);
         let read = async { while let Ok(Some(_skipped)) = self.form.next_field().await {} };
         let _enough_either_way = timeout(REFUSED_MAX, read).await;
     }
@@ -184,8 +225,44 @@ fn form_error(error: multer::Error) -> Error {
 /// A body, piece by piece: multer takes all that a stream has ready, so this one has never more than one piece.
 struct Pieces {
     body: BodyDataStream,
-    left: Arc<AtomicU64>,
+    bounds: Arc<Bounds>,
+    pace: Pace,
     pause: bool,
+}
+
+/// Gives up a client that sends no more than what keeps its place. Only the time counts in which it is waited for.
+struct Pace {
+    /// So much has to come ...
+    bytes_min: u64,
+    /// ... within so much time.
+    time_max: Duration,
+    bytes: u64,
+    waited: Duration,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Pace {
+    fn new(time_max: Duration) -> Self {
+        let bytes_min = FORM_BYTES_PER_S_MIN * time_max.as_secs();
+        Self { bytes_min, time_max, bytes: 0, waited: Duration::ZERO, waiting: None }
+    }
+
+    fn came(&mut self, bytes: u64) {
+        self.waited += self.waiting.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+        self.bytes += bytes;
+        if self.bytes >= self.bytes_min {
+            (self.bytes, self.waited) = (0, Duration::ZERO);
+        }
+    }
+
+    /// Ready when it takes too long.
+    fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let left = self.time_max.saturating_sub(self.waited);
+        let (_, waiting) = self.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
+        let (bytes_min, seconds) = (self.bytes_min, self.time_max.as_secs());
+        let slow = format!("less than {bytes_min} bytes of the form came within {seconds} s");
+        waiting.as_mut().poll(context).map(|()| Error::Aborted(slow))
+    }
 }
 
 impl Stream for Pieces {
@@ -196,14 +273,21 @@ impl Stream for Pieces {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let piece = match ready!(self.body.poll_next_unpin(context)) {
-            Some(Ok(piece)) => piece,
-            Some(Err(error)) => return Poll::Ready(Some(Err(broken(error)))),
-            None => return Poll::Ready(None),
+        let piece = match self.body.poll_next_unpin(context) {
+            Poll::Ready(Some(Ok(piece))) => piece,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(broken(error)))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return self.pace.poll_wait(context).map(|slow| Some(Err(slow))),
         };
-        self.pause = true;
         let bytes = piece.len() as u64;
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        self.pace.came(bytes);
+        let Bounds { left, is_over } = &*self.bounds;
+        let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        if is_over.load(Ordering::Relaxed) {
+            context.waker().wake_by_ref();
+            return if taken.is_ok() { Poll::Pending } else { Poll::Ready(None) };
+        }
+        self.pause = true;
         if taken.is_err() {
             let what = format!("the form has more than {FORM_BYTES_MAX} bytes beside its file");
             return Poll::Ready(Some(Err(Error::Malformed(what))));
@@ -218,11 +302,13 @@ mod tests {
 
     use super::*;
 
+    const IDLE_MAX: Duration = Duration::from_secs(60);
+
     /// What a form gives whose bytes come as pieces of this size.
     async fn file_of(form: &[u8], piece_bytes: usize) -> Result<Vec<u8>, String> {
         let pieces: Vec<_> = form.chunks(piece_bytes).map(|piece| Ok::<_, Error>(piece.to_vec())).collect();
         let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
-        let mut form = FileForm::new(&headers.into_iter().collect(), Body::from_stream(stream::iter(pieces)))
+        let mut form = FileForm::new(&headers.into_iter().collect(), Body::from_stream(stream::iter(pieces)), IDLE_MAX)
             .await
             .map_err(|refusal| refusal.message)?;
         let file = form.file().await.map_err(|refusal| refusal.message)?;
@@ -294,7 +380,7 @@ mod tests {
         });
         let body = Body::from_stream(stream::iter([Ok(head)]).chain(pieces));
         let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
-        let mut form = FileForm::new(&headers.into_iter().collect(), body).await.expect("a form");
+        let mut form = FileForm::new(&headers.into_iter().collect(), body, IDLE_MAX).await.expect("a form");
         let mut file = form.file().await.expect("a file");
         file.next().await.expect("a piece").expect("no error");
         assert!(given.load(Ordering::Relaxed) <= 2, "{} pieces were taken for one", given.load(Ordering::Relaxed));

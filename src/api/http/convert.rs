@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -46,10 +46,15 @@ pub(super) fn status_of(error: &Error) -> StatusCode {
 
 /// A refusal in the words of the path's own clients: the statistics servers have one form, the rest has another.
 pub(super) fn refuse(path: &str, status: StatusCode, reason: impl Into<String>) -> Response {
-    if path.starts_with("/api/") && !path.starts_with("/api/v1/") {
+    if is_of_surveys(path) {
         return SurveyRefusal::new(status, reason).into_response();
     }
     Refusal { status, field: "request", message: reason.into() }.into_response()
+}
+
+/// Whether a path is one of the statistics servers'.
+pub(super) fn is_of_surveys(path: &str) -> bool {
+    path.starts_with("/api/") && !path.starts_with("/api/v1/")
 }
 
 /// A question over all rows that have it.
@@ -83,9 +88,7 @@ pub(super) struct RankedQuestion {
     pub(super) best: Option<BestMean>,
 }
 
-/// A text in a question: what is kept of a body that may be much longer.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
+/// A text in a question: what is kept of a body that may be much longer, and never a copy of more.
 pub(super) struct Text(pub(super) String);
 
 impl fmt::Debug for Text {
@@ -94,14 +97,26 @@ impl fmt::Debug for Text {
     }
 }
 
-impl TryFrom<String> for Text {
-    type Error = String;
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, String> {
+struct TextVisitor;
+
+impl Visitor<'_> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text, E> {
         if text.chars().count() > TEXT_CHARS_MAX {
-            return Err(format!("a text has more than {TEXT_CHARS_MAX} characters"));
+            return Err(E::custom(format!("a text has more than {TEXT_CHARS_MAX} characters")));
         }
-        Ok(Self(text))
+        Ok(Text(text.to_owned()))
     }
 }
 
@@ -200,6 +215,72 @@ impl SurveyStatus {
     }
 }
 
+/// One statistic.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({"job_id": "job_id_1", "state": "running", "progress": {"done": 3, "total": 10}})))]
+pub(super) struct OneJob {
+    job_id: String,
+    state: OneState,
+    /// Parts of the table: so many of all are done. While it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    progress: Option<Progress>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+}
+
+/// The state of a statistic.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum OneState {
+    /// It waits for its turn.
+    Queued,
+    /// It is being worked on.
+    Running,
+    /// Answered.
+    Done,
+    /// There is no answer.
+    Failed,
+}
+
+/// How far a job is that runs.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+struct Progress {
+    /// So much is done ...
+    done: u64,
+    /// ... of so much.
+    total: u64,
+}
+
+impl Progress {
+    /// None: it does not run, or does not know yet how much there is.
+    fn of(state: &JobState) -> Option<Self> {
+        match *state {
+            JobState::Running { done, total } if total > 0 => Some(Self { done, total }),
+            JobState::Queued
+            | JobState::Running { .. }
+            | JobState::Done { .. }
+            | JobState::Failed { .. }
+            | JobState::Downloaded => None,
+        }
+    }
+}
+
+impl From<Job> for OneJob {
+    fn from(Job { id, state, .. }: Job) -> Self {
+        let progress = Progress::of(&state);
+        let (state, reason) = match state {
+            JobState::Queued => (OneState::Queued, None),
+            JobState::Running { .. } => (OneState::Running, None),
+            JobState::Done { .. } | JobState::Downloaded => (OneState::Done, None),
+            JobState::Failed { reason } => (OneState::Failed, Some(reason.to_string())),
+        };
+        Self { job_id: id.to_string(), state, progress, reason }
+    }
+}
+
 /// `job_id_1` or `1`.
 pub(super) fn survey_id(text: &str) -> Option<JobId> {
     let number: u64 = text.strip_prefix("job_id_").unwrap_or(text).parse().ok()?;
@@ -266,6 +347,10 @@ pub(super) struct TaskReply {
 struct Task {
     id: Uuid,
     status: TaskStatus,
+    /// Bytes of its file: so many of all are read. While it is in progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    progress: Option<Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     errors: Option<TaskErrors>,
@@ -299,6 +384,7 @@ enum TaskStatus {
 pub(super) fn to_task(Job { id, state, .. }: Job) -> Option<TaskReply> {
     let JobId::Task(id) = id else { return None };
     let next = |step| Some(format!("{TASKS_PATH}{id}/{step}"));
+    let progress = Progress::of(&state);
     let (status, next, reason) = match state {
         JobState::Queued => (TaskStatus::Queued, next("status"), None),
         JobState::Running { .. } => (TaskStatus::InProgress, next("status"), None),
@@ -307,7 +393,7 @@ pub(super) fn to_task(Job { id, state, .. }: Job) -> Option<TaskReply> {
         JobState::Downloaded => (TaskStatus::Downloaded, None, None),
     };
     let errors = reason.map(|reason| TaskErrors { file: vec![reason.to_string()] });
-    Some(TaskReply { task: Task { id, status, errors }, next })
+    Some(TaskReply { task: Task { id, status, progress, errors }, next })
 }
 
 /// The task of a file that has just come.
@@ -401,6 +487,8 @@ fn told(status: StatusCode, error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -412,6 +500,28 @@ mod tests {
         for text in ["", "0x1", "+1", "-1", "01", "job_id_", "job_id_01", "job_id_+1", "job_id_job_id_1", "_1", "1 "] {
             assert_eq!(survey_id(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_job_that_runs_tells_its_progress() {
+        let running = JobState::Running { done: 3, total: 10 };
+        let told = |id, state| serde_json::to_value(OneJob::from(Job { id, state, has_result: false })).expect("JSON");
+        let job = JobId::Survey(1);
+        let progress = json!({"done": 3, "total": 10});
+        let expected = json!({"job_id": "job_id_1", "state": "running", "progress": progress});
+        assert_eq!(told(job, running.clone()), expected);
+        let begun = JobState::Running { done: 0, total: 0 };
+        assert_eq!(told(job, begun), json!({"job_id": "job_id_1", "state": "running"}));
+        assert_eq!(told(job, JobState::Queued), json!({"job_id": "job_id_1", "state": "queued"}));
+        assert_eq!(told(job, JobState::Done { bytes: 1 }), json!({"job_id": "job_id_1", "state": "done"}));
+        let failed = JobState::Failed { reason: "why".into() };
+        assert_eq!(told(job, failed), json!({"job_id": "job_id_1", "state": "failed", "reason": "why"}));
+
+        let id = Uuid::nil();
+        let told = |state| to_task(Job { id: JobId::Task(id), state, has_result: false }).map(|task| task.task);
+        let told = |state| serde_json::to_value(told(state)).expect("JSON");
+        assert_eq!(told(running), json!({"id": id, "status": "IN_PROGRESS", "progress": progress}));
+        assert_eq!(told(JobState::Queued), json!({"id": id, "status": "QUEUED"}));
     }
 
     #[test]

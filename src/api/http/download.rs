@@ -93,8 +93,10 @@ impl AtEnd for () {
 
 /// Marks a task as downloaded when the connection has taken the whole of its result.
 ///
-/// hyper drops a body once it has taken as many bytes as Content-Length says. What then is still in its buffer and the
-/// kernel's, some 100 KiB, may never arrive, and no server can know: so the result is kept for a while.
+/// hyper drops a body once it has taken as many bytes as Content-Length says. What then is still in its buffer and in the
+/// kernel's, which `HTTP_SEND_BUFFER_BYTES` bounds, may never arrive, and no server can know: so the result is kept for a
+/// while. Of a client that reads nothing, results of 400 kB were taken so, of 700 kB not; with a kernel on the client's
+/// side that takes as much as it likes, 600 kB and not 1,000.
 pub(super) struct Download {
     engine: Engine,
     id: JobId,

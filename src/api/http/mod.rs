@@ -1,20 +1,26 @@
 //! HTTP: JSON to the engine and back. Handlers are three moves: convert in, one engine call, convert out.
 //!
-//! Read in this order: `convert`, `body`, `download`, `survey`, `tasks`, `probes`; around them `guard` and `log`.
+//! Read in this order: `convert`, `body`, `download`, `survey`, `tasks`, `probes`; around them `guard`, `places` and
+//! `log`.
 
 mod body;
 mod convert;
 mod download;
 pub(crate) mod guard;
 pub(crate) mod log;
+pub(crate) mod log_file;
 mod openapi;
+mod places;
 mod probes;
 mod survey;
 mod tasks;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -26,8 +32,13 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use crate::{api::metrics::Metrics, engine::Engine, limits::LARGE_JSON_BODIES_MAX};
+use crate::{
+    api::metrics::Metrics,
+    engine::Engine,
+    limits::{HTTP_LONG_CALLS_MAX, LARGE_JSON_BODIES_MAX},
+};
 use guard::AdminToken;
+use log_file::LostLines;
 
 /// What the handlers share; clones are handles on the same.
 #[derive(Clone)]
@@ -39,8 +50,15 @@ pub(crate) struct Inner {
     admin_token: Option<AdminToken>,
     /// JSON bodies that are too large to be held for every connection.
     large_bodies: Semaphore,
+    /// Calls whose body or answer takes its time.
+    long_calls: Arc<Semaphore>,
+    /// How long a body may keep us waiting.
+    idle_max: Duration,
+    lost_lines: LostLines,
     calls: AtomicU64,
     draining: AtomicBool,
+    /// So that a call need not be read to be refused; the engine has the last word.
+    jobs_refused: AtomicBool,
 }
 
 impl std::ops::Deref for Surface {
@@ -52,22 +70,42 @@ impl std::ops::Deref for Surface {
 }
 
 impl Surface {
-    pub(crate) fn new(engine: Engine, metrics: Arc<Metrics>, admin_token: Option<AdminToken>) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        metrics: Arc<Metrics>,
+        admin_token: Option<AdminToken>,
+        idle_max: Duration,
+        lost_lines: LostLines,
+    ) -> Self {
         Self(Arc::new(Inner {
             engine,
             metrics,
             admin_token,
             large_bodies: Semaphore::new(LARGE_JSON_BODIES_MAX),
+            long_calls: Arc::new(Semaphore::new(HTTP_LONG_CALLS_MAX)),
+            idle_max,
+            lost_lines,
             calls: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            jobs_refused: AtomicBool::new(false),
         }))
     }
 }
 
 impl Inner {
-    /// From here on probes are told that the server goes down.
+    /// From here on probes are told that the server goes down, and no job is accepted.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.refuse_jobs();
+    }
+
+    fn refuse_jobs(&self) {
+        self.jobs_refused.store(true, Ordering::Relaxed);
+        self.engine.refuse_jobs();
+    }
+
+    fn takes_jobs(&self) -> bool {
+        !self.jobs_refused.load(Ordering::Relaxed)
     }
 
     fn is_draining(&self) -> bool {
@@ -85,6 +123,7 @@ pub(crate) fn router(surface: Surface) -> Router {
     openapi::with_docs(survey::routes().merge(tasks::routes()).merge(probes::routes()))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(surface.clone(), places::long_answers))
         .layer(from_fn(guard::guard))
         .layer(from_fn_with_state(surface.clone(), log::log))
         .with_state(surface)

@@ -7,12 +7,15 @@ use axum::{
 };
 use utoipa::{
     Modify, OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+    openapi::{
+        ContentBuilder, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder, Type,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::Surface;
+use super::{Surface, convert::is_of_surveys};
 
 const OPENAPI_PATH: &str = "/api/v1/openapi.json";
 const SWAGGER_PATH: &str = "/api/v1/docs/swagger";
@@ -40,9 +43,47 @@ impl Modify for AdminTokenScheme {
 
 /// The routes with their description beside them.
 pub(super) fn with_docs(routes: OpenApiRouter<Surface>) -> Router<Surface> {
-    let (router, description) = OpenApiRouter::with_openapi(Description::openapi()).merge(routes).split_for_parts();
-    let page = Router::from(SwaggerUi::new(SWAGGER_PATH).url(OPENAPI_PATH, description));
+    let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi()).merge(routes).split_for_parts();
+    add_shared_answers(&mut description);
+    // Without a word the page asks a server on the internet whether the description is valid.
+    let config = utoipa_swagger_ui::Config::default().validator_url("none");
+    let page = Router::from(SwaggerUi::new(SWAGGER_PATH).config(config).url(OPENAPI_PATH, description));
     router.merge(page.layer(axum::middleware::map_response(harden)))
+}
+
+/// What paths have in common: what stands before the handlers refuses, the server fails or goes down, and a refusal for
+/// want of room says when to come again.
+fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
+    for (path, item) in &mut description.paths.paths {
+        let is_survey = is_of_surveys(path);
+        let form = if is_survey { "SurveyRefusal" } else { "Failure" };
+        let in_form = |what: &str| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(form))).build();
+            ResponseBuilder::new().description(what).content("application/json", content)
+        };
+        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+            let responses = &mut operation.responses.responses;
+            let mut add = |status: &str, response: ResponseBuilder| {
+                responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
+            };
+            add("414", in_form("The path and the query have more than 8 KiB"));
+            add("431", ResponseBuilder::new().description("The request's head has more than 64 KiB or 64 fields"));
+            if ["/livez", "/readyz"].contains(&path.as_str()) {
+                continue;
+            }
+            add("500", in_form("The server failed: its log says why"));
+            if !is_survey {
+                add("503", in_form("The server is shutting down"));
+            }
+            for status in ["429", "503"] {
+                if let Some(RefOr::T(response)) = responses.get_mut(status) {
+                    let header = HeaderBuilder::new().schema(Some(Object::with_type(Type::Integer)));
+                    let header = header.description(Some("Seconds after which to ask again"));
+                    response.headers.insert("Retry-After".to_owned(), header.build().into());
+                }
+            }
+        }
+    }
 }
 
 /// The page may run and load what is served here, and no other page may show it in a frame.

@@ -42,10 +42,12 @@ async fn readyz(State(surface): State<Surface>) -> (StatusCode, &'static str) {
 )]
 async fn metrics(State(surface): State<Surface>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let text =
-        surface.engine.vitals().await.and_then(|vitals| {
-            surface.metrics.text(&vitals).map_err(|error| Error::Internal(format!("metrics: {error}")))
-        });
+    let text = surface.engine.vitals().await.and_then(|vitals| {
+        surface
+            .metrics
+            .text(&vitals, surface.lost_lines.count())
+            .map_err(|error| Error::Internal(format!("metrics: {error}")))
+    });
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => refuse("/metrics", super::convert::status_of(&error), error.to_string()),

@@ -4,7 +4,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Extension, Path, State, rejection::PathRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -15,20 +15,26 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     Surface,
     body::Asked,
-    convert::{Accepted, Question, RankedQuestion, StateQuestion, SurveyRefusal, SurveyStatus, survey_id},
+    convert::{Accepted, OneJob, Question, RankedQuestion, StateQuestion, SurveyRefusal, SurveyStatus, survey_id},
     download::pieces_of,
     guard::{Arrival, may_administer},
 };
 use crate::{
     engine::{
-        jobs::{JobId, JobState},
+        jobs::{Job, JobId, JobState},
         survey::{Ask, SurveyQuestion},
     },
     error::Error,
 };
 
-/// The one GET that changes something.
+/// A GET that changes something.
 pub(super) const SHUTDOWN_PATH: &str = "/api/graceful_shutdown";
+
+/// Where results are fetched.
+pub(super) const RESULTS_PATH: &str = "/api/get_results/";
+
+/// What the originals say of a job that they do not know.
+const UNKNOWN_JOB: &str = "Invalid job_id";
 
 pub(super) fn routes() -> OpenApiRouter<Surface> {
     OpenApiRouter::new()
@@ -43,6 +49,7 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
         .routes(routes!(state_mean_by_category))
         .routes(routes!(get_results))
         .routes(routes!(jobs))
+        .routes(routes!(job, cancel))
         .routes(routes!(num_jobs))
         .routes(routes!(graceful_shutdown))
 }
@@ -69,7 +76,7 @@ enum Submitted {
     /// The body has more than 1 MiB.
     #[response(status = 413)]
     TooLarge(#[to_schema] SurveyRefusal),
-    /// The queue is full: ask again after the seconds in Retry-After.
+    /// The queue is full, or too many calls have a long body: ask again after the seconds in Retry-After.
     #[response(status = 429)]
     Full(#[to_schema] SurveyRefusal),
 }
@@ -159,8 +166,8 @@ async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> R
     get, path = "/api/get_results/{job_id}", tag = "statistics",
     params(("job_id" = String, Path, description = "`job_id_1` or `1`", example = "job_id_1")),
     responses((
-        status = 200, description = "In each of these cases, as the original clients expect", content_type = "application/json",
-        body = serde_json::Value,
+        status = 200, description = "In each of these cases, as the original clients expect; `running` too while there is no place to send a long answer",
+        content_type = "application/json", body = serde_json::Value,
         examples(
             ("running" = (value = json!({"status": "running"}))),
             ("done" = (value = json!({"status": "done", "data": {"global_mean": 34.5}}))),
@@ -170,15 +177,20 @@ async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> R
 )]
 async fn get_results(State(surface): State<Surface>, job_id: Result<Path<String>, PathRejection>) -> Response {
     let id = job_id.ok().and_then(|Path(text)| survey_id(&text));
-    let Some(job) = id.and_then(|id| surface.engine.job(id)) else { return no_data("Invalid job_id") };
+    let Some(job) = id.and_then(|id| surface.engine.job(id)) else { return no_data(UNKNOWN_JOB) };
     match job.state {
-        JobState::Queued | JobState::Running { .. } => Json(json!({"status": SurveyStatus::Running})).into_response(),
+        JobState::Queued | JobState::Running { .. } => running(),
         JobState::Failed { reason } => no_data(&reason),
         JobState::Done { .. } | JobState::Downloaded if job.has_result => {
             data_of(&surface, job.id).await.unwrap_or_else(|error| no_data(&error.to_string()))
         }
         JobState::Done { .. } | JobState::Downloaded => no_data("the result was removed: ask again"),
     }
+}
+
+/// Ask again.
+pub(super) fn running() -> Response {
+    Json(json!({"status": SurveyStatus::Running})).into_response()
 }
 
 fn no_data(reason: &str) -> Response {
@@ -213,6 +225,53 @@ async fn jobs(State(surface): State<Surface>) -> Response {
     Json(json!({"status": SurveyStatus::Done, "data": data})).into_response()
 }
 
+/// How far one job is.
+#[utoipa::path(
+    get, path = "/api/jobs/{job_id}", tag = "statistics",
+    params(("job_id" = String, Path, description = "`job_id_1` or `1`", example = "job_id_1")),
+    responses(
+        (status = 200, description = "The job", body = OneJob),
+        (status = 404, description = "There is no such job", body = SurveyRefusal)
+    )
+)]
+async fn job(
+    State(surface): State<Surface>,
+    job_id: Result<Path<String>, PathRejection>,
+) -> Result<Json<OneJob>, SurveyRefusal> {
+    find(&surface, job_id).map(|job| Json(job.into()))
+}
+
+/// Cancels a job that has not ended: it ends with a reason instead of data.
+#[utoipa::path(
+    delete, path = "/api/jobs/{job_id}", tag = "statistics",
+    params(("job_id" = String, Path, description = "`job_id_1` or `1`", example = "job_id_1")),
+    responses(
+        (
+            status = 200, description = "It is cancelled", content_type = "application/json", body = serde_json::Value,
+            example = json!({"status": "done"})
+        ),
+        (status = 403, description = "The request comes from a foreign page", body = SurveyRefusal),
+        (status = 404, description = "There is no such job", body = SurveyRefusal),
+        (status = 409, description = "It has ended before", body = SurveyRefusal)
+    )
+)]
+async fn cancel(
+    State(surface): State<Surface>,
+    job_id: Result<Path<String>, PathRejection>,
+) -> Result<Response, SurveyRefusal> {
+    let job = find(&surface, job_id)?;
+    if surface.engine.cancel_job(job.id).await? {
+        return Ok(Json(json!({"status": SurveyStatus::Done})).into_response());
+    }
+    Err(SurveyRefusal::new(StatusCode::CONFLICT, "the job has ended already"))
+}
+
+fn find(surface: &Surface, job_id: Result<Path<String>, PathRejection>) -> Result<Job, SurveyRefusal> {
+    let id = job_id.ok().and_then(|Path(text)| survey_id(&text));
+    let job = id.and_then(|id| surface.engine.job(id));
+    job.ok_or_else(|| SurveyRefusal::new(StatusCode::NOT_FOUND, UNKNOWN_JOB))
+}
+
 /// How many jobs are not done yet, tasks among them.
 #[utoipa::path(
     get, path = "/api/num_jobs", tag = "statistics",
@@ -225,7 +284,7 @@ async fn num_jobs(State(surface): State<Surface>) -> Response {
     Json(json!({"num_jobs": surface.engine.jobs_undone()})).into_response()
 }
 
-/// No new jobs from here on; those accepted are finished. For this machine, and for who shows the admin token.
+/// No new jobs from here on; those accepted are finished. For this machine or, where there is one, with the admin token.
 #[utoipa::path(
     get, path = "/api/graceful_shutdown", tag = "statistics",
     security((), ("admin_token" = [])),
@@ -240,13 +299,14 @@ async fn num_jobs(State(surface): State<Surface>) -> Response {
 async fn graceful_shutdown(
     State(surface): State<Surface>,
     Extension(arrival): Extension<Arrival>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if !may_administer(arrival, &headers, surface.admin_token.as_ref()) {
-        let reason = "only from this machine, or with the admin token";
+    if !may_administer(arrival, &uri, &headers, surface.admin_token.as_ref()) {
+        let reason = "only from this machine itself; or with the admin token, where the server has one";
         return SurveyRefusal::new(StatusCode::FORBIDDEN, reason).into_response();
     }
-    surface.engine.refuse_jobs();
+    surface.refuse_jobs();
     let undone = surface.engine.jobs_undone();
     Json(json!({"status": if undone > 0 { SurveyStatus::Running } else { SurveyStatus::Done }})).into_response()
 }

@@ -15,11 +15,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Surface,
-    body::FileForm,
+    body::{BUSY_MAX, FileForm, throw_away},
     convert::{Failure, Grouping, Refusal, TASKS_PATH, TaskReply, task_id, to_group, to_new_task, to_task},
     download::{Download, Part, pieces_of},
 };
-use crate::engine::jobs::{Job, JobId, JobState};
+use crate::{
+    engine::jobs::{Job, JobId, JobState},
+    error::Error,
+};
 
 /// Each path stands for itself with and without a slash at its end.
 pub(super) fn routes() -> OpenApiRouter<Surface> {
@@ -60,7 +63,7 @@ struct Form {
         (status = 400, description = "No file, or none with the extension .csv", body = Failure),
         (status = 403, description = "The request comes from a foreign page", body = Failure),
         (status = 408, description = "The body stopped coming", body = Failure),
-        (status = 429, description = "The queue or the disk is full", body = Failure),
+        (status = 429, description = "The queue or the disk is full, or too many calls with a long body or answer", body = Failure),
         (status = 503, description = "The server is shutting down", body = Failure)
     )
 )]
@@ -70,7 +73,19 @@ async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let mut form = FileForm::new(&headers, body).await?;
+    let accepted = if surface.takes_jobs() {
+        surface.long_call().map_err(Refusal::from)
+    } else {
+        Err(Error::JobsRefused.into()) // whatever the body holds
+    };
+    let _place = match accepted {
+        Ok(place) => place,
+        Err(refusal) => {
+            throw_away(body.into_data_stream(), BUSY_MAX).await;
+            return Err(refusal);
+        }
+    };
+    let mut form = FileForm::new(&headers, body, surface.idle_max).await?;
     let submitted = submit(&surface, grouping, &mut form).await;
     form.finish().await;
     Ok((StatusCode::ACCEPTED, Json(to_new_task(submitted?))).into_response())
@@ -122,7 +137,9 @@ async fn status(
             content((String = "text/csv; charset=utf-8"), (TaskReply = "application/json"))
         ),
         (status = 404, description = "No such task, or it was downloaded and removed", body = Failure),
-        (status = 416, description = "The file has no such bytes", body = Failure)
+        (status = 416, description = "The file has no such bytes", body = Failure),
+        (status = 403, description = "The request comes from a foreign page", body = Failure),
+        (status = 429, description = "Too many calls with a long body or answer", body = Failure)
     )
 )]
 async fn download(
@@ -170,7 +187,7 @@ async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap
     } else {
         Body::from_stream(pieces_of(file, range, Download::new(surface.engine.clone(), id)))
     };
-    answer.body(body).map_err(|error| crate::error::Error::Internal(format!("headers: {error}")).into())
+    answer.body(body).map_err(|error| Error::Internal(format!("headers: {error}")).into())
 }
 
 /// Cancels a task that has not ended.
