@@ -534,6 +534,45 @@ async fn large_files_of_integers_are_what_they_turn_out_to_be() {
     }
 }
 
+/// However an upload ends while it is converted, nothing of it is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_files_that_break_off_leave_nothing() {
+    let limits = Limits { upload_bytes_max: 2_000_000, ..Limits::default() };
+    let table = Table::with_limits(limits).await;
+    let blocks = |count| {
+        let header = Ok(Bytes::from_static(b"a,b\n"));
+        std::iter::once(header).chain((0..count).map(|_| Ok(Bytes::from("1,2\n".repeat(50_000)))))
+    };
+    for count in 1..5 {
+        let broken = blocks(count).chain([Err(Error::Aborted("the client is gone".to_owned()))]);
+        let error = table.engine.upload(stream::iter(broken)).await.expect_err("it broke off");
+        assert!(matches!(error, Error::Aborted(_)), "{error}");
+
+        // Dropped while the next block is waited for.
+        let waiting = futures_util::StreamExt::chain(stream::iter(blocks(count)), stream::pending());
+        let mut upload = Box::pin(table.engine.upload(waiting));
+        while table.leftovers().is_empty() {
+            assert!(futures_util::poll!(&mut upload).is_pending(), "there is more to come");
+            tokio::task::yield_now().await;
+        }
+        drop(upload);
+        while !table.leftovers().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let too_much = table.engine.upload(stream::iter(blocks(20))).await.expect_err("too much");
+    assert!(matches!(too_much, Error::UploadTooLarge { .. }), "{too_much}");
+    assert_eq!(table.engine.parts_count(), 0);
+    while !table.leftovers().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // The memory and the places that they had are there for others.
+    for _ in 0..3 {
+        let rows = "1,2\n".repeat(50_000);
+        table.upload(format!("a,b\n{rows}").as_bytes(), &[100_000]).await.expect("kept");
+    }
+}
+
 /// Uploads that wait for the same commit are kept or refused together, and what was answered is what a start finds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_that_are_synced_together_are_kept_or_refused() {
