@@ -25,9 +25,10 @@ const DICTIONARY_VALUES_MAX: usize = 64 * 1024;
 pub struct Unknown;
 
 /// The pages of one column chunk, one after the other.
-#[derive(Default)]
 pub struct Pages {
     dictionary: Option<Vec<i64>>,
+    /// Rows of the chunk: a page that claims more is none of ours.
+    rows_max: u64,
     /// Rows so far.
     pub rows: u64,
     /// The sum of their values.
@@ -44,6 +45,11 @@ pub enum Taken {
 }
 
 impl Pages {
+    /// Of a chunk of so many rows, before its first page.
+    pub fn new(rows_max: u64) -> Self {
+        Self { dictionary: None, rows_max, rows: 0, sum: Sum::default() }
+    }
+
     /// Adds the page that begins `bytes`; of these, all but the last [`SLACK_BYTES`] are of the chunk.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Taken, Unknown> {
         let chunk_bytes = bytes.len().checked_sub(SLACK_BYTES).ok_or(Unknown)?;
@@ -60,6 +66,7 @@ impl Pages {
         cursor.end = end;
         match header.encoding {
             None => self.take_dictionary(&mut cursor, header.values)?,
+            Some(_) if header.values as u64 > self.rows_max - self.rows => return Err(Unknown),
             Some(encoding) => {
                 let present = present(&mut cursor, header.values)?;
                 match encoding {

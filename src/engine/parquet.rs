@@ -336,7 +336,7 @@ pub fn sum_column(
         }
         let rows = u64::try_from(group.num_rows()).map_err(|error| damaged(error.to_string()))?;
         let chunk = chunk_of(group, (column_index, name)).map_err(damaged)?;
-        let quick = if column_type == ColumnType::Int64 { sum_pages(file, &tail, chunk) } else { None };
+        let quick = if column_type == ColumnType::Int64 { sum_pages(file, &tail, chunk, rows) } else { None };
         if let Some(pages) = quick.filter(|pages| pages.rows == rows) {
             sum.merge(pages.sum);
         } else {
@@ -466,7 +466,7 @@ fn chunk_of<'a>(
 
 /// The sum of a column chunk of integers straight from its pages; none if there is anything in it that our writer does
 /// not write, or that cannot be read: the library's reader has the word on it.
-fn sum_pages(file: &Reader, tail: &[u8], chunk: &ColumnChunkMetaData) -> Option<Pages> {
+fn sum_pages(file: &Reader, tail: &[u8], chunk: &ColumnChunkMetaData, rows: u64) -> Option<Pages> {
     let descriptor = chunk.column_descr();
     let levels = (descriptor.max_def_level(), descriptor.max_rep_level());
     let plain = chunk.compression() == Compression::UNCOMPRESSED && descriptor.physical_type() == Type::INT64;
@@ -475,7 +475,7 @@ fn sum_pages(file: &Reader, tail: &[u8], chunk: &ColumnChunkMetaData) -> Option<
     }
     let (mut offset, bytes) = chunk.byte_range();
     let chunk_end = offset.checked_add(bytes)?;
-    let mut pages = Pages::default();
+    let mut pages = Pages::new(rows);
     let tail_start = file.bytes() - tail.len() as u64;
     if offset >= tail_start && chunk_end <= file.bytes().saturating_sub(SLACK_BYTES as u64) {
         let [mut start, end] = [offset, chunk_end].map(|at| usize::try_from(at - tail_start).unwrap_or(usize::MAX));
@@ -896,12 +896,16 @@ mod tests {
             let (footer, tail) = checked_tail(&file, &part).expect("a footer");
             let mut found = Sum::default();
             for group in footer.row_groups() {
-                let pages = sum_pages(&file, &tail, group.column(0)).expect("pages of our writer");
+                let pages = sum_pages(&file, &tail, group.column(0), rows_of(group)).expect("pages of our writer");
                 assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&file, group), "{what}, {chosen}");
                 found.merge(pages.sum);
             }
             assert_eq!(found, total, "{what}, {chosen}");
         }
+    }
+
+    fn rows_of(group: &RowGroupMetaData) -> u64 {
+        u64::try_from(group.num_rows()).expect("not below 0")
     }
 
     #[test]
@@ -962,7 +966,8 @@ mod tests {
                 });
                 let mut found = Sum::default();
                 for group in footer.row_groups() {
-                    let pages = sum_pages(&file, &tail, group.column(index)).expect("pages that are known");
+                    let pages =
+                        sum_pages(&file, &tail, group.column(index), rows_of(group)).expect("pages that are known");
                     assert_eq!(pages.rows, u64::try_from(group.num_rows()).expect("rows"), "seed {seed}");
                     found.merge(pages.sum);
                 }
@@ -997,7 +1002,7 @@ mod tests {
                 damaged.append(&bad).expect("written");
                 // Whole, as the sum has a small file, or with a footer that was read before.
                 let tail = if random.bool() { &bad[..] } else { &bad[bad.len() - TAIL_BYTES..] };
-                match sum_pages(&damaged.reader(), tail, group.column(0)) {
+                match sum_pages(&damaged.reader(), tail, group.column(0), rows_of(group)) {
                     Some(pages) => {
                         assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&damaged.reader(), group), "seed {seed}");
                         same += 1;

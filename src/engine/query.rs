@@ -161,8 +161,16 @@ struct Stretch {
 /// What came of a piece.
 enum Summed {
     Group(Sum, Read),
-    /// None if where its first row starts could not be guessed, or if the part lacks the column.
-    Stretch(Stretch, Option<Found>),
+    Stretch(Stretch, Reading),
+}
+
+/// What came of reading a stretch.
+enum Reading {
+    /// The part lacks the column.
+    Lacks,
+    /// Where its first row starts could not be guessed.
+    NoGuess,
+    Found(Found),
 }
 
 /// What a reader of a CSV file found.
@@ -228,7 +236,7 @@ impl Answer<'_> {
         self.read.bytes += read.bytes;
     }
 
-    async fn add_stretch(&mut self, stretch: Stretch, found: Option<Found>) -> Result<(), Error> {
+    async fn add_stretch(&mut self, stretch: Stretch, reading: Reading) -> Result<(), Error> {
         let part = Arc::clone(&stretch.part);
         let is_last = stretch.until == part.csv_bytes;
         if stretch.from == 0 {
@@ -236,15 +244,14 @@ impl Answer<'_> {
         }
         let before = self.before;
         let follows = |found: &Found| found.start == before.offset && (found.start == 0 || before.header_read);
-        let found = match found {
-            Some(found) if follows(&found) => Some(found),
+        let reading = match reading {
+            Reading::Lacks => return Ok(()),
+            Reading::Found(found) if follows(&found) => Reading::Found(found),
             // A row went beyond all of it.
             _ if before.offset >= stretch.until && !is_last => return Ok(()),
             _ => stretch.sum(self.engine, self.column, Some(before)).await?,
         };
-        let Some(Found { start, sum, stop, end }) = found else {
-            return Ok(()); // the part lacks the column
-        };
+        let Reading::Found(Found { start, sum, stop, end }) = reading else { return Ok(()) };
         if let Some(stop) = stop {
             return Err(stop.error(&part, self.column, before.rows));
         }
@@ -261,22 +268,22 @@ impl Answer<'_> {
 
 impl Stretch {
     /// Sums its rows on a worker: from where the one before it ended, or else from where the first seems to start.
-    async fn sum(self, engine: &Engine, column: &Arc<str>, known: Option<End>) -> Result<Option<Found>, Error> {
+    async fn sum(self, engine: &Engine, column: &Arc<str>, known: Option<End>) -> Result<Reading, Error> {
         let (store, column) = (Arc::clone(&engine.0.store), Arc::clone(column));
         engine.0.workers.run(Lane::Question, move || self.sum_now(&store, &column, known)).await.flatten()
     }
 
-    fn sum_now(&self, store: &Store, column: &str, known: Option<End>) -> Result<Option<Found>, Error> {
-        let Some(source) = Source::open(store, &self.part, column)? else { return Ok(None) };
+    fn sum_now(&self, store: &Store, column: &str, known: Option<End>) -> Result<Reading, Error> {
+        let Some(source) = Source::open(store, &self.part, column)? else { return Ok(Reading::Lacks) };
         let start = match known {
             Some(end) => Some(end),
             None if self.from == 0 => Some(End::default()),
             None => source.guess(self.from)?.map(|offset| End { offset, rows: 0, header_read: true }),
         };
-        let Some(start) = start else { return Ok(None) };
+        let Some(start) = start else { return Ok(Reading::NoGuess) };
         // To the end of the file, if it is the last, so that it is read until there is no more.
         let until = if self.until == self.part.csv_bytes { u64::MAX } else { self.until };
-        Ok(Some(source.sum(start, until)))
+        Ok(Reading::Found(source.sum(start, until)))
     }
 }
 
