@@ -28,7 +28,7 @@ import grpc
 import matplotlib
 import rows
 from data import FULL, QUICK, Size, Table
-from rows import COLUMN, P3, Run
+from rows import COLUMN, P3, Run, crowded_folders
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker  # noqa: E402
@@ -173,19 +173,18 @@ def against_clients(size: Size) -> Curves:
         for durability, uploads in (("none", size.uploads // 2), ("fsync", size.synced_uploads // 2)):
             load = functools.partial(upload_rate, size, durability, clients, files, uploads)
             add(curves, f"tally, {durability}", clients, median(load))
-        folder = contenders.empty(BENCH / size.name / "p3-clients")
-        with P3Server(folder) as p3:
+        with ExitStack() as stack:
+            p3 = stack.enter_context(P3Server(Run(size, stack).crowded_folder()))
             load = functools.partial(upload_load, p3.address, clients, files, size.uploads // 4)
             add(curves, f"{P3}, none", clients, median(lambda load=load: load()["per_second"]))
-        contenders.empty(folder)
     return curves
 
 
 def upload_rate(size: Size, durability: str, clients: int, files: List[Path], uploads: int) -> float:
     with ExitStack() as stack:
         run = Run(size, stack)
-        server = run.tally(run.empty_folder(), "--durability", durability)
-        os.sync()  # or the journal would still be busy with the files that were removed before
+        server = run.tally(run.crowded_folder(), "--durability", durability)
+        os.sync()  # or what was written before would be on its way to the disk
         return upload_load(server.address, clients, files, uploads)["per_second"]
 
 
@@ -266,8 +265,10 @@ def main() -> None:
     for name in options.plot or PLOTS:
         kept = BENCH / size.name / "plots" / f"{name}.json"
         if not options.draw:
+            contenders.empty(crowded_folders(size))
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(PLOTS[name][0](size)))
+            contenders.empty(crowded_folders(size))
         path = draw(
             name, json.loads(kept.read_text()), ROOT / "bench" / "plots" if size is FULL else kept.parent
         )

@@ -256,6 +256,7 @@ def main() -> int:
             if not program.exists():
                 raise Wrong(f"{program} is missing: run `make bench`")
         contenders.use_two_cores()
+        contenders.empty(rows.crowded_folders(size))
         for scenario in options.scenarios:
             path = kept(scenario, size)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,6 +266,7 @@ def main() -> int:
             except FAILURES as failure:
                 failed.append(scenario)
                 print(f"{scenario.name}: {failure}", file=sys.stderr)
+        contenders.empty(rows.crowded_folders(size))
         options.scenarios = [scenario for scenario in options.scenarios if scenario not in failed]
         if not options.scenarios:
             return 1

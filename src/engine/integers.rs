@@ -39,6 +39,7 @@ use super::{
     csv::{Resume, Row, Rows, Scanner, Wanted},
     parquet::{CREATED_BY, DELTA_COLUMNS_MAX, write_error, written},
     part::{Column, ColumnType},
+    simd::{self, Taken},
     store::{Draft, Store},
     upload::Converted,
 };
@@ -251,8 +252,16 @@ impl Table {
     }
 
     /// Takes complete rows until it is full, and says how many bytes they were. None: a row is not one of integers.
-    #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
     fn parse(&mut self, block: &[u8]) -> Option<usize> {
+        let Taken { bytes, filled } =
+            simd::read_integers(block, self.columns, &mut self.cells, self.filled, &mut self.empty);
+        self.filled = filled;
+        Some(bytes + self.parse_plain(&block[bytes..])?)
+    }
+
+    /// The same cell by cell.
+    #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
+    fn parse_plain(&mut self, block: &[u8]) -> Option<usize> {
         let mut row = 0; // where the row starts
         let mut cell = 0; // where the cell starts
         let mut column = 0;
@@ -849,6 +858,49 @@ mod tests {
         }
         let all = [taken, given_up, refused];
         assert!(all.iter().all(|count| *count > 300), "the test wants all three: {all:?}");
+    }
+
+    #[test]
+    fn vectors_read_what_their_plain_twin_reads() {
+        let (mut vectors, mut plain_only) = (0, 0);
+        for seed in 0..6000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (cells, csv) = random_table(&mut random);
+            let columns = cells[0].len();
+            let header = csv.iter().position(|byte| *byte < b' ').expect("its end") + 1;
+            let mut rows = csv[header..].to_vec();
+            if random.bool() && !rows.is_empty() {
+                let at = random.usize(..rows.len());
+                rows[at] = b",,\n\r\"-0+ x\xff\0.:/9"[random.usize(..16)];
+            }
+            let file_bytes = random.usize(1..=rows.len() + 1);
+            let (mut table, mut plain) = (Table::new(columns, file_bytes), Table::new(columns, file_bytes));
+            let (mut rest, mut plain_rest) = (&rows[..], &rows[..]);
+            // A table that is full is emptied, until no row is left or one is none of integers.
+            loop {
+                let filled = table.filled;
+                let taken = simd::read_integers(rest, columns, &mut table.cells, filled, &mut table.empty).bytes;
+                if taken > 0 {
+                    vectors += 1
+                } else {
+                    plain_only += 1
+                }
+                table.empty.clear();
+                let (found, expected) = (table.parse(rest), plain.parse_plain(plain_rest));
+                let what = || format!("seed {seed}, {columns} columns: {:?}", String::from_utf8_lossy(&rows));
+                assert_eq!(found, expected, "{}", what());
+                let Some(taken) = found else { break };
+                assert_eq!(table.cells[..table.filled], plain.cells[..plain.filled], "{}", what());
+                assert_eq!((table.filled, &table.empty), (plain.filled, &plain.empty), "{}", what());
+                (rest, plain_rest) = (&rest[taken..], &plain_rest[taken..]);
+                if taken == 0 || !table.is_full() {
+                    break;
+                }
+                table.clear();
+                plain.clear();
+            }
+        }
+        assert!(!simd::serves(1) || vectors > 3000 && plain_only > 1000, "{vectors} by vectors, {plain_only} not");
     }
 
     #[test]

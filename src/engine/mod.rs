@@ -2,11 +2,12 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`integers`], [`store`],
-//! [`state`], [`workers`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
+//! [`state`], [`workers`], [`claims`], [`upload`], [`small`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
 //! [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both
 //! [`jobs`] and its records; [`vitals`].
 
 pub mod cell;
+pub mod claims;
 pub mod columns;
 pub mod convert;
 pub mod csv;
@@ -24,6 +25,7 @@ pub mod python;
 pub mod query;
 pub mod runs;
 pub mod simd;
+pub mod small;
 pub mod sources;
 pub mod state;
 pub mod store;
@@ -58,14 +60,16 @@ use crate::{
         SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, UPLOADS_MAX, WIDE_READS_MAX,
     },
 };
+use claims::Pool;
 use group::{GroupBy, GroupSum, Groups, Plan, StoredGroups};
 use jobs::Recovered;
 use part::{Format, Part, PartId, Receipt, Schema};
+use small::{SmallFiles, Stage};
 use sources::Sources;
 use state::{Lane, Shared};
 use store::Reader;
 use survey::{Answer, SurveyQuestion};
-use upload::{Pool, Waiting};
+use upload::Waiting;
 use workers::{Workers, panic_text};
 
 /// A handle on the table; clones are handles on the same.
@@ -79,6 +83,8 @@ struct Inner {
     limits: Limits,
     /// Uploads that may be received at once.
     places: Arc<Semaphore>,
+    /// Small uploads on their way to a worker.
+    small_files: SmallFiles,
     /// Uploads on their way to the next commit.
     commits: mpsc::Sender<Waiting>,
     /// Memory for conversions of large and of small uploads, apart, so that small ones never wait for large ones.
@@ -128,10 +134,15 @@ impl Engine {
         let store = Arc::new(store);
         let (commits, queue) = mpsc::channel(UPLOADS_MAX);
         tokio::spawn(upload::keep_committing(workers.clone(), Arc::clone(&store), queue));
+        let (small_files, queue) = mpsc::channel(UPLOADS_MAX);
+        let stage =
+            Stage { workers: workers.clone(), store: Arc::clone(&store), state: state.clone(), limits: limits.csv };
+        tokio::spawn(stage.keep_staging(queue));
         let inner = Inner {
             state,
             workers,
             store,
+            small_files,
             commits,
             limits,
             places: Arc::new(Semaphore::new(limits.uploads_max)),

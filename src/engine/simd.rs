@@ -1,11 +1,13 @@
-//! A column of integers added up 64 bytes at a time, with the processor's vector instructions where it has them. The
-//! one module with `unsafe` in it.
+//! Integers added up or read 64 bytes at a time, with the processor's vector instructions where it has them. The one
+//! module with `unsafe` in it.
 //!
 //! [`find_cells`] finds the cells of one column, in rows of any width, with quotes or without.
 //!
 //! [`sum_rows`] takes whole rows that are plain: no quote in them, as many cells in each as there are columns, and in
 //! the wanted column nothing but `-?[0-9]{1,18}` or no text at all. Whatever else there is makes it answer none, and
 //! the careful scan of `csv.rs` says what that means. So nothing here knows errors, row numbers or limits.
+//!
+//! [`read_integers`] takes rows of such cells whole, for a file that becomes Parquet. It stops where something else is.
 //!
 //! Why: bigdata's rows of 16 bytes, `1,-12345,678901` and a line feed, take 3 ns here and 12 there. No row is looked at by itself. Bytes
 //! become bit masks, in which the cells of a column are found for all rows of 64 bytes together, by additions whose
@@ -102,6 +104,35 @@ pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells
         return unsafe { x86::find_cells(bytes, columns_count, column_index, cells) };
     }
     find_cells_by(bytes, columns_count, column_index, cells, marks_plain)
+}
+
+/// How far [`read_integers`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes of whole rows.
+    pub bytes: usize,
+    /// Cells that are there now, those from before among them.
+    pub filled: usize,
+}
+
+/// Reads the cells of whole rows into `cells`, row by row, after those that are there; 0 where there is no text, and
+/// then its index goes to `empty`. Takes rows as far as there are 64 bytes and room for as many cells, and every cell is
+/// an integer written the way it would be printed, or empty. Cells behind what it says it filled may have been written.
+#[inline]
+pub fn read_integers(
+    bytes: &[u8],
+    columns_count: usize,
+    cells: &mut [i64],
+    filled: usize,
+    empty: &mut Vec<u32>,
+) -> Taken {
+    let nothing = Taken { bytes: 0, filled };
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_instructions() && (1..=LANES).contains(&columns_count) {
+        // SAFETY: `has_instructions` has looked for all the features.
+        return unsafe { x86::read_integers(bytes, columns_count, cells, filled, empty) };
+    }
+    nothing
 }
 
 /// What 64 bytes are, a bit for each.
@@ -227,7 +258,8 @@ fn place_of(mut bits: u64, below: usize) -> usize {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Added, LANES, Marks, RowCell, Rows, find_cells_by};
+    use super::{Added, LANES, Marks, RowCell, Rows, Taken, find_cells_by};
+    use crate::engine::cell;
 
     /// What is needed came with Ice Lake and Zen 4.
     #[inline]
@@ -334,6 +366,105 @@ mod x86 {
         (wrong == 0).then(|| Added { rows, total: sums.total() })
     }
 
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) fn read_integers(
+        bytes: &[u8],
+        columns_count: usize,
+        cells: &mut [i64],
+        filled: usize,
+        empty: &mut Vec<u32>,
+    ) -> Taken {
+        let mut taken = Taken { bytes: 0, filled };
+        // Which of the next 64 cells end a row, by the column of the first of them.
+        let mut row_ends_from = [0_u64; LANES];
+        for (column, row_ends) in row_ends_from[..columns_count].iter_mut().enumerate() {
+            for cell in (columns_count - 1 - column..64).step_by(columns_count) {
+                *row_ends |= 1 << cell;
+            }
+        }
+        let eights = Eights::new();
+        let mut before = _mm512_setzero_si512();
+        let mut column = 0;
+        let mut index = filled;
+        // What the last byte left to the next 64, in the lowest bit: at first it was a row end.
+        let (mut after_separator, mut after_row_end) = (1, 1);
+        let (mut after_minus, mut after_zero, mut in_negative) = (0, 0, 0);
+        'lanes: for (base, lanes) in (0..).step_by(LANES).zip(bytes.as_chunks::<LANES>().0) {
+            // The last eight cells are written whole.
+            if cells.len() - index < LANES + 8 {
+                break;
+            }
+            let (lanes, _) = load(lanes);
+            let digits = _mm512_cmplt_epu8_mask(_mm512_sub_epi8(lanes, splat(b'0')), splat(10));
+            let minuses = equal(lanes, b'-');
+            let all_row_ends = equal(lanes, b'\n') | equal(lanes, b'\r');
+            let separators = equal(lanes, b',') | all_row_ends;
+            let after_separators = separators << 1 | after_separator;
+            let after_minuses = minuses << 1 | after_minus;
+            let first_zeros = equal(lanes, b'0') & (after_separators | after_minuses);
+            let wrong = !(digits | minuses | separators)
+                | minuses & !after_separators
+                | after_minuses & !digits
+                | first_zeros & after_minuses
+                | (first_zeros << 1 | after_zero) & digits;
+
+            // A row end right after another ends no row.
+            let ends = separators & !(all_row_ends & (all_row_ends << 1 | after_row_end));
+            let row_ends = ends & all_row_ends;
+            let count = ends.count_ones();
+            let misplaced = _bzhi_u64(_pext_u64(row_ends, ends) ^ row_ends_from[column], count);
+            if wrong | misplaced != 0 {
+                break;
+            }
+
+            let (ran, beyond) = (minuses | in_negative).overflowing_add(!separators);
+            let mut negative = _pext_u64(ran & separators, ends);
+            let mut places = _mm512_maskz_compress_epi8(ends, eights.places);
+            let cells_here = &mut cells[index..index + LANES + 8];
+            for (eight, from) in cells_here.as_chunks_mut::<8>().0.iter_mut().zip((0..count).step_by(8)) {
+                let here = low_byte(u64::from(_bzhi_u32(0xff, count - from)));
+                let (values, long) = eights.values(before, lanes, places, here);
+                let values = _mm512_mask_sub_epi64(values, low_byte(negative), _mm512_setzero_si512(), values);
+                // SAFETY: it writes 64 bytes, which are the eight cells.
+                unsafe { _mm512_storeu_si512(eight.as_mut_ptr().cast(), values) };
+                for (at, value) in eight.iter_mut().enumerate().filter(|(at, _)| long >> at & 1 != 0) {
+                    let end = base + _pdep_u64(1 << (from as usize + at), ends).trailing_zeros() as usize;
+                    let start = bytes[..end].iter().rposition(|byte| matches!(byte, b',' | b'\n' | b'\r'));
+                    let Some(integer) = cell::integer_before(bytes, start.map_or(0, |start| start + 1), end) else {
+                        break 'lanes;
+                    };
+                    *value = integer;
+                }
+                negative >>= 8;
+                places = _mm512_permutexvar_epi8(_mm512_add_epi8(eights.places, splat(8)), places);
+            }
+            let mut empties = _pext_u64(ends & after_separators, ends);
+            while empties != 0 {
+                empty.push(index as u32 + empties.trailing_zeros());
+                empties &= empties - 1;
+            }
+
+            index += count as usize;
+            column = (column + count as usize) % columns_count;
+            if row_ends != 0 {
+                let behind = u64::MAX.checked_shl(64 - row_ends.leading_zeros()).unwrap_or(0);
+                taken.bytes = base + 64 - row_ends.leading_zeros() as usize;
+                taken.filled = index - (ends & behind).count_ones() as usize;
+            }
+            after_separator = separators >> 63;
+            after_row_end = all_row_ends >> 63;
+            after_minus = minuses >> 63;
+            after_zero = first_zeros >> 63;
+            in_negative = u64::from(beyond);
+            before = lanes;
+        }
+        // The cells of a row that is not whole come again with it.
+        while empty.last().is_some_and(|last| *last as usize >= taken.filled) {
+            empty.pop();
+        }
+        taken
+    }
+
     #[target_feature(enable = "avx2,bmi1,popcnt")]
     pub(super) fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> Rows {
         find_cells_by(bytes, columns_count, column_index, cells, |lanes| marks(lanes))
@@ -358,17 +489,80 @@ mod x86 {
         }
     }
 
+    /// Where the eight bytes before a place stand, for eight places at a time.
+    struct Eights {
+        /// 0 to 63.
+        places: __m512i,
+        /// Eight times 0, eight times 1 and so on.
+        eights: __m512i,
+        /// For place 0, when 64 other bytes come before.
+        windows: __m512i,
+    }
+
+    impl Eights {
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+        fn new() -> Self {
+            let mut places = [0; LANES];
+            for (place, byte) in (0..).zip(&mut places) {
+                *byte = place;
+            }
+            let (places, _) = load(&places);
+            Self {
+                places,
+                eights: _mm512_srli_epi16::<3>(_mm512_and_si512(places, splat(0x38))),
+                windows: _mm512_add_epi8(_mm512_and_si512(places, splat(7)), splat(64 - 8)),
+            }
+        }
+
+        /// The windows before the first eight of these places.
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+        #[inline]
+        fn before(&self, places: __m512i) -> __m512i {
+            _mm512_add_epi8(_mm512_permutexvar_epi8(self.eights, places), self.windows)
+        }
+
+        /// The absolute values of the cells that end at the first eight places, of those in `cells`; and which of them
+        /// have 16 digits or more, and no value here.
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+        #[inline]
+        fn values(&self, before: __m512i, bytes: __m512i, places: __m512i, cells: u8) -> (__m512i, u8) {
+            let windows = self.before(places);
+            let value_of = |fours| {
+                let thousands = _mm512_mul_epu32(fours, _mm512_set1_epi64(10_000));
+                _mm512_add_epi64(thousands, _mm512_srli_epi64::<32>(fours))
+            };
+            let (fours, full) = digits_before(before, bytes, windows, cells, 64);
+            let values = value_of(fours);
+            if full == 0 {
+                return (values, 0);
+            }
+            let (fours, long) = digits_before(before, bytes, _mm512_sub_epi8(windows, splat(8)), full, 64);
+            let more = _mm512_mul_epu32(value_of(fours), _mm512_set1_epi64(100_000_000));
+            (_mm512_add_epi64(values, more), long)
+        }
+    }
+
+    /// What the digits right before eight places are, at most eight each, for those in `cells`: thousands of tens, then
+    /// ones, 32 bits each. And which have digits in at least so many bits of the window.
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[inline]
+    fn digits_before(before: __m512i, bytes: __m512i, windows: __m512i, cells: u8, full: i64) -> (__m512i, u8) {
+        let values = _mm512_sub_epi8(_mm512_permutex2var_epi8(before, windows, bytes), splat(b'0'));
+        let no_digits = _mm512_movm_epi8(_mm512_cmpge_epu8_mask(values, splat(10)));
+        // What stands before the cell is at the lower end of each eight.
+        let bits = _mm512_lzcnt_epi64(no_digits);
+        let values = _mm512_maskz_andnot_epi64(cells, _mm512_srlv_epi64(splat(0xff), bits), values);
+        let twos = _mm512_maddubs_epi16(values, _mm512_set1_epi16(0x010a)); // by 10 and 1
+        let fours = _mm512_madd_epi16(twos, _mm512_set1_epi32(0x0001_0064)); // by 100 and 1
+        (fours, _mm512_mask_cmpge_epu64_mask(cells, bits, _mm512_set1_epi64(full)))
+    }
+
     /// Totals of cells by their last eight digits, the eight before, and the two that are left of 18. Each is eight pairs
     /// of 32 bits: thousands of tens, then ones.
     struct Sums {
         all: [__m512i; 3],
         negative: [__m512i; 3],
-        /// 0 to 63.
-        places: __m512i,
-        /// Eight times 0, eight times 1 and so on.
-        eights: __m512i,
-        /// Where the eight bytes before a place stand, when 64 other bytes come before: for each of eight places.
-        windows: __m512i,
+        eights: Eights,
     }
 
     /// Bits of the last two digits of 18, which is as many as always fit in 64 bits.
@@ -377,46 +571,28 @@ mod x86 {
     impl Sums {
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
         fn new() -> Self {
-            let mut places = [0; LANES];
-            for (place, byte) in (0..).zip(&mut places) {
-                *byte = place;
-            }
-            let (places, _) = load(&places);
             let zero = _mm512_setzero_si512();
-            Self {
-                all: [zero; 3],
-                negative: [zero; 3],
-                places,
-                eights: _mm512_srli_epi16::<3>(_mm512_and_si512(places, splat(0x38))),
-                windows: _mm512_add_epi8(_mm512_and_si512(places, splat(7)), splat(64 - 8)),
-            }
+            Self { all: [zero; 3], negative: [zero; 3], eights: Eights::new() }
         }
 
         /// Adds the integers that end at these places. Returns bits if one has more than 18 digits.
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
         #[inline]
         fn add(&mut self, before: __m512i, bytes: __m512i, ends: u64, negative_ends: u64) -> u64 {
-            let mut places = _mm512_maskz_compress_epi8(ends, self.places);
+            let mut places = _mm512_maskz_compress_epi8(ends, self.eights.places);
             let mut negative = _pext_u64(negative_ends, ends);
             let mut left = ends.count_ones();
             let mut too_long = 0;
             loop {
-                let places_of_eight = _mm512_permutexvar_epi8(self.eights, places);
-                let mut windows = _mm512_add_epi8(places_of_eight, self.windows);
+                let mut windows = self.eights.before(places);
                 let mut cells = low_byte(u64::from(_bzhi_u32(0xff, left)));
                 for ((all, negatives), full) in
                     self.all.iter_mut().zip(&mut self.negative).zip([64, 64, TWO_DIGITS + 1])
                 {
-                    let values = _mm512_sub_epi8(_mm512_permutex2var_epi8(before, windows, bytes), splat(b'0'));
-                    let no_digits = _mm512_movm_epi8(_mm512_cmpge_epu8_mask(values, splat(10)));
-                    // What stands before the cell is at the lower end of each eight.
-                    let bits = _mm512_lzcnt_epi64(no_digits);
-                    let values = _mm512_maskz_andnot_epi64(cells, _mm512_srlv_epi64(splat(0xff), bits), values);
-                    let twos = _mm512_maddubs_epi16(values, _mm512_set1_epi16(0x010a)); // by 10 and 1
-                    let fours = _mm512_madd_epi16(twos, _mm512_set1_epi32(0x0001_0064)); // by 100 and 1
+                    let fours;
+                    (fours, cells) = digits_before(before, bytes, windows, cells, full);
                     *all = _mm512_add_epi64(*all, fours);
                     *negatives = _mm512_mask_add_epi64(*negatives, low_byte(negative), *negatives, fours);
-                    cells = _mm512_mask_cmpge_epu64_mask(cells, bits, _mm512_set1_epi64(full));
                     if cells == 0 {
                         break;
                     }
@@ -428,7 +604,7 @@ mod x86 {
                 }
                 left -= 8;
                 negative >>= 8;
-                places = _mm512_permutexvar_epi8(_mm512_add_epi8(self.places, splat(8)), places);
+                places = _mm512_permutexvar_epi8(_mm512_add_epi8(self.eights.places, splat(8)), places);
             }
         }
 

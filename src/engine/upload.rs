@@ -11,10 +11,7 @@
 //! out of one of two pools, and wait for it with the upload safe in its draft, or small, and nothing else held.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -26,7 +23,7 @@ use futures_util::{
     stream,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,11 +31,13 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Engine,
+    claims::{Plan, typing_bytes},
     convert::{BatchBuilder, Typer},
-    csv::{FileScan, Resume, Row, Rows, Scanner, Wanted, header_of},
+    csv::{FileScan, Resume, Row, Rows, Wanted},
     integers::{self, Integers, Stop},
     parquet::{Layout, PartWriter, Written},
     part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
+    small::SmallFile,
     state::{Lane, Shared},
     store::{Draft, Reader, Staged, Store, checksum_text},
     workers::Workers,
@@ -46,22 +45,17 @@ use super::{
 use crate::{
     error::{CsvError, Error},
     limits::{
-        BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, COLUMNS_MAX, CsvLimits,
-        DICTIONARY_COLUMNS_MAX, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, MIB, PAGE_BYTES, PAGE_BYTES_MIN, PARTS_MAX,
-        READ_BLOCK_BYTES, ROW_GROUP_BYTES, ROW_GROUP_BYTES_CEILING, SMALL_UPLOAD_BYTES, SPILL_PAGES_BYTES,
-        SPOOL_BLOCK_BYTES, UPLOAD_FRAME_BYTES, UPLOADS_MAX,
+        CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, MIB, PARTS_MAX, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
+        UPLOAD_FRAME_BYTES, UPLOADS_MAX,
     },
 };
 
 /// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
-const CONVERT_SLICE_BYTES: usize = MIB;
+pub(super) const CONVERT_SLICE_BYTES: usize = MIB;
 /// What an upload that is converted while it comes reads ahead; a block may have grown by doubling.
 const AHEAD_BYTES: usize = 2 * (SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES);
 /// How long a block may be on its way before the memory of a bet on the file goes to others.
 const BET_IDLE_MAX: Duration = Duration::from_secs(1);
-/// What the writer and the builders hold for a column before its first value, with and without a dictionary.
-const COLUMN_BYTES: usize = 10 * KIB;
-const DICTIONARY_COLUMN_BYTES: usize = 64 * KIB;
 
 /// Runs one upload from its first byte to its receipt.
 pub(super) async fn run<S>(engine: Engine, mut body: S, cancel: CancellationToken) -> Result<Receipt, Error>
@@ -285,7 +279,7 @@ impl Bet {
     }
 }
 
-fn unless_unsuited<T>(result: Result<T, Stop>) -> Result<Option<T>, Error> {
+pub(super) fn unless_unsuited<T>(result: Result<T, Stop>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Stop::Unsuited) => Ok(None),
@@ -304,7 +298,7 @@ pub struct Converted {
 }
 
 /// A part that is in place, and not in the table yet.
-struct StagedPart {
+pub struct StagedPart {
     /// None if there is nothing left to do with them.
     files: Option<Staged>,
     receipt: Receipt,
@@ -368,26 +362,14 @@ struct Upload {
 }
 
 impl Upload {
-    /// Types, converts and stages a file that is in memory, in one slice.
+    /// Has a file that is in memory typed, converted and staged.
     async fn keep_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
-        let limits = self.engine.0.limits.csv;
-        let columns = columns_max(&csv);
-        let plan = Plan::for_file(csv.len() as u64, columns, csv.len())?;
-        let claim = self.claim(csv.len() as u64, plan.claim_bytes + typing_bytes(csv.len() as u64, columns, limits));
-        let claim = claim.await?;
-        let engine = self.engine.clone();
-        slice(&self.engine, &self.cancel, move || {
-            let store = &engine.0.store;
-            let converted = match unless_unsuited(Integers::of_file(store, limits, &csv))? {
-                Some(converted) => converted,
-                None => convert_block(store, limits, &csv)?,
-            };
-            drop(claim);
-            let mut draft = store.draft()?;
-            std::io::Write::write_all(&mut draft, &csv).map_err(Error::io("an upload's spool file"))?;
-            stage(&engine, draft, converted)
-        })
-        .await
+        let Engine(inner) = &self.engine;
+        let claim_bytes = SmallFile::claim_bytes(&csv, inner.limits.csv)?;
+        let claim = self.claim(csv.len() as u64, claim_bytes).await?;
+        let (file, hears) = SmallFile::new(csv, claim);
+        inner.small_files.send(file).await.ok().ok_or(Error::Draining)?;
+        hears.await.unwrap_or(Err(Error::Draining))
     }
 
     /// Types, converts and stages a file that is complete on disk.
@@ -423,13 +405,8 @@ impl Upload {
 
         let plan = Plan::for_file(bytes, columns_count, longest_row_bytes)?;
         let claim = self.claim(bytes, plan.claim_bytes).await?;
-        let conversion = Conversion {
-            store: Arc::clone(&inner.store),
-            columns,
-            layout: plan.layout,
-            output: None,
-            _claim: Some(claim),
-        };
+        let mut conversion = Conversion::new(&inner.store, columns, plan.layout);
+        conversion.claim = Some(claim);
         let finish = move |scan: FileScan<Conversion>| scan.rows.finish(rows);
         self.to_the_end(self.scan(&file, conversion), finish).await
     }
@@ -471,8 +448,8 @@ impl Upload {
                 }
             };
         }
-        let engine = self.engine.clone();
-        inner.workers.run(Lane::Upload, move || stage(&engine, csv, converted)).await.flatten()
+        let (store, state) = (Arc::clone(&inner.store), inner.state.clone());
+        inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
     }
 
     /// Makes it a part.
@@ -517,12 +494,11 @@ impl Upload {
 }
 
 /// Puts a part's files in place; where nothing is synced, its receipt too.
-fn stage(engine: &Engine, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
-    let Engine(inner) = engine;
-    let place = PartPlace::reserve(&inner.state)?;
+pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
+    let place = PartPlace::reserve(state)?;
     let receipt = receipt_of(place.part, &csv, &converted);
-    let staged = inner.store.stage(csv, converted.parquet.draft, &receipt)?;
-    let files = if inner.store.is_synced() {
+    let staged = store.stage(csv, converted.parquet.draft, &receipt)?;
+    let files = if store.is_synced() {
         Some(staged)
     } else {
         staged.commit_unsynced()?;
@@ -530,26 +506,6 @@ fn stage(engine: &Engine, csv: Draft, converted: Converted) -> Result<StagedPart
     };
     let schema = Schema::of(&receipt.columns);
     Ok(StagedPart { files, receipt, schema, place })
-}
-
-/// Types and converts a file that is in memory.
-fn convert_block(store: &Arc<Store>, limits: CsvLimits, csv: &[u8]) -> Result<Converted, Error> {
-    let new_scanner = || Scanner::new(limits, Wanted::All, Resume::default());
-    let (mut scanner, mut typer) = (new_scanner(), Typer::default());
-    scanner.feed(csv, &mut typer)?;
-    scanner.finish(&mut typer)?;
-    let (rows, columns) = (scanner.into_resume().rows, typer.into_columns());
-    let layout = Plan::for_file(csv.len() as u64, columns.len(), csv.len())?.layout;
-    let mut conversion = Conversion { store: Arc::clone(store), columns, layout, output: None, _claim: None };
-    let mut scanner = new_scanner();
-    scanner.feed(csv, &mut conversion)?;
-    scanner.finish(&mut conversion)?;
-    conversion.finish(rows)
-}
-
-/// Columns that a file in memory can have: more than it has only if commas stand in their names.
-fn columns_max(csv: &[u8]) -> usize {
-    (memchr::memchr_iter(b',', header_of(csv)).count() + 1).min(COLUMNS_MAX)
 }
 
 /// How wide a file is, which decides what its conversion may take.
@@ -579,23 +535,27 @@ fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
 }
 
 /// Rows on their way into a Parquet file.
-struct Conversion {
+pub(super) struct Conversion {
     store: Arc<Store>,
     columns: Vec<Column>,
     layout: Layout,
     /// Made when the scan begins, on a worker.
     output: Option<(BatchBuilder, PartWriter)>,
     /// Travels with the work: a cancelled upload's slice may still be running.
-    _claim: Option<OwnedSemaphorePermit>,
+    claim: Option<OwnedSemaphorePermit>,
 }
 
 impl Conversion {
+    pub(super) fn new(store: &Arc<Store>, columns: Vec<Column>, layout: Layout) -> Self {
+        Self { store: Arc::clone(store), columns, layout, output: None, claim: None }
+    }
+
     fn output(&mut self) -> Result<&mut (BatchBuilder, PartWriter), Error> {
         self.output.as_mut().ok_or_else(|| Error::Internal("a row before the header".to_owned()))
     }
 
     /// The last rows and the footer.
-    fn finish(mut self, rows: u64) -> Result<Converted, Error> {
+    pub(super) fn finish(mut self, rows: u64) -> Result<Converted, Error> {
         let (batch, writer) = self.output()?;
         writer.write(&batch.take()?)?;
         let Some((_, writer)) = self.output else { return Err(Error::Internal("no header".to_owned())) };
@@ -619,99 +579,6 @@ impl Rows for Conversion {
             writer.write(&batch.take()?)?;
         }
         Ok(())
-    }
-}
-
-/// Memory that typing a file may take: a block, a row that crosses its border and its unescaped cells, each in a buffer
-/// that may have doubled beyond it, the columns' state.
-fn typing_bytes(file_bytes: u64, columns: usize, limits: CsvLimits) -> usize {
-    const TYPING_COLUMN_BYTES: usize = 256;
-    let file_bytes = usize::try_from(file_bytes).unwrap_or(usize::MAX);
-    (READ_BLOCK_BYTES + 4 * limits.row_bytes_max).min(file_bytes.saturating_mul(5)) + columns * TYPING_COLUMN_BYTES
-}
-
-/// What the conversion of a file may take.
-#[derive(Debug, PartialEq, Eq)]
-struct Plan {
-    layout: Layout,
-    claim_bytes: usize,
-}
-
-impl Plan {
-    fn for_file(file_bytes: u64, columns: usize, longest_row_bytes: usize) -> Result<Self, Error> {
-        // Text of one byte takes five in a page, so a file may take a few times its size before it is packed.
-        let in_memory = usize::try_from(file_bytes.saturating_mul(3)).unwrap_or(usize::MAX);
-        let row_groups_max = (COLUMN_CHUNKS_MAX / columns.max(1)).max(1);
-        let row_group_bytes = ROW_GROUP_BYTES.max(in_memory / row_groups_max);
-        if row_group_bytes > ROW_GROUP_BYTES_CEILING {
-            return Err(Error::TooWideAndLong { columns, file_bytes });
-        }
-        // A row group too large for memory keeps one page of each column there.
-        let spill = row_group_bytes > ROW_GROUP_BYTES;
-        let page_bytes =
-            if spill { (SPILL_PAGES_BYTES / columns).clamp(PAGE_BYTES_MIN, PAGE_BYTES) } else { PAGE_BYTES };
-        let pages_bytes = if spill { columns * page_bytes } else { in_memory.min(row_group_bytes) };
-        let column_bytes = if columns <= DICTIONARY_COLUMNS_MAX { DICTIONARY_COLUMN_BYTES } else { COLUMN_BYTES };
-        let row_groups = in_memory / row_group_bytes + 1;
-        // The cells of a batch stand in the builders, in the pages and in a compressed copy of a page; the last row of
-        // each may be the longest.
-        let batch_bytes = 3 * (BATCH_BYTES_MAX + 8 * BATCH_CELLS_MAX.min(in_memory)) + 6 * longest_row_bytes;
-        let claim_bytes = (READ_BLOCK_BYTES + DRAFT_BYTES_HELD).min(in_memory)
-            + pages_bytes
-            + in_memory.min(batch_bytes)
-            + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES);
-        Ok(Self { layout: Layout { row_group_bytes, page_bytes, spill }, claim_bytes })
-    }
-}
-
-/// Memory that uploads share: each takes what it may need and gives it back when it is done.
-pub(super) struct Pool {
-    kib: Arc<Semaphore>,
-    kib_max: u32,
-    /// Claims that wait, at some time just now.
-    waits: AtomicUsize,
-}
-
-impl Pool {
-    pub(super) fn new(bytes: usize) -> Self {
-        let kib_max = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
-        Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max, waits: AtomicUsize::new(0) }
-    }
-
-    /// Waits until there is room. What asks for more than there is gets all of it, and so runs alone.
-    pub(super) async fn claim(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib_max);
-        if let Ok(claim) = Arc::clone(&self.kib).try_acquire_many_owned(kib) {
-            return Ok(claim);
-        }
-        let _waits = Waits::new(&self.waits);
-        Arc::clone(&self.kib).acquire_many_owned(kib).await.ok().ok_or(Error::Draining)
-    }
-
-    fn is_waited_for(&self) -> bool {
-        self.waits.load(Ordering::Relaxed) > 0
-    }
-
-    /// The same if there is room now.
-    fn try_claim(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes.div_ceil(KIB)).ok()?;
-        Arc::clone(&self.kib).try_acquire_many_owned(kib).ok()
-    }
-}
-
-/// One who waits for a claim, even if it stops waiting.
-struct Waits<'a>(&'a AtomicUsize);
-
-impl<'a> Waits<'a> {
-    fn new(waits: &'a AtomicUsize) -> Self {
-        waits.fetch_add(1, Ordering::Relaxed);
-        Self(waits)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -749,45 +616,4 @@ pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
     }
     // Full, or another upload kept it in between.
     state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::{COLUMNS_MAX, LARGE_CONVERSION_BYTES, MIB, SMALL_CONVERSION_BYTES};
-
-    #[test]
-    fn no_small_file_has_more_columns_than_it_claims_memory_for() {
-        for (csv, columns) in [
-            ("a", 1),
-            ("a,b\n1,2\n", 2),
-            ("\n\r\n\ra,b,c\r1,2,3\n", 3),
-            ("\u{feff}\r\na,b\n1,2\n", 2),
-            ("\"a\",\"b\n,\"\n1,2,3,4,5\n", 3),
-            ("", 1),
-        ] {
-            assert_eq!(columns_max(csv.as_bytes()), columns, "{csv:?}");
-        }
-        assert_eq!(columns_max(&[b','; 2 * COLUMNS_MAX]), COLUMNS_MAX);
-    }
-
-    #[test]
-    fn plans_keep_to_the_pools_and_the_footer_small() {
-        const GIB: u64 = 1024 * MIB as u64;
-        for columns in [1, 3, 34, 128, 129, 1000, COLUMNS_MAX] {
-            for file_bytes in [0, 100, SMALL_UPLOAD_BYTES, 10 * MIB as u64, GIB, 10 * GIB, 40 * GIB] {
-                let plan = Plan::for_file(file_bytes, columns, 64 * KIB).expect("it can be converted");
-                let pool =
-                    if file_bytes <= SMALL_UPLOAD_BYTES { SMALL_CONVERSION_BYTES } else { LARGE_CONVERSION_BYTES };
-                // Only the widest small files ask for more than their pool has, and then run alone.
-                let alone = columns == COLUMNS_MAX && file_bytes <= SMALL_UPLOAD_BYTES;
-                assert!(plan.claim_bytes <= pool || alone, "{columns} columns, {file_bytes} bytes: {plan:?}");
-                let row_groups = 3 * file_bytes / plan.layout.row_group_bytes as u64;
-                let column_chunks = row_groups * columns as u64;
-                assert!(column_chunks <= COLUMN_CHUNKS_MAX as u64, "{columns} columns, {file_bytes} bytes: {plan:?}");
-            }
-        }
-        let too_much = Plan::for_file(100 * GIB, COLUMNS_MAX, 64 * KIB).expect_err("too wide and long");
-        assert!(matches!(too_much, Error::TooWideAndLong { .. }));
-    }
 }

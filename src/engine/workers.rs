@@ -55,25 +55,29 @@ impl Workers {
         lane: Lane,
         slice: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let work = move || {
+            if !answer.is_closed() {
+                // The one who waited may have gone meanwhile: then nobody wants the result.
+                let _unwanted = answer.send(caught(slice));
+            }
+        };
+        self.hand_over(lane, work).await?;
+        answered.await.unwrap_or(Err(Error::Draining))
+    }
+
+    /// Runs `work` on a worker, and waits only until it is in the queue. It reports what comes of it itself.
+    ///
+    /// Errors: [`Error::Draining`] when the workers are closed.
+    pub async fn hand_over(&self, lane: Lane, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
         let Ok(place) = Arc::clone(&self.places[lane as usize]).acquire_owned().await else {
             return Err(Error::Draining);
         };
-        let (answer, answered) = oneshot::channel();
         let work = Box::new(move || {
             let _place = place;
-            if !answer.is_closed() {
-                // The one who waited may have gone meanwhile: then nobody wants the result.
-                let _unwanted = answer.send(catch_unwind(AssertUnwindSafe(slice)));
-            }
+            work();
         });
-        if let Err(Refused(_work)) = self.shared.push_work(lane, work) {
-            return Err(Error::Draining);
-        }
-        match answered.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(panic)) => Err(Error::Internal(format!("a worker panicked: {}", panic_text(&*panic)))),
-            Err(_dropped) => Err(Error::Draining),
-        }
+        self.shared.push_work(lane, work).map_err(|Refused(_work)| Error::Draining)
     }
 
     /// Drops a value on a worker, because dropping it removes a file. It is not waited for.
@@ -86,6 +90,12 @@ impl Workers {
     pub fn close(&self) {
         self.shared.close_work();
     }
+}
+
+/// What `work` returns. Errors: [`Error::Internal`] when it panicked.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|panic| Error::Internal(format!("a worker panicked: {}", panic_text(&*panic))))
 }
 
 /// What a panic said.
