@@ -37,6 +37,7 @@ use super::{
     cell,
     convert::arrow_schema,
     csv::{Resume, Row, Rows, Scanner, Wanted},
+    deltas,
     parquet::{CREATED_BY, DELTA_COLUMNS_MAX, write_error, written},
     part::{Column, ColumnType},
     simd::{self, Taken},
@@ -453,7 +454,7 @@ impl Chunk {
     /// A page of the table's column at `index`.
     fn page(&mut self, table: &Table, index: usize, values: &mut Vec<i64>) -> Result<(), ParquetError> {
         let rows = table.rows();
-        let cells = table.cells[..table.filled].iter().skip(index).step_by(table.columns);
+        let cells = table.cells[..table.filled].chunks_exact(table.columns).map(|row| row[index]);
         values.clear();
         let mut page = Vec::new();
         let nulls = table.empty.iter().filter(|empty| **empty as usize % table.columns == index).count();
@@ -461,7 +462,7 @@ impl Chunk {
             values.extend(cells);
             // One run of levels that are 1: its length, then the level.
             let mut run = Vec::new();
-            put_varint((rows as u64) << 1, &mut run);
+            deltas::put_varint((rows as u64) << 1, &mut run);
             run.push(1);
             page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
             page.append(&mut run);
@@ -474,23 +475,23 @@ impl Chunk {
                 while empty.next_if(|next| *next < at).is_some() {}
                 if empty.peek() != Some(&at) {
                     bits[row / 8] |= 1 << (row % 8);
-                    values.push(*cell);
+                    values.push(cell);
                 }
             }
             let mut run = Vec::new();
-            put_varint((bits.len() as u64) << 1 | 1, &mut run);
+            deltas::put_varint((bits.len() as u64) << 1 | 1, &mut run);
             run.append(&mut bits);
             page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
             page.append(&mut run);
         }
-        let range = values.iter().fold(self.range, |range, &value| {
-            let (least, most) = range.unwrap_or((value, value));
-            Some((least.min(value), most.max(value)))
-        });
-        self.range = range;
+        if let Some(first) = values.first() {
+            let (least, most) = self.range.unwrap_or((*first, *first));
+            let range = |(least, most): (i64, i64), value: &i64| (least.min(*value), most.max(*value));
+            self.range = Some(values.iter().fold((least, most), range));
+        }
         self.group_nulls += nulls as u64;
         self.nulls += nulls as u64;
-        put_deltas(values, &mut page);
+        simd::put_deltas(values, &mut page);
 
         let bytes = page.len();
         let page = Page::DataPage {
@@ -550,89 +551,6 @@ impl Read for PagesFrom {
         }
         Ok(0)
     }
-}
-
-/// Values of a block, and of each of its four parts that has a width of its own: as Parquet's writer has them, so that
-/// `pages.rs` takes them.
-const BLOCK_VALUES: usize = 256;
-const MINIBLOCK_VALUES: usize = 64;
-
-/// Appends values as DELTA_BINARY_PACKED.
-fn put_deltas(values: &[i64], out: &mut Vec<u8>) {
-    put_varint(BLOCK_VALUES as u64, out);
-    put_varint((BLOCK_VALUES / MINIBLOCK_VALUES) as u64, out);
-    put_varint(values.len() as u64, out);
-    put_zigzag(values.first().copied().unwrap_or(0), out);
-    let mut deltas = [0_i64; BLOCK_VALUES];
-    let mut start = 1;
-    while start < values.len() {
-        let block = &values[start - 1..values.len().min(start + BLOCK_VALUES)];
-        let count = block.len() - 1;
-        for (delta, pair) in deltas.iter_mut().zip(block.windows(2)) {
-            *delta = pair[1].wrapping_sub(pair[0]);
-        }
-        let least = deltas[..count].iter().copied().min().unwrap_or(0);
-        put_zigzag(least, out);
-        // What is missing in the last block becomes 0.
-        deltas[count..].fill(least);
-        let (miniblocks, _) = deltas.as_chunks::<MINIBLOCK_VALUES>();
-        let mut offsets = [[0; MINIBLOCK_VALUES]; BLOCK_VALUES / MINIBLOCK_VALUES];
-        let widths_at = out.len();
-        for (miniblock, offsets) in miniblocks.iter().zip(&mut offsets) {
-            let mut all = 0;
-            for (delta, offset) in miniblock.iter().zip(offsets.iter_mut()) {
-                *offset = delta.wrapping_sub(least).cast_unsigned();
-                all |= *offset;
-            }
-            out.push(64 - all.leading_zeros().to_le_bytes()[0]);
-        }
-        for (index, offsets) in offsets.iter().enumerate() {
-            let width = usize::from(out[widths_at + index]);
-            pack(offsets, width, out);
-        }
-        start += BLOCK_VALUES;
-    }
-}
-
-/// Appends the low `width` bits of each value, first value lowest.
-fn pack(values: &[u64; MINIBLOCK_VALUES], width: usize, out: &mut Vec<u8>) {
-    if width == 0 {
-        return;
-    }
-    let mut pairs = [0; MINIBLOCK_VALUES / 2];
-    let (values, width) = if width <= 32 {
-        // Two at once.
-        for (pair, two) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
-            *pair = two[0] | two[1] << width;
-        }
-        (&pairs[..], 2 * width)
-    } else {
-        (&values[..], width)
-    };
-    let (mut word, mut filled) = (0_u64, 0);
-    for &value in values {
-        word |= value << filled;
-        filled += width;
-        if filled >= 64 {
-            out.extend_from_slice(&word.to_le_bytes());
-            filled -= 64;
-            // What did not fit in any more.
-            word = if filled == 0 { 0 } else { value >> (width - filled) };
-        }
-    }
-    out.extend_from_slice(&word.to_le_bytes()[..filled / 8]);
-}
-
-fn put_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
-fn put_zigzag(value: i64, out: &mut Vec<u8>) {
-    put_varint((value << 1 ^ value >> 63).cast_unsigned(), out);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The engine: the one door to the table. Every surface converts its request, makes one call here and converts the
 //! answer. No protocol is known below this line.
 //!
-//! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`integers`], [`store`],
+//! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
 //! [`state`], [`workers`], [`claims`], [`upload`], [`small`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
 //! [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both
 //! [`jobs`] and its records; [`vitals`].
@@ -11,6 +11,7 @@ pub mod claims;
 pub mod columns;
 pub mod convert;
 pub mod csv;
+pub mod deltas;
 pub mod fold;
 pub mod group;
 pub mod integers;

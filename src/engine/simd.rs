@@ -15,6 +15,8 @@
 //! expression matching", 2014). Then the digits of eight cells are gathered into one register and multiplied out.
 #![allow(unsafe_code, reason = "vector instructions; each block says why it is sound, and tests compare a safe twin")]
 
+use super::deltas;
+
 /// With more columns there are too few cells of the wanted one in 64 bytes for this to be worth it.
 pub const COLUMNS_MAX: usize = 16;
 
@@ -133,6 +135,17 @@ pub fn read_integers(
         return unsafe { x86::read_integers(bytes, columns_count, cells, filled, empty) };
     }
     nothing
+}
+
+/// [`deltas::put`], compiled for the processor's wide vectors where it has them: it takes eight values at a time then.
+#[inline]
+pub fn put_deltas(values: &[i64], out: &mut Vec<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_instructions() {
+        // SAFETY: `has_instructions` has looked for all the features.
+        return unsafe { x86::put_deltas(values, out) };
+    }
+    deltas::put(values, out);
 }
 
 /// What 64 bytes are, a bit for each.
@@ -259,7 +272,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Added, LANES, Marks, RowCell, Rows, Taken, find_cells_by};
-    use crate::engine::cell;
+    use crate::engine::{cell, deltas};
 
     /// What is needed came with Ice Lake and Zen 4.
     #[inline]
@@ -364,6 +377,11 @@ mod x86 {
         }
         wrong |= equal(unlike, 0);
         (wrong == 0).then(|| Added { rows, total: sums.total() })
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) fn put_deltas(values: &[i64], out: &mut Vec<u8>) {
+        deltas::put(values, out);
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]

@@ -190,6 +190,10 @@ where
             Ok(Some(bytes)) => {
                 let bytes = bytes?;
                 engine.0.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                if block.len() + bytes.len() > DRAFT_BYTES_HELD {
+                    // It will be a whole block, most likely: growing by doubling copies all of it once more.
+                    block.reserve_exact((SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES).saturating_sub(block.len()));
+                }
                 block.extend_from_slice(&bytes);
             }
             Ok(None) => return Ok(Block { bytes: block, at_end: true }),
