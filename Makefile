@@ -10,7 +10,7 @@ RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Carg
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs venv docker bench bench-plots clean need-cargo need-python need-docker
+.PHONY: help demo test check stubs venv docker bench bench-plots fuzz clean need-cargo need-python need-docker
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,17 @@ bench: need-cargo $(BENCH_VENV)/requirements.txt ## times beside other systems a
 bench-plots: need-cargo $(BENCH_VENV)/requirements.txt ## times against rows, parts, columns and clients, in bench/plots
 	cargo build --locked --release --bin tally --example bench-load --example bench-limit
 	$(BENCH_VENV)/bin/python bench/plot.py $(ARGS)
+
+# What tells the fuzzer which way an input went. With --target it is not for build scripts, which have no fuzzer.
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
+FUZZ_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+
+fuzz: need-cargo ## fast paths beside their careful twins, a minute each; ARGS="-max_total_time=3600" for longer
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --release --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target $(FUZZ_TARGET)
+	for target in csv pages; do mkdir -p target/fuzz/$$target && \
+	  target/fuzz/$(FUZZ_TARGET)/release/$$target -max_total_time=60 -max_len=8192 -artifact_prefix=target/fuzz/ $(ARGS) \
+	  target/fuzz/$$target inputs || exit 1; done
 
 # Apart from the tests' environment, because the peers are large.
 $(BENCH_VENV)/requirements.txt: bench/requirements.txt | need-python

@@ -385,6 +385,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
     pub(super) fn read_integers(
         bytes: &[u8],
         columns_count: usize,

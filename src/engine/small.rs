@@ -133,7 +133,48 @@ fn columns_max(csv: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures_util::{future::join_all, stream};
+
     use super::*;
+    use crate::{
+        engine::{Durability, Engine, part::Format},
+        limits::Limits,
+    };
+
+    #[tokio::test]
+    async fn a_bad_file_is_refused_alone_among_others() {
+        for durability in [Durability::None, Durability::Fsync] {
+            let folder = tempfile::TempDir::new().expect("a folder");
+            let opened = Engine::open(folder.path(), durability, Limits::default()).await;
+            let (engine, _) = opened.expect("a data folder");
+            let uploads = join_all((0..100).map(|number| {
+                let csv = match number % 4 {
+                    0 => format!("a,b\n{number},1\n2\n"),
+                    1 => format!("a,b\n{number},text\n"),
+                    _ => format!("a,b\n{number},1\n"),
+                };
+                let engine = engine.clone();
+                async move { engine.upload(stream::iter([Ok::<_, Error>(Bytes::from(csv))])).await }
+            }));
+            let mut kept = 0;
+            for (number, uploaded) in uploads.await.into_iter().enumerate() {
+                match (number % 4, uploaded) {
+                    (0, Err(error)) => assert_eq!(error.to_string(), "row 2 has 1 cell, the header has 2"),
+                    (0, Ok(_)) => panic!("file {number} has a short row"),
+                    (_, uploaded) => kept += uploaded.expect("it is right").rows,
+                }
+            }
+            assert_eq!((kept, engine.parts_count()), (75, 75));
+            let expected: i64 = (0..100).filter(|number| number % 4 != 0).sum();
+            for format in [Format::Csv, Format::Parquet] {
+                assert_eq!(engine.column_sum("a", format).await.expect("integers").total, expected);
+            }
+            let left = std::fs::read_dir(folder.path().join("tmp")).expect("a folder").count();
+            assert_eq!(left, 0, "nothing is left of those that were refused");
+            engine.close();
+        }
+    }
 
     #[test]
     fn no_small_file_has_more_columns_than_it_claims_memory_for() {

@@ -1,0 +1,33 @@
+//! Parquet pages: any bytes are taken or not, and never more rows than there may be; and integers packed with the wide
+//! vectors are byte for byte what they are without, and add up to what they were.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tally::engine::{
+    deltas,
+    pages::{Pages, SLACK_BYTES, Taken},
+    simd,
+};
+
+const ROWS_MAX: u64 = 1000;
+
+fuzz_target!(|input: &[u8]| {
+    let mut bytes = input.to_vec();
+    bytes.extend([0; SLACK_BYTES]);
+    let mut pages = Pages::new(ROWS_MAX);
+    let mut at = 0;
+    while let Ok(Taken::Page(taken)) = pages.take(&bytes[at..]) {
+        assert!(taken > 0 && at + taken <= input.len() && pages.rows <= ROWS_MAX);
+        at += taken;
+    }
+
+    // The first byte says how many bits the values have.
+    let Some((&bits, rest)) = input.split_first() else { return };
+    let values = rest.as_chunks::<8>().0.iter().map(|chunk| i64::from_le_bytes(*chunk) >> (bits % 64));
+    // Each a few times, so that there are whole blocks of them.
+    let values: Vec<i64> = values.flat_map(|value| (0..7).map(move |more| value.wrapping_add(more))).collect();
+    let (mut wide, mut plain) = (Vec::new(), Vec::new());
+    simd::put_deltas(&values, &mut wide);
+    deltas::put(&values, &mut plain);
+    assert_eq!(wide, plain);
+});
