@@ -822,6 +822,22 @@ mod tests {
     }
 
     #[test]
+    fn no_odd_cell_is_read_wherever_it_stands() {
+        for cell in ["07", "00", "-0", "-", "--1", "1-", "-,", "x", "1,", "\n7", "12345678x", "007"] {
+            for before in 0..LANES {
+                let rows = format!(
+                    "{},1\n{}5,{cell}\n{}",
+                    "1".repeat(1 + before % 4),
+                    "5,5\n".repeat(before / 4),
+                    "5,5\n".repeat(40)
+                );
+                let mut table = Table::new(2, rows.len());
+                assert_eq!(table.parse(rows.as_bytes()), None, "{rows:?}");
+            }
+        }
+    }
+
+    #[test]
     fn long_files_have_many_pages_and_row_groups() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let store = Store::open(folder.path(), Durability::None).expect("a data folder");
