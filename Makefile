@@ -10,7 +10,7 @@ RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Carg
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs venv docker bench bench-plots fuzz clean need-cargo need-python need-docker
+.PHONY: help demo test check stubs venv docker bench bench-plots fuzz clean need-cargo need-cxx need-python need-docker
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,7 +67,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cl
 	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
 FUZZ_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-fuzz: need-cargo ## fast paths beside their careful twins, a minute each; ARGS="-max_total_time=3600" for longer
+fuzz: need-cargo need-cxx ## fast paths beside their careful twins, a minute each; ARGS="-max_total_time=3600" for longer
 	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --release --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target $(FUZZ_TARGET)
 	for target in csv pages; do mkdir -p target/fuzz/$$target && \
 	  target/fuzz/$(FUZZ_TARGET)/release/$$target -max_total_time=60 -max_len=8192 -artifact_prefix=target/fuzz/ $(ARGS) \
@@ -90,6 +90,9 @@ need-cargo:
 		'{ split($$2, is, "."); split(min, want, "."); exit is[1] * 1000 + is[2] < want[1] * 1000 + want[2] }' \
 		|| { echo "Rust $(RUST_VERSION_MIN) or newer is needed, this is $$(cargo --version): try rustup update" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo 'cc, which links Rust programs, is missing: install gcc' >&2; exit 1; }
+
+need-cxx:
+	@command -v c++ >/dev/null || { echo 'c++, which the fuzzer is compiled with, is missing: install g++' >&2; exit 1; }
 
 need-python:
 	@command -v python3 >/dev/null || { echo 'python3 is missing: install Python 3.11 or newer' >&2; exit 1; }

@@ -172,6 +172,11 @@ pub const DICTIONARY_COLUMNS_MAX: usize = 128;
 /// Bytes of one column's dictionary before the writer falls back to plain values.
 pub const DICTIONARY_BYTES_MAX: usize = 256 * KIB;
 
+/// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
+pub const CONVERT_SLICE_BYTES: usize = MIB;
+/// Files that were held until they were whole, and that one slice types, converts and puts in place.
+pub const SMALL_FILES_PER_SLICE_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BYTES_HELD;
+
 /// Uploads up to this size are typed and converted beside the large ones, so that they never wait for those.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
 /// Memory for the conversion of large uploads, over all of them.

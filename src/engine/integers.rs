@@ -41,8 +41,8 @@ use super::{
     parquet::{CREATED_BY, DELTA_COLUMNS_MAX, write_error, written},
     part::{Column, ColumnType},
     simd::{self, Taken},
+    staging::Converted,
     store::{Draft, Store},
-    upload::Converted,
 };
 use crate::{
     error::{CsvError, Error},

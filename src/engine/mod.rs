@@ -2,7 +2,7 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
-//! [`state`], [`workers`], [`claims`], [`upload`], [`small`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
+//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
 //! [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both
 //! [`jobs`] and its records; [`vitals`].
 
@@ -28,6 +28,7 @@ pub mod runs;
 pub mod simd;
 pub mod small;
 pub mod sources;
+pub mod staging;
 pub mod state;
 pub mod store;
 pub mod strand;
@@ -65,7 +66,7 @@ use claims::Pool;
 use group::{GroupBy, GroupSum, Groups, Plan, StoredGroups};
 use jobs::Recovered;
 use part::{Format, Part, PartId, Receipt, Schema};
-use small::{SmallFiles, Stage};
+use small::{SmallFile, Stage};
 use sources::Sources;
 use state::{Lane, Shared};
 use store::Reader;
@@ -85,7 +86,7 @@ struct Inner {
     /// Uploads that may be received at once.
     places: Arc<Semaphore>,
     /// Small uploads on their way to a worker.
-    small_files: SmallFiles,
+    small_files: mpsc::Sender<SmallFile>,
     /// Uploads on their way to the next commit.
     commits: mpsc::Sender<Waiting>,
     /// Memory for conversions of large and of small uploads, apart, so that small ones never wait for large ones.

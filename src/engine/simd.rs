@@ -7,7 +7,7 @@
 //! the wanted column nothing but `-?[0-9]{1,18}` or no text at all. Whatever else there is makes it answer none, and
 //! the careful scan of `csv.rs` says what that means. So nothing here knows errors, row numbers or limits.
 //!
-//! [`read_integers`] takes rows of such cells whole, for a file that becomes Parquet. It stops where something else is.
+//! [`read_integers`] takes rows of cells that Parquet can have as integers, and stops where something else is.
 //!
 //! Why: bigdata's rows of 16 bytes, `1,-12345,678901` and a line feed, take 3 ns here and 12 there. No row is looked at by itself. Bytes
 //! become bit masks, in which the cells of a column are found for all rows of 64 bytes together, by additions whose
@@ -118,7 +118,7 @@ pub struct Taken {
 }
 
 /// Reads the cells of whole rows into `cells`, row by row, after those that are there; 0 where there is no text, and
-/// then its index goes to `empty`. Takes rows as far as there are 64 bytes and room for as many cells, and every cell is
+/// then its index goes to `empty`. Takes rows as far as there are 64 bytes and room for 72 cells, and every cell is
 /// an integer written the way it would be printed, or empty. Cells behind what it says it filled may have been written.
 #[inline]
 pub fn read_integers(
@@ -448,10 +448,7 @@ mod x86 {
                 unsafe { _mm512_storeu_si512(eight.as_mut_ptr().cast(), values) };
                 for (at, value) in eight.iter_mut().enumerate().filter(|(at, _)| long >> at & 1 != 0) {
                     let end = base + _pdep_u64(1 << (from as usize + at), ends).trailing_zeros() as usize;
-                    let start = bytes[..end].iter().rposition(|byte| matches!(byte, b',' | b'\n' | b'\r'));
-                    let Some(integer) = cell::integer_before(bytes, start.map_or(0, |start| start + 1), end) else {
-                        break 'lanes;
-                    };
+                    let Some(integer) = long_integer(bytes, end) else { break 'lanes };
                     *value = integer;
                 }
                 negative >>= 8;
@@ -482,6 +479,12 @@ mod x86 {
             empty.pop();
         }
         taken
+    }
+
+    /// A cell of more digits than the vectors take, by where it ends.
+    fn long_integer(bytes: &[u8], end: usize) -> Option<i64> {
+        let before = bytes[..end].iter().rposition(|byte| matches!(byte, b',' | b'\n' | b'\r'));
+        cell::integer_before(bytes, before.map_or(0, |before| before + 1), end)
     }
 
     #[target_feature(enable = "avx2,bmi1,popcnt")]
@@ -767,6 +770,19 @@ mod tests {
             found_rows += rows.count;
         }
         assert!(found_rows > 3000, "{found_rows}");
+    }
+
+    #[test]
+    fn deltas_are_the_same_by_wide_vectors() {
+        for count in 0..600 {
+            let mut random = fastrand::Rng::with_seed(count);
+            let bits = random.u32(0..64);
+            let values: Vec<i64> = (0..count).map(|_| random.i64(..) >> bits).collect();
+            let (mut wide, mut plain) = (Vec::new(), Vec::new());
+            put_deltas(&values, &mut wide);
+            deltas::put(&values, &mut plain);
+            assert_eq!(wide, plain, "{count} values of {} bits", 64 - bits);
+        }
     }
 
     #[test]

@@ -2,41 +2,35 @@
 //!
 //! Those that come at about the same time go to a worker together, one after the other. To create a file is to hold its
 //! folder's lock in the kernel, so workers that create one each stand in each other's way, and every slice wakes a
-//! thread: with 16 clients a batch takes less time than the same files apart.
+//! thread: with 16 clients a slice of many takes less time than the same files apart.
 //!
 //! Memory: a file brings a claim for all that is done to it.
 
-use std::{io::Write, sync::Arc};
+use std::{io::Write, sync::Arc, thread::available_parallelism};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     claims::{Plan, typing_bytes},
     convert::Typer,
     csv::{Resume, Scanner, Wanted, header_of},
     integers::Integers,
+    staging::{Conversion, Converted, StagedPart, stage, unless_unsuited},
     state::{Lane, Shared},
     store::Store,
-    upload::{CONVERT_SLICE_BYTES, Conversion, Converted, StagedPart, stage, unless_unsuited},
     workers::{Workers, caught},
 };
 use crate::{
     error::Error,
-    limits::{COLUMNS_MAX, CsvLimits, DRAFT_BYTES_HELD},
+    limits::{COLUMNS_MAX, CsvLimits, SMALL_FILES_PER_SLICE_MAX, WORKERS},
 };
 
-/// Files that a slice takes: no more bytes than any other has.
-const BATCH_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BYTES_HELD;
-/// Batches under way: while one is in the folder, the other is typed.
-const BATCHES_MAX: usize = 2;
-
-/// Where small files go, one for each upload that is under way.
-pub type SmallFiles = mpsc::Sender<SmallFile>;
-
 /// A file on its way to a worker, and who is told what came of it.
-pub struct SmallFile {
+pub(super) struct SmallFile {
     csv: Vec<u8>,
     claim: OwnedSemaphorePermit,
+    cancel: CancellationToken,
     told: oneshot::Sender<Result<StagedPart, Error>>,
 }
 
@@ -44,59 +38,64 @@ impl SmallFile {
     /// Memory that the file may take until it is in place.
     ///
     /// Errors: it is too wide to be converted.
-    pub fn claim_bytes(csv: &[u8], limits: CsvLimits) -> Result<usize, Error> {
+    pub(super) fn claim_bytes(csv: &[u8], limits: CsvLimits) -> Result<usize, Error> {
         let columns = columns_max(csv);
         let plan = Plan::for_file(csv.len() as u64, columns, csv.len())?;
         Ok(plan.claim_bytes + typing_bytes(csv.len() as u64, columns, limits))
     }
 
     /// A file, with its claim, and what will come of it.
-    pub fn new(csv: Vec<u8>, claim: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<Result<StagedPart, Error>>) {
+    pub(super) fn new(
+        csv: Vec<u8>,
+        claim: OwnedSemaphorePermit,
+        cancel: CancellationToken,
+    ) -> (Self, oneshot::Receiver<Result<StagedPart, Error>>) {
         let (told, hears) = oneshot::channel();
-        (Self { csv, claim, told }, hears)
+        (Self { csv, claim, cancel, told }, hears)
     }
 }
 
 /// Where small files become staged parts.
-pub struct Stage {
+pub(super) struct Stage {
     /// Who does it.
-    pub workers: Workers,
+    pub(super) workers: Workers,
     /// Where the files go.
-    pub store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     /// Where they get their ids.
-    pub state: Shared,
+    pub(super) state: Shared,
     /// What a file may have.
-    pub limits: CsvLimits,
+    pub(super) limits: CsvLimits,
 }
 
 impl Stage {
     /// Stages what comes until nobody is left who could bring more.
-    pub async fn keep_staging(self, mut files: mpsc::Receiver<SmallFile>) {
+    pub(super) async fn keep_staging(self, mut queue: mpsc::Receiver<SmallFile>) {
+        // While one slice is in the folder, another types.
+        let slices_max = available_parallelism().map_or(1, usize::from).clamp(2, WORKERS);
+        let turns = Arc::new(Semaphore::new(slices_max));
         let this = Arc::new(self);
-        let turns = Arc::new(Semaphore::new(BATCHES_MAX));
         while let Ok(turn) = Arc::clone(&turns).acquire_owned().await {
-            let mut batch = Vec::with_capacity(BATCH_MAX);
-            if files.recv_many(&mut batch, BATCH_MAX).await == 0 {
+            let mut files = Vec::with_capacity(SMALL_FILES_PER_SLICE_MAX);
+            if queue.recv_many(&mut files, SMALL_FILES_PER_SLICE_MAX).await == 0 {
                 return;
             }
             let stage = Arc::clone(&this);
             let work = move || {
                 let _turn = turn;
-                batch.into_iter().for_each(|file| stage.stage_one(file));
+                files.into_iter().for_each(|file| stage.stage_one(file));
             };
-            if this.workers.hand_over(Lane::Upload, work).await.is_err() {
-                return; // who waits for its file learns that its end is gone
-            }
+            // Who waits for a file that is refused here learns that its end is gone.
+            let _refused = this.workers.hand_over(Lane::Upload, work).await;
         }
     }
 
     /// Types, converts and stages a file, unless nobody wants it any more. A panic is the error of this one alone.
     fn stage_one(&self, file: SmallFile) {
-        let SmallFile { csv, claim, told } = file;
-        if told.is_closed() {
-            return;
-        }
+        let SmallFile { csv, claim, cancel, told } = file;
         let staged = caught(|| {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             let converted = match unless_unsuited(Integers::of_file(&self.store, self.limits, &csv))? {
                 Some(converted) => converted,
                 None => convert(&self.store, self.limits, &csv)?,
@@ -133,6 +132,11 @@ fn columns_max(csv: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    };
+
     use bytes::Bytes;
     use futures_util::{future::join_all, stream};
 
@@ -174,6 +178,44 @@ mod tests {
             assert_eq!(left, 0, "nothing is left of those that were refused");
             engine.close();
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_cancelled_before_its_turn_is_not_kept() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+        let (engine, _) = opened.expect("a data folder");
+        let upload = |csv: &'static [u8]| {
+            let engine = engine.clone();
+            Box::pin(async move { engine.upload(stream::iter([Ok::<_, Error>(Bytes::from(csv))])).await })
+        };
+        let (barrier, holding) = (Arc::new(Barrier::new(WORKERS + 1)), Arc::new(AtomicUsize::new(0)));
+        let hold = |_| {
+            let (workers, barrier, holding) = (engine.0.workers.clone(), Arc::clone(&barrier), Arc::clone(&holding));
+            let wait = move || {
+                holding.fetch_add(1, Ordering::SeqCst);
+                barrier.wait()
+            };
+            tokio::spawn(async move { workers.run(Lane::Question, wait).await })
+        };
+        let held: Vec<_> = (0..WORKERS).map(hold).collect();
+        while holding.load(Ordering::SeqCst) < WORKERS {
+            tokio::task::yield_now().await;
+        }
+        let mut cancelled = upload(b"a\n1\n");
+        for _ in 0..100 {
+            assert!(futures_util::poll!(&mut cancelled).is_pending(), "every worker is held");
+            tokio::task::yield_now().await;
+        }
+        drop(cancelled);
+        tokio::task::spawn_blocking(move || barrier.wait()).await.expect("no panic");
+        for held in held {
+            held.await.expect("no panic").expect("ran");
+        }
+        assert_eq!(upload(b"a\n2\n").await.expect("it is right").rows, 1);
+        assert_eq!(engine.parts_count(), 1);
+        assert_eq!(engine.column_sum("a", Format::Csv).await.expect("integers").total, 2);
+        engine.close();
     }
 
     #[test]

@@ -16,7 +16,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::{SecondsFormat, Utc};
 use futures_util::{
     Stream, StreamExt,
     future::{join, try_join},
@@ -32,12 +31,12 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     Engine,
     claims::{Plan, typing_bytes},
-    convert::{BatchBuilder, Typer},
+    convert::Typer,
     csv::{FileScan, Resume, Row, Rows, Wanted},
-    integers::{self, Integers, Stop},
-    parquet::{Layout, PartWriter, Written},
-    part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
+    integers::{self, Integers},
+    part::{Part, Receipt, Schema},
     small::SmallFile,
+    staging::{Conversion, Converted, StagedPart, stage, unless_unsuited},
     state::{Lane, Shared},
     store::{Draft, Reader, Staged, Store, checksum_text},
     workers::Workers,
@@ -45,15 +44,13 @@ use super::{
 use crate::{
     error::{CsvError, Error},
     limits::{
-        CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, MIB, PARTS_MAX, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
+        CONVERT_SLICE_BYTES, CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
         UPLOAD_FRAME_BYTES, UPLOADS_MAX,
     },
 };
 
-/// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
-pub(super) const CONVERT_SLICE_BYTES: usize = MIB;
-/// What an upload that is converted while it comes reads ahead; a block may have grown by doubling.
-const AHEAD_BYTES: usize = 2 * (SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES);
+/// What an upload that is converted while it comes reads ahead: a block, which the last piece of it may exceed.
+const AHEAD_BYTES: usize = SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES;
 /// How long a block may be on its way before the memory of a bet on the file goes to others.
 const BET_IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -283,61 +280,6 @@ impl Bet {
     }
 }
 
-pub(super) fn unless_unsuited<T>(result: Result<T, Stop>) -> Result<Option<T>, Error> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(Stop::Unsuited) => Ok(None),
-        Err(Stop::Failed(error)) => Err(error),
-    }
-}
-
-/// A file's rows as Parquet, and what its receipt says of them.
-pub struct Converted {
-    /// The file.
-    pub parquet: Written,
-    /// With their types.
-    pub columns: Vec<Column>,
-    /// Data rows.
-    pub rows: u64,
-}
-
-/// A part that is in place, and not in the table yet.
-pub struct StagedPart {
-    /// None if there is nothing left to do with them.
-    files: Option<Staged>,
-    receipt: Receipt,
-    schema: Schema,
-    place: PartPlace,
-}
-
-/// A place in the table. It is free again when it is dropped, unless it was taken.
-struct PartPlace {
-    state: Shared,
-    part: PartId,
-    taken: bool,
-}
-
-impl PartPlace {
-    fn reserve(state: &Shared) -> Result<Self, Error> {
-        let part = state.with(|state| state.parts.reserve());
-        let part = part.ok_or(Error::TooManyParts { parts_max: PARTS_MAX })?;
-        Ok(Self { state: state.clone(), part, taken: false })
-    }
-
-    fn take(mut self, part: Arc<Part>) {
-        self.taken = true;
-        self.state.with(|state| state.parts.insert(part));
-    }
-}
-
-impl Drop for PartPlace {
-    fn drop(&mut self) {
-        if !self.taken {
-            self.state.with(|state| state.parts.release());
-        }
-    }
-}
-
 /// A staged part on its way to the next commit, and who is told what came of it.
 pub(super) struct Waiting {
     files: Staged,
@@ -371,7 +313,7 @@ impl Upload {
         let Engine(inner) = &self.engine;
         let claim_bytes = SmallFile::claim_bytes(&csv, inner.limits.csv)?;
         let claim = self.claim(csv.len() as u64, claim_bytes).await?;
-        let (file, hears) = SmallFile::new(csv, claim);
+        let (file, hears) = SmallFile::new(csv, claim, self.cancel.clone());
         inner.small_files.send(file).await.ok().ok_or(Error::Draining)?;
         hears.await.unwrap_or(Err(Error::Draining))
     }
@@ -497,21 +439,6 @@ impl Upload {
     }
 }
 
-/// Puts a part's files in place; where nothing is synced, its receipt too.
-pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
-    let place = PartPlace::reserve(state)?;
-    let receipt = receipt_of(place.part, &csv, &converted);
-    let staged = store.stage(csv, converted.parquet.draft, &receipt)?;
-    let files = if store.is_synced() {
-        Some(staged)
-    } else {
-        staged.commit_unsynced()?;
-        None
-    };
-    let schema = Schema::of(&receipt.columns);
-    Ok(StagedPart { files, receipt, schema, place })
-}
-
 /// How wide a file is, which decides what its conversion may take.
 fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
     struct Count(usize);
@@ -536,69 +463,6 @@ fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
         }
     }
     Ok(scan.rows.0)
-}
-
-/// Rows on their way into a Parquet file.
-pub(super) struct Conversion {
-    store: Arc<Store>,
-    columns: Vec<Column>,
-    layout: Layout,
-    /// Made when the scan begins, on a worker.
-    output: Option<(BatchBuilder, PartWriter)>,
-    /// Travels with the work: a cancelled upload's slice may still be running.
-    claim: Option<OwnedSemaphorePermit>,
-}
-
-impl Conversion {
-    pub(super) fn new(store: &Arc<Store>, columns: Vec<Column>, layout: Layout) -> Self {
-        Self { store: Arc::clone(store), columns, layout, output: None, claim: None }
-    }
-
-    fn output(&mut self) -> Result<&mut (BatchBuilder, PartWriter), Error> {
-        self.output.as_mut().ok_or_else(|| Error::Internal("a row before the header".to_owned()))
-    }
-
-    /// The last rows and the footer.
-    pub(super) fn finish(mut self, rows: u64) -> Result<Converted, Error> {
-        let (batch, writer) = self.output()?;
-        writer.write(&batch.take()?)?;
-        let Some((_, writer)) = self.output else { return Err(Error::Internal("no header".to_owned())) };
-        Ok(Converted { parquet: writer.finish()?, columns: self.columns, rows })
-    }
-}
-
-impl Rows for Conversion {
-    type Error = Error;
-
-    fn header(&mut self, _names: &[String]) -> Result<(), Error> {
-        let writer = PartWriter::new(&self.store, &self.columns, self.layout)?;
-        self.output = Some((BatchBuilder::new(&self.columns), writer));
-        Ok(())
-    }
-
-    fn row(&mut self, row: Row<'_>) -> Result<(), Error> {
-        let (batch, writer) = self.output()?;
-        batch.push(&row)?;
-        if batch.is_full() {
-            writer.write(&batch.take()?)?;
-        }
-        Ok(())
-    }
-}
-
-fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
-    let Converted { parquet, columns, rows } = converted;
-    Receipt {
-        format: FORMAT_VERSION,
-        part,
-        rows: *rows,
-        columns: columns.clone(),
-        csv: csv.info(),
-        parquet: parquet.draft.info(),
-        row_groups: parquet.row_groups,
-        footer_bytes: parquet.footer_bytes,
-        uploaded_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
-    }
 }
 
 /// The same header kept once for all parts that have it; none if there is no room for another.

@@ -18,7 +18,7 @@ use tally::{
         integers::{Integers, Stop},
         pages::{Pages, SLACK_BYTES, Taken},
         part::{Column, ColumnType},
-        upload::Converted,
+        staging::Converted,
     },
     error::{CsvError, Error},
     limits::CsvLimits,
