@@ -3,7 +3,7 @@
 //! Everything that touches a file or a cell is a slice on a worker; this file is the order of those slices. The task
 //! runs apart from the call that brought it, so that a client that goes away leaves clean-up to a worker, too.
 //!
-//! There are three ways. A small file is in memory with its first block, and all that is done to it is one slice. A large
+//! There are three ways. A small file is in memory with its first block: `small.rs` has it done in one slice. A large
 //! one that is all integers so far, if there is memory for it, is converted while it comes (`integers.rs`). Any other
 //! is typed, then converted, from its draft.
 //!
