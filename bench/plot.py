@@ -270,14 +270,14 @@ def main() -> None:
     for name in options.plot or PLOTS:
         kept = BENCH / size.name / "plots" / f"{name}.json"
         if not options.draw:
-            contenders.empty(crowded_folders(size))
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(PLOTS[name][0](size)))
-            contenders.empty(crowded_folders(size))
         path = draw(
             name, json.loads(kept.read_text()), ROOT / "bench" / "plots" if size is FULL else kept.parent
         )
         print(path.relative_to(ROOT))
+    if not options.draw:
+        contenders.empty(crowded_folders(size))  # late: see `Run.crowded_folder`
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import csv
 import functools
 import json
 import os
-import shutil
 import subprocess
 import time
 from contextlib import ExitStack
@@ -93,8 +92,8 @@ class Run:
         return empty(BENCH / self.size.name / "scratch")
 
     def crowded_folder(self) -> Path:
-        """An empty folder for very many files, which stay until everything is measured: ext4 without a journal does
-        not use an inode again for minutes, and whoever makes a file meanwhile passes over all that were freed.
+        """An empty folder for many files, which stay until everything is measured: ext4 without a journal does not
+        use an inode again for minutes, and whoever makes a file meanwhile passes over all that were freed.
         """
         folders = crowded_folders(self.size)
         folders.mkdir(parents=True, exist_ok=True)
@@ -103,6 +102,13 @@ class Run:
 
 def crowded_folders(size: Size) -> Path:
     return BENCH / size.name / "crowded"
+
+
+def hollow_out(folder: Path) -> None:
+    """Gives back the room of all files of a crowded folder, and leaves them there without a byte."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            os.truncate(file, 0)
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,7 @@ def parquet_sum(run: Run) -> Contenders:
 
 def upload_once(run: Run, table: Table, clients: int, durability: str) -> Tuple[float, int]:
     """Seconds of `tally upload` into an empty table, and the bytes that the server wrote."""
-    folder = run.empty_folder()
+    folder = run.crowded_folder()
     os.sync()  # or somebody else's pages would be written meanwhile
     with Tally(folder, run.peak, "--durability", durability) as server:
         start = time.perf_counter()
@@ -217,7 +223,7 @@ def upload_once(run: Run, table: Table, clients: int, durability: str) -> Tuple[
             raise Wrong(f"{len(parts)} of {len(table.files)} files were uploaded")
         Sums(server.address).seconds(COLUMN, "parquet", table.sums[COLUMN])
     written = sum(file.stat().st_size for file in (folder / "parts").iterdir())
-    shutil.rmtree(folder)
+    hollow_out(folder)
     return seconds, written
 
 
@@ -237,22 +243,21 @@ def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
 
         contenders: Contenders = {"tally": tally, DD[durability]: limit}
         if durability == "none":
-            folder = run.empty_folder()
+            folder = run.crowded_folder()
             peer = run.peer("pyarrow").prepare("convert", table=table.for_peers(), folder=folder)
 
             def pyarrow_convert() -> float:
-                empty(folder).mkdir()
                 os.sync()
                 seconds = peer.seconds()
-                shutil.rmtree(folder)
+                hollow_out(folder)
                 return seconds
 
             def p3() -> float:
-                target = run.empty_folder()
+                target = run.crowded_folder()
                 os.sync()
                 with P3Server(target) as server:
                     seconds = upload_load(server.address, clients, table.files)["seconds"]
-                shutil.rmtree(target)
+                hollow_out(target)
                 return seconds
 
             contenders.update({"pyarrow": pyarrow_convert, P3: p3})

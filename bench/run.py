@@ -256,7 +256,6 @@ def main() -> int:
             if not program.exists():
                 raise Wrong(f"{program} is missing: run `make bench`")
         contenders.use_two_cores()
-        contenders.empty(rows.crowded_folders(size))
         for scenario in options.scenarios:
             path = kept(scenario, size)
             path.parent.mkdir(parents=True, exist_ok=True)

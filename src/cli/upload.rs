@@ -9,13 +9,17 @@ use std::{
     thread,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use clap::{Args, value_parser};
 use futures_util::stream::{self, Stream, StreamExt};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use indicatif::{MultiProgress, ProgressBar};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
-use tonic::transport::Channel;
+use tonic::{Status, body::Body, transport::Channel};
+use tower::{Service as _, ServiceExt as _, service_fn};
 
 use super::{
     Failure,
@@ -24,10 +28,14 @@ use super::{
     parts::{ReceiptJson, file_bytes},
     print_error, rows_text, style, write_json,
 };
-use crate::api::grpc::pb::tally::{Receipt, UploadChunk, tally_client::TallyClient};
+use crate::api::grpc::pb::tally::{Receipt, tally_client::TallyClient};
 
-/// Bytes of a file that travel in one message.
-const BLOCK_BYTES: usize = 256 * 1024;
+/// Bytes of a message, which brings a block of a file.
+const MESSAGE_BYTES: usize = 256 * 1024;
+/// What gRPC and protobuf put before the block: a flag and the message's length, the field's key and its length.
+const HEAD_BYTES_MAX: usize = 5 + 1 + 4;
+/// Of `UploadChunk`.
+const DATA_FIELD: u32 = 1;
 /// Blocks of one file that are read ahead of the network.
 const BLOCKS_AHEAD_MAX: usize = 2;
 /// The name that means standard input.
@@ -36,7 +44,7 @@ const STDIN: &str = "-";
 /// Upload CSV files, each becomes one part of the table
 ///
 /// A file is RFC 4180 CSV with a header row, comma separated, UTF-8, of any size; it is sent in
-/// blocks of 256 KiB and never held in memory. A part counts once its line is printed: by then it
+/// messages of 256 KiB and never held in memory. A part counts once its line is printed: by then it
 /// is safe on the server's disk. A file that the server refuses leaves nothing behind and does
 /// not stop the others, but the exit code is 1.
 #[derive(Debug, Args)]
@@ -170,13 +178,21 @@ async fn upload(
 
 async fn send(channel: Channel, server: &ServerAddr, source: Source, bar: ProgressBar) -> Result<Receipt, Failure> {
     let (blocks, failure) = read_in_background(source).map_err(Failure::Input)?;
-    let chunks = blocks.map(move |data| {
-        bar.inc(data.len() as u64);
-        UploadChunk { data }
+    let frames = blocks.map(move |block| {
+        bar.inc(block.data_bytes as u64);
+        Ok::<_, Status>(Frame::data(block.message))
     });
-    let mut tally = TallyClient::new(channel).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    // The messages are made where the file is read. tonic would copy all of them once more to make them of blocks, so
+    // its own body has none, and is exchanged.
+    let mut body = Some(Body::new(StreamBody::new(frames)));
+    let exchange = service_fn(move |request: http::Request<Body>| {
+        let request = request.map(|_empty| body.take().unwrap_or_default());
+        let channel = channel.clone();
+        async move { channel.ready_oneshot().await?.call(request).await }
+    });
+    let mut tally = TallyClient::new(exchange).max_decoding_message_size(RECEIPT_BYTES_MAX);
     tokio::select! {
-        answer = tally.upload(chunks) => {
+        answer = tally.upload(stream::empty()) => {
             answer.map(tonic::Response::into_inner).map_err(|status| call_failure(server, &status))
         }
         // The call is dropped: its stream is reset, and the server keeps nothing.
@@ -198,10 +214,11 @@ async fn open(file: &Path) -> io::Result<(Source, Option<u64>)> {
     Ok((Box::new(file.into_std().await), bytes))
 }
 
-/// What the reading thread hands over.
-enum Block {
-    Data(Bytes),
-    End,
+/// Some bytes of a file as a message on its way.
+struct Block {
+    message: Bytes,
+    /// How many of them are the file's.
+    data_bytes: usize,
 }
 
 /// Reads `source` on a thread of its own, which waits where the network is slower. Gives the blocks and, should
@@ -212,7 +229,7 @@ enum Block {
 /// process, and standard input may never say another byte.
 fn read_in_background(
     mut source: Source,
-) -> io::Result<(impl Stream<Item = Bytes> + Send + 'static, oneshot::Receiver<io::Error>)> {
+) -> io::Result<(impl Stream<Item = Block> + Send + 'static, oneshot::Receiver<io::Error>)> {
     let (blocks, received) = mpsc::channel(BLOCKS_AHEAD_MAX);
     let (failure, failed) = oneshot::channel();
     let read = move || loop {
@@ -223,8 +240,8 @@ fn read_in_background(
                 return;
             }
         };
-        let last = block.is_empty();
-        let sent = blocks.blocking_send(if last { Block::End } else { Block::Data(block) });
+        let last = block.is_none();
+        let sent = blocks.blocking_send(block);
         if last || sent.is_err() {
             return; // sent fails when the call is over before the file is
         }
@@ -233,28 +250,42 @@ fn read_in_background(
 
     let stream = stream::unfold(received, |mut received| async move {
         match received.recv().await {
-            Some(Block::Data(data)) => Some((data, received)),
-            Some(Block::End) => None,
+            Some(Some(block)) => Some((block, received)),
+            Some(None) => None,
             None => pending().await,
         }
     });
     Ok((stream, failed))
 }
 
-/// What is there, up to a full block; nothing at the end. A pipe that fills slowly does not wait for a full block, for
-/// the server gives up on who sends nothing.
-fn read_block(source: &mut impl Read) -> io::Result<Bytes> {
-    let mut block = BytesMut::zeroed(BLOCK_BYTES);
-    loop {
-        match source.read(&mut block) {
-            Ok(bytes) => {
-                block.truncate(bytes);
-                return Ok(block.freeze());
-            }
+/// What is there, up to a full block; none at the end. A pipe that fills slowly does not wait for a full block, for the
+/// server gives up on who sends nothing.
+fn read_block(source: &mut impl Read) -> io::Result<Option<Block>> {
+    let mut buffer = BytesMut::zeroed(MESSAGE_BYTES);
+    let data_bytes = loop {
+        match source.read(&mut buffer[HEAD_BYTES_MAX..]) {
+            Ok(0) => return Ok(None),
+            Ok(bytes) => break bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
+    };
+    buffer.truncate(HEAD_BYTES_MAX + data_bytes);
+    let head = head(data_bytes);
+    buffer.advance(HEAD_BYTES_MAX - head.len());
+    buffer[..head.len()].copy_from_slice(&head);
+    Ok(Some(Block { message: buffer.freeze(), data_bytes }))
+}
+
+/// What comes before so many bytes in a message of `UploadChunk`.
+fn head(data_bytes: usize) -> Vec<u8> {
+    let mut field = Vec::new();
+    encode_key(DATA_FIELD, WireType::LengthDelimited, &mut field);
+    encode_varint(data_bytes as u64, &mut field);
+    let mut head = vec![0]; // not compressed
+    head.put_uint((field.len() + data_bytes) as u64, 4);
+    head.append(&mut field);
+    head
 }
 
 /// The bars on standard error, one for each file on its way. Where that is no terminal, nothing is drawn.
@@ -322,8 +353,10 @@ pub(super) fn byte_bar(file: &Path, bytes: Option<u64>) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use prost::Message;
 
     use super::*;
+    use crate::api::grpc::pb::tally::UploadChunk;
 
     /// A file of so many bytes, and behind them a bad sector if it `fails`.
     struct Disk {
@@ -343,17 +376,27 @@ mod tests {
         }
     }
 
+    const BLOCK_BYTES: usize = MESSAGE_BYTES - HEAD_BYTES_MAX;
+
     #[tokio::test]
-    async fn a_file_is_cut_into_blocks() -> io::Result<()> {
+    async fn a_file_is_cut_into_messages() -> io::Result<()> {
         for (bytes, expected) in [
             (0, vec![]),
             (1, vec![1]),
+            (127, vec![127]),
+            (128, vec![128]),
             (BLOCK_BYTES, vec![BLOCK_BYTES]),
             (3 * BLOCK_BYTES + 5, vec![BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, 5]),
         ] {
             let (blocks, failed) = read_in_background(Box::new(Disk { bytes, fails: false }))?;
-            let lengths: Vec<usize> = blocks.map(|block| block.len()).collect().await;
-            assert_eq!(lengths, expected);
+            let blocks: Vec<Block> = blocks.collect().await;
+            assert_eq!(blocks.iter().map(|block| block.data_bytes).collect::<Vec<_>>(), expected);
+            for block in blocks {
+                let mut message = block.message;
+                assert_eq!((message.get_u8(), message.get_u32() as usize), (0, message.len()));
+                let chunk = UploadChunk::decode(message).expect("a message");
+                assert_eq!(chunk.data, vec![b'7'; block.data_bytes]);
+            }
             assert!(failed.await.is_err(), "nothing failed");
         }
         Ok(())
@@ -363,8 +406,8 @@ mod tests {
     async fn a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> io::Result<()> {
         let (blocks, failed) = read_in_background(Box::new(Disk { bytes: BLOCK_BYTES + 5, fails: true }))?;
         let mut blocks = std::pin::pin!(blocks);
-        assert_eq!(blocks.next().await.map(|block| block.len()), Some(BLOCK_BYTES));
-        assert_eq!(blocks.next().await.map(|block| block.len()), Some(5));
+        assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(BLOCK_BYTES));
+        assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(5));
         assert_eq!(failed.await.map(|error| error.to_string()), Ok("bad sector".to_owned()));
         // The reader is gone and has said why. The end of the stream is what must not come.
         assert!(blocks.next().now_or_never().is_none());
