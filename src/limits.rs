@@ -84,6 +84,8 @@ pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
 pub const UPLOADS_MAX: usize = 128;
 /// Bytes between a stream and its spool file.
 pub const SPOOL_BLOCK_BYTES: usize = 128 * KIB;
+/// The most that such a block may have if there is memory for it: the fewer blocks, the less often threads wake others.
+pub const AHEAD_BLOCK_BYTES: usize = 512 * KIB;
 /// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay.
 pub const DRAFT_BYTES_HELD: usize = 64 * KIB;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.

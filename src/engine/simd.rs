@@ -408,7 +408,7 @@ mod x86 {
         // What the last byte left to the next 64, in the lowest bit: at first it was a row end.
         let (mut after_separator, mut after_row_end) = (1, 1);
         let (mut after_minus, mut after_zero, mut in_negative) = (0, 0, 0);
-        'lanes: for (base, lanes) in (0..).step_by(LANES).zip(bytes.as_chunks::<LANES>().0) {
+        for (base, lanes) in (0..).step_by(LANES).zip(bytes.as_chunks::<LANES>().0) {
             // The last eight cells are written whole.
             if cells.len() - index < LANES + 8 {
                 break;
@@ -440,24 +440,23 @@ mod x86 {
             let mut negative = _pext_u64(ran & separators, ends);
             let mut places = _mm512_maskz_compress_epi8(ends, eights.places);
             let cells_here = &mut cells[index..index + LANES + 8];
+            let mut longs = 0;
             for (eight, from) in cells_here.as_chunks_mut::<8>().0.iter_mut().zip((0..count).step_by(8)) {
                 let here = low_byte(u64::from(_bzhi_u32(0xff, count - from)));
                 let (values, long) = eights.values(before, lanes, places, here);
                 let values = _mm512_mask_sub_epi64(values, low_byte(negative), _mm512_setzero_si512(), values);
                 // SAFETY: it writes 64 bytes, which are the eight cells.
                 unsafe { _mm512_storeu_si512(eight.as_mut_ptr().cast(), values) };
-                for (at, value) in eight.iter_mut().enumerate().filter(|(at, _)| long >> at & 1 != 0) {
-                    let end = base + _pdep_u64(1 << (from as usize + at), ends).trailing_zeros() as usize;
-                    let Some(integer) = long_integer(bytes, end) else { break 'lanes };
-                    *value = integer;
-                }
+                longs |= u64::from(long) << from;
                 negative >>= 8;
                 places = _mm512_permutexvar_epi8(_mm512_add_epi8(eights.places, splat(8)), places);
             }
-            let mut empties = _pext_u64(ends & after_separators, ends);
-            while empties != 0 {
-                empty.push(index as u32 + empties.trailing_zeros());
-                empties &= empties - 1;
+            if longs != 0 && long_integers(bytes, base, ends, longs, cells_here).is_none() {
+                break;
+            }
+            let empties = _pext_u64(ends & after_separators, ends);
+            if empties != 0 {
+                put_indexes(index as u32, empties, empty);
             }
 
             index += count as usize;
@@ -481,10 +480,34 @@ mod x86 {
         taken
     }
 
-    /// A cell of more digits than the vectors take, by where it ends.
-    fn long_integer(bytes: &[u8], end: usize) -> Option<i64> {
-        let before = bytes[..end].iter().rposition(|byte| matches!(byte, b',' | b'\n' | b'\r'));
-        cell::integer_before(bytes, before.map_or(0, |before| before + 1), end)
+    /// Cells of more digits than the vectors take: `longs` says which of those that end at `ends`, 64 bytes from `base`.
+    /// No part of the loop above: a call there would have its vectors stored and loaded at every turn.
+    #[cold]
+    #[inline(never)]
+    fn long_integers(bytes: &[u8], base: usize, mut ends: u64, mut longs: u64, cells: &mut [i64]) -> Option<()> {
+        for value in cells {
+            if longs & 1 != 0 {
+                let end = base + ends.trailing_zeros() as usize;
+                let before = bytes[..end].iter().rposition(|byte| matches!(byte, b',' | b'\n' | b'\r'));
+                *value = cell::integer_before(bytes, before.map_or(0, |before| before + 1), end)?;
+            }
+            longs >>= 1;
+            if longs == 0 {
+                break;
+            }
+            ends &= ends - 1;
+        }
+        Some(())
+    }
+
+    /// The indexes that `bits` has, from `first` on.
+    #[cold]
+    #[inline(never)]
+    fn put_indexes(first: u32, mut bits: u64, indexes: &mut Vec<u32>) {
+        while bits != 0 {
+            indexes.push(first + bits.trailing_zeros());
+            bits &= bits - 1;
+        }
     }
 
     #[target_feature(enable = "avx2,bmi1,popcnt")]

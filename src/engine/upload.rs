@@ -7,11 +7,15 @@
 //! one that is all integers so far, if there is memory for it, is converted while it comes (`integers.rs`). Any other
 //! is typed, then converted, from its draft.
 //!
-//! Memory: receiving takes one block for an upload of any size. Typing and conversion take a claim, counted in bytes,
-//! out of one of two pools, and wait for it with the upload safe in its draft, or small, and nothing else held.
+//! Memory: receiving takes one block for an upload of any size. Reading ahead, typing and conversion take claims, counted
+//! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
+//! and nothing else held.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -44,13 +48,13 @@ use super::{
 use crate::{
     error::{CsvError, Error},
     limits::{
-        CONVERT_SLICE_BYTES, CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
-        UPLOAD_FRAME_BYTES, UPLOADS_MAX,
+        AHEAD_BLOCK_BYTES, CONVERT_SLICE_BYTES, CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES,
+        SPOOL_BLOCK_BYTES, UPLOAD_FRAME_BYTES, UPLOADS_MAX,
     },
 };
 
 /// What an upload that is converted while it comes reads ahead: a block, which the last piece of it may exceed.
-const AHEAD_BYTES: usize = SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES;
+const AHEAD_BYTES_MAX: usize = AHEAD_BLOCK_BYTES + UPLOAD_FRAME_BYTES;
 /// How long a block may be on its way before the memory of a bet on the file goes to others.
 const BET_IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -59,7 +63,7 @@ pub(super) async fn run<S>(engine: Engine, mut body: S, cancel: CancellationToke
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
-    let first = next_block(&engine, &cancel, &mut body, 0).await?;
+    let first = next_block(&engine, &cancel, &mut body, 0, &Wish::new(SPOOL_BLOCK_BYTES)).await?;
     let upload = Upload { engine, cancel };
     let staged = if first.at_end && first.bytes.len() <= DRAFT_BYTES_HELD {
         upload.keep_small(first.bytes).await?
@@ -87,7 +91,7 @@ where
     T: Send + 'static,
     F: FnOnce(Draft) -> Result<T, Error> + Send + 'static,
 {
-    let first = next_block(engine, cancel, &mut body, 0).await?;
+    let first = next_block(engine, cancel, &mut body, 0, &Wish::new(SPOOL_BLOCK_BYTES)).await?;
     let (draft, _converted) = spool(engine, cancel, body, first, Bet::Off).await?;
     slice(engine, cancel, move || finish(draft)).await
 }
@@ -105,12 +109,13 @@ where
 {
     let mut draft: Option<Draft> = None;
     loop {
-        let Block { bytes, at_end } = block;
+        let Block { bytes, at_end, claim } = block;
         let received = draft.as_ref().map_or(0, Draft::bytes) + bytes.len() as u64;
-        // The memory of the bet is room for a block that comes while this one is worked on.
-        let reads_ahead = !at_end && !matches!(bet, Bet::Off);
+        // While one block of a bet is worked on the next one comes.
+        let ahead = if at_end { None } else { bet.blocks_claim() };
         let (store, limits) = (Arc::clone(&engine.0.store), engine.0.limits.csv);
         let write = slice(engine, cancel, move || {
+            let _claim = claim;
             let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
             std::io::Write::write_all(&mut draft, &bytes).map_err(Error::io("an upload's spool file"))?;
             let bet = bet.see(&store, limits, &bytes)?;
@@ -120,19 +125,24 @@ where
             let converted = bet.finish()?;
             Ok((draft, Bet::Off, Some(converted)))
         });
-        let (written, next) = if reads_ahead {
-            let came = Notify::new();
+        let (written, next) = if ahead.is_some() {
+            let (wish, came) = (Wish::new(AHEAD_BLOCK_BYTES), Notify::new());
             let next = async {
-                let next = next_block(engine, cancel, &mut body, received).await;
+                let next = next_block(engine, cancel, &mut body, received, &wish).await;
                 came.notify_one();
                 Ok::<_, Error>(next) // an error waits until what is written can be dropped by a worker
             };
             let write = async {
                 let (draft, bet, converted) = write.await?;
+                wish.lower(SPOOL_BLOCK_BYTES); // the worker has nothing to do until it comes
                 // Others wait for the memory of a bet no longer than this, however slow its client is.
                 let patient = !engine.0.large.is_waited_for();
                 let in_time = patient && timeout(BET_IDLE_MAX, came.notified()).await.is_ok();
-                Ok((draft, if in_time { bet } else { bet.call_off(engine) }, converted))
+                if in_time {
+                    return Ok((draft, bet, converted));
+                }
+                wish.lower(0);
+                Ok((draft, bet.call_off(engine), converted))
             };
             // If it cannot be written, nobody waits for what comes.
             let (written, next) = try_join(write, next).await?;
@@ -147,10 +157,10 @@ where
         (draft, bet) = (Some(written), bet_on);
         let next = match next {
             Some(next) => next,
-            None => next_block(engine, cancel, &mut body, received).await,
+            None => next_block(engine, cancel, &mut body, received, &Wish::new(SPOOL_BLOCK_BYTES)).await,
         };
         block = match next {
-            Ok(next) => next,
+            Ok(next) => Block { claim: ahead, ..next },
             Err(error) => {
                 engine.0.workers.discard((draft, bet));
                 return Err(error);
@@ -164,23 +174,51 @@ struct Block {
     bytes: Vec<u8>,
     /// Whether nothing follows.
     at_end: bool,
+    /// On its memory, if it was read ahead.
+    claim: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-/// About a block of the stream, and whether that was its end. Copied, so that small pieces pin no large buffers.
+/// How much of a stream is worth a hand-over to a worker: as much as comes while the worker is busy, within bounds.
+struct Wish {
+    bytes: AtomicUsize,
+    lowered: Notify,
+}
+
+impl Wish {
+    fn new(bytes: usize) -> Self {
+        Self { bytes: AtomicUsize::new(bytes), lowered: Notify::new() }
+    }
+
+    /// Whoever waits for more is content with this.
+    fn lower(&self, bytes: usize) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.lowered.notify_one();
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// As much of the stream as is wished for, and whether that was its end. Copied, so that small pieces pin no large
+/// buffers.
 async fn next_block<S>(
     engine: &Engine,
     cancel: &CancellationToken,
     body: &mut S,
     bytes_before: u64,
+    wish: &Wish,
 ) -> Result<Block, Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let limits = &engine.0.limits;
+    let room = wish.bytes() + UPLOAD_FRAME_BYTES;
     let mut block = Vec::new();
-    while block.len() < SPOOL_BLOCK_BYTES {
+    while block.len() < wish.bytes() {
         let next = tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
+            () = wish.lowered.notified() => continue,
             next = timeout(limits.upload_idle_max, body.next()) => next,
         };
         match next {
@@ -189,11 +227,11 @@ where
                 engine.0.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 if block.len() + bytes.len() > DRAFT_BYTES_HELD {
                     // It will be a whole block, most likely: growing by doubling copies all of it once more.
-                    block.reserve_exact((SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES).saturating_sub(block.len()));
+                    block.reserve_exact(room.saturating_sub(block.len()));
                 }
                 block.extend_from_slice(&bytes);
             }
-            Ok(None) => return Ok(Block { bytes: block, at_end: true }),
+            Ok(None) => return Ok(Block { bytes: block, at_end: true, claim: None }),
             Err(_elapsed) => {
                 let seconds = limits.upload_idle_max.as_secs();
                 return Err(Error::Aborted(format!("nothing came for {seconds} s")));
@@ -203,7 +241,7 @@ where
             return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
         }
     }
-    Ok(Block { bytes: block, at_end: false })
+    Ok(Block { bytes: block, at_end: false, claim: None })
 }
 
 /// A slice on a worker, unless the call was cancelled.
@@ -247,15 +285,34 @@ enum Bet {
     /// There is none, or it is lost.
     Off,
     /// Memory for it is there, and nothing was seen.
-    On(OwnedSemaphorePermit),
+    On(BetClaim),
     /// So far it is one.
-    Good(Box<Integers>, OwnedSemaphorePermit),
+    Good(Box<Integers>, BetClaim),
+}
+
+/// On the memory that a bet takes.
+struct BetClaim {
+    _integers: OwnedSemaphorePermit,
+    /// For a block that is worked on and the one that comes, which may be there longer than the bet.
+    blocks: Arc<OwnedSemaphorePermit>,
 }
 
 impl Bet {
     /// None if there is no memory for it now: an upload never waits for a place to be worked on while it comes.
     fn on_integers(engine: &Engine) -> Self {
-        engine.0.large.try_claim(AHEAD_BYTES + integers::CLAIM_BYTES).map_or(Self::Off, Self::On)
+        let claim = || {
+            let integers = engine.0.large.try_claim(integers::CLAIM_BYTES)?;
+            let blocks = engine.0.large.try_claim(2 * AHEAD_BYTES_MAX)?;
+            Some(BetClaim { _integers: integers, blocks: Arc::new(blocks) })
+        };
+        claim().map_or(Self::Off, Self::On)
+    }
+
+    fn blocks_claim(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        match self {
+            Self::Off => None,
+            Self::On(claim) | Self::Good(_, claim) => Some(Arc::clone(&claim.blocks)),
+        }
     }
 
     fn see(self, store: &Store, limits: CsvLimits, block: &[u8]) -> Result<Self, Error> {
