@@ -8,7 +8,6 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    tally::cli::run(tally::cli::Cli::parse()).await
+fn main() -> ExitCode {
+    tally::cli::run(tally::cli::Cli::parse())
 }

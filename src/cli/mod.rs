@@ -17,11 +17,13 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    thread,
 };
 
 use clap::{Parser, Subcommand};
 use indicatif::ProgressStyle;
 use serde::Serialize;
+use tokio::runtime::Builder;
 
 pub use self::connect::{ClientArgs, ServerAddr};
 pub use self::group_sum::GroupSumArgs;
@@ -60,16 +62,28 @@ pub enum Command {
 }
 
 /// Runs the subcommand to its end. The result is the process's exit code.
-pub async fn run(cli: Cli) -> ExitCode {
-    let outcome = match cli.command {
-        Command::Serve(args) => Ok(crate::server::serve_command(args).await),
-        Command::Upload(args) => upload::run(args).await,
-        Command::Sum(args) => sum::run(args).await,
-        Command::GroupSum(args) => group_sum::run(args).await,
-        Command::Parts(args) => parts::run(args).await,
-        Command::Health(args) => health::run(args).await,
-        Command::LoadNumstore(args) => load_numstore::run(args).await,
+pub fn run(cli: Cli) -> ExitCode {
+    // These threads pass bytes between the network and those that work on them, for whom the other half of the cores is.
+    // On two cores a second one would mostly be woken to wake the first.
+    let threads = thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let runtime = match Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            print_error(format!("cannot start threads: {error}"));
+            return ExitCode::FAILURE;
+        }
     };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => Ok(crate::server::serve_command(args).await),
+            Command::Upload(args) => upload::run(args).await,
+            Command::Sum(args) => sum::run(args).await,
+            Command::GroupSum(args) => group_sum::run(args).await,
+            Command::Parts(args) => parts::run(args).await,
+            Command::Health(args) => health::run(args).await,
+            Command::LoadNumstore(args) => load_numstore::run(args).await,
+        }
+    });
     match outcome {
         Ok(code) => code,
         // Whoever read us has seen enough: `tally parts | head` is no failure.

@@ -1,4 +1,4 @@
-//! `tally upload`: files to the server, several side by side, a few blocks of each in memory.
+//! `tally upload`: files to the server, several side by side, a few blocks of each in memory, and of the next one.
 
 use std::{
     collections::VecDeque,
@@ -11,13 +11,16 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use clap::{Args, value_parser};
-use futures_util::stream::{self, Stream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use indicatif::{MultiProgress, ProgressBar};
 use prost::encoding::{WireType, encode_key, encode_varint};
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service as _, ServiceExt as _, service_fn};
 
@@ -112,13 +115,16 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
 
     let progress = Progress::new(files.len());
     let mut failed = false;
-    let mut waiting = files.into_iter();
+    // The next file is opened, and its first blocks are read, while those before it are on their way.
+    let mut waiting = files.into_iter().map(|file| (file.clone(), tokio::spawn(open(file))));
+    let mut next = waiting.next();
     let mut running = stream::FuturesUnordered::new();
     loop {
         // As many files run as there are connections; a finished one gives its connection to the next.
-        while let Some(channel) = channels.pop_front() {
-            let Some(file) = waiting.next() else { break };
-            running.push(upload(channel, &server, file, &progress));
+        while let Some((file, opening)) = next.take_if(|_| !channels.is_empty()) {
+            let Some(channel) = channels.pop_front() else { break };
+            next = waiting.next();
+            running.push(upload(channel, &server, file, opening, &progress));
         }
         let Some((file, channel, outcome)) = running.next().await else {
             break;
@@ -156,17 +162,18 @@ fn print_outcome(name: &str, outcome: &Result<Receipt, Failure>, json: bool) -> 
     }
 }
 
-/// One file, from opening it to the server's receipt. Gives the file's name and the connection back.
+/// One file, from its first byte to the server's receipt. Gives the file's name and the connection back.
 async fn upload(
     channel: Channel,
     server: &ServerAddr,
     file: PathBuf,
+    opening: JoinHandle<io::Result<Reading>>,
     progress: &Progress,
 ) -> (PathBuf, Channel, Result<Receipt, Failure>) {
-    let outcome = match open(&file).await {
-        Ok((source, bytes)) => {
-            let bar = progress.start(&file, bytes);
-            let outcome = send(channel.clone(), server, source, bar.clone()).await;
+    let outcome = match opening.await.map_err(io::Error::other).flatten() {
+        Ok(reading) => {
+            let bar = progress.start(&file, reading.bytes);
+            let outcome = send(channel.clone(), server, reading, bar.clone()).await;
             progress.finish(&bar);
             outcome
         }
@@ -176,8 +183,8 @@ async fn upload(
     (file, channel, outcome)
 }
 
-async fn send(channel: Channel, server: &ServerAddr, source: Source, bar: ProgressBar) -> Result<Receipt, Failure> {
-    let (blocks, failure) = read_in_background(source).map_err(Failure::Input)?;
+async fn send(channel: Channel, server: &ServerAddr, reading: Reading, bar: ProgressBar) -> Result<Receipt, Failure> {
+    let Reading { blocks, failure, .. } = reading;
     let frames = blocks.map(move |block| {
         bar.inc(block.data_bytes as u64);
         Ok::<_, Status>(Frame::data(block.message))
@@ -202,16 +209,27 @@ async fn send(channel: Channel, server: &ServerAddr, source: Source, bar: Progre
 
 type Source = Box<dyn Read + Send>;
 
-/// The bytes to send, and how many, where that is known.
-async fn open(file: &Path) -> io::Result<(Source, Option<u64>)> {
-    if is_stdin(file) {
-        return Ok((Box::new(io::stdin()), None));
-    }
-    // Not by std: a named pipe opens when somebody writes, and the other files must not wait for that.
-    let file = tokio::fs::File::open(file).await?;
-    let metadata = file.metadata().await?;
-    let bytes = metadata.is_file().then_some(metadata.len());
-    Ok((Box::new(file.into_std().await), bytes))
+/// A file that is being read.
+struct Reading {
+    blocks: BoxStream<'static, Block>,
+    /// Why it could not be read to its end.
+    failure: oneshot::Receiver<io::Error>,
+    /// Bytes to send, where that is known.
+    bytes: Option<u64>,
+}
+
+async fn open(file: PathBuf) -> io::Result<Reading> {
+    let (source, bytes): (Source, _) = if is_stdin(&file) {
+        (Box::new(io::stdin()), None)
+    } else {
+        // Not by std: a named pipe opens when somebody writes, and the other files must not wait for that.
+        let file = tokio::fs::File::open(file).await?;
+        let metadata = file.metadata().await?;
+        let bytes = metadata.is_file().then_some(metadata.len());
+        (Box::new(file.into_std().await), bytes)
+    };
+    let (blocks, failure) = read_in_background(source)?;
+    Ok(Reading { blocks: blocks.boxed(), failure, bytes })
 }
 
 /// Some bytes of a file as a message on its way.
