@@ -239,12 +239,24 @@ impl Scanner {
         } else if self.names.is_empty() {
             self.read_header(&carry)?;
             rows.header(&self.names)?;
-        } else {
+        } else if !self.deliver_one_cell(&mut carry, rows)? {
             self.deliver_quoted(&carry, rows)?;
         }
         carry.clear();
         self.carry = carry;
         Ok(())
+    }
+
+    /// Delivers a row of which one column is wanted without a look at each of its cells. False: it has to be looked at.
+    fn deliver_one_cell<R: Rows>(&mut self, row: &mut Vec<u8>, rows: &mut R) -> Result<bool, R::Error> {
+        let Wanted::Column(column) = self.wanted else { return Ok(false) };
+        if row.len() > self.limits.row_bytes_max.min(self.limits.cell_bytes_max) {
+            return Ok(false);
+        }
+        row.push(b'\n');
+        let scanned = self.scan_column(row, column, rows)?;
+        row.pop();
+        Ok(scanned > 0)
     }
 
     /// The same as `scan`, for one who takes sums: stretches of rows that are plain are added up without a look at them.
@@ -679,11 +691,20 @@ impl State {
                     *self = Self::Closing;
                 }
                 Self::Plain => {
-                    at += memchr3(b',', b'\n', b'\r', &bytes[at..])?;
-                    if bytes[at] != b',' {
+                    let Some(found) = memchr3(b'"', b'\n', b'\r', &bytes[at..]) else {
+                        if bytes.ends_with(b",") {
+                            *self = Self::CellStart;
+                        }
+                        return None;
+                    };
+                    at += found;
+                    if bytes[at] != b'"' {
                         return Some(at);
                     }
-                    *self = Self::CellStart;
+                    // Elsewhere in a cell it is text.
+                    if bytes[..at].ends_with(b",") {
+                        *self = Self::Quoted;
+                    }
                 }
                 Self::CellStart | Self::Closing => {
                     *self = match bytes[at] {
