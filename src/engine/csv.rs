@@ -901,13 +901,23 @@ mod tests {
                 Ok(())
             }
         }
-        let csv = b"a,b,c\n1,\"2,\"\"\",3\n4,5,6\n,,\n";
-        let all = scan(SMALL, &[csv]).expect("valid");
-        for column in 0..3 {
-            let mut one = One(Vec::new());
-            let mut scanner = Scanner::new(SMALL, Wanted::Column(column), Resume::default());
-            scanner.feed(csv, &mut one).and_then(|()| scanner.finish(&mut one)).expect("valid");
-            assert_eq!(one.0, all[1..].iter().map(|row| row[column].clone()).collect::<Vec<_>>());
+        for csv in [
+            "a,b,c\n1,\"2,\"\"\",3\n4,5,6\n,,\n7,\"8\n\",9",
+            "a,b,c\n1,2,3\n4,\"5,6",
+            "a,b,c\n1,2,3\n4,5\"\n",
+            "a,b,c\n1,2,3\n4,5\",6,7\n",
+            "a,b,c\n1,2,3\n4,\"5\"x,6\n7,8,9\n",
+        ] {
+            let csv = csv.as_bytes();
+            let all = scan(SMALL, &[csv]);
+            for (column, cut) in (0..3).flat_map(|column| (0..=csv.len()).map(move |cut| (column, cut))) {
+                let mut one = One(Vec::new());
+                let mut scanner = Scanner::new(SMALL, Wanted::Column(column), Resume::default());
+                let fed = [&csv[..cut], &csv[cut..]].into_iter().try_for_each(|part| scanner.feed(part, &mut one));
+                let result = fed.and_then(|()| scanner.finish(&mut one)).map(|()| one.0);
+                let expected = all.clone().map(|all| all[1..].iter().map(|row| row[column].clone()).collect());
+                assert_eq!(result.map_err(|error| error.to_string()), expected, "column {column}, cut at {cut}");
+            }
         }
     }
 

@@ -542,3 +542,44 @@ pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
     // Full, or another upload kept it in between.
     state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{Durability, part::Format},
+        limits::{LARGE_CONVERSION_BYTES, Limits},
+    };
+
+    #[tokio::test]
+    async fn who_stops_sending_keeps_no_memory_from_others() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+        let (engine, _) = opened.expect("a data folder");
+        let (client, body) = mpsc::channel::<Bytes>(1);
+        let body = stream::unfold(body, |mut body| async { body.recv().await.map(|bytes| (Ok(bytes), body)) });
+        let uploading = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.upload(Box::pin(body)).await }
+        });
+        let rows = Bytes::from("1,2\n".repeat(SPOOL_BLOCK_BYTES / 4));
+        client.send(Bytes::from_static(b"a,b\n")).await.expect("it is received");
+        client.send(rows.clone()).await.expect("it is received");
+        // Less than a block, of which a row is not complete. Once the second is taken, the first was read ahead.
+        client.send(Bytes::from_static(b"3,4\n")).await.expect("it is received");
+        client.send(Bytes::from_static(b"5,")).await.expect("it is received");
+
+        let all = engine.0.large.claim(LARGE_CONVERSION_BYTES).await.expect("all of it, while the upload goes on");
+        assert!(!uploading.is_finished());
+        drop(all);
+
+        client.send(Bytes::from_static(b"6\n")).await.expect("it is received");
+        client.send(rows.clone()).await.expect("it is received");
+        drop(client);
+        let receipt = uploading.await.expect("no panic").expect("it is kept");
+        assert_eq!(receipt.rows, 2 * (rows.len() as u64 / 4) + 2);
+        let sum = engine.column_sum("b", Format::Parquet).await.expect("integers").total;
+        assert_eq!(sum, 2 * 2 * (rows.len() as i64 / 4) + 4 + 6);
+        engine.close();
+    }
+}
