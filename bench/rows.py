@@ -243,6 +243,7 @@ def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
 
         contenders: Contenders = {"tally": tally, DD[durability]: limit}
         if durability == "none":
+            # From the second time on its files are there already, which saves it making them.
             folder = run.crowded_folder()
             peer = run.peer("pyarrow").prepare("convert", table=table.for_peers(), folder=folder)
 

@@ -181,7 +181,7 @@ pub const SMALL_FILES_PER_SLICE_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BYTES_H
 
 /// Uploads up to this size are typed and converted beside the large ones, so that they never wait for those.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
-/// Memory for the conversion of large uploads, over all of them.
+/// Memory for the conversion of large uploads, and for what is read ahead of it, over all of them.
 pub const LARGE_CONVERSION_BYTES: usize = 85 * MIB;
 /// Memory for the conversion of small uploads, over all of them.
 pub const SMALL_CONVERSION_BYTES: usize = 32 * MIB;
@@ -231,7 +231,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES //
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
     + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES)                  // on the way to a spool file
-    + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // being typed and written
+    + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
     + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX                               // the registry

@@ -4,16 +4,19 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use clap::CommandFactory;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tally::{
@@ -161,6 +164,16 @@ impl Drop for Server {
     }
 }
 
+/// A client that may wait for ever.
+struct KilledAtEnd(Child);
+
+impl Drop for KilledAtEnd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// An address where nothing listens, and nothing else can while the socket lives.
 fn nobody() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -282,6 +295,48 @@ fn many_files_go_side_by_side() {
         assert_eq!(files, names);
     }
     assert_eq!(server.sum("x"), "630\n");
+}
+
+/// A pipe can be opened for writing, without waiting, if somebody has it open for reading.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_is_opened_when_one_before_it_was_read() {
+    let server = Server::start();
+    let names = ["one", "two", "three", "four"];
+    let path = |name: &str| server.folder.path().join(name);
+    for name in names {
+        mknodat(CWD, path(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+    let open_now = |name: &str| {
+        OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path(name))
+    };
+    let open = |name: &str| {
+        for _ in 0..1000 {
+            match open_now(name) {
+                Ok(pipe) => return pipe,
+                Err(_nobody_reads) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        panic!("{name} was not opened");
+    };
+    let command = &mut server.tally(["upload", "--parallel", "2"]);
+    let mut client = KilledAtEnd(command.args(names).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let (mut one, mut two) = (open("one"), open("two"));
+    one.write_all(b"x\n1\n").unwrap();
+    thread::sleep(Duration::from_millis(100));
+    assert!(open_now("three").is_err(), "as many as go at once are still read");
+    drop(one);
+    let mut three = open("three");
+    thread::sleep(Duration::from_millis(100));
+    assert!(open_now("four").is_err(), "as many as go at once are still read");
+    two.write_all(b"x\n2\n").unwrap();
+    drop(two);
+    let mut four = open("four");
+    three.write_all(b"x\n3\n").unwrap();
+    four.write_all(b"x\n4\n").unwrap();
+    drop((three, four));
+    assert!(client.0.wait().unwrap().success());
+    assert_eq!(server.sum("x"), "10\n");
 }
 
 #[test]

@@ -9,13 +9,12 @@ use std::{
     thread,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use clap::{Args, value_parser};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use indicatif::{MultiProgress, ProgressBar};
-use prost::encoding::{WireType, encode_key, encode_varint};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -31,14 +30,13 @@ use super::{
     parts::{ReceiptJson, file_bytes},
     print_error, rows_text, style, write_json,
 };
-use crate::api::grpc::pb::tally::{Receipt, tally_client::TallyClient};
+use crate::api::grpc::{
+    adapter::{MESSAGE_HEAD_BYTES_MAX, message_head},
+    pb::tally::{Receipt, tally_client::TallyClient},
+};
 
 /// Bytes of a message, which brings a block of a file.
 const MESSAGE_BYTES: usize = 256 * 1024;
-/// What gRPC and protobuf put before the block: a flag and the message's length, the field's key and its length.
-const HEAD_BYTES_MAX: usize = 5 + 1 + 4;
-/// Of `UploadChunk`.
-const DATA_FIELD: u32 = 1;
 /// Blocks of one file that are read ahead of the network.
 const BLOCKS_AHEAD_MAX: usize = 2;
 /// The name that means standard input.
@@ -115,18 +113,29 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
 
     let progress = Progress::new(files.len());
     let mut failed = false;
-    // The next file is opened, and its first blocks are read, while those before it are on their way.
-    let mut waiting = files.into_iter().map(|file| (file.clone(), tokio::spawn(open(file))));
-    let mut next = waiting.next();
+    // While the last bytes of a file are on their way, the next one is opened and begun.
+    let (source_read, mut sources_read) = mpsc::unbounded_channel();
+    let mut files = files.into_iter();
+    let mut open_next = || files.next().map(|file| (file.clone(), tokio::spawn(open(file, source_read.clone()))));
+    let mut ahead = None;
     let mut running = stream::FuturesUnordered::new();
     loop {
         // As many files run as there are connections; a finished one gives its connection to the next.
-        while let Some((file, opening)) = next.take_if(|_| !channels.is_empty()) {
-            let Some(channel) = channels.pop_front() else { break };
-            next = waiting.next();
+        while let Some(channel) = channels.pop_front() {
+            let Some((file, opening)) = ahead.take().or_else(&mut open_next) else {
+                channels.push_front(channel);
+                break;
+            };
             running.push(upload(channel, &server, file, opening, &progress));
         }
-        let Some((file, channel, outcome)) = running.next().await else {
+        let finished = tokio::select! {
+            Some(()) = sources_read.recv() => {
+                ahead = ahead.or_else(&mut open_next);
+                continue;
+            }
+            finished = running.next() => finished,
+        };
+        let Some((file, channel, outcome)) = finished else {
             break;
         };
         channels.push_back(channel);
@@ -170,14 +179,15 @@ async fn upload(
     opening: JoinHandle<io::Result<Reading>>,
     progress: &Progress,
 ) -> (PathBuf, Channel, Result<Receipt, Failure>) {
-    let outcome = match opening.await.map_err(io::Error::other).flatten() {
-        Ok(reading) => {
+    let outcome = match opening.await {
+        Ok(Ok(reading)) => {
             let bar = progress.start(&file, reading.bytes);
             let outcome = send(channel.clone(), server, reading, bar.clone()).await;
             progress.finish(&bar);
             outcome
         }
-        Err(error) => Err(Failure::Input(error)),
+        Ok(Err(error)) => Err(Failure::Input(error)),
+        Err(panic) => Err(Failure::Internal(panic.to_string())),
     };
     progress.count();
     (file, channel, outcome)
@@ -189,15 +199,14 @@ async fn send(channel: Channel, server: &ServerAddr, reading: Reading, bar: Prog
         bar.inc(block.data_bytes as u64);
         Ok::<_, Status>(Frame::data(block.message))
     });
-    // The messages are made where the file is read. tonic would copy all of them once more to make them of blocks, so
-    // its own body has none, and is exchanged.
+    // tonic would make each message by copying its block. So it is given none, and its empty body is replaced by ours.
     let mut body = Some(Body::new(StreamBody::new(frames)));
-    let exchange = service_fn(move |request: http::Request<Body>| {
-        let request = request.map(|_empty| body.take().unwrap_or_default());
+    let replace = service_fn(move |request: http::Request<Body>| {
+        let body = body.take().unwrap_or_else(|| broken(Status::internal("a file is sent only once")));
         let channel = channel.clone();
-        async move { channel.ready_oneshot().await?.call(request).await }
+        async move { channel.ready_oneshot().await?.call(request.map(|_empty| body)).await }
     });
-    let mut tally = TallyClient::new(exchange).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    let mut tally = TallyClient::new(replace).max_decoding_message_size(RECEIPT_BYTES_MAX);
     tokio::select! {
         answer = tally.upload(stream::empty()) => {
             answer.map(tonic::Response::into_inner).map_err(|status| call_failure(server, &status))
@@ -205,6 +214,11 @@ async fn send(channel: Channel, server: &ServerAddr, reading: Reading, bar: Prog
         // The call is dropped: its stream is reset, and the server keeps nothing.
         Ok(error) = failure => Err(Failure::Input(error)),
     }
+}
+
+/// A body that nobody takes for a whole file.
+fn broken(status: Status) -> Body {
+    Body::new(StreamBody::new(stream::iter([Err::<Frame<Bytes>, _>(status)])))
 }
 
 type Source = Box<dyn Read + Send>;
@@ -218,7 +232,8 @@ struct Reading {
     bytes: Option<u64>,
 }
 
-async fn open(file: PathBuf) -> io::Result<Reading> {
+/// Begins to read a file, and tells once it was read to its end.
+async fn open(file: PathBuf, source_read: mpsc::UnboundedSender<()>) -> io::Result<Reading> {
     let (source, bytes): (Source, _) = if is_stdin(&file) {
         (Box::new(io::stdin()), None)
     } else {
@@ -228,7 +243,7 @@ async fn open(file: PathBuf) -> io::Result<Reading> {
         let bytes = metadata.is_file().then_some(metadata.len());
         (Box::new(file.into_std().await), bytes)
     };
-    let (blocks, failure) = read_in_background(source)?;
+    let (blocks, failure) = read_in_background(source, source_read)?;
     Ok(Reading { blocks: blocks.boxed(), failure, bytes })
 }
 
@@ -240,13 +255,14 @@ struct Block {
 }
 
 /// Reads `source` on a thread of its own, which waits where the network is slower. Gives the blocks and, should
-/// reading fail, the error.
+/// reading fail, the error. Tells once all is read.
 ///
 /// To the server a stream that ends is a whole file, so after an error the stream goes silent and never ends: half a
 /// file cannot become a part. The thread is none of tokio's, whose runtime would wait for it at the end of the
 /// process, and standard input may never say another byte.
 fn read_in_background(
     mut source: Source,
+    source_read: mpsc::UnboundedSender<()>,
 ) -> io::Result<(impl Stream<Item = Block> + Send + 'static, oneshot::Receiver<io::Error>)> {
     let (blocks, received) = mpsc::channel(BLOCKS_AHEAD_MAX);
     let (failure, failed) = oneshot::channel();
@@ -259,6 +275,9 @@ fn read_in_background(
             }
         };
         let last = block.is_none();
+        if last {
+            let _nobody_listens = source_read.send(());
+        }
         let sent = blocks.blocking_send(block);
         if last || sent.is_err() {
             return; // sent fails when the call is over before the file is
@@ -281,29 +300,18 @@ fn read_in_background(
 fn read_block(source: &mut impl Read) -> io::Result<Option<Block>> {
     let mut buffer = BytesMut::zeroed(MESSAGE_BYTES);
     let data_bytes = loop {
-        match source.read(&mut buffer[HEAD_BYTES_MAX..]) {
+        match source.read(&mut buffer[MESSAGE_HEAD_BYTES_MAX..]) {
             Ok(0) => return Ok(None),
             Ok(bytes) => break bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     };
-    buffer.truncate(HEAD_BYTES_MAX + data_bytes);
-    let head = head(data_bytes);
-    buffer.advance(HEAD_BYTES_MAX - head.len());
+    buffer.truncate(MESSAGE_HEAD_BYTES_MAX + data_bytes);
+    let head = message_head(data_bytes);
+    buffer.advance(MESSAGE_HEAD_BYTES_MAX - head.len());
     buffer[..head.len()].copy_from_slice(&head);
     Ok(Some(Block { message: buffer.freeze(), data_bytes }))
-}
-
-/// What comes before so many bytes in a message of `UploadChunk`.
-fn head(data_bytes: usize) -> Vec<u8> {
-    let mut field = Vec::new();
-    encode_key(DATA_FIELD, WireType::LengthDelimited, &mut field);
-    encode_varint(data_bytes as u64, &mut field);
-    let mut head = vec![0]; // not compressed
-    head.put_uint((field.len() + data_bytes) as u64, 4);
-    head.append(&mut field);
-    head
 }
 
 /// The bars on standard error, one for each file on its way. Where that is no terminal, nothing is drawn.
@@ -394,7 +402,7 @@ mod tests {
         }
     }
 
-    const BLOCK_BYTES: usize = MESSAGE_BYTES - HEAD_BYTES_MAX;
+    const BLOCK_BYTES: usize = MESSAGE_BYTES - MESSAGE_HEAD_BYTES_MAX;
 
     #[tokio::test]
     async fn a_file_is_cut_into_messages() -> io::Result<()> {
@@ -406,7 +414,8 @@ mod tests {
             (BLOCK_BYTES, vec![BLOCK_BYTES]),
             (3 * BLOCK_BYTES + 5, vec![BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, 5]),
         ] {
-            let (blocks, failed) = read_in_background(Box::new(Disk { bytes, fails: false }))?;
+            let (blocks, failed) =
+                read_in_background(Box::new(Disk { bytes, fails: false }), mpsc::unbounded_channel().0)?;
             let blocks: Vec<Block> = blocks.collect().await;
             assert_eq!(blocks.iter().map(|block| block.data_bytes).collect::<Vec<_>>(), expected);
             for block in blocks {
@@ -422,7 +431,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> io::Result<()> {
-        let (blocks, failed) = read_in_background(Box::new(Disk { bytes: BLOCK_BYTES + 5, fails: true }))?;
+        let (blocks, failed) =
+            read_in_background(Box::new(Disk { bytes: BLOCK_BYTES + 5, fails: true }), mpsc::unbounded_channel().0)?;
         let mut blocks = std::pin::pin!(blocks);
         assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(BLOCK_BYTES));
         assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(5));

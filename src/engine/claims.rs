@@ -1,4 +1,4 @@
-//! Memory that uploads claim before they type or convert: two pools of it, and how much a file may take.
+//! Memory that uploads claim before they read ahead, type or convert: two pools of it, and how much a file may take.
 //!
 //! Nothing here allocates: a claim is a promise of the one who holds it. Claims of small files and of large ones come
 //! from pools of their own, so that small uploads never wait for large ones.

@@ -481,7 +481,7 @@ mod x86 {
     }
 
     /// Cells of more digits than the vectors take: `longs` says which of those that end at `ends`, 64 bytes from `base`.
-    /// No part of the loop above: a call there would have its vectors stored and loaded at every turn.
+    /// A call that is not cold would have the vectors of the loop above stored and loaded at every turn.
     #[cold]
     #[inline(never)]
     fn long_integers(bytes: &[u8], base: usize, mut ends: u64, mut longs: u64, cells: &mut [i64]) -> Option<()> {
@@ -500,7 +500,7 @@ mod x86 {
         Some(())
     }
 
-    /// The indexes that `bits` has, from `first` on.
+    /// The indexes that `bits` has, from `first` on. Cold as above.
     #[cold]
     #[inline(never)]
     fn put_indexes(first: u32, mut bits: u64, indexes: &mut Vec<u32>) {

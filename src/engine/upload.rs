@@ -27,7 +27,7 @@ use futures_util::{
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3;
@@ -108,14 +108,15 @@ where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let mut draft: Option<Draft> = None;
+    let mut claim: Option<Arc<OwnedSemaphorePermit>> = None; // on the block's memory, if it was read ahead
     loop {
-        let Block { bytes, at_end, claim } = block;
+        let Block { bytes, at_end } = block;
         let received = draft.as_ref().map_or(0, Draft::bytes) + bytes.len() as u64;
         // While one block of a bet is worked on the next one comes.
         let ahead = if at_end { None } else { bet.blocks_claim() };
         let (store, limits) = (Arc::clone(&engine.0.store), engine.0.limits.csv);
         let write = slice(engine, cancel, move || {
-            let _claim = claim;
+            let (_claim, bytes) = (claim, bytes); // the claim ends last
             let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
             std::io::Write::write_all(&mut draft, &bytes).map_err(Error::io("an upload's spool file"))?;
             let bet = bet.see(&store, limits, &bytes)?;
@@ -154,13 +155,13 @@ where
         if let Some(converted) = converted {
             return Ok((written, converted));
         }
-        (draft, bet) = (Some(written), bet_on);
+        (draft, bet, claim) = (Some(written), bet_on, ahead);
         let next = match next {
             Some(next) => next,
             None => next_block(engine, cancel, &mut body, received, &Wish::new(SPOOL_BLOCK_BYTES)).await,
         };
         block = match next {
-            Ok(next) => Block { claim: ahead, ..next },
+            Ok(next) => next,
             Err(error) => {
                 engine.0.workers.discard((draft, bet));
                 return Err(error);
@@ -174,8 +175,6 @@ struct Block {
     bytes: Vec<u8>,
     /// Whether nothing follows.
     at_end: bool,
-    /// On its memory, if it was read ahead.
-    claim: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// How much of a stream is worth a hand-over to a worker: as much as comes while the worker is busy, within bounds.
@@ -215,11 +214,12 @@ where
     let limits = &engine.0.limits;
     let room = wish.bytes() + UPLOAD_FRAME_BYTES;
     let mut block = Vec::new();
+    let mut patient_until = Instant::now() + limits.upload_idle_max;
     while block.len() < wish.bytes() {
         let next = tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
             () = wish.lowered.notified() => continue,
-            next = timeout(limits.upload_idle_max, body.next()) => next,
+            next = timeout_at(patient_until, body.next()) => next,
         };
         match next {
             Ok(Some(bytes)) => {
@@ -230,8 +230,9 @@ where
                     block.reserve_exact(room.saturating_sub(block.len()));
                 }
                 block.extend_from_slice(&bytes);
+                patient_until = Instant::now() + limits.upload_idle_max;
             }
-            Ok(None) => return Ok(Block { bytes: block, at_end: true, claim: None }),
+            Ok(None) => return Ok(Block { bytes: block, at_end: true }),
             Err(_elapsed) => {
                 let seconds = limits.upload_idle_max.as_secs();
                 return Err(Error::Aborted(format!("nothing came for {seconds} s")));
@@ -241,7 +242,7 @@ where
             return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
         }
     }
-    Ok(Block { bytes: block, at_end: false, claim: None })
+    Ok(Block { bytes: block, at_end: false })
 }
 
 /// A slice on a worker, unless the call was cancelled.
@@ -325,7 +326,9 @@ impl Bet {
     }
 
     fn call_off(self, engine: &Engine) -> Self {
-        engine.0.workers.discard(self);
+        if !matches!(self, Self::Off) {
+            engine.0.workers.discard(self);
+        }
         Self::Off
     }
 

@@ -170,10 +170,10 @@ struct ReframedBody {
     ended: bool,
 }
 
-/// A message's beginning: gRPC's prefix, the key of field 1, and its length, which has 5 bytes at most.
-const MESSAGE_HEAD_BYTES: usize = 5 + 1 + 5;
+/// The most that a message's beginning has: gRPC's prefix, the key of field 1, and its length.
+pub(crate) const MESSAGE_HEAD_BYTES_MAX: usize = 5 + 1 + 5;
 /// So that head and slice together stay in the bound.
-const SLICE_BYTES_MAX: usize = UPLOAD_FRAME_BYTES - MESSAGE_HEAD_BYTES;
+const SLICE_BYTES_MAX: usize = UPLOAD_FRAME_BYTES - MESSAGE_HEAD_BYTES_MAX;
 /// Field 1, length-delimited.
 const CONTENT_KEY: u8 = 1 << 3 | 2;
 
@@ -206,15 +206,15 @@ impl ReframedBody {
     }
 }
 
-/// The beginning of a message that `slice` completes.
-fn message_head(slice: &Bytes) -> Bytes {
-    let slice_bytes = slice.len() as u64;
-    let field_bytes = 1 + encoded_len_varint(slice_bytes) as u64 + slice_bytes;
-    let mut head = BytesMut::with_capacity(MESSAGE_HEAD_BYTES);
+/// The beginning of a message that so many bytes of content complete.
+pub(crate) fn message_head(content_bytes: usize) -> Bytes {
+    let content_bytes = content_bytes as u64;
+    let field_bytes = 1 + encoded_len_varint(content_bytes) as u64 + content_bytes;
+    let mut head = BytesMut::with_capacity(MESSAGE_HEAD_BYTES_MAX);
     head.put_u8(0); // not compressed
     head.put_uint(field_bytes, 4);
     head.put_u8(CONTENT_KEY);
-    encode_varint(slice_bytes, &mut head);
+    encode_varint(content_bytes, &mut head);
     head.freeze()
 }
 
@@ -234,7 +234,7 @@ impl http_body::Body for ReframedBody {
         self.ended = !matches!(slice, Some(Ok(_)));
         Poll::Ready(slice.map(|slice| {
             self.slice = slice?;
-            Ok(Frame::data(message_head(&self.slice)))
+            Ok(Frame::data(message_head(self.slice.len())))
         }))
     }
 }
