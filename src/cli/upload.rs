@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     thread,
 };
 
@@ -17,7 +18,7 @@ use http_body_util::StreamBody;
 use indicatif::{MultiProgress, ProgressBar};
 use serde::Serialize;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
 };
 use tonic::{Status, body::Body, transport::Channel};
@@ -114,9 +115,9 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
     let progress = Progress::new(files.len());
     let mut failed = false;
     // While the last bytes of a file are on their way, the next one is opened and begun.
-    let (source_read, mut sources_read) = mpsc::unbounded_channel();
+    let source_read = Arc::new(Notify::new());
     let mut files = files.into_iter();
-    let mut open_next = || files.next().map(|file| (file.clone(), tokio::spawn(open(file, source_read.clone()))));
+    let mut open_next = || files.next().map(|file| (file.clone(), tokio::spawn(open(file, Arc::clone(&source_read)))));
     let mut ahead = None;
     let mut running = stream::FuturesUnordered::new();
     loop {
@@ -129,7 +130,7 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
             running.push(upload(channel, &server, file, opening, &progress));
         }
         let finished = tokio::select! {
-            Some(()) = sources_read.recv() => {
+            () = source_read.notified() => {
                 ahead = ahead.or_else(&mut open_next);
                 continue;
             }
@@ -233,7 +234,7 @@ struct Reading {
 }
 
 /// Begins to read a file, and tells once it was read to its end.
-async fn open(file: PathBuf, source_read: mpsc::UnboundedSender<()>) -> io::Result<Reading> {
+async fn open(file: PathBuf, source_read: Arc<Notify>) -> io::Result<Reading> {
     let (source, bytes): (Source, _) = if is_stdin(&file) {
         (Box::new(io::stdin()), None)
     } else {
@@ -262,7 +263,7 @@ struct Block {
 /// process, and standard input may never say another byte.
 fn read_in_background(
     mut source: Source,
-    source_read: mpsc::UnboundedSender<()>,
+    source_read: Arc<Notify>,
 ) -> io::Result<(impl Stream<Item = Block> + Send + 'static, oneshot::Receiver<io::Error>)> {
     let (blocks, received) = mpsc::channel(BLOCKS_AHEAD_MAX);
     let (failure, failed) = oneshot::channel();
@@ -276,7 +277,7 @@ fn read_in_background(
         };
         let last = block.is_none();
         if last {
-            let _nobody_listens = source_read.send(());
+            source_read.notify_one();
         }
         let sent = blocks.blocking_send(block);
         if last || sent.is_err() {
@@ -414,8 +415,7 @@ mod tests {
             (BLOCK_BYTES, vec![BLOCK_BYTES]),
             (3 * BLOCK_BYTES + 5, vec![BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, 5]),
         ] {
-            let (blocks, failed) =
-                read_in_background(Box::new(Disk { bytes, fails: false }), mpsc::unbounded_channel().0)?;
+            let (blocks, failed) = read_in_background(Box::new(Disk { bytes, fails: false }), Arc::default())?;
             let blocks: Vec<Block> = blocks.collect().await;
             assert_eq!(blocks.iter().map(|block| block.data_bytes).collect::<Vec<_>>(), expected);
             for block in blocks {
@@ -432,7 +432,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> io::Result<()> {
         let (blocks, failed) =
-            read_in_background(Box::new(Disk { bytes: BLOCK_BYTES + 5, fails: true }), mpsc::unbounded_channel().0)?;
+            read_in_background(Box::new(Disk { bytes: BLOCK_BYTES + 5, fails: true }), Arc::default())?;
         let mut blocks = std::pin::pin!(blocks);
         assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(BLOCK_BYTES));
         assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(5));
