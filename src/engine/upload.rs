@@ -3,15 +3,16 @@
 //! Everything that touches a file or a cell is a slice on a worker; this file is the order of those slices. The task
 //! runs apart from the call that brought it, so that a client that goes away leaves clean-up to a worker, too.
 //!
-//! There are three ways. A small file is in memory with its first block: `small.rs` has it done in one slice. A large
-//! one that is all integers so far, if there is memory for it, is converted while it comes (`integers.rs`). Any other
-//! is typed, then converted, from its draft.
+//! There are four ways. A small file is in memory with its first block: `small.rs` has it done in one slice. A large
+//! one that is all integers so far, if there is memory for it, is converted while it comes (`integers.rs`); if there is
+//! none, once it has come. Any other is typed, then converted, from its draft.
 //!
 //! Memory: receiving takes one block for an upload of any size. Reading ahead, typing and conversion take claims, counted
 //! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
 //! and nothing else held.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -69,10 +70,9 @@ where
         upload.keep_small(first.bytes).await?
     } else {
         let bet = Bet::on_integers(&upload.engine);
-        let (csv, converted) = spool(&upload.engine, &upload.cancel, body, first, bet).await?;
-        match converted {
-            Some(converted) => upload.stage(csv, converted).await?,
-            None => upload.convert_draft(csv).await?,
+        match spool(&upload.engine, &upload.cancel, body, first, bet).await? {
+            (csv, Outcome::Won(converted)) => upload.stage(csv, converted).await?,
+            (csv, outcome) => upload.convert_draft(csv, matches!(outcome, Outcome::Open)).await?,
         }
     };
     upload.commit(staged).await
@@ -92,7 +92,7 @@ where
     F: FnOnce(Draft) -> Result<T, Error> + Send + 'static,
 {
     let first = next_block(engine, cancel, &mut body, 0, &Wish::new(SPOOL_BLOCK_BYTES)).await?;
-    let (draft, _converted) = spool(engine, cancel, body, first, Bet::Off).await?;
+    let (draft, _open) = spool(engine, cancel, body, first, Bet::Off).await?;
     slice(engine, cancel, move || finish(draft)).await
 }
 
@@ -103,7 +103,7 @@ async fn spool<S>(
     mut body: S,
     mut block: Block,
     mut bet: Bet,
-) -> Result<(Draft, Option<Converted>), Error>
+) -> Result<(Draft, Outcome), Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
@@ -120,11 +120,7 @@ where
             let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
             std::io::Write::write_all(&mut draft, &bytes).map_err(Error::io("an upload's spool file"))?;
             let bet = bet.see(&store, limits, &bytes)?;
-            if !at_end {
-                return Ok((draft, bet, None));
-            }
-            let converted = bet.finish()?;
-            Ok((draft, Bet::Off, Some(converted)))
+            Ok(if at_end { (draft, Bet::Off, Some(bet.finish()?)) } else { (draft, bet, None) })
         });
         let (written, next) = if ahead.is_some() {
             let (wish, came) = (Wish::new(AHEAD_BLOCK_BYTES), Notify::new());
@@ -134,16 +130,16 @@ where
                 Ok::<_, Error>(next) // an error waits until what is written can be dropped by a worker
             };
             let write = async {
-                let (draft, bet, converted) = write.await?;
+                let (draft, bet, outcome) = write.await?;
                 wish.lower(SPOOL_BLOCK_BYTES); // the worker has nothing to do until it comes
                 // Others wait for the memory of a bet no longer than this, however slow its client is.
                 let patient = !engine.0.large.is_waited_for();
                 let in_time = patient && timeout(BET_IDLE_MAX, came.notified()).await.is_ok();
                 if in_time {
-                    return Ok((draft, bet, converted));
+                    return Ok((draft, bet, outcome));
                 }
                 wish.lower(0);
-                Ok((draft, bet.call_off(engine), converted))
+                Ok((draft, bet.call_off(engine), outcome))
             };
             // If it cannot be written, nobody waits for what comes.
             let (written, next) = try_join(write, next).await?;
@@ -151,9 +147,9 @@ where
         } else {
             (write.await?, None)
         };
-        let (written, bet_on, converted) = written;
-        if let Some(converted) = converted {
-            return Ok((written, converted));
+        let (written, bet_on, outcome) = written;
+        if let Some(outcome) = outcome {
+            return Ok((written, outcome));
         }
         (draft, bet, claim) = (Some(written), bet_on, ahead);
         let next = match next {
@@ -283,12 +279,22 @@ pub(super) async fn checksum(engine: &Engine, file: &Reader) -> Result<String, E
 
 /// The hope that a file is all integers, so that it can be converted while it comes.
 enum Bet {
-    /// There is none, or it is lost.
+    /// There is none, for want of memory.
     Off,
+    /// It is none, or may be none.
+    Lost,
     /// Memory for it is there, and nothing was seen.
     On(BetClaim),
     /// So far it is one.
     Good(Box<Integers>, BetClaim),
+}
+
+/// What came of a bet.
+enum Outcome {
+    Won(Converted),
+    Lost,
+    /// Nobody knows.
+    Open,
 }
 
 /// On the memory that a bet takes.
@@ -311,31 +317,33 @@ impl Bet {
 
     fn blocks_claim(&self) -> Option<Arc<OwnedSemaphorePermit>> {
         match self {
-            Self::Off => None,
+            Self::Off | Self::Lost => None,
             Self::On(claim) | Self::Good(_, claim) => Some(Arc::clone(&claim.blocks)),
         }
     }
 
     fn see(self, store: &Store, limits: CsvLimits, block: &[u8]) -> Result<Self, Error> {
         let (seen, claim) = match self {
-            Self::Off => return Ok(Self::Off),
+            Self::Off | Self::Lost => return Ok(self),
             Self::On(claim) => (Integers::begin(store, limits, block), claim),
             Self::Good(mut integers, claim) => (integers.see(block).map(|()| *integers), claim),
         };
-        Ok(unless_unsuited(seen)?.map_or(Self::Off, |integers| Self::Good(Box::new(integers), claim)))
+        Ok(unless_unsuited(seen)?.map_or(Self::Lost, |integers| Self::Good(Box::new(integers), claim)))
     }
 
     fn call_off(self, engine: &Engine) -> Self {
-        if !matches!(self, Self::Off) {
-            engine.0.workers.discard(self);
+        if matches!(self, Self::Off | Self::Lost) {
+            return self;
         }
+        engine.0.workers.discard(self);
         Self::Off
     }
 
-    fn finish(self) -> Result<Option<Converted>, Error> {
+    fn finish(self) -> Result<Outcome, Error> {
         match self {
-            Self::Off | Self::On(_) => Ok(None),
-            Self::Good(integers, _claim) => unless_unsuited(integers.finish()),
+            Self::Off | Self::On(_) => Ok(Outcome::Open),
+            Self::Lost => Ok(Outcome::Lost),
+            Self::Good(integers, _claim) => Ok(unless_unsuited(integers.finish())?.map_or(Outcome::Lost, Outcome::Won)),
         }
     }
 }
@@ -378,16 +386,14 @@ impl Upload {
         hears.await.unwrap_or(Err(Error::Draining))
     }
 
-    /// Types, converts and stages a file that is complete on disk.
-    async fn convert_draft(&self, mut csv: Draft) -> Result<StagedPart, Error> {
-        let limits = self.engine.0.limits.csv;
-        let (csv, file, columns_count) = slice(&self.engine, &self.cancel, move || {
+    /// Converts and stages a file that is complete on disk.
+    async fn convert_draft(&self, mut csv: Draft, may_be_integers: bool) -> Result<StagedPart, Error> {
+        let (csv, file) = slice(&self.engine, &self.cancel, move || {
             let file = csv.reader()?;
-            let columns_count = count_columns(&file, limits)?;
-            Ok((csv, file, columns_count))
+            Ok((csv, file))
         })
         .await?;
-        match self.type_and_convert(file, columns_count).await {
+        match self.convert_file(file, may_be_integers).await {
             Ok(converted) => self.stage(csv, converted).await,
             Err(error) => {
                 self.engine.0.workers.discard(csv);
@@ -396,10 +402,32 @@ impl Upload {
         }
     }
 
-    /// Types and converts a file that is complete on disk, each with the memory it may need.
-    async fn type_and_convert(&self, file: Reader, columns_count: usize) -> Result<Converted, Error> {
+    async fn convert_file(&self, file: Reader, may_be_integers: bool) -> Result<Converted, Error> {
+        if may_be_integers && let Some(converted) = self.convert_integers(file.clone()).await? {
+            return Ok(converted);
+        }
+        self.type_and_convert(file).await
+    }
+
+    /// None: it is no file of integers, or may be none.
+    async fn convert_integers(&self, file: Reader) -> Result<Option<Converted>, Error> {
         let inner = &self.engine.0;
-        let bytes = file.bytes();
+        let claim = self.claim(file.bytes(), integers::CLAIM_BYTES + SPOOL_BLOCK_BYTES).await?;
+        let mut reread = Reread { file, offset: 0, integers: None, _claim: claim };
+        loop {
+            let (store, limits) = (Arc::clone(&inner.store), inner.limits.csv);
+            match slice(&self.engine, &self.cancel, move || reread.step(&store, limits)).await? {
+                Step::More(more) => reread = more,
+                Step::Done(converted) => return Ok(converted),
+            }
+        }
+    }
+
+    /// Types and converts a file that is complete on disk, each with the memory it may need.
+    async fn type_and_convert(&self, file: Reader) -> Result<Converted, Error> {
+        let inner = &self.engine.0;
+        let (bytes, limits, header) = (file.bytes(), inner.limits.csv, file.clone());
+        let columns_count = slice(&self.engine, &self.cancel, move || count_columns(&header, limits)).await?;
         let claim = self.claim(bytes, typing_bytes(bytes, columns_count, inner.limits.csv)).await?;
         let (columns, rows, longest_row_bytes) = self
             .to_the_end(self.scan(&file, Typer::default()), |scan| {
@@ -482,20 +510,60 @@ impl Upload {
         T: Send + 'static,
         F: FnOnce(FileScan<R>) -> Result<T, Error> + Send + 'static,
     {
-        enum Step<S, F, T> {
-            More(S, F),
-            Done(T),
-        }
         loop {
             let step = slice(&self.engine, &self.cancel, move || {
                 let at_end = scan.step(CONVERT_SLICE_BYTES)?;
-                if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More(scan, finish)) }
+                if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More((scan, finish))) }
             });
             match step.await? {
-                Step::More(scan_on, finish_later) => (scan, finish) = (scan_on, finish_later),
+                Step::More((scan_on, finish_later)) => (scan, finish) = (scan_on, finish_later),
                 Step::Done(value) => return Ok(value),
             }
         }
+    }
+}
+
+/// What a slice leaves.
+enum Step<M, T> {
+    More(M),
+    Done(T),
+}
+
+/// A draft on its way through [`Integers`].
+struct Reread {
+    file: Reader,
+    offset: u64,
+    integers: Option<Integers>,
+    /// Travels with the work: a cancelled upload's slice may still be running.
+    _claim: OwnedSemaphorePermit,
+}
+
+impl Reread {
+    /// Reads on for about a slice. Done with none: it is no file of integers, or may be none.
+    fn step(mut self, store: &Store, limits: CsvLimits) -> Result<Step<Self, Option<Converted>>, Error> {
+        const WHAT: &str = "an upload's spool file";
+        let stop = self.file.bytes().min(self.offset + CONVERT_SLICE_BYTES as u64);
+        while self.offset < stop {
+            let block = self.file.block(self.offset, SPOOL_BLOCK_BYTES);
+            let block = block.map_err(Error::io(WHAT))?;
+            if block.is_empty() {
+                return Err(Error::io(WHAT)(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.offset += block.len() as u64;
+            let seen = match self.integers.take() {
+                None => Integers::begin(store, limits, &block),
+                Some(mut integers) => integers.see(&block).map(|()| integers),
+            };
+            self.integers = unless_unsuited(seen)?;
+            if self.integers.is_none() {
+                return Ok(Step::Done(None));
+            }
+        }
+        if self.offset < self.file.bytes() {
+            return Ok(Step::More(self));
+        }
+        let converted = self.integers.map(|integers| unless_unsuited(integers.finish())).transpose()?;
+        Ok(Step::Done(converted.flatten()))
     }
 }
 
@@ -583,6 +651,41 @@ mod tests {
         assert_eq!(receipt.rows, 2 * (rows.len() as u64 / 4) + 2);
         let sum = engine.column_sum("b", Format::Parquet).await.expect("integers").total;
         assert_eq!(sum, 2 * 2 * (rows.len() as i64 / 4) + 4 + 6);
+        engine.close();
+    }
+
+    #[tokio::test]
+    async fn who_had_no_memory_while_it_came_is_converted_alike() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+        let (engine, _) = opened.expect("a data folder");
+        let rows = 2 * CONVERT_SLICE_BYTES / 4;
+        let upload = |last: &'static str| {
+            let (engine, csv) = (engine.clone(), format!("a,b\n{}{last}", "1,2\n".repeat(rows)).into_bytes());
+            let pieces: Vec<_> =
+                csv.chunks(UPLOAD_FRAME_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            tokio::spawn(async move { engine.upload(stream::iter(pieces)).await })
+        };
+        for last in ["3,4", "3,x", "3,4,5"] {
+            let read_ahead = upload(last).await.expect("no panic");
+            let all = engine.0.large.claim(LARGE_CONVERSION_BYTES).await.expect("all of it");
+            let later = upload(last);
+            while !engine.0.large.is_waited_for() {
+                tokio::task::yield_now().await;
+            }
+            drop(all);
+            match (read_ahead, later.await.expect("no panic")) {
+                (Ok(expected), Ok(kept)) => {
+                    assert_eq!((kept.rows, kept.columns), (expected.rows, expected.columns), "{last}");
+                    assert_eq!((kept.csv, kept.parquet), (expected.csv, expected.parquet), "{last}");
+                }
+                (Err(expected), Err(error)) => assert_eq!(error.to_string(), expected.to_string()),
+                (read_ahead, later) => panic!("{last}: {read_ahead:?}, {later:?}"),
+            }
+        }
+        let sum = engine.column_sum("a", Format::Parquet).await.expect("integers").total;
+        assert_eq!(sum, 4 * (rows as i64 + 3));
+        assert_eq!(engine.parts_count(), 4);
         engine.close();
     }
 }
