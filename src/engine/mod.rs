@@ -2,9 +2,9 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
-//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`upload`], [`query`]; beside the table [`numbers`]; for statistics [`mean`], [`columns`],
-//! [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`], [`group`]; above both
-//! [`jobs`] and its records; [`vitals`].
+//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`upload`], [`query`]; beside the table [`numbers`]; for
+//! statistics [`mean`], [`columns`], [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`],
+//! [`group`]; above both [`jobs`] and its records; [`vitals`].
 
 pub mod cell;
 pub mod claims;
