@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     sync::Arc,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use shuttle::thread;
@@ -132,13 +133,42 @@ fn worker_queue() {
         let taken: usize = producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
         closer.join().expect("no panic");
         // The queue is closed: what this thread finds there is what no worker has taken yet.
-        while let Some(work) = shared.next_work() {
+        while let Some(work) = shared.next_work(0, Duration::ZERO) {
             work();
         }
         while done.load(Ordering::SeqCst) < taken {
             thread::yield_now(); // a worker still has it in hands; a lost slice would stay here for ever
         }
         assert_eq!(done.load(Ordering::SeqCst), taken);
+    };
+    shuttle::check_random(check, SCHEDULES / 4);
+}
+
+/// Whatever the workers do just then, one of them comes for work that is put in the queue: it is waited for before the
+/// next is put there, and nothing but the work itself calls them.
+#[test]
+fn called_workers() {
+    let check = || {
+        let shared = Shared::new();
+        let workers = Workers::start(shared.clone()).expect("threads");
+        let producers: Vec<_> = (0..2)
+            .map(|_| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        let done = Arc::new(AtomicUsize::new(0));
+                        let set = Arc::clone(&done);
+                        let work = Box::new(move || set.store(1, Ordering::SeqCst));
+                        assert!(shared.push_work(Lane::Upload, work).is_ok());
+                        while done.load(Ordering::SeqCst) == 0 {
+                            thread::yield_now(); // for ever if nobody comes, which ends at shuttle's bound of steps
+                        }
+                    }
+                })
+            })
+            .collect();
+        producers.into_iter().for_each(|producer| producer.join().expect("no panic"));
+        workers.close();
     };
     shuttle::check_random(check, SCHEDULES / 4);
 }

@@ -6,17 +6,21 @@
 const BLOCK_VALUES: usize = 256;
 const MINIBLOCK_VALUES: usize = 64;
 
-/// Appends values as DELTA_BINARY_PACKED. Inline, so that it is compiled for whatever its caller is.
+/// Appends values as DELTA_BINARY_PACKED, and returns the least and the most of them. Inline, so that it is compiled for
+/// whatever its caller is.
 #[inline(always)]
-pub fn put(values: &[i64], out: &mut Vec<u8>) {
+pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     put_varint(BLOCK_VALUES as u64, out);
     put_varint((BLOCK_VALUES / MINIBLOCK_VALUES) as u64, out);
     put_varint(values.len() as u64, out);
     put_zigzag(values.first().copied().unwrap_or(0), out);
+    let mut range = values.first().map(|first| (*first, *first));
     let mut deltas = [0_i64; BLOCK_VALUES];
     let mut start = 1;
     while start < values.len() {
         let block = &values[start - 1..values.len().min(start + BLOCK_VALUES)];
+        let wider = |(least, most): (i64, i64), value: &i64| (least.min(*value), most.max(*value));
+        range = range.map(|range| block.iter().fold(range, wider));
         let count = block.len() - 1;
         for (delta, pair) in deltas.iter_mut().zip(block.windows(2)) {
             *delta = pair[1].wrapping_sub(pair[0]);
@@ -42,6 +46,7 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) {
         }
         start += BLOCK_VALUES;
     }
+    range
 }
 
 /// Appends the low `width` bits of each value, first value lowest.

@@ -484,14 +484,12 @@ impl Chunk {
             page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
             page.append(&mut run);
         }
-        if let Some(first) = values.first() {
-            let (least, most) = self.range.unwrap_or((*first, *first));
-            let range = |(least, most): (i64, i64), value: &i64| (least.min(*value), most.max(*value));
-            self.range = Some(values.iter().fold((least, most), range));
-        }
         self.group_nulls += nulls as u64;
         self.nulls += nulls as u64;
-        simd::put_deltas(values, &mut page);
+        if let Some((least, most)) = simd::put_deltas(values, &mut page) {
+            let range = self.range.unwrap_or((least, most));
+            self.range = Some((range.0.min(least), range.1.max(most)));
+        }
 
         let bytes = page.len();
         let page = Page::DataPage {

@@ -139,13 +139,13 @@ pub fn read_integers(
 
 /// [`deltas::put`], compiled for the processor's wide vectors where it has them: it takes eight values at a time then.
 #[inline]
-pub fn put_deltas(values: &[i64], out: &mut Vec<u8>) {
+pub fn put_deltas(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     #[cfg(target_arch = "x86_64")]
     if x86::has_instructions() {
         // SAFETY: `has_instructions` has looked for all the features.
         return unsafe { x86::put_deltas(values, out) };
     }
-    deltas::put(values, out);
+    deltas::put(values, out)
 }
 
 /// What 64 bytes are, a bit for each.
@@ -380,8 +380,8 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-    pub(super) fn put_deltas(values: &[i64], out: &mut Vec<u8>) {
-        deltas::put(values, out);
+    pub(super) fn put_deltas(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
+        deltas::put(values, out)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
@@ -802,8 +802,9 @@ mod tests {
             let bits = random.u32(0..64);
             let values: Vec<i64> = (0..count).map(|_| random.i64(..) >> bits).collect();
             let (mut wide, mut plain) = (Vec::new(), Vec::new());
-            put_deltas(&values, &mut wide);
-            deltas::put(&values, &mut plain);
+            let range = put_deltas(&values, &mut wide);
+            assert_eq!(range, deltas::put(&values, &mut plain));
+            assert_eq!(range, values.iter().copied().min().zip(values.iter().copied().max()));
             assert_eq!(wide, plain, "{count} values of {} bits", 64 - bits);
         }
     }

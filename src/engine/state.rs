@@ -6,13 +6,30 @@
 //! debug builds. A panic inside the closure poisons nothing: the state is only ever changed by single operations that
 //! leave it whole, so the lock is taken back.
 
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 #[cfg(not(feature = "model"))]
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::{cell::Cell, collections::HashMap, collections::VecDeque, sync::Arc};
+use std::{
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use imbl::OrdMap;
 #[cfg(feature = "model")]
-use shuttle::sync::{Condvar, Mutex, MutexGuard};
+use shuttle::{
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 #[cfg(feature = "model")]
 use std::sync::PoisonError;
 
@@ -21,7 +38,7 @@ use super::{
     numbers::Numbers,
     part::{Part, PartId, Schema},
 };
-use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX};
+use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS};
 
 /// Room in a queue beside the slices that somebody waits for: what a broken upload leaves to a worker to drop.
 const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
@@ -63,8 +80,16 @@ pub struct Shared(Arc<Guarded>);
 
 struct Guarded {
     state: Mutex<State>,
-    /// Signalled when work came, and to all when the workers are to end.
-    work: Condvar,
+    /// One for each worker.
+    calls: [Call; WORKERS],
+}
+
+/// How a worker that waits for work learns that there is some.
+struct Call {
+    /// A hint that it is not among the idle any more, for a worker that is awake.
+    came: AtomicBool,
+    /// Signalled when it is not, and when the workers are to end.
+    wake: Condvar,
 }
 
 /// What the lock guards.
@@ -79,6 +104,8 @@ pub struct State {
     queues: [VecDeque<Work>; Lane::COUNT],
     /// The lane whose turn it is.
     turn: usize,
+    /// The workers that wait for work; the last to have worked is the last, and is called first: its memory is warm.
+    idle: Vec<usize>,
     /// No more work is taken; workers end when the queue is empty.
     closed: bool,
 }
@@ -137,8 +164,9 @@ impl Shared {
             reserved: 0,
         };
         let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
-        let state = State { parts, numbers: Numbers::new(), jobs: Jobs::new(), queues, turn: 0, closed: false };
-        Self(Arc::new(Guarded { state: Mutex::new(state), work: Condvar::new() }))
+        let idle = Vec::with_capacity(WORKERS);
+        let state = State { parts, numbers: Numbers::new(), jobs: Jobs::new(), queues, turn: 0, idle, closed: false };
+        Self(Arc::new(Guarded { state: Mutex::new(state), calls: [(); WORKERS].map(|()| Call::new()) }))
     }
 
     /// Runs `f` with the lock held. Lock, copy, unlock, work: what `f` returns is a copy.
@@ -150,20 +178,26 @@ impl Shared {
 
     /// Puts work in its lane's queue for the next free worker.
     pub fn push_work(&self, lane: Lane, work: Work) -> Result<(), Refused> {
-        self.with(|state| {
+        let idle = self.with(|state| {
             let queue = &mut state.queues[lane as usize];
             if state.closed || queue.len() >= WORK_QUEUE_MAX + DISCARDS_MAX {
                 return Err(Refused(work));
             }
             queue.push_back(work);
-            Ok(())
+            Ok(state.idle.pop())
         })?;
-        self.0.work.notify_one();
+        // If none is idle, the first that has done its work looks for more.
+        if let Some(worker) = idle {
+            self.0.calls[worker].call();
+        }
         Ok(())
     }
 
-    /// Waits for work; none when the queue is closed and empty.
-    pub fn next_work(&self) -> Option<Work> {
+    /// Waits for work for one of the [`WORKERS`]; none when the queue is closed and empty.
+    ///
+    /// If all are idle, it waits awake for up to `awake_max` before it sleeps.
+    pub fn next_work(&self, worker: usize, awake_max: Duration) -> Option<Work> {
+        let call = &self.0.calls[worker];
         let mut state = self.lock();
         loop {
             if let Some(work) = state.pop_work() {
@@ -172,7 +206,16 @@ impl Shared {
             if state.closed {
                 return None;
             }
-            state = self.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle.push(worker);
+            call.came.store(false, Ordering::Relaxed);
+            if state.idle.len() == WORKERS && !awake_max.is_zero() {
+                drop(state);
+                call.await_awake(awake_max);
+                state = self.lock();
+            }
+            while state.idle.contains(&worker) && !state.closed {
+                state = call.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 
@@ -184,11 +227,30 @@ impl Shared {
     /// Lets the workers end once they have done what is in the queue.
     pub fn close_work(&self) {
         self.with(|state| state.closed = true);
-        self.0.work.notify_all();
+        self.0.calls.iter().for_each(|call| call.wake.notify_one());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    fn new() -> Self {
+        Self { came: AtomicBool::new(false), wake: Condvar::new() }
+    }
+
+    fn call(&self) {
+        self.came.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Looks for a call again and again; in between any other thread may have the core.
+    fn await_awake(&self, awake_max: Duration) {
+        let end = Instant::now() + awake_max;
+        while !self.came.load(Ordering::Relaxed) && Instant::now() < end {
+            thread::yield_now();
+        }
     }
 }
 
@@ -310,10 +372,44 @@ mod tests {
             assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
         }
         assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());
-        assert!(shared.next_work().is_some());
+        assert!(shared.next_work(0, Duration::ZERO).is_some());
         assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
         shared.close_work();
         assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());
+    }
+
+    /// Workers that become idle in the order of their numbers, and who of them came for one piece of work.
+    fn who_comes(workers: usize, awake_max: Duration) -> usize {
+        let (shared, (told, came)) = (Shared::new(), std::sync::mpsc::channel());
+        thread::scope(|scope| {
+            for worker in 0..workers {
+                let (shared, told) = (&shared, told.clone());
+                scope.spawn(move || {
+                    if shared.next_work(worker, awake_max).is_some() {
+                        told.send(worker).expect("heard");
+                    }
+                });
+                while shared.with(|state| state.idle.len()) <= worker {
+                    thread::yield_now();
+                }
+            }
+            assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
+            let worker = came.recv().expect("one");
+            shared.close_work();
+            worker
+        })
+    }
+
+    #[test]
+    fn who_worked_last_is_called_first() {
+        assert_eq!(who_comes(3, Duration::ZERO), 2);
+    }
+
+    #[test]
+    fn who_waits_awake_is_called_too() {
+        // It never sleeps, so this ends only if it looks for a call.
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(who_comes(WORKERS, DAY), WORKERS - 1);
     }
 
     #[test]
@@ -332,7 +428,7 @@ mod tests {
             assert!(shared.push_work(lane, Box::new(move || told.send(name).expect("heard"))).is_ok());
         }
         shared.close_work();
-        while let Some(work) = shared.next_work() {
+        while let Some(work) = shared.next_work(0, Duration::ZERO) {
             work();
         }
         assert_eq!(order.try_iter().collect::<Vec<_>>(), ["u1", "q1", "j1", "q2", "j2", "q3"]);

@@ -8,6 +8,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 #[cfg(feature = "model")]
@@ -23,6 +24,12 @@ use crate::{
     limits::{WORK_QUEUE_MAX, WORKERS},
 };
 
+/// To sleep after a slice that takes less, and to be woken for the next, is a good part of the slice's time.
+const SHORT_SLICE: Duration = Duration::from_micros(500);
+/// How long the last worker to become idle stays awake after a short slice: a client that sends small files one after
+/// the other sends the next one in less.
+const AWAKE_MAX: Duration = Duration::from_micros(400);
+
 /// A handle on the workers. They end when [`Workers::close`] was called and the queue is empty.
 #[derive(Clone)]
 pub struct Workers {
@@ -37,9 +44,12 @@ impl Workers {
         for index in 0..WORKERS {
             let shared = shared.clone();
             let work_on = move || {
-                while let Some(work) = shared.next_work() {
+                let mut awake_max = Duration::ZERO;
+                while let Some(work) = shared.next_work(index, awake_max) {
+                    let started = Instant::now();
                     // `run` reports a panic to the one who waits; this keeps the thread for the next slice.
                     let _reported = catch_unwind(AssertUnwindSafe(work));
+                    awake_max = if started.elapsed() < SHORT_SLICE { AWAKE_MAX } else { Duration::ZERO };
                 }
             };
             thread::Builder::new().name(format!("tally-worker-{index}")).spawn(work_on)?;
