@@ -259,6 +259,18 @@ def write_seconds(target: Path, count_bytes: int, fsync: bool) -> float:
     return seconds
 
 
+def fill_memory(ballast: Path) -> None:
+    """Leaves little memory free: the rest holds what the page cache has read, of the data and of a file that is all hole."""
+    spare_bytes, block = 512 * MIB, bytearray(MIB)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free_bytes = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemFree:"))
+    with open(ballast, "a+b", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        file.truncate(start + max(free_bytes - spare_bytes, 0))
+        while file.readinto(block):
+            pass
+
+
 def empty(folder: Path) -> Path:
     """A folder that is not there yet."""
     shutil.rmtree(folder, ignore_errors=True)

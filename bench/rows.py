@@ -29,12 +29,13 @@ from contenders import (
     Tally,
     Wrong,
     empty,
+    fill_memory,
     output_of,
     read_seconds,
     upload_load,
     write_seconds,
 )
-from data import Size, Table
+from data import FULL, Size, Table
 
 ENGINES = ("pyarrow", "duckdb", "polars", "chdb")
 P3 = "Python server"
@@ -98,6 +99,16 @@ class Run:
         folders = crowded_folders(self.size)
         folders.mkdir(parents=True, exist_ok=True)
         return folders / str(len(os.listdir(folders)))
+
+    def settle(self) -> None:
+        """Before many bytes are written: nobody else's are on their way to the disk, and memory is full of cached files,
+        as on a server that has run for a while. A virtual machine may have given free memory back to its host, and
+        whoever touches that waits for it.
+        """
+        os.sync()
+        if self.size is FULL:
+            crowded_folders(self.size).mkdir(parents=True, exist_ok=True)
+            fill_memory(crowded_folders(self.size) / "ballast")
 
 
 def crowded_folders(size: Size) -> Path:
@@ -214,7 +225,7 @@ def parquet_sum(run: Run) -> Contenders:
 def upload_once(run: Run, table: Table, clients: int, durability: str) -> Tuple[float, int]:
     """Seconds of `tally upload` into an empty table, and the bytes that the server wrote."""
     folder = run.crowded_folder()
-    os.sync()  # or somebody else's pages would be written meanwhile
+    run.settle()
     with Tally(folder, run.peak, "--durability", durability) as server:
         start = time.perf_counter()
         parts = server.upload(table.files, clients)
@@ -237,7 +248,7 @@ def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
             return seconds
 
         def limit() -> float:
-            os.sync()
+            run.settle()
             target = run.empty_folder()
             return write_seconds(target, written[0], durability == "fsync")
 
@@ -248,14 +259,14 @@ def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
             peer = run.peer("pyarrow").prepare("convert", table=table.for_peers(), folder=folder)
 
             def pyarrow_convert() -> float:
-                os.sync()
+                run.settle()
                 seconds = peer.seconds()
                 hollow_out(folder)
                 return seconds
 
             def p3() -> float:
                 target = run.crowded_folder()
-                os.sync()
+                run.settle()
                 with P3Server(target) as server:
                     seconds = upload_load(server.address, clients, table.files)["seconds"]
                 hollow_out(target)
