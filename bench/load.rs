@@ -7,7 +7,7 @@ use std::{cell::Cell, error::Error, fs, io, path::PathBuf, time::Instant};
 
 use bytes::Bytes;
 use clap::{Parser, value_parser};
-use futures_util::{future::try_join_all, stream};
+use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use tally::api::grpc::pb::{UploadReq, table_client::TableClient};
@@ -82,8 +82,7 @@ async fn client(channel: Channel, uploads: &Uploads) -> Result<Histogram<u64>, B
     let mut table = TableClient::new(channel);
     while let Some(csv_data) = uploads.next()? {
         let sent = Instant::now();
-        // A unary call on the wire: build.rs makes it a stream for the generated code alone.
-        let answer = table.upload(stream::iter([UploadReq { csv_data }])).await?.into_inner();
+        let answer = table.upload(UploadReq { csv_data }).await?.into_inner();
         if !answer.error.is_empty() {
             return Err(answer.error.into());
         }

@@ -27,18 +27,17 @@ pub const SLICE_PARTS_MAX: usize = 64;
 pub const CONNECTIONS_MAX: usize = 128;
 /// Bytes that one connection may have on the way to us, over all its streams (HTTP/2 flow control).
 pub const CONNECTION_WINDOW_BYTES: usize = 256 * KIB;
-/// Bytes that one call may have on the way to us (HTTP/2 flow control).
-pub const STREAM_WINDOW_BYTES: usize = 128 * KIB;
-/// Bytes of one HTTP/2 frame that comes in: of an upload each is handed on as one message.
-pub const FRAME_BYTES_MAX: u32 = 32 * 1024;
+/// Bytes that one call may have on the way to us (HTTP/2 flow control). An upload whose bytes wait for a worker leaves the
+/// rest of its connection's to other calls.
+pub const STREAM_WINDOW_BYTES: usize = 224 * KIB;
+/// Bytes of one HTTP/2 frame that comes in: the longer they are, the fewer reads and writes of a socket an upload takes.
+pub const FRAME_BYTES_MAX: usize = 48 * KIB;
 /// Calls at once on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of a request's HTTP headers.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of a request that is not an upload.
 pub const REQUEST_BYTES_MAX: usize = 16 * KIB;
-/// Bytes of one upload that go from the adapter to the handler in one message.
-pub const UPLOAD_FRAME_BYTES: usize = 64 * KIB;
 
 /// TCP connections for HTTP that are served at once; more wait in the kernel's queue.
 pub const HTTP_CONNECTIONS_MAX: usize = 32;
@@ -83,9 +82,15 @@ pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
 /// Uploads that are received at once, by default and at most.
 pub const UPLOADS_MAX: usize = 128;
 /// Bytes between a stream and its spool file.
-pub const SPOOL_BLOCK_BYTES: usize = 128 * KIB;
+pub const SPOOL_BLOCK_BYTES: usize = 96 * KIB;
 /// The most that such a block may have if there is memory for it: the fewer blocks, the less often threads wake others.
 pub const AHEAD_BLOCK_BYTES: usize = 512 * KIB;
+/// What it should have then, though a worker waits for it.
+pub const AHEAD_BLOCK_BYTES_MIN: usize = 128 * KIB;
+/// Bytes of a stream from one sync of what is written of its files to the next, at least, where files are to be safe.
+pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
+/// Syncs of files of large uploads that run at once, each on a worker: the others go on.
+pub const SYNCS_MAX: usize = 2;
 /// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay.
 pub const DRAFT_BYTES_HELD: usize = 64 * KIB;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
@@ -226,11 +231,11 @@ pub const GROUP_CALLS_MAX: usize = 16;
 pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
 
 /// All of the above at its worst, in one sum: what the server may hold in memory at once.
-pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES // came in, not yet taken by a call
+pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX) // came in, not yet taken by a call
     + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
-    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + UPLOAD_FRAME_BYTES)                  // on the way to a spool file
+    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + FRAME_BYTES_MAX)                     // on the way to a spool file
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
@@ -243,6 +248,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * CONNECTION_WINDOW_BYTES //
 
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
+const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PLACES_SPARE <= HTTP_CONNECTIONS_MAX);
 const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
 /// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.

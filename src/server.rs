@@ -181,7 +181,7 @@ async fn serve_grpc(
     let server = Server::builder()
         .initial_stream_window_size(u32::try_from(STREAM_WINDOW_BYTES).ok())
         .initial_connection_window_size(u32::try_from(CONNECTION_WINDOW_BYTES).ok())
-        .max_frame_size(FRAME_BYTES_MAX)
+        .max_frame_size(u32::try_from(FRAME_BYTES_MAX).ok())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

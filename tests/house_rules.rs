@@ -78,7 +78,8 @@ fn the_engine_knows_no_protocol() {
 #[test]
 fn files_are_touched_in_the_store_alone() {
     // src/cli/ reads and writes the files that a user names.
-    let operations = ["fs::", "File::open", "File::create", "OpenOptions", ".read_at(", ".sync_all(", "try_lock("];
+    let operations =
+        ["fs::", "File::open", "File::create", "OpenOptions", ".read_at(", ".sync_all(", ".sync_data(", "try_lock("];
     let touches = |code: &String| operations.iter().any(|operation| code.contains(operation));
     let touching: Vec<_> = sources().into_iter().filter(|(_, code)| touches(code)).map(|(name, _)| name).collect();
     // All of the engine but the store itself reads through the store's `Reader`.

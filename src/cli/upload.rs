@@ -4,13 +4,17 @@ use std::{
     collections::VecDeque,
     future::pending,
     io::{self, Read, Write},
+    ops::Range,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
     thread,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use clap::{Args, value_parser};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use http_body::Frame;
@@ -40,6 +44,8 @@ use crate::api::grpc::{
 const MESSAGE_BYTES: usize = 256 * 1024;
 /// Blocks of one file that are read ahead of the network.
 const BLOCKS_AHEAD_MAX: usize = 2;
+/// Buffers of one file that wait to be used again.
+const BUFFERS_MAX: usize = BLOCKS_AHEAD_MAX + 2;
 /// The name that means standard input.
 const STDIN: &str = "-";
 
@@ -267,21 +273,26 @@ fn read_in_background(
 ) -> io::Result<(impl Stream<Item = Block> + Send + 'static, oneshot::Receiver<io::Error>)> {
     let (blocks, received) = mpsc::channel(BLOCKS_AHEAD_MAX);
     let (failure, failed) = oneshot::channel();
-    let read = move || loop {
-        let block = match read_block(&mut source) {
-            Ok(block) => block,
-            Err(error) => {
-                let _ = failure.send(error);
-                return;
+    let read = move || {
+        // Buffers come back once they are sent: one that was used just now is still in the cache.
+        let (back, spare) = sync_channel(BUFFERS_MAX);
+        loop {
+            let buffer = spare.try_recv().unwrap_or_else(|_none| vec![0; MESSAGE_BYTES]);
+            let block = match read_block(&mut source, buffer, &back) {
+                Ok(block) => block,
+                Err(error) => {
+                    let _ = failure.send(error);
+                    return;
+                }
+            };
+            let last = block.is_none();
+            if last {
+                source_read.notify_one();
             }
-        };
-        let last = block.is_none();
-        if last {
-            source_read.notify_one();
-        }
-        let sent = blocks.blocking_send(block);
-        if last || sent.is_err() {
-            return; // sent fails when the call is over before the file is
+            let sent = blocks.blocking_send(block);
+            if last || sent.is_err() {
+                return; // sent fails when the call is over before the file is
+            }
         }
     };
     thread::Builder::new().name("read".to_owned()).spawn(read)?;
@@ -298,8 +309,7 @@ fn read_in_background(
 
 /// What is there, up to a full block; none at the end. A pipe that fills slowly does not wait for a full block, for the
 /// server gives up on who sends nothing.
-fn read_block(source: &mut impl Read) -> io::Result<Option<Block>> {
-    let mut buffer = BytesMut::zeroed(MESSAGE_BYTES);
+fn read_block(source: &mut impl Read, mut buffer: Vec<u8>, back: &SyncSender<Vec<u8>>) -> io::Result<Option<Block>> {
     let data_bytes = loop {
         match source.read(&mut buffer[MESSAGE_HEAD_BYTES_MAX..]) {
             Ok(0) => return Ok(None),
@@ -308,11 +318,31 @@ fn read_block(source: &mut impl Read) -> io::Result<Option<Block>> {
             Err(error) => return Err(error),
         }
     };
-    buffer.truncate(MESSAGE_HEAD_BYTES_MAX + data_bytes);
     let head = message_head(data_bytes);
-    buffer.advance(MESSAGE_HEAD_BYTES_MAX - head.len());
-    buffer[..head.len()].copy_from_slice(&head);
-    Ok(Some(Block { message: buffer.freeze(), data_bytes }))
+    let range = MESSAGE_HEAD_BYTES_MAX - head.len()..MESSAGE_HEAD_BYTES_MAX + data_bytes;
+    buffer[range.start..MESSAGE_HEAD_BYTES_MAX].copy_from_slice(&head);
+    let message = Bytes::from_owner(Lent { buffer, range, back: back.clone() });
+    Ok(Some(Block { message, data_bytes }))
+}
+
+/// A message in a buffer that goes back to the reader once the message is sent.
+struct Lent {
+    buffer: Vec<u8>,
+    range: Range<usize>,
+    back: SyncSender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // If the reader has enough, or is gone, it is freed.
+        let _ = self.back.try_send(std::mem::take(&mut self.buffer));
+    }
 }
 
 /// The bars on standard error, one for each file on its way. Where that is no terminal, nothing is drawn.
@@ -379,6 +409,7 @@ pub(super) fn byte_bar(file: &Path, bytes: Option<u64>) -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
     use futures_util::FutureExt;
     use prost::Message;
 
@@ -426,6 +457,29 @@ mod tests {
             }
             assert!(failed.await.is_err(), "nothing failed");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_buffer_comes_back_once_its_message_is_sent() -> io::Result<()> {
+        let (back, spare) = sync_channel(1);
+        let mut disk = Disk { bytes: 2 * BLOCK_BYTES + 5, fails: false };
+        let buffer = vec![0; MESSAGE_BYTES];
+        let memory = buffer.as_ptr();
+        let first = read_block(&mut disk, buffer, &back)?.expect("a block").message;
+        let half = first.slice(7..9);
+        drop(first);
+        assert!(spare.try_recv().is_err(), "a part of it is not sent yet");
+        drop(half);
+        let buffer = spare.try_recv().expect("it came back");
+        assert_eq!((buffer.as_ptr(), buffer.len()), (memory, MESSAGE_BYTES));
+
+        // More than anybody waits for are freed, and all once the file is read.
+        let second = read_block(&mut disk, buffer, &back)?.expect("a block").message;
+        let third = read_block(&mut disk, vec![0; MESSAGE_BYTES], &back)?.expect("a block").message;
+        drop((second, third));
+        assert!(spare.try_recv().is_ok() && spare.try_recv().is_err());
+        assert!(read_block(&mut disk, vec![0; MESSAGE_BYTES], &back)?.is_none());
         Ok(())
     }
 

@@ -42,7 +42,7 @@ use super::{
     part::{Column, ColumnType},
     simd::{self, Taken},
     staging::Converted,
-    store::{Draft, Store},
+    store::{Draft, SoFar, Store},
 };
 use crate::{
     error::{CsvError, Error},
@@ -98,6 +98,8 @@ struct Output {
 struct Chunk {
     name: String,
     pages: Vec<Bytes>,
+    /// Of the page before this one, which will be about as long.
+    page_bytes: usize,
     bytes: usize,
     range: Option<(i64, i64)>,
     group_nulls: u64,
@@ -163,6 +165,11 @@ impl Integers {
         }
         let rest = self.rows(block)?;
         self.carry_on(rest)
+    }
+
+    /// What is written of the Parquet file.
+    pub fn so_far(&self) -> Option<SoFar> {
+        self.output.writer.inner().so_far("the parquet file")
     }
 
     /// The end of the file.
@@ -362,6 +369,7 @@ impl Output {
         let chunk = |column: Column| Chunk {
             name: column.name,
             pages: Vec::new(),
+            page_bytes: 0,
             bytes: 0,
             range: None,
             group_nulls: 0,
@@ -456,7 +464,7 @@ impl Chunk {
         let rows = table.rows();
         let cells = table.cells[..table.filled].chunks_exact(table.columns).map(|row| row[index]);
         values.clear();
-        let mut page = Vec::new();
+        let mut page = Vec::with_capacity(self.page_bytes + self.page_bytes / 8);
         let nulls = table.empty.iter().filter(|empty| **empty as usize % table.columns == index).count();
         if nulls == 0 {
             values.extend(cells);
@@ -492,6 +500,7 @@ impl Chunk {
         }
 
         let bytes = page.len();
+        self.page_bytes = bytes;
         let page = Page::DataPage {
             buf: Bytes::from(page),
             num_values: u32::try_from(rows)?,

@@ -31,10 +31,10 @@ use super::{
     Engine, Inner,
     group::GroupBy,
     job_records::{FoundJob, FoundJobs, Record, RecordState, Work},
+    spool,
     state::{Lane, Shared},
     store::{Draft, JobFile, Reader, Store},
     survey::{self, SurveyQuestion},
-    upload,
     workers::{Workers, panic_text},
 };
 use crate::{
@@ -493,7 +493,7 @@ where
     let id = JobId::Task(Uuid::new_v4());
     let store = Arc::clone(&engine.0.store);
     let keep = move |draft: Draft| store.publish_job_file(draft, &id.to_string(), JobFile::Input);
-    upload::receive(&engine, &cancel, body, keep).await?;
+    spool::receive(&engine, &cancel, body, keep).await?;
     if cancel.is_cancelled() {
         remove(&engine, vec![id], Vec::new()).await?;
         return Err(Error::Cancelled);

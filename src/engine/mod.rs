@@ -2,7 +2,7 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
-//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`upload`], [`query`]; beside the table [`numbers`]; for
+//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], [`query`]; beside the table [`numbers`]; for
 //! statistics [`mean`], [`columns`], [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`],
 //! [`group`]; above both [`jobs`] and its records; [`vitals`].
 
@@ -28,6 +28,7 @@ pub mod runs;
 pub mod simd;
 pub mod small;
 pub mod sources;
+pub mod spool;
 pub mod staging;
 pub mod state;
 pub mod store;
@@ -59,7 +60,7 @@ use crate::{
     error::Error,
     limits::{
         GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMBER_CALLS_MAX,
-        SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, UPLOADS_MAX, WIDE_READS_MAX,
+        SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOADS_MAX, WIDE_READS_MAX,
     },
 };
 use claims::Pool;
@@ -85,6 +86,8 @@ struct Inner {
     limits: Limits,
     /// Uploads that may be received at once.
     places: Arc<Semaphore>,
+    /// Syncs of files of large uploads that may run at once.
+    syncs: Arc<Semaphore>,
     /// Small uploads on their way to a worker.
     small_files: mpsc::Sender<SmallFile>,
     /// Uploads on their way to the next commit.
@@ -148,6 +151,7 @@ impl Engine {
             commits,
             limits,
             places: Arc::new(Semaphore::new(limits.uploads_max)),
+            syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             large: Pool::new(LARGE_CONVERSION_BYTES),
             small: Pool::new(SMALL_CONVERSION_BYTES),
             surveys: Pool::new(SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES),

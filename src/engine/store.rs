@@ -86,8 +86,17 @@ pub struct Draft {
     /// What is not written yet.
     held: Vec<u8>,
     bytes: u64,
+    /// Whether all of it is safe.
+    synced: bool,
     checksum: Box<Xxh3>,
     failure: Arc<OnceLock<io::ErrorKind>>,
+}
+
+/// What was on disk of a [`Draft`] at some moment, to be synced while more is written.
+pub struct SoFar {
+    file: File,
+    /// What errors call it.
+    what: &'static str,
 }
 
 /// A part whose files are in place but for the receipt's name, which makes it one. Its files are removed when it is
@@ -96,6 +105,8 @@ pub struct Staged {
     store: Arc<Store>,
     part: PartId,
     receipt: Option<Draft>,
+    /// Whether its files and its receipt are safe.
+    synced: bool,
     committed: bool,
 }
 
@@ -247,7 +258,8 @@ impl Store {
     pub fn draft(&self) -> Result<Draft, Error> {
         assert_unlocked();
         let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
-        Ok(Draft { path, file: None, held: Vec::new(), bytes: 0, checksum: Box::default(), failure: Arc::default() })
+        let (checksum, failure) = (Box::default(), Arc::default());
+        Ok(Draft { path, file: None, held: Vec::new(), bytes: 0, synced: false, checksum, failure })
     }
 
     /// Empty room in `tmp/`.
@@ -272,17 +284,22 @@ impl Store {
         self.durability == Durability::Fsync
     }
 
-    /// Puts two drafts in place as the files of a part, and a receipt beside them. After an error nothing of it is left.
+    /// Puts two drafts in place as the files of a part, and a receipt beside them, which is synced if they were. After an
+    /// error nothing of it is left.
     pub fn stage(self: &Arc<Self>, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<Staged, Error> {
         assert_unlocked();
         let part = receipt.part;
-        let mut staged = Staged { store: Arc::clone(self), part, receipt: None, committed: false };
+        let synced = csv.synced && parquet.synced;
+        let mut staged = Staged { store: Arc::clone(self), part, receipt: None, synced, committed: false };
         csv.keep(&self.part_path(part, "csv"))?;
         parquet.keep(&self.part_path(part, "parquet"))?;
         let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
         let what = || Error::io(format!("record {part}.json"));
         let mut draft = self.draft()?;
         draft.write_all(&text).and_then(|()| draft.on_disk().map(|_file| ())).map_err(what())?;
+        if synced {
+            draft.sync().map_err(what())?;
+        }
         staged.receipt = Some(draft);
         Ok(staged)
     }
@@ -294,11 +311,12 @@ impl Store {
     pub fn commit(&self, mut batch: Vec<Staged>) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io("parts on their way into the table");
-        if batch.len() > 1 && self.syncs_at_once {
+        let unsynced: Vec<_> = batch.iter().filter(|staged| !staged.synced).collect();
+        if unsynced.len() > 1 && self.syncs_at_once {
             rustix::fs::syncfs(&self.folder).map_err(io::Error::from).map_err(what())?;
         } else {
             // What others write to this file system is not waited for.
-            batch.iter().try_for_each(Staged::sync)?;
+            unsynced.into_iter().try_for_each(Staged::sync)?;
         }
         batch.iter_mut().try_for_each(Staged::rename_receipt)?;
         sync_folder(&self.root.join("parts")).map_err(what())?;
@@ -362,7 +380,7 @@ impl Store {
         assert_unlocked();
         let what = || Error::io(format!("job {name}"));
         let mut draft = draft;
-        if self.is_synced() {
+        if self.is_synced() && !draft.synced {
             draft.sync().map_err(what())?;
         }
         draft.keep(&self.job_path(name, kind.extension()))?;
@@ -672,7 +690,17 @@ impl Draft {
 
     /// Waits until what was written is safe.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.on_disk()?.sync_all()
+        self.on_disk()?.sync_all()?;
+        self.synced = true;
+        Ok(())
+    }
+
+    /// What is on disk so far, to be synced while more is written. None if nothing is, or if no more files can be open: it
+    /// will be synced with the rest.
+    pub fn so_far(&self, what: &'static str) -> Option<SoFar> {
+        assert_unlocked();
+        let file = self.file.as_ref()?.try_clone().ok()?;
+        Some(SoFar { file, what })
     }
 
     /// The file in `tmp/`, which is made now unless it is there, with all that was held.
@@ -714,8 +742,27 @@ impl Draft {
     }
 }
 
+impl SoFar {
+    /// Waits until it is safe. An error must end the file: no later sync through its draft tells of what this one could
+    /// not write.
+    pub fn sync(self) -> Result<(), Error> {
+        assert_unlocked();
+        self.file.sync_data().map_err(Error::io(self.what))
+    }
+}
+
+#[cfg(test)]
+impl SoFar {
+    /// A file that cannot be synced: it is open for its path alone.
+    #[allow(clippy::expect_used, reason = "a panic fails the test")]
+    pub(crate) fn unsyncable(path: &Path) -> Self {
+        let file = rustix::fs::open(path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
+        Self { file: File::from(file.expect("opened")), what: "a folder" }
+    }
+}
+
 impl Staged {
-    /// Waits until the bytes of its files are safe.
+    /// Waits until its files and its receipt are safe.
     fn sync(&self) -> Result<(), Error> {
         let what = || Error::io(format!("part {}", self.part));
         for extension in ["csv", "parquet"] {
@@ -765,6 +812,7 @@ impl Write for Draft {
             self.failure.get_or_init(|| error.kind());
         }
         let written = written?;
+        self.synced = false;
         self.checksum.update(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)
@@ -932,11 +980,17 @@ mod tests {
 
     /// Some parts, staged: every second one is large enough to lie in `tmp/` before.
     fn staged(store: &Arc<Store>, parts: u64) -> Vec<Staged> {
+        staged_after(store, parts, |_csv, _parquet| {})
+    }
+
+    /// The same, once something was done with their drafts.
+    fn staged_after(store: &Arc<Store>, parts: u64, done: impl Fn(&mut Draft, &mut Draft)) -> Vec<Staged> {
         let stage = |number| {
             let (mut csv, mut parquet) = (store.draft().expect("a draft"), store.draft().expect("a draft"));
             let bytes = if number % 2 == 0 { 10 } else { 3 * DRAFT_BYTES_HELD };
             csv.write_all(&vec![b'c'; bytes]).expect("written");
             parquet.write_all(&vec![b'p'; bytes + 1]).expect("written");
+            done(&mut csv, &mut parquet);
             let receipt = Receipt {
                 format: FORMAT_VERSION,
                 part: PartId::new(number).expect("an id"),
@@ -1003,15 +1057,47 @@ mod tests {
         assert_eq!(files(&store), ["3.json".to_owned()].into());
     }
 
+    fn store_that_cannot_sync_at_once(folder: &tempfile::TempDir) -> Arc<Store> {
+        let mut store = store(folder);
+        store.folder = SoFar::unsyncable(folder.path()).file;
+        store.syncs_at_once = true;
+        Arc::new(store)
+    }
+
+    #[test]
+    fn what_was_synced_before_it_was_staged_is_not_synced_again() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store_that_cannot_sync_at_once(&folder);
+        let sync = |csv: &mut Draft, parquet: &mut Draft| {
+            csv.sync().expect("synced");
+            parquet.sync().expect("synced");
+        };
+        store.commit(staged_after(&store, 3, sync)).expect("nothing is left to be synced");
+        assert_eq!(files(&store).len(), 9);
+        let sync_one = |csv: &mut Draft, _parquet: &mut Draft| csv.sync().expect("synced");
+        let sync_too_early = |csv: &mut Draft, parquet: &mut Draft| {
+            sync(csv, parquet);
+            csv.write_all(b"more").expect("written");
+        };
+        assert!(matches!(store.commit(staged_after(&store, 3, sync_one)), Err(Error::Io { .. })));
+        assert!(matches!(store.commit(staged_after(&store, 3, sync_too_early)), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn what_is_on_disk_of_a_draft_can_be_synced_while_it_grows() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let mut draft = store(&folder).draft().expect("a draft");
+        draft.write_all(b"held").expect("written");
+        assert!(draft.so_far("it").is_none(), "it has no file");
+        draft.write_all(&vec![b'c'; 3 * DRAFT_BYTES_HELD]).expect("written");
+        draft.so_far("it").expect("it has a file").sync().expect("synced");
+        assert!(!draft.synced, "nobody knows whether that was all");
+    }
+
     #[test]
     fn a_batch_that_cannot_be_synced_leaves_nothing() {
         let folder = tempfile::TempDir::new().expect("a folder");
-        let mut store = store(&folder);
-        // One that is open for its path alone cannot be synced.
-        let flags = rustix::fs::OFlags::PATH;
-        store.folder = rustix::fs::open(folder.path(), flags, rustix::fs::Mode::empty()).expect("opened").into();
-        store.syncs_at_once = true;
-        let store = Arc::new(store);
+        let store = store_that_cannot_sync_at_once(&folder);
         assert!(matches!(store.commit(staged(&store, 3)), Err(Error::Io { .. })));
         assert_eq!(files(&store), BTreeSet::new());
         // Alone it does not need that one.

@@ -1,4 +1,4 @@
-//! Bytes to a part: receive into a draft, type the whole file, convert it, publish it, register it.
+//! Bytes to a part: received into a draft (`spool.rs`), typed whole, converted, staged, committed, registered.
 //!
 //! Everything that touches a file or a cell is a slice on a worker; this file is the order of those slices. The task
 //! runs apart from the call that brought it, so that a client that goes away leaves clean-up to a worker, too.
@@ -11,25 +11,11 @@
 //! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
 //! and nothing else held.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{
-    Stream, StreamExt,
-    future::{join, try_join},
-    stream,
-};
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
-};
+use futures_util::{Stream, StreamExt, future::join, stream};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -41,6 +27,7 @@ use super::{
     integers::{self, Integers},
     part::{Part, Receipt, Schema},
     small::SmallFile,
+    spool::{Bet, Incoming, Outcome, SPOOL_FILE, slice, spool, sync_slice},
     staging::{Conversion, Converted, StagedPart, stage, unless_unsuited},
     state::{Lane, Shared},
     store::{Draft, Reader, Staged, Store, checksum_text},
@@ -49,210 +36,28 @@ use super::{
 use crate::{
     error::{CsvError, Error},
     limits::{
-        AHEAD_BLOCK_BYTES, CONVERT_SLICE_BYTES, CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES,
-        SPOOL_BLOCK_BYTES, UPLOAD_FRAME_BYTES, UPLOADS_MAX,
+        CONVERT_SLICE_BYTES, CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
+        UPLOADS_MAX,
     },
 };
 
-/// What an upload that is converted while it comes reads ahead: a block, which the last piece of it may exceed.
-const AHEAD_BYTES_MAX: usize = AHEAD_BLOCK_BYTES + UPLOAD_FRAME_BYTES;
-/// How long a block may be on its way before the memory of a bet on the file goes to others.
-const BET_IDLE_MAX: Duration = Duration::from_secs(1);
-
 /// Runs one upload from its first byte to its receipt.
-pub(super) async fn run<S>(engine: Engine, mut body: S, cancel: CancellationToken) -> Result<Receipt, Error>
+pub(super) async fn run<S>(engine: Engine, body: S, cancel: CancellationToken) -> Result<Receipt, Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
-    let first = next_block(&engine, &cancel, &mut body, 0, &Wish::new(SPOOL_BLOCK_BYTES)).await?;
     let upload = Upload { engine, cancel };
+    let mut incoming = Incoming::new(&upload.engine, &upload.cancel, body);
+    let first = incoming.first_block().await?;
     let staged = if first.at_end && first.bytes.len() <= DRAFT_BYTES_HELD {
         upload.keep_small(first.bytes).await?
     } else {
-        let bet = Bet::on_integers(&upload.engine);
-        match spool(&upload.engine, &upload.cancel, body, first, bet).await? {
+        match spool(incoming, first, Bet::on_integers(&upload.engine)).await? {
             (csv, Outcome::Won(converted)) => upload.stage(csv, converted).await?,
             (csv, outcome) => upload.convert_draft(csv, matches!(outcome, Outcome::Open)).await?,
         }
     };
     upload.commit(staged).await
-}
-
-/// Takes a stream to its end in a draft; a waiting worker never keeps it open, only the disk does. `finish` runs on a
-/// worker once all of it has come.
-pub(super) async fn receive<S, T, F>(
-    engine: &Engine,
-    cancel: &CancellationToken,
-    mut body: S,
-    finish: F,
-) -> Result<T, Error>
-where
-    S: Stream<Item = Result<Bytes, Error>> + Unpin,
-    T: Send + 'static,
-    F: FnOnce(Draft) -> Result<T, Error> + Send + 'static,
-{
-    let first = next_block(engine, cancel, &mut body, 0, &Wish::new(SPOOL_BLOCK_BYTES)).await?;
-    let (draft, _open) = spool(engine, cancel, body, first, Bet::Off).await?;
-    slice(engine, cancel, move || finish(draft)).await
-}
-
-/// Writes a stream to a draft, and what came of the bet on what it is.
-async fn spool<S>(
-    engine: &Engine,
-    cancel: &CancellationToken,
-    mut body: S,
-    mut block: Block,
-    mut bet: Bet,
-) -> Result<(Draft, Outcome), Error>
-where
-    S: Stream<Item = Result<Bytes, Error>> + Unpin,
-{
-    let mut draft: Option<Draft> = None;
-    let mut claim: Option<Arc<OwnedSemaphorePermit>> = None; // on the block's memory, if it was read ahead
-    loop {
-        let Block { bytes, at_end } = block;
-        let received = draft.as_ref().map_or(0, Draft::bytes) + bytes.len() as u64;
-        // While one block of a bet is worked on the next one comes.
-        let ahead = if at_end { None } else { bet.blocks_claim() };
-        let (store, limits) = (Arc::clone(&engine.0.store), engine.0.limits.csv);
-        let write = slice(engine, cancel, move || {
-            let (_claim, bytes) = (claim, bytes); // the claim ends last
-            let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
-            std::io::Write::write_all(&mut draft, &bytes).map_err(Error::io("an upload's spool file"))?;
-            let bet = bet.see(&store, limits, &bytes)?;
-            Ok(if at_end { (draft, Bet::Off, Some(bet.finish()?)) } else { (draft, bet, None) })
-        });
-        let (written, next) = if ahead.is_some() {
-            let (wish, came) = (Wish::new(AHEAD_BLOCK_BYTES), Notify::new());
-            let next = async {
-                let next = next_block(engine, cancel, &mut body, received, &wish).await;
-                came.notify_one();
-                Ok::<_, Error>(next) // an error waits until what is written can be dropped by a worker
-            };
-            let write = async {
-                let (draft, bet, outcome) = write.await?;
-                wish.lower(SPOOL_BLOCK_BYTES); // the worker has nothing to do until it comes
-                // Others wait for the memory of a bet no longer than this, however slow its client is.
-                let patient = !engine.0.large.is_waited_for();
-                let in_time = patient && timeout(BET_IDLE_MAX, came.notified()).await.is_ok();
-                if in_time {
-                    return Ok((draft, bet, outcome));
-                }
-                wish.lower(0);
-                Ok((draft, bet.call_off(engine), outcome))
-            };
-            // If it cannot be written, nobody waits for what comes.
-            let (written, next) = try_join(write, next).await?;
-            (written, Some(next))
-        } else {
-            (write.await?, None)
-        };
-        let (written, bet_on, outcome) = written;
-        if let Some(outcome) = outcome {
-            return Ok((written, outcome));
-        }
-        (draft, bet, claim) = (Some(written), bet_on, ahead);
-        let next = match next {
-            Some(next) => next,
-            None => next_block(engine, cancel, &mut body, received, &Wish::new(SPOOL_BLOCK_BYTES)).await,
-        };
-        block = match next {
-            Ok(next) => next,
-            Err(error) => {
-                engine.0.workers.discard((draft, bet));
-                return Err(error);
-            }
-        };
-    }
-}
-
-/// Some of an upload.
-struct Block {
-    bytes: Vec<u8>,
-    /// Whether nothing follows.
-    at_end: bool,
-}
-
-/// How much of a stream is worth a hand-over to a worker: as much as comes while the worker is busy, within bounds.
-struct Wish {
-    bytes: AtomicUsize,
-    lowered: Notify,
-}
-
-impl Wish {
-    fn new(bytes: usize) -> Self {
-        Self { bytes: AtomicUsize::new(bytes), lowered: Notify::new() }
-    }
-
-    /// Whoever waits for more is content with this.
-    fn lower(&self, bytes: usize) {
-        self.bytes.store(bytes, Ordering::Relaxed);
-        self.lowered.notify_one();
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// As much of the stream as is wished for, and whether that was its end. Copied, so that small pieces pin no large
-/// buffers.
-async fn next_block<S>(
-    engine: &Engine,
-    cancel: &CancellationToken,
-    body: &mut S,
-    bytes_before: u64,
-    wish: &Wish,
-) -> Result<Block, Error>
-where
-    S: Stream<Item = Result<Bytes, Error>> + Unpin,
-{
-    let limits = &engine.0.limits;
-    let room = wish.bytes() + UPLOAD_FRAME_BYTES;
-    let mut block = Vec::new();
-    let mut patient_until = Instant::now() + limits.upload_idle_max;
-    while block.len() < wish.bytes() {
-        let next = tokio::select! {
-            () = cancel.cancelled() => return Err(Error::Cancelled),
-            () = wish.lowered.notified() => continue,
-            next = timeout_at(patient_until, body.next()) => next,
-        };
-        match next {
-            Ok(Some(bytes)) => {
-                let bytes = bytes?;
-                engine.0.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                if block.len() + bytes.len() > DRAFT_BYTES_HELD {
-                    // It will be a whole block, most likely: growing by doubling copies all of it once more.
-                    block.reserve_exact(room.saturating_sub(block.len()));
-                }
-                block.extend_from_slice(&bytes);
-                patient_until = Instant::now() + limits.upload_idle_max;
-            }
-            Ok(None) => return Ok(Block { bytes: block, at_end: true }),
-            Err(_elapsed) => {
-                let seconds = limits.upload_idle_max.as_secs();
-                return Err(Error::Aborted(format!("nothing came for {seconds} s")));
-            }
-        }
-        if bytes_before + block.len() as u64 > limits.upload_bytes_max {
-            return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
-        }
-    }
-    Ok(Block { bytes: block, at_end: false })
-}
-
-/// A slice on a worker, unless the call was cancelled.
-async fn slice<T: Send + 'static>(
-    engine: &Engine,
-    cancel: &CancellationToken,
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let workers = &engine.0.workers;
-    if cancel.is_cancelled() {
-        workers.discard(work); // it may own a draft
-        return Err(Error::Cancelled);
-    }
-    workers.run(Lane::Upload, work).await?
 }
 
 /// A file of this machine as a stream of blocks.
@@ -275,77 +80,6 @@ pub(super) async fn checksum(engine: &Engine, file: &Reader) -> Result<String, E
         hash.update(&block?);
     }
     Ok(checksum_text(&hash))
-}
-
-/// The hope that a file is all integers, so that it can be converted while it comes.
-enum Bet {
-    /// There is none, for want of memory.
-    Off,
-    /// It is none, or may be none.
-    Lost,
-    /// Memory for it is there, and nothing was seen.
-    On(BetClaim),
-    /// So far it is one.
-    Good(Box<Integers>, BetClaim),
-}
-
-/// What came of a bet.
-enum Outcome {
-    Won(Converted),
-    Lost,
-    /// Nobody knows.
-    Open,
-}
-
-/// On the memory that a bet takes.
-struct BetClaim {
-    _integers: OwnedSemaphorePermit,
-    /// For a block that is worked on and the one that comes, which may be there longer than the bet.
-    blocks: Arc<OwnedSemaphorePermit>,
-}
-
-impl Bet {
-    /// None if there is no memory for it now: an upload never waits for a place to be worked on while it comes.
-    fn on_integers(engine: &Engine) -> Self {
-        let claim = || {
-            let integers = engine.0.large.try_claim(integers::CLAIM_BYTES)?;
-            let blocks = engine.0.large.try_claim(2 * AHEAD_BYTES_MAX)?;
-            Some(BetClaim { _integers: integers, blocks: Arc::new(blocks) })
-        };
-        claim().map_or(Self::Off, Self::On)
-    }
-
-    fn blocks_claim(&self) -> Option<Arc<OwnedSemaphorePermit>> {
-        match self {
-            Self::Off | Self::Lost => None,
-            Self::On(claim) | Self::Good(_, claim) => Some(Arc::clone(&claim.blocks)),
-        }
-    }
-
-    fn see(self, store: &Store, limits: CsvLimits, block: &[u8]) -> Result<Self, Error> {
-        let (seen, claim) = match self {
-            Self::Off | Self::Lost => return Ok(self),
-            Self::On(claim) => (Integers::begin(store, limits, block), claim),
-            Self::Good(mut integers, claim) => (integers.see(block).map(|()| *integers), claim),
-        };
-        Ok(unless_unsuited(seen)?.map_or(Self::Lost, |integers| Self::Good(Box::new(integers), claim)))
-    }
-
-    fn call_off(self, engine: &Engine) -> Self {
-        if matches!(self, Self::Off | Self::Lost) {
-            return self;
-        }
-        engine.0.workers.discard(self);
-        Self::Off
-    }
-
-    fn finish(self) -> Result<Outcome, Error> {
-        match self {
-            Self::Off | Self::On(_) => Ok(Outcome::Open),
-            Self::Lost => Ok(Outcome::Lost),
-            Self::Good(integers, _claim) => Ok(unless_unsuited(integers.finish())?.map_or(Outcome::Lost, Outcome::Won)),
-        }
-    }
 }
 
 /// A staged part on its way to the next commit, and who is told what came of it.
@@ -459,31 +193,30 @@ impl Upload {
         }
     }
 
-    /// From here on a cancelled call no longer matters: what it sent is kept. Files that are to be synced are so side by
-    /// side, so that little is left for the commit that others wait for, too.
+    /// From here on a cancelled call no longer matters: what it sent is kept. Where files are to be safe, large ones are
+    /// synced here, side by side, so that little is left for the commit that others wait for, too.
     async fn stage(&self, mut csv: Draft, mut converted: Converted) -> Result<StagedPart, Error> {
         let Engine(inner) = &self.engine;
-        if inner.store.is_synced() {
-            let sync_csv = inner.workers.run(Lane::Upload, move || csv.sync().map(|()| csv));
-            let sync_parquet =
-                inner.workers.run(Lane::Upload, move || converted.parquet.draft.sync().map(|()| converted));
-            let (csv_synced, parquet_synced) = join(sync_csv, sync_parquet).await;
-            let csv_synced = csv_synced.and_then(|csv| csv.map_err(Error::io("an upload's spool file")));
-            let parquet_synced = parquet_synced.and_then(|it| it.map_err(Error::io("the parquet file")));
-            (csv, converted) = match (csv_synced, parquet_synced) {
-                (Ok(csv), Ok(converted)) => (csv, converted),
-                (Err(error), other) => {
-                    inner.workers.discard(other);
-                    return Err(error);
-                }
-                (Ok(csv), Err(error)) => {
-                    inner.workers.discard(csv);
-                    return Err(error);
-                }
-            };
-        }
         let (store, state) = (Arc::clone(&inner.store), inner.state.clone());
-        inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
+        if !inner.store.is_synced() || csv.bytes() <= SMALL_UPLOAD_BYTES {
+            return inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten();
+        }
+        let sync_csv = move || csv.sync().map(|()| csv).map_err(Error::io(SPOOL_FILE));
+        let sync_parquet =
+            move || converted.parquet.draft.sync().map(|()| converted).map_err(Error::io("the parquet file"));
+        match join(sync_slice(&self.engine, sync_csv), sync_slice(&self.engine, sync_parquet)).await {
+            (Ok(csv), Ok(converted)) => {
+                inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
+            }
+            (Err(error), other) => {
+                inner.workers.discard(other);
+                Err(error)
+            }
+            (Ok(csv), Err(error)) => {
+                inner.workers.discard(csv);
+                Err(error)
+            }
+        }
     }
 
     /// Makes it a part.
@@ -541,13 +274,12 @@ struct Reread {
 impl Reread {
     /// Reads on for about a slice. Done with none: it is no file of integers, or may be none.
     fn step(mut self, store: &Store, limits: CsvLimits) -> Result<Step<Self, Option<Converted>>, Error> {
-        const WHAT: &str = "an upload's spool file";
         let stop = self.file.bytes().min(self.offset + CONVERT_SLICE_BYTES as u64);
         while self.offset < stop {
             let block = self.file.block(self.offset, SPOOL_BLOCK_BYTES);
-            let block = block.map_err(Error::io(WHAT))?;
+            let block = block.map_err(Error::io(SPOOL_FILE))?;
             if block.is_empty() {
-                return Err(Error::io(WHAT)(io::ErrorKind::UnexpectedEof.into()));
+                return Err(Error::io(SPOOL_FILE)(io::ErrorKind::UnexpectedEof.into()));
             }
             self.offset += block.len() as u64;
             let seen = match self.integers.take() {
@@ -662,8 +394,7 @@ mod tests {
         let rows = 2 * CONVERT_SLICE_BYTES / 4;
         let upload = |last: &'static str| {
             let (engine, csv) = (engine.clone(), format!("a,b\n{}{last}", "1,2\n".repeat(rows)).into_bytes());
-            let pieces: Vec<_> =
-                csv.chunks(UPLOAD_FRAME_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            let pieces: Vec<_> = csv.chunks(64 * KIB).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
             tokio::spawn(async move { engine.upload(stream::iter(pieces)).await })
         };
         for last in ["3,4", "3,x", "3,4,5"] {

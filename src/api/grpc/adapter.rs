@@ -1,25 +1,27 @@
-//! What stands between HTTP/2 and the generated servers: large messages become small ones, broken ones become errors.
+//! What stands between HTTP/2 and the generated servers: uploads go past them, broken messages become errors.
 //!
-//! tonic holds a whole message in memory, at the length that the client announces. So the body of the two Upload calls
-//! is written anew on its way in: whatever messages the client sent, the handler's stream gets messages of at most
-//! [`UPLOAD_FRAME_BYTES`] that hold the same bytes in their field 1. (build.rs makes the unary Table.Upload a stream
-//! for the generated server.) All other bodies pass unchanged, but for a check that gives errors in them the right
-//! status: tonic would call them INTERNAL, as if they were ours.
+//! tonic holds a whole message in memory, at the length that the client announces, and copies all that comes. So the
+//! content of the two Upload calls, field 1 of whatever messages the client sends, travels beside the request, as a
+//! [`ContentStream`] in its extensions; tonic gets an empty message. All other bodies pass unchanged, but for a check
+//! that gives errors in them the right status: tonic would call them INTERNAL, as if they were ours.
 //!
-//! Invariant: a call's stream of messages ends without an error only if the client ended it so. An upload that was
-//! broken off can never be taken for a short one.
+//! Invariant: a call's content ends without an error only if the client ended it so. An upload that was broken off can
+//! never be taken for a short one.
 
 use std::{
     future::{Ready, ready},
     marker::PhantomData,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures_util::future::Either;
-use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_LENGTH};
+use crossbeam_utils::atomic::AtomicCell;
+use futures_util::{Stream, future::Either};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::CONTENT_LENGTH};
 use http_body::{Body as _, Frame};
+use http_body_util::Full;
 use prost::{
     Message,
     encoding::{encode_varint, encoded_len_varint},
@@ -33,7 +35,7 @@ use tonic_prost::ProstCodec;
 use tower::{Layer, Service};
 
 use super::frames::{FrameError, FrameParser, Framing, Mode};
-use crate::limits::{REQUEST_BYTES_MAX, UPLOAD_FRAME_BYTES};
+use crate::limits::REQUEST_BYTES_MAX;
 
 /// Adapts request bodies for the services below it. It has to see the bodies as they come from the transport.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +75,10 @@ where
         // It tells of the body that came, and nothing here or below goes by it.
         head.headers.remove(CONTENT_LENGTH);
         let body = match Adaptation::of(head.uri.path()) {
-            Adaptation::Reframe(mode) => Body::new(ReframedBody::new(mode, body)),
+            Adaptation::Content(mode) => {
+                head.extensions.insert(Content::of(mode, body));
+                Body::new(Full::new(Bytes::from_static(EMPTY_MESSAGE)))
+            }
             Adaptation::Check(mode) => Body::new(CheckedBody::new(mode, body)),
         };
         Either::Left(self.inner.call(Request::from_parts(head, body)))
@@ -95,10 +100,13 @@ fn refuse_compression() -> Response<Body> {
 #[allow(clippy::cast_possible_truncation, reason = "it is a small constant")]
 const QUESTION_BYTES_MAX: u32 = REQUEST_BYTES_MAX as u32;
 
+/// What the generated servers get for an upload whose content goes past them.
+const EMPTY_MESSAGE: &[u8] = &[0; 5];
+
 /// What is done to the body of a call.
 #[derive(Debug, PartialEq, Eq)]
 enum Adaptation {
-    Reframe(Mode),
+    Content(Mode),
     Check(Mode),
 }
 
@@ -106,8 +114,8 @@ impl Adaptation {
     /// Every call takes one message but for those named here. A test compares this with the proto files.
     fn of(path: &str) -> Adaptation {
         match path {
-            "/Table/Upload" => Adaptation::Reframe(Mode::Unary),
-            "/tally.v1.Tally/Upload" => Adaptation::Reframe(Mode::Stream),
+            "/Table/Upload" => Adaptation::Content(Mode::Unary),
+            "/tally.v1.Tally/Upload" => Adaptation::Content(Mode::Stream),
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Adaptation::Check(Mode::Stream),
             _ => Adaptation::Check(Mode::Unary),
@@ -157,37 +165,41 @@ fn poll_client(body: &mut Body, context: &mut Context<'_>) -> Poll<Option<Result
     })
 }
 
-/// The body of an Upload call as a series of small messages. In memory is one frame of the client's body, which it
+/// What an Upload call brings, for its handler to take out of the request's extensions: they must be cloneable.
+#[derive(Clone)]
+pub(crate) struct Content(Arc<AtomicCell<Option<Box<ContentStream>>>>);
+
+impl Content {
+    fn of(mode: Mode, client: Body) -> Content {
+        let parser = FrameParser::new(mode);
+        let stream = ContentStream { client, parser, input: Bytes::new(), ended: false };
+        Content(Arc::new(AtomicCell::new(Some(Box::new(stream)))))
+    }
+
+    /// The content of this call. Errors: it did not come through [`UploadLayer`], or was taken.
+    pub(crate) fn take(extensions: &Extensions) -> Result<ContentStream, Status> {
+        let content = extensions.get::<Content>().and_then(|content| content.0.take());
+        content.map(|stream| *stream).ok_or_else(|| Status::internal("the upload has no content"))
+    }
+}
+
+/// Field 1 of all messages of a call, in pieces, as it comes. In memory is one frame of the client's body, which it
 /// passes on without copying it.
 #[derive(Debug)]
-struct ReframedBody {
+pub(crate) struct ContentStream {
     client: Body,
     parser: FrameParser,
     /// What came from the client and is not parsed yet.
     input: Bytes,
-    /// What follows the beginning of a message that was yielded last; empty otherwise.
-    slice: Bytes,
     ended: bool,
 }
 
-/// The most that a message's beginning has: gRPC's prefix, the key of field 1, and its length.
-pub(crate) const MESSAGE_HEAD_BYTES_MAX: usize = 5 + 1 + 5;
-/// So that head and slice together stay in the bound.
-const SLICE_BYTES_MAX: usize = UPLOAD_FRAME_BYTES - MESSAGE_HEAD_BYTES_MAX;
-/// Field 1, length-delimited.
-const CONTENT_KEY: u8 = 1 << 3 | 2;
-
-impl ReframedBody {
-    fn new(mode: Mode, client: Body) -> ReframedBody {
-        let parser = FrameParser::new(mode, SLICE_BYTES_MAX);
-        ReframedBody { client, parser, input: Bytes::new(), slice: Bytes::new(), ended: false }
-    }
-
-    /// The next slice from the client, None after its last one.
-    fn poll_slice(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+impl ContentStream {
+    /// The next piece from the client, None after its last one.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             match self.parser.next(&mut self.input) {
-                Ok(Some(slice)) => return Poll::Ready(Some(Ok(slice))),
+                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(status_of(&error)))),
             }
@@ -206,6 +218,24 @@ impl ReframedBody {
     }
 }
 
+impl Stream for ContentStream {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.poll_piece(context));
+        self.ended = !matches!(piece, Some(Ok(_)));
+        Poll::Ready(piece)
+    }
+}
+
+/// The most that a message's beginning has: gRPC's prefix, the key of field 1, and its length.
+pub(crate) const MESSAGE_HEAD_BYTES_MAX: usize = 5 + 1 + 5;
+/// Field 1, length-delimited.
+const CONTENT_KEY: u8 = 1 << 3 | 2;
+
 /// The beginning of a message that so many bytes of content complete.
 pub(crate) fn message_head(content_bytes: usize) -> Bytes {
     let content_bytes = content_bytes as u64;
@@ -216,27 +246,6 @@ pub(crate) fn message_head(content_bytes: usize) -> Bytes {
     head.put_u8(CONTENT_KEY);
     encode_varint(content_bytes, &mut head);
     head.freeze()
-}
-
-/// `is_end_stream` and `size_hint` keep their defaults, "unknown": neither can be known before the end is parsed.
-impl http_body::Body for ReframedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        if !self.slice.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.slice)))));
-        }
-        let slice = ready!(self.poll_slice(context));
-        self.ended = !matches!(slice, Some(Ok(_)));
-        Poll::Ready(slice.map(|slice| {
-            self.slice = slice?;
-            Ok(Frame::data(message_head(self.slice.len())))
-        }))
-    }
 }
 
 /// A body that passes unchanged, and ends in an error where its framing is wrong.
@@ -325,10 +334,12 @@ impl<P: Decoder<Error = Status>> Decoder for MessageDecoder<P> {
 mod tests {
     use std::{collections::VecDeque, convert::Infallible, future::Future};
 
+    use futures_util::StreamExt as _;
     use http_body_util::BodyExt as _;
     use tonic::{Streaming, codec::Codec as _};
 
     use super::*;
+    use crate::limits::FRAME_BYTES_MAX;
 
     const TABLE_UPLOAD: &str = "/Table/Upload";
     const TALLY_UPLOAD: &str = "/tally.v1.Tally/Upload";
@@ -411,16 +422,18 @@ mod tests {
 
     /// What a handler below the layer saw, as an extension of its response.
     #[derive(Clone, Debug, PartialEq)]
-    struct Seen<T> {
-        messages: Vec<T>,
+    struct Seen {
+        /// What came beside the request, if anything could.
+        content: Option<Vec<u8>>,
+        messages: Vec<Question>,
         error: Option<(Code, String)>,
         content_length: Option<HeaderValue>,
     }
 
-    /// A handler that reads its stream the way the generated servers do.
-    struct Handler<T>(PhantomData<T>);
+    /// A handler that reads its messages the way the generated servers do, and then the content.
+    struct Handler;
 
-    impl<T: Message + Default + Clone + Sync + 'static> Service<Request<Body>> for Handler<T> {
+    impl Service<Request<Body>> for Handler {
         type Response = Response<Body>;
         type Error = Infallible;
         type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -431,20 +444,29 @@ mod tests {
 
         fn call(&mut self, request: Request<Body>) -> Self::Future {
             let content_length = request.headers().get(CONTENT_LENGTH).cloned();
-            let decoder = Codec::<T, T>::default().decoder();
-            let mut stream = Streaming::new_request(decoder, request.into_body(), None, Some(UPLOAD_FRAME_BYTES));
+            let content = Content::take(request.extensions()).ok();
+            let decoder = Codec::<Question, Question>::default().decoder();
+            let mut stream = Streaming::new_request(decoder, request.into_body(), None, Some(REQUEST_BYTES_MAX));
             Box::pin(async move {
-                let mut seen = Seen { messages: Vec::new(), error: None, content_length };
-                loop {
+                let mut seen = Seen { content: None, messages: Vec::new(), error: None, content_length };
+                let mut ended = Ok(());
+                while ended.is_ok() {
                     match stream.message().await {
                         Ok(Some(message)) => seen.messages.push(message),
                         Ok(None) => break,
-                        Err(status) => {
-                            seen.error = Some((status.code(), status.message().to_owned()));
-                            break;
+                        Err(status) => ended = Err(status),
+                    }
+                }
+                if let Some(mut pieces) = content {
+                    let content = seen.content.insert(Vec::new());
+                    while let Some(piece) = pieces.next().await {
+                        match piece {
+                            Ok(piece) => content.extend_from_slice(&piece),
+                            Err(status) => ended = Err(status),
                         }
                     }
                 }
+                seen.error = ended.err().map(|status| (status.code(), status.message().to_owned()));
                 let mut response = Response::new(Body::empty());
                 response.extensions_mut().insert(seen);
                 Ok(response)
@@ -452,25 +474,26 @@ mod tests {
         }
     }
 
-    async fn respond<T>(request: Request<Body>) -> Response<Body>
-    where
-        T: Message + Default + Clone + Sync + 'static,
-    {
-        UploadLayer.layer(Handler::<T>(PhantomData)).call(request).await.unwrap()
+    async fn respond(request: Request<Body>) -> Response<Body> {
+        UploadLayer.layer(Handler).call(request).await.unwrap()
     }
 
-    async fn see<T>(path: &str, body: Body) -> Seen<T>
-    where
-        T: Message + Default + Clone + Sync + 'static,
-    {
+    async fn see(path: &str, body: Body) -> Seen {
         let request = Request::post(path).header(CONTENT_LENGTH, "7").body(body).unwrap();
-        respond::<T>(request).await.extensions_mut().remove().unwrap()
+        respond(request).await.extensions_mut().remove().unwrap()
     }
 
     /// The bytes that an upload's handler gets, and the error after them.
     async fn receive(path: &str, body: Body) -> (Vec<u8>, Option<(Code, String)>) {
-        let seen = see::<Upload>(path, body).await;
-        (seen.messages.iter().flat_map(|message| message.content.to_vec()).collect(), seen.error)
+        let seen = see(path, body).await;
+        assert_eq!(seen.messages, [Question::default()], "the generated server gets one empty message");
+        (seen.content.unwrap(), seen.error)
+    }
+
+    fn content(mode: Mode, client: Body) -> ContentStream {
+        let mut extensions = Extensions::new();
+        extensions.insert(Content::of(mode, client));
+        Content::take(&extensions).unwrap()
     }
 
     fn error(code: Code, message: &str) -> Option<(Code, String)> {
@@ -482,7 +505,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let content: Vec<u8> = (0..300_000).map(|_| random.u8(..)).collect();
         let (half, rest) = content.split_at(100_000);
-        for frame_bytes in [7, 16 * 1024, UPLOAD_FRAME_BYTES, usize::MAX] {
+        for frame_bytes in [7, 16 * 1024, FRAME_BYTES_MAX, usize::MAX] {
             assert_eq!(receive(TABLE_UPLOAD, body(&upload(&content), frame_bytes)).await, (content.clone(), None));
             let stream = [upload(half), upload(b""), upload(rest)].concat();
             assert_eq!(receive(TALLY_UPLOAD, body(&stream, frame_bytes)).await, (content.clone(), None));
@@ -503,19 +526,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_are_small_and_share_the_memory_of_the_frames() {
-        let frame = Bytes::from(upload(&vec![b'7'; 10 * UPLOAD_FRAME_BYTES]));
+    async fn content_shares_the_memory_of_the_frames() {
+        let frame = Bytes::from(upload(&vec![b'7'; 10 * FRAME_BYTES_MAX]));
         let memory = frame.as_ptr_range();
-        let mut reframed = ReframedBody::new(Mode::Unary, client([Ok(Frame::data(frame.clone()))], End::Stream));
-        let mut content_bytes = 0;
-        while let Some(head) = reframed.frame().await {
-            let head = head.unwrap().into_data().unwrap();
-            let slice = reframed.frame().await.unwrap().unwrap().into_data().unwrap();
-            assert!(head.len() + slice.len() <= UPLOAD_FRAME_BYTES);
-            assert!(memory.contains(&slice.as_ptr()), "a slice was copied");
-            content_bytes += slice.len();
-        }
-        assert_eq!(content_bytes, 10 * UPLOAD_FRAME_BYTES);
+        let mut content = content(Mode::Unary, client([Ok(Frame::data(frame.clone()))], End::Stream));
+        let piece = content.next().await.unwrap().unwrap();
+        assert!(memory.contains(&piece.as_ptr()), "it was copied");
+        assert_eq!(piece.len(), 10 * FRAME_BYTES_MAX);
+        assert!(content.next().await.is_none());
+    }
+
+    #[test]
+    fn content_is_taken_once() {
+        let mut extensions = Extensions::new();
+        let nothing = |extensions: &Extensions| Content::take(extensions).unwrap_err().code() == Code::Internal;
+        assert!(nothing(&extensions), "a request that did not come through the layer");
+        extensions.insert(Content::of(Mode::Unary, Body::empty()));
+        let again = extensions.clone();
+        assert!(Content::take(&extensions).is_ok());
+        assert!(nothing(&extensions) && nothing(&again));
     }
 
     /// The largest unary upload, from one block of memory that is sent again and again.
@@ -537,14 +566,11 @@ mod tests {
                 left -= data.len() as u64;
                 frames.push(Ok(Frame::data(data)));
             }
-            let mut reframed = ReframedBody::new(Mode::Unary, client(frames, End::Stream));
+            let mut content = content(Mode::Unary, client(frames, End::Stream));
             let mut received = Ok(0);
-            while let Some(frame) = reframed.frame().await {
-                match frame {
-                    Ok(_head) => {
-                        let slice = reframed.frame().await.unwrap().unwrap().into_data().unwrap();
-                        received = received.map(|bytes| bytes + slice.len() as u64);
-                    }
+            while let Some(piece) = content.next().await {
+                match piece {
+                    Ok(piece) => received = received.map(|bytes| bytes + piece.len() as u64),
                     Err(status) => received = Err(status.message().to_owned()),
                 }
             }
@@ -606,12 +632,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_ended_stays_ended() {
-        let mut ended = ReframedBody::new(Mode::Stream, body(&upload(b"a"), 3));
-        while ended.frame().await.is_some() {}
-        assert!(ended.frame().await.is_none());
-        let mut failed = ReframedBody::new(Mode::Unary, body(b"\x02\x02", 1));
-        assert!(failed.frame().await.unwrap().is_err());
-        assert!(failed.frame().await.is_none());
+        let mut ended = content(Mode::Stream, body(&upload(b"a"), 3));
+        while ended.next().await.is_some() {}
+        assert!(ended.next().await.is_none());
+        let mut failed = content(Mode::Unary, body(b"\x02\x02", 1));
+        assert!(failed.next().await.unwrap().is_err());
+        assert!(failed.next().await.is_none());
         let mut refused = CheckedBody::new(Mode::Unary, body(b"\x02\x02", usize::MAX));
         assert!(refused.frame().await.unwrap().unwrap().into_data().unwrap().is_empty());
         assert!(refused.frame().await.unwrap().is_err());
@@ -622,21 +648,21 @@ mod tests {
     async fn other_encodings_are_refused_unread() {
         for path in [TABLE_UPLOAD, TALLY_UPLOAD, COLUMN_SUM] {
             let request = Request::post(path).header("grpc-encoding", "gzip");
-            let response = respond::<Upload>(request.body(client([], End::Panic)).unwrap()).await;
+            let response = respond(request.body(client([], End::Panic)).unwrap()).await;
             assert_eq!(response.headers()["grpc-status"], "12");
             assert_eq!(response.headers()["grpc-message"], "compressed%20messages%20are%20not%20supported");
             assert_eq!(response.headers()["grpc-accept-encoding"], "identity");
 
             let request = Request::post(path).header("grpc-encoding", "identity");
-            let response = respond::<Upload>(request.body(body(&upload(b"a"), 9)).unwrap()).await;
-            assert_eq!(response.extensions().get::<Seen<Upload>>().unwrap().messages.len(), 1);
+            let response = respond(request.body(body(&upload(b"a"), 9)).unwrap()).await;
+            assert_eq!(response.extensions().get::<Seen>().unwrap().messages.len(), 1);
         }
     }
 
     #[tokio::test]
     async fn a_content_length_goes_no_further() {
         for path in [TABLE_UPLOAD, TALLY_UPLOAD, COLUMN_SUM] {
-            let seen = see::<Upload>(path, body(&upload(b"a,b\n"), 2)).await;
+            let seen = see(path, body(&upload(b"a,b\n"), 2)).await;
             assert_eq!((seen.content_length, seen.error), (None, None));
         }
     }
@@ -646,7 +672,7 @@ mod tests {
         use Code::{Aborted, InvalidArgument, Unimplemented};
         let question = Question { column: "qty".into() };
         let asked = message(&question.encode_to_vec());
-        let seen = see::<Question>(COLUMN_SUM, body(&asked, 3)).await;
+        let seen = see(COLUMN_SUM, body(&asked, 3)).await;
         assert_eq!((seen.messages, seen.error), (vec![question], None));
 
         let twice = [&asked[..], &asked].concat();
@@ -660,19 +686,19 @@ mod tests {
             (&twice, InvalidArgument, "the body goes on after its one message"),
         ] {
             for frame_bytes in [1, usize::MAX] {
-                let seen = see::<Question>(COLUMN_SUM, body(bytes, frame_bytes)).await;
+                let seen = see(COLUMN_SUM, body(bytes, frame_bytes)).await;
                 assert_eq!(seen.error, error(code, text), "{bytes:?}");
             }
         }
         let reset = client([Ok(Frame::data(Bytes::from(asked)))], End::QuietReset);
         let text = "the client broke the call off: reset without an error";
-        assert_eq!(see::<Question>(COLUMN_SUM, reset).await.error, error(Aborted, text));
+        assert_eq!(see(COLUMN_SUM, reset).await.error, error(Aborted, text));
     }
 
     #[tokio::test]
     async fn garbage_is_the_callers_fault() {
         for garbage in [&b"\x0a\x01\xff"[..], b"\x08\x01", b"\x0a\x05a", b"\xff\xff"] {
-            let (code, text) = see::<Question>(COLUMN_SUM, body(&message(garbage), 9)).await.error.unwrap();
+            let (code, text) = see(COLUMN_SUM, body(&message(garbage), 9)).await.error.unwrap();
             assert_eq!(code, Code::InvalidArgument, "{garbage:?}: {text}");
         }
     }
@@ -728,8 +754,8 @@ mod tests {
                     let mode = if method.client_streaming { Mode::Stream } else { Mode::Unary };
                     match Adaptation::of(&path) {
                         Adaptation::Check(checked) => assert_eq!(checked, mode, "{path}"),
-                        Adaptation::Reframe(reframed) => {
-                            assert_eq!(reframed, mode, "{path}");
+                        Adaptation::Content(parsed) => {
+                            assert_eq!(parsed, mode, "{path}");
                             uploads.push(path);
                         }
                     }

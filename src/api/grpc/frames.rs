@@ -80,7 +80,6 @@ pub(crate) struct FrameParser {
     groups: Vec<u32>,
     /// Whether the current message has had its field 1.
     content_seen: bool,
-    slice_bytes_max: usize,
 }
 
 /// What the next byte of a message is part of.
@@ -105,14 +104,13 @@ enum Field {
 }
 
 impl FrameParser {
-    /// A parser for one body, whose slices have at most `slice_bytes_max` bytes.
-    pub(crate) fn new(mode: Mode, slice_bytes_max: usize) -> FrameParser {
+    /// A parser for one body.
+    pub(crate) fn new(mode: Mode) -> FrameParser {
         FrameParser {
             framing: Framing::new(mode),
             field: Field::Key(Varint::default()),
             groups: Vec::new(),
             content_seen: false,
-            slice_bytes_max,
         }
     }
 
@@ -149,7 +147,7 @@ impl FrameParser {
                     self.field = Field::skip(*left - taken);
                 }
                 Field::Content { left } => {
-                    let bytes = input.split_to(input.len().min(self.slice_bytes_max).min(*left as usize));
+                    let bytes = input.split_to(input.len().min(*left as usize));
                     let taken = self.framing.take(bytes.len());
                     self.field = Field::content(*left - taken);
                     slice = Some(bytes);
@@ -384,8 +382,8 @@ mod tests {
     /// The slices in one piece, and how the body ended.
     type Outcome = (Vec<u8>, Result<(), FrameError>);
 
-    fn parse<'a>(mode: Mode, slice_bytes_max: usize, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
-        let mut parser = FrameParser::new(mode, slice_bytes_max);
+    fn parse<'a>(mode: Mode, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
+        let mut parser = FrameParser::new(mode);
         let mut content = Vec::new();
         for piece in pieces {
             let mut input = Bytes::copy_from_slice(piece);
@@ -393,7 +391,7 @@ mod tests {
             loop {
                 match parser.next(&mut input) {
                     Ok(Some(slice)) => {
-                        assert!(!slice.is_empty() && slice.len() <= slice_bytes_max);
+                        assert!(!slice.is_empty());
                         assert!(memory.contains(&(slice.as_ptr() as usize)), "a slice was copied");
                         content.extend_from_slice(&slice);
                     }
@@ -420,11 +418,10 @@ mod tests {
 
     /// The outcome of `body`, which is the same however it is cut.
     fn outcome(random: &mut fastrand::Rng, mode: Mode, body: &[u8]) -> Outcome {
-        let whole = parse(mode, usize::MAX, std::iter::once(body));
-        assert_eq!(parse(mode, usize::MAX, body.chunks(1)), whole, "byte by byte: {body:?}");
+        let whole = parse(mode, std::iter::once(body));
+        assert_eq!(parse(mode, body.chunks(1)), whole, "byte by byte: {body:?}");
         let cut = pieces(random, body);
-        let slice_bytes_max = random.usize(1..=8);
-        assert_eq!(parse(mode, slice_bytes_max, cut.iter().copied()), whole, "in pieces: {cut:?}");
+        assert_eq!(parse(mode, cut.iter().copied()), whole, "in pieces: {cut:?}");
 
         // The check without protobuf agrees wherever protobuf is not what is wrong.
         let mut framing = Framing::new(mode);

@@ -13,14 +13,14 @@ pub(crate) mod unread;
 
 use std::time::Instant;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use tonic::{Status, Streaming};
+use adapter::ContentStream;
+use futures_util::{Stream, TryStreamExt};
+use tonic::Status;
 
 use crate::{
     engine::{Engine, part::Receipt},
     error::Error,
-    limits::{REQUEST_BYTES_MAX, UPLOAD_FRAME_BYTES},
+    limits::REQUEST_BYTES_MAX,
 };
 
 /// Generated from proto/ by build.rs.
@@ -40,33 +40,24 @@ use pb::{num_store_server::NumStoreServer, table_server::TableServer, tally::tal
 
 /// P3's service.
 pub fn table_server(engine: Engine) -> TableServer<table::TableService> {
-    TableServer::new(table::TableService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    TableServer::new(table::TableService(engine)).max_decoding_message_size(REQUEST_BYTES_MAX)
 }
 
 /// P2's service.
 pub fn numstore_server(engine: Engine) -> NumStoreServer<numstore::NumStoreService> {
-    NumStoreServer::new(numstore::NumStoreService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    NumStoreServer::new(numstore::NumStoreService(engine)).max_decoding_message_size(REQUEST_BYTES_MAX)
 }
 
 /// What goes beyond both.
 pub fn tally_server(engine: Engine) -> TallyServer<tally::TallyService> {
-    TallyServer::new(tally::TallyService(engine)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    TallyServer::new(tally::TallyService(engine)).max_decoding_message_size(REQUEST_BYTES_MAX)
 }
 
-/// The largest message that a generated server decodes; the adapter has cut the uploads by then.
-const MESSAGE_BYTES_MAX: usize =
-    if REQUEST_BYTES_MAX > UPLOAD_FRAME_BYTES { REQUEST_BYTES_MAX } else { UPLOAD_FRAME_BYTES };
-
-/// The one upload path: the content of every message, in order, to the engine.
-async fn upload<M: Send + 'static>(
-    engine: &Engine,
-    messages: Streaming<M>,
-    content: fn(M) -> Bytes,
-    call: &'static str,
-) -> Result<Receipt, Error> {
+/// The one upload path: the content to the engine.
+async fn upload(engine: &Engine, content: ContentStream, call: &'static str) -> Result<Receipt, Error> {
     let log = CallLog::start(call);
-    let body = messages.map(move |message| message.map(content).map_err(|status| convert::from_status(&status)));
-    let result = engine.upload(body.boxed()).await;
+    let body = content.map_err(|status| convert::from_status(&status));
+    let result = engine.upload(body).await;
     let ms = log.end();
     match &result {
         Ok(receipt) => {

@@ -1,9 +1,10 @@
 //! P3's service `Table`.
 
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
 use super::{
     CallLog,
+    adapter::Content,
     convert::to_reply,
     pb::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
 };
@@ -17,9 +18,9 @@ pub struct TableService(pub(super) Engine);
 
 #[tonic::async_trait]
 impl Table for TableService {
-    /// On the wire one message; here the pieces into which the adapter cut it.
-    async fn upload(&self, request: Request<Streaming<UploadReq>>) -> Result<Response<UploadResp>, Status> {
-        let result = super::upload(&self.0, request.into_inner(), |m: UploadReq| m.csv_data, "Table/Upload").await;
+    /// The message is empty: its content comes beside it, as the client sends it.
+    async fn upload(&self, request: Request<UploadReq>) -> Result<Response<UploadResp>, Status> {
+        let result = super::upload(&self.0, Content::take(request.extensions())?, "Table/Upload").await;
         let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
         Ok(Response::new(reply))
     }

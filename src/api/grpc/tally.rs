@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Answers, CallLog,
+    adapter::Content,
     convert::{to_group_block, to_receipt, to_status},
     pb::tally::{GroupBlock, GroupSumRequest, ListPartsRequest, Receipt, UploadChunk, tally_server::Tally},
     unread::{Closer, Watched},
@@ -29,7 +30,7 @@ impl Tally for TallyService {
     type GroupSumStream = Answers<GroupBlock>;
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
-        let result = super::upload(&self.0, request.into_inner(), |m: UploadChunk| m.data, "Tally/Upload").await;
+        let result = super::upload(&self.0, Content::take(request.extensions())?, "Tally/Upload").await;
         result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
     }
 
