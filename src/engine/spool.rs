@@ -40,7 +40,7 @@ use crate::{
     },
 };
 
-/// What errors call it.
+/// What errors call a draft that a stream goes to.
 pub(super) const SPOOL_FILE: &str = "an upload's spool file";
 /// How long a block may be on its way before the memory of a bet on the file goes to others.
 const BET_IDLE_MAX: Duration = Duration::from_secs(1);
