@@ -32,6 +32,15 @@ pub const CONNECTION_WINDOW_BYTES: usize = 256 * KIB;
 pub const STREAM_WINDOW_BYTES: usize = 224 * KIB;
 /// Bytes of one HTTP/2 frame that comes in: the longer they are, the fewer reads and writes of a socket an upload takes.
 pub const FRAME_BYTES_MAX: usize = 48 * KIB;
+/// Connections at once for which the three bounds above are wider, as follows: as many as accepted first. An upload over
+/// one of them waits less often for the server to say that it may go on.
+pub const WIDE_CONNECTIONS_MAX: usize = 12;
+/// Bytes that one of them may have on the way to us, over all its streams.
+pub const WIDE_CONNECTION_WINDOW_BYTES: usize = 512 * KIB;
+/// Bytes that one call on one of them may have on the way to us.
+pub const WIDE_STREAM_WINDOW_BYTES: usize = 448 * KIB;
+/// Bytes of one HTTP/2 frame there: with its head of 9 bytes it fills the longest TCP segment that loopback carries.
+pub const WIDE_FRAME_BYTES_MAX: usize = 65_483 - 9;
 /// Calls at once on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of a request's HTTP headers.
@@ -81,8 +90,8 @@ pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
 
 /// Uploads that are received at once, by default and at most.
 pub const UPLOADS_MAX: usize = 128;
-/// Bytes between a stream and its spool file.
-pub const SPOOL_BLOCK_BYTES: usize = 96 * KIB;
+/// Bytes between a stream and its spool file. Shorter files are in memory with their first block, and stay there.
+pub const SPOOL_BLOCK_BYTES: usize = 64 * KIB;
 /// The most that such a block may have if there is memory for it: the fewer blocks, the less often threads wake others.
 pub const AHEAD_BLOCK_BYTES: usize = 512 * KIB;
 /// What it should have then, though a worker waits for it.
@@ -91,8 +100,11 @@ pub const AHEAD_BLOCK_BYTES_MIN: usize = 128 * KIB;
 pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
 /// Syncs of files of large uploads that run at once, each on a worker: the others go on.
 pub const SYNCS_MAX: usize = 2;
-/// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay.
+/// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay. Later
+/// as many are held again, so that short pieces are written as one, at a place where pages of memory begin.
 pub const DRAFT_BYTES_HELD: usize = 64 * KIB;
+/// Bytes of room on disk that a growing file asks for at once. What it does not need goes back when it is whole.
+pub const RESERVED_BYTES: u64 = 4 * MIB as u64;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
 pub const READ_BLOCK_BYTES: usize = 64 * KIB;
 
@@ -230,12 +242,16 @@ pub const GROUP_CALLS_MAX: usize = 16;
 /// Bytes of groups that are handed on at once, and so of the longest group of an answer.
 pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
 
+/// What a wide connection may have on the way beyond what any other may.
+const WIDE_CONNECTION_MORE_BYTES: usize =
+    (WIDE_CONNECTION_WINDOW_BYTES + WIDE_FRAME_BYTES_MAX) - (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX);
 /// All of the above at its worst, in one sum: what the server may hold in memory at once.
 pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX) // came in, not yet taken by a call
+    + WIDE_CONNECTIONS_MAX * WIDE_CONNECTION_MORE_BYTES                       // more of it over wide connections
     + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
-    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + FRAME_BYTES_MAX)                     // on the way to a spool file
+    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX)                // on the way to a spool file
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
@@ -249,6 +265,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
 const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
+const _: () = assert!(WIDE_STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= WIDE_CONNECTION_WINDOW_BYTES);
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PLACES_SPARE <= HTTP_CONNECTIONS_MAX);
 const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
 /// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.
@@ -259,6 +276,9 @@ const _: () = assert!(GROUP_BYTES_MAX >= 5 * ROW_BYTES_CEILING);
 const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
 /// The message of a block is no longer than four of it, and clients refuse more than 4 MiB unless told otherwise.
 const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
+
+/// What is in memory with its first block can stay there.
+const _: () = assert!(SPOOL_BLOCK_BYTES <= DRAFT_BYTES_HELD);
 
 /// The bounds that flags can change.
 #[derive(Clone, Copy, Debug)]

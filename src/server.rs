@@ -14,7 +14,11 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use futures_util::{Stream, StreamExt, future::select, stream};
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    future::{select, try_join3},
+    stream,
+};
 use hyper::{
     body::Incoming,
     header::{CONNECTION, HeaderValue},
@@ -30,10 +34,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Sleep, sleep},
 };
 use tokio_io_timeout::TimeoutStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::{Server, server::Connected};
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -59,7 +64,8 @@ use crate::{
     limits::{
         CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, HTTP_BUFFER_BYTES,
         HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, HTTP_PLACES_SPARE, HTTP_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-        STREAMS_PER_CONNECTION_MAX,
+        STREAMS_PER_CONNECTION_MAX, WIDE_CONNECTION_WINDOW_BYTES, WIDE_CONNECTIONS_MAX, WIDE_FRAME_BYTES_MAX,
+        WIDE_STREAM_WINDOW_BYTES,
     },
 };
 
@@ -178,24 +184,42 @@ async fn serve_grpc(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let internal = |error: tonic_reflection::server::Error| Error::Internal(format!("reflection: {error}"));
-    let server = Server::builder()
-        .initial_stream_window_size(u32::try_from(STREAM_WINDOW_BYTES).ok())
-        .initial_connection_window_size(u32::try_from(CONNECTION_WINDOW_BYTES).ok())
-        .max_frame_size(u32::try_from(FRAME_BYTES_MAX).ok())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(CountLayer(metrics))
-        .layer(UploadLayer)
-        .add_service(health)
-        .add_service(reflection().build_v1().map_err(internal)?)
-        .add_service(reflection().build_v1alpha().map_err(internal)?)
-        .add_service(grpc::table_server(engine.clone()))
-        .add_service(grpc::numstore_server(engine.clone()))
-        .add_service(grpc::tally_server(engine.clone()));
-    let served = server.serve_with_incoming_shutdown(connections(listeners), stopped).await;
-    served.map_err(|error| Error::Internal(format!("server: {error}")))
+    let (v1, v1alpha) = (reflection().build_v1().map_err(internal)?, reflection().build_v1alpha().map_err(internal)?);
+    let stopped = stopped.shared();
+    let serve_all = |stream_window, connection_window, frame, connections| {
+        Server::builder()
+            .initial_stream_window_size(u32::try_from(stream_window).ok())
+            .initial_connection_window_size(u32::try_from(connection_window).ok())
+            .max_frame_size(u32::try_from(frame).ok())
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(CountLayer(Arc::clone(&metrics)))
+            .layer(UploadLayer)
+            .add_service(health.clone())
+            .add_service(v1.clone())
+            .add_service(v1alpha.clone())
+            .add_service(grpc::table_server(engine.clone()))
+            .add_service(grpc::numstore_server(engine.clone()))
+            .add_service(grpc::tally_server(engine.clone()))
+            .serve_with_incoming_shutdown(ReceiverStream::new(connections).map(Ok::<_, Infallible>), stopped.clone())
+    };
+    let ((to_wide, wide), (to_others, others)) = (mpsc::channel(1), mpsc::channel(1));
+    let wide = serve_all(WIDE_STREAM_WINDOW_BYTES, WIDE_CONNECTION_WINDOW_BYTES, WIDE_FRAME_BYTES_MAX, wide);
+    let others = serve_all(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, others);
+    let admit = async {
+        let mut admitted = std::pin::pin!(connections(listeners).take_until(stopped.clone()));
+        while let Some(connection) = admitted.next().await {
+            let to = if connection.is_wide() { &to_wide } else { &to_others };
+            // If nobody takes it, that server has stopped.
+            let _taken_or_closed = to.send(connection).await;
+        }
+        drop((to_wide, to_others));
+        Ok(())
+    };
+    let served = try_join3(wide, others, admit).await;
+    served.map(|((), (), ())| ()).map_err(|error| Error::Internal(format!("server: {error}")))
 }
 
 /// Logs to standard error, and the calls of HTTP to a file too. What was logged there is written when the guard is
@@ -335,18 +359,20 @@ fn is_no_such_family(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// Accepted connections of all listeners, at most [`CONNECTIONS_MAX`] at once.
-fn connections(listeners: Vec<TcpListener>) -> impl Stream<Item = io::Result<Connection>> {
+/// Accepted connections of all listeners, at most [`CONNECTIONS_MAX`] at once, of which [`WIDE_CONNECTIONS_MAX`] are wide.
+fn connections(listeners: Vec<TcpListener>) -> impl Stream<Item = Connection> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let wide_places = Arc::new(Semaphore::new(WIDE_CONNECTIONS_MAX));
     accepted(listeners).filter_map(move |(stream, _arrival)| {
-        let places = Arc::clone(&places);
+        let (places, wide_places) = (Arc::clone(&places), Arc::clone(&wide_places));
         async move {
             let place = places.acquire_owned().await.ok()?;
+            let wide_place = wide_places.try_acquire_owned().ok();
             let silence_max = Some(Box::pin(sleep(PREFACE_MAX)));
             let closer = Closer::default();
             let closed = Box::pin(closer.0.clone().cancelled_owned());
             let preface_bytes_left = PREFACE_BYTES;
-            Some(Ok(Connection { stream, silence_max, preface_bytes_left, closer, closed, _place: place }))
+            Some(Connection { stream, silence_max, preface_bytes_left, closer, closed, wide_place, _place: place })
         }
     })
 }
@@ -444,7 +470,15 @@ struct Connection {
     /// Given to every call.
     closer: Closer,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    wide_place: Option<OwnedSemaphorePermit>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Whether more may be on its way than on most.
+    fn is_wide(&self) -> bool {
+        self.wide_place.is_some()
+    }
 }
 
 impl Connected for Connection {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DATA/lock              held by the server that runs on DATA; its content is the holder's process id
-//! DATA/tmp/              drafts of more than 64 KiB, records on their way, and files without a name: gone after any start
+//! DATA/tmp/              drafts of 64 KiB and more, records on their way, and files without a name: gone after any start
 //! DATA/parts/N.csv       as it was sent
 //! DATA/parts/N.parquet   the same rows
 //! DATA/parts/N.json      the receipt; its rename to this name is the commit
@@ -27,6 +27,7 @@ use std::{
     },
 };
 
+use rustix::fs::FallocateFlags;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
@@ -35,7 +36,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    limits::{DRAFT_BYTES_HELD, KIB, MIB},
+    limits::{DRAFT_BYTES_HELD, KIB, MIB, RESERVED_BYTES},
 };
 
 /// Bytes of a job's record: a question, or names of columns, which JSON may escape to six times their size.
@@ -86,6 +87,9 @@ pub struct Draft {
     /// What is not written yet.
     held: Vec<u8>,
     bytes: u64,
+    will_be_synced: bool,
+    /// Where the room on disk ends that was asked for; `u64::MAX` if there is none to be had.
+    reserved_bytes: u64,
     /// Whether all of it is safe.
     synced: bool,
     checksum: Box<Xxh3>,
@@ -259,7 +263,17 @@ impl Store {
         assert_unlocked();
         let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
         let (checksum, failure) = (Box::default(), Arc::default());
-        Ok(Draft { path, file: None, held: Vec::new(), bytes: 0, synced: false, checksum, failure })
+        Ok(Draft {
+            path,
+            file: None,
+            held: Vec::new(),
+            bytes: 0,
+            will_be_synced: self.is_synced(),
+            reserved_bytes: 0,
+            synced: false,
+            checksum,
+            failure,
+        })
     }
 
     /// Empty room in `tmp/`.
@@ -690,6 +704,7 @@ impl Draft {
 
     /// Waits until what was written is safe.
     pub fn sync(&mut self) -> io::Result<()> {
+        self.give_back()?;
         self.on_disk()?.sync_all()?;
         self.synced = true;
         Ok(())
@@ -718,12 +733,37 @@ impl Draft {
         Ok(file)
     }
 
+    /// Asks for room on disk for what is written next, and more, where it will be synced: a file system then has less to do
+    /// for each write, and puts them side by side. Only speed depends on it: if it cannot be had, the writes will tell what
+    /// is wrong, if anything is.
+    fn reserve(&mut self, bytes: usize) {
+        let end = self.bytes + bytes as u64;
+        if !self.will_be_synced || end <= self.reserved_bytes {
+            return;
+        }
+        let (start, room) = (self.reserved_bytes, end.next_multiple_of(RESERVED_BYTES));
+        let reserved = self
+            .on_disk()
+            .and_then(|file| Ok(rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, start, room - start)?));
+        self.reserved_bytes = reserved.map_or(u64::MAX, |()| room);
+    }
+
+    /// What was asked for and is not needed goes back.
+    fn give_back(&mut self) -> io::Result<()> {
+        if self.reserved_bytes > self.bytes {
+            let bytes = self.bytes;
+            self.on_disk()?.set_len(bytes)?;
+        }
+        self.reserved_bytes = 0;
+        Ok(())
+    }
+
     /// Gives it its last name. What was only held in memory is written there at once; after an error it is not there.
     fn keep(mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io(name_of(to));
         if self.file.is_some() {
-            self.on_disk().map_err(what())?;
+            self.give_back().and_then(|()| self.on_disk().map(|_file| ())).map_err(what())?;
             return self.rename(to);
         }
         let mut file = File::create(to).map_err(what())?;
@@ -801,12 +841,16 @@ impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         assert_unlocked();
         let room = DRAFT_BYTES_HELD - self.held.len();
-        let written = match bytes.len() {
-            held if held <= room => {
-                self.held.extend_from_slice(bytes);
-                Ok(held)
-            }
-            _ => self.on_disk().and_then(|file| file.write(bytes)),
+        let written = if bytes.len() < room {
+            self.held.extend_from_slice(bytes);
+            Ok(bytes.len())
+        } else if self.held.is_empty() {
+            self.reserve(bytes.len());
+            self.on_disk().and_then(|file| file.write(bytes))
+        } else {
+            self.reserve(room);
+            self.held.extend_from_slice(&bytes[..room]);
+            self.on_disk().map(|_file| room)
         };
         if let Err(error) = &written {
             self.failure.get_or_init(|| error.kind());

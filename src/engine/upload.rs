@@ -36,8 +36,7 @@ use super::{
 use crate::{
     error::{CsvError, Error},
     limits::{
-        CONVERT_SLICE_BYTES, CsvLimits, DRAFT_BYTES_HELD, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES,
-        UPLOADS_MAX,
+        CONVERT_SLICE_BYTES, CsvLimits, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES, UPLOADS_MAX,
     },
 };
 
@@ -49,7 +48,7 @@ where
     let upload = Upload { engine, cancel };
     let mut incoming = Incoming::new(&upload.engine, &upload.cancel, body);
     let first = incoming.first_block().await?;
-    let staged = if first.at_end && first.bytes.len() <= DRAFT_BYTES_HELD {
+    let staged = if first.at_end {
         upload.keep_small(first.bytes).await?
     } else {
         match spool(incoming, first, Bet::on_integers(&upload.engine)).await? {
