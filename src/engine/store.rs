@@ -718,14 +718,9 @@ impl Draft {
         Some(SoFar { file, what })
     }
 
-    /// The file in `tmp/`, which is made now unless it is there, with all that was held.
+    /// The file in `tmp/` with all that was held.
     fn on_disk(&mut self) -> io::Result<&mut File> {
-        assert_unlocked();
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => OpenOptions::new().read(true).write(true).create_new(true).open(&self.path)?,
-        };
-        let file = self.file.insert(file);
+        let file = made(&mut self.file, &self.path)?;
         if !self.held.is_empty() {
             file.write_all(&self.held)?;
             self.held.clear();
@@ -742,8 +737,7 @@ impl Draft {
             return;
         }
         let (start, room) = (self.reserved_bytes, end.next_multiple_of(RESERVED_BYTES));
-        let reserved = self
-            .on_disk()
+        let reserved = made(&mut self.file, &self.path)
             .and_then(|file| Ok(rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, start, room - start)?));
         self.reserved_bytes = reserved.map_or(u64::MAX, |()| room);
     }
@@ -780,6 +774,16 @@ impl Draft {
         self.file = None; // published: not ours to remove
         Ok(())
     }
+}
+
+/// A draft's file, which is made now unless it is there.
+fn made<'a>(file: &'a mut Option<File>, path: &Path) -> io::Result<&'a mut File> {
+    assert_unlocked();
+    let made = match file.take() {
+        Some(made) => made,
+        None => OpenOptions::new().read(true).write(true).create_new(true).open(path)?,
+    };
+    Ok(file.insert(made))
 }
 
 impl SoFar {
@@ -1017,7 +1021,7 @@ pub(crate) mod reads {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, os::unix::fs::MetadataExt};
 
     use super::*;
     use crate::engine::part::{Column, ColumnType};
@@ -1136,6 +1140,76 @@ mod tests {
         draft.write_all(&vec![b'c'; 3 * DRAFT_BYTES_HELD]).expect("written");
         draft.so_far("it").expect("it has a file").sync().expect("synced");
         assert!(!draft.synced, "nobody knows whether that was all");
+    }
+
+    #[test]
+    fn a_draft_is_what_was_written_however_it_was_cut() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder);
+        let all: Vec<u8> = (0..300_007_u32).map(|number| number.to_le_bytes()[1]).collect();
+        let held = DRAFT_BYTES_HELD;
+        for piece_bytes in [1, 1000, held / 8, held - 1, held, held + 1, 3 * held, all.len()] {
+            let mut draft = store.draft().expect("a draft");
+            for piece in all.chunks(piece_bytes) {
+                draft.write_all(piece).expect("written");
+                assert!(draft.held.len() < held && draft.held.capacity() <= held);
+            }
+            let path = folder.path().join("kept");
+            assert_eq!(draft.info().bytes, all.len() as u64);
+            assert_eq!(
+                draft.info().xxh3,
+                checksum_text(&{
+                    let mut hash = Xxh3::new();
+                    hash.update(&all);
+                    hash
+                })
+            );
+            draft.keep(&path).expect("kept");
+            assert!(fs::read(path).expect("readable") == all, "pieces of {piece_bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn short_pieces_are_written_as_one() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let mut draft = store(&folder).draft().expect("a draft");
+        for _ in 0..100 {
+            draft.write_all(&[b'p'; 1000]).expect("written");
+            let on_disk = draft.file.as_ref().map_or(0, |file| file.metadata().expect("readable").len());
+            assert_eq!(on_disk, draft.bytes / DRAFT_BYTES_HELD as u64 * DRAFT_BYTES_HELD as u64);
+        }
+    }
+
+    #[test]
+    fn room_that_a_file_does_not_need_goes_back() {
+        let on_disk = |path: &Path| {
+            let metadata = fs::metadata(path).expect("readable");
+            (metadata.len(), metadata.blocks() * 512)
+        };
+        for durability in [Durability::Fsync, Durability::None] {
+            let folder = tempfile::TempDir::new().expect("a folder");
+            let store = Store::open(folder.path(), durability).expect("a data folder");
+            let (mut draft, kept) = (store.draft().expect("a draft"), folder.path().join("kept"));
+            draft.write_all(&vec![b'c'; 2 * DRAFT_BYTES_HELD]).expect("written");
+            let (bytes, room) = on_disk(&draft.path);
+            assert_eq!(bytes, 2 * DRAFT_BYTES_HELD as u64);
+            match durability {
+                Durability::None => assert!(room < RESERVED_BYTES),
+                Durability::Fsync if draft.reserved_bytes == u64::MAX => {
+                    eprintln!("left out: the file system of {} gives no room ahead", folder.path().display());
+                }
+                Durability::Fsync => assert!(room >= RESERVED_BYTES),
+            }
+            draft.sync().expect("synced");
+            assert!(on_disk(&draft.path).1 < RESERVED_BYTES, "it was whole");
+            // And if more comes, over the end of what was asked for.
+            draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
+            draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
+            draft.keep(&kept).expect("kept");
+            let (bytes, room) = on_disk(&kept);
+            assert_eq!(bytes, (2 * DRAFT_BYTES_HELD + 6 * MIB) as u64);
+            assert!(room < bytes + MIB as u64, "{room} bytes for {bytes}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ import gzip
 import random
 import socket
 import struct
+from contextlib import ExitStack
 
 import grpc
 import h2.config
@@ -16,7 +17,7 @@ import h2.events
 import pytest
 import table_pb2
 import tally_pb2
-from conftest import table, tally, wait_until
+from conftest import KIB, table, tally, wait_until
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -26,6 +27,10 @@ TABLE_UPLOAD = "/Table/Upload"
 TALLY_UPLOAD = "/tally.v1.Tally/Upload"
 UPLOADS = pytest.mark.parametrize("path", [TABLE_UPLOAD, TALLY_UPLOAD])
 UPLOADS_MAX = 128  # the server's default
+WIDE_CONNECTIONS_MAX = 12
+# Bytes on the way of a call and of its connection, and of a frame.
+WIDE = (448 * KIB, 512 * KIB, 65_474)
+USUAL = (224 * KIB, 256 * KIB, 48 * KIB)
 TURNS = 200
 WAIT_SECONDS_MAX = 60
 PREFIX_BYTES = 5
@@ -478,3 +483,32 @@ def test_services_work_on_one_channel(server):
     assert tally(server).Upload(chunks).rows == 1_000
     assert [part.rows for part in tally(server).ListParts(tally_pb2.ListPartsRequest())] == [1_000]
     assert table(server).ColumnSum(table_pb2.ColSumReq(column="y", format="parquet")).total == 2_000
+
+
+def test_the_connections_that_come_first_may_have_more_on_the_way(start_server, tmp_path):
+    """An upload over one of them waits less often; there is not the memory for all to be so."""
+    server = start_server(tmp_path / "data")
+
+    def bounds(connection: Connection) -> tuple:
+        connection.round_trip()
+        http2 = connection.http2
+        connection_window = http2.outbound_flow_control_window
+        return http2.remote_settings.initial_window_size, connection_window, http2.max_outbound_frame_size
+
+    def come_and_go() -> bool:
+        with Connection(server) as connection:
+            return bounds(connection) == WIDE
+
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(server)) for _ in range(WIDE_CONNECTIONS_MAX + 2)]
+        assert [bounds(connection) for connection in connections] == [WIDE] * WIDE_CONNECTIONS_MAX + [USUAL] * 2
+        for connection in (connections[0], connections[-1]):
+            rows = b"1,2\n" * 500_000
+            body = table_pb2.UploadReq(csv_data=b"a,b\n" + rows).SerializeToString()
+            call = connection.call(TABLE_UPLOAD, struct.pack(">BI", 0, len(body)) + body)
+            assert call.response(table_pb2.UploadResp).error == ""
+        assert not come_and_go()
+        connections[3].break_off(abruptly=False)
+        wait_until(come_and_go)
+    total = table(server).ColSum(table_pb2.ColSumReq(column="b", format="csv")).total
+    assert total == 2 * 2 * 500_000
