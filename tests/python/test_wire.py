@@ -509,6 +509,6 @@ def test_the_connections_that_come_first_may_have_more_on_the_way(start_server, 
             assert call.response(table_pb2.UploadResp).error == ""
         assert not come_and_go()
         connections[3].break_off(abruptly=False)
-        wait_until(come_and_go)
+        wait_until(come_and_go, "a place among them")
     total = table(server).ColSum(table_pb2.ColSumReq(column="b", format="csv")).total
     assert total == 2 * 2 * 500_000
