@@ -310,7 +310,7 @@ impl Store {
         let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
         let what = || Error::io(format!("record {part}.json"));
         let mut draft = self.draft()?;
-        draft.write_all(&text).and_then(|()| draft.on_disk().map(|_file| ())).map_err(what())?;
+        draft.write_all(&text).and_then(|()| draft.whole().map(|_file| ())).map_err(what())?;
         if synced {
             draft.sync().map_err(what())?;
         }
@@ -476,7 +476,7 @@ impl Store {
     fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
         let what = || Error::io(format!("record {}", name_of(path)));
         let mut draft = self.draft()?;
-        draft.write_all(text).and_then(|()| draft.on_disk().map(|_file| ())).map_err(what())?;
+        draft.write_all(text).and_then(|()| draft.whole().map(|_file| ())).map_err(what())?;
         if self.is_synced() {
             draft.sync().map_err(what())?;
         }
@@ -704,8 +704,7 @@ impl Draft {
 
     /// Waits until what was written is safe.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.give_back()?;
-        self.on_disk()?.sync_all()?;
+        self.whole()?.sync_all()?;
         self.synced = true;
         Ok(())
     }
@@ -728,6 +727,15 @@ impl Draft {
         Ok(file)
     }
 
+    /// Keeps bytes for which there is room in memory, without ever taking more than [`DRAFT_BYTES_HELD`].
+    fn hold(&mut self, bytes: &[u8]) {
+        let held_bytes = self.held.len() + bytes.len();
+        if held_bytes > self.held.capacity() {
+            self.held.reserve_exact(held_bytes.next_power_of_two() - self.held.len());
+        }
+        self.held.extend_from_slice(bytes);
+    }
+
     /// Asks for room on disk for what is written next, and more, where it will be synced: a file system then has less to do
     /// for each write, and puts them side by side. Only speed depends on it: if it cannot be had, the writes will tell what
     /// is wrong, if anything is.
@@ -742,14 +750,14 @@ impl Draft {
         self.reserved_bytes = reserved.map_or(u64::MAX, |()| room);
     }
 
-    /// What was asked for and is not needed goes back.
-    fn give_back(&mut self) -> io::Result<()> {
-        if self.reserved_bytes > self.bytes {
-            let bytes = self.bytes;
-            self.on_disk()?.set_len(bytes)?;
+    /// The file in `tmp/` with all of it, and no room beyond.
+    fn whole(&mut self) -> io::Result<&mut File> {
+        let (bytes, reserved_bytes) = (self.bytes, std::mem::take(&mut self.reserved_bytes));
+        let file = self.on_disk()?;
+        if reserved_bytes > bytes {
+            file.set_len(bytes)?;
         }
-        self.reserved_bytes = 0;
-        Ok(())
+        Ok(file)
     }
 
     /// Gives it its last name. What was only held in memory is written there at once; after an error it is not there.
@@ -757,7 +765,7 @@ impl Draft {
         assert_unlocked();
         let what = || Error::io(name_of(to));
         if self.file.is_some() {
-            self.give_back().and_then(|()| self.on_disk().map(|_file| ())).map_err(what())?;
+            self.whole().map_err(what())?;
             return self.rename(to);
         }
         let mut file = File::create(to).map_err(what())?;
@@ -846,14 +854,14 @@ impl Write for Draft {
         assert_unlocked();
         let room = DRAFT_BYTES_HELD - self.held.len();
         let written = if bytes.len() < room {
-            self.held.extend_from_slice(bytes);
+            self.hold(bytes);
             Ok(bytes.len())
         } else if self.held.is_empty() {
             self.reserve(bytes.len());
             self.on_disk().and_then(|file| file.write(bytes))
         } else {
             self.reserve(room);
-            self.held.extend_from_slice(&bytes[..room]);
+            self.hold(&bytes[..room]);
             self.on_disk().map(|_file| room)
         };
         if let Err(error) = &written {
@@ -1147,7 +1155,8 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let store = store(&folder);
         let all: Vec<u8> = (0..300_007_u32).map(|number| number.to_le_bytes()[1]).collect();
-        let held = DRAFT_BYTES_HELD;
+        let (held, mut checksum) = (DRAFT_BYTES_HELD, Xxh3::new());
+        checksum.update(&all);
         for piece_bytes in [1, 1000, held / 8, held - 1, held, held + 1, 3 * held, all.len()] {
             let mut draft = store.draft().expect("a draft");
             for piece in all.chunks(piece_bytes) {
@@ -1155,15 +1164,7 @@ mod tests {
                 assert!(draft.held.len() < held && draft.held.capacity() <= held);
             }
             let path = folder.path().join("kept");
-            assert_eq!(draft.info().bytes, all.len() as u64);
-            assert_eq!(
-                draft.info().xxh3,
-                checksum_text(&{
-                    let mut hash = Xxh3::new();
-                    hash.update(&all);
-                    hash
-                })
-            );
+            assert_eq!((draft.info().bytes, draft.info().xxh3), (all.len() as u64, checksum_text(&checksum)));
             draft.keep(&path).expect("kept");
             assert!(fs::read(path).expect("readable") == all, "pieces of {piece_bytes} bytes");
         }
