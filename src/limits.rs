@@ -32,8 +32,8 @@ pub const CONNECTION_WINDOW_BYTES: usize = 256 * KIB;
 pub const STREAM_WINDOW_BYTES: usize = 224 * KIB;
 /// Bytes of one HTTP/2 frame that comes in: the longer they are, the fewer reads and writes of a socket an upload takes.
 pub const FRAME_BYTES_MAX: usize = 48 * KIB;
-/// Connections at once for which the three bounds above are wider, as follows: as many as accepted first. An upload over
-/// one of them waits less often for the server to say that it may go on.
+/// Connections at once for which the three bounds above are wider, as follows: each that is accepted while fewer are.
+/// An upload over one of them waits less often for the server to say that it may go on.
 pub const WIDE_CONNECTIONS_MAX: usize = 12;
 /// Bytes that one of them may have on the way to us, over all its streams.
 pub const WIDE_CONNECTION_WINDOW_BYTES: usize = 512 * KIB;
@@ -101,10 +101,12 @@ pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
 /// Syncs of files of large uploads that run at once, each on a worker: the others go on.
 pub const SYNCS_MAX: usize = 2;
 /// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay. Later
-/// as many are held again, so that short pieces are written as one, at a place where pages of memory begin.
+/// as many are held again, so that short pieces are written as one.
 pub const DRAFT_BYTES_HELD: usize = 64 * KIB;
 /// Bytes of room on disk that a growing file asks for at once. What it does not need goes back when it is whole.
 pub const RESERVED_BYTES: u64 = 4 * MIB as u64;
+/// Bytes that must be free for that: four times what the files of all uploads at once may ask for and not need.
+pub const RESERVE_FREE_BYTES_MIN: u64 = 4 * 2 * UPLOADS_MAX as u64 * RESERVED_BYTES;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
 pub const READ_BLOCK_BYTES: usize = 64 * KIB;
 
@@ -277,6 +279,8 @@ const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK
 /// The message of a block is no longer than four of it, and clients refuse more than 4 MiB unless told otherwise.
 const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
 
+/// A buffer that grows by doubling ends there.
+const _: () = assert!(DRAFT_BYTES_HELD.is_power_of_two());
 /// What is in memory with its first block can stay there.
 const _: () = assert!(SPOOL_BLOCK_BYTES <= DRAFT_BYTES_HELD);
 

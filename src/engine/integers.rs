@@ -58,11 +58,11 @@ const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
 /// An integer's longest text.
 const CELL_BYTES_MAX: usize = 20;
 /// What is gathered, its nulls, one column of it and that as a page, which may be there twice and half as long again; the
-/// pages; the footer; what the draft holds, in a buffer that may have doubled beyond it.
+/// pages; the footer; what the draft holds.
 pub const CLAIM_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX
     + COLUMN_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
-    + 2 * DRAFT_BYTES_HELD;
+    + DRAFT_BYTES_HELD;
 
 /// A file that has been all integers so far.
 pub struct Integers {

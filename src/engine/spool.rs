@@ -172,6 +172,9 @@ impl Work {
         let (_claim, mut bytes) = (claim, bytes); // the claim ends last
         let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
         draft.write_all(&bytes).map_err(Error::io(SPOOL_FILE))?;
+        if !at_end {
+            draft.hold_nothing().map_err(Error::io(SPOOL_FILE))?; // who stops sending keeps no memory from others
+        }
         let bet = bet.see(store, limits, &bytes)?;
         if at_end {
             let outcome = Some(bet.finish()?);
