@@ -186,6 +186,7 @@ async fn serve_grpc(
     let internal = |error: tonic_reflection::server::Error| Error::Internal(format!("reflection: {error}"));
     let (v1, v1alpha) = (reflection().build_v1().map_err(internal)?, reflection().build_v1alpha().map_err(internal)?);
     let stopped = stopped.shared();
+    // All connections of a tonic server have the same bounds, so there are two of them.
     let serve_all = |stream_window, connection_window, frame, connections| {
         Server::builder()
             .initial_stream_window_size(u32::try_from(stream_window).ok())
