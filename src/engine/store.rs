@@ -889,7 +889,9 @@ impl Write for Draft {
             self.hold(&bytes[..room]);
             self.on_disk().map(|_file| room)
         };
-        if let Err(error) = &written {
+        if let Err(error) = &written
+            && error.kind() != io::ErrorKind::Interrupted
+        {
             self.failure.get_or_init(|| error.kind());
         }
         let written = written?;
@@ -1213,6 +1215,20 @@ mod tests {
             let on_disk = draft.file.as_ref().map_or(0, |file| file.metadata().expect("readable").len());
             assert_eq!(on_disk, draft.bytes / DRAFT_BYTES_HELD as u64 * DRAFT_BYTES_HELD as u64);
         }
+    }
+
+    #[test]
+    fn a_draft_that_failed_takes_no_more() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder);
+        let mut draft = store.draft().expect("a draft");
+        draft.write_all(b"held").expect("written");
+        fs::remove_dir(store.root.join("tmp")).expect("removed");
+        for bytes in [DRAFT_BYTES_HELD, 1] {
+            let failed = draft.write_all(&vec![b'c'; bytes]).map_err(|error| error.kind());
+            assert_eq!(failed, Err(io::ErrorKind::NotFound), "{bytes} bytes more");
+        }
+        assert_eq!(draft.bytes(), 4);
     }
 
     #[test]
