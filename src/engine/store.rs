@@ -1223,11 +1223,12 @@ mod tests {
         let store = store(&folder);
         let mut draft = store.draft().expect("a draft");
         draft.write_all(b"held").expect("written");
-        fs::remove_dir(store.root.join("tmp")).expect("removed");
-        for bytes in [DRAFT_BYTES_HELD, 1] {
-            let failed = draft.write_all(&vec![b'c'; bytes]).map_err(|error| error.kind());
-            assert_eq!(failed, Err(io::ErrorKind::NotFound), "{bytes} bytes more");
-        }
+        let (tmp, not_found) = (store.root.join("tmp"), Err(io::ErrorKind::NotFound));
+        let mut write = |bytes| draft.write_all(&vec![b'c'; bytes]).map_err(|error| error.kind());
+        fs::remove_dir(&tmp).expect("removed");
+        assert_eq!(write(DRAFT_BYTES_HELD), not_found);
+        fs::create_dir(&tmp).expect("made");
+        assert_eq!(write(DRAFT_BYTES_HELD), not_found, "though it could be written now");
         assert_eq!(draft.bytes(), 4);
     }
 
