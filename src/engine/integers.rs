@@ -1,6 +1,5 @@
 //! A file of integers into Parquet while it comes in: most large tables are nothing else. Its cells are parsed where they
-//! stand in the block, kept in one flat buffer, and packed into pages at once: one pass, without a batch in between.
-//!
+//! stand in the block, kept in one flat buffer, and packed into pages at once: one pass, without a batch in between. //!
 //! It is a bet. What is no such file, or may be none, ends it ([`Integers::see`] gives up): then the file is typed and
 //! converted from its draft by the path that takes everything and words all errors. So nothing here reports what is
 //! wrong with a file, and what it accepts must be exactly what `csv.rs` and `convert.rs` would make of it.
@@ -34,13 +33,12 @@ use parquet::{
 };
 
 use super::{
-    cell,
     convert::arrow_schema,
     csv::{Resume, Row, Rows, Scanner, Wanted},
     deltas,
+    integer_rows::{CELLS_MAX, Cells, Number, Table},
     parquet::{CREATED_BY, DELTA_COLUMNS_MAX, write_error, written},
     part::{Column, ColumnType},
-    simd::{self, Taken},
     staging::Converted,
     store::{Draft, SoFar, Store},
 };
@@ -49,18 +47,16 @@ use crate::{
     limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BYTES_HELD, KIB, MIB, ROW_GROUP_ROWS_MAX},
 };
 
-/// Cells that are gathered before they become a page of each column: small enough to stay in a core's cache.
-const CELLS_MAX: usize = 48 * KIB;
 /// A row group is written out when its pages take so much.
 const PAGES_BYTES_MAX: usize = 4 * MIB;
 /// Column chunks of a file: their entries of the footer wait in memory for its end.
 const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
 /// An integer's longest text.
 const CELL_BYTES_MAX: usize = 20;
-/// What is gathered, its nulls, one column of it and that as a page, which may be there twice and half as long again; the
-/// pages; the footer; what the draft holds.
+/// What is gathered, its nulls, one column of it and that as a page, which is there twice while it grows, to twice its
+/// length; the pages, an eighth more at most; the footer; what the draft holds.
 pub const CLAIM_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
-    + PAGES_BYTES_MAX
+    + PAGES_BYTES_MAX / 8 * 9
     + COLUMN_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
     + DRAFT_BYTES_HELD;
 
@@ -72,17 +68,6 @@ pub struct Integers {
     output: Output,
 }
 
-/// Rows that are not in a page yet.
-struct Table {
-    columns: usize,
-    /// Row by row; 0 for an empty cell.
-    cells: Vec<i64>,
-    /// How many of them there are.
-    filled: usize,
-    /// The indexes of the empty ones, ascending.
-    empty: Vec<u32>,
-}
-
 /// The Parquet file.
 struct Output {
     columns: Vec<Chunk>,
@@ -91,7 +76,6 @@ struct Output {
     group_rows: usize,
     chunks_left: usize,
     rows: u64,
-    scratch: Vec<i64>,
 }
 
 /// A column's pages in the row group at hand.
@@ -228,132 +212,6 @@ fn header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
     (is_all && !header.names.is_empty() && !header.has_rows).then_some((header.names, end))
 }
 
-impl Table {
-    /// Room for as many rows as `file_bytes` can have, and not more than make pages.
-    fn new(columns: usize, file_bytes: usize) -> Self {
-        let rows_max = (CELLS_MAX / columns).min(file_bytes / columns + 1);
-        Self { columns, cells: vec![0; rows_max * columns], filled: 0, empty: Vec::new() }
-    }
-
-    fn is_full(&self) -> bool {
-        self.filled == self.cells.len()
-    }
-
-    fn clear(&mut self) {
-        self.filled = 0;
-        self.empty.clear();
-    }
-
-    fn rows(&self) -> usize {
-        self.filled / self.columns
-    }
-
-    /// Whether every column has a value: one that has none is text.
-    fn has_all_types(&self) -> bool {
-        let mut seen = vec![false; self.columns];
-        let mut empty = self.empty.iter().peekable();
-        for index in 0..self.filled {
-            let is_empty = empty.next_if(|next| **next as usize == index).is_some();
-            seen[index % self.columns] |= !is_empty;
-        }
-        seen.into_iter().all(|seen| seen)
-    }
-
-    /// Takes complete rows until it is full, and says how many bytes they were. None: a row is not one of integers.
-    fn parse(&mut self, block: &[u8]) -> Option<usize> {
-        let Taken { bytes, filled } =
-            simd::read_integers(block, self.columns, &mut self.cells, self.filled, &mut self.empty);
-        self.filled = filled;
-        Some(bytes + self.parse_plain(&block[bytes..])?)
-    }
-
-    /// The same cell by cell.
-    #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
-    fn parse_plain(&mut self, block: &[u8]) -> Option<usize> {
-        let mut row = 0; // where the row starts
-        let mut cell = 0; // where the cell starts
-        let mut column = 0;
-        let mut index = self.filled;
-        for base in (0..block.len()).step_by(LANES) {
-            let mut marks = marks(block, base)?;
-            while marks != 0 {
-                let at = base + marks.trailing_zeros() as usize;
-                marks &= marks - 1;
-                let mark = block[at];
-                if mark == b',' {
-                    if column + 1 == self.columns {
-                        return None;
-                    }
-                } else if mark == b'\n' || mark == b'\r' {
-                    if at == row {
-                        // An empty line is no row.
-                        row = at + 1;
-                        cell = row;
-                        continue;
-                    }
-                    if column + 1 != self.columns {
-                        return None;
-                    }
-                } else {
-                    return None;
-                }
-                let slot = self.cells.get_mut(index)?;
-                if at == cell {
-                    *slot = 0;
-                    self.empty.push(index as u32);
-                } else {
-                    *slot = cell::integer_before(block, cell, at)?;
-                }
-                index += 1;
-                column += 1;
-                cell = at + 1;
-                if column == self.columns {
-                    column = 0;
-                    row = cell;
-                    self.filled = index;
-                    if index == self.cells.len() {
-                        return Some(row);
-                    }
-                }
-            }
-        }
-        // The cells of a row that is not complete come again with it.
-        while self.empty.last().is_some_and(|last| *last as usize >= self.filled) {
-            self.empty.pop();
-        }
-        Some(row)
-    }
-}
-
-/// Bytes that are looked at together.
-const LANES: usize = 64;
-
-/// One bit for each of the 64 bytes from `base` that comes before `-` in ASCII: comma and row ends, and else only what
-/// stands in no integer. None if a byte is not ASCII.
-fn marks(block: &[u8], base: usize) -> Option<u64> {
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    /// Carries a byte's highest bit if it is `-` or beyond.
-    const BEYOND: u64 = 0x5353_5353_5353_5353;
-    let mut padded = [b'0'; LANES];
-    let lanes = match block[base..].first_chunk::<LANES>() {
-        Some(lanes) => lanes,
-        None => {
-            padded[..block.len() - base].copy_from_slice(&block[base..]);
-            &padded
-        }
-    };
-    let (mut marks, mut high) = (0, 0);
-    for (index, eight) in lanes.as_chunks::<8>().0.iter().enumerate() {
-        let word = u64::from_le_bytes(*eight);
-        high |= word;
-        let found = !word.wrapping_add(BEYOND) & HIGH;
-        // The lowest bit of each byte, gathered in the highest byte, first byte first.
-        let bits = (found >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        marks |= bits << (8 * index);
-    }
-    (high & HIGH == 0).then_some(marks)
-}
-
 impl Output {
     fn new(store: &Store, names: Vec<String>) -> Result<Self, Error> {
         let int64 = |name| Column { name, column_type: ColumnType::Int64, nulls: 0 };
@@ -377,14 +235,19 @@ impl Output {
         };
         let columns = columns.into_iter().map(chunk).collect();
         let chunks_left = COLUMN_CHUNKS_MAX;
-        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0, scratch: Vec::new() })
+        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0 })
     }
 
     /// Makes a page of each column of what the table holds.
     fn pages(&mut self, table: &mut Table) -> Result<(), Stop> {
         let rows = table.rows();
         for (index, column) in self.columns.iter_mut().enumerate() {
-            column.page(table, index, &mut self.scratch).map_err(|error| write_error(&error, &self.failures))?;
+            let Table { columns, ref mut cells, filled, ref empty } = *table;
+            let page = match cells {
+                Cells::Narrow(flat) => column.page(flat.gather(filled, columns, index), columns, index, empty),
+                Cells::Wide(flat) => column.page(flat.gather(filled, columns, index), columns, index, empty),
+            };
+            page.map_err(|error| write_error(&error, &self.failures))?;
         }
         table.clear();
         self.group_rows += rows;
@@ -459,15 +322,19 @@ impl Output {
 }
 
 impl Chunk {
-    /// A page of the table's column at `index`.
-    fn page(&mut self, table: &Table, index: usize, values: &mut Vec<i64>) -> Result<(), ParquetError> {
-        let rows = table.rows();
-        let cells = table.cells[..table.filled].chunks_exact(table.columns).map(|row| row[index]);
-        values.clear();
+    /// A page of one column of `columns`, the one at `index`. `column` has a cell for each row; those that `empty` names by
+    /// their place among all cells are taken out of it.
+    fn page<N: Number>(
+        &mut self,
+        column: &mut Vec<N>,
+        columns: usize,
+        index: usize,
+        empty: &[u32],
+    ) -> Result<(), ParquetError> {
+        let rows = column.len();
         let mut page = Vec::with_capacity(self.page_bytes + self.page_bytes / 8);
-        let nulls = table.empty.iter().filter(|empty| **empty as usize % table.columns == index).count();
+        let nulls = empty.iter().filter(|empty| **empty as usize % columns == index).count();
         if nulls == 0 {
-            values.extend(cells);
             // One run of levels that are 1: its length, then the level.
             let mut run = Vec::new();
             deltas::put_varint((rows as u64) << 1, &mut run);
@@ -477,15 +344,18 @@ impl Chunk {
         } else {
             // Groups of eight levels, a bit each, lowest first.
             let mut bits = vec![0_u8; rows.div_ceil(8)];
-            let mut empty = table.empty.iter().map(|empty| *empty as usize).peekable();
-            for (row, cell) in cells.enumerate() {
-                let at = row * table.columns + index;
+            let mut empty = empty.iter().map(|empty| *empty as usize).peekable();
+            let mut present = 0;
+            for row in 0..rows {
+                let at = row * columns + index;
                 while empty.next_if(|next| *next < at).is_some() {}
                 if empty.peek() != Some(&at) {
                     bits[row / 8] |= 1 << (row % 8);
-                    values.push(cell);
+                    column[present] = column[row];
+                    present += 1;
                 }
             }
+            column.truncate(present);
             let mut run = Vec::new();
             deltas::put_varint((bits.len() as u64) << 1 | 1, &mut run);
             run.append(&mut bits);
@@ -494,27 +364,56 @@ impl Chunk {
         }
         self.group_nulls += nulls as u64;
         self.nulls += nulls as u64;
-        if let Some((least, most)) = simd::put_deltas(values, &mut page) {
+        if let Some((least, most)) = N::put_deltas(column, &mut page) {
             let range = self.range.unwrap_or((least, most));
             self.range = Some((range.0.min(least), range.1.max(most)));
         }
 
         let bytes = page.len();
         self.page_bytes = bytes;
+        let is_roomy = page.capacity() > bytes + bytes / 8;
+        let data = if is_roomy { Bytes::copy_from_slice(&page) } else { Bytes::from(page) };
         let page = Page::DataPage {
-            buf: Bytes::from(page),
+            buf: data.clone(),
             num_values: u32::try_from(rows)?,
             encoding: Encoding::DELTA_BINARY_PACKED,
             def_level_encoding: Encoding::RLE,
             rep_level_encoding: Encoding::RLE,
             statistics: None,
         };
-        let mut sink = TrackedWrite::new(Vec::with_capacity(bytes + 64));
+        let mut sink = TrackedWrite::new(BeforePage { page: &data, passed: false, written: Vec::new() });
         SerializedPageWriter::new(&mut sink).write_page(CompressedPage::new(page, bytes))?;
-        sink.flush()?;
-        let page = sink.into_inner()?;
-        self.bytes += page.len();
-        self.pages.push(Bytes::from(page));
+        self.bytes += sink.bytes_written();
+        let BeforePage { passed, written, .. } = sink.into_inner()?;
+        self.pages.push(Bytes::from(written));
+        if passed {
+            self.pages.push(data);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps what is written before a page. The page itself is there already: what is written from where it stands passes, and
+/// must be the last. A short page does not: it comes in one piece with what is before it.
+struct BeforePage<'a> {
+    page: &'a [u8],
+    passed: bool,
+    written: Vec<u8>,
+}
+
+impl Write for BeforePage<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.passed {
+            return Err(io::Error::other("a page is followed by something"));
+        }
+        self.passed = std::ptr::eq(bytes, self.page);
+        if !self.passed {
+            self.written.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -568,19 +467,36 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
-    use crate::engine::{convert::Typer, store::Durability};
+    use crate::engine::{
+        cell,
+        convert::Typer,
+        integer_rows::{LANES, Rest, parse_plain},
+        simd,
+        store::Durability,
+    };
 
-    type Cells = Vec<Vec<Option<i64>>>;
+    /// Rows of cells.
+    type Content = Vec<Vec<Option<i64>>>;
+
+    impl Table {
+        fn values(&self) -> Vec<i64> {
+            match &self.cells {
+                Cells::Narrow(flat) => flat.cells.iter().copied().map(i64::from).collect(),
+                Cells::Wide(flat) => flat.cells.clone(),
+            }
+        }
+    }
 
     /// Random rows, and their text with all kinds of row ends and empty lines in it.
-    fn random_table(random: &mut fastrand::Rng) -> (Cells, Vec<u8>) {
+    fn random_table(random: &mut fastrand::Rng) -> (Content, Vec<u8>) {
         let columns = random.usize(1..=5);
         let rows = *random.choice(&[1, 2, 63, 64, 65, 66, 127, 129, 256, 257, 258, 513, 1000]).expect("some");
         let null_percent = *random.choice(&[0, 0, 1, 60]).expect("some");
-        let bits: Vec<u32> = (0..columns).map(|_| random.u32(1..=64)).collect();
+        let bits_max = *random.choice(&[20, 64]).expect("some");
+        let bits: Vec<u32> = (0..columns).map(|_| random.u32(1..=bits_max)).collect();
         let mut csv = (0..columns).map(|column| format!("c{column}")).collect::<Vec<_>>().join(",");
         csv.push_str(if random.bool() { "\n" } else { "\r\n" });
-        let mut cells = Cells::new();
+        let mut cells = Content::new();
         for row in 0..rows {
             let cell = |bits: &u32| {
                 let value = random.u64(..) >> (64 - bits);
@@ -602,9 +518,9 @@ mod tests {
         (cells, csv.into_bytes())
     }
 
-    fn read(parquet: impl parquet::file::reader::ChunkReader + 'static) -> Cells {
+    fn read(parquet: impl parquet::file::reader::ChunkReader + 'static) -> Content {
         let batches = ParquetRecordBatchReaderBuilder::try_new(parquet).expect("a footer").build().expect("a reader");
-        let mut cells = Cells::new();
+        let mut cells = Content::new();
         for batch in batches {
             let batch = batch.expect("rows");
             let columns: Vec<_> = batch.columns().iter().map(|column| column.as_primitive::<Int64Type>()).collect();
@@ -652,7 +568,7 @@ mod tests {
     }
 
     /// What the path that takes everything makes of a file: its columns and, if all are integers, their values.
-    fn carefully(limits: CsvLimits, csv: &[u8]) -> Option<(Vec<Column>, Cells)> {
+    fn carefully(limits: CsvLimits, csv: &[u8]) -> Option<(Vec<Column>, Content)> {
         #[derive(Default)]
         struct All(Typer, Vec<Vec<Vec<u8>>>);
         impl Rows for All {
@@ -787,7 +703,7 @@ mod tests {
 
     #[test]
     fn vectors_read_what_their_plain_twin_reads() {
-        let (mut vectors, mut plain_only) = (0, 0);
+        let (mut narrow, mut wide, mut plain_only) = (0, 0, 0);
         for seed in 0..6000 {
             let mut random = fastrand::Rng::with_seed(seed);
             let (cells, csv) = random_table(&mut random);
@@ -799,33 +715,119 @@ mod tests {
                 rows[at] = b",,\n\r\"-0+ x\xff\0.:/9"[random.usize(..16)];
             }
             let file_bytes = random.usize(1..=rows.len() + 1);
-            let (mut table, mut plain) = (Table::new(columns, file_bytes), Table::new(columns, file_bytes));
-            let (mut rest, mut plain_rest) = (&rows[..], &rows[..]);
+            let mut table = Table::new(columns, file_bytes);
+            let mut plain = vec![0_i64; table.values().len()];
+            let mut rest = &rows[..];
+            let what = || format!("seed {seed}, {columns} columns: {:?}", String::from_utf8_lossy(&rows));
             // A table that is full is emptied, until no row is left or one is none of integers.
             loop {
-                let filled = table.filled;
-                let taken = simd::read_integers(rest, columns, &mut table.cells, filled, &mut table.empty).bytes;
-                if taken > 0 {
-                    vectors += 1
-                } else {
-                    plain_only += 1
+                let by_vectors = match &mut table.cells {
+                    Cells::Narrow(flat) => i32::read(rest, columns, &mut flat.cells, 0, &mut Vec::new()),
+                    Cells::Wide(flat) => i64::read(rest, columns, &mut flat.cells, 0, &mut Vec::new()),
+                };
+                match (by_vectors.bytes > 0, &table.cells) {
+                    (true, Cells::Narrow(_)) => narrow += 1,
+                    (true, Cells::Wide(_)) => wide += 1,
+                    (false, _) => plain_only += 1,
                 }
-                table.empty.clear();
-                let (found, expected) = (table.parse(rest), plain.parse_plain(plain_rest));
-                let what = || format!("seed {seed}, {columns} columns: {:?}", String::from_utf8_lossy(&rows));
-                assert_eq!(found, expected, "{}", what());
+                let (mut filled, mut empty) = (0, Vec::new());
+                let expected = parse_plain(rest, columns, &mut plain, &mut filled, &mut empty);
+                let found = table.parse(rest);
+                // What is not ASCII is seen together with what stands before it, and that depends on where one begins.
+                if let (None, Some(Rest::Taken(bytes))) = (&found, &expected)
+                    && !rest[*bytes..].is_ascii()
+                {
+                    break;
+                }
+                assert_eq!(found.map(Rest::Taken), expected, "{}", what());
                 let Some(taken) = found else { break };
-                assert_eq!(table.cells[..table.filled], plain.cells[..plain.filled], "{}", what());
-                assert_eq!((table.filled, &table.empty), (plain.filled, &plain.empty), "{}", what());
-                (rest, plain_rest) = (&rest[taken..], &plain_rest[taken..]);
+                assert_eq!(table.values()[..table.filled], plain[..filled], "{}", what());
+                assert_eq!((table.filled, &table.empty), (filled, &empty), "{}", what());
+                rest = &rest[taken..];
                 if taken == 0 || !table.is_full() {
                     break;
                 }
                 table.clear();
-                plain.clear();
             }
         }
-        assert!(!simd::serves(1) || vectors > 3000 && plain_only > 1000, "{vectors} by vectors, {plain_only} not");
+        let all = [narrow, wide, plain_only];
+        assert!(!simd::serves(1) || all.iter().all(|count| *count > 300), "the test wants all three: {all:?}");
+    }
+
+    #[test]
+    fn long_cells_are_kept_wherever_they_stand_among_short_ones() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let mut random = fastrand::Rng::with_seed(7);
+        for columns in [1, 3, 17] {
+            let page = CELLS_MAX / columns;
+            let places = [
+                (0, 10_000_000),
+                (page - 1, -10_000_000),
+                (page, 1 << 30),
+                (page + page / 2, i64::MIN),
+                (2 * page - 2, 99_999_999),
+                (2 * page + 5, i64::MAX),
+            ];
+            for (row, long) in places {
+                let short = |random: &mut fastrand::Rng| random.i64(-9_999_999..10_000_000) >> random.u32(..24);
+                // A line without text would be no row.
+                let cell = |random: &mut fastrand::Rng| (columns == 1 || random.u8(..50) > 0).then(|| short(random));
+                let mut cells: Content =
+                    (0..3 * page + 3).map(|_| (0..columns).map(|_| cell(&mut random)).collect()).collect();
+                let column = random.usize(..columns);
+                cells[row][column] = Some(long);
+                cells[1].fill(Some(-1)); // each column has a value
+                let mut csv = (0..columns).map(|column| format!("c{column}")).collect::<Vec<_>>().join(",");
+                for row in &cells {
+                    let text = |cell: &Option<i64>| cell.map_or(String::new(), |value| value.to_string());
+                    csv.push('\n');
+                    csv.push_str(&row.iter().map(text).collect::<Vec<_>>().join(","));
+                }
+
+                let (first, rest) = csv.as_bytes().split_at(64 * KIB);
+                let mut integers = Integers::begin(&store, CsvLimits::default(), first).expect("integers");
+                let is_wide = |integers: &Integers| matches!(integers.table.cells, Cells::Wide(_));
+                let mut were_wide = vec![is_wide(&integers)];
+                for block in rest.chunks(7000) {
+                    integers.see(block).expect("integers");
+                    were_wide.push(is_wide(&integers));
+                }
+                let what = format!("{long} in row {row}, column {column} of {columns}");
+                assert!(were_wide.contains(&true) && were_wide.contains(&false), "{what}: {were_wide:?}");
+
+                let mut converted = integers.finish().expect("integers");
+                let file = converted.parquet.draft.reader().expect("readable");
+                let bytes = Bytes::from(file.block(0, usize::MAX).expect("readable"));
+                assert!(read(bytes.clone()) == cells, "{what}");
+                let metadata = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("a footer").metadata().clone();
+                for column in 0..columns {
+                    let ranges = metadata.row_groups().iter().filter_map(|group| {
+                        match group.column(column).statistics().expect("statistics") {
+                            Statistics::Int64(of) => of.min_opt().copied().zip(of.max_opt().copied()),
+                            _ => None,
+                        }
+                    });
+                    let range = ranges.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+                    let values = || cells.iter().filter_map(|row| row[column]);
+                    assert_eq!(range, values().min().zip(values().max()), "{what}: column {column}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn long_pages_are_not_copied_behind_their_headers() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let mut output = Output::new(&store, vec!["a".to_owned()]).expect("a draft");
+        let mut random = fastrand::Rng::with_seed(1);
+        for (rows, pieces) in [(10, 1), (CELLS_MAX, 2)] {
+            let mut column: Vec<i32> = (0..rows).map(|_| random.i32(-9_999_999..10_000_000)).collect();
+            output.columns[0].page(&mut column, 1, 0, &[]).expect("a page");
+            assert_eq!(output.columns[0].pages.len(), pieces);
+            output.columns[0].pages.clear();
+        }
     }
 
     #[test]
@@ -850,7 +852,7 @@ mod tests {
         let store = Store::open(folder.path(), Durability::None).expect("a data folder");
         let mut random = fastrand::Rng::with_seed(3);
         let mut csv = b"a,b\n".to_vec();
-        let mut cells = Cells::new();
+        let mut cells = Content::new();
         while csv.len() < 20 * MIB {
             let row = vec![Some(random.i64(..)), random.bool().then(|| random.i64(-9..9))];
             let text = |cell: &Option<i64>| cell.map_or(String::new(), |value| value.to_string());

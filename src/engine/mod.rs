@@ -14,6 +14,7 @@ pub mod csv;
 pub mod deltas;
 pub mod fold;
 pub mod group;
+mod integer_rows;
 pub mod integers;
 mod job_records;
 pub mod jobs;

@@ -7,7 +7,9 @@
 //! the wanted column nothing but `-?[0-9]{1,18}` or no text at all. Whatever else there is makes it answer none, and
 //! the careful scan of `csv.rs` says what that means. So nothing here knows errors, row numbers or limits.
 //!
-//! [`read_integers`] takes rows of cells that Parquet can have as integers, and stops where something else is.
+//! [`read_integers`] takes rows of cells that Parquet can have as integers, and stops where something else is;
+//! [`read_narrow_integers`] does so for short ones, sixteen at a time instead of eight, and [`gather`] and
+//! [`put_narrow_deltas`] take them on to a page.
 //!
 //! Why: bigdata's rows of 16 bytes, `1,-12345,678901` and a line feed, take 3 ns here and 12 there. No row is looked at by itself. Bytes
 //! become bit masks, in which the cells of a column are found for all rows of 64 bytes together, by additions whose
@@ -115,10 +117,12 @@ pub struct Taken {
     pub bytes: usize,
     /// Cells that are there now, those from before among them.
     pub filled: usize,
+    /// Whether what comes next may be a cell that is too long for this function, and not for its wider sister.
+    pub at_long: bool,
 }
 
 /// Reads the cells of whole rows into `cells`, row by row, after those that are there; 0 where there is no text, and
-/// then its index goes to `empty`. Takes rows as far as there are 64 bytes and room for 72 cells, and every cell is
+/// then its index goes to `empty`. Takes rows as far as there are 64 bytes and room for 64 cells, and every cell is
 /// an integer written the way it would be printed, or empty. Cells behind what it says it filled may have been written.
 #[inline]
 pub fn read_integers(
@@ -128,13 +132,62 @@ pub fn read_integers(
     filled: usize,
     empty: &mut Vec<u32>,
 ) -> Taken {
-    let nothing = Taken { bytes: 0, filled };
+    let nothing = Taken { bytes: 0, filled, at_long: false };
     #[cfg(target_arch = "x86_64")]
     if x86::has_instructions() && (1..=LANES).contains(&columns_count) {
         // SAFETY: `has_instructions` has looked for all the features.
         return unsafe { x86::read_integers(bytes, columns_count, cells, filled, empty) };
     }
     nothing
+}
+
+/// What [`read_narrow_integers`] reads is less than this from zero.
+pub const NARROW_END: u32 = 10_000_000;
+const _: () = assert!(NARROW_END <= deltas::NARROW_END);
+
+/// [`read_integers`] for cells of at most seven digits, into half the room; stops where a longer one is.
+#[inline]
+pub fn read_narrow_integers(
+    bytes: &[u8],
+    columns_count: usize,
+    cells: &mut [i32],
+    filled: usize,
+    empty: &mut Vec<u32>,
+) -> Taken {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_instructions() && (1..=LANES).contains(&columns_count) {
+        // SAFETY: `has_instructions` has looked for all the features.
+        return unsafe { x86::read_narrow_integers(bytes, columns_count, cells, filled, empty) };
+    }
+    Taken { bytes: 0, filled, at_long: false }
+}
+
+/// Makes `column` every `columns_count`th cell, from the one at `column_index` on, which is one of the first row.
+#[inline]
+pub fn gather(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_instructions() && columns_count <= COLUMNS_MAX {
+        // SAFETY: `has_instructions` has looked for all the features.
+        return unsafe { x86::gather(cells, columns_count, column_index, column) };
+    }
+    column.clear();
+    gather_plain(cells, columns_count, column_index, column);
+}
+
+/// The same one after the other, behind what is there.
+fn gather_plain(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
+    column.extend(cells.chunks_exact(columns_count).map(|row| row[column_index]));
+}
+
+/// [`deltas::put_narrow`], compiled as [`put_deltas`] is.
+#[inline]
+pub fn put_narrow_deltas(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
+    #[cfg(target_arch = "x86_64")]
+    if x86::has_instructions() {
+        // SAFETY: `has_instructions` has looked for all the features.
+        return unsafe { x86::put_narrow_deltas(values, out) };
+    }
+    deltas::put_narrow(values, out)
 }
 
 /// [`deltas::put`], compiled for the processor's wide vectors where it has them: it takes eight values at a time then.
@@ -271,7 +324,7 @@ fn place_of(mut bits: u64, below: usize) -> usize {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Added, LANES, Marks, RowCell, Rows, Taken, find_cells_by};
+    use super::{Added, COLUMNS_MAX, LANES, Marks, RowCell, Rows, Taken, find_cells_by, gather_plain};
     use crate::engine::{cell, deltas};
 
     /// What is needed came with Ice Lake and Zen 4.
@@ -385,7 +438,40 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
-    #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
+    pub(super) fn put_narrow_deltas(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
+        deltas::put_narrow(values, out)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there are few columns")]
+    pub(super) fn gather(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
+        // Of 16 rows, which lie in as many vectors as there are columns, cell by cell: where in its vector it is, ...
+        let mut lanes = [0_i32; 16];
+        // ... and for each vector, which cells are from it.
+        let mut from = [0_u16; COLUMNS_MAX];
+        for (row, lane) in lanes.iter_mut().enumerate() {
+            let at = row * columns_count + column_index;
+            *lane = at as i32 % 16;
+            from[at / 16] |= 1 << row;
+        }
+        // SAFETY: it reads 64 bytes, which are the sixteen lanes.
+        let lanes = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
+        let mut rows = cells.chunks_exact(16 * columns_count);
+        column.resize(16 * rows.len(), 0);
+        for (sixteen, rows) in column.as_chunks_mut::<16>().0.iter_mut().zip(&mut rows) {
+            let mut values = _mm512_setzero_si512();
+            for (vector, from) in rows.as_chunks::<16>().0.iter().zip(from) {
+                // SAFETY: it reads 64 bytes, which are the sixteen cells.
+                let vector = unsafe { _mm512_loadu_si512(vector.as_ptr().cast()) };
+                values = _mm512_mask_permutexvar_epi32(values, from, lanes, vector);
+            }
+            // SAFETY: it writes 64 bytes, which are the sixteen cells.
+            unsafe { _mm512_storeu_si512(sixteen.as_mut_ptr().cast(), values) };
+        }
+        gather_plain(rows.remainder(), columns_count, column_index, column);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
     pub(super) fn read_integers(
         bytes: &[u8],
         columns_count: usize,
@@ -393,7 +479,120 @@ mod x86 {
         filled: usize,
         empty: &mut Vec<u32>,
     ) -> Taken {
-        let mut taken = Taken { bytes: 0, filled };
+        let eights = Eights::new();
+        read_by(bytes, columns_count, cells, filled, empty, |found, cells| {
+            let Found { base, before, lanes, ends, mut places, mut negative, .. } = found;
+            let count = ends.count_ones();
+            let mut longs = 0;
+            for (eight, from) in cells.as_chunks_mut::<8>().0.iter_mut().zip((0..count).step_by(8)) {
+                let here = low_byte(u64::from(_bzhi_u32(0xff, count - from)));
+                let (values, long) = eights.values(before, lanes, places, here);
+                let values = _mm512_mask_sub_epi64(values, low_byte(negative), _mm512_setzero_si512(), values);
+                // SAFETY: it writes 64 bytes, which are the eight cells.
+                unsafe { _mm512_storeu_si512(eight.as_mut_ptr().cast(), values) };
+                longs |= u64::from(long) << from;
+                negative >>= 8;
+                places = _mm512_permutexvar_epi8(_mm512_add_epi8(eights.places, splat(8)), places);
+            }
+            longs == 0 || long_integers(bytes, base, ends, longs, cells).is_some()
+        })
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[allow(clippy::cast_possible_truncation, reason = "sixteen bits at a time")]
+    pub(super) fn read_narrow_integers(
+        bytes: &[u8],
+        columns_count: usize,
+        cells: &mut [i32],
+        filled: usize,
+        empty: &mut Vec<u32>,
+    ) -> Taken {
+        let eights = Eights::new();
+        // Two vectors of eight are put together two cells by two, so that is how the cells are shared out.
+        let low_places = _mm512_add_epi8(eights.eights, _mm512_and_si512(eights.eights, splat(6)));
+        let high_places = _mm512_add_epi8(low_places, splat(2));
+        // What digits are, and for all else a byte with its highest bit.
+        let mut before = splat(0x80);
+        let mut digits_before = 0;
+        let mut at_long = false;
+        let taken = read_by(bytes, columns_count, cells, filled, empty, |found, cells| {
+            let Found { lanes, digits, ends, mut places, mut negative, .. } = found;
+            at_long = ends_eight(digits_before, digits) != 0;
+            if at_long {
+                return false;
+            }
+            let lanes = _mm512_mask_sub_epi8(splat(0x80), digits, lanes, splat(b'0'));
+            for (sixteen, _) in cells.as_chunks_mut::<16>().0.iter_mut().zip((0..ends.count_ones()).step_by(16)) {
+                let [low, high] = [low_places, high_places].map(|which| {
+                    let windows = _mm512_add_epi8(_mm512_permutexvar_epi8(which, places), eights.windows);
+                    fours_of(_mm512_permutex2var_epi8(before, windows, lanes))
+                });
+                let fours = _mm512_packus_epi32(low, high);
+                let values = _mm512_madd_epi16(fours, _mm512_set1_epi32(0x0001_2710)); // by 10,000 and 1
+                let values = _mm512_mask_sub_epi32(values, negative as u16, _mm512_setzero_si512(), values);
+                // SAFETY: it writes 64 bytes, which are the sixteen cells.
+                unsafe { _mm512_storeu_si512(sixteen.as_mut_ptr().cast(), values) };
+                negative >>= 16;
+                places = _mm512_permutexvar_epi8(_mm512_add_epi8(eights.places, splat(16)), places);
+            }
+            (before, digits_before) = (lanes, digits);
+            true
+        });
+        Taken { at_long, ..taken }
+    }
+
+    /// What the digits at the end of eight bytes are, which are less than eight: thousands of tens, then ones, 32 bits
+    /// each. Digits are what they mean here, and all else has its highest bit.
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[inline]
+    fn fours_of(eights: __m512i) -> __m512i {
+        // What stands before the cell is at the lower end of each eight. One bit is always set: a compiler that knows of no
+        // shift by 64 makes less of it.
+        let others = _mm512_or_si512(_mm512_and_si512(eights, splat(0x80)), _mm512_set1_epi64(1));
+        let others = _mm512_srlv_epi64(splat(0xff), _mm512_lzcnt_epi64(others));
+        let twos = _mm512_maddubs_epi16(_mm512_andnot_si512(others, eights), _mm512_set1_epi16(0x010a)); // by 10 and 1
+        _mm512_madd_epi16(twos, _mm512_set1_epi32(0x0001_0064)) // by 100 and 1
+    }
+
+    /// The bits among 64 that end a run of eight, which may begin in the 64 before.
+    #[allow(clippy::cast_possible_truncation, reason = "the upper half")]
+    fn ends_eight(before: u64, bits: u64) -> u64 {
+        let bits = u128::from(bits) << 64 | u128::from(before);
+        let twos = bits & bits << 1;
+        let fours = twos & twos << 2;
+        ((fours & fours << 4) >> 64) as u64
+    }
+
+    /// Cells among 64 bytes.
+    struct Found {
+        /// Where these begin.
+        base: usize,
+        /// The 64 before them.
+        before: __m512i,
+        lanes: __m512i,
+        digits: u64,
+        /// What follows a cell.
+        ends: u64,
+        /// Where in them that is.
+        places: __m512i,
+        /// Which cells begin with a minus, cell by cell.
+        negative: u64,
+    }
+
+    /// What `read_integers` and `read_narrow_integers` share. `values` writes what the cells that were found are, and says whether it could.
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
+    fn read_by<T>(
+        bytes: &[u8],
+        columns_count: usize,
+        cells: &mut [T],
+        filled: usize,
+        empty: &mut Vec<u32>,
+        mut values: impl FnMut(Found, &mut [T]) -> bool,
+    ) -> Taken {
+        let places = Eights::new().places;
+        let mut taken = Taken { bytes: 0, filled, at_long: false };
         // Which of the next 64 cells end a row, by the column of the first of them.
         let mut row_ends_from = [0_u64; LANES];
         for (column, row_ends) in row_ends_from[..columns_count].iter_mut().enumerate() {
@@ -401,16 +600,20 @@ mod x86 {
                 *row_ends |= 1 << cell;
             }
         }
-        let eights = Eights::new();
+        // The column of a cell that has so many before it.
+        let mut columns = [0_u8; 2 * LANES];
+        for (column, of) in (0..columns_count as u8).cycle().zip(&mut columns) {
+            *of = column;
+        }
         let mut before = _mm512_setzero_si512();
         let mut column = 0;
         let mut index = filled;
+        let mut last = None;
         // What the last byte left to the next 64, in the lowest bit: at first it was a row end.
         let (mut after_separator, mut after_row_end) = (1, 1);
         let (mut after_minus, mut after_zero, mut in_negative) = (0, 0, 0);
         for (base, lanes) in (0..).step_by(LANES).zip(bytes.as_chunks::<LANES>().0) {
-            // The last eight cells are written whole.
-            if cells.len() - index < LANES + 8 {
+            if cells.len() - index < LANES {
                 break;
             }
             let (lanes, _) = load(lanes);
@@ -437,21 +640,10 @@ mod x86 {
             }
 
             let (ran, beyond) = (minuses | in_negative).overflowing_add(!separators);
-            let mut negative = _pext_u64(ran & separators, ends);
-            let mut places = _mm512_maskz_compress_epi8(ends, eights.places);
-            let cells_here = &mut cells[index..index + LANES + 8];
-            let mut longs = 0;
-            for (eight, from) in cells_here.as_chunks_mut::<8>().0.iter_mut().zip((0..count).step_by(8)) {
-                let here = low_byte(u64::from(_bzhi_u32(0xff, count - from)));
-                let (values, long) = eights.values(before, lanes, places, here);
-                let values = _mm512_mask_sub_epi64(values, low_byte(negative), _mm512_setzero_si512(), values);
-                // SAFETY: it writes 64 bytes, which are the eight cells.
-                unsafe { _mm512_storeu_si512(eight.as_mut_ptr().cast(), values) };
-                longs |= u64::from(long) << from;
-                negative >>= 8;
-                places = _mm512_permutexvar_epi8(_mm512_add_epi8(eights.places, splat(8)), places);
-            }
-            if longs != 0 && long_integers(bytes, base, ends, longs, cells_here).is_none() {
+            let negative = _pext_u64(ran & separators, ends);
+            let places = _mm512_maskz_compress_epi8(ends, places);
+            let found = Found { base, before, lanes, digits, ends, places, negative };
+            if !values(found, &mut cells[index..index + LANES]) {
                 break;
             }
             let empties = _pext_u64(ends & after_separators, ends);
@@ -460,11 +652,9 @@ mod x86 {
             }
 
             index += count as usize;
-            column = (column + count as usize) % columns_count;
+            column = usize::from(columns[column + count as usize]);
             if row_ends != 0 {
-                let behind = u64::MAX.checked_shl(64 - row_ends.leading_zeros()).unwrap_or(0);
-                taken.bytes = base + 64 - row_ends.leading_zeros() as usize;
-                taken.filled = index - (ends & behind).count_ones() as usize;
+                last = Some((base, row_ends, ends, index));
             }
             after_separator = separators >> 63;
             after_row_end = all_row_ends >> 63;
@@ -472,6 +662,11 @@ mod x86 {
             after_zero = first_zeros >> 63;
             in_negative = u64::from(beyond);
             before = lanes;
+        }
+        if let Some((base, row_ends, ends, index)) = last {
+            let behind = u64::MAX.checked_shl(64 - row_ends.leading_zeros()).unwrap_or(0);
+            taken.bytes = base + 64 - row_ends.leading_zeros() as usize;
+            taken.filled = index - (ends & behind).count_ones() as usize;
         }
         // The cells of a row that is not whole come again with it.
         while empty.last().is_some_and(|last| *last as usize >= taken.filled) {
@@ -807,6 +1002,149 @@ mod tests {
             assert_eq!(range, values.iter().copied().min().zip(values.iter().copied().max()));
             assert_eq!(wide, plain, "{count} values of {} bits", 64 - bits);
         }
+    }
+
+    #[test]
+    fn narrow_deltas_are_the_same_bytes() {
+        for round in 0..3000 {
+            let mut random = fastrand::Rng::with_seed(round);
+            let end = i64::from(deltas::NARROW_END);
+            let bits = random.u32(0..31);
+            let values: Vec<i64> = (0..round % 600).map(|_| random.i64(1 - end..end) >> bits).collect();
+            let narrow: Vec<_> = values.iter().map(|value| i32::try_from(*value).unwrap()).collect();
+            let mut bytes = [Vec::new(), Vec::new(), Vec::new()];
+            let ranges = [
+                deltas::put(&values, &mut bytes[0]),
+                deltas::put_narrow(&narrow, &mut bytes[1]),
+                put_narrow_deltas(&narrow, &mut bytes[2]),
+            ];
+            assert_eq!(ranges, [ranges[0]; 3]);
+            assert!(bytes[1] == bytes[0] && bytes[2] == bytes[0], "{} values, shifted by {bits}", values.len());
+        }
+    }
+
+    #[test]
+    fn deltas_of_every_width_are_packed_bit_by_bit() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for width in 0..=32 {
+            // From `-height` to `height` and back: differences of four times that. The smallest widths have no room to go back.
+            let height = (1_i64 << width) / 4 - 1;
+            let most = if width < 3 { (1 << width) - 1 } else { 4 * height };
+            let mut values = vec![if width < 3 { 0 } else { -height }];
+            for index in 1..=256 {
+                let last = values[index - 1];
+                values.push(match (width, index % 64) {
+                    (0..3, 0) => last,
+                    (0..3, 1) => last + most,
+                    (0..3, _) => last + random.i64(0..=most),
+                    (_, 0..4) if index % 2 == 0 => -height,
+                    (_, 0..4) => height,
+                    _ if index % 2 == 0 => -random.i64(0..=height),
+                    _ => random.i64(0..=height),
+                });
+            }
+            let least = values.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
+            let expected: Vec<_> = values.windows(2).map(|pair| pair[1] - pair[0] - least).collect();
+            let narrow: Vec<_> = values.iter().map(|value| i32::try_from(*value).unwrap()).collect();
+            let mut bytes = [Vec::new(), Vec::new(), Vec::new()];
+            deltas::put(&values, &mut bytes[0]);
+            deltas::put_narrow(&narrow, &mut bytes[1]);
+            put_narrow_deltas(&narrow, &mut bytes[2]);
+            let mut bits = vec![0_u8; 256 / 8 * width];
+            for (index, offset) in expected.iter().enumerate() {
+                for bit in (0..width).filter(|bit| offset >> bit & 1 == 1) {
+                    bits[(index * width + bit) / 8] |= 1 << ((index * width + bit) % 8);
+                }
+            }
+            for bytes in bytes {
+                let (head, packed) = bytes.split_at(bytes.len() - bits.len());
+                assert!(head.ends_with(&[u8::try_from(width).unwrap(); 4]), "width {width}: {head:?}");
+                assert_eq!(packed, bits, "width {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn seven_digits_are_narrow_and_eight_are_not_wherever_they_stand() {
+        for (cell, is_narrow) in [("9999999", true), ("-9999999", true), ("10000000", false), ("-10000000", false)] {
+            for before in 0..2 * LANES {
+                // Empty lines are no rows.
+                let (shift, rows_before) = ("\n".repeat(before % 4), "1,2\n".repeat(before / 4));
+                let rows = format!("{shift}{rows_before}{cell},1\n2,{cell}\n{}", "4,5\n".repeat(40));
+                let (mut cells, mut empty) = (vec![0; 400], Vec::new());
+                let taken = read_narrow_integers(rows.as_bytes(), 2, &mut cells, 0, &mut empty);
+                if serves(2) {
+                    assert_eq!(taken.at_long, !is_narrow, "{rows:?}");
+                }
+                let found = cells[..taken.filled].iter().any(|found| found.to_string() == cell);
+                assert_eq!(found, is_narrow && serves(2), "{rows:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_column_is_gathered_alike() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let (mut column, mut plain) = (Vec::new(), Vec::new());
+        for _ in 0..2000 {
+            let columns_count = random.usize(1..=COLUMNS_MAX + 2);
+            let cells: Vec<_> = (0..columns_count * random.usize(..100)).map(|_| random.i32(..)).collect();
+            let column_index = random.usize(..columns_count);
+            gather(&cells, columns_count, column_index, &mut column);
+            plain.clear();
+            gather_plain(&cells, columns_count, column_index, &mut plain);
+            assert_eq!(column, plain, "column {column_index} of {columns_count}");
+        }
+    }
+
+    #[test]
+    fn narrow_cells_are_what_wide_ones_are() {
+        let (mut short, mut long) = (0, 0);
+        for seed in 0..6000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let columns_count = random.usize(1..=COLUMNS_MAX);
+            // Long cells are rare, so that some stand across 64 bytes and their neighbours.
+            let bits = [54, 44, 41, 36][random.usize(..4)];
+            let mut rows = Vec::new();
+            while rows.len() < 400 {
+                let cell = |_| match random.u8(..20) {
+                    0 => String::new(),
+                    1 => (random.i64(..) >> 36).to_string(),
+                    _ => (random.i64(..) >> bits).to_string(),
+                };
+                rows.extend((0..columns_count).map(cell).collect::<Vec<_>>().join(",").bytes());
+                rows.push(b'\n');
+            }
+            if random.u8(..4) == 0 {
+                let at = random.usize(..rows.len());
+                rows[at] = *b",,\n\r\"-0+ x\xff\0.:/"[..].get(random.usize(..16)).unwrap_or(&b'1');
+            }
+            let filled = random.usize(..3) * columns_count;
+            let (mut cells, mut narrow) = (vec![7_i64; 1200], vec![7_i32; 1200]);
+            let (mut empty, mut narrow_empty) = (Vec::new(), Vec::new());
+            let wide = read_integers(&rows, columns_count, &mut cells, filled, &mut empty);
+            let taken = read_narrow_integers(&rows, columns_count, &mut narrow, filled, &mut narrow_empty);
+            let shown = String::from_utf8_lossy(&rows);
+            if taken.at_long {
+                // It stops at the row that ends in the 64 bytes where the eighth digit is, or was to end there.
+                let is_eighth = |at: &usize| rows[at - 7..=*at].iter().all(u8::is_ascii_digit);
+                let eighth = (7..rows.len()).find(is_eighth).expect("a long cell");
+                let before = &rows[..eighth / LANES * LANES];
+                let row = before.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |end| end + 1);
+                // What ends empty lines may be left.
+                let left = rows[..row].get(taken.bytes..).expect("no row of them is taken");
+                assert!(left.iter().all(|byte| matches!(byte, b'\n' | b'\r')), "seed {seed}: {shown:?}");
+                empty.retain(|index| (*index as usize) < taken.filled);
+                long += 1;
+            } else {
+                assert_eq!(taken, wide, "seed {seed}: {shown:?}");
+                short += taken.filled;
+            }
+            let widened: Vec<_> = narrow[..taken.filled].iter().copied().map(i64::from).collect();
+            assert_eq!(widened, cells[..taken.filled], "seed {seed}: {shown:?}");
+            assert_eq!(narrow_empty, empty, "seed {seed}: {shown:?}");
+        }
+        assert!(!serves(1) || short > 5000 && long > 1000, "{short} cells, {long} stops");
     }
 
     #[test]

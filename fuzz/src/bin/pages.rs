@@ -1,5 +1,5 @@
 //! Parquet pages: any bytes are taken or not, and never more rows than there may be; and integers packed with the wide
-//! vectors are byte for byte what they are without, and add up to what they were.
+//! vectors, or as narrow ones, are byte for byte what they are without, and add up to what they were.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -29,4 +29,12 @@ fuzz_target!(|input: &[u8]| {
     let (mut wide, mut plain) = (Vec::new(), Vec::new());
     assert_eq!(simd::put_deltas(&values, &mut wide), deltas::put(&values, &mut plain));
     assert_eq!(wide, plain);
+
+    let is_narrow = |value: &i64| value.unsigned_abs() < deltas::NARROW_END.into();
+    let narrow: Option<Vec<i32>> = values.iter().map(|value| is_narrow(value).then_some(*value as i32)).collect();
+    if let Some(narrow) = narrow {
+        let (mut wide, mut safe) = (Vec::new(), Vec::new());
+        assert_eq!(simd::put_narrow_deltas(&narrow, &mut wide), deltas::put_narrow(&narrow, &mut safe));
+        assert!(wide == plain && safe == plain);
+    }
 });
