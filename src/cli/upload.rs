@@ -35,13 +35,24 @@ use super::{
     parts::{ReceiptJson, file_bytes},
     print_error, rows_text, style, write_json,
 };
-use crate::api::grpc::{
-    adapter::{MESSAGE_HEAD_BYTES_MAX, message_head},
-    pb::tally::{Receipt, tally_client::TallyClient},
+use crate::{
+    api::grpc::{
+        adapter::{MESSAGE_HEAD_BYTES_MAX, message_head},
+        pb::tally::{Receipt, tally_client::TallyClient},
+    },
+    limits::WIDE_FRAME_BYTES_MAX,
 };
 
-/// Bytes of a message, which brings a block of a file.
-const MESSAGE_BYTES: usize = 256 * 1024;
+/// Bytes of a block of a file, which a message brings: whole pages of the page cache, as many as fit in HTTP/2 frames of the
+/// length that a server of ours likes best, without a short one at the end.
+const BLOCK_BYTES: usize = (4 * WIDE_FRAME_BYTES_MAX - MESSAGE_HEAD_BYTES_MAX) / 4096 * 4096;
+/// A block stands in its buffer at a multiple of these bytes, as it does in the page cache. There are processors (AMD EPYC of
+/// the fourth generation) whose `rep movsb`, which the kernel copies with, takes eight times as long if the one stands a
+/// few bytes behind the other, seen from where pages begin: 3 GB/s for 26.
+const CACHE_LINE_BYTES: usize = 64;
+const _: () = assert!(MESSAGE_HEAD_BYTES_MAX <= CACHE_LINE_BYTES);
+/// Bytes of a buffer: room for the message's head and to begin the block where it should, then the block.
+const BUFFER_BYTES: usize = 2 * CACHE_LINE_BYTES + BLOCK_BYTES;
 /// Blocks of one file that are read ahead of the network.
 const BLOCKS_AHEAD_MAX: usize = 2;
 /// Buffers of one file that wait to be used again.
@@ -52,7 +63,7 @@ const STDIN: &str = "-";
 /// Upload CSV files, each becomes one part of the table
 ///
 /// A file is RFC 4180 CSV with a header row, comma separated, UTF-8, of any size; it is sent in
-/// messages of 256 KiB and never held in memory. A part counts once its line is printed: by then it
+/// messages of 252 KiB and never held in memory. A part counts once its line is printed: by then it
 /// is safe on the server's disk. A file that the server refuses leaves nothing behind and does
 /// not stop the others, but the exit code is 1.
 #[derive(Debug, Args)]
@@ -277,7 +288,7 @@ fn read_in_background(
         // Buffers come back once they are sent: one that was used just now is still in the cache.
         let (back, spare) = sync_channel(BUFFERS_MAX);
         loop {
-            let buffer = spare.try_recv().unwrap_or_else(|_none| vec![0; MESSAGE_BYTES]);
+            let buffer = spare.try_recv().unwrap_or_else(|_none| vec![0; BUFFER_BYTES]);
             let block = match read_block(&mut source, buffer, &back) {
                 Ok(block) => block,
                 Err(error) => {
@@ -310,8 +321,9 @@ fn read_in_background(
 /// What is there, up to a full block; none at the end. A pipe that fills slowly does not wait for a full block, for the
 /// server gives up on who sends nothing.
 fn read_block(source: &mut impl Read, mut buffer: Vec<u8>, back: &SyncSender<Vec<u8>>) -> io::Result<Option<Block>> {
+    let block_at = CACHE_LINE_BYTES + buffer.as_ptr().align_offset(CACHE_LINE_BYTES).min(CACHE_LINE_BYTES);
     let data_bytes = loop {
-        match source.read(&mut buffer[MESSAGE_HEAD_BYTES_MAX..]) {
+        match source.read(&mut buffer[block_at..block_at + BLOCK_BYTES]) {
             Ok(0) => return Ok(None),
             Ok(bytes) => break bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -319,8 +331,8 @@ fn read_block(source: &mut impl Read, mut buffer: Vec<u8>, back: &SyncSender<Vec
         }
     };
     let head = message_head(data_bytes);
-    let range = MESSAGE_HEAD_BYTES_MAX - head.len()..MESSAGE_HEAD_BYTES_MAX + data_bytes;
-    buffer[range.start..MESSAGE_HEAD_BYTES_MAX].copy_from_slice(&head);
+    let range = block_at - head.len()..block_at + data_bytes;
+    buffer[range.start..block_at].copy_from_slice(&head);
     let message = Bytes::from_owner(Lent { buffer, range, back: back.clone() });
     Ok(Some(Block { message, data_bytes }))
 }
@@ -434,8 +446,6 @@ mod tests {
         }
     }
 
-    const BLOCK_BYTES: usize = MESSAGE_BYTES - MESSAGE_HEAD_BYTES_MAX;
-
     #[tokio::test]
     async fn a_file_is_cut_into_messages() -> io::Result<()> {
         for (bytes, expected) in [
@@ -464,7 +474,7 @@ mod tests {
     fn a_buffer_comes_back_once_its_message_is_sent() -> io::Result<()> {
         let (back, spare) = sync_channel(1);
         let mut disk = Disk { bytes: 2 * BLOCK_BYTES + 5, fails: false };
-        let buffer = vec![0; MESSAGE_BYTES];
+        let buffer = vec![0; BUFFER_BYTES];
         let memory = buffer.as_ptr();
         let first = read_block(&mut disk, buffer, &back)?.expect("a block").message;
         let half = first.slice(7..9);
@@ -472,14 +482,14 @@ mod tests {
         assert!(spare.try_recv().is_err(), "a part of it is not sent yet");
         drop(half);
         let buffer = spare.try_recv().expect("it came back");
-        assert_eq!((buffer.as_ptr(), buffer.len()), (memory, MESSAGE_BYTES));
+        assert_eq!((buffer.as_ptr(), buffer.len()), (memory, BUFFER_BYTES));
 
         // More than anybody waits for are freed, and all once the file is read.
         let second = read_block(&mut disk, buffer, &back)?.expect("a block").message;
-        let third = read_block(&mut disk, vec![0; MESSAGE_BYTES], &back)?.expect("a block").message;
+        let third = read_block(&mut disk, vec![0; BUFFER_BYTES], &back)?.expect("a block").message;
         drop((second, third));
         assert!(spare.try_recv().is_ok() && spare.try_recv().is_err());
-        assert!(read_block(&mut disk, vec![0; MESSAGE_BYTES], &back)?.is_none());
+        assert!(read_block(&mut disk, vec![0; BUFFER_BYTES], &back)?.is_none());
         Ok(())
     }
 
