@@ -46,15 +46,17 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
         }
         for (index, offsets) in offsets.iter().enumerate() {
             let width = out[widths_at + index];
-            if width > 32 {
-                pack(offsets, width.into(), out);
-                continue;
+            match width {
+                0 => {}
+                1..=32 => {
+                    let mut pairs = [0; PAIRS];
+                    for (pair, two) in pairs.iter_mut().zip(offsets.as_chunks::<2>().0) {
+                        *pair = two[0] | two[1] << width;
+                    }
+                    put_pairs(&pairs, width, out);
+                }
+                _ => pack(offsets, width.into(), out),
             }
-            let mut pairs = [0; PAIRS];
-            for (pair, two) in pairs.iter_mut().zip(offsets.as_chunks::<2>().0) {
-                *pair = two[0] | two[1] << width;
-            }
-            put_pairs(&pairs, width, out);
         }
         start += BLOCK_VALUES;
     }
@@ -96,6 +98,9 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
         }
         out.extend_from_slice(&widths);
         for (width, offsets) in widths.into_iter().zip(offsets.as_chunks::<MINIBLOCK_VALUES>().0) {
+            if width == 0 {
+                continue;
+            }
             let mut pairs = [0; PAIRS];
             for (pair, two) in pairs.iter_mut().zip(offsets.as_chunks::<2>().0) {
                 *pair = u64::from(two[0]) | u64::from(two[1]) << width;

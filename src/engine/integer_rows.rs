@@ -3,7 +3,7 @@
 //!
 //! As long as its cells are short a table keeps them in 32 bits, sixteen to a vector; from the first longer one on in 64,
 //! until all of a table's cells were short again. A cell of bigdata's takes 1.4 ns so, from its text to the page, and in 64
-//! bits 2.4 (read 0.9 and 1.1, gathered to columns 0.2 and 0.4, packed 0.4 and 0.9).
+//! bits 2.3 (read 0.9 and 1.1, gathered to columns 0.2 and 0.4, packed 0.4 and 0.8).
 //!
 //! Memory: for a cell 8 bytes, 8 more for an empty one, and 8 while a column is gathered.
 
