@@ -461,6 +461,8 @@ mod tests {
             assert_eq!(blocks.iter().map(|block| block.data_bytes).collect::<Vec<_>>(), expected);
             for block in blocks {
                 let mut message = block.message;
+                let block_at = message.as_ptr().addr() + message.len() - block.data_bytes;
+                assert_eq!(block_at % CACHE_LINE_BYTES, 0, "{bytes} bytes");
                 assert_eq!((message.get_u8(), message.get_u32() as usize), (0, message.len()));
                 let chunk = UploadChunk::decode(message).expect("a message");
                 assert_eq!(chunk.data, vec![b'7'; block.data_bytes]);
