@@ -18,6 +18,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
+    hash::Hasher,
     io::{self, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -28,7 +29,7 @@ use std::{
 };
 
 use rustix::fs::FallocateFlags;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use super::{
     part::{FORMAT_VERSION, FileInfo, Format, Part, PartId, Receipt},
@@ -92,7 +93,7 @@ pub struct Draft {
     reserved_bytes: u64,
     /// Whether all of it is safe.
     synced: bool,
-    checksum: Box<Xxh3>,
+    checksum: Box<XxHash3_64>,
     failure: Arc<OnceLock<io::ErrorKind>>,
 }
 
@@ -600,8 +601,8 @@ impl Store {
 }
 
 /// A checksum as receipts have it.
-pub(super) fn checksum_text(hash: &Xxh3) -> String {
-    format!("{:016x}", hash.digest())
+pub(super) fn checksum_text(hash: &XxHash3_64) -> String {
+    format!("{:016x}", hash.finish())
 }
 
 /// The one line of a file that holds a secret, without its end. Errors: it has none, or more than fits.
@@ -896,7 +897,7 @@ impl Write for Draft {
         }
         let written = written?;
         self.synced = false;
-        self.checksum.update(&bytes[..written]);
+        self.checksum.write(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)
     }
@@ -1184,8 +1185,8 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let store = store(&folder);
         let all: Vec<u8> = (0..300_007_u32).map(|number| number.to_le_bytes()[1]).collect();
-        let (held, mut checksum) = (DRAFT_BYTES_HELD, Xxh3::new());
-        checksum.update(&all);
+        let (held, mut checksum) = (DRAFT_BYTES_HELD, XxHash3_64::new());
+        checksum.write(&all);
         for piece_bytes in [1, 1000, held / 8, held - 1, held, held + 1, 3 * held, all.len()] {
             let mut draft = store.draft().expect("a draft");
             for piece in all.chunks(piece_bytes) {

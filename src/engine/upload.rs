@@ -11,13 +11,13 @@
 //! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
 //! and nothing else held.
 
-use std::{io, sync::Arc};
+use std::{hash::Hasher, io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::join, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::{
     Engine,
@@ -73,10 +73,10 @@ pub(super) fn blocks_of(engine: &Engine, file: Reader) -> impl Stream<Item = Res
 
 /// The checksum of a file, as receipts have it, read slice by slice.
 pub(super) async fn checksum(engine: &Engine, file: &Reader) -> Result<String, Error> {
-    let mut hash = Box::new(Xxh3::new());
+    let mut hash = Box::new(XxHash3_64::new());
     let mut blocks = blocks_of(engine, file.clone());
     while let Some(block) = blocks.next().await {
-        hash.update(&block?);
+        hash.write(&block?);
     }
     Ok(checksum_text(&hash))
 }
@@ -326,13 +326,13 @@ fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
 
 /// The same header kept once for all parts that have it; none if there is no room for another.
 pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
-    let mut hash = Xxh3::new();
+    let mut hash = XxHash3_128::new();
     for (name, column_type) in schema.columns() {
-        hash.update(&(name.len() as u64).to_le_bytes());
-        hash.update(name.as_bytes());
-        hash.update(&[*column_type as u8]);
+        hash.write(&(name.len() as u64).to_le_bytes());
+        hash.write(name.as_bytes());
+        hash.write(&[*column_type as u8]);
     }
-    let hash = hash.digest128();
+    let hash = hash.finish_128();
     if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
         // Compared outside of the lock: a header can be long.
         return (*kept == schema).then_some(kept);
