@@ -1,29 +1,30 @@
-//! `tally upload`: files to the server, several side by side, a few blocks of each in memory, and of the next one.
+//! `tally upload`: files to the server, several side by side, a few blocks of each in memory.
 
 use std::{
     collections::VecDeque,
+    fs::File,
     future::pending,
-    io::{self, Read, Write},
+    io::{self, IoSliceMut, Read, Write},
     ops::Range,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        mpsc::{SyncSender, sync_channel},
-    },
+    sync::Arc,
     thread,
 };
 
 use bytes::Bytes;
 use clap::{Args, value_parser};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use indicatif::{MultiProgress, ProgressBar};
+use rustix::io::{ReadWriteFlags, preadv2};
 use serde::Serialize;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
-    task::JoinHandle,
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
 };
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service as _, ServiceExt as _, service_fn};
@@ -53,9 +54,9 @@ const CACHE_LINE_BYTES: usize = 64;
 const _: () = assert!(MESSAGE_HEAD_BYTES_MAX <= CACHE_LINE_BYTES);
 /// Bytes of a buffer: room for the message's head and to begin the block where it should, then the block.
 const BUFFER_BYTES: usize = 2 * CACHE_LINE_BYTES + BLOCK_BYTES;
-/// Blocks of one file that are read ahead of the network.
+/// Blocks of a pipe that are read ahead of the network.
 const BLOCKS_AHEAD_MAX: usize = 2;
-/// Buffers of one file that wait to be used again.
+/// Buffers that wait to be used again, for each file that is sent at once.
 const BUFFERS_MAX: usize = BLOCKS_AHEAD_MAX + 2;
 /// The name that means standard input.
 const STDIN: &str = "-";
@@ -130,30 +131,19 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
     }
 
     let progress = Progress::new(files.len());
+    let buffers = Buffers::new(channels.len());
     let mut failed = false;
-    // While the last bytes of a file are on their way, the next one is opened and begun.
-    let source_read = Arc::new(Notify::new());
     let mut files = files.into_iter();
-    let mut open_next = || files.next().map(|file| (file.clone(), tokio::spawn(open(file, Arc::clone(&source_read)))));
-    let mut ahead = None;
     let mut running = stream::FuturesUnordered::new();
     loop {
         // As many files run as there are connections; a finished one gives its connection to the next.
-        while let Some(channel) = channels.pop_front() {
-            let Some((file, opening)) = ahead.take().or_else(&mut open_next) else {
-                channels.push_front(channel);
-                break;
-            };
-            running.push(upload(channel, &server, file, opening, &progress));
+        while !channels.is_empty()
+            && let Some(file) = files.next()
+            && let Some(channel) = channels.pop_front()
+        {
+            running.push(upload(channel, &server, file, &buffers, &progress));
         }
-        let finished = tokio::select! {
-            () = source_read.notified() => {
-                ahead = ahead.or_else(&mut open_next);
-                continue;
-            }
-            finished = running.next() => finished,
-        };
-        let Some((file, channel, outcome)) = finished else {
+        let Some((file, channel, outcome)) = running.next().await else {
             break;
         };
         channels.push_back(channel);
@@ -194,18 +184,17 @@ async fn upload(
     channel: Channel,
     server: &ServerAddr,
     file: PathBuf,
-    opening: JoinHandle<io::Result<Reading>>,
+    buffers: &Buffers,
     progress: &Progress,
 ) -> (PathBuf, Channel, Result<Receipt, Failure>) {
-    let outcome = match opening.await {
-        Ok(Ok(reading)) => {
+    let outcome = match open(&file, buffers.clone()).await {
+        Ok(reading) => {
             let bar = progress.start(&file, reading.bytes);
             let outcome = send(channel.clone(), server, reading, bar.clone()).await;
             progress.finish(&bar);
             outcome
         }
-        Ok(Err(error)) => Err(Failure::Input(error)),
-        Err(panic) => Err(Failure::Internal(panic.to_string())),
+        Err(error) => Err(Failure::Input(error)),
     };
     progress.count();
     (file, channel, outcome)
@@ -239,8 +228,6 @@ fn broken(status: Status) -> Body {
     Body::new(StreamBody::new(stream::iter([Err::<Frame<Bytes>, _>(status)])))
 }
 
-type Source = Box<dyn Read + Send>;
-
 /// A file that is being read.
 struct Reading {
     blocks: BoxStream<'static, Block>,
@@ -250,19 +237,71 @@ struct Reading {
     bytes: Option<u64>,
 }
 
-/// Begins to read a file, and tells once it was read to its end.
-async fn open(file: PathBuf, source_read: Arc<Notify>) -> io::Result<Reading> {
-    let (source, bytes): (Source, _) = if is_stdin(&file) {
-        (Box::new(io::stdin()), None)
+async fn open(file: &Path, buffers: Buffers) -> io::Result<Reading> {
+    if is_stdin(file) {
+        return Reading::ahead(io::stdin(), buffers);
+    }
+    // Not by std: a named pipe opens when somebody writes, and the other files must not wait for that.
+    let file = tokio::fs::File::open(file).await?;
+    let metadata = file.metadata().await?;
+    let file = file.into_std().await;
+    if metadata.is_file() {
+        Ok(Reading::in_place(file, metadata.len(), buffers))
     } else {
-        // Not by std: a named pipe opens when somebody writes, and the other files must not wait for that.
-        let file = tokio::fs::File::open(file).await?;
-        let metadata = file.metadata().await?;
-        let bytes = metadata.is_file().then_some(metadata.len());
-        (Box::new(file.into_std().await), bytes)
-    };
-    let (blocks, failure) = read_in_background(source, source_read)?;
-    Ok(Reading { blocks: blocks.boxed(), failure, bytes })
+        Reading::ahead(file, buffers)
+    }
+}
+
+impl Reading {
+    /// Reads a file where it is sent, block by block as the network takes them: what has just come into the processor's
+    /// cache is sent from there, and no other thread is woken for it.
+    fn in_place(file: File, bytes: u64, buffers: Buffers) -> Self {
+        let file = Arc::new(file);
+        let read = stream::unfold(0, move |offset| {
+            let (file, buffers) = (Arc::clone(&file), buffers.clone());
+            async move {
+                let block = block_at(file, offset, &buffers).await;
+                let data_bytes = block.as_ref().map_or(0, |block| block.as_ref().map_or(0, |block| block.data_bytes));
+                Some((block, offset + data_bytes as u64))
+            }
+        });
+        Self::of(read, Some(bytes))
+    }
+
+    /// Reads what others write, which may be slow, on a thread of its own, which waits where the network is slower. The
+    /// thread is none of tokio's, whose runtime would wait for it at the end of the process, and standard input may never
+    /// say another byte.
+    fn ahead(mut source: impl Read + Send + 'static, buffers: Buffers) -> io::Result<Self> {
+        let (sender, mut read) = mpsc::channel(BLOCKS_AHEAD_MAX);
+        let read_all = move || {
+            loop {
+                let block = next_block(&mut source, &buffers);
+                let last = !matches!(block, Ok(Some(_)));
+                if sender.blocking_send(block).is_err() || last {
+                    return; // sending fails when the call is over before the file is
+                }
+            }
+        };
+        thread::Builder::new().name("read".to_owned()).spawn(read_all)?;
+        Ok(Self::of(stream::poll_fn(move |context| read.poll_recv(context)), None))
+    }
+
+    /// To the server a stream that ends is a whole file, so after an error the stream goes silent and never ends: half a
+    /// file cannot become a part.
+    fn of(read: impl Stream<Item = io::Result<Option<Block>>> + Send + 'static, bytes: Option<u64>) -> Self {
+        let (failed, failure) = oneshot::channel();
+        let blocks = stream::unfold((read.boxed(), failed), |(mut read, failed)| async move {
+            match read.next().await {
+                Some(Ok(block)) => block.map(|block| (block, (read, failed))),
+                Some(Err(error)) => {
+                    let _ = failed.send(error);
+                    pending().await
+                }
+                None => pending().await,
+            }
+        });
+        Self { blocks: blocks.boxed(), failure, bytes }
+    }
 }
 
 /// Some bytes of a file as a message on its way.
@@ -272,76 +311,92 @@ struct Block {
     data_bytes: usize,
 }
 
-/// Reads `source` on a thread of its own, which waits where the network is slower. Gives the blocks and, should
-/// reading fail, the error. Tells once all is read.
-///
-/// To the server a stream that ends is a whole file, so after an error the stream goes silent and never ends: half a
-/// file cannot become a part. The thread is none of tokio's, whose runtime would wait for it at the end of the
-/// process, and standard input may never say another byte.
-fn read_in_background(
-    mut source: Source,
-    source_read: Arc<Notify>,
-) -> io::Result<(impl Stream<Item = Block> + Send + 'static, oneshot::Receiver<io::Error>)> {
-    let (blocks, received) = mpsc::channel(BLOCKS_AHEAD_MAX);
-    let (failure, failed) = oneshot::channel();
-    let read = move || {
-        // Buffers come back once they are sent: one that was used just now is still in the cache.
-        let (back, spare) = sync_channel(BUFFERS_MAX);
-        loop {
-            let buffer = spare.try_recv().unwrap_or_else(|_none| vec![0; BUFFER_BYTES]);
-            let block = match read_block(&mut source, buffer, &back) {
-                Ok(block) => block,
-                Err(error) => {
-                    let _ = failure.send(error);
-                    return;
-                }
+/// What a file has from there, up to a full block; none at its end. What is in the page cache is read here, and only the
+/// rest by another thread, which waits for the disk.
+async fn block_at(file: Arc<File>, offset: u64, buffers: &Buffers) -> io::Result<Option<Block>> {
+    let mut buffer = buffers.take();
+    let range = block_range(&buffer);
+    let cached = preadv2(&file, &mut [IoSliceMut::new(&mut buffer[range.clone()])], offset, ReadWriteFlags::NOWAIT);
+    let data_bytes = match cached {
+        Ok(data_bytes) if data_bytes > 0 => data_bytes,
+        // Not there, or not known, or an error, which comes again; or the end, and some kernels take what is not there for it.
+        _ => {
+            let read = move || {
+                let data_bytes = uninterrupted(|| file.read_at(&mut buffer[range.clone()], offset))?;
+                Ok::<_, io::Error>((buffer, data_bytes))
             };
-            let last = block.is_none();
-            if last {
-                source_read.notify_one();
-            }
-            let sent = blocks.blocking_send(block);
-            if last || sent.is_err() {
-                return; // sent fails when the call is over before the file is
-            }
+            let data_bytes;
+            (buffer, data_bytes) = spawn_blocking(read).await??;
+            data_bytes
         }
     };
-    thread::Builder::new().name("read".to_owned()).spawn(read)?;
-
-    let stream = stream::unfold(received, |mut received| async move {
-        match received.recv().await {
-            Some(Some(block)) => Some((block, received)),
-            Some(None) => None,
-            None => pending().await,
-        }
-    });
-    Ok((stream, failed))
+    Ok(buffers.filled(buffer, data_bytes))
 }
 
 /// What is there, up to a full block; none at the end. A pipe that fills slowly does not wait for a full block, for the
 /// server gives up on who sends nothing.
-fn read_block(source: &mut impl Read, mut buffer: Vec<u8>, back: &SyncSender<Vec<u8>>) -> io::Result<Option<Block>> {
-    let block_at = CACHE_LINE_BYTES + buffer.as_ptr().align_offset(CACHE_LINE_BYTES).min(CACHE_LINE_BYTES);
-    let data_bytes = loop {
-        match source.read(&mut buffer[block_at..block_at + BLOCK_BYTES]) {
-            Ok(0) => return Ok(None),
-            Ok(bytes) => break bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    };
-    let head = message_head(data_bytes);
-    let range = block_at - head.len()..block_at + data_bytes;
-    buffer[range.start..block_at].copy_from_slice(&head);
-    let message = Bytes::from_owner(Lent { buffer, range, back: back.clone() });
-    Ok(Some(Block { message, data_bytes }))
+fn next_block(source: &mut impl Read, buffers: &Buffers) -> io::Result<Option<Block>> {
+    let mut buffer = buffers.take();
+    let range = block_range(&buffer);
+    let data_bytes = uninterrupted(|| source.read(&mut buffer[range.clone()]))?;
+    Ok(buffers.filled(buffer, data_bytes))
 }
 
-/// A message in a buffer that goes back to the reader once the message is sent.
+fn uninterrupted(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
+/// Where a block stands in its buffer.
+fn block_range(buffer: &[u8]) -> Range<usize> {
+    let start = CACHE_LINE_BYTES + buffer.as_ptr().align_offset(CACHE_LINE_BYTES).min(CACHE_LINE_BYTES);
+    start..start + BLOCK_BYTES
+}
+
+/// Buffers that were used and may be again, by any file: one that was used just now is still in the cache.
+#[derive(Clone)]
+struct Buffers {
+    back: Sender<Vec<u8>>,
+    spare: Receiver<Vec<u8>>,
+}
+
+impl Buffers {
+    fn new(files_at_once: usize) -> Self {
+        let (back, spare) = bounded(files_at_once * BUFFERS_MAX);
+        Self { back, spare }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.spare.try_recv().unwrap_or_else(|_none| vec![0; BUFFER_BYTES])
+    }
+
+    /// The message of a buffer whose block has so many bytes; none if it has none.
+    fn filled(&self, mut buffer: Vec<u8>, data_bytes: usize) -> Option<Block> {
+        if data_bytes == 0 {
+            self.give(buffer);
+            return None;
+        }
+        let (head, block_start) = (message_head(data_bytes), block_range(&buffer).start);
+        let range = block_start - head.len()..block_start + data_bytes;
+        buffer[range.start..block_start].copy_from_slice(&head);
+        let message = Bytes::from_owner(Lent { buffer, range, buffers: self.clone() });
+        Some(Block { message, data_bytes })
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        let _ = self.back.try_send(buffer); // if there are enough, it is freed
+    }
+}
+
+/// A message in a buffer that goes back once the message is sent.
 struct Lent {
     buffer: Vec<u8>,
     range: Range<usize>,
-    back: SyncSender<Vec<u8>>,
+    buffers: Buffers,
 }
 
 impl AsRef<[u8]> for Lent {
@@ -352,8 +407,7 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // If the reader has enough, or is gone, it is freed.
-        let _ = self.back.try_send(std::mem::take(&mut self.buffer));
+        self.buffers.give(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -428,13 +482,13 @@ mod tests {
     use super::*;
     use crate::api::grpc::pb::tally::UploadChunk;
 
-    /// A file of so many bytes, and behind them a bad sector if it `fails`.
-    struct Disk {
+    /// A pipe that brings so many bytes, and then breaks if it `fails`.
+    struct Pipe {
         bytes: usize,
         fails: bool,
     }
 
-    impl Read for Disk {
+    impl Read for Pipe {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             if self.bytes == 0 && self.fails {
                 return Err(io::Error::other("bad sector"));
@@ -444,6 +498,23 @@ mod tests {
             self.bytes -= piece;
             Ok(piece)
         }
+    }
+
+    /// So many bytes in a file, and from a pipe.
+    fn readings(bytes: usize) -> io::Result<[Reading; 3]> {
+        let file = || {
+            let mut file = tempfile::tempfile()?;
+            file.write_all(&vec![b'7'; bytes])?;
+            Ok::<_, io::Error>(file)
+        };
+        let cold = file()?;
+        cold.sync_all()?;
+        rustix::fs::fadvise(&cold, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok([
+            Reading::in_place(file()?, 0, Buffers::new(1)),
+            Reading::in_place(cold, 0, Buffers::new(1)),
+            Reading::ahead(Pipe { bytes, fails: false }, Buffers::new(1))?,
+        ])
     }
 
     #[tokio::test]
@@ -456,55 +527,64 @@ mod tests {
             (BLOCK_BYTES, vec![BLOCK_BYTES]),
             (3 * BLOCK_BYTES + 5, vec![BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, 5]),
         ] {
-            let (blocks, failed) = read_in_background(Box::new(Disk { bytes, fails: false }), Arc::default())?;
-            let blocks: Vec<Block> = blocks.collect().await;
-            assert_eq!(blocks.iter().map(|block| block.data_bytes).collect::<Vec<_>>(), expected);
-            for block in blocks {
-                let mut message = block.message;
-                let block_at = message.as_ptr().addr() + message.len() - block.data_bytes;
-                assert_eq!(block_at % CACHE_LINE_BYTES, 0, "{bytes} bytes");
-                assert_eq!((message.get_u8(), message.get_u32() as usize), (0, message.len()));
-                let chunk = UploadChunk::decode(message).expect("a message");
-                assert_eq!(chunk.data, vec![b'7'; block.data_bytes]);
+            for reading in readings(bytes)? {
+                let blocks: Vec<Block> = reading.blocks.collect().await;
+                assert_eq!(blocks.iter().map(|block| block.data_bytes).collect::<Vec<_>>(), expected);
+                for block in blocks {
+                    let mut message = block.message;
+                    let block_at = message.as_ptr().addr() + message.len() - block.data_bytes;
+                    assert_eq!(block_at % CACHE_LINE_BYTES, 0, "{bytes} bytes");
+                    assert_eq!((message.get_u8(), message.get_u32() as usize), (0, message.len()));
+                    let chunk = UploadChunk::decode(message).expect("a message");
+                    assert_eq!(chunk.data, vec![b'7'; block.data_bytes]);
+                }
+                assert!(reading.failure.await.is_err(), "nothing failed");
             }
-            assert!(failed.await.is_err(), "nothing failed");
         }
         Ok(())
     }
 
     #[test]
     fn a_buffer_comes_back_once_its_message_is_sent() -> io::Result<()> {
-        let (back, spare) = sync_channel(1);
-        let mut disk = Disk { bytes: 2 * BLOCK_BYTES + 5, fails: false };
-        let buffer = vec![0; BUFFER_BYTES];
-        let memory = buffer.as_ptr();
-        let first = read_block(&mut disk, buffer, &back)?.expect("a block").message;
+        let (back, spare) = bounded(1);
+        let buffers = Buffers { back, spare };
+        let mut pipe = Pipe { bytes: 3 * BLOCK_BYTES + 5, fails: false };
+        let mut message = || next_block(&mut pipe, &buffers).map(|block| block.map(|block| block.message));
+
+        let first = message()?.expect("a block");
+        let memory = first.as_ptr();
         let half = first.slice(7..9);
         drop(first);
-        assert!(spare.try_recv().is_err(), "a part of it is not sent yet");
+        assert!(buffers.spare.is_empty(), "a part of it is not sent yet");
         drop(half);
-        let buffer = spare.try_recv().expect("it came back");
-        assert_eq!((buffer.as_ptr(), buffer.len()), (memory, BUFFER_BYTES));
+        let second = message()?.expect("a block");
+        assert_eq!(second.as_ptr(), memory, "the same memory again");
 
-        // More than anybody waits for are freed, and all once the file is read.
-        let second = read_block(&mut disk, buffer, &back)?.expect("a block").message;
-        let third = read_block(&mut disk, vec![0; BUFFER_BYTES], &back)?.expect("a block").message;
+        // More than may wait are freed, and none is lost at the end.
+        let third = message()?.expect("a block");
         drop((second, third));
-        assert!(spare.try_recv().is_ok() && spare.try_recv().is_err());
-        assert!(read_block(&mut disk, vec![0; BUFFER_BYTES], &back)?.is_none());
+        assert_eq!(buffers.spare.len(), 1);
+        let last = message()?.expect("a block");
+        assert!(buffers.spare.is_empty() && message()?.is_none() && buffers.spare.len() == 1);
+        drop(last);
+        assert_eq!(buffers.spare.len(), 1);
         Ok(())
     }
 
     #[tokio::test]
     async fn a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> io::Result<()> {
-        let (blocks, failed) =
-            read_in_background(Box::new(Disk { bytes: BLOCK_BYTES + 5, fails: true }), Arc::default())?;
-        let mut blocks = std::pin::pin!(blocks);
-        assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(BLOCK_BYTES));
-        assert_eq!(blocks.next().await.map(|block| block.data_bytes), Some(5));
-        assert_eq!(failed.await.map(|error| error.to_string()), Ok("bad sector".to_owned()));
-        // The reader is gone and has said why. The end of the stream is what must not come.
-        assert!(blocks.next().now_or_never().is_none());
+        let mut pipe = Reading::ahead(Pipe { bytes: BLOCK_BYTES + 5, fails: true }, Buffers::new(1))?;
+        assert_eq!(pipe.blocks.next().await.map(|block| block.data_bytes), Some(BLOCK_BYTES));
+        assert_eq!(pipe.blocks.next().await.map(|block| block.data_bytes), Some(5));
+        let folder = Reading::in_place(File::open("/")?, 0, Buffers::new(1));
+        for (Reading { mut blocks, failure, .. }, expected) in [(pipe, "bad sector"), (folder, "Is a directory")] {
+            // The end of the stream is what must not come.
+            tokio::select! {
+                block = blocks.next() => panic!("it ends, or goes on: {}", block.is_some()),
+                error = failure => assert!(error.is_ok_and(|error| error.to_string().starts_with(expected))),
+            }
+            assert!(blocks.next().now_or_never().is_none());
+        }
         Ok(())
     }
 }
