@@ -20,7 +20,10 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use indicatif::{MultiProgress, ProgressBar};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::{
+    fs::{Advice, fadvise},
+    io::{ReadWriteFlags, preadv2},
+};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -56,15 +59,16 @@ const _: () = assert!(MESSAGE_HEAD_BYTES_MAX <= CACHE_LINE_BYTES);
 const BUFFER_BYTES: usize = 2 * CACHE_LINE_BYTES + BLOCK_BYTES;
 /// Blocks of a pipe that are read ahead of the network.
 const BLOCKS_AHEAD_MAX: usize = 2;
-/// Buffers that wait to be used again, for each file that is sent at once.
-const BUFFERS_MAX: usize = BLOCKS_AHEAD_MAX + 2;
+/// Buffers that wait to be used again, for each file that is sent at once: one is read into, one is sent, and those of a
+/// pipe that are ahead.
+const SPARE_BUFFERS_PER_FILE_MAX: usize = BLOCKS_AHEAD_MAX + 2;
 /// The name that means standard input.
 const STDIN: &str = "-";
 
 /// Upload CSV files, each becomes one part of the table
 ///
 /// A file is RFC 4180 CSV with a header row, comma separated, UTF-8, of any size; it is sent in
-/// messages of 252 KiB and never held in memory. A part counts once its line is printed: by then it
+/// messages of up to 252 KiB and never held in memory. A part counts once its line is printed: by then it
 /// is safe on the server's disk. A file that the server refuses leaves nothing behind and does
 /// not stop the others, but the exit code is 1.
 #[derive(Debug, Args)]
@@ -237,35 +241,36 @@ struct Reading {
     bytes: Option<u64>,
 }
 
-async fn open(file: &Path, buffers: Buffers) -> io::Result<Reading> {
-    if is_stdin(file) {
+/// Begins to read a file.
+async fn open(path: &Path, buffers: Buffers) -> io::Result<Reading> {
+    if is_stdin(path) {
         return Reading::ahead(io::stdin(), buffers);
     }
-    // Not by std: a named pipe opens when somebody writes, and the other files must not wait for that.
-    let file = tokio::fs::File::open(file).await?;
-    let metadata = file.metadata().await?;
-    let file = file.into_std().await;
-    if metadata.is_file() {
-        Ok(Reading::in_place(file, metadata.len(), buffers))
-    } else {
-        Reading::ahead(file, buffers)
+    let path = path.to_owned();
+    let open = move || {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        Ok::<_, io::Error>((file, metadata))
+    };
+    // Not here: a named pipe opens when somebody writes, and the other files must not wait for that.
+    let (file, metadata) = spawn_blocking(open).await??;
+    if !metadata.is_file() {
+        return Reading::ahead(file, buffers);
     }
+    let _only_a_hint = fadvise(&file, 0, None, Advice::Sequential);
+    Ok(Reading::in_place(file, metadata.len(), buffers))
 }
 
 impl Reading {
     /// Reads a file where it is sent, block by block as the network takes them: what has just come into the processor's
-    /// cache is sent from there, and no other thread is woken for it.
+    /// cache is sent from there, and no other thread is woken for what is in the page cache.
     fn in_place(file: File, bytes: u64, buffers: Buffers) -> Self {
-        let file = Arc::new(file);
-        let read = stream::unfold(0, move |offset| {
-            let (file, buffers) = (Arc::clone(&file), buffers.clone());
-            async move {
-                let block = block_at(file, offset, &buffers).await;
-                let data_bytes = block.as_ref().map_or(0, |block| block.as_ref().map_or(0, |block| block.data_bytes));
-                Some((block, offset + data_bytes as u64))
-            }
-        });
-        Self::of(read, Some(bytes))
+        let read =
+            stream::unfold(FileBlocks { file: Arc::new(file), bytes, offset: 0, buffers }, |mut blocks| async move {
+                let block = blocks.next().await;
+                Some((block, blocks))
+            });
+        Self::never_half(read, Some(bytes))
     }
 
     /// Reads what others write, which may be slow, on a thread of its own, which waits where the network is slower. The
@@ -283,21 +288,21 @@ impl Reading {
             }
         };
         thread::Builder::new().name("read".to_owned()).spawn(read_all)?;
-        Ok(Self::of(stream::poll_fn(move |context| read.poll_recv(context)), None))
+        Ok(Self::never_half(stream::poll_fn(move |context| read.poll_recv(context)), None))
     }
 
-    /// To the server a stream that ends is a whole file, so after an error the stream goes silent and never ends: half a
-    /// file cannot become a part.
-    fn of(read: impl Stream<Item = io::Result<Option<Block>>> + Send + 'static, bytes: Option<u64>) -> Self {
+    /// What is `read`, of which an inner none is the end. To the server a stream that ends is a whole file, so after an
+    /// error the stream goes silent and never ends: half a file cannot become a part.
+    fn never_half(read: impl Stream<Item = io::Result<Option<Block>>> + Send + 'static, bytes: Option<u64>) -> Self {
         let (failed, failure) = oneshot::channel();
         let blocks = stream::unfold((read.boxed(), failed), |(mut read, failed)| async move {
-            match read.next().await {
-                Some(Ok(block)) => block.map(|block| (block, (read, failed))),
-                Some(Err(error)) => {
+            let gone = || Err(io::Error::other("its reader is gone"));
+            match read.next().await.unwrap_or_else(gone) {
+                Ok(block) => block.map(|block| (block, (read, failed))),
+                Err(error) => {
                     let _ = failed.send(error);
                     pending().await
                 }
-                None => pending().await,
             }
         });
         Self { blocks: blocks.boxed(), failure, bytes }
@@ -311,26 +316,45 @@ struct Block {
     data_bytes: usize,
 }
 
-/// What a file has from there, up to a full block; none at its end. What is in the page cache is read here, and only the
-/// rest by another thread, which waits for the disk.
-async fn block_at(file: Arc<File>, offset: u64, buffers: &Buffers) -> io::Result<Option<Block>> {
-    let mut buffer = buffers.take();
-    let range = block_range(&buffer);
-    let cached = preadv2(&file, &mut [IoSliceMut::new(&mut buffer[range.clone()])], offset, ReadWriteFlags::NOWAIT);
-    let data_bytes = match cached {
-        Ok(data_bytes) if data_bytes > 0 => data_bytes,
-        // Not there, or not known, or an error, which comes again; or the end, and some kernels take what is not there for it.
-        _ => {
-            let read = move || {
-                let data_bytes = uninterrupted(|| file.read_at(&mut buffer[range.clone()], offset))?;
-                Ok::<_, io::Error>((buffer, data_bytes))
-            };
-            let data_bytes;
-            (buffer, data_bytes) = spawn_blocking(read).await??;
-            data_bytes
+/// A file, block by block.
+struct FileBlocks {
+    file: Arc<File>,
+    /// How long it was when it was opened.
+    bytes: u64,
+    offset: u64,
+    buffers: Buffers,
+}
+
+impl FileBlocks {
+    /// Up to a full block; none at the end. What is in the page cache is read here, and only the rest by another thread,
+    /// which waits for the disk.
+    ///
+    /// Errors: it cannot be read, or has become shorter.
+    async fn next(&mut self) -> io::Result<Option<Block>> {
+        let (mut buffer, offset) = (self.buffers.take(), self.offset);
+        let range = block_range(&buffer);
+        let mut block = [IoSliceMut::new(&mut buffer[range.clone()])];
+        let data_bytes = match preadv2(&self.file, &mut block, offset, ReadWriteFlags::NOWAIT) {
+            Ok(data_bytes) if data_bytes > 0 || offset >= self.bytes => data_bytes,
+            // Not cached, not supported, or an error: it is asked again. Some kernels say 0 for what is not cached.
+            _ => {
+                let file = Arc::clone(&self.file);
+                let read = move || {
+                    let data_bytes = uninterrupted(|| file.read_at(&mut buffer[range.clone()], offset))?;
+                    Ok::<_, io::Error>((buffer, data_bytes))
+                };
+                let data_bytes;
+                (buffer, data_bytes) = spawn_blocking(read).await??;
+                data_bytes
+            }
+        };
+        if data_bytes == 0 && offset < self.bytes {
+            let what = format!("it had {} bytes and ends after {offset}", self.bytes);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
         }
-    };
-    Ok(buffers.filled(buffer, data_bytes))
+        self.offset += data_bytes as u64;
+        Ok(self.buffers.filled(buffer, data_bytes))
+    }
 }
 
 /// What is there, up to a full block; none at the end. A pipe that fills slowly does not wait for a full block, for the
@@ -357,7 +381,7 @@ fn block_range(buffer: &[u8]) -> Range<usize> {
     start..start + BLOCK_BYTES
 }
 
-/// Buffers that were used and may be again, by any file: one that was used just now is still in the cache.
+/// Buffers that were used and may be again, by any file: the kernel makes new memory only for the first ones.
 #[derive(Clone)]
 struct Buffers {
     back: Sender<Vec<u8>>,
@@ -366,7 +390,7 @@ struct Buffers {
 
 impl Buffers {
     fn new(files_at_once: usize) -> Self {
-        let (back, spare) = bounded(files_at_once * BUFFERS_MAX);
+        let (back, spare) = bounded(files_at_once * SPARE_BUFFERS_PER_FILE_MAX);
         Self { back, spare }
     }
 
@@ -475,6 +499,8 @@ pub(super) fn byte_bar(file: &Path, bytes: Option<u64>) -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZero;
+
     use bytes::Buf;
     use futures_util::FutureExt;
     use prost::Message;
@@ -482,39 +508,33 @@ mod tests {
     use super::*;
     use crate::api::grpc::pb::tally::UploadChunk;
 
-    /// A pipe that brings so many bytes, and then breaks if it `fails`.
+    /// A pipe that brings what it has, and then breaks if it `fails`.
     struct Pipe {
-        bytes: usize,
+        bytes: Bytes,
         fails: bool,
     }
 
     impl Read for Pipe {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            if self.bytes == 0 && self.fails {
-                return Err(io::Error::other("bad sector"));
+            if self.bytes.is_empty() && self.fails {
+                return Err(io::Error::other("the writer has failed"));
             }
-            let piece = buffer.len().min(self.bytes);
-            buffer[..piece].fill(b'7');
-            self.bytes -= piece;
-            Ok(piece)
+            let piece = self.bytes.split_to(buffer.len().min(self.bytes.len()));
+            buffer[..piece.len()].copy_from_slice(&piece);
+            Ok(piece.len())
         }
     }
 
-    /// So many bytes in a file, and from a pipe.
-    fn readings(bytes: usize) -> io::Result<[Reading; 3]> {
-        let file = || {
-            let mut file = tempfile::tempfile()?;
-            file.write_all(&vec![b'7'; bytes])?;
-            Ok::<_, io::Error>(file)
-        };
-        let cold = file()?;
-        cold.sync_all()?;
-        rustix::fs::fadvise(&cold, 0, None, rustix::fs::Advice::DontNeed)?;
-        Ok([
-            Reading::in_place(file()?, 0, Buffers::new(1)),
-            Reading::in_place(cold, 0, Buffers::new(1)),
-            Reading::ahead(Pipe { bytes, fails: false }, Buffers::new(1))?,
-        ])
+    /// Bytes of which no block is like another.
+    fn content(bytes: usize) -> Bytes {
+        (0..=250).cycle().take(bytes).collect()
+    }
+
+    fn file_of(content: &[u8]) -> io::Result<File> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(content)?;
+        file.sync_all()?; // what is not on disk yet is not dropped from the page cache
+        Ok(file)
     }
 
     #[tokio::test]
@@ -527,17 +547,28 @@ mod tests {
             (BLOCK_BYTES, vec![BLOCK_BYTES]),
             (3 * BLOCK_BYTES + 5, vec![BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, 5]),
         ] {
-            for reading in readings(bytes)? {
-                let blocks: Vec<Block> = reading.blocks.collect().await;
-                assert_eq!(blocks.iter().map(|block| block.data_bytes).collect::<Vec<_>>(), expected);
-                for block in blocks {
+            let content = content(bytes);
+            let (cached, uncached, holes) = (file_of(&content)?, file_of(&content)?, file_of(&content)?);
+            fadvise(&uncached, 0, None, Advice::DontNeed)?;
+            fadvise(&holes, BLOCK_BYTES as u64 / 3, NonZero::new(BLOCK_BYTES as u64), Advice::DontNeed)?;
+            let in_place = |file| Reading::in_place(file, bytes as u64, Buffers::new(1));
+            let pipe = Reading::ahead(Pipe { bytes: content.clone(), fails: false }, Buffers::new(1))?;
+            for (reading, whole_blocks) in
+                [(in_place(cached), true), (in_place(uncached), true), (in_place(holes), false), (pipe, true)]
+            {
+                let (mut sent, mut lengths) = (Vec::new(), Vec::new());
+                for block in reading.blocks.collect::<Vec<_>>().await {
                     let mut message = block.message;
-                    let block_at = message.as_ptr().addr() + message.len() - block.data_bytes;
-                    assert_eq!(block_at % CACHE_LINE_BYTES, 0, "{bytes} bytes");
+                    let block_start = message.as_ptr().addr() + message.len() - block.data_bytes;
+                    assert_eq!(block_start % CACHE_LINE_BYTES, 0, "{bytes} bytes");
                     assert_eq!((message.get_u8(), message.get_u32() as usize), (0, message.len()));
                     let chunk = UploadChunk::decode(message).expect("a message");
-                    assert_eq!(chunk.data, vec![b'7'; block.data_bytes]);
+                    assert_eq!(chunk.data.len(), block.data_bytes);
+                    lengths.push(chunk.data.len());
+                    sent.extend_from_slice(&chunk.data);
                 }
+                assert!(sent == content, "{bytes} bytes in {lengths:?}");
+                assert!(!whole_blocks || lengths == expected, "{bytes} bytes in {lengths:?}");
                 assert!(reading.failure.await.is_err(), "nothing failed");
             }
         }
@@ -548,7 +579,7 @@ mod tests {
     fn a_buffer_comes_back_once_its_message_is_sent() -> io::Result<()> {
         let (back, spare) = bounded(1);
         let buffers = Buffers { back, spare };
-        let mut pipe = Pipe { bytes: 3 * BLOCK_BYTES + 5, fails: false };
+        let mut pipe = Pipe { bytes: content(3 * BLOCK_BYTES + 5), fails: false };
         let mut message = || next_block(&mut pipe, &buffers).map(|block| block.map(|block| block.message));
 
         let first = message()?.expect("a block");
@@ -573,15 +604,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_cannot_be_read_to_its_end_never_looks_whole() -> io::Result<()> {
-        let mut pipe = Reading::ahead(Pipe { bytes: BLOCK_BYTES + 5, fails: true }, Buffers::new(1))?;
+        let mut pipe = Reading::ahead(Pipe { bytes: content(BLOCK_BYTES + 5), fails: true }, Buffers::new(1))?;
         assert_eq!(pipe.blocks.next().await.map(|block| block.data_bytes), Some(BLOCK_BYTES));
         assert_eq!(pipe.blocks.next().await.map(|block| block.data_bytes), Some(5));
         let folder = Reading::in_place(File::open("/")?, 0, Buffers::new(1));
-        for (Reading { mut blocks, failure, .. }, expected) in [(pipe, "bad sector"), (folder, "Is a directory")] {
+        let file = file_of(&content(3 * BLOCK_BYTES))?;
+        let mut shortened = Reading::in_place(file.try_clone()?, 3 * BLOCK_BYTES as u64, Buffers::new(1));
+        assert_eq!(shortened.blocks.next().await.map(|block| block.data_bytes), Some(BLOCK_BYTES));
+        file.set_len(BLOCK_BYTES as u64)?;
+        for (Reading { mut blocks, failure, .. }, expected) in [
+            (pipe, "the writer has failed"),
+            (folder, "Is a directory"),
+            (shortened, "it had 774144 bytes and ends after 258048"),
+        ] {
             // The end of the stream is what must not come.
             tokio::select! {
                 block = blocks.next() => panic!("it ends, or goes on: {}", block.is_some()),
-                error = failure => assert!(error.is_ok_and(|error| error.to_string().starts_with(expected))),
+                error = failure => assert!(error.is_ok_and(|error| error.to_string().starts_with(expected)), "{expected}"),
             }
             assert!(blocks.next().now_or_never().is_none());
         }
