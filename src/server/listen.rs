@@ -1,0 +1,94 @@
+//! The addresses that are listened on, and what comes in there.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+
+use crate::{api::http::guard::Arrival, error::Error};
+
+/// How long to wait when no connection could be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
+    const BACKLOG: i32 = 1024;
+    let mut listeners = Vec::new();
+    let mut without = Vec::new();
+    for &address in addresses {
+        let bound = (|| {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            if address.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            socket.set_reuse_address(true)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        })();
+        match bound {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if may_be_missing(address) && is_no_such_family(&error) => without.push((address, error)),
+            Err(error) => return Err(Error::io(format!("address {address}"))(error)),
+        }
+    }
+    for (address, error) in without {
+        if listeners.is_empty() {
+            return Err(Error::io(format!("address {address}"))(error));
+        }
+        tracing::warn!(%address, %error, "this machine has no IPv6: left out");
+    }
+    Ok(listeners)
+}
+
+/// The addresses that every machine with IPv6 has.
+fn may_be_missing(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().is_loopback() || v6.ip().is_unspecified())
+}
+
+fn is_no_such_family(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+pub(super) fn addresses_of(listeners: &[TcpListener]) -> Result<String, Error> {
+    let mut addresses = Vec::new();
+    for listener in listeners {
+        addresses.push(listener.local_addr().map_err(Error::io("a bound address"))?.to_string());
+    }
+    Ok(addresses.join(", "))
+}
+
+/// What comes in on all listeners, one after another.
+pub(super) fn accepted(listeners: Vec<TcpListener>) -> impl Stream<Item = (TcpStream, Arrival)> {
+    stream::select_all(listeners.into_iter().map(|listener| {
+        stream::unfold(listener, |listener| async {
+            let accepted = accept(&listener).await;
+            Some((accepted, listener))
+        })
+        .boxed()
+    }))
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, Arrival) {
+    loop {
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, peer)| Ok((stream, Arrival { peer, listener: listener.local_addr()? }))) {
+            Ok((stream, arrival)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection was gone at once");
+                }
+                return (stream, arrival);
+            }
+            Err(error) => {
+                // Out of file descriptors, perhaps: others must end before it can go on.
+                tracing::error!(%error, "no connection could be accepted");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}

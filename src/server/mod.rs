@@ -1,0 +1,223 @@
+//! The server: what runs when, from the start to the drain. No request logic.
+
+mod connections;
+mod grpc;
+mod http;
+mod listen;
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::select;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::sleep,
+};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::{EnvFilter, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use self::{
+    grpc::serve_grpc,
+    http::serve_http,
+    listen::{addresses_of, bind},
+};
+use crate::{
+    api::{
+        http::{
+            Surface,
+            guard::AdminToken,
+            log::ROUTES,
+            log_file::{self, LostLines},
+            router,
+        },
+        metrics::Metrics,
+    },
+    config::{Config, LogFile, LogFormat, ServeArgs},
+    engine::{Engine, Found},
+    error::Error,
+};
+
+/// How long running calls may take to finish after a signal.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// What the health service answers for; the empty name is the server as a whole.
+const SERVICES: [&str; 4] = ["", "Table", "NumStore", "tally.v1.Tally"];
+
+/// `tally serve`: until a signal, then drained. Exit code 0, or with a line on standard error 1, or 2 for flags that do
+/// not go together.
+pub async fn serve_command(args: ServeArgs) -> ExitCode {
+    let config = match Config::of(&args) {
+        Ok(config) => config,
+        Err(error) => {
+            let _nobody_reads_it = writeln!(io::stderr(), "error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = async {
+        let (_log_file, lost_lines) = start_logging(&args, config.log_file.as_ref())?;
+        let shutdown = signals().map_err(|error| format!("signal handlers: {error}"))?;
+        serve(config, lost_lines, shutdown).await.map_err(|error| error.to_string())
+    };
+    match result.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _nobody_reads_it = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until `shutdown` completes and what runs then has finished, or 30 s have passed.
+///
+/// Errors: the data folder or an address cannot be taken.
+async fn serve(config: Config, lost_lines: LostLines, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    let (engine, found) = Engine::open(&config.data, config.durability, config.limits).await?;
+    report(&found);
+    load(&engine, &config.load).await?;
+    let admin_token = match config.admin_token_file.clone() {
+        Some(path) => Some(AdminToken::new(engine.read_secret(path).await?)),
+        None => None,
+    };
+    let metrics = Arc::new(Metrics::new());
+    let idle_max = config.limits.upload_idle_max;
+    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, lost_lines);
+    let (listeners, http_listeners) = (bind(&config.grpc)?, bind(&config.http)?);
+    say_ready(&config, [&listeners, &http_listeners], &engine, &found)?;
+
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve_grpc(listeners, &engine, metrics, health, async {
+        let _either_way = stopped.await;
+    });
+    let (stop_http, http_stopped) = oneshot::channel::<()>();
+    let http = serve_http(http_listeners, router(surface.clone()), idle_max, async {
+        let _either_way = http_stopped.await;
+    });
+    // HTTP outlives gRPC a little, so that probes see the drain and jobs' states can be asked.
+    let server = async {
+        let grpc = async {
+            let result = server.await;
+            let _ended_already = stop_http.send(());
+            result
+        };
+        tokio::join!(grpc, http).0
+    };
+
+    let shutdown = Box::pin(async {
+        shutdown.await;
+        tracing::info!("draining");
+        surface.drain();
+        for service in SERVICES {
+            health_reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+        }
+        let _ended_already = stop.send(());
+        sleep(DRAIN_MAX).await;
+        tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
+    });
+    let result = match select(Box::pin(server), shutdown).await {
+        futures_util::future::Either::Left((result, _)) => result,
+        futures_util::future::Either::Right(((), _)) => Ok(()),
+    };
+    engine.close();
+    tracing::info!("stopped");
+    result
+}
+
+/// Logs to standard error, and the calls of HTTP to a file too. What was logged there is written when the guard is
+/// dropped.
+fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<(Option<WorkerGuard>, LostLines), String> {
+    use tracing_subscriber::Layer as _;
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
+    let logs = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let logs = match args.log_format {
+        LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+    };
+    let (routes, guard, lost_lines) = match file {
+        Some(file) => {
+            let (writer, guard, lost_lines) = log_file::open(file).map_err(|error| format!("--log-file: {error}"))?;
+            let routes = tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .with_target(false)
+                .with_level(false)
+                .with_writer(writer);
+            let routes = routes.with_filter(Targets::new().with_target(ROUTES, tracing::Level::DEBUG));
+            (Some(routes), Some(guard), lost_lines)
+        }
+        None => (None, None, LostLines::default()),
+    };
+    let started = tracing_subscriber::registry().with(logs.with_filter(filter)).with(routes).try_init();
+    started.map(|()| (guard, lost_lines)).map_err(|error| format!("logging: {error}"))
+}
+
+/// Completes at SIGTERM or SIGINT. A second one ends the process at once.
+fn signals() -> io::Result<impl Future<Output = ()> + Send> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let (first, came) = oneshot::channel();
+    tokio::spawn(async move {
+        next().await;
+        let _server_ended = first.send(());
+        next().await;
+        tracing::warn!("second signal: not waiting for what runs");
+        std::process::exit(130);
+    });
+    Ok(async {
+        let _sent_or_gone = came.await;
+    })
+}
+
+fn report(found: &Found) {
+    if found.leftovers > 0 {
+        tracing::warn!(files = found.leftovers, "removed leftovers of uploads that were never acknowledged");
+    }
+    for (job, reason) in &found.jobs_set_aside {
+        tracing::error!(job, reason, "set aside in quarantine: it is not known any more");
+    }
+    for (part, reason) in &found.quarantined {
+        tracing::error!(%part, %reason, "set aside in quarantine: it is in no sum");
+    }
+}
+
+async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
+    for file in files {
+        let told = |error| Error::Load { file: file.clone(), cause: Box::new(error) };
+        match engine.load(file).await.map_err(told)? {
+            (part, true) => tracing::info!(%part, file = %file.display(), "loaded"),
+            (part, false) => tracing::info!(%part, file = %file.display(), "is in the table already"),
+        }
+    }
+    Ok(())
+}
+
+/// The one line on standard output, for people and for programs that wait for it.
+fn say_ready(config: &Config, [grpc, http]: [&[TcpListener]; 2], engine: &Engine, found: &Found) -> Result<(), Error> {
+    let mut line = format!("ready: grpc {}", addresses_of(grpc)?);
+    if !http.is_empty() {
+        line += &format!("; http {}", addresses_of(http)?);
+    }
+    let (parts, data) = (engine.parts_count(), config.data.display());
+    let plural = if parts == 1 { "" } else { "s" };
+    line += &format!("; {parts} part{plural} in {data}");
+    if !found.in_quarantine.is_empty() {
+        line += &format!(", {} in quarantine", found.in_quarantine.len());
+    }
+    let mut out = io::stdout();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("standard output"))
+}
