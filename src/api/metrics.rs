@@ -10,6 +10,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+use tokio::runtime::Handle;
 
 use crate::engine::Vitals;
 
@@ -25,6 +26,7 @@ pub struct Metrics {
     jobs: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     waiting: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     resident: Gauge<u64, AtomicU64>,
+    tokio_tasks: Gauge<u64, AtomicU64>,
 }
 
 /// A gRPC call and how it ended.
@@ -53,8 +55,8 @@ impl Metrics {
         let mut registry = Registry::with_prefix("tally");
         let (grpc_calls, http_calls) = (Family::default(), Family::default());
         let (received, spilled, log_lines_lost) = (Counter::default(), Counter::default(), Counter::default());
-        let (parts, jobs, waiting, resident) =
-            (Gauge::default(), Family::default(), Family::default(), Gauge::default());
+        let (parts, jobs, waiting) = (Gauge::default(), Family::default(), Family::default());
+        let (resident, tokio_tasks) = (Gauge::default(), Gauge::default());
         registry.register("grpc_calls", "gRPC calls by method and code", grpc_calls.clone());
         registry.register("http_calls", "HTTP calls by route, method and status", http_calls.clone());
         registry.register_with_unit("received", "CSV that came in", Unit::Bytes, received.clone());
@@ -65,7 +67,20 @@ impl Metrics {
         registry.register("jobs", "Jobs by state", jobs.clone());
         registry.register("slices_waiting", "Slices of work that wait for a worker, by lane", waiting.clone());
         registry.register_with_unit("resident_memory", "Memory of the process", Unit::Bytes, resident.clone());
-        Self { registry, grpc_calls, http_calls, received, spilled, log_lines_lost, parts, jobs, waiting, resident }
+        registry.register("tokio_tasks", "Asynchronous tasks that have not ended", tokio_tasks.clone());
+        Self {
+            registry,
+            grpc_calls,
+            http_calls,
+            received,
+            spilled,
+            log_lines_lost,
+            parts,
+            jobs,
+            waiting,
+            resident,
+            tokio_tasks,
+        }
     }
 
     pub(crate) fn count_grpc(&self, call: &GrpcCall) {
@@ -76,13 +91,15 @@ impl Metrics {
         self.http_calls.get_or_create(call).inc();
     }
 
-    /// Everything as OpenMetrics 1.0 text, with the engine's figures and the log file's as they are now.
+    /// Everything as OpenMetrics 1.0 text, with the engine's figures, the log file's and the runtime's as they are now. It is called from an
+    /// asynchronous task.
     pub(crate) fn text(&self, vitals: &Vitals, log_lines_lost: u64) -> Result<String, fmt::Error> {
         let Vitals { parts, jobs, waiting, received_bytes, spilled_bytes, resident_bytes } = vitals;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
         self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
         self.resident.set(*resident_bytes);
+        self.tokio_tasks.set(Handle::current().metrics().num_alive_tasks() as u64);
         self.parts.set(*parts as u64);
         for (state, count) in [
             ("queued", jobs.queued),

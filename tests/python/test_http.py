@@ -1101,6 +1101,7 @@ def test_the_metrics_and_their_types(server):
         "jobs gauge",
         "slices_waiting gauge",
         "resident_memory_bytes gauge",
+        "tokio_tasks gauge",
     }
 
 

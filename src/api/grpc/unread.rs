@@ -36,11 +36,16 @@ impl<S> Watched<S> {
     pub(super) fn new(stream: S, call: &'static str, closer: Option<&Closer>, idle_max: Duration) -> Self {
         let (pace, mut told) = watch::channel(Pace::default());
         if let Some(Closer(close)) = closer.cloned() {
+            // Ends with the stream, whose end drops the sender.
             tokio::spawn(async move {
                 while let Ok(before) = told.wait_for(|pace| pace.is_sending).await.map(|pace| pace.polls) {
-                    if timeout(idle_max, told.wait_for(|pace| pace.polls > before)).await.is_err() {
-                        tracing::warn!(call, seconds = idle_max.as_secs(), "not read: the connection is closed");
-                        return close.cancel();
+                    match timeout(idle_max, told.wait_for(|pace| pace.polls > before)).await {
+                        Ok(Ok(_more_is_wanted)) => {}
+                        Ok(Err(_ended)) => return,
+                        Err(_elapsed) => {
+                            tracing::warn!(call, seconds = idle_max.as_secs(), "not read: the connection is closed");
+                            return close.cancel();
+                        }
                     }
                 }
             });
