@@ -13,8 +13,8 @@ use clap::Args;
 use crate::{
     engine::Durability,
     limits::{
-        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, JOBS_UNDONE_MAX, JobLimits, Limits, ROW_BYTES_CEILING, ROW_BYTES_MAX,
-        UPLOAD_BYTES_MAX, UPLOADS_MAX,
+        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNDONE_MAX, JobLimits, Limits, ROW_BYTES_CEILING,
+        ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
     },
 };
 
@@ -69,6 +69,12 @@ pub struct ServeArgs {
     /// What an acknowledged upload survives: `fsync` a power failure, `none` the end of the process.
     #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
     pub durability: Durability,
+
+    /// What sums, group sums and statistics get while a damaged part is in quarantine: `refuse` the error DATA_LOSS,
+    /// which names the part, until it is restored or its loss is accepted with `tally forget`; `answer` what the other
+    /// parts give.
+    #[arg(long, env = "TALLY_INCOMPLETE", value_name = "WHAT", default_value = "refuse")]
+    pub incomplete: Incomplete,
 
     /// Columns that a header may have.
     #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
@@ -222,6 +228,7 @@ impl Config {
                 bytes_max: args.jobs_bytes_max,
                 sweep_interval: Duration::from_secs(args.jobs_sweep_s),
             },
+            incomplete: args.incomplete,
         };
         let log_file = match &args.log_file {
             Some(path) => Some(LogFile {
@@ -301,6 +308,7 @@ mod tests {
         assert_eq!(durability, Durability::Fsync);
         assert_eq!(format!("{limits:?}"), format!("{:?}", Limits::default()));
         assert!(load.is_empty());
+        assert_eq!(limits.incomplete, Incomplete::Refuse);
     }
 
     #[test]
@@ -309,7 +317,7 @@ mod tests {
                     --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
                     --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a.csv b.csv --load c.csv \
                     --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --admin-token-file /t --log-file /l \
-                    --log-file-bytes-max 13 --log-files-kept 14";
+                    --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer";
         let Config { data, grpc, http, admin_token_file, log_file, durability, limits, load } =
             config(line).expect("valid");
         assert_eq!(data, PathBuf::from("/d"));
@@ -318,7 +326,7 @@ mod tests {
         assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
         assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
         assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
-        assert_eq!(durability, Durability::None);
+        assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));
         let CsvLimits { columns_max, cell_bytes_max, row_bytes_max } = limits.csv;
         assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
         assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
@@ -352,6 +360,7 @@ mod tests {
             "--log-file-bytes-max 0",
             "--log-files-kept 0",
             "--durability maybe",
+            "--incomplete maybe",
             "--log =,=",
         ] {
             assert!(config(line).is_err(), "{line}");

@@ -252,6 +252,20 @@ pub enum Error {
         /// How it shows.
         what: String,
     },
+    /// Parts were set aside as damaged, so an answer would not be about all of the table.
+    #[error("{}", parts_missing(*first, *count))]
+    PartsMissing {
+        /// The one with the smallest number.
+        first: PartId,
+        /// How many there are.
+        count: usize,
+    },
+    /// A part whose loss cannot be accepted.
+    #[error("part {part} is not in quarantine")]
+    NotInQuarantine {
+        /// As it was asked.
+        part: u64,
+    },
     /// A file that was to be in the table before serving.
     #[error("--load {}: {cause}", file.display())]
     Load {
@@ -340,8 +354,8 @@ impl Error {
             | Self::TooManyJobs { .. }
             | Self::DiskFull { .. } => Kind::Exhausted,
             Self::Draining | Self::JobsRefused => Kind::Unavailable,
-            Self::NoSuchJob { .. } => Kind::NotFound,
-            Self::Damaged { .. } | Self::DamagedJob { .. } => Kind::DataLoss,
+            Self::NoSuchJob { .. } | Self::NotInQuarantine { .. } => Kind::NotFound,
+            Self::Damaged { .. } | Self::DamagedJob { .. } | Self::PartsMissing { .. } => Kind::DataLoss,
             Self::JobGivenUp { .. }
             | Self::Load { .. }
             | Self::DataFolder(_)
@@ -588,6 +602,19 @@ pub enum GroupByError {
         /// The limit.
         bytes_max: usize,
     },
+}
+
+fn parts_missing(first: PartId, count: usize) -> String {
+    let missing = match count {
+        1 => format!("part {first} is missing from the table: it was damaged and is in quarantine"),
+        _ => format!(
+            "{count} parts are missing from the table, part {first} first: they were damaged and are in quarantine"
+        ),
+    };
+    format!(
+        "{missing}: stop the server and move whole files {first}.csv, {first}.parquet and {first}.json to parts/ in the \
+         data folder, or accept the loss with `tally forget {first}`"
+    )
 }
 
 /// Several texts, each as [`Quoted`], no more than a message should hold.

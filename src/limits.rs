@@ -129,6 +129,8 @@ pub const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * MIB as u64;
 pub const PARTS_MAX: usize = 110_000;
 /// Bytes that the registry spends on a part: the `Part` and its place in the map.
 pub const PART_BYTES: usize = 160;
+/// Ids that are held of parts in quarantine, the smallest; more are only counted.
+pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
 /// Bytes of distinct headers that the registry keeps; what is beyond is read from the receipts when asked.
 pub const SCHEMA_BYTES_MAX: usize = 8 * MIB;
 
@@ -257,7 +259,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
-    + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX                               // the registry
+    + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX + MISSING_PARTS_LISTED_MAX * 8 // the registry
     + KEYS_MAX * KEY_ENTRY_BYTES                                              // NumStore
     + SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES                                    // statistics
     + JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES // jobs
@@ -298,6 +300,18 @@ pub struct Limits {
     pub upload_idle_max: Duration,
     /// How many jobs are taken, and how long they are kept.
     pub jobs: JobLimits,
+    /// What questions about all of the table get while a part of it is in quarantine.
+    pub incomplete: Incomplete,
+}
+
+/// Whether questions about all of the table are answered while a part of it is in quarantine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Incomplete {
+    /// No: they are told which part is missing.
+    #[default]
+    Refuse,
+    /// Yes, from the parts that are there.
+    Answer,
 }
 
 /// How many jobs are taken, and how long those that ended are kept.
@@ -338,6 +352,7 @@ impl Default for Limits {
             uploads_max: UPLOADS_MAX,
             upload_idle_max: Duration::from_secs(60),
             jobs: JobLimits::default(),
+            incomplete: Incomplete::default(),
         }
     }
 }

@@ -24,7 +24,8 @@ use tally::{
         FactRequest, FactResponse, SetNumRequest, SetNumResponse,
         num_store_server::{NumStore, NumStoreServer},
         tally::{
-            GroupBlock, GroupSumRequest, ListPartsRequest, Receipt, UploadChunk,
+            ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
+            ListQuarantineResponse, Receipt, UploadChunk,
             tally_server::{Tally, TallyServer},
         },
     },
@@ -593,6 +594,18 @@ impl Tally for Full {
 
     async fn group_sum(&self, _: Request<GroupSumRequest>) -> Result<Response<Self::GroupSumStream>, Status> {
         Err(Status::unavailable("the server is shutting down"))
+    }
+
+    /// As a server that is older than the call.
+    async fn list_quarantine(
+        &self,
+        _: Request<ListQuarantineRequest>,
+    ) -> Result<Response<ListQuarantineResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<ForgetResponse>, Status> {
+        Err(Status::not_found(format!("part {} is not in quarantine", request.into_inner().part)))
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Metrics {
     spilled: Counter<u64, AtomicU64>,
     log_lines_lost: Counter<u64, AtomicU64>,
     parts: Gauge<u64, AtomicU64>,
+    parts_quarantined: Gauge<u64, AtomicU64>,
     jobs: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     waiting: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     resident: Gauge<u64, AtomicU64>,
@@ -56,7 +57,7 @@ impl Metrics {
         let (grpc_calls, http_calls) = (Family::default(), Family::default());
         let (received, spilled, log_lines_lost) = (Counter::default(), Counter::default(), Counter::default());
         let (parts, jobs, waiting) = (Gauge::default(), Family::default(), Family::default());
-        let (resident, tokio_tasks) = (Gauge::default(), Gauge::default());
+        let (resident, tokio_tasks, parts_quarantined) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("grpc_calls", "gRPC calls by method and code", grpc_calls.clone());
         registry.register("http_calls", "HTTP calls by route, method and status", http_calls.clone());
         registry.register_with_unit("received", "CSV that came in", Unit::Bytes, received.clone());
@@ -64,6 +65,8 @@ impl Metrics {
         let lost = "Lines that are not in the file of --log-file, as its disk was too slow or failed";
         registry.register("log_lines_lost", lost, log_lines_lost.clone());
         registry.register("parts", "Parts of the table", parts.clone());
+        let quarantined = "Parts in quarantine, missing from the table, whose loss no operator has accepted";
+        registry.register("parts_quarantined", quarantined, parts_quarantined.clone());
         registry.register("jobs", "Jobs by state", jobs.clone());
         registry.register("slices_waiting", "Slices of work that wait for a worker, by lane", waiting.clone());
         registry.register_with_unit("resident_memory", "Memory of the process", Unit::Bytes, resident.clone());
@@ -76,6 +79,7 @@ impl Metrics {
             spilled,
             log_lines_lost,
             parts,
+            parts_quarantined,
             jobs,
             waiting,
             resident,
@@ -94,13 +98,14 @@ impl Metrics {
     /// Everything as OpenMetrics 1.0 text, with the engine's figures, the log file's and the runtime's as they are now. It is called from an
     /// asynchronous task.
     pub(crate) fn text(&self, vitals: &Vitals, log_lines_lost: u64) -> Result<String, fmt::Error> {
-        let Vitals { parts, jobs, waiting, received_bytes, spilled_bytes, resident_bytes } = vitals;
+        let Vitals { parts, parts_missing, jobs, waiting, received_bytes, spilled_bytes, resident_bytes } = vitals;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
         self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
         self.resident.set(*resident_bytes);
         self.tokio_tasks.set(Handle::current().metrics().num_alive_tasks() as u64);
         self.parts.set(*parts as u64);
+        self.parts_quarantined.set(*parts_missing as u64);
         for (state, count) in [
             ("queued", jobs.queued),
             ("running", jobs.running),

@@ -4,6 +4,7 @@
 //! after a line on standard error (2, wrong usage, is clap's).
 
 mod connect;
+mod forget;
 mod group_sum;
 mod health;
 mod load_numstore;
@@ -26,6 +27,7 @@ use serde::Serialize;
 use tokio::runtime::Builder;
 
 pub use self::connect::{ClientArgs, ServerAddr};
+pub use self::forget::ForgetArgs;
 pub use self::group_sum::GroupSumArgs;
 pub use self::health::HealthArgs;
 pub use self::load_numstore::LoadNumstoreArgs;
@@ -57,6 +59,7 @@ pub enum Command {
     Sum(SumArgs),
     GroupSum(GroupSumArgs),
     Parts(PartsArgs),
+    Forget(ForgetArgs),
     Health(HealthArgs),
     LoadNumstore(LoadNumstoreArgs),
 }
@@ -80,6 +83,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Sum(args) => sum::run(args).await,
             Command::GroupSum(args) => group_sum::run(args).await,
             Command::Parts(args) => parts::run(args).await,
+            Command::Forget(args) => forget::run(args).await,
             Command::Health(args) => health::run(args).await,
             Command::LoadNumstore(args) => load_numstore::run(args).await,
         }

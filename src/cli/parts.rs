@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::VecDeque,
     io::{self, BufWriter, Write},
     process::ExitCode,
 };
@@ -9,13 +10,17 @@ use std::{
 use clap::{Args, builder::BoolishValueParser};
 use console::{Term, truncate_str};
 use serde::Serialize;
+use tonic::{Code, Status, transport::Channel};
 
 use super::{
     Failure,
     connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect},
     escaped, rows_text, write_json,
 };
-use crate::api::grpc::pb::tally::{Column, ColumnType, File, ListPartsRequest, Receipt, tally_client::TallyClient};
+use crate::api::grpc::pb::tally::{
+    Column, ColumnType, File, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, Receipt,
+    tally_client::TallyClient,
+};
 
 /// Characters of a line where standard output is no terminal.
 const LINE_CHARS: usize = 120;
@@ -28,7 +33,8 @@ const TYPE_CHARS: usize = 13;
 ///
 /// One line a part, in the order of the parts: its number, data rows, bytes of the CSV and of the
 /// Parquet file, when it was uploaded (UTC), and its columns, as many as the terminal is wide
-/// (120 characters where there is none).
+/// (120 characters where there is none). A damaged part that the server has set aside in quarantine
+/// has a line, too: answers are refused until it is restored or forgotten (`tally forget`).
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -115,33 +121,117 @@ pub(super) fn file_bytes(file: Option<&File>) -> u64 {
     file.map_or(0, |file| file.bytes)
 }
 
+/// A part in quarantine as JSON.
+#[derive(Serialize)]
+struct QuarantinedJson {
+    part: u64,
+    in_quarantine: bool,
+}
+
+/// How many parts are in quarantine beyond those that were listed, as JSON.
+#[derive(Serialize)]
+struct MoreQuarantinedJson {
+    more_in_quarantine: u64,
+}
+
+/// The parts in quarantine that have a line still to be printed, each before the receipts of greater numbers.
+struct Quarantined {
+    parts: VecDeque<u64>,
+    /// Those that the server counts only.
+    more: u64,
+}
+
+impl Quarantined {
+    /// Errors: those of the call. A server that does not know the call has none.
+    async fn ask(tally: &mut TallyClient<Channel>, after: u64) -> Result<Self, Status> {
+        let ListQuarantineResponse { parts, count } = match tally.list_quarantine(ListQuarantineRequest {}).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if status.code() == Code::Unimplemented => ListQuarantineResponse::default(),
+            Err(status) => return Err(status),
+        };
+        let more = count.saturating_sub(parts.len() as u64);
+        Ok(Self { parts: parts.into_iter().filter(|part| *part > after).collect(), more })
+    }
+
+    /// The next one with a smaller number.
+    fn next_before(&mut self, part: u64) -> Option<u64> {
+        if self.parts.front().is_some_and(|next| *next < part) { self.parts.pop_front() } else { None }
+    }
+}
+
+/// Where lines are printed, and in which form.
+struct Printer<W> {
+    out: W,
+    json: bool,
+    columns: bool,
+    line_chars: usize,
+    table: Table,
+}
+
+impl<W: Write> Printer<W> {
+    fn receipt(&mut self, receipt: &Receipt) -> io::Result<()> {
+        if self.json {
+            write_json(&mut self.out, &ReceiptJson::from(receipt))
+        } else if self.columns {
+            write_columns(&mut self.out, receipt, self.line_chars)
+        } else {
+            self.table.add(&mut self.out, receipt)
+        }
+    }
+
+    fn quarantined(&mut self, part: u64) -> io::Result<()> {
+        if self.json {
+            write_json(&mut self.out, &QuarantinedJson { part, in_quarantine: true })
+        } else if self.columns {
+            writeln!(self.out, "part {part}: in quarantine")
+        } else {
+            self.table.add_quarantined(&mut self.out, part)
+        }
+    }
+
+    fn end(&mut self, more_quarantined: u64) -> io::Result<()> {
+        if !self.json && !self.columns {
+            self.table.write(&mut self.out)?;
+        }
+        if more_quarantined > 0 && self.json {
+            write_json(&mut self.out, &MoreQuarantinedJson { more_in_quarantine: more_quarantined })?;
+        } else if more_quarantined > 0 {
+            writeln!(self.out, "and {more_quarantined} more in quarantine")?;
+        }
+        self.out.flush()
+    }
+}
+
 pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
     let PartsArgs { columns, after, limit, client: ClientArgs { server, json } } = args;
     let mut tally = TallyClient::new(connect(&server).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    let asked = Quarantined::ask(&mut tally, after).await;
+    let mut quarantined = asked.map_err(|status| call_failure(&server, &status))?;
     let request = ListPartsRequest { after, limit };
     let mut receipts = tally.list_parts(request).await.map_err(|status| call_failure(&server, &status))?.into_inner();
 
     let line_chars = Term::stdout().size_checked().map_or(LINE_CHARS, |(_lines, chars)| usize::from(chars));
-    let mut out = BufWriter::new(io::stdout());
-    let mut table = Table::new(line_chars);
+    let out = BufWriter::new(io::stdout());
+    let mut printer = Printer { out, json, columns, line_chars, table: Table::new(line_chars) };
+    let mut printed = 0;
     let ended = loop {
         let receipt = match receipts.message().await {
             Ok(Some(receipt)) => receipt,
             Ok(None) => break Ok(ExitCode::SUCCESS),
             Err(status) => break Err(call_failure(&server, &status)),
         };
-        if json {
-            write_json(&mut out, &ReceiptJson::from(&receipt))?;
-        } else if columns {
-            write_columns(&mut out, &receipt, line_chars)?;
-        } else {
-            table.add(&mut out, &receipt)?;
+        while let Some(part) = quarantined.next_before(receipt.part) {
+            printer.quarantined(part)?;
         }
+        printer.receipt(&receipt)?;
+        printed += 1;
     };
-    if !json && !columns {
-        table.write(&mut out)?;
+    // A list that was cut short ends with its last receipt, so that whoever goes on after that misses no line.
+    let is_cut = limit > 0 && printed == limit;
+    while !is_cut && let Some(part) = quarantined.next_before(u64::MAX) {
+        printer.quarantined(part)?;
     }
-    out.flush()?;
+    printer.end(if is_cut { 0 } else { quarantined.more })?;
     ended
 }
 
@@ -169,7 +259,16 @@ impl Table {
             file_bytes(receipt.parquet.as_ref()).to_string(),
             cut(&receipt.uploaded_at, self.line_chars),
         ];
-        self.lines.push((fixed, column_names(&receipt.columns, self.line_chars)));
+        self.add_line(out, fixed, column_names(&receipt.columns, self.line_chars))
+    }
+
+    fn add_quarantined(&mut self, out: &mut impl Write, part: u64) -> io::Result<()> {
+        let fixed = [&part.to_string(), "-", "-", "-", "-"].map(str::to_owned);
+        self.add_line(out, fixed, "in quarantine".to_owned())
+    }
+
+    fn add_line(&mut self, out: &mut impl Write, fixed: [String; 5], rest: String) -> io::Result<()> {
+        self.lines.push((fixed, rest));
         if self.lines.len() >= TABLE_LINES_MAX { self.write(out) } else { Ok(()) }
     }
 
@@ -269,6 +368,19 @@ mod tests {
             "part    rows  csv bytes  parquet bytes  uploaded at                  columns\n\
              \x20  1       2         20              6  2026-11-20T08:48:57.123456Z  2: x, y\n\
              \x20 12  250000    2500000         750000  2026-11-20T08:48:57.123456Z  3: \"\", a\\nb, \"c, d\"\n"
+        );
+    }
+
+    #[test]
+    fn a_part_in_quarantine_has_a_line() {
+        let (mut out, mut table) = (Vec::new(), Table::new(120));
+        assert!(table.add(&mut out, &receipt(1, 2, &["x", "y"])).is_ok());
+        assert!(table.add_quarantined(&mut out, 12).is_ok() && table.write(&mut out).is_ok());
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "part  rows  csv bytes  parquet bytes  uploaded at                  columns\n\
+             \x20  1     2         20              6  2026-11-20T08:48:57.123456Z  2: x, y\n\
+             \x20 12     -          -              -  -                            in quarantine\n"
         );
     }
 

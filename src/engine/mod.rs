@@ -24,6 +24,7 @@ pub mod pages;
 pub mod parquet;
 pub mod part;
 pub mod python;
+pub mod quarantine;
 pub mod query;
 pub mod runs;
 pub mod simd;
@@ -53,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use jobs::{Job, JobCounts, JobId, JobState, ResultFile};
 pub use numbers::{Factorial, Key};
+pub use quarantine::MissingParts;
 pub use query::{ColumnSum, Read};
 pub use store::{Durability, Found, Store};
 pub use vitals::Vitals;
@@ -107,6 +109,8 @@ struct Inner {
     /// Calls that may wait for it, and those that there may be at once. A job is none of them.
     group_waits: Semaphore,
     group_calls: Arc<Semaphore>,
+    /// Whose turn it is to accept the loss of a part.
+    forget_turn: Arc<Semaphore>,
     /// Bytes of CSV that came in, for `vitals`.
     received_bytes: AtomicU64,
 }
@@ -132,6 +136,7 @@ impl Engine {
             found.jobs_set_aside = set_aside;
             shared.with(|state| {
                 found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id));
+                state.parts.set_missing(found.missing.clone());
                 state.jobs = jobs;
             });
             Ok((store, found))
@@ -162,6 +167,7 @@ impl Engine {
             received_bytes: AtomicU64::new(0),
             group_waits: Semaphore::new(GROUP_WAITS_MAX),
             group_calls: Arc::new(Semaphore::new(GROUP_CALLS_MAX)),
+            forget_turn: Arc::new(Semaphore::new(1)),
         };
         let engine = Self(Arc::new(inner));
         jobs::dispatch(&engine);
@@ -232,7 +238,7 @@ impl Engine {
     /// The exact sum of a column over all parts; 0 if none has it.
     ///
     /// Errors: the first cell, in part and row order, that is no integer; a column whose type is none; a total that
-    /// does not fit in 64 bits; a damaged file.
+    /// does not fit in 64 bits; a damaged file; a part that is missing from the table.
     pub async fn column_sum(&self, column: &str, format: Format) -> Result<ColumnSum, Error> {
         query::column_sum(self, column, format).await
     }
@@ -240,7 +246,7 @@ impl Engine {
     /// A statistic of the survey: of all parts that have its columns.
     ///
     /// Errors: a question or state that no row with a value has; the first cell, in part and row order, that is no number
-    /// where a value is wanted; more groups than there is memory for; a damaged file.
+    /// where a value is wanted; more groups than there is memory for; a damaged file; a part that is missing from the table.
     pub async fn survey(&self, question: &SurveyQuestion) -> Result<Answer, Error> {
         survey::answer(self, question, Lane::Question, |_parts_done, _parts_count| ()).await
     }
@@ -260,7 +266,7 @@ impl Engine {
             let _waits = waits.ok().ok_or(Error::TooManyGroupWaits { waits_max: GROUP_WAITS_MAX })?;
             self.group_room().await?
         };
-        let parts = self.0.state.with(|state| state.parts.snapshot());
+        let parts = self.whole_table()?;
         let sources = Sources::Parts { store: Arc::clone(&self.0.store), parts };
         let groups = self.group(Lane::Question, sources, spec, room, |_bytes_read| ()).await?;
         Ok(groups.store().await?.with_place(place))

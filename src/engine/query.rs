@@ -60,7 +60,7 @@ pub struct Read {
 /// The exact sum of a column over all parts. Parts without it add nothing.
 ///
 /// Errors: the first cell that cannot be added, in part and row order; a type that is no integer; a damaged file; a
-/// total that does not fit in 64 bits.
+/// part that is missing from the table; a total that does not fit in 64 bits.
 pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) -> Result<ColumnSum, Error> {
     column_sum_by(engine, column, format, SLICE_BYTES as u64).await
 }
@@ -68,7 +68,7 @@ pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) ->
 /// The same with larger CSV files cut into stretches of so many bytes.
 async fn column_sum_by(engine: &Engine, column: &str, format: Format, stretch_bytes: u64) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
-    let parts = engine.0.state.with(|state| state.parts.snapshot());
+    let parts = engine.whole_table()?;
     let groups = Groups { parts: parts.into_iter().peekable(), format };
     let pieces = stream::iter(groups.flat_map(move |group| pieces_of(group, format, stretch_bytes)));
     let sum_of = |piece| sum_piece(engine.clone(), piece, Arc::clone(&column), format);

@@ -35,6 +35,7 @@ use super::{
     jobs::Jobs,
     numbers::Numbers,
     part::{Part, PartId, Schema},
+    quarantine::MissingParts,
 };
 use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS};
 
@@ -118,6 +119,8 @@ pub struct Registry {
     next_id: PartId,
     /// Ids given out whose part is not in `parts` yet.
     reserved: usize,
+    /// Parts that should be in `parts` and are in quarantine.
+    missing: MissingParts,
 }
 
 /// The work queue is full or closed; the work comes back.
@@ -160,6 +163,7 @@ impl Shared {
             schema_bytes: 0,
             next_id: PartId::FIRST,
             reserved: 0,
+            missing: MissingParts::default(),
         };
         let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
         let idle = Vec::with_capacity(WORKERS);
@@ -319,6 +323,26 @@ impl Registry {
     pub fn restore(&mut self, part: Arc<Part>) {
         self.skip_to(part.id);
         self.parts.insert(part.id, part);
+    }
+
+    /// Whether a part is in the table.
+    pub fn contains(&self, id: PartId) -> bool {
+        self.parts.contains_key(&id)
+    }
+
+    /// The parts in quarantine whose loss no operator has accepted.
+    pub fn missing(&self) -> &MissingParts {
+        &self.missing
+    }
+
+    /// What a look at the quarantine found.
+    pub fn set_missing(&mut self, missing: MissingParts) {
+        self.missing = missing;
+    }
+
+    /// The loss of a missing part was accepted. Says whether the quarantine has to be looked at again.
+    pub fn accept_loss(&mut self, id: PartId) -> bool {
+        self.missing.remove(id)
     }
 
     /// Ids up to this one are not given out again.

@@ -9,14 +9,14 @@
 //! DATA/jobs/ID.json      a job's record; its rename to this name is the commit
 //! DATA/jobs/ID.input     what it works on
 //! DATA/jobs/ID.result    what came of it
-//! DATA/quarantine/       parts that were found damaged at start
+//! DATA/quarantine/       parts that were found damaged at start; N.forgotten: an operator has accepted the loss of part N
 //! ```
 //!
 //! Invariant: a receipt in `parts/` has its two files beside it, complete, and a job's record those it speaks of. Every
 //! function asserts that the lock of `state.rs` is not held.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
     hash::Hasher,
     io::{self, Read, Write},
@@ -33,6 +33,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     part::{FORMAT_VERSION, FileInfo, Format, Part, PartId, Receipt},
+    quarantine::{MissingParts, Quarantine},
     state::assert_unlocked,
 };
 use crate::{
@@ -75,6 +76,8 @@ pub struct Found {
     pub quarantined: Vec<(PartId, String)>,
     /// Ids of all parts in quarantine.
     pub in_quarantine: Vec<PartId>,
+    /// Those of them that are not in the table, and whose loss no operator has accepted.
+    pub missing: MissingParts,
     /// Jobs set aside now, with the reason.
     pub jobs_set_aside: Vec<(String, String)>,
 }
@@ -223,19 +226,32 @@ impl Store {
         assert_unlocked();
         let mut found = Found::default();
         let files = self.list_parts()?;
-        let mut broken = Vec::new();
+        let was_in_quarantine = self.quarantine()?;
+        let (mut broken, mut served) = (Vec::new(), BTreeSet::new());
         for (&id, &present) in &files {
             if !present.receipt {
                 continue;
             }
             match self.check_part(id)? {
-                Ok(receipt) => part(receipt),
+                Ok(receipt) => {
+                    part(receipt);
+                    served.insert(id);
+                }
                 Err(reason) => broken.push((id, reason)),
             }
         }
         // Nothing was changed up to here.
         for (id, present) in files {
             if present.receipt {
+                // It is no loss any more; if it is damaged again, that is a new one.
+                if was_in_quarantine.accepted.contains(&id) {
+                    self.remove(&self.quarantine_path(id, "forgotten"))?;
+                }
+                continue;
+            }
+            if was_in_quarantine.parts.contains(&id) {
+                // Somebody has put them back without the receipt: they are no leftovers.
+                self.set_aside(id)?;
                 continue;
             }
             for extension in present.extensions() {
@@ -251,12 +267,50 @@ impl Store {
             self.set_aside(id)?;
             found.quarantined.push((id, reason));
         }
-        for path in self.entries("quarantine")? {
-            if let Some((id, "json")) = split_name(&path) {
-                found.in_quarantine.push(id);
-            }
-        }
+        let quarantine = self.quarantine()?;
+        found.missing = quarantine.missing(|id| served.contains(id));
+        found.in_quarantine = quarantine.parts.into_iter().collect();
         Ok(found)
+    }
+
+    /// The parts that have files in `quarantine/`.
+    pub fn quarantine(&self) -> Result<Quarantine, Error> {
+        assert_unlocked();
+        let path = self.root.join("quarantine");
+        let what = || Error::io(format!("data folder {}", path.display()));
+        let mut quarantine = Quarantine::default();
+        for entry in fs::read_dir(&path).map_err(what())? {
+            match split_name_in_quarantine(&entry.map_err(what())?.path()) {
+                Some((id, "forgotten")) => quarantine.accepted.insert(id),
+                Some((id, "csv" | "parquet" | "json")) => quarantine.parts.insert(id),
+                _ => false,
+            };
+        }
+        Ok(quarantine)
+    }
+
+    /// Whether a part has files in `quarantine/`, and whether its loss was accepted.
+    pub fn is_in_quarantine(&self, id: PartId) -> Result<(bool, bool), Error> {
+        assert_unlocked();
+        let is_there = |extension| {
+            let there = self.quarantine_path(id, extension).try_exists();
+            there.map_err(Error::io(format!("part {id} in quarantine")))
+        };
+        Ok((is_there("json")? || is_there("csv")? || is_there("parquet")?, is_there("forgotten")?))
+    }
+
+    /// Records that an operator has accepted the loss of a part. It is safe on disk then, whatever `--durability` says.
+    pub fn record_loss(&self, id: PartId, forgotten_at: &str) -> Result<(), Error> {
+        let what = || Error::io(format!("the record that part {id} is forgotten"));
+        let text = format!("{{\"part\":{id},\"forgotten_at\":\"{forgotten_at}\"}}\n");
+        let mut draft = self.draft()?;
+        draft.write_all(text.as_bytes()).and_then(|()| draft.sync()).map_err(what())?;
+        draft.rename(&self.quarantine_path(id, "forgotten"))?;
+        sync_folder(&self.root.join("quarantine")).map_err(what())
+    }
+
+    fn quarantine_path(&self, id: PartId, extension: &str) -> PathBuf {
+        self.root.join("quarantine").join(format!("{id}.{extension}"))
     }
 
     /// A new empty file.
@@ -678,6 +732,17 @@ fn split_name(path: &Path) -> Option<(PartId, &str)> {
     let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
     let id = PartId::new(stem.parse().ok()?)?;
     (id.to_string() == stem).then_some((id, extension))
+}
+
+/// The same of a file in `quarantine/`, where `12-2.csv` is a second one of part 12.
+fn split_name_in_quarantine(path: &Path) -> Option<(PartId, &str)> {
+    let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
+    let number = match stem.split_once('-') {
+        Some((number, copy)) if copy.parse::<u32>().is_ok() => number,
+        _ => stem,
+    };
+    let id = PartId::new(number.parse().ok()?)?;
+    (id.to_string() == number).then_some((id, extension))
 }
 
 impl Draft {

@@ -204,7 +204,7 @@ pub(super) async fn answer(
 ) -> Result<Answer, Error> {
     let memory = Arc::new(engine.0.surveys.claim(SURVEY_CLAIM_BYTES).await?);
     let question = Arc::new(question.clone());
-    let parts = engine.0.state.with(|state| state.parts.snapshot());
+    let parts = engine.whole_table()?;
     let parts_count = parts.len() as u64;
     let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format: Format::Parquet });
     let read = |group| read_group(engine.clone(), group, Arc::clone(&question), lane, Arc::clone(&memory));

@@ -10,6 +10,8 @@ use crate::error::Error;
 pub struct Vitals {
     /// Parts of the table.
     pub parts: usize,
+    /// Parts in quarantine whose loss no operator has accepted.
+    pub parts_missing: usize,
     /// Jobs of both kinds by their state.
     pub jobs: JobCounts,
     /// Slices that wait for a worker, lane by lane.
@@ -32,6 +34,7 @@ impl Engine {
         let (spilled_bytes, resident_bytes) = inner.workers.run(Lane::Question, measure).await.flatten()?;
         Ok(Vitals {
             parts: self.parts_count(),
+            parts_missing: self.missing_count(),
             jobs: self.job_counts(),
             waiting,
             received_bytes: inner.received_bytes.load(Ordering::Relaxed),

@@ -160,6 +160,9 @@ fn report(found: &Found) {
     for (part, reason) in &found.quarantined {
         tracing::error!(%part, %reason, "set aside in quarantine: it is in no sum");
     }
+    if let Some(error) = found.missing.error() {
+        tracing::error!(parts = found.missing.count(), "{error}");
+    }
 }
 
 async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
@@ -182,8 +185,8 @@ fn say_ready(config: &Config, [grpc, http]: [&[TcpListener]; 2], engine: &Engine
     let (parts, data) = (engine.parts_count(), config.data.display());
     let plural = if parts == 1 { "" } else { "s" };
     line += &format!("; {parts} part{plural} in {data}");
-    if !found.in_quarantine.is_empty() {
-        line += &format!(", {} in quarantine", found.in_quarantine.len());
+    if found.missing.count() > 0 {
+        line += &format!(", {} in quarantine", found.missing.count());
     }
     let mut out = io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("standard output"))

@@ -58,6 +58,17 @@ def check_serves(server: Server, parts: List[int]) -> None:
     assert column_sum(server, "y") == sum(Y_OF_PART[part] for part in parts)
 
 
+def check_refuses(server: Server, missing: List[int]) -> None:
+    """Sums are refused, in both formats, and the error names the first of the missing parts."""
+    for file_format in ("csv", "parquet"):
+        with pytest.raises(grpc.RpcError) as failure:
+            table(server).ColumnSum(table_pb2.ColSumReq(column="x", format=file_format))
+        assert failure.value.code() == grpc.StatusCode.DATA_LOSS
+        assert re.search(rf"\bpart {missing[0]}\b", failure.value.details()), failure.value.details()
+    quarantine = tally(server).ListQuarantine(tally_pb2.ListQuarantineRequest())
+    assert (list(quarantine.parts), quarantine.count) == (missing, len(missing))
+
+
 def fails_to_start(data: Path, *flags, **options) -> str:
     """A start that must end with exit code 1 and without a ready line; returns what it said."""
     with pytest.raises(ServerDidNotStart) as failure:
@@ -201,7 +212,7 @@ def test_a_damaged_part_is_set_aside(start_server, data, kind, damage):
     assert server.quarantine_count_at_start == 1
     assert server.ready_line.endswith(", 1 in quarantine")
     assert re.search(r"\b2\b.*quarantine|quarantine.*\b2\b", server.stderr), server.stderr
-    check_serves(server, [1, 3])
+    check_refuses(server, [2])
     assert not list((data / "parts").glob("2.*"))
     set_aside = {path.name: path.read_bytes() for path in (data / "quarantine").rglob("*") if path.is_file()}
     assert set_aside == files, "all that was left of the part is kept for a look at it"
@@ -209,6 +220,9 @@ def test_a_damaged_part_is_set_aside(start_server, data, kind, damage):
 
     # It stays there, and is neither served nor lost by later starts.
     server = start_server(data)
+    check_refuses(server, [2])
+    server.stop()
+    server = start_server(data, "--incomplete", "answer")
     check_serves(server, [1, 3])
     assert {path.name for path in (data / "quarantine").rglob("*") if path.is_file()} == set(files)
 
@@ -216,10 +230,12 @@ def test_a_damaged_part_is_set_aside(start_server, data, kind, damage):
 def test_several_damaged_parts_are_counted(start_server, data):
     remove(data / "parts" / "1.csv")
     add_a_byte(data / "parts" / "3.parquet")
-    server = start_server(data)
+    server = start_server(data, "--incomplete", "answer")
     assert server.quarantine_count_at_start == 2
     assert server.ready_line.endswith(", 2 in quarantine")
     check_serves(server, [2])
+    server.stop()
+    check_refuses(start_server(data), [1, 3])
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
@@ -227,7 +243,7 @@ def test_the_id_of_a_part_set_aside_is_not_used_again(start_server, data, kind):
     (remove if kind != "json" else write_garbage)(data / "parts" / f"3.{kind}")
     start_server(data).stop()
     # The start after the next one sees number 3 in quarantine/ alone.
-    server = start_server(data)
+    server = start_server(data, "--incomplete", "answer")
     check_serves(server, [1, 2])
     part = upload(server, LATER_CSV)
     assert part > 3

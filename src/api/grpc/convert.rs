@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 use super::pb::tally;
 use crate::{
     engine::{
+        MissingParts,
         group::Group,
         part::{Column, ColumnType, FileInfo, Receipt},
     },
@@ -50,6 +51,11 @@ pub(super) fn from_status(status: &Status) -> Error {
 pub(super) fn to_group_block(groups: Vec<Group>) -> tally::GroupBlock {
     let group = |Group { cells, totals }| tally::Group { cells, totals };
     tally::GroupBlock { groups: groups.into_iter().map(group).collect() }
+}
+
+pub(super) fn to_quarantine(missing: &MissingParts) -> tally::ListQuarantineResponse {
+    let parts = missing.listed().iter().map(|id| id.get()).collect();
+    tally::ListQuarantineResponse { parts, count: missing.count() as u64 }
 }
 
 pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {

@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use crate::api::metrics::{GrpcCall, Metrics};
 
 /// The calls that are counted by their name. A test compares this with the proto files.
-const METHODS: [&str; 8] = [
+const METHODS: [&str; 10] = [
     "/Table/Upload",
     "/Table/ColumnSum",
     "/Table/ColSum",
@@ -24,6 +24,8 @@ const METHODS: [&str; 8] = [
     "/tally.v1.Tally/Upload",
     "/tally.v1.Tally/ListParts",
     "/tally.v1.Tally/GroupSum",
+    "/tally.v1.Tally/ListQuarantine",
+    "/tally.v1.Tally/Forget",
 ];
 
 /// Counts the calls of the services below it.

@@ -8,8 +8,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Answers, CallLog,
     adapter::Content,
-    convert::{to_group_block, to_receipt, to_status},
-    pb::tally::{GroupBlock, GroupSumRequest, ListPartsRequest, Receipt, UploadChunk, tally_server::Tally},
+    convert::{to_group_block, to_quarantine, to_receipt, to_status},
+    pb::tally::{
+        ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
+        ListQuarantineResponse, Receipt, UploadChunk, tally_server::Tally,
+    },
     unread::{Closer, Watched},
 };
 use crate::{
@@ -91,11 +94,40 @@ impl Tally for TallyService {
         });
         Ok(Response::new(self.watched(blocks.boxed(), "Tally/GroupSum", closer)))
     }
+
+    async fn list_quarantine(
+        &self,
+        _request: Request<ListQuarantineRequest>,
+    ) -> Result<Response<ListQuarantineResponse>, Status> {
+        Ok(Response::new(to_quarantine(&self.0.missing_parts())))
+    }
+
+    async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<ForgetResponse>, Status> {
+        let part = request.into_inner().part;
+        let log = CallLog::start("Tally/Forget");
+        let result = self.forget_part(part).await;
+        let ms = log.end();
+        match result {
+            Ok(missing) => {
+                tracing::warn!(call = "Tally/Forget", part, missing, ms, "the loss of the part is accepted");
+                Ok(Response::new(ForgetResponse { quarantined: missing as u64 }))
+            }
+            Err(error) => {
+                tracing::warn!(call = "Tally/Forget", part, %error, ms, "refused");
+                Err(to_status(&error))
+            }
+        }
+    }
 }
 
 impl TallyService {
     fn watched<T: 'static>(&self, answers: Answers<T>, call: &'static str, closer: Option<Closer>) -> Answers<T> {
         Watched::new(answers, call, closer.as_ref(), self.0.idle_max()).boxed()
+    }
+
+    async fn forget_part(&self, part: u64) -> Result<usize, Error> {
+        let id = PartId::new(part).ok_or(Error::NotInQuarantine { part })?;
+        self.0.forget_part(id).await
     }
 
     async fn groups(&self, by: Vec<String>, sum: Vec<String>) -> Result<StoredGroups, Error> {

@@ -20,7 +20,7 @@ async fn livez() -> &'static str {
     "alive\n"
 }
 
-/// Whether the server takes calls.
+/// Whether the server takes calls; and how many parts are in quarantine, if there are any.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
     responses(
@@ -28,8 +28,16 @@ async fn livez() -> &'static str {
         (status = 503, description = "It is shutting down", body = String)
     )
 )]
-async fn readyz(State(surface): State<Surface>) -> (StatusCode, &'static str) {
-    if surface.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ready\n") }
+async fn readyz(State(surface): State<Surface>) -> (StatusCode, String) {
+    if surface.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    let text = match surface.engine.missing_count() {
+        0 => "ready\n".to_owned(),
+        1 => "ready, 1 part in quarantine\n".to_owned(),
+        count => format!("ready, {count} parts in quarantine\n"),
+    };
+    (StatusCode::OK, text)
 }
 
 /// The server's figures, for Prometheus: OpenMetrics 1.0.

@@ -1,0 +1,65 @@
+//! `tally forget`: accepts the loss of parts that are in quarantine.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Failure,
+    connect::{ClientArgs, call_failure, connect},
+    write_json,
+};
+use crate::api::grpc::pb::tally::{ForgetRequest, tally_client::TallyClient};
+
+/// Accept the loss of parts that are in quarantine
+///
+/// A part that is damaged when the server starts is set aside in quarantine, and sums, group sums
+/// and statistics are refused while it is missing. To restore it, stop the server, move whole
+/// files of the part from wherever you have them to parts/ in the data folder, and start the
+/// server. If there are none, `tally forget` accepts the loss: answers are then about the other
+/// parts. The data folder keeps a record of that, and the part's files stay in quarantine/.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        tally parts                 shows which parts are in quarantine\n  \
+        tally forget 3\n  \
+        tally forget 3 --json       {\"part\":3,\"quarantined\":0}"
+)]
+pub struct ForgetArgs {
+    /// Numbers of the parts
+    #[arg(value_name = "PART", required = true)]
+    pub parts: Vec<u64>,
+
+    /// Where and how to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+#[derive(Serialize)]
+struct ForgottenJson {
+    part: u64,
+    /// Parts that are in quarantine still, without those that were forgotten.
+    quarantined: u64,
+}
+
+pub(super) async fn run(args: ForgetArgs) -> Result<ExitCode, Failure> {
+    let ForgetArgs { parts, client: ClientArgs { server, json } } = args;
+    let mut tally = TallyClient::new(connect(&server).await?);
+    let mut out = io::stdout();
+    for part in parts {
+        let answer = tally.forget(ForgetRequest { part }).await.map_err(|status| call_failure(&server, &status))?;
+        let quarantined = answer.into_inner().quarantined;
+        if json {
+            write_json(&mut out, &ForgottenJson { part, quarantined })?;
+        } else {
+            let plural = if quarantined == 1 { "" } else { "s" };
+            writeln!(out, "part {part} is forgotten; {quarantined} part{plural} in quarantine")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
