@@ -145,6 +145,15 @@ def test_the_first_of_several_and_their_number_are_told(start_server, data):
     server = start_server(data)
     check_refuses(server, [1, 3])
     check_told(server, [1, 3])
+    # A list in pieces has each part once.
+    for flags, expected in (
+        (["--limit", 1], [1, 2]),
+        (["--after", 2, "--limit", 1], [3]),
+        (["--after", 1], [2, 3]),
+        (["--after", 3], []),
+    ):
+        lines = run_tally(server, "parts", "--json", *flags).stdout.splitlines()
+        assert [json.loads(line)["part"] for line in lines] == expected, flags
 
 
 @pytest.mark.parametrize("how", ["flag", "environment"])
@@ -175,6 +184,9 @@ def test_a_part_moved_back_whole_is_served_again(start_server, data):
     server = start_server(data)
     check_answers(server, [1, 2, 3])
     check_told(server, [])
+    with pytest.raises(grpc.RpcError) as failure:
+        tally(server).Forget(tally_pb2.ForgetRequest(part=2))
+    assert failure.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_files_put_back_without_their_receipt_are_not_taken_for_leftovers(start_server, data):
