@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Checks what the dependencies bring in (deny.toml): bans, licences and sources, with cargo-deny, which is installed from
+# crates.io into target/tools where cargo does not have it. That takes about a minute on two idle cores.
+#
+# Security advisories need a database, RustSec's advisory-db: TALLY_ADVISORY_DB names a folder that holds a copy of it.
+# Without one they are not checked, and the last line of the output says so.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VERSION=0.20.2 # builds with our Rust; from 0.13 to 0.19 it brought a whole git library, which took minutes to build
+
+tools=$PWD/target/tools
+export PATH="$tools/bin:$PATH"
+if ! cargo deny --version >/dev/null 2>&1; then
+  # Unoptimized: it runs for seconds, and is built in half the time.
+  CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --locked --debug --version "$VERSION" \
+    --root "$tools" --target-dir "$tools/build"
+  rm -rf "$tools/build"
+fi
+
+cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+if [ -z "${TALLY_ADVISORY_DB:-}" ]; then
+  echo "advisories: not checked, for TALLY_ADVISORY_DB names no database"
+  exit 0
+fi
+[ -d "$TALLY_ADVISORY_DB/crates" ] || { echo "advisories: $TALLY_ADVISORY_DB has no folder crates" >&2; exit 1; }
+# deny.toml looks there; the name is what cargo-deny makes of the address of the usual database, and the time of
+# FETCH_HEAD is the database's age.
+copy=target/tools/advisory-dbs/advisory-db-3157b0e258782691
+rm -rf "$copy"
+mkdir -p "$copy/.git"
+ln -s "$(realpath "$TALLY_ADVISORY_DB")/crates" "$copy/crates"
+touch -r "$TALLY_ADVISORY_DB/crates" "$copy/.git/FETCH_HEAD"
+cargo deny --locked --offline check --hide-inclusion-graph advisories
+echo "advisories: checked with $TALLY_ADVISORY_DB"
