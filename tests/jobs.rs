@@ -4,10 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -17,14 +14,15 @@ use serde_json::{Value, json};
 use tally::{
     engine::{
         Durability, Engine, Job, JobId, JobState,
-        group::GroupBy,
+        group::{GroupBy, Groups},
+        state::Lane,
+        store::Reader,
         survey::{Ask, SurveyQuestion},
     },
     error::{Error, Kind},
     limits::{JOBS_MAX, JobLimits, Limits},
 };
 use tempfile::TempDir;
-use tokio::{sync::oneshot, time::timeout};
 
 const SURVEY: &str = "Question,LocationDesc,Data_Value,StratificationCategory1,Stratification1\n\
                       q,Ohio,1,Income,low\nq,Ohio,2,Income,high\nq,Iowa,4,,\nr,Ohio,9,Income,low\n";
@@ -402,62 +400,24 @@ async fn a_job_that_waits_or_runs_can_be_cancelled() {
     engine.close();
 }
 
-/// Puts a pipe where a file was or will be: the worker that opens it waits until the test opens the other end.
-fn make_pipe(path: &Path) {
-    if path.exists() {
-        fs::remove_file(path).expect("was there");
-    }
-    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
-}
-
-/// The other end of a pipe, as soon as a worker waits for it.
-async fn other_end(pipe: &Path) -> fs::File {
-    let pipe = pipe.to_owned();
-    let (opened, end) = oneshot::channel();
-    // A thread that nobody waits for: it stays if no worker ever comes.
-    thread::spawn(move || opened.send(fs::OpenOptions::new().write(true).open(pipe)));
-    let end = timeout(Duration::from_secs(60), end).await.expect("a worker opens the file");
-    end.expect("an answer").expect("a pipe")
-}
-
-/// An engine in which the turn of the second task never comes until the input of the first, a pipe, is opened.
-async fn one_task_at_work() -> (Engine, TempDir, PathBuf) {
-    let folder = TempDir::new().expect("a temporary folder");
-    let jobs = folder.path().join("jobs");
-    fs::create_dir(&jobs).expect("writable");
-    fs::write(jobs.join(format!("{TASK}.json")), record_of(TASK, 1, 0)).expect("writable");
-    let input = jobs.join(format!("{TASK}.input"));
-    make_pipe(&input);
-    (open_again(&folder).await, folder, input)
-}
-
-#[tokio::test]
-async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
-    let (engine, folder, first_input) = one_task_at_work().await;
-    let id = task(&engine, PLAYS).await.expect("accepted");
-    let path = files(&folder)[&format!("{id}.json")].clone();
-    let text = fs::read(&path).expect("readable");
-    make_pipe(&path);
-    drop(other_end(&first_input).await);
-    let mut pipe = other_end(&path).await;
-    // Its turn has come: a worker reads what it is to do.
-    assert_eq!(engine.job(id).expect("it is known").state, JobState::Queued);
-    assert!(engine.cancel_job(id).await.expect("nothing to write"), "it is about to run");
-    pipe.write_all(&text).expect("a worker reads it");
-    drop(pipe);
-    assert_eq!(end_of(&engine, id).await.state, JobState::Failed { reason: "cancelled".into() });
-    assert_eq!(record(&path)["state"], json!({"failed": {"reason": "cancelled"}}));
-    let next = task(&engine, PLAYS).await.expect("accepted");
-    assert!(result_of(&engine, next).await.starts_with("Song,Date,Total\n"), "the queue goes on");
-    assert_eq!(kinds(&folder), ["json", "json", "json", "result"]);
-    engine.close();
+/// An engine in which the turn of the second task never comes until what is returned beside it, another group sum, is dropped.
+async fn one_task_at_work() -> (Engine, TempDir, Groups) {
+    let (engine, folder) = fresh().await;
+    let csv = folder.path().join("plays.csv");
+    fs::write(&csv, PLAYS).expect("writable");
+    let group = GroupBy::new(vec!["Song".to_owned()], vec!["Number of Plays".to_owned()]).expect("different columns");
+    let file = Reader::open(&csv).expect("readable");
+    let groups = engine.group_sum_file(Lane::Question, file, group, |_bytes_read| ()).await.expect("a good file");
+    let first = task(&engine, PLAYS).await.expect("accepted");
+    until("it runs", || matches!(engine.job(first)?.state, JobState::Running { .. }).then_some(())).await;
+    (engine, folder, groups)
 }
 
 /// Nobody can say any more what such a job was to do; it must not stay undone, nor hold up those behind it.
 #[tokio::test]
 async fn a_waiting_job_whose_record_is_lost_fails() {
     for cancelled in [false, true] {
-        let (engine, folder, first_input) = one_task_at_work().await;
+        let (engine, folder, groups) = one_task_at_work().await;
         let lost = task(&engine, PLAYS).await.expect("accepted");
         let damaged = task(&engine, PLAYS).await.expect("accepted");
         let last = task(&engine, PLAYS).await.expect("accepted");
@@ -471,7 +431,7 @@ async fn a_waiting_job_whose_record_is_lost_fails() {
             }
             assert_eq!(engine.jobs_undone(), 2, "the first and the last");
         }
-        drop(other_end(&first_input).await);
+        drop(groups);
         assert!(result_of(&engine, last).await.starts_with("Song,Date,Total\n"), "the queue goes on");
         for (id, says) in [
             (lost, format!("job \"{lost}\" is damaged: its record is gone")),

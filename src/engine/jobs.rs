@@ -833,3 +833,6 @@ pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
     found.damaged.iter().filter_map(|(name, _)| name.parse().ok()).for_each(|id| jobs.skip_to(id));
     Ok(Recovered { jobs, leftovers: found.strays.len(), set_aside: found.damaged })
 }
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests;

@@ -11,6 +11,7 @@ pub mod claims;
 pub mod columns;
 pub mod convert;
 pub mod csv;
+mod data_folder;
 pub mod deltas;
 pub mod fold;
 pub mod group;

@@ -17,6 +17,8 @@ pub struct PartId(NonZeroU64);
 impl PartId {
     /// The first part of a table.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
+    /// The end of the range, which is no part's: none could follow it.
+    pub const END: Self = Self(NonZeroU64::MAX);
 
     /// None for 0, which is no part.
     pub fn new(id: u64) -> Option<Self> {
@@ -28,7 +30,7 @@ impl PartId {
         self.0.get()
     }
 
-    /// The id after this one.
+    /// The id after this one, or [`Self::END`].
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }

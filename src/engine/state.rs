@@ -299,7 +299,7 @@ impl Registry {
     /// An id for a part that is about to be published; none if the table is full. It must come back by `insert` or
     /// `release`.
     pub fn reserve(&mut self) -> Option<PartId> {
-        if self.parts.len() + self.reserved >= PARTS_MAX {
+        if self.parts.len() + self.reserved >= PARTS_MAX || self.next_id == PartId::END {
             return None;
         }
         self.reserved += 1;
@@ -345,9 +345,12 @@ impl Registry {
         self.missing.remove(id)
     }
 
-    /// Ids up to this one are not given out again.
+    /// Ids up to this one are not given out again. The end of the range, which is in quarantine if it is anywhere, counts
+    /// for nothing.
     pub fn skip_to(&mut self, id: PartId) {
-        self.next_id = self.next_id.max(id.next());
+        if id != PartId::END {
+            self.next_id = self.next_id.max(id.next());
+        }
     }
 
     /// The header kept under a hash.

@@ -32,6 +32,7 @@ use rustix::fs::FallocateFlags;
 use twox_hash::XxHash3_64;
 
 use super::{
+    data_folder,
     part::{FORMAT_VERSION, FileInfo, Format, Part, PartId, Receipt},
     quarantine::{MissingParts, Quarantine},
     state::assert_unlocked,
@@ -178,10 +179,7 @@ impl Store {
     pub fn open(root: &Path, durability: Durability) -> Result<Self, Error> {
         assert_unlocked();
         let is_new = !root.exists();
-        for folder in ["tmp", "parts", "jobs", "quarantine"] {
-            let path = root.join(folder);
-            fs::create_dir_all(&path).map_err(Error::io(format!("data folder {}", path.display())))?;
-        }
+        data_folder::prepare(root)?;
         if durability == Durability::Fsync {
             // Or the folders' own names could be lost with all that is in them.
             let what = || Error::io(format!("data folder {}", root.display()));
@@ -191,9 +189,8 @@ impl Store {
                 sync_folder(parent).map_err(what())?;
             }
         }
-        let path = root.join("lock");
         let what = format!("data folder {}: its lock", root.display());
-        let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut lock = data_folder::open_lock(root);
         let lock = lock.as_mut().map_err(|error| Error::DataFolder(format!("{what}: {error}")))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -208,6 +205,10 @@ impl Store {
         lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(Error::io(what.clone()))?;
         let lock = lock.try_clone().map_err(Error::io(what))?;
         let folder = File::open(root).map_err(Error::io(format!("data folder {}", root.display())))?;
+        // Those of the others are checked when they are read, which is before anything is changed, too.
+        for folder in ["tmp", "quarantine"] {
+            data_folder::entries(root, folder)?;
+        }
         Ok(Self {
             root: root.to_owned(),
             durability,
@@ -402,7 +403,9 @@ impl Store {
         };
         let what = format!("part {}, {extension}", part.id);
         let reader = match Reader::open_as(&self.part_path(part.id, extension), &what) {
-            Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+            Err(Error::Io { cause, .. })
+                if cause.kind() == io::ErrorKind::NotFound || data_folder::is_no_file(&cause) =>
+            {
                 return Err(Error::Damaged { part: part.id, what: format!("{extension}: {cause}") });
             }
             opened => opened?,
@@ -434,11 +437,15 @@ impl Store {
         assert_unlocked();
         let path = self.job_path(name, "json");
         let mut text = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
+        let read =
+            data_folder::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
         match read {
             Ok(_bytes) => Ok(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::DamagedJob { name: name.to_owned(), what: "its record is gone".to_owned() })
+            }
+            Err(error) if data_folder::is_no_file(&error) => {
+                Err(Error::DamagedJob { name: name.to_owned(), what: format!("its record: {error}") })
             }
             Err(error) => Err(Error::io(format!("the record of job {name}"))(error)),
         }
@@ -495,7 +502,7 @@ impl Store {
                 tracing::warn!(path = %path.display(), "not a file of ours, left alone");
                 continue;
             };
-            let bytes = fs::metadata(&path).map_err(Error::io(format!("job file {}", path.display())))?.len();
+            let bytes = fs::symlink_metadata(&path).map_err(Error::io(format!("job file {}", path.display())))?.len();
             match extension.as_str() {
                 "json" => jobs.entry(name).or_default().record = true,
                 "input" => jobs.entry(name).or_default().input = Some(bytes),
@@ -585,11 +592,14 @@ impl Store {
             Ok(receipt) => receipt,
             Err(error) => return Ok(Err(format!("receipt: {error}"))),
         };
+        if id == PartId::END {
+            return Ok(Err("receipt: its number is the last that there is, so none could follow it".to_owned()));
+        }
         if receipt.part != id || receipt.format != FORMAT_VERSION {
             return Ok(Err("receipt: it is of another part or version".to_owned()));
         }
         for (extension, info) in [("csv", &receipt.csv), ("parquet", &receipt.parquet)] {
-            match fs::metadata(self.part_path(id, extension)) {
+            match fs::symlink_metadata(self.part_path(id, extension)) {
                 Ok(metadata) if metadata.len() == info.bytes => {}
                 Ok(metadata) => {
                     let (bytes, expected) = (metadata.len(), info.bytes);
@@ -609,7 +619,7 @@ impl Store {
         const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
         assert_unlocked();
         let mut text = Vec::with_capacity(4 * KIB); // most end within one read
-        File::open(self.part_path(id, "json"))?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
+        data_folder::open(&self.part_path(id, "json"))?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
         Ok(text)
     }
 
@@ -641,10 +651,7 @@ impl Store {
     }
 
     fn entries(&self, folder: &str) -> Result<Vec<PathBuf>, Error> {
-        assert_unlocked();
-        let path = self.root.join(folder);
-        let entries = fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-        entries.map_err(Error::io(format!("data folder {}", path.display())))
+        data_folder::entries(&self.root, folder)
     }
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
@@ -850,7 +857,7 @@ impl Draft {
             self.whole().map_err(what())?;
             return self.rename(to);
         }
-        let mut file = File::create(to).map_err(what())?;
+        let mut file = data_folder::create(to).map_err(what())?;
         let Err(error) = file.write_all(&self.held) else { return Ok(()) };
         if let Err(error) = fs::remove_file(to) {
             tracing::error!(path = %to.display(), %error, "a file that is not complete is left");
@@ -906,7 +913,7 @@ impl Staged {
     fn sync(&self) -> Result<(), Error> {
         let what = || Error::io(format!("part {}", self.part));
         for extension in ["csv", "parquet"] {
-            let file = File::open(self.store.part_path(self.part, extension));
+            let file = data_folder::open(&self.store.part_path(self.part, extension));
             file.and_then(|file| file.sync_all()).map_err(what())?;
         }
         self.receipt.iter().filter_map(|receipt| receipt.file.as_ref()).try_for_each(File::sync_all).map_err(what())
@@ -1055,17 +1062,18 @@ impl TempFile {
 }
 
 impl Reader {
-    /// Opens a file that does not change any more.
+    /// Opens a file that a user named and that does not change any more, wherever its path leads.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::open_as(path, &path.display().to_string())
-    }
-
-    /// The same of a file that an error is to call `what`.
-    fn open_as(path: &Path, what: &str) -> Result<Self, Error> {
         assert_unlocked();
-        let what = || Error::io(what);
+        let what = || Error::io(path.display().to_string());
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
+        Ok(Self { file: Arc::new(file), bytes })
+    }
+
+    /// Opens a file of the data folder that an error is to call `what`.
+    fn open_as(path: &Path, what: &str) -> Result<Self, Error> {
+        let (file, bytes) = data_folder::open_with_size(path).map_err(Error::io(what))?;
         Ok(Self { file: Arc::new(file), bytes })
     }
 
