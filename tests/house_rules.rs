@@ -9,19 +9,21 @@ use std::{
 
 /// All Rust files below src/, by their path from there, without comments and without their unit tests.
 fn sources() -> BTreeMap<String, String> {
-    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    // Unit tests in a file of their own, which is compiled under `cfg(test)` alone.
+    let is_tests = |path: &Path| path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("_tests"));
+    fn collect(folder: &Path, is_tests: &impl Fn(&Path) -> bool, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("src/ can be read") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
-                collect(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                collect(&path, is_tests, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !is_tests(&path) {
                 files.push(path);
             }
         }
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
-    collect(&root, &mut files);
+    collect(&root, &is_tests, &mut files);
     assert!(files.len() > 20, "src/ has {} files only", files.len());
     let code_of = |text: String| {
         let code = text.split("#[cfg(test)]\n#[allow").next().unwrap_or_default();

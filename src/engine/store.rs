@@ -383,7 +383,7 @@ impl Store {
         let what = || Error::io("parts on their way into the table");
         let unsynced: Vec<_> = batch.iter().filter(|staged| !staged.synced).collect();
         if unsynced.len() > 1 && self.syncs_at_once {
-            rustix::fs::syncfs(&self.folder).map_err(io::Error::from).map_err(what())?;
+            sync_file_system(&self.folder).map_err(what())?;
         } else {
             // What others write to this file system is not waited for.
             unsynced.into_iter().try_for_each(Staged::sync)?;
@@ -642,7 +642,7 @@ impl Store {
             }
             to.set_file_name(format!("{name}-{copy}.{extension}"));
         }
-        match fs::rename(from, &to) {
+        match rename(from, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(format!("quarantine {}", from.display()))(error))
             }
@@ -711,7 +711,34 @@ fn name_of(path: &Path) -> String {
 /// Makes the names in a folder as durable as what they name.
 fn sync_folder(path: &Path) -> io::Result<()> {
     assert_unlocked();
-    File::open(path)?.sync_all()
+    sync_file(&File::open(path)?)
+}
+
+/// Waits until a file's bytes are on disk. All that must be durable is synced here or in [`sync_file_system`], and gets
+/// its name in [`rename`], so that tests see the order (`order_tests.rs`).
+fn sync_file(file: &File) -> io::Result<()> {
+    assert_unlocked();
+    file.sync_all()?;
+    #[cfg(test)]
+    order_tests::note_sync(file);
+    Ok(())
+}
+
+/// Waits until all that was written to the file system of `folder` is on disk.
+fn sync_file_system(folder: &File) -> io::Result<()> {
+    assert_unlocked();
+    rustix::fs::syncfs(folder)?;
+    #[cfg(test)]
+    order_tests::note_sync_of_all();
+    Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    assert_unlocked();
+    fs::rename(from, to)?;
+    #[cfg(test)]
+    order_tests::note_rename(from, to);
+    Ok(())
 }
 
 /// Whether `syncfs` says if something could not be written: Linux does since 5.8.
@@ -777,7 +804,7 @@ impl Draft {
 
     /// Waits until what was written is safe.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.whole()?.sync_all()?;
+        sync_file(self.whole()?)?;
         self.synced = true;
         Ok(())
     }
@@ -867,7 +894,7 @@ impl Draft {
 
     fn rename(&mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
-        fs::rename(&self.path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
+        rename(&self.path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
         self.file = None; // published: not ours to remove
         Ok(())
     }
@@ -914,9 +941,9 @@ impl Staged {
         let what = || Error::io(format!("part {}", self.part));
         for extension in ["csv", "parquet"] {
             let file = data_folder::open(&self.store.part_path(self.part, extension));
-            file.and_then(|file| file.sync_all()).map_err(what())?;
+            file.and_then(|file| sync_file(&file)).map_err(what())?;
         }
-        self.receipt.iter().filter_map(|receipt| receipt.file.as_ref()).try_for_each(File::sync_all).map_err(what())
+        self.receipt.iter().filter_map(|receipt| receipt.file.as_ref()).try_for_each(sync_file).map_err(what())
     }
 
     /// Makes it a part that nothing is synced of.
@@ -1127,6 +1154,9 @@ pub(crate) mod reads {
         READS.take()
     }
 }
+
+#[cfg(test)]
+mod order_tests;
 
 #[cfg(test)]
 mod tests {
