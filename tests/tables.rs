@@ -2,7 +2,10 @@
 //! Every table goes along every path, whole and in random blocks, and both formats must answer alike.
 #![allow(clippy::expect_used, clippy::map_err_ignore, reason = "a panic fails the test")]
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -70,6 +73,15 @@ impl Table {
         }
         names
     }
+
+    /// Drafts are removed by a worker, some time after the answer.
+    async fn wait_until_nothing_is_left(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.leftovers().is_empty() {
+            assert!(Instant::now() < deadline, "these are left: {:?}", self.leftovers());
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl Drop for Table {
@@ -95,10 +107,7 @@ async fn check_refused(csv: &[u8], expected: &str) {
         assert_eq!(table.upload(csv, cuts).await.expect_err("invalid"), expected);
     }
     assert_eq!(table.engine.parts_count(), 0);
-    // Drafts are removed by a worker, which has done so once it has answered something that came later.
-    while !table.leftovers().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    table.wait_until_nothing_is_left().await;
 }
 
 #[tokio::test]
@@ -529,9 +538,7 @@ async fn large_files_of_integers_are_what_they_turn_out_to_be() {
     }
     assert_eq!(table.engine.parts_count(), kept);
     assert_eq!(table.sum("a").await, Ok(total));
-    while !table.leftovers().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    table.wait_until_nothing_is_left().await;
 }
 
 /// However an upload ends while it is converted, nothing of it is left.
@@ -556,16 +563,12 @@ async fn large_files_that_break_off_leave_nothing() {
             tokio::task::yield_now().await;
         }
         drop(upload);
-        while !table.leftovers().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        table.wait_until_nothing_is_left().await;
     }
     let too_much = table.engine.upload(stream::iter(blocks(20))).await.expect_err("too much");
     assert!(matches!(too_much, Error::UploadTooLarge { .. }), "{too_much}");
     assert_eq!(table.engine.parts_count(), 0);
-    while !table.leftovers().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    table.wait_until_nothing_is_left().await;
     // The memory and the places that they had are there for others.
     for _ in 0..3 {
         let rows = "1,2\n".repeat(50_000);

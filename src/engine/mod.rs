@@ -42,6 +42,9 @@ pub mod upload;
 pub mod vitals;
 pub mod workers;
 
+#[cfg(test)]
+mod engine_tests;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},

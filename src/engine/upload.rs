@@ -349,7 +349,7 @@ pub(super) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
 mod tests {
     use super::*;
     use crate::{
-        engine::{Durability, part::Format},
+        engine::{Durability, engine_tests::in_time, part::Format},
         limits::{LARGE_CONVERSION_BYTES, Limits},
     };
 
@@ -371,7 +371,8 @@ mod tests {
         client.send(Bytes::from_static(b"3,4\n")).await.expect("it is received");
         client.send(Bytes::from_static(b"5,")).await.expect("it is received");
 
-        let all = engine.0.large.claim(LARGE_CONVERSION_BYTES).await.expect("all of it, while the upload goes on");
+        let all = in_time("all of it, while the upload goes on", engine.0.large.claim(LARGE_CONVERSION_BYTES)).await;
+        let all = all.expect("it is open");
         assert!(!uploading.is_finished());
         drop(all);
 
@@ -398,11 +399,14 @@ mod tests {
         };
         for last in ["3,4", "3,x", "3,4,5"] {
             let read_ahead = upload(last).await.expect("no panic");
-            let all = engine.0.large.claim(LARGE_CONVERSION_BYTES).await.expect("all of it");
+            let all = in_time("all of it", engine.0.large.claim(LARGE_CONVERSION_BYTES)).await.expect("it is open");
             let later = upload(last);
-            while !engine.0.large.is_waited_for() {
-                tokio::task::yield_now().await;
-            }
+            in_time("the next upload asks for memory", async {
+                while !engine.0.large.is_waited_for() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
             drop(all);
             match (read_ahead, later.await.expect("no panic")) {
                 (Ok(expected), Ok(kept)) => {

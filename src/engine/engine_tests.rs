@@ -1,0 +1,149 @@
+//! What the engine must give back or notice, and no answer shows: memory and places after an error, the idle clock,
+//! files that are not what the registry says.
+
+use std::{fs, future::Future};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{spool::Incoming, *};
+use crate::limits::{PARTS_MAX, SLICE_BYTES};
+
+/// Longer than anything here takes, however busy the machine is.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+async fn open(limits: Limits) -> (tempfile::TempDir, Engine) {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let (engine, _) = Engine::open(folder.path(), Durability::None, limits).await.expect("a data folder");
+    (folder, engine)
+}
+
+async fn upload(engine: &Engine, csv: &[u8]) -> Result<Receipt, Error> {
+    engine.upload(stream::iter([Ok::<_, Error>(Bytes::copy_from_slice(csv))])).await
+}
+
+/// What something that is never given back would make wait for ever.
+pub(super) async fn in_time<T>(what: &str, wanted: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, wanted).await.unwrap_or_else(|_elapsed| panic!("waited in vain: {what}"))
+}
+
+#[tokio::test]
+async fn the_memory_of_a_small_upload_comes_back_however_it_ends() {
+    let (folder, engine) = open(Limits::default()).await;
+    let all = async |after| {
+        let claimed = in_time(after, engine.0.small.claim(SMALL_CONVERSION_BYTES)).await;
+        drop(claimed.expect("all of the memory"));
+    };
+    // Refused as integers, as text, for its header; and one whose Parquet is refused its name.
+    for csv in ["a,b\n1,2\n3\n", "a,b\nx,y\nz\n", "a,a\n1,2\n", ""] {
+        upload(&engine, csv.as_bytes()).await.expect_err("it is no table");
+        all("the memory of one that is no table").await;
+    }
+    fs::create_dir(folder.path().join("parts/1.parquet")).expect("a folder");
+    for csv in ["a,b\n1,2\n", "a,b\nx,y\n"] {
+        let outcome = upload(&engine, csv.as_bytes()).await;
+        assert_eq!(outcome.is_err(), csv.contains('1'), "{outcome:?}");
+        all("the memory of one whose file cannot be written, and of one whose can").await;
+    }
+    engine.close();
+}
+
+#[tokio::test]
+async fn the_place_of_a_part_that_was_not_kept_is_free_again() {
+    let (folder, engine) = open(Limits::default()).await;
+    for id in 1..=3 {
+        fs::create_dir(folder.path().join(format!("parts/{id}.csv"))).expect("a folder");
+        let error = upload(&engine, b"a\n1\n").await.expect_err("its name is taken");
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+    }
+    assert_eq!(upload(&engine, b"a\n1\n").await.expect("it is kept").part.get(), 4, "no number is given twice");
+    let free = engine.0.state.with(|state| std::iter::from_fn(|| state.parts.reserve()).count());
+    assert_eq!(free, PARTS_MAX - 1, "one part is in the table, and nothing else has a place");
+    engine.close();
+}
+
+#[tokio::test]
+async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
+    const IDLE_MAX: Duration = Duration::from_secs(1);
+    const PIECES: u32 = 10;
+    let (_folder, engine) = open(Limits { upload_idle_max: IDLE_MAX, ..Limits::default() }).await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // In all it takes longer than one may be silent, each piece far less.
+        let longest = std::cell::Cell::new(Duration::ZERO);
+        let pieces = stream::unfold(0, |count| {
+            let longest = &longest;
+            async move {
+                let asked = Instant::now();
+                sleep(IDLE_MAX * 2 / PIECES).await;
+                longest.set(longest.get().max(asked.elapsed()));
+                (count < PIECES).then(|| (Ok(Bytes::from_static(b"1\n")), count + 1))
+            }
+        });
+        let cancel = CancellationToken::new();
+        let came = Incoming::new(&engine, &cancel, Box::pin(pieces)).first_block().await;
+        if longest.get() > IDLE_MAX / 2 {
+            assert!(Instant::now() < deadline, "this machine never goes on for {PIECES} pieces");
+            continue; // it stalled, which says nothing
+        }
+        let block = came.expect("it is never silent for long");
+        assert_eq!((block.bytes.len(), block.at_end), (2 * PIECES as usize, true));
+        break;
+    }
+    // And one that stops for good does end.
+    let silent = stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending());
+    let cancel = CancellationToken::new();
+    let mut incoming = Incoming::new(&engine, &cancel, silent);
+    let Err(error) = in_time("the end of a silent one", incoming.first_block()).await else { panic!("it is silent") };
+    assert_eq!(error.to_string(), "the upload stopped: nothing came for 1 s");
+    engine.close();
+}
+
+/// The registry says how many rows a file has, and no way of reading it overlooks that there are more or fewer: neither
+/// of one that is read whole, nor of one that is cut into several byte ranges.
+#[tokio::test]
+async fn a_csv_file_with_other_rows_than_its_part_is_damaged_however_it_is_cut() {
+    const ROW: &str = "1,2\n";
+    for rows in [1000, 5 * SLICE_BYTES / 2 / ROW.len()] {
+        let (_folder, engine) = open(Limits::default()).await;
+        let receipt = upload(&engine, format!("a,b\n{}", ROW.repeat(rows)).as_bytes()).await.expect("kept");
+        assert_eq!(receipt.rows, rows as u64);
+        for registered in [receipt.rows, receipt.rows - 1, receipt.rows + 1] {
+            let part = Part { rows: registered, ..Part::of(&receipt, None) };
+            engine.0.state.with(|state| state.parts.restore(Arc::new(part)));
+            match engine.column_sum("a", Format::Csv).await {
+                Ok(sum) => assert!(registered == receipt.rows && sum.total == rows as i64, "{registered}: {sum:?}"),
+                Err(Error::Damaged { part, .. }) => assert!(registered != receipt.rows && part == receipt.part),
+                Err(other) => panic!("{registered} rows instead of {rows}: {other}"),
+            }
+        }
+        engine.close();
+    }
+}
+
+/// Under a running server: a file that is another one, or has become longer or shorter, is no part's file.
+#[tokio::test]
+async fn a_file_of_another_size_than_its_receipt_says_is_not_read() {
+    let (folder, engine) = open(Limits::default()).await;
+    let receipt = upload(&engine, b"a\n1\n2\n").await.expect("kept");
+    upload(&engine, format!("a\n{}", "3\n".repeat(5000)).as_bytes()).await.expect("kept");
+    let part = Part::of(&receipt, None);
+    for (format, extension) in [(Format::Csv, "csv"), (Format::Parquet, "parquet")] {
+        let path = folder.path().join(format!("parts/1.{extension}"));
+        let whole = fs::read(&path).expect("there");
+        let other = fs::read(folder.path().join(format!("parts/2.{extension}"))).expect("there");
+        let longer = [&whole[..], b"\n"].concat();
+        for damaged in [&other[..], &longer, &whole[..whole.len() - 1], b""] {
+            fs::write(&path, damaged).expect("written");
+            let opened = engine.0.store.open_part(&part, format);
+            let Err(Error::Damaged { part, what }) = opened else { panic!("{extension} of {} bytes", damaged.len()) };
+            assert_eq!(part, receipt.part);
+            assert!(what.contains(extension), "it names the file: {what}");
+            let summed = engine.column_sum("a", format).await.expect_err("it is damaged");
+            assert!(matches!(summed, Error::Damaged { .. }), "{summed}");
+        }
+        fs::write(&path, whole).expect("written");
+        assert_eq!(engine.column_sum("a", format).await.expect("it is whole again").total, 15_003);
+    }
+    engine.close();
+}
