@@ -107,6 +107,8 @@ pub const DRAFT_BYTES_HELD: usize = 64 * KIB;
 pub const RESERVED_BYTES: u64 = 4 * MIB as u64;
 /// Bytes that must be free for that: four times what the files of all uploads at once may ask for and not need.
 pub const RESERVE_FREE_BYTES_MIN: u64 = 4 * 2 * UPLOADS_MAX as u64 * RESERVED_BYTES;
+/// Checksums of an upload's blocks that are in memory until their page is full.
+pub const SUMS_PAGE_BYTES: usize = 4 * KIB;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
 pub const READ_BLOCK_BYTES: usize = 64 * KIB;
 
@@ -126,8 +128,8 @@ pub const HEADER_BYTES_MAX: usize = MIB;
 pub const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * MIB as u64;
 
 /// Parts of a table: the registry is the one thing that grows with it.
-pub const PARTS_MAX: usize = 110_000;
-/// Bytes that the registry spends on a part: the `Part` and its place in the map.
+pub const PARTS_MAX: usize = 100_000;
+/// Bytes that the registry spends on a part: the `Part`, with what its files are verified against, and its place in the map.
 pub const PART_BYTES: usize = 160;
 /// Ids that are held of parts in quarantine, the smallest; more are only counted.
 pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
@@ -203,9 +205,9 @@ pub const SMALL_FILES_PER_SLICE_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BYTES_H
 /// Uploads up to this size are typed and converted beside the large ones, so that they never wait for those.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
 /// Memory for the conversion of large uploads, and for what is read ahead of it, over all of them.
-pub const LARGE_CONVERSION_BYTES: usize = 85 * MIB;
+pub const LARGE_CONVERSION_BYTES: usize = 89 * MIB;
 /// Memory for the conversion of small uploads, over all of them.
-pub const SMALL_CONVERSION_BYTES: usize = 32 * MIB;
+pub const SMALL_CONVERSION_BYTES: usize = 29 * MIB;
 
 /// Parquet parts with more column chunks count as wide, ...
 pub const WIDE_CHUNKS: usize = 2 * KIB;
@@ -255,7 +257,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
     + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
-    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX)                // on the way to a spool file
+    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + SUMS_PAGE_BYTES) // on the way to a spool file
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers

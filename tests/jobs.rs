@@ -13,7 +13,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tally::{
     engine::{
-        Durability, Engine, Job, JobId, JobState,
+        Durability, Engine, Job, JobId, JobState, checksums,
         group::{GroupBy, Groups},
         state::Lane,
         store::Reader,
@@ -158,9 +158,12 @@ async fn a_restart_answers_what_was_done_and_runs_what_was_not() {
     // As a server leaves it that was killed in the middle of `again`, and whose disk lost a result.
     let path = files(&folder)[&format!("{again}.json")].clone();
     let mut text = record(&path);
-    assert_eq!(text["state"], json!({"done": {"bytes": expected.len()}}));
+    assert_eq!(text["state"]["done"]["bytes"], json!(expected.len()));
     text["state"] = json!("running");
-    fs::write(&path, text.to_string()).expect("writable");
+    text.as_object_mut().expect("an object").remove("record_xxh3");
+    let input_check = checksums::to_hex(checksums::checksum(PLAYS.as_bytes()));
+    assert_eq!(text["input_check"], json!(input_check));
+    fs::write(&path, checksums::seal(text.to_string().into_bytes())).expect("writable");
     fs::write(path.with_extension("input"), PLAYS).expect("writable");
     fs::write(path.with_extension("result"), "a result whose record did not come any more").expect("writable");
     fs::remove_file(&files(&folder)[&format!("{lost}.result")]).expect("was there");
@@ -214,9 +217,10 @@ async fn a_damaged_record_is_set_aside_and_a_newer_one_stops_the_start() {
         fs::write(jobs.join(format!("{name}.result")), "1").expect("writable");
     }
     fs::write(jobs.join("stray.result"), "1").expect("writable");
-    fs::write(jobs.join(format!("{TASK}.json")), record_of(TASK, 9, 0)).expect("writable");
+    let newer = checksums::seal(record_of(TASK, 9, 0).into_bytes());
+    fs::write(jobs.join(format!("{TASK}.json")), newer).expect("writable");
     let refused = Engine::open(folder.path(), Durability::None, Limits::default()).await.map(|_| ());
-    let expected = format!("job {TASK} has format version 9, this program knows 1: use a newer one");
+    let expected = format!("job {TASK} has format version 9, this program knows 2: use a newer one");
     assert_eq!(refused.expect_err("newer").to_string(), expected);
     assert!(jobs.join("stray.result").exists() && jobs.join("job_id_7.json").exists(), "nothing was changed");
 

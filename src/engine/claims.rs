@@ -10,7 +10,7 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::parquet::Layout;
+use super::parquet::{ChunkSums, Layout};
 use crate::{
     error::Error,
     limits::{
@@ -119,7 +119,8 @@ impl Plan {
         let claim_bytes = (READ_BLOCK_BYTES + DRAFT_BYTES_HELD).min(in_memory)
             + pages_bytes
             + in_memory.min(batch_bytes)
-            + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES);
+            + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES)
+            + ChunkSums::bytes_max(columns * row_groups, in_memory / 3);
         Ok(Self { layout: Layout { row_group_bytes, page_bytes, spill }, claim_bytes })
     }
 }

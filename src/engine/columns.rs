@@ -10,11 +10,11 @@ use parquet::{
     column::reader::ColumnReader,
     data_type::{AsBytes, DataType},
     errors::ParquetError,
-    file::metadata::{ParquetMetaData, RowGroupMetaData},
+    file::metadata::RowGroupMetaData,
 };
 
 use super::{
-    parquet::{TEXTS_MAX, TypedReader, checked_footer, open_chunk, read_rows},
+    parquet::{ParquetFile, TEXTS_MAX, TypedReader, read_rows},
     part::{ColumnType, Part, Schema},
     store::Reader,
 };
@@ -118,15 +118,14 @@ impl<'a> Cell<'a> {
 
 /// A part's Parquet file, open for reading.
 pub struct PartColumns<'a> {
-    file: &'a Reader,
     part: &'a Part,
-    footer: ParquetMetaData,
+    parquet: ParquetFile<'a>,
 }
 
 impl<'a> PartColumns<'a> {
-    /// Reads the footer. Errors: it is not what the receipt says.
+    /// Reads the footer. Errors: it is not what was written or what the receipt says; it cannot be read.
     pub fn open(file: &'a Reader, part: &'a Part) -> Result<Self, Error> {
-        Ok(Self { file, part, footer: checked_footer(file, part)? })
+        Ok(Self { part, parquet: ParquetFile::open(file, part)? })
     }
 
     /// The rows from `at` on, at most `rows_max` and fewer if their cells in `columns` are so long that they would be more
@@ -139,7 +138,7 @@ impl<'a> PartColumns<'a> {
     ) -> Result<Option<(Stretch, Position)>, Error> {
         let Position { mut row_group, mut group_rows, part_rows } = at;
         let group = loop {
-            let Some(group) = self.footer.row_groups().get(row_group) else {
+            let Some(group) = self.parquet.row_groups().get(row_group) else {
                 if part_rows != self.part.rows {
                     return Err(self.damaged(format!("{part_rows} rows, the receipt says {}", self.part.rows)));
                 }
@@ -177,9 +176,7 @@ impl<'a> PartColumns<'a> {
         rows: &mut Vec<(u32, T)>,
         keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let group = self.footer.row_group(stretch.row_group);
-        let chunk = (column.index, column.name);
-        let reader = open_chunk(self.file, group, chunk).map_err(|what| self.damaged(what))?;
+        let reader = self.parquet.chunk(stretch.row_group, (column.index, column.name))?.open()?;
         let odd = |what: &str| self.damaged(format!("column {}: {what}", column.index));
         let result = match (column.column_type, reader) {
             (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => {
@@ -212,11 +209,11 @@ impl<'a> PartColumns<'a> {
                 return Err(self.damaged(format!("its column {} is not of type {column_type}", column.index)));
             }
         };
-        result.map_err(|error| self.damaged(error.to_string()))?
+        result.map_err(|error| self.parquet.read_error(error))?
     }
 
     fn damaged(&self, what: String) -> Error {
-        Error::Damaged { part: self.part.id, what: format!("parquet: {what}") }
+        self.parquet.damaged(&what)
     }
 }
 

@@ -13,7 +13,7 @@ use memchr::{memchr, memchr3, memrchr2};
 use super::{
     fold::Sum,
     simd::{self, RowCell, Stopped},
-    store::Reader,
+    store::{Blocks, Reader},
 };
 use crate::{
     error::{CellFault, CsvError, Error, Place},
@@ -554,7 +554,8 @@ pub enum Reached {
 pub struct FileScan<R> {
     /// Who receives the rows.
     pub rows: R,
-    file: Reader,
+    file_bytes: u64,
+    blocks: Blocks,
     scanner: Scanner,
     stop: u64,
     long_row_bytes: usize,
@@ -564,7 +565,8 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
     /// A scan from where `resume` says.
     pub fn new(file: Reader, limits: CsvLimits, wanted: Wanted, resume: Resume, rows: R) -> Self {
         let scanner = Scanner::new(limits, wanted, resume);
-        Self { rows, file, scanner, stop: u64::MAX, long_row_bytes: usize::MAX }
+        let (file_bytes, blocks) = (file.bytes(), file.blocks());
+        Self { rows, file_bytes, blocks, scanner, stop: u64::MAX, long_row_bytes: usize::MAX }
     }
 
     /// Stops at a row of more than so many bytes, as soon as it has seen so many and a block of it.
@@ -594,9 +596,6 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
 
     /// Reads on for about `bytes_max` bytes, not beyond the row that holds the byte before the stop.
     pub fn step_to_stop(&mut self, bytes_max: usize) -> Result<Reached, R::Error> {
-        // One byte more than is left, so that a small file ends within its first read.
-        let left = usize::try_from(self.file.bytes() - self.scanner.offset).unwrap_or(usize::MAX);
-        let mut block = vec![0; READ_BLOCK_BYTES.min(bytes_max).min(left.saturating_add(1))];
         let mut bytes = 0;
         while bytes < bytes_max {
             let before_stop = usize::try_from(self.stop.saturating_sub(self.scanner.offset)).unwrap_or(usize::MAX);
@@ -606,19 +605,19 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
             if self.scanner.carry.len() > self.long_row_bytes {
                 return Ok(Reached::LongRow);
             }
+            let block = self.blocks.from(self.scanner.offset)?;
             let wanted = if before_stop == 0 { block.len() } else { block.len().min(before_stop) };
-            let read = self.file.read_at(self.scanner.offset, &mut block[..wanted]);
-            let read = read.map_err(Error::io("a csv file"))?;
+            let block = &block[..wanted.min(bytes_max - bytes)];
             if before_stop > 0 {
-                self.scanner.feed(&block[..read], &mut self.rows)?;
-            } else if self.scanner.feed_row_end(&block[..read], &mut self.rows)?.is_some() {
+                self.scanner.feed(block, &mut self.rows)?;
+            } else if self.scanner.feed_row_end(block, &mut self.rows)?.is_some() {
                 return Ok(Reached::Stop);
             }
-            if read < wanted {
+            bytes += block.len();
+            if self.scanner.offset >= self.file_bytes {
                 self.scanner.finish(&mut self.rows)?;
                 return Ok(Reached::End);
             }
-            bytes += read;
         }
         Ok(Reached::Pause)
     }

@@ -33,11 +33,12 @@ use parquet::{
 };
 
 use super::{
+    checksums::{BlockHasher, CHUNK_BLOCK_BYTES},
     convert::arrow_schema,
     csv::{Resume, Row, Rows, Scanner, Wanted},
     deltas,
     integer_rows::{CELLS_MAX, Cells, Number, Table},
-    parquet::{CREATED_BY, DELTA_COLUMNS_MAX, write_error, written},
+    parquet::{CREATED_BY, ChunkSums, DELTA_COLUMNS_MAX, write_error, written},
     part::{Column, ColumnType},
     staging::Converted,
     store::{Draft, SoFar, Store},
@@ -54,10 +55,11 @@ const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
 /// An integer's longest text.
 const CELL_BYTES_MAX: usize = 20;
 /// What is gathered, its nulls, one column of it and that as a page, which is there twice while it grows, to twice its
-/// length; the pages, an eighth more at most; the footer; what the draft holds.
+/// length; the pages, an eighth more at most; the footer and the checksums in it; what the draft holds.
 pub const CLAIM_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX / 8 * 9
     + COLUMN_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
+    + ChunkSums::bytes_max(COLUMN_CHUNKS_MAX, COLUMN_CHUNKS_MAX * PAGES_BYTES_MAX)
     + DRAFT_BYTES_HELD;
 
 /// A file that has been all integers so far.
@@ -76,6 +78,8 @@ struct Output {
     group_rows: usize,
     chunks_left: usize,
     rows: u64,
+    /// Of the blocks of all column chunks, in the order of the file.
+    chunk_sums: ChunkSums,
 }
 
 /// A column's pages in the row group at hand.
@@ -235,7 +239,7 @@ impl Output {
         };
         let columns = columns.into_iter().map(chunk).collect();
         let chunks_left = COLUMN_CHUNKS_MAX;
-        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0 })
+        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0, chunk_sums: ChunkSums::default() })
     }
 
     /// Makes a page of each column of what the table holds.
@@ -288,6 +292,9 @@ impl Output {
                     column_index: None,
                     offset_index: None,
                 };
+                let mut hasher = BlockHasher::new(CHUNK_BLOCK_BYTES);
+                column.pages.iter().for_each(|page| hasher.update(page, |sum| self.chunk_sums.push(sum)));
+                hasher.end().into_iter().for_each(|sum| self.chunk_sums.push(sum));
                 group.append_column(&Pages(std::mem::take(&mut column.pages), column.bytes as u64), close)?;
                 column.bytes = 0;
             }
@@ -316,6 +323,8 @@ impl Output {
             .map(|column| Column { name: column.name, column_type: ColumnType::Int64, nulls: column.nulls })
             .collect();
         let (row_groups, before_footer) = (self.writer.flushed_row_groups().len(), self.writer.bytes_written());
+        self.chunk_sums.entry(before_footer).into_iter().for_each(|entry| self.writer.append_key_value_metadata(entry));
+        self.writer.inner_mut().begin_tail(before_footer as u64);
         let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
         Ok(Converted { parquet: written(draft, row_groups, before_footer)?, columns, rows })
     }

@@ -6,14 +6,15 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    checksums::{Seal, from_hex, to_hex},
     jobs::{JobId, JobState},
     store::{JobFiles, Store},
     survey::SurveyQuestion,
 };
 use crate::error::Error;
 
-/// The version of the records that this program writes.
-const RECORD_VERSION: u32 = 1;
+/// The version of the records that this program writes. Version 1 has no checksums, neither its own nor those of files.
+const RECORD_VERSION: u32 = 2;
 
 /// What a job is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub(super) struct Record {
     /// How often it was begun.
     pub(super) starts: u32,
     pub(super) work: Work,
+    /// What its input is verified against: 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    input_check: Option<String>,
     pub(super) state: RecordState,
     /// When it came to this state.
     #[serde(with = "rfc3339")]
@@ -44,8 +48,15 @@ pub(super) struct Record {
 pub(super) enum RecordState {
     Queued,
     Running,
-    Done { bytes: u64 },
-    Failed { reason: String },
+    Done {
+        bytes: u64,
+        /// What the result is verified against: 16 hexadecimal digits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        check: Option<String>,
+    },
+    Failed {
+        reason: String,
+    },
     Downloaded,
 }
 
@@ -101,8 +112,14 @@ fn survey_of(name: &str) -> Option<JobId> {
 
 impl Record {
     /// Of a job that is about to be accepted.
-    pub(super) fn new(id: JobId, order: u64, work: Work) -> Self {
-        Self { format: RECORD_VERSION, id, order, starts: 0, work, state: RecordState::Queued, since: Utc::now() }
+    pub(super) fn new(id: JobId, order: u64, work: Work, input_check: Option<u64>) -> Self {
+        let (format, input_check, since) = (RECORD_VERSION, input_check.map(to_hex), Utc::now());
+        Self { format, id, order, starts: 0, work, input_check, state: RecordState::Queued, since }
+    }
+
+    /// What its input is verified against.
+    pub(super) fn input_check(&self) -> Option<u64> {
+        self.input_check.as_deref().and_then(from_hex)
     }
 
     pub(super) fn read(store: &Store, name: &str) -> Result<Self, Error> {
@@ -110,25 +127,40 @@ impl Record {
         struct Version {
             format: u32,
         }
-        let text = store.read_job(name)?;
+        let (text, seal) = store.read_job(name)?;
         let damaged = |what: String| Error::DamagedJob { name: name.to_owned(), what };
+        if seal == Seal::Broken {
+            return Err(damaged("its record is not what was written".to_owned()));
+        }
         if let Ok(Version { format }) = serde_json::from_slice(&text)
             && format > RECORD_VERSION
+            && seal == Seal::Whole
         {
             return Err(Error::DataFolder(format!(
                 "job {name} has format version {format}, this program knows {RECORD_VERSION}: use a newer one"
             )));
         }
         let record: Self = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if record.id.to_string() != name {
-            return Err(damaged("it is of another job".to_owned()));
+        let version = if seal == Seal::Whole { RECORD_VERSION } else { 1 };
+        if record.id.to_string() != name || record.format != version {
+            return Err(damaged("its record is of another job or version".to_owned()));
         }
-        Ok(record)
+        Ok(Self { format: RECORD_VERSION, ..record })
     }
 
     pub(super) fn publish(&self, store: &Store) -> Result<(), Error> {
         let text = serde_json::to_vec(self).map_err(|error| Error::Internal(format!("job record: {error}")))?;
-        store.publish_job(&self.id.to_string(), &text)
+        store.publish_job(&self.id.to_string(), text)
+    }
+}
+
+impl RecordState {
+    /// What the result is verified against; none if there is none, or if a record of version 1 tells of it.
+    pub(super) fn result_check(&self) -> Option<u64> {
+        match self {
+            Self::Done { check, .. } => check.as_deref().and_then(from_hex),
+            Self::Queued | Self::Running | Self::Failed { .. } | Self::Downloaded => None,
+        }
     }
 }
 
@@ -137,7 +169,7 @@ impl From<RecordState> for JobState {
         match state {
             RecordState::Queued => Self::Queued,
             RecordState::Running => Self::Running { done: 0, total: 0 },
-            RecordState::Done { bytes } => Self::Done { bytes },
+            RecordState::Done { bytes, .. } => Self::Done { bytes },
             RecordState::Failed { reason } => Self::Failed { reason: reason.into() },
             RecordState::Downloaded => Self::Downloaded,
         }

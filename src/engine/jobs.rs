@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use super::{
     Engine, Inner,
+    checksums::to_hex,
     group::GroupBy,
     job_records::{FoundJob, FoundJobs, Record, RecordState, Work},
     spool,
@@ -129,6 +130,8 @@ struct Entry {
     since: DateTime<Utc>,
     /// Bytes of the result on disk; none if there is none.
     result_bytes: Option<u64>,
+    /// What that is verified against.
+    result_check: Option<u64>,
     /// Somebody writes its record: it can be neither cancelled nor removed now.
     being_written: bool,
     /// Stops its work.
@@ -327,10 +330,10 @@ impl Jobs {
     }
 
     /// A job's new state is on disk.
-    fn change(&mut self, id: JobId, state: JobState, since: DateTime<Utc>) {
+    fn change(&mut self, id: JobId, state: JobState, since: DateTime<Utc>, result_check: Option<u64>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match state {
-            JobState::Done { bytes } => entry.result_bytes = Some(bytes),
+            JobState::Done { bytes } => (entry.result_bytes, entry.result_check) = (Some(bytes), result_check),
             JobState::Queued | JobState::Running { .. } | JobState::Failed { .. } | JobState::Downloaded => {}
         }
         self.undone -= usize::from(entry.state.is_undone() && !state.is_undone());
@@ -428,7 +431,15 @@ enum Cancelled {
 impl Entry {
     /// Of a job whose record is on disk.
     fn new(order: u64, state: JobState, since: DateTime<Utc>, result_bytes: Option<u64>) -> Self {
-        Self { order, state, since, result_bytes, being_written: false, cancel: CancellationToken::new() }
+        Self {
+            order,
+            state,
+            since,
+            result_bytes,
+            result_check: None,
+            being_written: false,
+            cancel: CancellationToken::new(),
+        }
     }
 
     fn told(&self, id: JobId) -> Job {
@@ -461,7 +472,7 @@ impl ResultFile {
     /// What the result has from `offset` on, at most so many bytes, and less only at its end.
     pub async fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
         let file = self.file.clone();
-        let read = move || file.block(offset, bytes_max).map_err(Error::io("a job's result"));
+        let read = move || file.block(offset, bytes_max);
         self.workers.run(Lane::Question, read).await.flatten().map(Bytes::from)
     }
 }
@@ -470,7 +481,7 @@ impl ResultFile {
 pub(super) async fn submit_survey(engine: Engine, question: SurveyQuestion) -> Result<JobId, Error> {
     let place = reserve(&engine)?;
     let id = engine.0.state.with(|state| state.jobs.next_survey());
-    accept(engine, id, place, Work::Survey(question)).await
+    accept(engine, id, place, Work::Survey(question), None).await
 }
 
 /// Accepts a file to be grouped and summed, once all of it has come.
@@ -493,12 +504,12 @@ where
     let id = JobId::Task(Uuid::new_v4());
     let store = Arc::clone(&engine.0.store);
     let keep = move |draft: Draft| store.publish_job_file(draft, &id.to_string(), JobFile::Input);
-    spool::receive(&engine, &cancel, body, keep).await?;
+    let input_check = spool::receive(&engine, &cancel, body, keep).await?;
     if cancel.is_cancelled() {
         remove(&engine, vec![id], Vec::new()).await?;
         return Err(Error::Cancelled);
     }
-    accept(engine, id, place, Work::GroupSum { by, sum, header }).await
+    accept(engine, id, place, Work::GroupSum { by, sum, header }, Some(input_check)).await
 }
 
 /// A place for one more job, for which the oldest that ended may have to go.
@@ -513,8 +524,8 @@ fn reserve(engine: &Engine) -> Result<Place, Error> {
 }
 
 /// Writes a job's first record, and only then lets it be known and run.
-async fn accept(engine: Engine, id: JobId, place: Place, work: Work) -> Result<JobId, Error> {
-    let record = Record::new(id, place.order, work);
+async fn accept(engine: Engine, id: JobId, place: Place, work: Work, input_check: Option<u64>) -> Result<JobId, Error> {
+    let record = Record::new(id, place.order, work, input_check);
     let entry = Entry::new(record.order, JobState::Queued, record.since, None);
     let store = Arc::clone(&engine.0.store);
     let publish = move || record.publish(&store);
@@ -578,7 +589,7 @@ async fn is_tried_again(engine: &Engine, id: JobId, error: &Error) -> bool {
                 tracing::error!(%id, %error, "and could not be moved there");
             }
             let failed = JobState::Failed { reason: reason_of(error).into() };
-            engine.0.state.with(|state| state.jobs.change(id, failed, Utc::now()));
+            engine.0.state.with(|state| state.jobs.change(id, failed, Utc::now(), None));
             return false;
         }
         _ => {}
@@ -599,7 +610,8 @@ async fn work(engine: &Engine, record: &mut Record, cancel: &CancellationToken) 
     }
     record.starts += 1;
     change(engine, record, RecordState::Running, None).await?;
-    let computed = AssertUnwindSafe(compute(engine, record.id, record.work.clone())).catch_unwind();
+    let computed =
+        AssertUnwindSafe(compute(engine, record.id, record.work.clone(), record.input_check())).catch_unwind();
     tokio::select! {
         () = cancel.cancelled() => Err(Error::JobCancelled),
         computed = computed => computed.unwrap_or_else(|panic| {
@@ -612,7 +624,7 @@ async fn work(engine: &Engine, record: &mut Record, cancel: &CancellationToken) 
 async fn end(engine: &Engine, mut record: Record, result: Result<Draft, Error>) {
     let mut failure = match result {
         Ok(draft) => {
-            let done = RecordState::Done { bytes: draft.bytes() };
+            let done = RecordState::Done { bytes: draft.bytes(), check: Some(to_hex(draft.check())) };
             change(engine, &mut record, done, Some(draft)).await.err()
         }
         Err(error) => Some(error),
@@ -648,7 +660,8 @@ async fn change(engine: &Engine, record: &mut Record, state: RecordState, result
         Ok(record)
     };
     let record = engine.0.workers.run(Lane::Job, publish).await.flatten()?;
-    engine.0.state.with(|state| state.jobs.change(record.id, record.state.into(), record.since));
+    let check = record.state.result_check();
+    engine.0.state.with(|state| state.jobs.change(record.id, record.state.into(), record.since, check));
     Ok(())
 }
 
@@ -665,14 +678,14 @@ fn reason_of(error: &Error) -> String {
 }
 
 /// Does the work, and answers with the result in a draft.
-async fn compute(engine: &Engine, id: JobId, work: Work) -> Result<Draft, Error> {
+async fn compute(engine: &Engine, id: JobId, work: Work, input_check: Option<u64>) -> Result<Draft, Error> {
     let progress = |done, total| engine.0.state.with(|state| state.jobs.progress(id, done, total));
     let store = Arc::clone(&engine.0.store);
     match work {
         Work::Survey(question) => {
             let answer = survey::answer(engine, &question, Lane::Job, progress).await?;
             let write = move || {
-                let mut draft = store.draft()?;
+                let mut draft = store.listed_draft()?;
                 let text = serde_json::to_vec(&answer).map_err(|error| Error::Internal(format!("answer: {error}")))?;
                 draft.write_all(&text).map_err(Error::io("a job's result"))?;
                 Ok(draft)
@@ -682,11 +695,11 @@ async fn compute(engine: &Engine, id: JobId, work: Work) -> Result<Draft, Error>
         Work::GroupSum { by, sum, header } => {
             let group = GroupBy::new(by, sum)?;
             let inputs = Arc::clone(&store);
-            let open = move || inputs.open_job_file(&id.to_string(), JobFile::Input);
+            let open = move || inputs.open_job_file(&id.to_string(), JobFile::Input, input_check);
             let file = engine.0.workers.run(Lane::Job, open).await??;
             let bytes = file.bytes();
             let groups = engine.group_sum_file(Lane::Job, file, group, |done| progress(done, bytes)).await?;
-            let draft = engine.0.workers.run(Lane::Job, move || store.draft()).await??;
+            let draft = engine.0.workers.run(Lane::Job, move || store.listed_draft()).await??;
             groups.write_csv(&header, draft).await
         }
     }
@@ -724,11 +737,12 @@ async fn end_waiting(engine: &Engine, id: JobId) -> Result<(), Error> {
 /// Opens the result of a job that is done.
 pub(super) async fn open_result(engine: &Engine, id: JobId) -> Result<ResultFile, Error> {
     let gone = || Error::NoSuchJob { id: id.to_string() };
-    let Some(bytes) = engine.0.state.with(|state| state.jobs.entries.get(&id)?.result_bytes) else {
+    let result = |entry: &Entry| Some((entry.result_bytes?, entry.result_check));
+    let Some((bytes, check)) = engine.0.state.with(|state| result(state.jobs.entries.get(&id)?)) else {
         return Err(gone());
     };
     let store = Arc::clone(&engine.0.store);
-    let open = move || store.open_job_file(&id.to_string(), JobFile::Result);
+    let open = move || store.open_job_file(&id.to_string(), JobFile::Result, check);
     match engine.0.workers.run(Lane::Question, open).await.flatten() {
         Ok(file) if file.bytes() != bytes => {
             let what = format!("its result has {} bytes, and had {bytes}", file.bytes());
@@ -804,7 +818,7 @@ pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
     let mut jobs = Jobs::new();
     for FoundJob { id, order, state, since, files } in found.jobs {
         let name = id.to_string();
-        let mut result_bytes = None;
+        let (mut result_bytes, result_check) = (None, state.result_check());
         let state = match state.into() {
             JobState::Done { bytes } if files.result == Some(bytes) => {
                 result_bytes = Some(bytes);
@@ -820,7 +834,7 @@ pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
         if files.input.is_some() && !state.is_undone() {
             store.remove_job_file(&name, JobFile::Input);
         }
-        jobs.insert(id, Entry::new(order, state, since, result_bytes));
+        jobs.insert(id, Entry { result_check, ..Entry::new(order, state, since, result_bytes) });
     }
     for name in &found.strays {
         store.remove_job(name);

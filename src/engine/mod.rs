@@ -1,12 +1,13 @@
 //! The engine: the one door to the table. Every surface converts its request, makes one call here and converts the
 //! answer. No protocol is known below this line.
 //!
-//! Read in this order: [`part`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
-//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], [`query`]; beside the table [`numbers`]; for
+//! Read in this order: [`part`], [`checksums`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
+//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], [`verify`], [`query`]; beside the table [`numbers`]; for
 //! statistics [`mean`], [`columns`], [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`],
 //! [`group`]; above both [`jobs`] and its records; [`vitals`].
 
 pub mod cell;
+pub mod checksums;
 pub mod claims;
 pub mod columns;
 pub mod convert;
@@ -39,6 +40,7 @@ pub mod strand;
 pub mod survey;
 pub mod totals;
 pub mod upload;
+mod verify;
 pub mod vitals;
 pub mod workers;
 
@@ -106,6 +108,8 @@ struct Inner {
     surveys: Pool,
     /// Wide Parquet footers that may be in memory at once.
     wide_reads: Arc<Semaphore>,
+    /// Parts of format version 1 that may be verified whole at once.
+    upgrades: Semaphore,
     /// Calls of NumStore that may compute at once.
     number_calls: Semaphore,
     /// Group sums that may be in memory at once: one.
@@ -166,6 +170,7 @@ impl Engine {
             small: Pool::new(SMALL_CONVERSION_BYTES),
             surveys: Pool::new(SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
+            upgrades: Semaphore::new(1),
             number_calls: Semaphore::new(NUMBER_CALLS_MAX),
             group_room: Arc::new(Semaphore::new(1)),
             received_bytes: AtomicU64::new(0),
@@ -270,7 +275,8 @@ impl Engine {
             let _waits = waits.ok().ok_or(Error::TooManyGroupWaits { waits_max: GROUP_WAITS_MAX })?;
             self.group_room().await?
         };
-        let parts = self.whole_table()?;
+        let has_all = |schema: &Schema| spec.by().iter().chain(spec.sum()).all(|name| schema.find(name).is_some());
+        let parts = verify::parts_to_read(self, Lane::Question, |schema| schema.is_none_or(has_all)).await?;
         let sources = Sources::Parts { store: Arc::clone(&self.0.store), parts };
         let groups = self.group(Lane::Question, sources, spec, room, |_bytes_read| ()).await?;
         Ok(groups.store().await?.with_place(place))
@@ -314,6 +320,15 @@ impl Engine {
     /// Some receipts in the order of their ids, at most `count_max`, at least one if any is left.
     pub async fn receipts(&self, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
         query::receipts(self, after, count_max).await
+    }
+
+    /// Compares all bytes of a part's files with its receipt, in slices of one lane.
+    ///
+    /// Errors: what is not as it was written; there is no such part; what cannot be read.
+    pub async fn verify_part(&self, lane: Lane, id: PartId) -> Result<(), Error> {
+        let part = self.0.state.with(|state| state.parts.snapshot()).get(&id).cloned();
+        let part = part.ok_or_else(|| Error::Internal(format!("there is no part {id}")))?;
+        verify::verify_part(self, lane, &part).await
     }
 
     /// Gives a key of NumStore a value. Returns the total of all values.

@@ -8,9 +8,9 @@
 use std::{
     collections::HashSet,
     fmt,
-    io::{self, BufReader, Read},
+    io::{self, Read},
     mem,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, mpsc},
 };
 
 use arrow::{
@@ -18,6 +18,7 @@ use arrow::{
     datatypes::Int64Type,
 };
 use bytes::{Buf, Bytes};
+use crossbeam_utils::atomic::AtomicCell;
 use parquet::{
     arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions, PageKey, PageStore, PageStoreArgs, PageStoreFactory},
     basic::{Compression, Encoding, Type},
@@ -29,7 +30,7 @@ use parquet::{
     errors::ParquetError,
     file::{
         metadata::{
-            ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
+            ColumnChunkMetaData, KeyValue, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
             ParquetStatisticsPolicy, RowGroupMetaData,
         },
         properties::{EnabledStatistics, WriterProperties},
@@ -41,10 +42,11 @@ use parquet::{
 
 use super::{
     cell,
+    checksums::{BlockHasher, CHUNK_BLOCK_BYTES, checksum, from_hex, listed_blocks, to_hex},
     convert::arrow_schema,
     fold::Sum,
     pages::{Pages, SLACK_BYTES, Taken, Unknown},
-    part::{Column, ColumnType, Part},
+    part::{Column, ColumnType, PARQUET_TAIL_BYTES, Part, SMALL_PARQUET_BYTES},
     store::{Draft, Reader, Scratch, Store},
 };
 use crate::{
@@ -60,20 +62,20 @@ const VALUES_MAX: usize = 16 * 1024;
 pub(super) const TEXTS_MAX: usize = 1024;
 /// Tables with more columns have plain integers: the encoder of packed deltas reserves 1 MiB for each column.
 pub(super) const DELTA_COLUMNS_MAX: usize = 32;
-/// A file up to this size is read whole: it is one page of the system's cache, so no less would be read of a disk.
-const SMALL_FILE_BYTES: usize = 4 * KIB;
 /// A column chunk up to this size is read in one piece.
 const CHUNK_BYTES_MAX: usize = MIB;
-/// Bytes of a chunk that are read at once where its pages are summed as they stand: in the core's cache until then.
-const PIECE_BYTES: usize = 128 * KIB;
-/// The footer's length and the magic number at the very end.
-const TAIL_BYTES: usize = 8;
+/// No header of a page that our writer wrote is longer.
+const PAGE_HEADER_BYTES_MAX: usize = 64 * KIB;
 
 /// Writes the rows of a part to a draft.
 pub struct PartWriter {
     output: Output,
     layout: Layout,
     scratch: Option<Arc<Scratch>>,
+    /// Checksums of the blocks of the column chunks, as these are written.
+    chunks_written: (mpsc::Sender<Vec<u64>>, mpsc::Receiver<Vec<u64>>),
+    /// Those of all row groups that are written.
+    chunk_sums: ChunkSums,
     /// What the draft or the scratch file failed with, which the Parquet writer does not always hand on.
     failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
 }
@@ -115,7 +117,9 @@ impl PartWriter {
         let scratch = if layout.spill { Some(Arc::new(store.scratch()?)) } else { None };
         let mut failures = vec![draft.failure()];
         failures.extend(scratch.as_ref().map(|scratch| scratch.failure()));
-        Ok(Self { output: Output::Waiting(draft, columns.to_vec()), layout, scratch, failures })
+        let output = Output::Waiting(draft, columns.to_vec());
+        let (chunks_written, chunk_sums) = (mpsc::channel(), ChunkSums::default());
+        Ok(Self { output, layout, scratch, chunks_written, chunk_sums, failures })
     }
 
     /// Adds rows.
@@ -135,11 +139,13 @@ impl PartWriter {
     pub fn finish(mut self) -> Result<Written, Error> {
         self.open(None)?;
         self.flush()?;
-        let Output::Open(writer) = self.output else {
+        let Output::Open(mut writer) = self.output else {
             return Err(after_failure());
         };
         let row_groups = writer.flushed_row_groups().len();
         let before_footer = writer.bytes_written();
+        self.chunk_sums.entry(before_footer).into_iter().for_each(|entry| writer.append_key_value_metadata(entry));
+        writer.inner_mut().begin_tail(before_footer as u64);
         let draft = writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
         written(draft, row_groups, before_footer)
     }
@@ -155,9 +161,12 @@ impl PartWriter {
         // The Arrow schema in the footer would say nothing that the Parquet types do not.
         let properties = properties(&columns, self.layout.page_bytes, first);
         let mut options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        if let Some(scratch) = &self.scratch {
-            options = options.with_page_store_factory(Arc::new(Spill(Arc::clone(scratch))));
-        }
+        let pages = match &self.scratch {
+            Some(scratch) => PagesIn::Scratch(Arc::clone(scratch)),
+            None => PagesIn::Memory,
+        };
+        options =
+            options.with_page_store_factory(Arc::new(ChunkPagesFactory { pages, sums: self.chunks_written.0.clone() }));
         let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(&columns), options)
             .map_err(|error| write_error(&error, &self.failures))?;
         self.output = Output::Open(Box::new(writer));
@@ -174,6 +183,7 @@ impl PartWriter {
     fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.writer()?.flush();
         flushed.map_err(|error| write_error(&error, &self.failures))?;
+        self.chunks_written.1.try_iter().flatten().for_each(|sum| self.chunk_sums.push(sum));
         if let Some(scratch) = &self.scratch {
             scratch.clear();
         }
@@ -183,7 +193,7 @@ impl PartWriter {
 
 /// A file that is finished, of which so many bytes stand before the footer.
 pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> Result<Written, Error> {
-    let footer_bytes = draft.bytes() - before_footer as u64 - TAIL_BYTES as u64;
+    let footer_bytes = draft.bytes() - before_footer as u64 - PARQUET_TAIL_BYTES as u64;
     let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
     Ok(Written {
         draft,
@@ -262,35 +272,124 @@ fn dictionary_pays(values: &Int64Array) -> bool {
     width(distinct.len() as u64 - 1) <= width(greatest.wrapping_sub(least).cast_unsigned())
 }
 
-/// Pages of one row group in a scratch file. A key is the page's offset and, in its low 24 bits, its length, so that
-/// the pages of a row group of any size take no memory.
+/// What a footer calls the checksums of its column chunks: for each chunk, row group after row group, those of its blocks
+/// of [`CHUNK_BLOCK_BYTES`], 16 hexadecimal digits each.
+const CHUNK_SUMS_KEY: &str = "tally.chunks.xxh3";
+
+/// Bytes that the checksum of one block takes there.
+const CHUNK_SUM_DIGITS: usize = 16;
+
+/// The checksums of a file's column chunks on their way into its footer.
+#[derive(Default)]
+pub(super) struct ChunkSums(String);
+
+impl ChunkSums {
+    /// Bytes for a file of so many column chunks and so many bytes.
+    pub(super) const fn bytes_max(column_chunks: usize, file_bytes: usize) -> usize {
+        (column_chunks + file_bytes / CHUNK_BLOCK_BYTES) * CHUNK_SUM_DIGITS
+    }
+
+    /// That of the next block.
+    pub(super) fn push(&mut self, sum: u64) {
+        self.0 += &to_hex(sum);
+    }
+
+    /// The footer's entry; none where the whole file has a checksum.
+    pub(super) fn entry(self, before_footer: usize) -> Option<KeyValue> {
+        let is_small = before_footer as u64 <= SMALL_PARQUET_BYTES;
+        (!is_small).then(|| KeyValue::new(CHUNK_SUMS_KEY.to_owned(), self.0))
+    }
+}
+
+/// Where the pages of a row group wait for its end.
 #[derive(Clone)]
-struct Spill(Arc<Scratch>);
+enum PagesIn {
+    Memory,
+    Scratch(Arc<Scratch>),
+}
 
-impl fmt::Debug for Spill {
+/// Makes a [`ChunkPages`] for each column chunk.
+struct ChunkPagesFactory {
+    pages: PagesIn,
+    sums: mpsc::Sender<Vec<u64>>,
+}
+
+/// The pages of one column chunk, and the checksums of its blocks, which are made as its pages are taken: in the order of
+/// the file. In a scratch file, a key is the page's offset and, in its low 24 bits, its length, so that the pages of a row
+/// group of any size take no memory.
+struct ChunkPages {
+    pages: PagesIn,
+    in_memory: Vec<Bytes>,
+    bytes: usize,
+    hasher: BlockHasher,
+    sums: Vec<u64>,
+    /// Where the sums go once all of its pages are taken. The writer drops a chunk before it begins with the next one.
+    finished: mpsc::Sender<Vec<u64>>,
+}
+
+impl fmt::Debug for ChunkPagesFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Spill")
+        f.write_str("ChunkPagesFactory")
     }
 }
 
-impl PageStoreFactory for Spill {
+impl PageStoreFactory for ChunkPagesFactory {
     fn create(&self, _column: &PageStoreArgs<'_>) -> Result<Box<dyn PageStore>, ParquetError> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(ChunkPages {
+            pages: self.pages.clone(),
+            in_memory: Vec::new(),
+            bytes: 0,
+            hasher: BlockHasher::new(CHUNK_BLOCK_BYTES),
+            sums: Vec::new(),
+            finished: self.sums.clone(),
+        }))
     }
 }
 
-impl PageStore for Spill {
+impl PageStore for ChunkPages {
     fn put(&mut self, page: Bytes) -> Result<PageKey, ParquetError> {
-        let offset = self.0.put(&page)?;
-        if page.len() >> 24 != 0 || offset >> 40 != 0 {
-            return Err(ParquetError::General(format!("a page of {} bytes at {offset}", page.len())));
+        match &self.pages {
+            PagesIn::Memory => {
+                self.bytes += page.len();
+                self.in_memory.push(page);
+                Ok(PageKey::new(self.in_memory.len() as u64 - 1))
+            }
+            PagesIn::Scratch(scratch) => {
+                let offset = scratch.put(&page)?;
+                if page.len() >> 24 != 0 || offset >> 40 != 0 {
+                    return Err(ParquetError::General(format!("a page of {} bytes at {offset}", page.len())));
+                }
+                Ok(PageKey::new(offset << 24 | page.len() as u64))
+            }
         }
-        Ok(PageKey::new(offset << 24 | page.len() as u64))
     }
 
     fn take(&mut self, key: PageKey) -> Result<Bytes, ParquetError> {
-        let (offset, bytes) = (key.get() >> 24, key.get() & 0xff_ffff);
-        Ok(self.0.get(offset, usize::try_from(bytes)?)?.into())
+        let page = match &self.pages {
+            PagesIn::Memory => {
+                let page = self.in_memory.get_mut(usize::try_from(key.get())?).map(mem::take);
+                page.ok_or_else(|| ParquetError::General(format!("there is no page {}", key.get())))?
+            }
+            PagesIn::Scratch(scratch) => {
+                let (offset, bytes) = (key.get() >> 24, key.get() & 0xff_ffff);
+                scratch.get(offset, usize::try_from(bytes)?)?.into()
+            }
+        };
+        self.bytes -= page.len().min(self.bytes);
+        self.hasher.update(&page, |sum| self.sums.push(sum));
+        Ok(page)
+    }
+
+    fn memory_size(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for ChunkPages {
+    fn drop(&mut self) {
+        self.sums.extend(self.hasher.end());
+        // Where nobody takes them, the file was given up.
+        let _given_up = self.finished.send(mem::take(&mut self.sums));
     }
 }
 
@@ -325,35 +424,33 @@ pub fn sum_column(
     bytes_max: u64,
     sum: &mut Sum,
 ) -> Result<Result<Stretch, BadCell>, Error> {
-    let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
-    let (footer, tail) = checked_tail(file, part)?;
-    let row_groups = footer.row_groups();
+    let parquet = ParquetFile::open(file, part)?;
     let rows_at_start = rows_before;
     let mut bytes = 0;
-    while let Some(group) = row_groups.get(row_group) {
+    while let Some(group) = parquet.row_groups().get(row_group) {
         if bytes >= bytes_max || rows_before - rows_at_start >= SLICE_ROWS {
             return Ok(Ok(Stretch { next: Some((row_group, rows_before)), bytes }));
         }
-        let rows = u64::try_from(group.num_rows()).map_err(|error| damaged(error.to_string()))?;
-        let chunk = chunk_of(group, (column_index, name)).map_err(damaged)?;
-        let quick = if column_type == ColumnType::Int64 { sum_pages(file, &tail, chunk, rows) } else { None };
+        let rows = u64::try_from(group.num_rows()).map_err(|error| parquet.damaged(&error.to_string()))?;
+        let chunk = parquet.chunk(row_group, (column_index, name))?;
+        let quick = if column_type == ColumnType::Int64 { sum_pages(&chunk, rows)? } else { None };
         if let Some(pages) = quick.filter(|pages| pages.rows == rows) {
             sum.merge(pages.sum);
         } else {
-            let result = match (column_type, open_chunk(file, group, (column_index, name)).map_err(damaged)?) {
+            let result = match (column_type, chunk.open()?) {
                 (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
                 (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
                 _ => {
-                    return Err(damaged(format!("its column {column_index} is not of type {column_type}")));
+                    return Err(parquet.damaged(&format!("its column {column_index} is not of type {column_type}")));
                 }
             };
-            match result.map_err(|error| damaged(error.to_string()))? {
+            match result.map_err(|error| parquet.read_error(error))? {
                 Ok(found) if found == rows => {}
-                Ok(found) => return Err(damaged(format!("row group {row_group} has {found} of {rows} rows"))),
+                Ok(found) => return Err(parquet.damaged(&format!("row group {row_group} has {found} of {rows} rows"))),
                 Err(bad_cell) => return Ok(Err(bad_cell)),
             }
         }
-        bytes += chunk.byte_range().1;
+        bytes += chunk.metadata.byte_range().1;
         rows_before += rows;
         row_group += 1;
     }
@@ -428,115 +525,205 @@ fn sum_texts(
     }
 }
 
-/// The footer of a part's file, if it agrees with the receipt.
-pub(super) fn checked_footer(file: &Reader, part: &Part) -> Result<ParquetMetaData, Error> {
-    Ok(checked_tail(file, part)?.0)
+/// A part's Parquet file, its footer verified and read.
+pub(super) struct ParquetFile<'a> {
+    file: &'a Reader,
+    footer: ParquetMetaData,
+    /// All bytes of a small file, verified; none of another.
+    whole: Option<Bytes>,
+    /// Where in the file's list of checksums those of the chunks begin; none if the footer has them.
+    listed_from: Option<u64>,
 }
 
-/// The same, and the file's last bytes, in which it stands; all bytes of a small file.
-fn checked_tail(file: &Reader, part: &Part) -> Result<(ParquetMetaData, Bytes), Error> {
-    let damaged = |what: String| Error::Damaged { part: part.id, what: format!("parquet: {what}") };
-    let tail = read_tail(file, part).map_err(|error| damaged(error.to_string()))?;
-    let footer = decode_footer(&tail, part).map_err(|error| damaged(error.to_string()))?;
-    let row_groups = footer.num_row_groups() == part.row_groups as usize;
-    if !row_groups || footer.file_metadata().num_rows() != part.rows.cast_signed() {
-        return Err(damaged("its footer disagrees with the receipt".to_owned()));
+impl<'a> ParquetFile<'a> {
+    /// Reads the footer. Errors: it is not what was written; it is not what the receipt says; it cannot be read.
+    pub(super) fn open(file: &'a Reader, part: &Part) -> Result<Self, Error> {
+        let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
+        let is_whole = part.is_small_parquet();
+        let footer_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
+        let tail_bytes = if is_whole { file.bytes() } else { footer_bytes };
+        let start = file.bytes().checked_sub(footer_bytes.max(tail_bytes));
+        let start = start.ok_or_else(|| file.damaged("its footer is longer than the file"))?;
+        let tail = Bytes::from(file.read_unverified(start, usize::try_from(tail_bytes).unwrap_or(usize::MAX))?);
+        if checksum(&tail) != checks.parquet {
+            let what = if is_whole { "it is not what was written" } else { "its footer is not what was written" };
+            return Err(file.damaged(what));
+        }
+        let listed_from = checks.chunks_in_sums.then(|| listed_blocks(part.csv_bytes));
+        let footer = decode_footer(&tail, part).map_err(|error| file.damaged(&error.to_string()))?;
+        let parquet = Self { file, footer, whole: is_whole.then_some(tail), listed_from };
+        let row_groups = parquet.footer.num_row_groups() == part.row_groups as usize;
+        if !row_groups || parquet.footer.file_metadata().num_rows() != part.rows.cast_signed() {
+            return Err(parquet.damaged("its footer disagrees with the receipt"));
+        }
+        Ok(parquet)
     }
-    Ok((footer, tail))
+
+    pub(super) fn row_groups(&self) -> &[RowGroupMetaData] {
+        self.footer.row_groups()
+    }
+
+    /// The chunk of a column in a row group. Errors: it is not the column that the receipt has there.
+    pub(super) fn chunk(&self, row_group: usize, (column_index, name): (usize, &str)) -> Result<Chunk<'_>, Error> {
+        let group = self.footer.row_group(row_group);
+        let Some(metadata) = group.columns().get(column_index) else {
+            return Err(self.damaged(&format!("it has no column {column_index}")));
+        };
+        if metadata.column_descr().path().parts() != [name] {
+            return Err(self.damaged(&format!("its column {column_index} is another one")));
+        }
+        // The library takes for granted that they are not negative.
+        let offsets =
+            [Some(metadata.data_page_offset()), metadata.dictionary_page_offset(), Some(metadata.compressed_size())];
+        if offsets.into_iter().flatten().any(i64::is_negative) {
+            return Err(self.damaged(&format!("its column {column_index} begins before the file")));
+        }
+        let (start, bytes) = metadata.byte_range();
+        let end = start.checked_add(bytes).filter(|&end| end <= self.file.bytes());
+        let end = end.ok_or_else(|| self.damaged(&format!("its column {column_index} ends beyond the file")))?;
+        Ok(Chunk { parquet: self, group, metadata, start, end, place: (row_group, column_index) })
+    }
+
+    /// The checksums of a chunk's blocks.
+    fn chunk_sums(&self, (row_group, column_index): (usize, usize)) -> Result<Vec<u64>, Error> {
+        let blocks = |chunk: &ColumnChunkMetaData| chunk.byte_range().1.div_ceil(CHUNK_BLOCK_BYTES as u64);
+        let (group, groups) = (self.footer.row_group(row_group), &self.footer.row_groups()[..row_group]);
+        let before = groups.iter().flat_map(RowGroupMetaData::columns).chain(&group.columns()[..column_index]);
+        let first: u64 = before.map(blocks).sum();
+        let count = usize::try_from(blocks(group.column(column_index))).unwrap_or(usize::MAX);
+        if let Some(listed_from) = self.listed_from {
+            return self.file.listed_sums(listed_from + first, count);
+        }
+        let entries = self.footer.file_metadata().key_value_metadata();
+        let entry = entries.and_then(|entries| entries.iter().find(|entry| entry.key == CHUNK_SUMS_KEY));
+        let text = entry.and_then(|entry| entry.value.as_deref()).unwrap_or_default();
+        let sums = || -> Option<Vec<u64>> {
+            let start = usize::try_from(first).ok()?.checked_mul(CHUNK_SUM_DIGITS)?;
+            let text = text.get(start..start.checked_add(count.checked_mul(CHUNK_SUM_DIGITS)?)?)?;
+            text.as_bytes().chunks(CHUNK_SUM_DIGITS).map(|digits| from_hex(std::str::from_utf8(digits).ok()?)).collect()
+        };
+        sums().ok_or_else(|| self.damaged("its footer has no checksums of the column chunks"))
+    }
+
+    /// The error that the file is not what was written.
+    pub(super) fn damaged(&self, what: &str) -> Error {
+        self.file.damaged(what)
+    }
+
+    /// What the library failed with: our own error, if it was one of a [`Window`].
+    pub(super) fn read_error(&self, error: ParquetError) -> Error {
+        match error {
+            ParquetError::External(cause) => match cause.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(cause) => self.damaged(&cause.to_string()),
+            },
+            error => self.damaged(&error.to_string()),
+        }
+    }
 }
 
-/// The chunk of a column in a row group, if it is the column that the receipt has there; or what is wrong with it.
-fn chunk_of<'a>(
+/// A column chunk of a part's file. No byte of it is handed out before it was verified.
+pub(super) struct Chunk<'a> {
+    parquet: &'a ParquetFile<'a>,
     group: &'a RowGroupMetaData,
-    (column_index, name): (usize, &str),
-) -> Result<&'a ColumnChunkMetaData, String> {
-    let Some(chunk) = group.columns().get(column_index) else {
-        return Err(format!("it has no column {column_index}"));
-    };
-    if chunk.column_descr().path().parts() != [name] {
-        return Err(format!("its column {column_index} is another one"));
+    metadata: &'a ColumnChunkMetaData,
+    start: u64,
+    end: u64,
+    /// Its row group and column.
+    place: (usize, usize),
+}
+
+impl Chunk<'_> {
+    /// The chunk as the library reads it.
+    pub(super) fn open(&self) -> Result<ColumnReader, Error> {
+        let descriptor = self.metadata.column_descr_ptr();
+        let window = Arc::new(self.window()?);
+        let rows = usize::try_from(self.group.num_rows()).map_err(|error| self.parquet.damaged(&error.to_string()))?;
+        let pages = SerializedPageReader::new(window, self.metadata, rows, None);
+        let pages = BetweenPages { pages: pages.map_err(|error| self.parquet.read_error(error))?, data_before: false };
+        Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
     }
-    // The library takes for granted that they are not negative.
-    let offsets = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset(), Some(chunk.compressed_size())];
-    if offsets.into_iter().flatten().any(i64::is_negative) {
-        return Err(format!("its column {column_index} begins before the file"));
+
+    fn window(&self) -> Result<Window, Error> {
+        if let Some(whole) = &self.parquet.whole {
+            let [start, end] = [self.start, self.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+            let loaded = Some(whole.slice(start..end));
+            return Ok(Window { loaded, ..self.window_with(Vec::new()) });
+        }
+        let mut window = self.window_with(self.parquet.chunk_sums(self.place)?);
+        if self.end - self.start <= CHUNK_BYTES_MAX as u64 {
+            let mut bytes = vec![0; usize::try_from(self.end - self.start).unwrap_or(usize::MAX)];
+            for (index, block) in bytes.chunks_mut(CHUNK_BLOCK_BYTES).enumerate() {
+                window.read_block(index, block)?;
+            }
+            window.loaded = Some(bytes.into());
+        }
+        Ok(window)
     }
-    Ok(chunk)
+
+    fn window_with(&self, sums: Vec<u64>) -> Window {
+        let (file, cached) = (self.parquet.file.clone(), AtomicCell::new(None));
+        Window { file, start: self.start, end: self.end, sums, loaded: None, cached }
+    }
 }
 
 /// The sum of a column chunk of integers straight from its pages; none if there is anything in it that our writer does
-/// not write, or that cannot be read: the library's reader has the word on it.
-fn sum_pages(file: &Reader, tail: &[u8], chunk: &ColumnChunkMetaData, rows: u64) -> Option<Pages> {
-    let descriptor = chunk.column_descr();
+/// not write: the library's reader has the word on it.
+fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<Pages>, Error> {
+    let descriptor = chunk.metadata.column_descr();
     let levels = (descriptor.max_def_level(), descriptor.max_rep_level());
-    let plain = chunk.compression() == Compression::UNCOMPRESSED && descriptor.physical_type() == Type::INT64;
+    let plain = chunk.metadata.compression() == Compression::UNCOMPRESSED && descriptor.physical_type() == Type::INT64;
     if !plain || levels != (1, 0) {
-        return None;
+        return Ok(None);
     }
-    let (mut offset, bytes) = chunk.byte_range();
-    let chunk_end = offset.checked_add(bytes)?;
     let mut pages = Pages::new(rows);
-    let tail_start = file.bytes() - tail.len() as u64;
-    if offset >= tail_start && chunk_end <= file.bytes().saturating_sub(SLACK_BYTES as u64) {
-        let [mut start, end] = [offset, chunk_end].map(|at| usize::try_from(at - tail_start).unwrap_or(usize::MAX));
+    if let Some(whole) = &chunk.parquet.whole {
+        if chunk.end + SLACK_BYTES as u64 > whole.len() as u64 {
+            return Ok(None);
+        }
+        let [mut start, end] = [chunk.start, chunk.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         while start < end {
-            match pages.take(&tail[start..end + SLACK_BYTES]) {
+            match pages.take(&whole[start..end + SLACK_BYTES]) {
                 Ok(Taken::Page(bytes)) => start += bytes,
-                Ok(Taken::Longer(_)) | Err(Unknown) => return None,
+                Ok(Taken::Longer(_)) | Err(Unknown) => return Ok(None),
             }
         }
-        return Some(pages);
+        return Ok(Some(pages));
     }
-    let mut buffer = vec![0; usize::try_from(bytes).ok()?.min(PIECE_BYTES) + SLACK_BYTES];
-    let (mut start, mut end) = (0, 0);
-    while start < end || offset < chunk_end {
+    let window = chunk.window_with(chunk.parquet.chunk_sums(chunk.place)?);
+    let chunk_bytes = usize::try_from(chunk.end - chunk.start).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; chunk_bytes.min(CHUNK_BLOCK_BYTES) + SLACK_BYTES];
+    // Of the chunk, `read` bytes have been read; those from `start` to `end` of the buffer are in no page yet.
+    let (mut read, mut start, mut end) = (0, 0, 0);
+    while start < end || read < chunk_bytes {
         match pages.take(&buffer[start..end + SLACK_BYTES]) {
             Ok(Taken::Page(bytes)) => start += bytes,
-            Ok(Taken::Longer(bytes)) if offset < chunk_end && bytes <= CHUNK_BYTES_MAX => {
+            Ok(Taken::Longer(bytes)) if read < chunk_bytes && bytes <= CHUNK_BYTES_MAX => {
                 buffer.copy_within(start..end, 0);
                 (start, end) = (0, end - start);
-                if buffer.len() < bytes + SLACK_BYTES {
-                    buffer.resize(bytes + SLACK_BYTES, 0);
+                let block_bytes = CHUNK_BLOCK_BYTES.min(chunk_bytes - read);
+                if buffer.len() < end + block_bytes + SLACK_BYTES {
+                    buffer.resize(end + block_bytes + SLACK_BYTES, 0);
                 }
-                let free = buffer.len() - SLACK_BYTES - end;
-                let piece = usize::try_from(chunk_end - offset).map_or(free, |left| left.min(free));
-                if file.read_at(offset, &mut buffer[end..end + piece]).ok()? != piece {
-                    return None;
-                }
-                end += piece;
-                offset += piece as u64;
+                window.read_block(read / CHUNK_BLOCK_BYTES, &mut buffer[end..end + block_bytes])?;
+                end += block_bytes;
+                read += block_bytes;
             }
-            Ok(Taken::Longer(_)) | Err(Unknown) => return None,
+            Ok(Taken::Longer(_)) | Err(Unknown) => return Ok(None),
         }
     }
-    Some(pages)
-}
-
-/// The chunk of a column in a row group as the library reads it; or what is wrong with it.
-pub(super) fn open_chunk(
-    file: &Reader,
-    group: &RowGroupMetaData,
-    column: (usize, &str),
-) -> Result<ColumnReader, String> {
-    let chunk = chunk_of(group, column)?;
-    let descriptor = chunk.column_descr_ptr();
-    let open = || -> Result<_, ParquetError> {
-        let window = Arc::new(Window::open(file, chunk.byte_range())?);
-        SerializedPageReader::new(window, chunk, usize::try_from(group.num_rows())?, None)
-    };
-    let pages = Apart { pages: open().map_err(|error| error.to_string())?, data_before: false };
-    Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
+    Ok(Some(pages))
 }
 
 /// The pages of a column chunk with an empty one after each that has rows. `read_records` would go on from page to page
 /// until it has as many rows as it was asked for, and each text would keep its page. At an empty page it ends, and the
 /// decoder lets go of the page before.
-struct Apart<P> {
+struct BetweenPages<P> {
     pages: P,
     data_before: bool,
 }
 
-impl<P: PageReader> PageReader for Apart<P> {
+impl<P: PageReader> PageReader for BetweenPages<P> {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
         if mem::take(&mut self.data_before) {
             return Ok(Some(Page::DataPage {
@@ -562,7 +749,7 @@ impl<P: PageReader> PageReader for Apart<P> {
     }
 }
 
-impl<P: PageReader> Iterator for Apart<P> {
+impl<P: PageReader> Iterator for BetweenPages<P> {
     type Item = Result<Page, ParquetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -570,19 +757,9 @@ impl<P: PageReader> Iterator for Apart<P> {
     }
 }
 
-fn read_tail(file: &Reader, part: &Part) -> Result<Bytes, ParquetError> {
-    let footer_bytes = part.footer_bytes as usize + TAIL_BYTES;
-    let offset = (file.bytes().checked_sub(footer_bytes as u64))
-        .ok_or_else(|| ParquetError::EOF("its footer is longer than the file".to_owned()))?;
-    match usize::try_from(file.bytes()) {
-        Ok(bytes) if bytes <= SMALL_FILE_BYTES => read_exactly(file, 0, bytes),
-        _ => read_exactly(file, offset, footer_bytes),
-    }
-}
-
 fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData, ParquetError> {
     let footer_bytes = part.footer_bytes as usize;
-    let (footer, mut end) = tail[tail.len() - footer_bytes - TAIL_BYTES..].split_at(footer_bytes);
+    let (footer, mut end) = tail[tail.len() - footer_bytes - PARQUET_TAIL_BYTES..].split_at(footer_bytes);
     if end.get_u32_le() as usize != footer_bytes || end != b"PAR1" {
         return Err(ParquetError::General("its end is no Parquet footer of the known size".to_owned()));
     }
@@ -593,33 +770,66 @@ fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData, ParquetErr
     ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))
 }
 
-fn read_exactly(file: &Reader, offset: u64, bytes: usize) -> Result<Bytes, ParquetError> {
-    if offset + bytes as u64 > file.bytes() {
-        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
+/// Where the column chunks of a file are, in the order of row groups and columns, from its footer with the 8 bytes after it.
+///
+/// Errors: they do not follow one another, as our writer has them.
+pub(super) fn chunk_ranges(tail: &[u8], part: &Part) -> Result<Vec<(u64, u64)>, String> {
+    let footer = decode_footer(tail, part).map_err(|error| error.to_string())?;
+    let chunks = footer.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for (start, bytes) in chunks.map(ColumnChunkMetaData::byte_range) {
+        if ranges.last().is_some_and(|(_, end)| *end != start) {
+            return Err(format!("its column chunk {} does not follow the one before it", ranges.len()));
+        }
+        ranges.push((start, start.saturating_add(bytes)));
     }
-    let mut buffer = vec![0; bytes];
-    if file.read_at(offset, &mut buffer)? != bytes {
-        return Err(ParquetError::EOF(format!("{bytes} bytes at {offset} are beyond its end")));
-    }
-    Ok(buffer.into())
+    Ok(ranges)
 }
 
-/// One column chunk of a file: whoever reads through it cannot read beside it.
+/// One column chunk of a file: whoever reads through it cannot read beside it, and sees verified bytes only.
 struct Window {
     file: Reader,
     start: u64,
     end: u64,
-    /// The whole chunk, if it is small.
+    /// Of the chunk's blocks.
+    sums: Vec<u64>,
+    /// The whole chunk, verified, if it is small.
     loaded: Option<Bytes>,
+    /// The block that was read last, and which: a page's header is read before its content.
+    cached: AtomicCell<Option<(usize, Bytes)>>,
 }
 
 impl Window {
-    fn open(file: &Reader, (start, bytes): (u64, u64)) -> Result<Self, ParquetError> {
-        let loaded = match usize::try_from(bytes) {
-            Ok(bytes) if bytes <= CHUNK_BYTES_MAX => Some(read_exactly(file, start, bytes)?),
-            _ => None,
+    /// Reads a block of the chunk, whose length is that of the buffer.
+    fn read_block(&self, index: usize, block: &mut [u8]) -> Result<(), Error> {
+        let start = self.start + (index * CHUNK_BLOCK_BYTES) as u64;
+        self.file.fill_unverified(start, block)?;
+        if self.sums.get(index) != Some(&checksum(block)) {
+            let end = start + block.len() as u64;
+            return Err(self.file.damaged(&format!("the bytes from {start} to {end} are not what was written")));
+        }
+        Ok(())
+    }
+
+    /// The same from the last one that was read, if it is that.
+    fn block(&self, index: usize) -> Result<Bytes, Error> {
+        let block = match self.cached.take() {
+            Some((cached, block)) if cached == index => block,
+            _ => {
+                let left = (self.end - self.start).saturating_sub((index * CHUNK_BLOCK_BYTES) as u64);
+                let mut block = vec![0; CHUNK_BLOCK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX))];
+                self.read_block(index, &mut block)?;
+                block.into()
+            }
         };
-        Ok(Self { file: file.clone(), start, end: start + bytes, loaded })
+        self.cached.store(Some((index, block.clone())));
+        Ok(block)
+    }
+
+    /// Verified bytes from an offset in the chunk to the end of their block.
+    fn rest_of_block(&self, at: usize) -> Result<Bytes, ParquetError> {
+        let block = self.block(at / CHUNK_BLOCK_BYTES).map_err(|error| ParquetError::External(Box::new(error)))?;
+        Ok(block.slice(block.len().min(at % CHUNK_BLOCK_BYTES)..))
     }
 }
 
@@ -632,46 +842,37 @@ impl Length for Window {
 impl ChunkReader for Window {
     type T = Box<dyn Read>;
 
+    /// Only page headers are read this way.
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
         if start < self.start || start > self.end {
             return Err(ParquetError::EOF(format!("offset {start} is outside of the column chunk")));
         }
-        Ok(match &self.loaded {
-            Some(bytes) => Box::new(bytes.slice(usize::try_from(start - self.start)?..).reader()),
-            None => Box::new(BufReader::with_capacity(
-                1024, // page headers alone are read this way
-                WindowReader { file: self.file.clone(), at: start, end: self.end },
-            )),
-        })
+        let at = usize::try_from(start - self.start)?;
+        if let Some(bytes) = &self.loaded {
+            return Ok(Box::new(bytes.slice(at..).reader()));
+        }
+        let first = self.rest_of_block(at)?;
+        // A header may go on in the next block.
+        let next_at = at + first.len();
+        let has_next = (next_at as u64) < self.end - self.start && first.len() < PAGE_HEADER_BYTES_MAX;
+        let next = if has_next { self.rest_of_block(next_at)? } else { Bytes::new() };
+        Ok(Box::new(first.chain(next).reader()))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         if start < self.start || start.saturating_add(length as u64) > self.end {
             return Err(ParquetError::EOF(format!("{length} bytes at {start} are outside of the column chunk")));
         }
-        match &self.loaded {
-            Some(bytes) => {
-                let start = usize::try_from(start - self.start)?;
-                Ok(bytes.slice(start..start + length))
-            }
-            None => read_exactly(&self.file, start, length),
+        let at = usize::try_from(start - self.start)?;
+        if let Some(bytes) = &self.loaded {
+            return Ok(bytes.slice(at..at + length));
         }
-    }
-}
-
-struct WindowReader {
-    file: Reader,
-    at: u64,
-    end: u64,
-}
-
-impl Read for WindowReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(left);
-        let read = self.file.read_at(self.at, &mut buffer[..wanted])?;
-        self.at += read as u64;
-        Ok(read)
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let rest = self.rest_of_block(at + bytes.len())?;
+            bytes.extend_from_slice(&rest[..rest.len().min(length - bytes.len())]);
+        }
+        Ok(bytes.into())
     }
 }
 
@@ -693,7 +894,7 @@ mod tests {
             convert::{BatchBuilder, Typer},
             csv::{Resume, Row, Rows, Scanner, Wanted},
             integers::Integers,
-            part::PartId,
+            part::{Checks, PartId},
             store::reads,
         },
         limits::{CELL_BYTES_MAX, CsvLimits, PAGE_BYTES, ROW_GROUP_BYTES, SLICE_BYTES},
@@ -814,18 +1015,28 @@ mod tests {
         let Batches(mut batch, mut writer) = scan(csv, Batches(BatchBuilder::new(&columns), writer));
         writer.write(&batch.take().expect("a batch")).expect("written");
         let mut written = writer.finish().expect("finished");
+        let (file, part) = part_of(&mut written, rows, columns.len());
+        (written, file, part)
+    }
+
+    /// A Parquet file as one of a part.
+    fn part_of(written: &mut Written, rows: u64, columns: usize) -> (Reader, Part) {
         let file = written.draft.reader().expect("opened");
-        let part = Part {
+        let mut part = Part {
             id: PartId::FIRST,
             rows,
-            csv_bytes: csv.len() as u64,
+            csv_bytes: 0,
             parquet_bytes: file.bytes(),
             row_groups: written.row_groups,
             footer_bytes: written.footer_bytes,
-            columns_count: u32::try_from(columns.len()).expect("few"),
+            columns_count: u32::try_from(columns).expect("few"),
             schema: None,
+            checks: None,
         };
-        (written, file, part)
+        let (draft, is_small) = (&written.draft, part.is_small_parquet());
+        let parquet = if is_small { draft.check() } else { draft.tail_checksum() };
+        part.checks = Some(Checks { csv: 0, parquet, chunks_in_sums: false });
+        (file, part)
     }
 
     /// Integers of many kinds: constant, in runs, ascending, of any width, at the edges; some, all or none of them null.
@@ -859,23 +1070,14 @@ mod tests {
             writer.write(&batch.expect("a batch")).expect("written");
         }
         let mut written = writer.finish().expect("finished");
-        let file = written.draft.reader().expect("opened");
-        let part = Part {
-            id: PartId::FIRST,
-            rows: batches.iter().map(|values| values.len() as u64).sum(),
-            csv_bytes: 0,
-            parquet_bytes: file.bytes(),
-            row_groups: written.row_groups,
-            footer_bytes: written.footer_bytes,
-            columns_count: 1,
-            schema: None,
-        };
+        let rows = batches.iter().map(|values| values.len() as u64).sum();
+        let (file, part) = part_of(&mut written, rows, 1);
         (written, file, part)
     }
 
     /// Rows and sum of a chunk as the library reads it.
-    fn library_sum(file: &Reader, group: &RowGroupMetaData) -> Result<(u64, Sum), String> {
-        let ColumnReader::Int64ColumnReader(reader) = open_chunk(file, group, (0, "x"))? else {
+    fn library_sum(chunk: &Chunk<'_>) -> Result<(u64, Sum), String> {
+        let ColumnReader::Int64ColumnReader(reader) = chunk.open().map_err(|error| error.to_string())? else {
             return Err("not of integers".to_owned());
         };
         let mut sum = Sum::default();
@@ -893,11 +1095,12 @@ mod tests {
         });
         for chosen in [true, false] {
             let (_written, file, part) = write_integers(store, batches, chosen);
-            let (footer, tail) = checked_tail(&file, &part).expect("a footer");
+            let parquet = ParquetFile::open(&file, &part).expect("a footer");
             let mut found = Sum::default();
-            for group in footer.row_groups() {
-                let pages = sum_pages(&file, &tail, group.column(0), rows_of(group)).expect("pages of our writer");
-                assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&file, group), "{what}, {chosen}");
+            for (index, group) in parquet.row_groups().iter().enumerate() {
+                let chunk = parquet.chunk(index, (0, "x")).expect("a chunk");
+                let pages = sum_pages(&chunk, rows_of(group)).expect("readable").expect("pages of our writer");
+                assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&chunk), "{what}, {chosen}");
                 found.merge(pages.sum);
             }
             assert_eq!(found, total, "{what}, {chosen}");
@@ -947,27 +1150,17 @@ mod tests {
                 csv.extend_from_slice(format!("{},{}\n", text(&columns[0]), text(&columns[1])).as_bytes());
             }
             let mut converted = Integers::of_file(&store, CsvLimits::default(), &csv).expect("integers");
-            let file = converted.parquet.draft.reader().expect("opened");
-            let part = Part {
-                id: PartId::FIRST,
-                rows: converted.rows,
-                csv_bytes: csv.len() as u64,
-                parquet_bytes: file.bytes(),
-                row_groups: converted.parquet.row_groups,
-                footer_bytes: converted.parquet.footer_bytes,
-                columns_count: 2,
-                schema: None,
-            };
-            let (footer, tail) = checked_tail(&file, &part).expect("a footer");
+            let (file, part) = part_of(&mut converted.parquet, converted.rows, 2);
+            let parquet = ParquetFile::open(&file, &part).expect("a footer");
             for (index, values) in columns.iter().enumerate() {
                 let total = values.iter().flatten().fold(Sum::default(), |mut sum, value| {
                     sum.add(value);
                     sum
                 });
                 let mut found = Sum::default();
-                for group in footer.row_groups() {
-                    let pages =
-                        sum_pages(&file, &tail, group.column(index), rows_of(group)).expect("pages that are known");
+                for (row_group, group) in parquet.row_groups().iter().enumerate() {
+                    let chunk = parquet.chunk(row_group, (index, ["a", "b"][index])).expect("a chunk");
+                    let pages = sum_pages(&chunk, rows_of(group)).expect("readable").expect("pages that are known");
                     assert_eq!(pages.rows, u64::try_from(group.num_rows()).expect("rows"), "seed {seed}");
                     found.merge(pages.sum);
                 }
@@ -985,9 +1178,9 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let values = integers(&mut random, 1500);
             let (_written, file, part) = write_integers(&store, &[values], seed % 2 == 0);
-            let footer = checked_footer(&file, &part).expect("a footer");
-            let group = footer.row_group(0);
-            let (start, bytes) = group.column(0).byte_range();
+            let intact = ParquetFile::open(&file, &part).expect("a footer");
+            let rows = rows_of(&intact.row_groups()[0]);
+            let (start, bytes) = intact.row_groups()[0].column(0).byte_range();
             let [start, bytes] = [start, bytes].map(|value| usize::try_from(value).expect("small"));
             let good = file.block(0, usize::try_from(file.bytes()).expect("small")).expect("readable");
             for _ in 0..100 {
@@ -998,13 +1191,13 @@ mod tests {
                     let at = random.usize(..among);
                     bad[start + at] = if random.bool() { random.u8(..) } else { bad[start + at] ^ 1 << random.u8(..8) };
                 }
-                let mut damaged = store.temp_folder().file().expect("a file");
-                damaged.append(&bad).expect("written");
-                // Whole, as the sum has a small file, or with a footer that was read before.
-                let tail = if random.bool() { &bad[..] } else { &bad[bad.len() - TAIL_BYTES..] };
-                match sum_pages(&damaged.reader(), tail, group.column(0), rows_of(group)) {
+                // No reading lets these bytes through: this is the second line of defence.
+                let footer = decode_footer(&bad, &part).expect("a footer");
+                let parquet = ParquetFile { file: &file, footer, whole: Some(bad.into()), listed_from: None };
+                let chunk = parquet.chunk(0, (0, "x")).expect("a chunk");
+                match sum_pages(&chunk, rows).expect("nothing is read") {
                     Some(pages) => {
-                        assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&damaged.reader(), group), "seed {seed}");
+                        assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&chunk), "seed {seed}");
                         same += 1;
                     }
                     None => refused += 1,
@@ -1056,10 +1249,10 @@ mod tests {
     /// Everything that was read since the last time is of these columns or of the footer.
     fn check_inside<const N: usize>(file: &Reader, part: &Part, columns: [usize; N]) {
         let reads = reads::take();
-        let footer = checked_footer(file, part).expect("a footer");
-        let footer_start = file.bytes() - u64::from(part.footer_bytes) - TAIL_BYTES as u64;
+        let parquet = ParquetFile::open(file, part).expect("a footer");
+        let footer_start = file.bytes() - u64::from(part.footer_bytes) - PARQUET_TAIL_BYTES as u64;
         let chunks = |group: &RowGroupMetaData| columns.map(|index| group.column(index).byte_range());
-        let chunks = footer.row_groups().iter().flat_map(chunks).map(|(start, bytes)| start..start + bytes);
+        let chunks = parquet.row_groups().iter().flat_map(chunks).map(|(start, bytes)| start..start + bytes);
         let allowed: Vec<_> = chunks.chain(std::iter::once(footer_start..file.bytes())).collect();
         assert!(!reads.is_empty());
         for read in reads {

@@ -21,6 +21,7 @@ use super::{
     part::{ColumnType, Format, Part, PartId, Receipt, Schema},
     state::Lane,
     store::Reader,
+    verify::parts_to_read,
 };
 use crate::{
     error::{CsvError, Error},
@@ -68,7 +69,8 @@ pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) ->
 /// The same with larger CSV files cut into stretches of so many bytes.
 async fn column_sum_by(engine: &Engine, column: &str, format: Format, stretch_bytes: u64) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
-    let parts = engine.whole_table()?;
+    let has_column = |schema: &Schema| schema.find(&column).is_some();
+    let parts = parts_to_read(engine, Lane::Question, |schema| schema.is_none_or(has_column)).await?;
     let groups = Groups { parts: parts.into_iter().peekable(), format };
     let pieces = stream::iter(groups.flat_map(move |group| pieces_of(group, format, stretch_bytes)));
     let sum_of = |piece| sum_piece(engine.clone(), piece, Arc::clone(&column), format);
@@ -306,7 +308,7 @@ impl Source {
     fn guess(&self, offset: u64) -> Result<Option<u64>, Error> {
         let from = offset - 1; // a row that ends with this byte is followed by one that starts at the offset
         for bytes in GUESS_BYTES {
-            let window = self.file.block(from, bytes).map_err(Error::io("a csv file"))?;
+            let window = self.file.block(from, bytes)?;
             if let Some(start) = guess_row_start(&window, self.schema.columns_count(), STORED) {
                 return Ok(Some(from + start as u64));
             }

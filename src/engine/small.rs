@@ -101,7 +101,7 @@ impl Stage {
                 None => convert(&self.store, self.limits, &csv)?,
             };
             drop(claim);
-            let mut draft = self.store.draft()?;
+            let mut draft = self.store.listed_draft()?;
             draft.write_all(&csv).map_err(Error::io("an upload's spool file"))?;
             stage(&self.store, &self.state, draft, converted)
         });

@@ -202,9 +202,8 @@ impl Source {
     pub(super) fn guess(&self, offset: u64) -> Result<Option<(Vec<String>, u64)>, Stop> {
         let Some(names) = self.header()? else { return Ok(None) };
         let from = offset - 1; // a row that ends with this byte is followed by one that starts at the offset
-        let mut window = vec![0; GUESS_BYTES];
-        let read = self.file.read_at(from, &mut window).map_err(Error::io("a csv file"))?;
-        let start = guess_row_start(&window[..read], names.len(), self.limits);
+        let window = self.file.block(from, GUESS_BYTES)?;
+        let start = guess_row_start(&window, names.len(), self.limits);
         Ok(start.map(|start| (names, from + start as u64)))
     }
 

@@ -170,7 +170,7 @@ impl Work {
     fn run(self, store: &Store, limits: CsvLimits) -> Result<Written, Error> {
         let Self { draft, bet, block: Block { bytes, at_end }, claim, sync } = self;
         let (_claim, mut bytes) = (claim, bytes); // the claim ends last
-        let mut draft = draft.map_or_else(|| store.draft(), Ok)?;
+        let mut draft = draft.map_or_else(|| store.listed_draft(), Ok)?;
         draft.write_all(&bytes).map_err(Error::io(SPOOL_FILE))?;
         if !at_end {
             draft.hold_nothing().map_err(Error::io(SPOOL_FILE))?; // who stops sending keeps no memory from others

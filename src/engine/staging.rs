@@ -8,11 +8,12 @@ use chrono::{SecondsFormat, Utc};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    checksums::to_hex,
     convert::BatchBuilder,
     csv::{Row, Rows},
     integers::Stop,
     parquet::{Layout, PartWriter, Written},
-    part::{Column, FORMAT_VERSION, Part, PartId, Receipt, Schema},
+    part::{Column, FORMAT_VERSION, Part, PartId, Receipt, ReceiptChecks, Schema},
     state::Shared,
     store::{Draft, Staged, Store},
 };
@@ -149,5 +150,10 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
         row_groups: parquet.row_groups,
         footer_bytes: parquet.footer_bytes,
         uploaded_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
+        checks: Some(ReceiptChecks {
+            sums_seed: csv.sums_seed().map(to_hex),
+            footer_xxh3: to_hex(parquet.draft.tail_checksum()),
+            chunks_in_sums: false,
+        }),
     }
 }

@@ -121,6 +121,8 @@ pub struct Registry {
     reserved: usize,
     /// Parts that should be in `parts` and are in quarantine.
     missing: MissingParts,
+    /// Parts of format version 1, which are verified whole at their first use.
+    unchecked: usize,
 }
 
 /// The work queue is full or closed; the work comes back.
@@ -164,6 +166,7 @@ impl Shared {
             next_id: PartId::FIRST,
             reserved: 0,
             missing: MissingParts::default(),
+            unchecked: 0,
         };
         let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
         let idle = Vec::with_capacity(WORKERS);
@@ -322,6 +325,7 @@ impl Registry {
     /// A part that was found at start, and the ids that must not be given out again.
     pub fn restore(&mut self, part: Arc<Part>) {
         self.skip_to(part.id);
+        self.unchecked += usize::from(part.checks.is_none());
         self.parts.insert(part.id, part);
     }
 
@@ -343,6 +347,19 @@ impl Registry {
     /// The loss of a missing part was accepted. Says whether the quarantine has to be looked at again.
     pub fn accept_loss(&mut self, id: PartId) -> bool {
         self.missing.remove(id)
+    }
+
+    /// How many parts are of format version 1.
+    pub fn unchecked(&self) -> usize {
+        self.unchecked
+    }
+
+    /// A part of format version 1 that has been verified whole, in its new version.
+    pub fn replace(&mut self, part: Arc<Part>) {
+        if let Some(old) = self.parts.get_mut(&part.id) {
+            self.unchecked -= usize::from(old.checks.is_none() && part.checks.is_some());
+            *old = part;
+        }
     }
 
     /// Ids up to this one are not given out again. The end of the range, which is in quarantine if it is anywhere, counts

@@ -5,18 +5,23 @@
 //! DATA/tmp/              drafts of 64 KiB and more, records on their way, and files without a name: gone after any start
 //! DATA/parts/N.csv       as it was sent
 //! DATA/parts/N.parquet   the same rows
+//! DATA/parts/N.sums      checksums of the CSV's blocks, if it has more than one (`checksums.rs`)
 //! DATA/parts/N.json      the receipt; its rename to this name is the commit
 //! DATA/jobs/ID.json      a job's record; its rename to this name is the commit
 //! DATA/jobs/ID.input     what it works on
 //! DATA/jobs/ID.result    what came of it
+//! DATA/jobs/ID.input-sums, DATA/jobs/ID.result-sums    checksums of their blocks, as N.sums
 //! DATA/quarantine/       parts that were found damaged at start; N.forgotten: an operator has accepted the loss of part N
 //! ```
 //!
-//! Invariant: a receipt in `parts/` has its two files beside it, complete, and a job's record those it speaks of. Every
-//! function asserts that the lock of `state.rs` is not held.
+//! Invariant: a receipt in `parts/` has its files beside it, complete, and a job's record those it speaks of. What was stored
+//! is verified against its checksum before anyone sees it: [`Reader`] hands out blocks of CSV and of jobs' files only so,
+//! and records are read only so; Parquet is verified in `parquet.rs`, by chunks. Every function asserts that the lock of
+//! `state.rs` is not held.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     fs::{self, File, OpenOptions, TryLockError},
     hash::Hasher,
     io::{self, Read, Write},
@@ -32,6 +37,10 @@ use rustix::fs::FallocateFlags;
 use twox_hash::XxHash3_64;
 
 use super::{
+    checksums::{
+        BLOCK_BYTES, BlockHasher, PAGE_BYTES_MAX, PAGE_SUMS_MAX, PageWriter, Seal, check_seal, checksum, listed_blocks,
+        read_page, seal, to_hex,
+    },
     data_folder,
     part::{FORMAT_VERSION, FileInfo, Format, Part, PartId, Receipt},
     quarantine::{MissingParts, Quarantine},
@@ -98,7 +107,25 @@ pub struct Draft {
     /// Whether all of it is safe.
     synced: bool,
     checksum: Box<XxHash3_64>,
+    /// Whether its blocks get checksums of their own.
+    is_listed: bool,
+    /// Their checksums, once there is more than one.
+    blocks: Option<Box<BlockList>>,
+    /// Where its last bytes begin that get a checksum of their own, and that.
+    tail: Option<(u64, Box<XxHash3_64>)>,
     failure: Arc<OnceLock<io::ErrorKind>>,
+}
+
+/// Checksums of a draft's blocks on their way into a file: a page of them is in memory.
+struct BlockList {
+    seed: u64,
+    hasher: BlockHasher,
+    pages: PageWriter,
+    path: PathBuf,
+    /// Made when the first page is written.
+    file: Option<File>,
+    /// Whether the last page is written: no more blocks come.
+    is_whole: bool,
 }
 
 /// What was on disk of a [`Draft`] at some moment, to be synced while more is written.
@@ -141,6 +168,37 @@ pub struct TempFile {
 pub struct Reader {
     file: Arc<File>,
     bytes: u64,
+    name: FileName,
+    check: Check,
+}
+
+/// What errors call a file.
+#[derive(Clone)]
+enum FileName {
+    Part(PartId, Format),
+    Job(Arc<str>, JobFile),
+    Other(Arc<str>),
+}
+
+/// What the blocks of a file are compared with before anyone sees them.
+#[derive(Clone)]
+enum Check {
+    /// Nothing: the file is not ours, nobody but this process has it, or its reader verifies it.
+    Nothing,
+    /// The checksum of its one block.
+    Whole(u64),
+    /// A list of checksums in a file, and its seed.
+    List(Arc<File>, u64),
+}
+
+/// A file's bytes in order, a block at a time, each verified before anyone sees it.
+pub struct Blocks {
+    file: Reader,
+    block: Vec<u8>,
+    /// Which block that is.
+    index: Option<u64>,
+    /// A page of checksums, and which.
+    page: (Option<u64>, Vec<u64>),
 }
 
 /// What a job may have beside its record.
@@ -157,6 +215,14 @@ impl JobFile {
         match self {
             Self::Input => "input",
             Self::Result => "result",
+        }
+    }
+
+    /// Of the file that lists the checksums of its blocks.
+    fn sums_extension(self) -> &'static str {
+        match self {
+            Self::Input => "input-sums",
+            Self::Result => "result-sums",
         }
     }
 }
@@ -314,6 +380,13 @@ impl Store {
         self.root.join("quarantine").join(format!("{id}.{extension}"))
     }
 
+    /// A new empty file whose blocks are verified when it is read.
+    pub fn listed_draft(&self) -> Result<Draft, Error> {
+        let mut draft = self.draft()?;
+        draft.is_listed = true;
+        Ok(draft)
+    }
+
     /// A new empty file.
     pub fn draft(&self) -> Result<Draft, Error> {
         assert_unlocked();
@@ -321,6 +394,9 @@ impl Store {
         let (checksum, failure) = (Box::default(), Arc::default());
         Ok(Draft {
             path,
+            is_listed: false,
+            blocks: None,
+            tail: None,
             file: None,
             held: Vec::new(),
             bytes: 0,
@@ -361,9 +437,9 @@ impl Store {
         let part = receipt.part;
         let synced = csv.synced && parquet.synced;
         let mut staged = Staged { store: Arc::clone(self), part, receipt: None, synced, committed: false };
-        csv.keep(&self.part_path(part, "csv"))?;
-        parquet.keep(&self.part_path(part, "parquet"))?;
-        let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
+        csv.keep(&self.part_path(part, "csv"), &self.part_path(part, "sums"))?;
+        parquet.keep(&self.part_path(part, "parquet"), &self.part_path(part, "sums"))?;
+        let text = receipt_text(receipt)?;
         let what = || Error::io(format!("record {part}.json"));
         let mut draft = self.draft()?;
         draft.write_all(&text).and_then(|()| draft.whole().map(|_file| ())).map_err(what())?;
@@ -395,52 +471,99 @@ impl Store {
         Ok(())
     }
 
-    /// A stored file, if it still has the size that its receipt gives.
+    /// A stored file, if it still has the size that its receipt gives. Its CSV is verified as it is read; Parquet is by
+    /// whoever knows the format.
     pub fn open_part(&self, part: &Part, format: Format) -> Result<Reader, Error> {
+        let Some(checks) = part.checks else {
+            return Err(Error::Internal(format!("part {} is read before it was verified", part.id)));
+        };
+        let mut reader = self.open_part_unverified(part, format)?;
+        reader.check = match format {
+            Format::Csv if listed_blocks(part.csv_bytes) == 0 => Check::Whole(checks.csv),
+            Format::Parquet if !checks.chunks_in_sums => Check::Nothing,
+            Format::Csv | Format::Parquet => {
+                let sums = data_folder::open(&self.part_path(part.id, "sums")).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => reader.damaged(&format!("its list of checksums: {error}")),
+                    _ => Error::io(format!("part {}, sums", part.id))(error),
+                })?;
+                Check::List(Arc::new(sums), checks.csv)
+            }
+        };
+        Ok(reader)
+    }
+
+    /// The same of bytes that nothing has been compared with: for who compares the whole file with its receipt.
+    pub fn open_part_unverified(&self, part: &Part, format: Format) -> Result<Reader, Error> {
         let (extension, bytes) = match format {
             Format::Csv => ("csv", part.csv_bytes),
             Format::Parquet => ("parquet", part.parquet_bytes),
         };
-        let what = format!("part {}, {extension}", part.id);
-        let reader = match Reader::open_as(&self.part_path(part.id, extension), &what) {
+        let name = FileName::Part(part.id, format);
+        let reader = match Reader::open_as(&self.part_path(part.id, extension), name.clone()) {
             Err(Error::Io { cause, .. })
                 if cause.kind() == io::ErrorKind::NotFound || data_folder::is_no_file(&cause) =>
             {
-                return Err(Error::Damaged { part: part.id, what: format!("{extension}: {cause}") });
+                return Err(name.damaged(&cause.to_string()));
             }
             opened => opened?,
         };
         if reader.bytes != bytes {
-            let what = format!("{extension}: {} bytes, the receipt says {bytes}", reader.bytes);
-            return Err(Error::Damaged { part: part.id, what });
+            return Err(reader.damaged(&format!("{} bytes, the receipt says {bytes}", reader.bytes)));
         }
         Ok(reader)
     }
 
-    /// A part's receipt.
+    /// A part's receipt, verified.
+    ///
+    /// Errors: it is damaged or gone; it cannot be read.
     pub fn receipt(&self, id: PartId) -> Result<Receipt, Error> {
         let damaged = |what: String| Error::Damaged { part: id, what: format!("receipt: {what}") };
-        let text = self.read_receipt(id).map_err(|error| damaged(error.to_string()))?;
-        serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+        let text = match self.read_receipt(id) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged(error.to_string())),
+            read => read.map_err(Error::io(format!("part {id}, receipt")))?,
+        };
+        parse_receipt(id, &text).map_err(|fault| {
+            damaged(match fault {
+                ReceiptFault::Newer(format) => format!("it has format version {format}"),
+                ReceiptFault::Damaged(what) => what,
+            })
+        })
+    }
+
+    /// Gives a part of format version 1 a receipt of this version, and the list of checksums that belongs to it.
+    pub fn upgrade_receipt(&self, receipt: &Receipt, sums: Option<Draft>) -> Result<(), Error> {
+        if let Some(mut sums) = sums {
+            let what = || Error::io(format!("part {}, sums", receipt.part));
+            sums.whole().map(|_file| ()).map_err(what())?;
+            if self.is_synced() {
+                sums.sync().map_err(what())?;
+            }
+            sums.rename(&self.part_path(receipt.part, "sums"))?;
+        }
+        self.publish_record(&self.part_path(receipt.part, "json"), &receipt_text(receipt)?)
     }
 
     /// Publishes the record of a job, in place of its last one.
-    pub fn publish_job(&self, name: &str, record: &[u8]) -> Result<(), Error> {
+    pub fn publish_job(&self, name: &str, record: Vec<u8>) -> Result<(), Error> {
+        let record = seal(record);
         if record.len() > JOB_RECORD_BYTES_MAX {
             return Err(Error::Internal(format!("the record of job {name} has {} bytes", record.len())));
         }
-        self.publish_record(&self.job_path(name, "json"), record)
+        self.publish_record(&self.job_path(name, "json"), &record)
     }
 
-    /// A job's record. Errors: there is none; it cannot be read.
-    pub fn read_job(&self, name: &str) -> Result<Vec<u8>, Error> {
+    /// A job's record, and whether it is what was written. Errors: there is none; it cannot be read.
+    pub fn read_job(&self, name: &str) -> Result<(Vec<u8>, Seal), Error> {
         assert_unlocked();
         let path = self.job_path(name, "json");
         let mut text = Vec::new();
         let read =
             data_folder::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
         match read {
-            Ok(_bytes) => Ok(text),
+            Ok(_bytes) => {
+                let seal = check_seal(&text);
+                Ok((text, seal))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::DamagedJob { name: name.to_owned(), what: "its record is gone".to_owned() })
             }
@@ -451,26 +574,40 @@ impl Store {
         }
     }
 
-    /// Makes a draft a job's input or result: synced and renamed. It counts once a record says so.
-    pub fn publish_job_file(&self, draft: Draft, name: &str, kind: JobFile) -> Result<(), Error> {
+    /// Makes a draft a job's input or result: synced and renamed. It counts once a record says so. Returns what it will be
+    /// verified against.
+    pub fn publish_job_file(&self, mut draft: Draft, name: &str, kind: JobFile) -> Result<u64, Error> {
         assert_unlocked();
         let what = || Error::io(format!("job {name}"));
-        let mut draft = draft;
+        let check = draft.check();
         if self.is_synced() && !draft.synced {
             draft.sync().map_err(what())?;
         }
-        draft.keep(&self.job_path(name, kind.extension()))?;
+        draft.keep(&self.job_path(name, kind.extension()), &self.job_path(name, kind.sums_extension()))?;
         if self.durability == Durability::Fsync {
             // Or the record that follows could be kept by a power failure, and this not.
             sync_folder(&self.root.join("jobs")).map_err(what()).inspect_err(|_| self.remove_job_file(name, kind))?;
         }
-        Ok(())
+        Ok(check)
     }
 
-    /// A job's input or result.
-    pub fn open_job_file(&self, name: &str, kind: JobFile) -> Result<Reader, Error> {
-        let extension = kind.extension();
-        Reader::open_as(&self.job_path(name, extension), &format!("job {name}, {extension}"))
+    /// A job's input or result, of so many bytes, that is verified against its [`Draft::check`] as it is read. Records of
+    /// version 1 have none.
+    pub fn open_job_file(&self, name: &str, kind: JobFile, check: Option<u64>) -> Result<Reader, Error> {
+        let file_name = FileName::Job(name.into(), kind);
+        let mut reader = Reader::open_as(&self.job_path(name, kind.extension()), file_name)?;
+        reader.check = match check {
+            None => Check::Nothing,
+            Some(sum) if listed_blocks(reader.bytes) == 0 => Check::Whole(sum),
+            Some(seed) => match data_folder::open(&self.job_path(name, kind.sums_extension())) {
+                Ok(sums) => Check::List(Arc::new(sums), seed),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(reader.damaged(&format!("its list of checksums: {error}")));
+                }
+                Err(error) => return Err(Error::io(reader.name.to_string())(error)),
+            },
+        };
+        Ok(reader)
     }
 
     /// Removes a job. Its record goes first: what is left without one is removed at start.
@@ -483,11 +620,12 @@ impl Store {
     /// Removes a job's input or result, and leaves its record.
     pub fn remove_job_file(&self, name: &str, kind: JobFile) {
         self.remove_if_there(&self.job_path(name, kind.extension()));
+        self.remove_if_there(&self.job_path(name, kind.sums_extension()));
     }
 
     /// Moves the files of a job to `quarantine/`.
     pub fn set_aside_job(&self, name: &str) -> Result<(), Error> {
-        for extension in ["input", "result", "json"] {
+        for extension in ["input", "input-sums", "result", "result-sums", "json"] {
             self.move_to_quarantine(&self.job_path(name, extension), name, extension)?;
         }
         Ok(())
@@ -507,6 +645,7 @@ impl Store {
                 "json" => jobs.entry(name).or_default().record = true,
                 "input" => jobs.entry(name).or_default().input = Some(bytes),
                 "result" => jobs.entry(name).or_default().result = Some(bytes),
+                "input-sums" | "result-sums" => drop(jobs.entry(name).or_default()),
                 _ => tracing::warn!(path = %path.display(), "not a file of ours, left alone"),
             }
         }
@@ -560,6 +699,7 @@ impl Store {
             match split_name(&path) {
                 Some((id, "csv")) => files.entry(id).or_default().csv = true,
                 Some((id, "parquet")) => files.entry(id).or_default().parquet = true,
+                Some((id, "sums")) => files.entry(id).or_default().sums = true,
                 Some((id, "json")) => files.entry(id).or_default().receipt = true,
                 _ => tracing::warn!(path = %path.display(), "not a file of ours, left alone"),
             }
@@ -570,33 +710,25 @@ impl Store {
     /// The receipt of a part whose files are as it says, or why the part cannot be served.
     fn check_part(&self, id: PartId) -> Result<Result<Receipt, String>, Error> {
         assert_unlocked();
-        #[derive(serde::Deserialize)]
-        struct Version {
-            format: u32,
-        }
         // Only what the files are decides; that they cannot be read now ends the start, with nothing touched.
         let text = self.read_receipt(id).map_err(Error::io(format!("receipt of part {id}")))?;
-        let parsed = serde_json::from_slice::<Receipt>(&text);
-        // What a newer version wrote may be no receipt to this one, and still says what it is.
-        let format = match &parsed {
-            Ok(receipt) => receipt.format,
-            Err(_) => serde_json::from_slice(&text).map_or(0, |Version { format }| format),
-        };
-        if format > FORMAT_VERSION {
-            let root = self.root.display();
-            return Err(Error::DataFolder(format!(
-                "data folder {root}: part {id} has format version {format}, this program knows {FORMAT_VERSION}: use a newer one"
-            )));
-        }
-        let receipt = match parsed {
+        let receipt = match parse_receipt(id, &text) {
+            Err(ReceiptFault::Newer(format)) => {
+                let root = self.root.display();
+                return Err(Error::DataFolder(format!(
+                    "data folder {root}: part {id} has format version {format}, this program knows {FORMAT_VERSION}: use a newer one"
+                )));
+            }
             Ok(receipt) => receipt,
-            Err(error) => return Ok(Err(format!("receipt: {error}"))),
+            Err(ReceiptFault::Damaged(what)) => return Ok(Err(format!("receipt: {what}"))),
         };
         if id == PartId::END {
             return Ok(Err("receipt: its number is the last that there is, so none could follow it".to_owned()));
         }
-        if receipt.part != id || receipt.format != FORMAT_VERSION {
-            return Ok(Err("receipt: it is of another part or version".to_owned()));
+        let is_listed =
+            receipt.checks.as_ref().is_some_and(|checks| checks.sums_seed.is_some() || checks.chunks_in_sums);
+        if is_listed && !self.part_path(id, "sums").exists() {
+            return Ok(Err("sums: the file is gone".to_owned()));
         }
         for (extension, info) in [("csv", &receipt.csv), ("parquet", &receipt.parquet)] {
             match fs::symlink_metadata(self.part_path(id, extension)) {
@@ -627,7 +759,7 @@ impl Store {
     /// then the part is found broken again by the next start, and not taken for leftovers.
     fn set_aside(&self, id: PartId) -> Result<(), Error> {
         assert_unlocked();
-        for extension in ["csv", "parquet", "json"] {
+        for extension in ["csv", "parquet", "sums", "json"] {
             self.move_to_quarantine(&self.part_path(id, extension), &id.to_string(), extension)?;
         }
         Ok(())
@@ -661,9 +793,50 @@ impl Store {
     }
 }
 
+/// A receipt as it is stored.
+fn receipt_text(receipt: &Receipt) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(receipt).map(seal).map_err(|error| Error::Internal(format!("receipt: {error}")))
+}
+
+/// Why a receipt cannot be used.
+enum ReceiptFault {
+    /// A newer program wrote it, and its checksum says that it is what was written.
+    Newer(u32),
+    /// It is not what was written.
+    Damaged(String),
+}
+
+/// The receipt of a part.
+fn parse_receipt(id: PartId, text: &[u8]) -> Result<Receipt, ReceiptFault> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let damaged = |what: &str| ReceiptFault::Damaged(what.to_owned());
+    let is_sealed = match check_seal(text) {
+        Seal::Whole => true,
+        Seal::Missing => false,
+        Seal::Broken => return Err(damaged("it is not what was written")),
+    };
+    // What a newer version wrote may be no receipt to this one, and still says what it is.
+    if let Ok(Version { format }) = serde_json::from_slice(text)
+        && is_sealed
+        && format > FORMAT_VERSION
+    {
+        return Err(ReceiptFault::Newer(format));
+    }
+    let receipt: Receipt = serde_json::from_slice(text).map_err(|error| ReceiptFault::Damaged(error.to_string()))?;
+    // Version 1 has no checksums but those of the two files.
+    let version = if is_sealed { FORMAT_VERSION } else { 1 };
+    if receipt.part != id || receipt.format != version || receipt.checks().is_some() != is_sealed {
+        return Err(damaged("it is of another part or version"));
+    }
+    Ok(receipt)
+}
+
 /// A checksum as receipts have it.
 pub(super) fn checksum_text(hash: &XxHash3_64) -> String {
-    format!("{:016x}", hash.finish())
+    to_hex(hash.finish())
 }
 
 /// The one line of a file that holds a secret, without its end. Errors: it has none, or more than fits.
@@ -752,12 +925,14 @@ fn reports_failed_syncfs(release: &str) -> bool {
 struct Present {
     csv: bool,
     parquet: bool,
+    sums: bool,
     receipt: bool,
 }
 
 impl Present {
     fn extensions(self) -> impl Iterator<Item = &'static str> {
-        [("csv", self.csv), ("parquet", self.parquet)].into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
+        let files = [("csv", self.csv), ("parquet", self.parquet), ("sums", self.sums)];
+        files.into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
     }
 }
 
@@ -790,6 +965,49 @@ impl Draft {
         FileInfo { bytes: self.bytes, xxh3: checksum_text(&self.checksum) }
     }
 
+    /// What a reader of it verifies its blocks against: its checksum if it is one block, otherwise the seed of its list.
+    pub fn check(&self) -> u64 {
+        self.sums_seed().unwrap_or_else(|| self.checksum.finish())
+    }
+
+    /// The seed of the list of its blocks' checksums; none if it has no more than one.
+    pub fn sums_seed(&self) -> Option<u64> {
+        self.blocks.as_ref().map(|blocks| blocks.seed)
+    }
+
+    /// From this offset on, which has not been written yet, a checksum of its own is made.
+    pub fn begin_tail(&mut self, offset: u64) {
+        self.tail = Some((offset, Box::default()));
+    }
+
+    /// The checksum of what was written since [`Self::begin_tail`].
+    pub fn tail_checksum(&self) -> u64 {
+        self.tail.as_ref().map_or(0, |(_, hash)| hash.finish())
+    }
+
+    /// Adds what was written to the checksums.
+    fn add_to_checksums(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let first_block = usize::try_from((BLOCK_BYTES as u64).saturating_sub(self.bytes)).unwrap_or(0);
+        let (first, rest) = bytes.split_at(bytes.len().min(first_block));
+        self.checksum.write(first);
+        if self.is_listed && !rest.is_empty() {
+            if self.blocks.is_none() {
+                let mut blocks = BlockList::new(self.path.with_extension("sums"));
+                // Until now the checksum was that of the first block.
+                blocks.push(self.checksum.finish())?;
+                self.blocks = Some(Box::new(blocks));
+            }
+            self.blocks.iter_mut().try_for_each(|blocks| blocks.update(rest))?;
+        }
+        self.checksum.write(rest);
+        if let Some((start, hash)) = &mut self.tail {
+            let before = usize::try_from(start.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
+            hash.write(&bytes[bytes.len().min(before)..]);
+        }
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
     /// Where it will say what a write failed with, for who writes through a library that loses it.
     pub fn failure(&self) -> Arc<OnceLock<io::ErrorKind>> {
         Arc::clone(&self.failure)
@@ -799,12 +1017,21 @@ impl Draft {
     pub fn reader(&mut self) -> Result<Reader, Error> {
         const WHAT: &str = "a new file in the data folder";
         self.whole().map_err(Error::io(WHAT))?;
-        Reader::open_as(&self.path, WHAT)
+        let mut reader = Reader::open_as(&self.path, FileName::Other(WHAT.into()))?;
+        reader.check = match &self.blocks {
+            Some(blocks) => {
+                Check::List(Arc::new(data_folder::open(&blocks.path).map_err(Error::io(WHAT))?), blocks.seed)
+            }
+            None if self.is_listed => Check::Whole(self.checksum.finish()),
+            None => Check::Nothing,
+        };
+        Ok(reader)
     }
 
     /// Waits until what was written is safe.
     pub fn sync(&mut self) -> io::Result<()> {
         sync_file(self.whole()?)?;
+        self.blocks.iter().filter_map(|blocks| blocks.file.as_ref()).try_for_each(sync_file)?;
         self.synced = true;
         Ok(())
     }
@@ -866,8 +1093,9 @@ impl Draft {
         self.reserved_bytes = if matches!(reserved, Ok(true)) { room } else { u64::MAX };
     }
 
-    /// The file in `tmp/` with all of it, and no room beyond.
+    /// The file in `tmp/` with all of it, and no room beyond, and the list of its blocks' checksums.
     fn whole(&mut self) -> io::Result<&mut File> {
+        self.blocks.iter_mut().try_for_each(|blocks| blocks.end())?;
         let (bytes, reserved_bytes) = (self.bytes, std::mem::take(&mut self.reserved_bytes));
         let file = self.on_disk()?;
         if reserved_bytes > bytes {
@@ -876,12 +1104,17 @@ impl Draft {
         Ok(file)
     }
 
-    /// Gives it its last name. What was only held in memory is written there at once; after an error it is not there.
-    fn keep(mut self, to: &Path) -> Result<(), Error> {
+    /// Gives it its last name, and another to the list of its blocks' checksums. What was only held in memory is written
+    /// there at once; after an error it is not there.
+    fn keep(mut self, to: &Path, sums_to: &Path) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io(name_of(to));
-        if self.file.is_some() {
+        if self.file.is_some() || self.blocks.is_some() {
             self.whole().map_err(what())?;
+            if let Some(blocks) = &mut self.blocks {
+                rename(&blocks.path, sums_to).map_err(Error::io(format!("rename to {}", name_of(sums_to))))?;
+                blocks.file = None; // published: not ours to remove
+            }
             return self.rename(to);
         }
         let mut file = data_folder::create(to).map_err(what())?;
@@ -939,9 +1172,11 @@ impl Staged {
     /// Waits until its files and its receipt are safe.
     fn sync(&self) -> Result<(), Error> {
         let what = || Error::io(format!("part {}", self.part));
-        for extension in ["csv", "parquet"] {
-            let file = data_folder::open(&self.store.part_path(self.part, extension));
-            file.and_then(|file| sync_file(&file)).map_err(what())?;
+        for extension in ["csv", "parquet", "sums"] {
+            match data_folder::open(&self.store.part_path(self.part, extension)) {
+                Err(error) if extension == "sums" && error.kind() == io::ErrorKind::NotFound => {} // of one block
+                file => file.and_then(|file| sync_file(&file)).map_err(what())?,
+            }
         }
         self.receipt.iter().filter_map(|receipt| receipt.file.as_ref()).try_for_each(sync_file).map_err(what())
     }
@@ -965,7 +1200,7 @@ impl Drop for Staged {
             return;
         }
         // The receipt first: without it the others are leftovers, which a start would remove too.
-        for extension in ["json", "csv", "parquet"] {
+        for extension in ["json", "csv", "parquet", "sums"] {
             self.store.remove_if_there(&self.store.part_path(self.part, extension));
         }
     }
@@ -996,8 +1231,9 @@ impl Write for Draft {
         }
         let written = written?;
         self.synced = false;
-        self.checksum.write(&bytes[..written]);
-        self.bytes += written as u64;
+        self.add_to_checksums(&bytes[..written]).inspect_err(|error| {
+            self.failure.get_or_init(|| error.kind());
+        })?;
         Ok(written)
     }
 
@@ -1012,6 +1248,60 @@ impl Drop for Draft {
             assert_unlocked();
             if let Err(error) = fs::remove_file(&self.path) {
                 tracing::error!(path = %self.path.display(), %error, "a draft is left until the next start");
+            }
+        }
+    }
+}
+
+impl BlockList {
+    fn new(path: PathBuf) -> Self {
+        let seed = fastrand::u64(..);
+        let (hasher, pages) = (BlockHasher::new(BLOCK_BYTES), PageWriter::new(seed));
+        Self { seed, hasher, pages, path, file: None, is_whole: false }
+    }
+
+    fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.is_whole {
+            return Err(io::Error::other("a file is written on after its checksums were listed"));
+        }
+        let Self { hasher, pages, path, file, .. } = self;
+        let mut written = Ok(());
+        hasher.update(bytes, |sum| {
+            if let Some(page) = pages.push(sum)
+                && written.is_ok()
+            {
+                written = made(file, path).and_then(|file| file.write_all(&page));
+            }
+        });
+        written
+    }
+
+    fn push(&mut self, sum: u64) -> io::Result<()> {
+        self.pages.push(sum).map_or(Ok(()), |page| made(&mut self.file, &self.path)?.write_all(&page))
+    }
+
+    /// The last block and the last page.
+    fn end(&mut self) -> io::Result<()> {
+        if self.is_whole {
+            return Ok(());
+        }
+        if let Some(sum) = self.hasher.end() {
+            self.push(sum)?;
+        }
+        if let Some(page) = self.pages.end() {
+            made(&mut self.file, &self.path)?.write_all(&page)?;
+        }
+        self.is_whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for BlockList {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            assert_unlocked();
+            if let Err(error) = fs::remove_file(&self.path) {
+                tracing::error!(path = %self.path.display(), %error, "a list of checksums is left until the next start");
             }
         }
     }
@@ -1084,7 +1374,31 @@ impl TempFile {
 
     /// What was written so far.
     pub fn reader(&self) -> Reader {
-        Reader { file: Arc::clone(&self.file), bytes: self.bytes }
+        let name = FileName::Other("a temporary file".into());
+        Reader { file: Arc::clone(&self.file), bytes: self.bytes, name, check: Check::Nothing }
+    }
+}
+
+impl FileName {
+    /// What is not as it was written.
+    fn damaged(&self, what: &str) -> Error {
+        match self {
+            Self::Part(part, format) => Error::Damaged { part: *part, what: format!("{format}: {what}") },
+            Self::Job(name, kind) => {
+                Error::DamagedJob { name: name.to_string(), what: format!("{}: {what}", kind.extension()) }
+            }
+            Self::Other(name) => Error::Internal(format!("{name}: {what}")),
+        }
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(part, format) => write!(f, "part {part}, {format}"),
+            Self::Job(name, kind) => write!(f, "job {name}, {}", kind.extension()),
+            Self::Other(name) => f.write_str(name),
+        }
     }
 }
 
@@ -1092,16 +1406,17 @@ impl Reader {
     /// Opens a file that a user named and that does not change any more, wherever its path leads.
     pub fn open(path: &Path) -> Result<Self, Error> {
         assert_unlocked();
+        let name = FileName::Other(path.display().to_string().into());
         let what = || Error::io(path.display().to_string());
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
-        Ok(Self { file: Arc::new(file), bytes })
+        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Nothing })
     }
 
-    /// Opens a file of the data folder that an error is to call `what`.
-    fn open_as(path: &Path, what: &str) -> Result<Self, Error> {
-        let (file, bytes) = data_folder::open_with_size(path).map_err(Error::io(what))?;
-        Ok(Self { file: Arc::new(file), bytes })
+    /// Opens a file of the data folder that errors are to call `name`.
+    fn open_as(path: &Path, name: FileName) -> Result<Self, Error> {
+        let (file, bytes) = data_folder::open_with_size(path).map_err(Error::io(name.to_string()))?;
+        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Nothing })
     }
 
     /// The file's size.
@@ -1109,30 +1424,130 @@ impl Reader {
         self.bytes
     }
 
-    /// What the file has from `offset` on, at most so many bytes, and less only at its end.
-    pub fn block(&self, offset: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
-        let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let mut block = vec![0; bytes_max.min(left)];
-        let read = self.read_at(offset, &mut block)?;
-        block.truncate(read);
-        Ok(block)
+    /// The error that the file is not what was written.
+    pub fn damaged(&self, what: &str) -> Error {
+        self.name.damaged(what)
     }
 
-    /// Fills as much of `buffer` as the file has from `offset` on, and says how much that is.
+    /// The file's blocks, each verified before it is handed out.
+    pub fn blocks(&self) -> Blocks {
+        Blocks { file: self.clone(), block: Vec::new(), index: None, page: (None, Vec::new()) }
+    }
+
+    /// What the file has from `offset` on, verified, at most so many bytes, and less only at its end.
+    pub fn block(&self, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Error> {
+        let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = bytes_max.min(left);
+        if matches!(self.check, Check::Nothing) {
+            return self.read_unverified(offset, wanted);
+        }
+        let (mut found, mut blocks) = (Vec::with_capacity(wanted), self.blocks());
+        while found.len() < wanted {
+            let bytes = blocks.from(offset + found.len() as u64)?;
+            found.extend_from_slice(&bytes[..bytes.len().min(wanted - found.len())]);
+        }
+        Ok(found)
+    }
+
+    /// So many bytes from `offset` on, for who verifies them before anything else is done with them.
+    ///
+    /// Errors: the file ends before; it cannot be read.
+    pub fn read_unverified(&self, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
+        let mut buffer = vec![0; bytes];
+        self.fill_unverified(offset, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// The same into a buffer, which is filled.
+    pub fn fill_unverified(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let read = self.read_at(offset, buffer).map_err(Error::io(self.name.to_string()))?;
+        if read < buffer.len() {
+            return Err(self.damaged(&format!("it ends at byte {}", offset + read as u64)));
+        }
+        Ok(())
+    }
+
+    /// Some of the checksums that the file's list has, from one place on.
+    pub fn listed_sums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
+        let (mut sums, mut blocks) = (Vec::with_capacity(count.min(PAGE_SUMS_MAX)), self.blocks());
+        for index in (first..).take(count) {
+            sums.push(blocks.listed_sum(index)?);
+        }
+        Ok(sums)
+    }
+
+    /// Fills as much of `buffer` as the file has from `offset` on, and says how much that is. Nothing is verified.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        assert_unlocked();
         #[cfg(test)]
         reads::note(offset, buffer.len());
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        read_at(&self.file, offset, buffer)
+    }
+}
+
+fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    assert_unlocked();
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        Ok(filled)
+    }
+    Ok(filled)
+}
+
+impl Blocks {
+    /// The verified bytes from `offset` to the end of the block that holds it; none at the end of the file.
+    pub fn from(&mut self, offset: u64) -> Result<&[u8], Error> {
+        if offset >= self.file.bytes {
+            return Ok(&[]);
+        }
+        let index = offset / BLOCK_BYTES as u64;
+        if self.index != Some(index) {
+            self.load(index)?;
+        }
+        let start = usize::try_from(offset % BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+        Ok(&self.block[start..])
+    }
+
+    fn load(&mut self, index: u64) -> Result<(), Error> {
+        self.index = None;
+        let start = index * BLOCK_BYTES as u64;
+        let left = usize::try_from(self.file.bytes - start).unwrap_or(usize::MAX);
+        self.block.resize(BLOCK_BYTES.min(left), 0);
+        self.file.fill_unverified(start, &mut self.block)?;
+        let expected = match self.file.check {
+            Check::Nothing => None,
+            Check::Whole(sum) => Some(sum),
+            Check::List(..) => Some(self.listed_sum(index)?),
+        };
+        if expected.is_some_and(|sum| sum != checksum(&self.block)) {
+            let end = start + self.block.len() as u64;
+            return Err(self.file.damaged(&format!("the bytes from {start} to {end} are not what was written")));
+        }
+        self.index = Some(index);
+        Ok(())
+    }
+
+    /// The checksum of a block, as the file's list has it.
+    fn listed_sum(&mut self, index: u64) -> Result<u64, Error> {
+        let Check::List(list, seed) = &self.file.check else {
+            return Err(Error::Internal(format!("{}: it has no list of checksums", self.file.name)));
+        };
+        let page_index = index / PAGE_SUMS_MAX as u64;
+        if self.page.0 != Some(page_index) {
+            let mut page = vec![0; PAGE_BYTES_MAX];
+            let read = read_at(list, page_index * PAGE_BYTES_MAX as u64, &mut page);
+            let read = read.map_err(Error::io(format!("{}, its list of checksums", self.file.name)))?;
+            let sums = read_page(*seed, page_index, &page[..read]);
+            let damaged = || self.file.damaged("its list of checksums is not what was written");
+            self.page = (Some(page_index), sums.ok_or_else(damaged)?);
+        }
+        let at = usize::try_from(index % PAGE_SUMS_MAX as u64).unwrap_or(usize::MAX);
+        let sum = self.page.1.get(at).copied();
+        sum.ok_or_else(|| self.file.damaged("its list of checksums is too short"))
     }
 }
 
@@ -1165,7 +1580,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::engine::part::{Column, ColumnType};
+    use crate::engine::part::{Column, ColumnType, ReceiptChecks};
 
     /// Some parts, staged: every second one is large enough to lie in `tmp/` before.
     fn staged(store: &Arc<Store>, parts: u64) -> Vec<Staged> {
@@ -1190,6 +1605,11 @@ mod tests {
                 row_groups: 1,
                 footer_bytes: 1,
                 uploaded_at: String::new(),
+                checks: Some(ReceiptChecks {
+                    sums_seed: csv.sums_seed().map(to_hex),
+                    footer_xxh3: to_hex(parquet.tail_checksum()),
+                    chunks_in_sums: false,
+                }),
             };
             store.stage(csv, parquet, &receipt).expect("staged")
         };
@@ -1305,7 +1725,7 @@ mod tests {
                 );
             }
             assert_eq!((draft.info().bytes, draft.info().xxh3), (all.len() as u64, checksum_text(&checksum)));
-            draft.keep(&path).expect("kept");
+            draft.keep(&path, &folder.path().join("sums")).expect("kept");
             assert!(fs::read(path).expect("readable") == all, "pieces of {piece_bytes} bytes");
         }
     }
@@ -1361,7 +1781,7 @@ mod tests {
             // And if more comes, over the end of what was asked for.
             draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
             draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
-            draft.keep(&kept).expect("kept");
+            draft.keep(&kept, &folder.path().join("sums")).expect("kept");
             let (bytes, room) = on_disk(&kept);
             assert_eq!(bytes, (2 * DRAFT_BYTES_HELD + 6 * MIB) as u64);
             assert!(durability == Durability::None || room < bytes + MIB as u64, "{room} bytes for {bytes}");

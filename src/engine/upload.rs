@@ -11,7 +11,7 @@
 //! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
 //! and nothing else held.
 
-use std::{hash::Hasher, io, sync::Arc};
+use std::{hash::Hasher, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::join, stream};
@@ -64,7 +64,7 @@ pub(super) fn blocks_of(engine: &Engine, file: Reader) -> impl Stream<Item = Res
     let workers = engine.0.workers.clone();
     Box::pin(stream::try_unfold((workers, file, 0), |(workers, file, offset)| async move {
         let from = file.clone();
-        let read = move || from.block(offset, SPOOL_BLOCK_BYTES).map_err(Error::io("a file to load"));
+        let read = move || from.block(offset, SPOOL_BLOCK_BYTES);
         let block = workers.run(Lane::Upload, read).await.flatten()?;
         let next = offset + block.len() as u64;
         Ok(if block.is_empty() { None } else { Some((Bytes::from(block), (workers, file, next))) })
@@ -275,11 +275,7 @@ impl Reread {
     fn step(mut self, store: &Store, limits: CsvLimits) -> Result<Step<Self, Option<Converted>>, Error> {
         let stop = self.file.bytes().min(self.offset + CONVERT_SLICE_BYTES as u64);
         while self.offset < stop {
-            let block = self.file.block(self.offset, SPOOL_BLOCK_BYTES);
-            let block = block.map_err(Error::io(SPOOL_FILE))?;
-            if block.is_empty() {
-                return Err(Error::io(SPOOL_FILE)(io::ErrorKind::UnexpectedEof.into()));
-            }
+            let block = self.file.block(self.offset, SPOOL_BLOCK_BYTES)?;
             self.offset += block.len() as u64;
             let seen = match self.integers.take() {
                 None => Integers::begin(store, limits, &block),

@@ -329,7 +329,7 @@ def test_a_receipt_says_when(server):
     send_unary(server, b"x\n1\n")
     after = datetime.datetime.now(datetime.timezone.utc)
     (receipt,) = server.parts()
-    assert receipt["format"] == 1
+    assert receipt["format"] == 2
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", receipt["uploaded_at"])
     uploaded_at = datetime.datetime.fromisoformat(receipt["uploaded_at"].replace("Z", "+00:00"))
     assert before <= uploaded_at <= after

@@ -15,6 +15,7 @@ import grpc
 import pytest
 import table_pb2
 import tally_pb2
+import xxhash
 from conftest import (
     Server,
     ServerDidNotStart,
@@ -254,9 +255,16 @@ def test_the_id_of_a_part_set_aside_is_not_used_again(start_server, data, kind):
     assert upload(server, LATER_CSV) > part
 
 
+def sealed(record):
+    """A record with its checksum, as the server writes it."""
+    record = {key: value for key, value in record.items() if key != "record_xxh3"}
+    text = json.dumps(record, separators=(",", ":"))[:-1].encode()
+    return text + b',"record_xxh3":"%s"}' % xxhash.xxh3_64_hexdigest(text).encode()
+
+
 def test_a_receipt_of_a_newer_format_is_refused_and_nothing_touched(data):
     path = data / "parts" / "2.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 999}))
+    path.write_bytes(sealed({**json.loads(path.read_text()), "format": 999}))
     # Things that a start which does go on would remove or set aside.
     remove(data / "parts" / "1.csv")
     (data / "parts" / "9.csv").write_bytes(b"x\n1\n")
@@ -266,6 +274,13 @@ def test_a_receipt_of_a_newer_format_is_refused_and_nothing_touched(data):
     assert "format" in message and "999" in message, message
     assert "2.json" in message or re.search(r"\bpart 2\b", message), message
     assert tree(data) == before
+
+
+def test_a_receipt_whose_version_is_damaged_is_set_aside(data, start_server):
+    path = data / "parts" / "2.json"
+    path.write_bytes(path.read_bytes().replace(b'"format":2', b'"format":6'))
+    server = start_server(data)
+    check_serves(server, [1, 3])
 
 
 # --- a stop -------------------------------------------------------------------------------------------------

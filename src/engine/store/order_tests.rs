@@ -67,7 +67,7 @@ fn store(folder: &tempfile::TempDir, durability: Durability) -> Arc<Store> {
 }
 
 fn draft(store: &Store, bytes: usize) -> Draft {
-    let mut draft = store.draft().expect("a draft");
+    let mut draft = store.listed_draft().expect("a draft");
     draft.write_all(&vec![b'1'; bytes]).expect("written");
     draft
 }
@@ -90,6 +90,7 @@ fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> S
         row_groups: 1,
         footer_bytes: 1,
         uploaded_at: String::new(),
+        checks: None,
     };
     store.stage(csv, parquet, &receipt).expect("staged")
 }
@@ -119,7 +120,12 @@ fn check_commit(events: &[Event], parts: &[u64]) {
     let last_rename = parts.iter().map(|part| rename_to(events, &format!("parts/{part}.json"))).max();
     for part in parts {
         let renamed = rename_to(events, &format!("parts/{part}.json"));
-        for extension in ["csv", "parquet", "json"] {
+        let is_listed =
+            events.iter().any(|event| matches!(event, Event::Rename { to, .. } if *to == format!("parts/{part}.sums")));
+        assert_eq!(is_listed, part % 2 == 0, "the large ones have a list of checksums: {events:#?}");
+        let extensions: &[&str] =
+            if is_listed { &["csv", "parquet", "sums", "json"] } else { &["csv", "parquet", "json"] };
+        for &extension in extensions {
             let path = format!("parts/{part}.{extension}");
             let synced =
                 last_sync(&events[..renamed], &if extension == "json" { draft_of(events, part) } else { path });
@@ -163,7 +169,7 @@ fn where_nothing_is_to_be_durable_nothing_is_synced() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = store(&folder, Durability::None);
     staged(&store, 1, true, false).commit_unsynced().expect("committed");
-    store.publish_job("job_id_1", b"{}").expect("published");
+    store.publish_job("job_id_1", b"{}".to_vec()).expect("published");
     store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Result).expect("published");
     let events = take();
     assert!(events.iter().all(|event| matches!(event, Event::Rename { .. })), "{events:#?}");
@@ -177,7 +183,8 @@ fn a_draft_that_says_it_is_synced_is() {
         let mut draft = draft(&store, bytes);
         draft.sync().expect("synced");
         assert!(draft.synced);
-        assert_eq!(take(), [sync_of("tmp/0")]);
+        let list = if bytes > BLOCK_BYTES { vec![sync_of("tmp/0.sums")] } else { Vec::new() };
+        assert_eq!(take(), [vec![sync_of("tmp/0")], list].concat());
         assert_eq!(fs::metadata(&draft.path).expect("on disk").len(), bytes as u64, "all of it was there to be synced");
     }
 }
@@ -187,9 +194,9 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = store(&folder, Durability::Fsync);
     let expected = |draft: &str, to: &str| [sync_of(draft), rename_of(draft, to), sync_of("jobs")];
-    store.publish_job("job_id_1", b"{}").expect("published");
+    store.publish_job("job_id_1", b"{}".to_vec()).expect("published");
     assert_eq!(take(), expected("tmp/0", "jobs/job_id_1.json"));
-    store.publish_job("job_id_1", b"{\"in place of\": \"the last\"}").expect("published");
+    store.publish_job("job_id_1", b"{\"in place of\": \"the last\"}".to_vec()).expect("published");
     assert_eq!(take(), expected("tmp/1", "jobs/job_id_1.json"));
     for (number, kind, name) in [(2, JobFile::Input, "input"), (3, JobFile::Result, "result")] {
         store.publish_job_file(draft(&store, 10), "job_id_1", kind).expect("published");
@@ -199,7 +206,10 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
     let mut large = draft(&store, 3 * DRAFT_BYTES_HELD);
     large.sync().expect("synced");
     store.publish_job_file(large, "job_id_1", JobFile::Result).expect("published");
-    assert_eq!(take(), expected("tmp/4", "jobs/job_id_1.result"));
+    let file = expected("tmp/4", "jobs/job_id_1.result");
+    let list = expected("tmp/4.sums", "jobs/job_id_1.result-sums");
+    let [[sync, rename, sync_folder], [sync_list, rename_list, _]] = [file, list];
+    assert_eq!(take(), [sync, sync_list, rename_list, rename, sync_folder]);
 }
 
 /// A kill between two of these renames leaves what the next start finds broken again, and does not take for leftovers.
@@ -219,7 +229,7 @@ fn quarantine_takes_the_receipt_last() {
     };
     assert_eq!(take().last(), moved("parts", "1", ["csv", "parquet", "json"]).last(), "the receipt is the last");
 
-    store.publish_job("job_id_1", b"{}").expect("published");
+    store.publish_job("job_id_1", b"{}".to_vec()).expect("published");
     store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Input).expect("published");
     store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Result).expect("published");
     take();

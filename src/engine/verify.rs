@@ -1,0 +1,294 @@
+//! Whole files compared with their receipts: parts of format version 1 at their first use, and all of them when somebody
+//! asks for it.
+//!
+//! Reading a part verifies what it reads, block by block. This is for the rest: version 1 had no checksums of blocks, so such
+//! a part is verified whole at its first use, and these checksums are written down then.
+//!
+//! Memory: one block of a file; of the checksums of blocks one page.
+
+use std::{hash::Hasher, io::Write, sync::Arc};
+
+use imbl::OrdMap;
+use twox_hash::XxHash3_64;
+
+use super::{
+    Engine,
+    checksums::{BlockHasher, CHUNK_BLOCK_BYTES, PageWriter, checksum, from_hex, listed_blocks, to_hex},
+    parquet::chunk_ranges,
+    part::{FORMAT_VERSION, Format, PARQUET_TAIL_BYTES, Part, PartId, Receipt, ReceiptChecks, Schema},
+    state::Lane,
+    store::{Draft, Reader, Store, checksum_text},
+};
+use crate::{
+    error::Error,
+    limits::{READ_BLOCK_BYTES, SLICE_BYTES},
+};
+
+/// All parts as they are now. Those that `is_read` of their columns, or of none if they are not known, can be verified as
+/// they are read.
+///
+/// Errors: a part is missing, and answers must be complete; one of them is of format version 1 and damaged.
+pub(super) async fn parts_to_read(
+    engine: &Engine,
+    lane: Lane,
+    is_read: impl Fn(Option<&Schema>) -> bool,
+) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
+    let parts = engine.whole_table()?;
+    if engine.0.state.with(|state| state.parts.unchecked()) == 0 {
+        return Ok(parts);
+    }
+    for part in parts.values().filter(|part| part.checks.is_none() && is_read(part.schema.as_deref())) {
+        upgrade(engine, lane, part).await?;
+    }
+    engine.whole_table()
+}
+
+/// Compares all bytes of a part's files with its receipt.
+///
+/// Errors: what is not as it was written; what cannot be read.
+pub(super) async fn verify_part(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
+    let receipt = read_receipt(engine, lane, part.id).await?;
+    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
+    if part.checks.is_some() {
+        // Block by block, so that the list of their checksums is verified, too.
+        let file = engine.0.workers.run(lane, move || store.open_part(&of, Format::Csv)).await.flatten()?;
+        let hash = fold_file(engine, lane, &file, XxHash3_64::new(), |hash, bytes| {
+            hash.write(bytes);
+            Ok(())
+        });
+        compare(&file, &hash.await?, &receipt.csv.xxh3)?;
+    } else {
+        verify_file(engine, lane, part, Format::Csv, &receipt).await?;
+    }
+    verify_file(engine, lane, part, Format::Parquet, &receipt).await
+}
+
+async fn verify_file(
+    engine: &Engine,
+    lane: Lane,
+    part: &Arc<Part>,
+    format: Format,
+    receipt: &Receipt,
+) -> Result<(), Error> {
+    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
+    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, format)).await.flatten()?;
+    let hash = fold_file(engine, lane, &file, XxHash3_64::new(), |hash, bytes| {
+        hash.write(bytes);
+        Ok(())
+    });
+    let expected = match format {
+        Format::Csv => &receipt.csv.xxh3,
+        Format::Parquet => &receipt.parquet.xxh3,
+    };
+    compare(&file, &hash.await?, expected)
+}
+
+async fn read_receipt(engine: &Engine, lane: Lane, id: PartId) -> Result<Receipt, Error> {
+    let store = Arc::clone(&engine.0.store);
+    engine.0.workers.run(lane, move || store.receipt(id)).await.flatten()
+}
+
+fn compare(file: &Reader, hash: &XxHash3_64, expected: &str) -> Result<(), Error> {
+    let found = checksum_text(hash);
+    if found == expected {
+        return Ok(());
+    }
+    Err(file.damaged(&format!("it is not what was written: its checksum is {found}, the receipt says {expected}")))
+}
+
+/// Reads a file from its start to its end on the workers, and has `step` take its bytes: verified, if the file is.
+async fn fold_file<T: Send + 'static>(
+    engine: &Engine,
+    lane: Lane,
+    file: &Reader,
+    mut state: T,
+    step: fn(&mut T, &[u8]) -> Result<(), Error>,
+) -> Result<T, Error> {
+    let (mut blocks, file_bytes, mut offset) = (file.blocks(), file.bytes(), 0);
+    while offset < file_bytes {
+        let slice = move || {
+            let end = file_bytes.min(offset + SLICE_BYTES as u64);
+            while offset < end {
+                let block = blocks.from(offset)?;
+                offset += block.len() as u64;
+                step(&mut state, block)?;
+            }
+            Ok::<_, Error>((blocks, offset, state))
+        };
+        (blocks, offset, state) = engine.0.workers.run(lane, slice).await.flatten()?;
+    }
+    Ok(state)
+}
+
+/// Checksums of blocks on their way into the file that lists them.
+struct SumsFile {
+    pages: PageWriter,
+    draft: Draft,
+}
+
+impl SumsFile {
+    fn new(store: &Store, seed: u64) -> Result<Self, Error> {
+        Ok(Self { pages: PageWriter::new(seed), draft: store.draft()? })
+    }
+
+    fn push(&mut self, sum: u64) -> Result<(), Error> {
+        self.pages.push(sum).map_or(Ok(()), |page| self.write(&page))
+    }
+
+    fn finish(mut self) -> Result<Draft, Error> {
+        if let Some(page) = self.pages.end() {
+            self.write(&page)?;
+        }
+        Ok(self.draft)
+    }
+
+    fn write(&mut self, page: &[u8]) -> Result<(), Error> {
+        self.draft.write_all(page).map_err(Error::io("a list of checksums"))
+    }
+}
+
+/// Verifies a part of format version 1 whole, and writes down the checksums of its blocks.
+async fn upgrade(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
+    // One at a time: two would write different lists of one part.
+    let _turn = engine.0.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
+    let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
+    if is_done(engine.0.state.with(|state| state.parts.snapshot()).get(&part.id)) {
+        return Ok(());
+    }
+    let mut receipt = read_receipt(engine, lane, part.id).await?;
+    let has_list = listed_blocks(part.csv_bytes) > 0;
+    let of_csv = from_hex(&receipt.csv.xxh3);
+    let of_csv = of_csv.ok_or_else(|| Error::Damaged { part: part.id, what: "receipt: no checksum".to_owned() })?;
+    let seed = if has_list { fastrand::u64(..) } else { of_csv };
+    let store = Arc::clone(&engine.0.store);
+    let sums = engine.0.workers.run(lane, move || SumsFile::new(&store, seed)).await.flatten()?;
+    let sums = csv_sums(engine, lane, part, &receipt, sums).await?;
+    let (sums, footer) = parquet_sums(engine, lane, part, &receipt, sums).await?;
+    let chunks_in_sums = !part.is_small_parquet();
+    let sums_seed = has_list.then(|| to_hex(seed));
+    receipt.format = FORMAT_VERSION;
+    receipt.checks = Some(ReceiptChecks { sums_seed, footer_xxh3: to_hex(footer), chunks_in_sums });
+    let (store, schema) = (Arc::clone(&engine.0.store), part.schema.clone());
+    let write = move || {
+        let sums = sums.finish()?;
+        store.upgrade_receipt(&receipt, (has_list || chunks_in_sums).then_some(sums))?;
+        Ok::<_, Error>(Part::of(&receipt, schema))
+    };
+    let upgraded = engine.0.workers.run(lane, write).await.flatten()?;
+    tracing::info!(part = %upgraded.id, "verified whole, and given checksums of its blocks");
+    engine.0.state.with(|state| state.parts.replace(Arc::new(upgraded)));
+    Ok(())
+}
+
+/// Compares the CSV with the receipt and lists the checksums of its blocks, if it has more than one.
+async fn csv_sums(
+    engine: &Engine,
+    lane: Lane,
+    part: &Arc<Part>,
+    receipt: &Receipt,
+    sums: SumsFile,
+) -> Result<SumsFile, Error> {
+    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
+    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, Format::Csv)).await.flatten()?;
+    let is_listed = listed_blocks(part.csv_bytes) > 0;
+    let state = (XxHash3_64::new(), sums, is_listed);
+    // A block of the reader is a block of the list.
+    let (hash, sums, _) = fold_file(engine, lane, &file, state, |(hash, sums, is_listed), block| {
+        hash.write(block);
+        if *is_listed { sums.push(checksum(block)) } else { Ok(()) }
+    })
+    .await?;
+    compare(&file, &hash, &receipt.csv.xxh3)?;
+    Ok(sums)
+}
+
+/// Compares the Parquet file with the receipt, and lists the checksums of the blocks of its column chunks unless it is
+/// small. Returns the checksum of its footer, too.
+async fn parquet_sums(
+    engine: &Engine,
+    lane: Lane,
+    part: &Arc<Part>,
+    receipt: &Receipt,
+    sums: SumsFile,
+) -> Result<(SumsFile, u64), Error> {
+    struct Tail {
+        hash: XxHash3_64,
+        /// Bytes before it.
+        left: u64,
+        bytes: Vec<u8>,
+    }
+    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
+    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, Format::Parquet)).await.flatten()?;
+    let tail_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
+    let before_tail = file.bytes().checked_sub(tail_bytes);
+    let before_tail = before_tail.ok_or_else(|| file.damaged("its footer is longer than the file"))?;
+    let tail = Tail { hash: XxHash3_64::new(), left: before_tail, bytes: Vec::new() };
+    let tail = fold_file(engine, lane, &file, tail, |tail, bytes| {
+        tail.hash.write(bytes);
+        let before = usize::try_from(tail.left).unwrap_or(usize::MAX).min(bytes.len());
+        tail.left -= before as u64;
+        tail.bytes.extend_from_slice(&bytes[before..]);
+        Ok(())
+    })
+    .await?;
+    compare(&file, &tail.hash, &receipt.parquet.xxh3)?;
+    // From here on the footer is what was written.
+    let footer = checksum(&tail.bytes);
+    if part.is_small_parquet() {
+        return Ok((sums, footer));
+    }
+    let ranges = chunk_ranges(&tail.bytes, part).map_err(|what| file.damaged(&what))?;
+    let hashed = hash_chunks(engine, lane, &file, ranges, sums).await?;
+    compare(&file, &hashed.hash, &receipt.parquet.xxh3)?;
+    Ok((hashed.sums, footer))
+}
+
+/// A file that is read once more, chunk by chunk.
+struct ChunkHashes {
+    /// Of all bytes: that they are still the same.
+    hash: XxHash3_64,
+    sums: SumsFile,
+    hasher: BlockHasher,
+    /// Ends of the chunks that have not been read, the last one first.
+    ends: Vec<u64>,
+    offset: u64,
+}
+
+/// Lists the checksums of the chunks' blocks. The chunks follow one another, after the bytes before the first.
+async fn hash_chunks(
+    engine: &Engine,
+    lane: Lane,
+    file: &Reader,
+    ranges: Vec<(u64, u64)>,
+    sums: SumsFile,
+) -> Result<ChunkHashes, Error> {
+    let first = ranges.first().map_or(0, |(start, _)| *start);
+    let mut ends: Vec<_> = ranges.iter().map(|(_, end)| *end).collect();
+    ends.reverse();
+    let hasher = BlockHasher::new(CHUNK_BLOCK_BYTES);
+    let state = (ChunkHashes { hash: XxHash3_64::new(), sums, hasher, ends, offset: 0 }, first);
+    let (hashes, _) = fold_file(engine, lane, file, state, |(hashes, first), mut bytes| {
+        hashes.hash.write(bytes);
+        let before = usize::try_from(first.saturating_sub(hashes.offset)).unwrap_or(usize::MAX).min(bytes.len());
+        hashes.offset += before as u64;
+        bytes = &bytes[before..];
+        while let Some(&end) = hashes.ends.last()
+            && !bytes.is_empty()
+        {
+            let left = usize::try_from(end - hashes.offset).unwrap_or(usize::MAX);
+            let (taken, rest) = bytes.split_at(bytes.len().min(left));
+            let mut found = Vec::with_capacity(1 + READ_BLOCK_BYTES / CHUNK_BLOCK_BYTES);
+            hashes.hasher.update(taken, |sum| found.push(sum));
+            hashes.offset += taken.len() as u64;
+            bytes = rest;
+            if hashes.offset == end {
+                found.extend(hashes.hasher.end());
+                hashes.ends.pop();
+            }
+            found.into_iter().try_for_each(|sum| hashes.sums.push(sum))?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(hashes)
+}
