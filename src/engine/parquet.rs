@@ -894,7 +894,7 @@ mod tests {
             convert::{BatchBuilder, Typer},
             csv::{Resume, Row, Rows, Scanner, Wanted},
             integers::Integers,
-            part::{Checks, PartId},
+            part::{Checks, Format, PartId},
             store::reads,
         },
         limits::{CELL_BYTES_MAX, CsvLimits, PAGE_BYTES, ROW_GROUP_BYTES, SLICE_BYTES},
@@ -1205,6 +1205,22 @@ mod tests {
             }
         }
         assert!(same > 500 && refused > 500, "the test wants both: {same} and {refused}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_io_error_and_no_damage() {
+        let values = [integers(&mut fastrand::Rng::with_seed(1), 70_000)];
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let (_written, file, part) = write_integers(&store, &values, true);
+        let unreadable = Reader::unreadable(Format::Parquet, file.bytes());
+        let is_io = |error: Error| matches!(&error, Error::Io { what, .. } if what == "part 1, parquet");
+        assert!(ParquetFile::open(&unreadable, &part).err().is_some_and(is_io), "the footer");
+        // As if reading had begun to fail after the footer.
+        let parquet = ParquetFile { file: &unreadable, ..ParquetFile::open(&file, &part).expect("a footer") };
+        let chunk = parquet.chunk(0, (0, "x")).expect("a chunk");
+        assert!(sum_pages(&chunk, rows_of(&parquet.row_groups()[0])).err().is_some_and(is_io), "the pages");
+        assert!(chunk.open().err().is_some_and(is_io), "as the library reads it");
     }
 
     #[test]

@@ -1498,6 +1498,16 @@ fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+#[cfg(test)]
+impl Reader {
+    /// A file of the first part that cannot be read: nothing is at the start of a process's memory, which is an I/O error.
+    #[allow(clippy::expect_used, reason = "a panic fails the test")]
+    pub(crate) fn unreadable(format: Format, bytes: u64) -> Self {
+        let file = Arc::new(File::open("/proc/self/mem").expect("this process may read its memory"));
+        Self { file, bytes, name: FileName::Part(PartId::FIRST, format), check: Check::Whole(0) }
+    }
+}
+
 impl Blocks {
     /// The verified bytes from `offset` to the end of the block that holds it; none at the end of the file.
     pub fn from(&mut self, offset: u64) -> Result<&[u8], Error> {
@@ -1801,6 +1811,15 @@ mod tests {
         fs::remove_file(store.root.join("parts/1.parquet")).expect("removed");
         assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
         assert_eq!(files(&store), BTreeSet::new(), "a part of its own has no more rights");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_io_error_and_no_damage() {
+        let file = Reader::unreadable(Format::Csv, 100);
+        for error in [file.blocks().from(0).err(), file.block(7, 10).err(), file.read_unverified(0, 10).err()] {
+            let error = error.expect("it cannot be read");
+            assert!(matches!(&error, Error::Io { what, .. } if what == "part 1, csv"), "{error:?}");
+        }
     }
 
     #[test]

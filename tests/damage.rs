@@ -1,0 +1,265 @@
+//! Damaged files through the engine: what is not as it was written is never summed, and parts of format version 1 are
+//! verified whole at their first use.
+#![allow(clippy::expect_used, reason = "a panic fails the test")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::Value;
+use tally::{
+    engine::{
+        Durability, Engine,
+        part::{Format, PartId},
+        state::Lane,
+    },
+    error::{Error, Kind},
+    limits::Limits,
+};
+use tempfile::TempDir;
+
+const FORMATS: [Format; 2] = [Format::Csv, Format::Parquet];
+
+async fn open(folder: &Path) -> Engine {
+    Engine::open(folder, Durability::None, Limits::default()).await.expect("a data folder").0
+}
+
+async fn upload(engine: &Engine, csv: &str) {
+    let body = stream::iter([Ok::<_, Error>(Bytes::from(csv.to_owned()))]);
+    engine.upload(body).await.expect("valid");
+}
+
+/// Integers, texts, doubles; `rows` of them.
+fn csv_of(rows: u64) -> String {
+    let mut csv = "x,text,double\n".to_owned();
+    for row in 0..rows {
+        csv.push_str(&format!("{row},t{},{}.5\n", row % 10, row * 7 % 1000));
+    }
+    csv
+}
+
+fn sum_of(rows: u64) -> i64 {
+    (0..rows).sum::<u64>().cast_signed()
+}
+
+fn part_file(folder: &TempDir, extension: &str) -> PathBuf {
+    folder.path().join(format!("parts/1.{extension}"))
+}
+
+/// The sum of `x`: the right one, or the error that the part is damaged.
+async fn is_right(engine: &Engine, format: Format, rows: u64, what: &str) -> bool {
+    match engine.column_sum("x", format).await {
+        Ok(sum) => {
+            assert_eq!(sum.total, sum_of(rows), "{what}: a wrong sum from {format}");
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), Kind::DataLoss, "{what}: {error}");
+            let text = error.to_string();
+            assert!(text.starts_with(&format!("part 1 is damaged: {format}: ")), "{what}: {text}");
+            false
+        }
+    }
+}
+
+/// One bit of each byte in turn, while the engine runs; then the file is put back.
+async fn flip(engine: &Engine, path: &Path, format: Format, rows: u64, step: usize) -> usize {
+    let good = fs::read(path).expect("readable");
+    let mut found = 0;
+    for at in (0..good.len()).step_by(step) {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        fs::write(path, &bad).expect("written");
+        let what = format!("byte {at} of {}", path.display());
+        found += usize::from(!is_right(engine, format, rows, &what).await);
+    }
+    fs::write(path, &good).expect("written");
+    assert!(is_right(engine, format, rows, "put back").await, "what was put back is whole again");
+    found
+}
+
+#[tokio::test]
+async fn no_flipped_byte_of_a_small_part_is_summed() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let engine = open(folder.path()).await;
+    upload(&engine, &csv_of(20)).await;
+    for (format, extension) in [(Format::Csv, "csv"), (Format::Parquet, "parquet")] {
+        let path = part_file(&folder, extension);
+        let bytes = fs::read(&path).expect("readable").len();
+        assert_eq!(flip(&engine, &path, format, 20, 1).await, bytes, "each is found in {extension}");
+    }
+    engine.close();
+}
+
+#[tokio::test]
+async fn no_flipped_byte_of_a_larger_part_is_summed() {
+    const ROWS: u64 = 60_000;
+    let folder = TempDir::new().expect("a temporary folder");
+    let engine = open(folder.path()).await;
+    upload(&engine, &csv_of(ROWS)).await;
+    let csv_bytes = fs::read(part_file(&folder, "csv")).expect("readable").len();
+    assert!(csv_bytes > 8 * 64 * 1024, "the test wants many blocks");
+    let step = csv_bytes / 40;
+    assert_eq!(flip(&engine, &part_file(&folder, "csv"), Format::Csv, ROWS, step).await, csv_bytes.div_ceil(step));
+    assert!(flip(&engine, &part_file(&folder, "sums"), Format::Csv, ROWS, 1).await > 8 * 8, "the list is found out");
+    // Of the Parquet file only the column and the footer are read.
+    let parquet_bytes = fs::read(part_file(&folder, "parquet")).expect("readable").len();
+    let found = flip(&engine, &part_file(&folder, "parquet"), Format::Parquet, ROWS, parquet_bytes / 200).await;
+    assert!((10..190).contains(&found), "{found} of 200 were in what is read");
+    engine.close();
+}
+
+#[tokio::test]
+async fn files_of_another_part_or_size_are_not_summed() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let engine = open(folder.path()).await;
+    // Two parts of the same size: the same rows, another number in the last.
+    let other = csv_of(20_000).replace("\n19999,", "\n10000,");
+    upload(&engine, &csv_of(20_000)).await;
+    upload(&engine, &other).await;
+    let path = |part: u64, extension: &str| folder.path().join(format!("parts/{part}.{extension}"));
+    let exchange = |extension: &str| {
+        let [one, two] = [1, 2].map(|part| fs::read(path(part, extension)).expect("readable"));
+        fs::write(path(1, extension), two).expect("written");
+        fs::write(path(2, extension), one).expect("written");
+    };
+    let total = sum_of(20_000) * 2 - 9_999;
+    let sum = async |format| match engine.column_sum("x", format).await {
+        Ok(sum) => Ok(sum.total),
+        Err(error) => Err(error.kind()),
+    };
+    for extensions in [&["csv"][..], &["parquet"], &["sums"], &["csv", "sums"], &["csv", "sums", "parquet"]] {
+        extensions.iter().for_each(|extension| exchange(extension));
+        for (format, extension) in [(Format::Csv, "csv"), (Format::Parquet, "parquet")] {
+            let touched = extensions.contains(&extension) || (extension == "csv" && extensions.contains(&"sums"));
+            let expected = if touched { Err(Kind::DataLoss) } else { Ok(total) };
+            assert_eq!(sum(format).await, expected, "{extensions:?}, {format}");
+        }
+        extensions.iter().for_each(|extension| exchange(extension));
+    }
+    for extension in ["csv", "parquet", "sums"] {
+        let good = fs::read(path(1, extension)).expect("readable");
+        for bad in [&good[..good.len() - 1], &[&good[..], b"\n"].concat(), &[]] {
+            fs::write(path(1, extension), bad).expect("written");
+            let format = if extension == "parquet" { Format::Parquet } else { Format::Csv };
+            assert_eq!(sum(format).await, Err(Kind::DataLoss), "{} bytes of {extension}", bad.len());
+        }
+        fs::remove_file(path(1, extension)).expect("removed");
+        let format = if extension == "parquet" { Format::Parquet } else { Format::Csv };
+        assert_eq!(sum(format).await, Err(Kind::DataLoss), "no {extension}");
+        fs::write(path(1, extension), good).expect("written");
+    }
+    assert_eq!((sum(Format::Csv).await, sum(Format::Parquet).await), (Ok(total), Ok(total)));
+    engine.close();
+}
+
+#[tokio::test]
+async fn a_whole_part_is_verified_on_request() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let engine = open(folder.path()).await;
+    upload(&engine, &csv_of(20_000)).await;
+    let verify = async || engine.verify_part(Lane::Job, PartId::FIRST).await.map_err(|error| error.kind());
+    assert_eq!(verify().await, Ok(()));
+    for extension in ["csv", "parquet", "json", "sums"] {
+        let good = fs::read(part_file(&folder, extension)).expect("readable");
+        for at in [0, good.len() / 3, good.len() / 2, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            fs::write(part_file(&folder, extension), bad).expect("written");
+            assert_eq!(verify().await, Err(Kind::DataLoss), "byte {at} of {extension}");
+        }
+        fs::write(part_file(&folder, extension), good).expect("written");
+    }
+    assert_eq!(verify().await, Ok(()));
+    engine.close();
+}
+
+/// Makes a part what a server of format version 1 left: no checksums but those of the two files.
+fn downgrade(folder: &TempDir) {
+    let path = part_file(folder, "json");
+    let mut receipt: Value = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("a receipt");
+    let fields = receipt.as_object_mut().expect("an object");
+    assert!(fields.remove("checks").is_some() && fields.remove("record_xxh3").is_some());
+    fields.insert("format".to_owned(), 1.into());
+    fs::write(&path, receipt.to_string()).expect("written");
+    let _small_parts_have_none = fs::remove_file(part_file(folder, "sums"));
+}
+
+fn format_of(folder: &TempDir) -> Value {
+    serde_json::from_slice::<Value>(&fs::read(part_file(folder, "json")).expect("readable")).expect("a receipt")["format"]
+        .take()
+}
+
+#[tokio::test]
+async fn a_part_of_version_1_is_verified_whole_at_its_first_use() {
+    for rows in [20, 3_000, 60_000] {
+        for first in FORMATS {
+            let folder = TempDir::new().expect("a temporary folder");
+            let engine = open(folder.path()).await;
+            upload(&engine, &csv_of(rows)).await;
+            engine.close();
+            drop(engine);
+            downgrade(&folder);
+            let engine = open_again(&folder).await;
+            assert_eq!(engine.column_sum("nothing", first).await.expect("no part has it").total, 0);
+            assert_eq!(format_of(&folder), 1, "it was not used yet");
+            assert!(is_right(&engine, first, rows, "the first use").await);
+            assert_eq!(format_of(&folder), 2);
+            for format in FORMATS {
+                assert!(is_right(&engine, format, rows, "after the first use").await);
+            }
+            engine.close();
+            drop(engine);
+            // The new receipt and the list are as good as those that an upload writes.
+            let engine = open_again(&folder).await;
+            for (format, extension) in [(Format::Csv, "csv"), (Format::Parquet, "parquet")] {
+                assert!(is_right(&engine, format, rows, "after a restart").await);
+                let path = part_file(&folder, extension);
+                let step = fs::read(&path).expect("readable").len().div_ceil(50);
+                assert!(flip(&engine, &path, format, rows, step).await > 1, "{rows} rows, {extension}");
+            }
+            engine.close();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_part_of_version_1_is_not_summed() {
+    for (extension, format) in [("csv", Format::Csv), ("parquet", Format::Parquet)] {
+        let folder = TempDir::new().expect("a temporary folder");
+        let engine = open(folder.path()).await;
+        upload(&engine, &csv_of(3_000)).await;
+        engine.close();
+        drop(engine);
+        downgrade(&folder);
+        let good = fs::read(part_file(&folder, extension)).expect("readable");
+        for at in [20, good.len() / 2, good.len() - 20] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(part_file(&folder, extension), bad).expect("written");
+            let engine = open_again(&folder).await;
+            assert!(!is_right(&engine, format, 3_000, "damaged before its first use").await);
+            assert_eq!(format_of(&folder), 1, "it was not upgraded");
+            engine.close();
+        }
+        fs::write(part_file(&folder, extension), good).expect("written");
+        let engine = open_again(&folder).await;
+        assert!(is_right(&engine, format, 3_000, "put back").await);
+        engine.close();
+    }
+}
+
+/// The first engine's folder is free once its last task has ended.
+async fn open_again(folder: &TempDir) -> Engine {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        match Engine::open(folder.path(), Durability::None, Limits::default()).await {
+            Ok((engine, _)) => return engine,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
