@@ -1308,11 +1308,14 @@ impl Drop for BlockList {
 }
 
 impl Scratch {
-    /// Keeps bytes and says where.
+    /// Keeps bytes, with their checksum, and says where.
     pub fn put(&self, bytes: &[u8]) -> io::Result<u64> {
         assert_unlocked();
-        let offset = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.file()?.write_all_at(bytes, offset).inspect_err(|error| {
+        let (len, sum) = (bytes.len() as u64, checksum(bytes).to_le_bytes());
+        let offset = self.end.fetch_add(len + sum.len() as u64, Ordering::Relaxed);
+        let file = self.file()?;
+        let written = file.write_all_at(bytes, offset).and_then(|()| file.write_all_at(&sum, offset + len));
+        written.inspect_err(|error| {
             self.draft.failure.get_or_init(|| error.kind());
         })?;
         self.spilled_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -1320,10 +1323,17 @@ impl Scratch {
     }
 
     /// What was kept there.
+    ///
+    /// Errors: it is not what was written, of kind `InvalidData`; it cannot be read.
     pub fn get(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         assert_unlocked();
-        let mut buffer = vec![0; bytes];
+        let (mut buffer, mut sum) = (vec![0; bytes], [0; 8]);
         self.file()?.read_exact_at(&mut buffer, offset)?;
+        self.file()?.read_exact_at(&mut sum, offset + bytes as u64)?;
+        if checksum(&buffer) != u64::from_le_bytes(sum) {
+            let what = "a page in a scratch file is not what was written";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         Ok(buffer)
     }
 
@@ -1811,6 +1821,17 @@ mod tests {
         fs::remove_file(store.root.join("parts/1.parquet")).expect("removed");
         assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
         assert_eq!(files(&store), BTreeSet::new(), "a part of its own has no more rights");
+    }
+
+    #[test]
+    fn what_a_scratch_file_lost_is_not_handed_out() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let scratch = store(&folder).scratch().expect("a scratch file");
+        let offsets = [b"first", b"other"].map(|page| scratch.put(page).expect("written"));
+        assert_eq!(offsets.map(|offset| scratch.get(offset, 5).expect("whole")), [b"first", b"other"]);
+        scratch.file().expect("a file").write_all_at(b"O", offsets[1]).expect("written");
+        assert_eq!(scratch.get(offsets[0], 5).expect("whole"), b"first");
+        assert_eq!(scratch.get(offsets[1], 5).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
