@@ -820,7 +820,8 @@ pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
         let name = id.to_string();
         let (mut result_bytes, result_check) = (None, state.result_check());
         let state = match state.into() {
-            JobState::Done { bytes } if files.result == Some(bytes) => {
+            // Of another size it is damaged, which whoever asks for it is told, as long as it is not put back.
+            JobState::Done { bytes } if files.result.is_some() => {
                 result_bytes = Some(bytes);
                 JobState::Done { bytes }
             }

@@ -59,26 +59,42 @@ fn ends_of(range: &str) -> Option<(Option<u64>, Option<u64>)> {
 }
 
 /// The bytes of a range. What is told of their end is kept until the connection has taken the last of them.
-pub(super) fn pieces_of<T: AtEnd>(
+///
+/// Errors: the first piece cannot be read, or is not what was written. A later one can only break the body off.
+pub(super) async fn pieces_of<T: AtEnd>(
     file: ResultFile,
     range: Range<u64>,
     told: T,
-) -> impl Stream<Item = Result<Bytes, Error>> + Send {
-    stream::try_unfold((file, range, told), |(file, mut range, mut told)| async move {
-        if range.is_empty() {
-            return Ok(None);
+) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send, Error> {
+    // Read before the head of the answer is sent, while there can still be another answer.
+    let mut first = if range.is_empty() { None } else { Some(piece_of(&file, &range).await?) };
+    Ok(stream::try_unfold((file, range, told), move |(file, mut range, mut told)| {
+        let first = first.take();
+        async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let piece = match first {
+                Some(piece) => piece,
+                None => piece_of(&file, &range).await?,
+            };
+            range.start += piece.len() as u64;
+            if range.is_empty() {
+                told.at_end();
+            }
+            Ok(Some((piece, (file, range, told))))
         }
-        let bytes_max = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(HTTP_BUFFER_BYTES);
-        let piece = file.read(range.start, bytes_max).await?;
-        if piece.is_empty() {
-            return Err(Error::Internal("a result is shorter than it was".to_owned()));
-        }
-        range.start += piece.len() as u64;
-        if range.is_empty() {
-            told.at_end();
-        }
-        Ok(Some((piece, (file, range, told))))
-    })
+    }))
+}
+
+/// Some bytes from the start of a range that is not empty.
+async fn piece_of(file: &ResultFile, range: &Range<u64>) -> Result<Bytes, Error> {
+    let bytes_max = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(HTTP_BUFFER_BYTES);
+    let piece = file.read(range.start, bytes_max).await?;
+    if piece.is_empty() {
+        return Err(Error::Internal("a result is shorter than it was".to_owned()));
+    }
+    Ok(piece)
 }
 
 /// Who wants to know that all bytes were handed over.

@@ -183,9 +183,9 @@ async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap
     let body = if status == StatusCode::PARTIAL_CONTENT {
         let (first, last) = (range.start, range.end - 1);
         answer = answer.header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{bytes}"));
-        Body::from_stream(pieces_of(file, range, ()))
+        Body::from_stream(pieces_of(file, range, ()).await?)
     } else {
-        Body::from_stream(pieces_of(file, range, Download::new(surface.engine.clone(), id)))
+        Body::from_stream(pieces_of(file, range, Download::new(surface.engine.clone(), id)).await?)
     };
     answer.body(body).map_err(|error| Error::Internal(format!("headers: {error}")).into())
 }
