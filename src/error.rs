@@ -612,7 +612,7 @@ fn parts_missing(first: PartId, count: usize) -> String {
         ),
     };
     format!(
-        "{missing}: stop the server and move whole files {first}.csv, {first}.parquet and {first}.json to parts/ in the \
+        "{missing}: stop the server and move its files back, whole ({first}.json and those beside it), to parts/ in the \
          data folder, or accept the loss with `tally forget {first}`"
     )
 }

@@ -239,7 +239,7 @@ class Server:
         """Files in tmp/, and files in parts/ without a receipt: none may be there when nothing runs."""
         parts = self.data / "parts"
         kept = {path.stem for path in parts.glob("*.json")}
-        suffixes = (".csv", ".parquet", ".json")
+        suffixes = (".csv", ".parquet", ".sums", ".json")
         strays = [path for path in parts.glob("*") if path.stem not in kept or path.suffix not in suffixes]
         return sorted(str(path.relative_to(self.data)) for path in [*strays, *(self.data / "tmp").glob("*")])
 

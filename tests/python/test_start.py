@@ -279,7 +279,7 @@ def test_a_receipt_of_a_newer_format_is_refused_and_nothing_touched(data):
 def test_a_receipt_whose_version_is_damaged_is_set_aside(data, start_server):
     path = data / "parts" / "2.json"
     path.write_bytes(path.read_bytes().replace(b'"format":2', b'"format":6'))
-    server = start_server(data)
+    server = start_server(data, "--incomplete", "answer")
     check_serves(server, [1, 3])
 
 
