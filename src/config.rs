@@ -21,7 +21,7 @@ use crate::{
 /// Serves the table in a folder over gRPC, and jobs over HTTP, until SIGTERM or SIGINT.
 ///
 /// Prints one line on standard output when it is ready; logs go to standard error. A signal stops it from accepting,
-/// lets running calls finish for up to 30 s, and ends it with exit code 0; a second signal ends it at once.
+/// lets running calls finish for up to 30 s (5 s for those whose client moves nothing), and ends it with exit code 0; a second signal ends it at once.
 ///
 /// Example: tally serve --data /srv/table --grpc 127.0.0.1:5440 --http 127.0.0.1:5000
 #[derive(Args, Clone, Debug)]
@@ -61,6 +61,11 @@ pub struct ServeArgs {
     )]
     pub http: Vec<HttpAddress>,
 
+    /// Address for probes alone, `/livez` and `/readyz` over HTTP; may be given more than once. Nothing that comes in
+    /// elsewhere can take its connections. The ready line names it.
+    #[arg(long, env = "TALLY_PROBE", value_name = "ADDR", value_delimiter = ',')]
+    pub probe: Vec<ListenAddress>,
+
     /// File whose one line is the admin token. `GET /api/graceful_shutdown` is then taken with the header
     /// `Authorization: Bearer TOKEN` and from wherever it comes; without the header not even from this machine.
     #[arg(long, env = "TALLY_ADMIN_TOKEN_FILE", value_name = "PATH")]
@@ -92,7 +97,8 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UPLOAD_BYTES_MAX", value_name = "BYTES", default_value_t = UPLOAD_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
     pub upload_bytes_max: u64,
 
-    /// Uploads that are received at once; one more is refused with RESOURCE_EXHAUSTED.
+    /// Uploads that are received at once, half of them over one connection. One more waits for up to 3 s, and is then
+    /// refused with RESOURCE_EXHAUSTED; an upload that is 2 s behind 1 KiB/s ends for it.
     #[arg(long, env = "TALLY_UPLOADS_MAX", value_name = "N", default_value_t = UPLOADS_MAX, value_parser = up_to(UPLOADS_MAX))]
     pub uploads_max: usize,
 
@@ -186,6 +192,8 @@ pub struct Config {
     pub grpc: Vec<SocketAddr>,
     /// Where HTTP listens; nowhere if there is none.
     pub http: Vec<SocketAddr>,
+    /// Where probes alone are answered; nowhere if there is none.
+    pub probe: Vec<SocketAddr>,
     /// Where the admin token is, if there is one.
     pub admin_token_file: Option<PathBuf>,
     /// Where HTTP calls are logged, if they are.
@@ -242,6 +250,7 @@ impl Config {
             data: args.data.clone(),
             grpc: args.grpc.iter().flat_map(|address| address.0.clone()).collect(),
             http: http_addresses(&args.http)?,
+            probe: args.probe.iter().flat_map(|address| address.0.clone()).collect(),
             admin_token_file: args.admin_token_file.clone(),
             log_file,
             durability: args.durability,
@@ -299,11 +308,12 @@ mod tests {
 
     #[test]
     fn the_default_is_loopback_and_durable() {
-        let Config { data, grpc, http, admin_token_file, log_file, durability, limits, load } =
+        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, limits, load } =
             config("").expect("no flags");
         assert_eq!(data, PathBuf::from("./tally-data"));
         assert_eq!(grpc, addresses(["127.0.0.1:5440", "[::1]:5440"]));
         assert_eq!(http, addresses(["127.0.0.1:5000", "[::1]:5000"]));
+        assert!(probe.is_empty());
         assert_eq!((admin_token_file, log_file), (None, None));
         assert_eq!(durability, Durability::Fsync);
         assert_eq!(format!("{limits:?}"), format!("{:?}", Limits::default()));
@@ -316,14 +326,15 @@ mod tests {
         let line = "--data /d --grpc 127.0.0.1:1,[::1]:2 --grpc 127.0.0.1:3 --durability none --columns-max 4 \
                     --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
                     --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a.csv b.csv --load c.csv \
-                    --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --admin-token-file /t --log-file /l \
-                    --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer";
-        let Config { data, grpc, http, admin_token_file, log_file, durability, limits, load } =
+                    --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
+                    --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer";
+        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, limits, load } =
             config(line).expect("valid");
         assert_eq!(data, PathBuf::from("/d"));
         assert_eq!(load, ["a.csv", "b.csv", "c.csv"].map(PathBuf::from));
         assert_eq!(grpc, addresses(["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"]));
         assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
+        assert_eq!(probe, addresses(["127.0.0.1:13", "[::1]:14"]));
         assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
         assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
         assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));

@@ -173,6 +173,12 @@ pub enum Error {
         /// The limit.
         uploads_max: usize,
     },
+    /// A client that sends or reads too slowly.
+    #[error("the transfer was {seconds} s behind 1 KiB/s, and was ended")]
+    TooSlow {
+        /// How far behind it may be; less while others wait for its permit.
+        seconds: u64,
+    },
     /// As many calls for group sums as may wait.
     #[error("{waits_max} group sums wait for their turn, which is the limit: try again")]
     TooManyGroupWaits {
@@ -347,6 +353,7 @@ impl Error {
             Self::Unsupported(_) => Kind::Unsupported,
             Self::Aborted(_) | Self::Cancelled | Self::JobCancelled => Kind::Cancelled,
             Self::TooManyUploads { .. }
+            | Self::TooSlow { .. }
             | Self::TooManyGroupWaits { .. }
             | Self::TooManyGroupCalls { .. }
             | Self::TooManyParts { .. }

@@ -23,6 +23,14 @@ pub const SLICE_BYTES: usize = 8 * MIB;
 /// Small parts that one slice takes together.
 pub const SLICE_PARTS_MAX: usize = 64;
 
+/// File descriptors that the process must be allowed, or the server does not start.
+pub const DESCRIPTORS_MIN: usize = 64;
+/// File descriptors that are for neither connections nor uploads: listeners, the runtime, the log, the files that the
+/// workers read.
+pub const DESCRIPTORS_OWN: usize = 37;
+/// File descriptors that an upload takes: its CSV, its Parquet, pages that wait on disk.
+pub const DESCRIPTORS_PER_UPLOAD: usize = 3;
+
 /// TCP connections that are served at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 128;
 /// Bytes that one connection may have on the way to us, over all its streams (HTTP/2 flow control).
@@ -41,6 +49,24 @@ pub const WIDE_CONNECTION_WINDOW_BYTES: usize = 512 * KIB;
 pub const WIDE_STREAM_WINDOW_BYTES: usize = 448 * KIB;
 /// Bytes of one HTTP/2 frame there: with its head of 9 bytes it fills the longest TCP segment that loopback carries.
 pub const WIDE_FRAME_BYTES_MAX: usize = 65_483 - 9;
+/// Connections for gRPC that are kept for newcomers and probes: the others may be used for more than probes.
+pub const CONNECTIONS_SPARE: usize = 16;
+/// Connections that are accepted and not served yet, while others end for them.
+pub const CONNECTION_WAITS_MAX: usize = 16;
+/// Milliseconds for which a connection has had no call before it ends for another.
+pub const UNUSED_CONNECTION_MS: u64 = 250;
+/// Milliseconds for which no call of a connection has moved before it ends for another.
+pub const STALLED_CONNECTION_MS: u64 = 1000;
+/// Seconds that a call may keep the server at work, with no byte moved, before its connection may end for another.
+pub const BUSY_CONNECTION_S: u64 = 30;
+/// Milliseconds within which a call that its client resets counts as reset at once, ...
+pub const EARLY_RESET_MS: u64 = 1000;
+/// ... and so many such calls a connection may have beyond those that it saw through.
+pub const EARLY_RESETS_MAX: usize = 500;
+/// Calls of a connection that we reset for what the client did to them (RFC 9113, section 5.4.2), in all its time.
+pub const STREAM_ERRORS_MAX: usize = 500;
+/// Calls that a client resets before the server has looked at them.
+pub const UNSEEN_RESETS_MAX: usize = 20;
 /// Calls at once on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of a request's HTTP headers.
@@ -49,9 +75,19 @@ pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 pub const REQUEST_BYTES_MAX: usize = 16 * KIB;
 
 /// TCP connections for HTTP that are served at once; more wait in the kernel's queue.
-pub const HTTP_CONNECTIONS_MAX: usize = 32;
+pub const HTTP_CONNECTIONS_MAX: usize = 40;
+/// Such connections that are kept for newcomers and probes.
+pub const HTTP_CONNECTIONS_SPARE: usize = 8;
+/// Connections that are accepted and not served yet, while others end for them.
+pub const HTTP_CONNECTION_WAITS_MAX: usize = 4;
+/// Connections of `--probe` that are served at once.
+pub const PROBE_CONNECTIONS_MAX: usize = 8;
+/// Bytes that hyper holds of one of them in each direction.
+pub const PROBE_BUFFER_BYTES: usize = 8 * KIB;
 /// Calls whose body or answer takes its time, of those connections: the rest is for probes and short calls.
-pub const HTTP_LONG_CALLS_MAX: usize = 24;
+pub const HTTP_LONG_CALLS_MAX: usize = 20;
+/// Such calls that wait for their turn: each keeps a connection meanwhile.
+pub const HTTP_LONG_CALL_WAITS_MAX: usize = 8;
 /// Places among those connections that are kept free: while fewer are, a connection ends with its answer.
 pub const HTTP_PLACES_SPARE: usize = 8;
 /// Bytes of an answer that the kernel takes at once, so that its call is a short one.
@@ -61,7 +97,7 @@ pub const HTTP_SEND_BUFFER_BYTES: usize = 256 * KIB;
 /// Bytes that a form has to bring in a second in which they are waited for.
 pub const FORM_BYTES_PER_S_MIN: u64 = KIB as u64;
 /// Bytes that hyper holds of one connection in each direction, and so the most that a request's head may have.
-pub const HTTP_BUFFER_BYTES: usize = 64 * KIB;
+pub const HTTP_BUFFER_BYTES: usize = 48 * KIB;
 /// Header fields of a request.
 pub const HTTP_HEADERS_MAX: usize = 64;
 /// Bytes of a request's target.
@@ -90,6 +126,18 @@ pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
 
 /// Uploads that are received at once, by default and at most.
 pub const UPLOADS_MAX: usize = 128;
+/// Uploads that wait for a permit; one more is refused at once.
+pub const UPLOAD_WAITS_MAX: usize = UPLOADS_MAX;
+/// Milliseconds that an upload, or a long call over HTTP, waits for a permit before it is refused.
+pub const TRANSFER_WAIT_MAX_MS: u64 = 3000;
+/// Bytes that a transfer moves in a second in which its client is waited for, ...
+pub const TRANSFER_BYTES_PER_S_MIN: u64 = KIB as u64;
+/// ... and the seconds that it may be behind that ...
+pub const TRANSFER_GRACE_S: u64 = 60;
+/// ... or, while others wait for a permit, before it ends for one of them.
+pub const TRANSFER_SHORT_GRACE_S: u64 = 2;
+/// Bytes of memory that a transfer takes beside what it moves, whether it runs or waits.
+pub const TRANSFER_ENTRY_BYTES: usize = KIB / 2;
 /// Bytes between a stream and its spool file. Shorter files are in memory with their first block, and stay there.
 pub const SPOOL_BLOCK_BYTES: usize = 64 * KIB;
 /// The most that such a block may have if there is memory for it: the fewer blocks, the less often threads wake others.
@@ -255,6 +303,8 @@ const WIDE_CONNECTION_MORE_BYTES: usize =
 pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX) // came in, not yet taken by a call
     + WIDE_CONNECTIONS_MAX * WIDE_CONNECTION_MORE_BYTES                       // more of it over wide connections
     + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
+    + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES                          // probes
+    + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
     + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + SUMS_PAGE_BYTES) // on the way to a spool file
@@ -273,6 +323,8 @@ const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
 const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(WIDE_STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= WIDE_CONNECTION_WINDOW_BYTES);
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PLACES_SPARE <= HTTP_CONNECTIONS_MAX);
+/// A call that waits for its turn, or is short, finds a connection that long calls do not have.
+const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE < HTTP_CONNECTIONS_MAX);
 const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
 /// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.
 const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);

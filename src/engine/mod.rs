@@ -2,7 +2,7 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`checksums`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
-//! [`state`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], [`verify`], [`query`]; beside the table [`numbers`]; for
+//! [`state`], [`transfers`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], [`verify`], [`query`]; beside the table [`numbers`]; for
 //! statistics [`mean`], [`columns`], [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`],
 //! [`group`]; above both [`jobs`] and its records; [`vitals`].
 
@@ -39,6 +39,7 @@ pub mod store;
 pub mod strand;
 pub mod survey;
 pub mod totals;
+pub mod transfers;
 pub mod upload;
 mod verify;
 pub mod vitals;
@@ -68,8 +69,9 @@ pub use vitals::Vitals;
 use crate::{
     error::Error,
     limits::{
-        GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMBER_CALLS_MAX,
-        SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOADS_MAX, WIDE_READS_MAX,
+        GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, HTTP_LONG_CALL_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits,
+        NUMBER_CALLS_MAX, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX,
+        UPLOADS_MAX, WIDE_READS_MAX,
     },
 };
 use claims::Pool;
@@ -81,6 +83,7 @@ use sources::Sources;
 use state::{Lane, Shared};
 use store::Reader;
 use survey::{Answer, SurveyQuestion};
+use transfers::{Admission, Origin, Paced, Permit, TransferKind, Transfers};
 use upload::Waiting;
 use workers::{Workers, panic_text};
 
@@ -93,8 +96,8 @@ struct Inner {
     workers: Workers,
     store: Arc<Store>,
     limits: Limits,
-    /// Uploads that may be received at once.
-    places: Arc<Semaphore>,
+    /// Gives permits for uploads.
+    uploads: Admission,
     /// Syncs of files of large uploads that may run at once.
     syncs: Arc<Semaphore>,
     /// Small uploads on their way to a worker.
@@ -158,13 +161,13 @@ impl Engine {
             Stage { workers: workers.clone(), store: Arc::clone(&store), state: state.clone(), limits: limits.csv };
         tokio::spawn(stage.keep_staging(queue));
         let inner = Inner {
+            uploads: Admission::new(&state, TransferKind::Upload, Transfers::new(limits.uploads_max, UPLOAD_WAITS_MAX)),
             state,
             workers,
             store,
             small_files,
             commits,
             limits,
-            places: Arc::new(Semaphore::new(limits.uploads_max)),
             syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             large: Pool::new(LARGE_CONVERSION_BYTES),
             small: Pool::new(SMALL_CONVERSION_BYTES),
@@ -184,17 +187,27 @@ impl Engine {
         Ok((engine, found))
     }
 
-    /// Appends one CSV file, as it comes, to the table. If the returned future is dropped, the upload stops at its
-    /// next slice and leaves nothing.
-    ///
-    /// Errors: what is wrong with the file; as many uploads as there may be; a full disk; an error of `body`.
+    /// Appends one CSV file of the server's own.
     pub async fn upload<S>(&self, body: S) -> Result<Receipt, Error>
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        let place = self.upload_place()?;
+        self.upload_from(Origin::SERVER, body).await
+    }
+
+    /// Appends one CSV file, as it comes, to the table. If the returned future is dropped, the upload stops at its
+    /// next slice and leaves nothing.
+    ///
+    /// Errors: what is wrong with the file; as many uploads as there may be; one that is too slow; a full disk; an error
+    /// of `body`.
+    pub async fn upload_from<S>(&self, origin: Origin, body: S) -> Result<Receipt, Error>
+    where
+        S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
+    {
+        let permit = self.upload_permit(origin).await?;
+        let body = Paced::new(body, &permit);
         self.apart(|engine, cancel| async move {
-            let _place = place; // it is free again when the work has ended, not when the caller has gone
+            let _permit = permit; // it is free again when the work has ended, not when the caller has gone
             upload::run(engine, body, cancel).await
         })
         .await
@@ -221,10 +234,15 @@ impl Engine {
         Ok((receipt.part, true))
     }
 
-    fn upload_place(&self) -> Result<OwnedSemaphorePermit, Error> {
+    async fn upload_permit(&self, origin: Origin) -> Result<Permit, Error> {
         let uploads_max = self.0.limits.uploads_max;
-        let place = Arc::clone(&self.0.places).try_acquire_owned();
-        place.ok().ok_or(Error::TooManyUploads { uploads_max })
+        self.0.uploads.enter(origin, CancellationToken::new()).await.ok_or(Error::TooManyUploads { uploads_max })
+    }
+
+    /// Gives permits for calls that hold a connection for as long as their client sends or reads.
+    pub fn long_calls(&self, calls_max: usize) -> Admission {
+        let calls = Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX);
+        Admission::new(&self.0.state, TransferKind::LongCall, calls)
     }
 
     /// Runs `work` as a task of its own. If the caller goes away, `work` is told, and sees to the clean-up itself.
@@ -352,18 +370,33 @@ impl Engine {
         self.apart(|engine, _| jobs::submit_survey(engine, question)).await
     }
 
+    /// Accepts a CSV file of the server's own to be grouped and summed.
+    pub async fn submit_task<S>(&self, body: S, group: GroupBy, header: Vec<String>) -> Result<JobId, Error>
+    where
+        S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
+    {
+        self.submit_task_from(Origin::SERVER, body, group, header).await
+    }
+
     /// Accepts a CSV file, as it comes, to be grouped and summed. The columns of the result are named by `header`. If
     /// the returned future is dropped before all of it has come, nothing is kept.
     ///
     /// Errors: those of `submit_survey`; as many uploads as there may be; an error of `body`. What is wrong with the
     /// file is the job's error.
-    pub async fn submit_task<S>(&self, body: S, group: GroupBy, header: Vec<String>) -> Result<JobId, Error>
+    pub async fn submit_task_from<S>(
+        &self,
+        origin: Origin,
+        body: S,
+        group: GroupBy,
+        header: Vec<String>,
+    ) -> Result<JobId, Error>
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        let place = self.upload_place()?;
+        let permit = self.upload_permit(origin).await?;
+        let body = Paced::new(body, &permit);
         self.apart(|engine, cancel| async move {
-            let _place = place;
+            let _permit = permit;
             jobs::submit_task(engine, cancel, body, group, header).await
         })
         .await

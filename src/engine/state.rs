@@ -36,6 +36,7 @@ use super::{
     numbers::Numbers,
     part::{Part, PartId, Schema},
     quarantine::MissingParts,
+    transfers::{TransferKind, Transfers},
 };
 use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS};
 
@@ -99,6 +100,8 @@ pub struct State {
     pub numbers: Numbers,
     /// Work asked for now and fetched later.
     pub jobs: Jobs,
+    /// Who sends or reads, and who waits for a permit to, a table for each [`TransferKind`].
+    pub transfers: [Transfers; TransferKind::COUNT],
     /// What waits for a worker, a queue for each lane, each bounded.
     queues: [VecDeque<Work>; Lane::COUNT],
     /// The lane whose turn it is.
@@ -170,7 +173,17 @@ impl Shared {
         };
         let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
         let idle = Vec::with_capacity(WORKERS);
-        let state = State { parts, numbers: Numbers::new(), jobs: Jobs::new(), queues, turn: 0, idle, closed: false };
+        let transfers = [(); TransferKind::COUNT].map(|()| Transfers::new(0, 0));
+        let state = State {
+            parts,
+            numbers: Numbers::new(),
+            jobs: Jobs::new(),
+            transfers,
+            queues,
+            turn: 0,
+            idle,
+            closed: false,
+        };
         Self(Arc::new(Guarded { state: Mutex::new(state), calls: [(); WORKERS].map(|()| Call::new()) }))
     }
 

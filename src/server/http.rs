@@ -1,10 +1,10 @@
-//! The HTTP/1.1 server: admission and the bounds of each connection.
+//! The HTTP/1.1 server: the bounds of each connection.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
-use futures_util::StreamExt;
 use hyper::{
+    Request, Response,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
@@ -12,74 +12,120 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::GracefulConnection,
 };
 use socket2::SockRef;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tower::{Layer, Service};
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
-use super::listen::accepted;
-use crate::limits::{
-    HTTP_BUFFER_BYTES, HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, HTTP_PLACES_SPARE, HTTP_SEND_BUFFER_BYTES,
+use super::{
+    connections::{Accepted, Bounds, ConnectionIds, Stopped, serve},
+    usage::{FollowedAnswer, FollowedBody, Usage, follow},
+};
+use crate::{
+    api::http::{guard::Arrival, no_connection},
+    limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, HTTP_PLACES_SPARE, HTTP_SEND_BUFFER_BYTES, PROBE_BUFFER_BYTES},
 };
 
 /// How long an HTTP connection may take to send a request's head, and so how long it may be silent between two.
 const HTTP_HEAD_MAX: Duration = Duration::from_secs(10);
+/// The same while connections are short.
+pub(super) const HTTP_SHORT_HEAD_MAX: Duration = Duration::from_secs(5);
 /// How long an HTTP client may take nothing of an answer.
 const HTTP_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// What is answered on a connection that may not be used for anything else.
+const PROBE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// Serves HTTP/1.1 until `stopped`, and then until what runs has been answered.
+/// Serves HTTP/1.1 until `stopped`, and then until what runs has been answered. A body may keep us waiting for
+/// `idle_max`.
 pub(super) async fn serve_http(
     listeners: Vec<TcpListener>,
+    bounds: Bounds,
+    ids: ConnectionIds,
     router: Router,
     idle_max: Duration,
-    stopped: impl Future<Output = ()>,
+    stopped: impl Stopped,
 ) {
+    let server = http1_server(HTTP_BUFFER_BYTES);
+    let connect = |Accepted { stream, arrival, usage, places }: Accepted| {
+        if let Err(error) = SockRef::from(&stream).set_send_buffer_size(HTTP_SEND_BUFFER_BYTES) {
+            tracing::debug!(%error, "a connection keeps the send buffer that it has");
+        }
+        // Clients that keep a connection while others wait for one would keep it for ever.
+        let ends = move || places.available_permits() < HTTP_PLACES_SPARE;
+        connection(&server, stream, arrival, usage, router.clone(), idle_max, ends)
+    };
+    serve(listeners, bounds, ids, connect, stopped).await;
+}
+
+/// Serves probes alone, one request for each connection, until `stopped`.
+pub(super) async fn serve_probes(
+    listeners: Vec<TcpListener>,
+    bounds: Bounds,
+    ids: ConnectionIds,
+    router: Router,
+    stopped: impl Stopped,
+) {
+    let server = http1_server(PROBE_BUFFER_BYTES);
+    let connect = |Accepted { stream, arrival, usage, .. }: Accepted| {
+        connection(&server, stream, arrival, usage, router.clone(), HTTP_SHORT_HEAD_MAX, || true)
+    };
+    serve(listeners, bounds, ids, connect, stopped).await;
+}
+
+fn http1_server(buffer_bytes: usize) -> http1::Builder {
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
         .header_read_timeout(HTTP_HEAD_MAX)
-        .max_buf_size(HTTP_BUFFER_BYTES)
+        .max_buf_size(buffer_bytes)
         .max_headers(HTTP_HEADERS_MAX);
-    let router = RequestBodyTimeoutLayer::new(idle_max)
-        .layer(tower::util::MapRequest::new(router, |request: hyper::Request<_>| request.map(Body::new)));
-    let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
-    let connections = GracefulShutdown::new();
-    let admitted = accepted(listeners).then(|(stream, arrival)| {
-        let place = Arc::clone(&places).acquire_owned();
-        async move { (stream, arrival, place.await) }
-    });
-    let mut admitted = std::pin::pin!(admitted.take_until(Box::pin(stopped)));
-    while let Some((stream, arrival, place)) = admitted.next().await {
-        let sized = SockRef::from(&stream).set_send_buffer_size(HTTP_SEND_BUFFER_BYTES);
-        if let Err(error) = sized {
-            tracing::debug!(%error, "a connection keeps the send buffer that it has");
+    server
+}
+
+fn connection(
+    server: &http1::Builder,
+    stream: TcpStream,
+    arrival: Arrival,
+    usage: Arc<Usage>,
+    router: Router,
+    idle_max: Duration,
+    ends: impl Fn() -> bool + Clone + Send + 'static,
+) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(HTTP_SILENCE_MAX));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(arrival);
+        let (usage, router, ends) = (Arc::clone(&usage), router.clone(), ends.clone());
+        async move {
+            let mut answer = answer(usage, router, idle_max, request).await?;
+            if ends() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
         }
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(HTTP_SILENCE_MAX));
-        let router = router.clone();
-        let places = Arc::clone(&places);
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(arrival);
-            let (answer, places) = (router.clone().call(request), Arc::clone(&places));
-            async move {
-                let mut answer = answer.await?;
-                // Clients that keep a connection while others wait for one would keep it for ever.
-                if places.available_permits() < HTTP_PLACES_SPARE {
-                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(answer.map(Body::new))
-            }
-        });
-        let connection = connections.watch(server.serve_connection(TokioIo::new(Box::pin(stream)), service));
-        tokio::spawn(async move {
-            let _place = place;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP connection broke");
-            }
-        });
-    }
-    connections.shutdown().await;
+    });
+    server.serve_connection(TokioIo::new(Box::pin(stream)), service)
+}
+
+/// One call. A probe is answered on any connection, anything else on those that may be used for it.
+async fn answer(
+    usage: Arc<Usage>,
+    router: Router,
+    idle_max: Duration,
+    request: Request<Incoming>,
+) -> Result<Response<FollowedAnswer<Body>>, Infallible> {
+    let is_probe = PROBE_PATHS.contains(&request.uri().path());
+    follow(&usage, false, request, async |request: Request<FollowedBody<Incoming>>| {
+        if !is_probe && usage.admit().await.is_err() {
+            return Ok(no_connection(request.uri().path()));
+        }
+        let to_axum = |request: Request<_>| request.map(Body::new);
+        let bounded = tower::util::MapRequest::new(router, to_axum);
+        let answered = RequestBodyTimeoutLayer::new(idle_max).layer(bounded).call(request).await?;
+        Ok(answered.map(Body::new))
+    })
+    .await
 }

@@ -63,32 +63,33 @@ pub(super) fn addresses_of(listeners: &[TcpListener]) -> Result<String, Error> {
     Ok(addresses.join(", "))
 }
 
-/// What comes in on all listeners, one after another.
-pub(super) fn accepted(listeners: Vec<TcpListener>) -> impl Stream<Item = (TcpStream, Arrival)> {
+/// What comes in on all listeners, one after another. After an error the listener pauses, and goes on.
+pub(super) fn accepted(listeners: Vec<TcpListener>) -> impl Stream<Item = io::Result<(TcpStream, Arrival)>> {
     stream::select_all(listeners.into_iter().map(|listener| {
         stream::unfold(listener, |listener| async {
             let accepted = accept(&listener).await;
+            if accepted.is_err() {
+                sleep(ACCEPT_RETRY).await;
+            }
             Some((accepted, listener))
         })
         .boxed()
     }))
 }
 
-async fn accept(listener: &TcpListener) -> (TcpStream, Arrival) {
-    loop {
-        let accepted = listener.accept().await;
-        match accepted.and_then(|(stream, peer)| Ok((stream, Arrival { peer, listener: listener.local_addr()? }))) {
-            Ok((stream, arrival)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection was gone at once");
-                }
-                return (stream, arrival);
-            }
-            Err(error) => {
-                // Out of file descriptors, perhaps: others must end before it can go on.
-                tracing::error!(%error, "no connection could be accepted");
-                sleep(ACCEPT_RETRY).await;
-            }
-        }
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Arrival)> {
+    let (stream, peer) = listener.accept().await?;
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection was gone at once");
     }
+    Ok((stream, Arrival { peer, listener: listener.local_addr()? }))
+}
+
+/// Whether an error says that there is no room for one more connection: others must end before it can go on.
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
 }

@@ -1,10 +1,13 @@
 //! The server: what runs when, from the start to the drain. No request logic.
 
+mod capacity;
 mod connections;
 mod grpc;
 mod http;
 mod listen;
 mod logging;
+mod preface;
+mod usage;
 
 use std::{
     future::Future,
@@ -12,26 +15,28 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::select;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::sleep,
 };
 
 use self::{
-    grpc::serve_grpc,
-    http::serve_http,
+    capacity::Capacity,
+    connections::ConnectionIds,
+    grpc::{serve_grpc, services},
+    http::{serve_http, serve_probes},
     listen::{addresses_of, bind},
     logging::start_logging,
 };
 use crate::{
     api::{
-        http::{Surface, guard::AdminToken, log_file::LostLines, router},
+        http::{Surface, guard::AdminToken, log_file::LostLines, probe_router, router},
         metrics::Metrics,
     },
     config::{Config, ServeArgs},
@@ -73,7 +78,10 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
 ///
 /// Errors: the data folder or an address cannot be taken.
 async fn serve(config: Config, lost_lines: LostLines, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-    let (engine, found) = Engine::open(&config.data, config.durability, config.limits).await?;
+    let capacity = Capacity::find()?;
+    let mut limits = config.limits;
+    limits.uploads_max = limits.uploads_max.min(capacity.uploads_max);
+    let (engine, found) = Engine::open(&config.data, config.durability, limits).await?;
     report(&found);
     load(&engine, &config.load).await?;
     let admin_token = match config.admin_token_file.clone() {
@@ -81,31 +89,32 @@ async fn serve(config: Config, lost_lines: LostLines, shutdown: impl Future<Outp
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
-    let idle_max = config.limits.upload_idle_max;
-    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, lost_lines);
-    let (listeners, http_listeners) = (bind(&config.grpc)?, bind(&config.http)?);
-    say_ready(&config, [&listeners, &http_listeners], &engine, &found)?;
+    let (idle_max, long_calls_max) = (limits.upload_idle_max, capacity.long_calls_max);
+    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, long_calls_max, lost_lines);
+    let (listeners, http_listeners, probe_listeners) = (bind(&config.grpc)?, bind(&config.http)?, bind(&config.probe)?);
+    say_ready(&config, [&listeners, &http_listeners, &probe_listeners], &engine, &found)?;
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = serve_grpc(listeners, &engine, metrics, health, async {
-        let _either_way = stopped.await;
-    });
-    let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let http = serve_http(http_listeners, router(surface.clone()), idle_max, async {
-        let _either_way = http_stopped.await;
-    });
+    let services = services(&engine, metrics, health)?;
+    // Each is told since when the server drains.
+    let (stop, stopped) = watch::channel(None);
+    let (stop_http, http_stopped) = watch::channel(None);
+    let ids = ConnectionIds::default();
+    let grpc = serve_grpc(listeners, capacity.grpc, ids.clone(), services, told(stopped.clone()));
+    let routes = router(surface.clone());
+    let http = serve_http(http_listeners, capacity.http, ids.clone(), routes, idle_max, told(http_stopped.clone()));
+    let routes = probe_router(surface.clone());
+    let probes = serve_probes(probe_listeners, capacity.probes, ids, routes, told(http_stopped));
     // HTTP outlives gRPC a little, so that probes see the drain and jobs' states can be asked.
     let server = async {
         let grpc = async {
-            let result = server.await;
-            let _ended_already = stop_http.send(());
-            result
+            grpc.await;
+            stop_http.send_replace(*stopped.borrow());
         };
-        tokio::join!(grpc, http).0
+        tokio::join!(grpc, http, probes);
     };
 
     let shutdown = Box::pin(async {
@@ -115,17 +124,20 @@ async fn serve(config: Config, lost_lines: LostLines, shutdown: impl Future<Outp
         for service in SERVICES {
             health_reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
         }
-        let _ended_already = stop.send(());
+        stop.send_replace(Some(Instant::now()));
         sleep(DRAIN_MAX).await;
         tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
     });
-    let result = match select(Box::pin(server), shutdown).await {
-        futures_util::future::Either::Left((result, _)) => result,
-        futures_util::future::Either::Right(((), _)) => Ok(()),
-    };
+    select(Box::pin(server), shutdown).await;
     engine.close();
     tracing::info!("stopped");
-    result
+    Ok(())
+}
+
+/// Completes when a moment was told, with that moment.
+async fn told(mut moment: watch::Receiver<Option<Instant>>) -> Instant {
+    let told = moment.wait_for(Option::is_some).await;
+    told.ok().and_then(|moment| *moment).unwrap_or_else(Instant::now)
 }
 
 /// Completes at SIGTERM or SIGINT. A second one ends the process at once.
@@ -177,10 +189,18 @@ async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
 }
 
 /// The one line on standard output, for people and for programs that wait for it.
-fn say_ready(config: &Config, [grpc, http]: [&[TcpListener]; 2], engine: &Engine, found: &Found) -> Result<(), Error> {
+fn say_ready(
+    config: &Config,
+    [grpc, http, probe]: [&[TcpListener]; 3],
+    engine: &Engine,
+    found: &Found,
+) -> Result<(), Error> {
     let mut line = format!("ready: grpc {}", addresses_of(grpc)?);
     if !http.is_empty() {
         line += &format!("; http {}", addresses_of(http)?);
+    }
+    if !probe.is_empty() {
+        line += &format!("; probe {}", addresses_of(probe)?);
     }
     let (parts, data) = (engine.parts_count(), config.data.display());
     let plural = if parts == 1 { "" } else { "s" };

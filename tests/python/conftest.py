@@ -49,6 +49,7 @@ CHANNEL_OPTIONS = [
 
 READY_LINE = re.compile(
     r"ready: grpc (?P<addresses>\S+:\d+(?:, \S+:\d+)*)(?:; http (?P<http>\S+:\d+(?:, \S+:\d+)*))?"
+    r"(?:; probe (?P<probe>\S+:\d+(?:, \S+:\d+)*))?"
     r"; (?P<parts>\d+) parts? in (?P<data>.+?)"
     r"(?:, (?P<quarantine>\d+) in quarantine)?$"
 )
@@ -182,6 +183,7 @@ class Server:
         self.ready_line = line
         self.addresses = match["addresses"].split(", ")
         self.http_addresses = match["http"].split(", ") if match["http"] else []
+        self.probe_addresses = match["probe"].split(", ") if match["probe"] else []
         self.parts_count_at_start = int(match["parts"])
         self.quarantine_count_at_start = int(match["quarantine"] or 0)
 

@@ -183,6 +183,7 @@ def csv_of(rows: int) -> bytes:
 
 
 SMALL = csv_of(1_000)
+TRICKLED = csv_of(50_000)
 LARGE = csv_of(100_000)  # 400 kB, beyond all windows and blocks
 
 
@@ -408,32 +409,62 @@ def test_malformed_question(server, name):
     assert_kept(server, [LARGE])
 
 
+class Trickle:
+    """Uploads on one connection, each of which sends a little of its body whenever it is told to."""
+
+    def __init__(self, connection: Connection, path: str, count: int):
+        self.connection = connection
+        self.body = message(field(TRICKLED))
+        self.calls = [connection.start(path) for _ in range(count)]
+        self.sent = 0
+
+    def go_on(self) -> None:
+        """Sends a KiB of each, but never the end."""
+        upto = min(self.sent + KIB, len(self.body) - 10)
+        for call in self.calls:
+            self.connection.send(call, self.body[self.sent : upto])
+        self.sent = upto
+        self.connection.round_trip()
+
+    def ended(self) -> list:
+        return [call for call in self.calls if call.ended]
+
+    def finish(self) -> None:
+        going_on = [call for call in self.calls if not call.ended]
+        for call in going_on:
+            self.connection.send(call, self.body[self.sent :], end=True)
+        assert [self.connection.finish(call).status for call in going_on] == [OK] * len(going_on)
+
+
 @UPLOADS
 def test_the_129th_upload_at_once_is_refused(server, path):
-    """Which of the 129 comes last inside the server is its own business: one of them is refused."""
-    body = message(field(SMALL))
-    half = len(body) // 2
-    with Connection(server) as connection:
-        calls = [connection.start(path) for _ in range(UPLOADS_MAX + 1)]
-        for call in calls:
-            connection.send(call, body[:half])
+    """As long as those before it move; which of the 129 comes last inside the server is its own business."""
+    with Connection(server) as first, Connection(server) as second, Connection(server) as third:
+        half = UPLOADS_MAX // 2
+        all_of_them = [Trickle(first, path, half), Trickle(second, path, half), Trickle(third, path, 1)]
 
         def refused() -> list:
-            connection.round_trip()
-            return [call for call in calls if call.ended]
+            for some in all_of_them:
+                some.go_on()
+            return [call for some in all_of_them for call in some.ended()]
 
         wait_until(refused, "one upload is refused")
-        # So are more, by either service, as long as the others are held open.
-        for other_path in (TABLE_UPLOAD, TALLY_UPLOAD):
-            assert connection.call(other_path, body).status == RESOURCE_EXHAUSTED
-        assert [call.status for call in calls if call.ended] == [RESOURCE_EXHAUSTED]
+        assert [call.status for call in refused()] == [RESOURCE_EXHAUSTED]
+        for some in all_of_them:
+            some.finish()
+    assert_kept(server, [TRICKLED] * UPLOADS_MAX)
 
-        accepted = [call for call in calls if not call.ended]
-        assert len(accepted) == UPLOADS_MAX
-        for call in accepted:
-            connection.send(call, body[half:], end=True)
-        assert {connection.finish(call).status for call in accepted} == {OK}
-    assert_kept(server, [SMALL] * UPLOADS_MAX)
+
+@UPLOADS
+def test_one_connection_has_half_of_the_uploads(server, path):
+    with Connection(server) as connection:
+        uploads = Trickle(connection, path, UPLOADS_MAX // 2 + 1)
+        wait_until(lambda: uploads.go_on() or uploads.ended(), "one upload is refused")
+        assert [call.status for call in uploads.ended()] == [RESOURCE_EXHAUSTED]
+        with Connection(server) as other:
+            assert other.call(path, message(field(SMALL))).status == OK
+        uploads.finish()
+    assert_kept(server, [TRICKLED] * (UPLOADS_MAX // 2) + [SMALL])
 
 
 def test_unknown_format(server):

@@ -18,7 +18,7 @@ use futures_util::{Stream, TryStreamExt};
 use tonic::Status;
 
 use crate::{
-    engine::{Engine, part::Receipt},
+    engine::{Engine, part::Receipt, transfers::Origin},
     error::Error,
     limits::REQUEST_BYTES_MAX,
 };
@@ -54,10 +54,10 @@ pub fn tally_server(engine: Engine) -> TallyServer<tally::TallyService> {
 }
 
 /// The one upload path: the content to the engine.
-async fn upload(engine: &Engine, content: ContentStream, call: &'static str) -> Result<Receipt, Error> {
+async fn upload(engine: &Engine, origin: Origin, content: ContentStream, call: &'static str) -> Result<Receipt, Error> {
     let log = CallLog::start(call);
     let body = content.map_err(|status| convert::from_status(&status));
-    let result = engine.upload(body).await;
+    let result = engine.upload_from(origin, body).await;
     let ms = log.end();
     match &result {
         Ok(receipt) => {

@@ -9,6 +9,7 @@ use super::{
     pb::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
 };
 use crate::{
+    api::Caller,
     engine::{ColumnSum, Engine, Read, part::Format},
     error::{Error, Quoted},
 };
@@ -20,7 +21,8 @@ pub struct TableService(pub(super) Engine);
 impl Table for TableService {
     /// The message is empty: its content comes beside it, as the client sends it.
     async fn upload(&self, request: Request<UploadReq>) -> Result<Response<UploadResp>, Status> {
-        let result = super::upload(&self.0, Content::take(request.extensions())?, "Table/Upload").await;
+        let Caller { origin, .. } = Caller::of(request.extensions());
+        let result = super::upload(&self.0, origin, Content::take(request.extensions())?, "Table/Upload").await;
         let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
         Ok(Response::new(reply))
     }

@@ -16,6 +16,7 @@ use super::{
     unread::{Closer, Watched},
 };
 use crate::{
+    api::Caller,
     engine::{
         Engine,
         group::{GroupBy, StoredGroups},
@@ -33,7 +34,8 @@ impl Tally for TallyService {
     type GroupSumStream = Answers<GroupBlock>;
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
-        let result = super::upload(&self.0, Content::take(request.extensions())?, "Tally/Upload").await;
+        let Caller { origin, .. } = Caller::of(request.extensions());
+        let result = super::upload(&self.0, origin, Content::take(request.extensions())?, "Tally/Upload").await;
         result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
     }
 

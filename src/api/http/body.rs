@@ -25,6 +25,7 @@ use tokio::{
     sync::SemaphorePermit,
     time::{Sleep, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Surface,
@@ -32,8 +33,13 @@ use super::{
     log,
 };
 use crate::{
+    api::Caller,
+    engine::transfers::{self, Origin, TooSlow},
     error::{Error, Quoted},
-    limits::{FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JSON_BYTES_MAX, REFUSED_BYTES_MAX, SMALL_JSON_BYTES_MAX},
+    limits::{
+        FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JSON_BYTES_MAX, REFUSED_BYTES_MAX, SMALL_JSON_BYTES_MAX,
+        TRANSFER_SHORT_GRACE_S,
+    },
 };
 
 /// How long the rest of a refused body is read, so that the client gets to read the answer.
@@ -50,12 +56,13 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
     type Rejection = SurveyRefusal;
 
     async fn from_request(request: Request, surface: &Surface) -> Result<Self, SurveyRefusal> {
+        let Caller { origin, .. } = Caller::of(request.extensions());
         let body = request.into_body().into_data_stream();
         if !surface.takes_jobs() {
             throw_away(body, BUSY_MAX).await;
             return Err(Error::JobsRefused.into()); // whatever the body says
         }
-        let (bytes, _place) = read_in_time(body, surface).await?;
+        let (bytes, _place) = read_in_time(body, origin, surface).await?;
         let refused = |reason: String| SurveyRefusal::new(StatusCode::BAD_REQUEST, reason);
         // serde would take an array for the fields in their order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
@@ -73,16 +80,21 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
 type Read<'a> = (Vec<u8>, Option<SemaphorePermit<'a>>);
 
 /// The same of a client that may be slow. One that takes more than a moment takes a place among the long calls.
-async fn read_in_time(body: BodyDataStream, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
+async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
     let mut reading = std::pin::pin!(read_json(body, surface));
     if let Ok(read) = timeout(SHORT_BODY_MAX, &mut reading).await {
         return read;
     }
-    let _place = surface.long_call().map_err(SurveyRefusal::from)?;
+    let end = CancellationToken::new();
+    let permit = surface.long_call(origin, end.clone()).await.map_err(SurveyRefusal::from)?;
+    permit.pace().waits(); // until it has come whole
     let seconds = surface.idle_max.as_secs();
     let reason = format!("the body did not come within {seconds} s");
     let too_slow = SurveyRefusal::new(StatusCode::REQUEST_TIMEOUT, reason);
-    timeout(surface.idle_max, reading).await.unwrap_or(Err(too_slow))
+    tokio::select! {
+        read = timeout(surface.idle_max, reading) => read.unwrap_or(Err(too_slow)),
+        () = end.cancelled() => Err(Error::TooSlow { seconds: TRANSFER_SHORT_GRACE_S }.into()),
+    }
 }
 
 async fn read_json(mut body: BodyDataStream, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
@@ -146,7 +158,12 @@ struct Bounds {
 
 impl FileForm {
     /// Errors: the request is no multipart form.
-    pub(super) async fn new(headers: &HeaderMap, body: Body, idle_max: Duration) -> Result<Self, Refusal> {
+    pub(super) async fn new(
+        headers: &HeaderMap,
+        body: Body,
+        transfer: Arc<transfers::Pace>,
+        idle_max: Duration,
+    ) -> Result<Self, Refusal> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let boundary = multer::parse_boundary(content_type.unwrap_or_default());
         let Ok(boundary) = boundary else {
@@ -156,7 +173,8 @@ impl FileForm {
         let bounds = Bounds { left: AtomicU64::new(FORM_BYTES_MAX as u64), is_over: AtomicBool::new(false) };
         let bounds = Arc::new(bounds);
         let (body, pace) = (body.into_data_stream(), Pace::new(idle_max));
-        let pieces = Pieces { body, bounds: Arc::clone(&bounds), pace, pause: false };
+        let too_slow = TooSlow::new(transfer);
+        let pieces = Pieces { body, bounds: Arc::clone(&bounds), pace, too_slow, pause: false };
         Ok(Self { form: Multipart::new(pieces, boundary), bounds })
     }
 
@@ -227,6 +245,7 @@ struct Pieces {
     body: BodyDataStream,
     bounds: Arc<Bounds>,
     pace: Pace,
+    too_slow: TooSlow,
     pause: bool,
 }
 
@@ -277,8 +296,15 @@ impl Stream for Pieces {
             Poll::Ready(Some(Ok(piece))) => piece,
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(broken(error)))),
             Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Pending => return self.pace.poll_wait(context).map(|slow| Some(Err(slow))),
+            Poll::Pending => {
+                self.too_slow.pace().waits();
+                if let Poll::Ready(ended) = self.too_slow.poll_ended(context) {
+                    return Poll::Ready(Some(Err(ended)));
+                }
+                return self.pace.poll_wait(context).map(|slow| Some(Err(slow)));
+            }
         };
+        self.too_slow.pace().moved(piece.len());
         let bytes = piece.len() as u64;
         self.pace.came(bytes);
         let Bounds { left, is_over } = &*self.bounds;
@@ -304,11 +330,16 @@ mod tests {
 
     const IDLE_MAX: Duration = Duration::from_secs(60);
 
+    fn transfer() -> Arc<transfers::Pace> {
+        Arc::new(transfers::Pace::new(CancellationToken::new()))
+    }
+
     /// What a form gives whose bytes come as pieces of this size.
     async fn file_of(form: &[u8], piece_bytes: usize) -> Result<Vec<u8>, String> {
         let pieces: Vec<_> = form.chunks(piece_bytes).map(|piece| Ok::<_, Error>(piece.to_vec())).collect();
         let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
-        let mut form = FileForm::new(&headers.into_iter().collect(), Body::from_stream(stream::iter(pieces)), IDLE_MAX)
+        let body = Body::from_stream(stream::iter(pieces));
+        let mut form = FileForm::new(&headers.into_iter().collect(), body, transfer(), IDLE_MAX)
             .await
             .map_err(|refusal| refusal.message)?;
         let file = form.file().await.map_err(|refusal| refusal.message)?;
@@ -380,7 +411,7 @@ mod tests {
         });
         let body = Body::from_stream(stream::iter([Ok(head)]).chain(pieces));
         let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
-        let mut form = FileForm::new(&headers.into_iter().collect(), body, IDLE_MAX).await.expect("a form");
+        let mut form = FileForm::new(&headers.into_iter().collect(), body, transfer(), IDLE_MAX).await.expect("a form");
         let mut file = form.file().await.expect("a file");
         file.next().await.expect("a piece").expect("no error");
         assert!(given.load(Ordering::Relaxed) <= 2, "{} pieces were taken for one", given.load(Ordering::Relaxed));

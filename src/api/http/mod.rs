@@ -34,8 +34,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     api::metrics::Metrics,
-    engine::Engine,
-    limits::{HTTP_LONG_CALLS_MAX, LARGE_JSON_BODIES_MAX},
+    engine::{Engine, transfers::Admission},
+    limits::LARGE_JSON_BODIES_MAX,
 };
 use guard::AdminToken;
 use log_file::LostLines;
@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     /// JSON bodies that are too large to be held for every connection.
     large_bodies: Semaphore,
     /// Calls whose body or answer takes its time.
-    long_calls: Arc<Semaphore>,
+    long_calls: Admission,
     /// How long a body may keep us waiting.
     idle_max: Duration,
     lost_lines: LostLines,
@@ -75,14 +75,15 @@ impl Surface {
         metrics: Arc<Metrics>,
         admin_token: Option<AdminToken>,
         idle_max: Duration,
+        long_calls_max: usize,
         lost_lines: LostLines,
     ) -> Self {
         Self(Arc::new(Inner {
+            long_calls: engine.long_calls(long_calls_max),
             engine,
             metrics,
             admin_token,
             large_bodies: Semaphore::new(LARGE_JSON_BODIES_MAX),
-            long_calls: Arc::new(Semaphore::new(HTTP_LONG_CALLS_MAX)),
             idle_max,
             lost_lines,
             calls: AtomicU64::new(0),
@@ -127,6 +128,16 @@ pub(crate) fn router(surface: Surface) -> Router {
         .layer(from_fn(guard::guard))
         .layer(from_fn_with_state(surface.clone(), log::log))
         .with_state(surface)
+}
+
+/// The probes alone.
+pub(crate) fn probe_router(surface: Surface) -> Router {
+    probes::for_probes_alone().with_state(surface)
+}
+
+/// The answer to a request whose connection may not be used for it.
+pub(crate) fn no_connection(path: &str) -> Response {
+    convert::refuse(path, StatusCode::SERVICE_UNAVAILABLE, "as many connections are in use as may be: try again")
 }
 
 async fn no_such_path(request: Request) -> Response {

@@ -1,5 +1,5 @@
-//! Places for long calls: those whose body or answer takes its time have 24 of the 32 connections, so that probes and
-//! short calls always find one.
+//! Permits for long calls: those whose body or answer takes its time have 20 of the 40 connections, so that probes and
+//! short calls always find one. When all are taken, the one whose client is furthest behind makes room.
 
 use std::{
     pin::Pin,
@@ -16,21 +16,25 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner, Surface,
     convert::{Refusal, SurveyRefusal, refuse},
     survey::{RESULTS_PATH, running},
 };
-use crate::limits::{HTTP_LONG_CALLS_MAX, HTTP_SHORT_ANSWER_BYTES};
+use crate::{
+    api::Caller,
+    engine::transfers::{Origin, Pace, Permit},
+    limits::HTTP_SHORT_ANSWER_BYTES,
+};
 
 /// There are as many long calls as there may be.
 pub(super) struct Busy;
 
 impl Busy {
     fn message(&self) -> String {
-        format!("{HTTP_LONG_CALLS_MAX} calls with a long body or answer are under way, which is the limit: try again")
+        "as many calls with a long body or answer are under way as may be, which is the limit: try again".to_owned()
     }
 }
 
@@ -47,21 +51,23 @@ impl From<Busy> for Refusal {
 }
 
 impl Inner {
-    /// A place for a call that takes its time.
-    pub(super) fn long_call(&self) -> Result<OwnedSemaphorePermit, Busy> {
-        Arc::clone(&self.long_calls).try_acquire_owned().ok().ok_or(Busy)
+    /// A permit for a call that takes its time. `end` is cancelled if it has to end for another.
+    pub(super) async fn long_call(&self, origin: Origin, end: CancellationToken) -> Result<Permit, Busy> {
+        self.long_calls.enter(origin, end).await.ok_or(Busy)
     }
 }
 
 /// Lets an answer that the kernel does not take at once have a place until it is sent, or refuses the call.
 pub(super) async fn long_answers(State(surface): State<Surface>, request: Request, next: Next) -> Response {
     let (is_head, path) = (request.method() == Method::HEAD, request.uri().path().to_owned());
+    let Caller { origin, close } = Caller::of(request.extensions());
     let response = next.run(request).await;
     if is_head || is_short(&response) {
         return response;
     }
-    match surface.long_call() {
-        Ok(place) => response.map(|body| Body::new(Long { body, _place: place })),
+    // A client that does not read is not polled, so its connection is closed if the answer has to end.
+    match surface.long_call(origin, close).await {
+        Ok(permit) => response.map(|body| Body::new(Long { body, pace: permit.pace(), bytes: 0, _permit: permit })),
         // The original clients know no other way to be told to come again.
         Err(_busy) if path.starts_with(RESULTS_PATH) => running(),
         Err(busy) => refuse(&path, StatusCode::TOO_MANY_REQUESTS, busy.message()),
@@ -75,10 +81,13 @@ fn is_short(response: &Response) -> bool {
     bytes.is_some_and(|bytes| bytes <= HTTP_SHORT_ANSWER_BYTES)
 }
 
-/// A body with its place.
+/// An answer with its permit.
 struct Long {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    pace: Arc<Pace>,
+    /// Bytes that were handed over last, and are taken when more is asked for.
+    bytes: usize,
+    _permit: Permit,
 }
 
 impl http_body::Body for Long {
@@ -89,7 +98,14 @@ impl http_body::Body for Long {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let bytes = std::mem::take(&mut self.bytes);
+        self.pace.moved(bytes);
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            self.bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.pace.waits();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

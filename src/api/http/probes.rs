@@ -1,9 +1,11 @@
 //! What orchestrators and Prometheus ask.
 
 use axum::{
+    Router,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -12,6 +14,11 @@ use crate::error::Error;
 
 pub(super) fn routes() -> OpenApiRouter<Surface> {
     OpenApiRouter::new().routes(routes!(livez)).routes(routes!(readyz)).routes(routes!(metrics))
+}
+
+/// What orchestrators ask, and nothing else.
+pub(super) fn for_probes_alone() -> Router<Surface> {
+    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz))
 }
 
 /// Whether the process answers.

@@ -4,13 +4,14 @@ use axum::{
     Json,
     body::Body,
     extract::{
-        Path, Query, State,
+        Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use tokio_util::sync::CancellationToken;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -20,7 +21,11 @@ use super::{
     download::{Download, Part, pieces_of},
 };
 use crate::{
-    engine::jobs::{Job, JobId, JobState},
+    api::Caller,
+    engine::{
+        jobs::{Job, JobId, JobState},
+        transfers::Origin,
+    },
     error::Error,
 };
 
@@ -70,29 +75,31 @@ struct Form {
 async fn create(
     State(surface): State<Surface>,
     grouping: Result<Query<Grouping>, QueryRejection>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Refusal> {
+    let Caller { origin, .. } = Caller::of(request.extensions());
+    let (Parts { headers, .. }, body) = request.into_parts();
     let accepted = if surface.takes_jobs() {
-        surface.long_call().map_err(Refusal::from)
+        surface.long_call(origin, CancellationToken::new()).await.map_err(Refusal::from)
     } else {
         Err(Error::JobsRefused.into()) // whatever the body holds
     };
-    let _place = match accepted {
-        Ok(place) => place,
+    let permit = match accepted {
+        Ok(permit) => permit,
         Err(refusal) => {
             throw_away(body.into_data_stream(), BUSY_MAX).await;
             return Err(refusal);
         }
     };
-    let mut form = FileForm::new(&headers, body, surface.idle_max).await?;
-    let submitted = submit(&surface, grouping, &mut form).await;
+    let mut form = FileForm::new(&headers, body, permit.pace(), surface.idle_max).await?;
+    let submitted = submit(&surface, origin, grouping, &mut form).await;
     form.finish().await;
     Ok((StatusCode::ACCEPTED, Json(to_new_task(submitted?))).into_response())
 }
 
 async fn submit(
     surface: &Surface,
+    origin: Origin,
     grouping: Result<Query<Grouping>, QueryRejection>,
     form: &mut FileForm,
 ) -> Result<JobId, Refusal> {
@@ -102,7 +109,7 @@ async fn submit(
         message: error.body_text(),
     })?;
     let (group, header) = to_group(grouping)?;
-    Ok(surface.engine.submit_task(form.file().await?, group, header).await?)
+    Ok(surface.engine.submit_task_from(origin, form.file().await?, group, header).await?)
 }
 
 /// Where a task stands.

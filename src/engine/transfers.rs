@@ -1,0 +1,466 @@
+//! Transfers: uploads, and other calls that hold a permit for as long as their client sends or reads. How many there
+//! may be at once, whose they are, and how fast each moves.
+//!
+//! A permit is given by use, not by arrival. When all are taken, a newcomer waits for a moment, and the transfer that is
+//! furthest behind the least rate ends, if any is. One connection holds at most half of the permits, and one
+//! peer three quarters. The tables are plain and stand under the lock; whoever waits is told through a channel.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::{
+    sync::oneshot,
+    time::{Sleep, sleep},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::state::Shared;
+use crate::{
+    error::Error,
+    limits::{TRANSFER_BYTES_PER_S_MIN, TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MAX_MS},
+};
+
+/// How far a transfer may be behind the least rate.
+const GRACE: Duration = Duration::from_secs(TRANSFER_GRACE_S);
+/// The same while others wait for its permit.
+const SHORT_GRACE: Duration = Duration::from_secs(TRANSFER_SHORT_GRACE_S);
+/// How long a newcomer waits for a permit.
+const WAIT_MAX: Duration = Duration::from_millis(TRANSFER_WAIT_MAX_MS);
+/// How often one that waits looks for a transfer that is too slow.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where a transfer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The number of its connection; none for work of the server itself, which no share bounds.
+    pub connection: Option<u64>,
+    /// The client's address; none for one of this machine, whose clients are told apart by nothing.
+    pub peer: Option<IpAddr>,
+}
+
+impl Origin {
+    /// The server itself.
+    pub const SERVER: Self = Self { connection: None, peer: None };
+
+    /// A connection from an address.
+    pub fn of(connection: u64, peer: IpAddr) -> Self {
+        let peer = Some(peer.to_canonical()).filter(|peer| !peer.is_loopback());
+        Self { connection: Some(connection), peer }
+    }
+}
+
+/// What there is a bound of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferKind {
+    /// An upload, by whatever protocol.
+    Upload,
+    /// A call whose body or answer takes its time, on a connection that serves one call at a time.
+    LongCall,
+}
+
+impl TransferKind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 2;
+}
+
+/// The transfers of one kind, those that run and those that wait.
+pub struct Transfers {
+    max: usize,
+    waits_max: usize,
+    running: Vec<Running>,
+    waiting: VecDeque<Waiting>,
+    next_id: u64,
+}
+
+/// One that has a permit.
+struct Running {
+    id: u64,
+    origin: Origin,
+    pace: Arc<Pace>,
+    /// It was told to end.
+    is_ending: bool,
+}
+
+/// One that waits for a permit.
+struct Waiting {
+    transfer: Running,
+    tx: oneshot::Sender<()>,
+}
+
+/// What keeps a transfer from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    /// Its connection holds its share.
+    Connection,
+    /// Its peer holds its share.
+    Peer,
+    /// All permits are taken, or promised to those that came before.
+    Full,
+}
+
+impl Transfers {
+    /// None so far, of at most `max` at once, and of as many beside them that wait.
+    pub fn new(max: usize, waits_max: usize) -> Self {
+        Self { max, waits_max, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
+    }
+
+    /// What keeps a transfer from starting, if anything does.
+    fn obstacle(&self, origin: Origin) -> Option<Obstacle> {
+        let connection_max = self.max.div_ceil(2);
+        let peer_max = (self.max * 3).div_ceil(4);
+        let count = |is_of: &dyn Fn(Origin) -> bool| self.running.iter().filter(|other| is_of(other.origin)).count();
+        if origin.connection.is_some() && count(&|other| other.connection == origin.connection) >= connection_max {
+            return Some(Obstacle::Connection);
+        }
+        if origin.peer.is_some() && count(&|other| other.peer == origin.peer) >= peer_max {
+            return Some(Obstacle::Peer);
+        }
+        (self.running.len() >= self.max).then_some(Obstacle::Full)
+    }
+
+    /// Starts a transfer, or lets it wait; says whether it runs. None if as many wait as may.
+    fn enter(&mut self, origin: Origin, pace: Arc<Pace>) -> Option<(u64, Option<oneshot::Receiver<()>>)> {
+        let transfer = Running { id: self.next_id, origin, pace, is_ending: false };
+        let id = transfer.id;
+        // Those that wait could not start, so whoever comes now overtakes none that could.
+        let rx = if self.obstacle(origin).is_none() {
+            self.running.push(transfer);
+            None
+        } else if self.waiting.len() < self.waits_max {
+            let (tx, rx) = oneshot::channel();
+            self.waiting.push_back(Waiting { transfer, tx });
+            Some(rx)
+        } else {
+            return None;
+        };
+        self.next_id += 1;
+        Some((id, rx))
+    }
+
+    /// Ends a transfer, or its waiting. Returns whom to tell that they run now.
+    fn leave(&mut self, id: u64) -> Vec<oneshot::Sender<()>> {
+        self.waiting.retain(|waiting| waiting.transfer.id != id);
+        self.running.retain(|transfer| transfer.id != id);
+        let mut told = Vec::new();
+        let mut index = 0;
+        while self.running.len() < self.max && index < self.waiting.len() {
+            if self.obstacle(self.waiting[index].transfer.origin).is_some() {
+                index += 1;
+            } else if let Some(Waiting { transfer, tx }) = self.waiting.remove(index) {
+                self.running.push(transfer);
+                told.push(tx);
+            }
+        }
+        told
+    }
+
+    /// Of those that keep `origin` from starting, the one that is furthest behind, if it is too far behind.
+    fn slowest(&mut self, origin: Origin) -> Option<Arc<Pace>> {
+        let obstacle = self.obstacle(origin)?;
+        let in_the_way = |other: Origin| match obstacle {
+            Obstacle::Connection => other.connection == origin.connection,
+            Obstacle::Peer => other.peer == origin.peer,
+            Obstacle::Full => true,
+        };
+        let candidates = self.running.iter_mut().filter(|other| !other.is_ending && in_the_way(other.origin));
+        let slowest = candidates.max_by_key(|other| other.pace.behind())?;
+        if slowest.pace.behind() < SHORT_GRACE {
+            return None;
+        }
+        slowest.is_ending = true;
+        Some(Arc::clone(&slowest.pace))
+    }
+}
+
+/// Gives permits for transfers of one kind.
+#[derive(Clone)]
+pub struct Admission {
+    state: Shared,
+    kind: TransferKind,
+}
+
+impl Admission {
+    /// From here on, `transfers` is the table of this kind.
+    pub fn new(state: &Shared, kind: TransferKind, transfers: Transfers) -> Self {
+        state.with(|state| state.transfers[kind as usize] = transfers);
+        Self { state: state.clone(), kind }
+    }
+
+    /// A permit, or none within a few seconds. `end` is cancelled when the transfer has to end for another.
+    pub async fn enter(&self, origin: Origin, end: CancellationToken) -> Option<Permit> {
+        let pace = Arc::new(Pace::new(end));
+        let entered = self.state.with(|state| state.transfers[self.kind as usize].enter(origin, Arc::clone(&pace)));
+        let (id, rx) = entered?;
+        let permit = Permit { admission: self.clone(), id, pace };
+        let Some(mut rx) = rx else { return Some(permit) };
+        let deadline = Instant::now() + WAIT_MAX;
+        // Each that waits ends one transfer at most.
+        let mut has_ended_one = false;
+        while Instant::now() < deadline {
+            if !has_ended_one {
+                let slowest = self.state.with(|state| state.transfers[self.kind as usize].slowest(origin));
+                has_ended_one = slowest.is_some();
+                if let Some(pace) = slowest {
+                    pace.end.cancel();
+                }
+            }
+            tokio::select! {
+                told = &mut rx => return told.ok().map(|()| permit),
+                () = sleep(LOOK_INTERVAL) => {}
+            }
+        }
+        None
+    }
+}
+
+/// Lets a transfer run until it is dropped.
+pub struct Permit {
+    admission: Admission,
+    id: u64,
+    pace: Arc<Pace>,
+}
+
+impl Permit {
+    /// How fast the transfer moves: whoever moves its bytes says so there.
+    pub fn pace(&self) -> Arc<Pace> {
+        Arc::clone(&self.pace)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Admission { state, kind } = &self.admission;
+        for tx in state.with(|state| state.transfers[*kind as usize].leave(self.id)) {
+            // One that has just given up waiting leaves by itself.
+            let _gave_up = tx.send(());
+        }
+    }
+}
+
+/// How far a transfer is behind the least rate. Only the time counts in which its client is waited for.
+#[derive(Debug)]
+pub struct Pace {
+    started: Instant,
+    /// Microseconds that it was behind when it last moved.
+    behind_us: AtomicU64,
+    /// Since when its client is waited for, in microseconds from the start and 1 more; 0 if it is not.
+    waiting_since_us: AtomicU64,
+    /// Cancelled when the transfer is to end for others.
+    end: CancellationToken,
+}
+
+impl Pace {
+    /// Nothing has moved yet. `end` is cancelled when the transfer has to end for another.
+    pub fn new(end: CancellationToken) -> Self {
+        Self { started: Instant::now(), behind_us: AtomicU64::new(0), waiting_since_us: AtomicU64::new(0), end }
+    }
+
+    fn now_us(&self) -> u64 {
+        1 + u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// From here on the client is waited for.
+    pub fn waits(&self) {
+        if self.waiting_since_us.load(Ordering::Relaxed) == 0 {
+            self.waiting_since_us.store(self.now_us(), Ordering::Relaxed);
+        }
+    }
+
+    /// The client is not waited for any more: it has sent or taken so many bytes.
+    pub fn moved(&self, bytes: usize) {
+        let earned = (bytes as u64).saturating_mul(1_000_000) / TRANSFER_BYTES_PER_S_MIN;
+        let behind = self.behind_us().saturating_sub(earned);
+        self.behind_us.store(behind, Ordering::Relaxed);
+        self.waiting_since_us.store(0, Ordering::Relaxed);
+    }
+
+    fn behind_us(&self) -> u64 {
+        let since = self.waiting_since_us.load(Ordering::Relaxed);
+        let waited = if since == 0 { 0 } else { self.now_us().saturating_sub(since) };
+        self.behind_us.load(Ordering::Relaxed).saturating_add(waited)
+    }
+
+    fn behind(&self) -> Duration {
+        Duration::from_micros(self.behind_us())
+    }
+}
+
+/// Ready with an error when a transfer has to end for its pace. Polled while its client is waited for.
+pub struct TooSlow {
+    pace: Arc<Pace>,
+    /// What is asked for when the client is waited for, and not made for transfers that never wait.
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl TooSlow {
+    /// Watches a transfer.
+    pub fn new(pace: Arc<Pace>) -> Self {
+        Self { pace, ended: None, look: None }
+    }
+
+    /// The pace that is watched.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Ready when the transfer has to end for another.
+    pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let pace = &self.pace;
+        let ended = self.ended.get_or_insert_with(|| Box::pin(pace.end.clone().cancelled_owned()));
+        ended.as_mut().poll(context).map(|()| Error::TooSlow { seconds: TRANSFER_SHORT_GRACE_S })
+    }
+
+    /// Ready when the transfer has to end, whether others wait or not.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        if let Poll::Ready(error) = self.poll_ended(context) {
+            return Poll::Ready(error);
+        }
+        let pace = &self.pace;
+        // The timer is left alone while bytes move, and looks again when it is up.
+        loop {
+            let left = GRACE.saturating_sub(pace.behind());
+            if left.is_zero() {
+                return Poll::Ready(Error::TooSlow { seconds: TRANSFER_GRACE_S });
+            }
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(left)));
+            std::task::ready!(look.as_mut().poll(context));
+            self.look = None;
+        }
+    }
+}
+
+/// The content of an upload, whose pace is measured as it is taken.
+pub(super) struct Paced<S> {
+    body: S,
+    too_slow: TooSlow,
+}
+
+impl<S> Paced<S> {
+    pub(super) fn new(body: S, permit: &Permit) -> Self {
+        Self { body, too_slow: TooSlow::new(permit.pace()) }
+    }
+}
+
+impl<S: Stream<Item = Result<Bytes, Error>> + Unpin> Stream for Paced<S> {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { body, too_slow } = &mut *self;
+        match Pin::new(body).poll_next(context) {
+            Poll::Ready(piece) => {
+                too_slow.pace().moved(piece.as_ref().map_or(0, |piece| piece.as_ref().map_or(0, Bytes::len)));
+                Poll::Ready(piece)
+            }
+            Poll::Pending => {
+                too_slow.pace().waits();
+                too_slow.poll(context).map(|error| Some(Err(error)))
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(feature = "model")))]
+#[allow(clippy::expect_used, reason = "a panic fails the test")]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn admission(max: usize) -> Admission {
+        Admission::new(&Shared::new(), TransferKind::Upload, Transfers::new(max, 8))
+    }
+
+    fn origin(connection: u64, peer: &str) -> Origin {
+        Origin::of(connection, peer.parse().expect("an address"))
+    }
+
+    /// A permit that is there at once.
+    fn now(admission: &Admission, origin: Origin) -> Option<Permit> {
+        admission.enter(origin, CancellationToken::new()).now_or_never().flatten()
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_half_and_a_peer_three_quarters() {
+        let admission = admission(8);
+        let mut held = Vec::new();
+        for connection in [1, 1, 1, 1, 2, 2] {
+            held.push(now(&admission, origin(connection, "192.0.2.1")).expect("within its share"));
+        }
+        assert!(now(&admission, origin(1, "192.0.2.1")).is_none(), "half of 8");
+        assert!(now(&admission, origin(3, "192.0.2.1")).is_none(), "three quarters of 8");
+        held.push(now(&admission, origin(4, "192.0.2.2")).expect("another peer"));
+        held.push(now(&admission, Origin::SERVER).expect("the server itself"));
+        assert!(now(&admission, origin(5, "192.0.2.3")).is_none(), "all of 8");
+        held.remove(0);
+        held.push(now(&admission, origin(1, "192.0.2.1")).expect("its share again"));
+    }
+
+    #[test]
+    fn no_share_of_a_peer_is_asked_of_this_machine() {
+        let admission = admission(8);
+        let connections = (0..8).map(|connection| origin(connection, "::ffff:127.0.0.1"));
+        let held: Vec<_> = connections.map(|origin| now(&admission, origin)).collect();
+        assert!(held.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn one_permit_is_a_share_too() {
+        assert!(now(&admission(1), origin(1, "192.0.2.1")).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_in_turn_and_who_gives_up_holds_up_nobody() {
+        let admission = admission(1);
+        let held = now(&admission, origin(1, "192.0.2.1"));
+        let enter = |origin| Box::pin(admission.enter(origin, CancellationToken::new()));
+        let (mut first, mut second) = (enter(origin(2, "192.0.2.2")), enter(origin(3, "192.0.2.3")));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        drop(first);
+        drop(held);
+        let permit = second.await.expect("its turn");
+        assert!(now(&admission, Origin::SERVER).is_none());
+        drop(permit);
+        assert!(now(&admission, Origin::SERVER).is_some());
+    }
+
+    #[tokio::test]
+    async fn the_slowest_gives_way_once_it_is_behind() {
+        let admission = admission(2);
+        let (fast, slow) = (now(&admission, origin(1, "192.0.2.1")), now(&admission, origin(2, "192.0.2.2")));
+        let (fast, slow) = (fast.expect("a permit"), slow.expect("a permit"));
+        // As if they had been waited for longer.
+        fast.pace.behind_us.store(1_000_000, Ordering::Relaxed);
+        slow.pace.behind_us.store(2_000_001, Ordering::Relaxed);
+        let mut newcomer = Box::pin(admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()));
+        assert!(newcomer.as_mut().now_or_never().is_none());
+        assert!(slow.pace.end.is_cancelled() && !fast.pace.end.is_cancelled());
+        drop(slow);
+        assert!(newcomer.await.is_some());
+        fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
+        fast.pace.moved(4 * 1024);
+        assert_eq!(fast.pace.behind(), Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn as_many_wait_as_may() {
+        let admission = admission(1);
+        let _held = now(&admission, Origin::SERVER);
+        let enter = || Box::pin(admission.enter(Origin::SERVER, CancellationToken::new()));
+        let mut waiting: Vec<_> = (0..8).map(|_| enter()).collect();
+        assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
+        assert!(matches!(enter().now_or_never(), Some(None)), "refused at once");
+    }
+}

@@ -1,0 +1,125 @@
+//! How many connections and uploads there may be, by the file descriptors that the process may have.
+
+use std::{io, time::Duration};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::{connections::Bounds, http::HTTP_SHORT_HEAD_MAX};
+use crate::{
+    error::Error,
+    limits::{
+        CONNECTION_WAITS_MAX, CONNECTIONS_MAX, CONNECTIONS_SPARE, DESCRIPTORS_MIN, DESCRIPTORS_OWN,
+        DESCRIPTORS_PER_UPLOAD, HTTP_CONNECTION_WAITS_MAX, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_SPARE,
+        HTTP_LONG_CALLS_MAX, PROBE_CONNECTIONS_MAX, UPLOADS_MAX,
+    },
+};
+
+/// How long a gRPC connection that has to make room may take to end, for calls that have come when it was told to.
+const GRPC_LAST_WORDS_MAX: Duration = Duration::from_millis(100);
+
+/// What descriptors are for where there are enough of them.
+const DESCRIPTORS_WANTED: usize = CONNECTIONS_MAX
+    + CONNECTION_WAITS_MAX
+    + HTTP_CONNECTIONS_MAX
+    + HTTP_CONNECTION_WAITS_MAX
+    + PROBE_CONNECTIONS_MAX
+    + 1
+    + UPLOADS_MAX * DESCRIPTORS_PER_UPLOAD
+    + HTTP_LONG_CALLS_MAX;
+
+/// The bounds of what takes file descriptors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capacity {
+    pub(super) grpc: Bounds,
+    pub(super) http: Bounds,
+    pub(super) probes: Bounds,
+    pub(super) uploads_max: usize,
+    pub(super) long_calls_max: usize,
+}
+
+impl Capacity {
+    /// Raises the limit of the process as far as it may, and divides what there is.
+    ///
+    /// Errors: it is too low to serve anybody.
+    pub(super) fn find() -> Result<Self, Error> {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        let limit = if raised.is_ok() { maximum } else { current };
+        let descriptors = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        if descriptors < DESCRIPTORS_MIN {
+            let needed =
+                format!("the process may have {descriptors} open files and needs {DESCRIPTORS_MIN}: see ulimit -n");
+            return Err(Error::io("the limit of open files")(io::Error::other(needed)));
+        }
+        let capacity = Self::of(descriptors);
+        if capacity.uploads_max < UPLOADS_MAX {
+            tracing::warn!(
+                open_files_max = descriptors,
+                uploads_max = capacity.uploads_max,
+                connections_max = capacity.grpc.served,
+                http_connections_max = capacity.http.served,
+                "few files may be open, so fewer connections and uploads are taken at once: see ulimit -n"
+            );
+        }
+        Ok(capacity)
+    }
+
+    fn of(descriptors: usize) -> Self {
+        const SPREAD: usize = DESCRIPTORS_WANTED - (DESCRIPTORS_MIN - DESCRIPTORS_OWN);
+        let free = descriptors.saturating_sub(DESCRIPTORS_MIN).min(SPREAD);
+        // Between what the least limit allows and what there may be at most.
+        let share = |max: usize, min: usize| min + (max - min) * free / SPREAD;
+        let (served, spare) = (share(CONNECTIONS_MAX, 8), share(CONNECTIONS_SPARE, 2));
+        let grpc = Bounds {
+            served,
+            used: served - spare,
+            waiting: share(CONNECTION_WAITS_MAX, 2),
+            silent_max: None,
+            last_words_max: GRPC_LAST_WORDS_MAX,
+        };
+        let (served, spare) = (share(HTTP_CONNECTIONS_MAX, 4), share(HTTP_CONNECTIONS_SPARE, 1));
+        let http = Bounds {
+            served,
+            used: served - spare,
+            waiting: share(HTTP_CONNECTION_WAITS_MAX, 1),
+            silent_max: Some(HTTP_SHORT_HEAD_MAX),
+            last_words_max: Duration::ZERO,
+        };
+        let served = share(PROBE_CONNECTIONS_MAX, 2);
+        let probes = Bounds { served, used: served, waiting: 1, ..http };
+        Self { grpc, http, probes, uploads_max: share(UPLOADS_MAX, 2), long_calls_max: share(HTTP_LONG_CALLS_MAX, 1) }
+    }
+
+    #[cfg(test)]
+    fn descriptors(&self) -> usize {
+        let connections = [self.grpc, self.http, self.probes].map(|bounds| bounds.served + bounds.waiting);
+        DESCRIPTORS_OWN
+            + connections.iter().sum::<usize>()
+            + self.uploads_max * DESCRIPTORS_PER_UPLOAD
+            + self.long_calls_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_at_once_fits_whatever_the_limit() {
+        for limit in DESCRIPTORS_MIN..2000 {
+            let capacity = Capacity::of(limit);
+            assert!(capacity.descriptors() <= limit, "{limit}: {capacity:?}");
+            assert!(capacity.grpc.used > 0 && capacity.http.used > capacity.long_calls_max, "{limit}: {capacity:?}");
+        }
+    }
+
+    #[test]
+    fn where_there_are_enough_the_bounds_are_those_of_the_memory_plan() {
+        for limit in [1024, 4096, usize::MAX] {
+            let capacity = Capacity::of(limit);
+            assert_eq!((capacity.grpc.served, capacity.http.served), (CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX));
+            assert_eq!((capacity.uploads_max, capacity.long_calls_max), (UPLOADS_MAX, HTTP_LONG_CALLS_MAX));
+            assert_eq!(capacity.grpc.used, CONNECTIONS_MAX - CONNECTIONS_SPARE);
+        }
+    }
+}

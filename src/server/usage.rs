@@ -1,0 +1,396 @@
+//! What a connection is used for: its calls, whose turn it is in each of them, and when its client last moved bytes.
+//!
+//! Progress is bytes of a request's body that a call took, or of an answer that the client took, at the least rate or
+//! faster, and a call that has ended well. HTTP/2's pings, empty frames and heads are none. Time in which the server
+//! works for a client does not count as idle.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::{Request, Response};
+use tokio::{
+    sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::Caller,
+    engine::transfers::Origin,
+    limits::{EARLY_RESET_MS, EARLY_RESETS_MAX, TRANSFER_BYTES_PER_S_MIN, TRANSFER_SHORT_GRACE_S},
+};
+
+/// How long a call waits until its connection may be used for it.
+const ADMIT_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Permits for connections that are used for more than probes. Shared by all connections of one protocol.
+pub(super) struct UsePermits {
+    permits: Arc<Semaphore>,
+    /// Connections that wait for a permit.
+    waiting: AtomicUsize,
+    /// Told when one more waits.
+    pub(super) wanted: Notify,
+}
+
+impl UsePermits {
+    pub(super) fn new(connections_max: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(connections_max));
+        Self { permits, waiting: AtomicUsize::new(0), wanted: Notify::new() }
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    async fn acquire(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, NotAdmitted> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::new(self);
+        let permit = timeout(ADMIT_WAIT_MAX, Arc::clone(&self.permits).acquire_owned()).await;
+        permit.ok().and_then(Result::ok).ok_or(NotAdmitted)
+    }
+}
+
+/// Counts one that waits.
+struct Waiting<'a>(&'a UsePermits);
+
+impl<'a> Waiting<'a> {
+    fn new(permits: &'a UsePermits) -> Self {
+        permits.waiting.fetch_add(1, Ordering::Relaxed);
+        permits.wanted.notify_one();
+        Self(permits)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// No connection could make room in time.
+#[derive(Debug)]
+pub(super) struct NotAdmitted;
+
+/// What one connection is used for.
+pub(super) struct Usage {
+    /// Given to every call.
+    pub(super) caller: Caller,
+    opened: Instant,
+    /// Microseconds from the opening to the last progress, moved on by the time in which the server worked.
+    progress_us: AtomicU64,
+    calls: AtomicUsize,
+    /// Calls in which it is the server's turn, and since when there are any.
+    at_work: AtomicUsize,
+    at_work_since_us: AtomicU64,
+    /// Calls that the client reset at once, less those that it saw through.
+    early_resets: AtomicUsize,
+    use_permits: Arc<UsePermits>,
+    use_permit: OnceCell<OwnedSemaphorePermit>,
+    /// It waits for its permit.
+    is_waiting: AtomicBool,
+    /// When it got a place, if it did.
+    served_at: OnceLock<Instant>,
+}
+
+impl Usage {
+    pub(super) fn new(origin: Origin, use_permits: Arc<UsePermits>) -> Self {
+        Self {
+            caller: Caller { origin, close: CancellationToken::new() },
+            opened: Instant::now(),
+            progress_us: AtomicU64::new(0),
+            calls: AtomicUsize::new(0),
+            at_work: AtomicUsize::new(0),
+            at_work_since_us: AtomicU64::new(0),
+            early_resets: AtomicUsize::new(0),
+            use_permits,
+            use_permit: OnceCell::new(),
+            is_waiting: AtomicBool::new(false),
+            served_at: OnceLock::new(),
+        }
+    }
+
+    /// Lets the connection be used for more than probes, from here on.
+    ///
+    /// Errors: as many are as may be, and none of them is idle; this one has to make room itself.
+    pub(super) async fn admit(&self) -> Result<(), NotAdmitted> {
+        if self.is_used() {
+            return Ok(());
+        }
+        let acquired = self.use_permit.get_or_try_init(async || {
+            self.is_waiting.store(true, Ordering::Relaxed);
+            let acquired = tokio::select! {
+                acquired = self.use_permits.acquire() => acquired,
+                () = self.caller.close.cancelled() => Err(NotAdmitted),
+            };
+            self.is_waiting.store(false, Ordering::Relaxed);
+            acquired
+        });
+        acquired.await.map(|_permit| ())
+    }
+
+    /// Whether a call on it waits until it may be used.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Relaxed)
+    }
+
+    /// From here on it is served.
+    pub(super) fn serve(&self) {
+        let _once = self.served_at.set(Instant::now());
+    }
+
+    /// For how long it has been served; none if it waits for a place.
+    pub(super) fn served_for(&self) -> Option<Duration> {
+        self.served_at.get().map(Instant::elapsed)
+    }
+
+    /// Whether it is used for more than probes.
+    pub(super) fn is_used(&self) -> bool {
+        self.use_permit.initialized()
+    }
+
+    pub(super) fn has_calls(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it is the server's turn in any of its calls.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed) > 0
+    }
+
+    /// For how long its client has moved nothing while it was its turn.
+    pub(super) fn idle(&self) -> Duration {
+        if self.is_at_work() { Duration::ZERO } else { self.since_progress() }
+    }
+
+    /// For how long nothing has moved, though the server may work.
+    pub(super) fn since_progress(&self) -> Duration {
+        Duration::from_micros(self.now_us().saturating_sub(self.progress_us.load(Ordering::Relaxed)))
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes of a call were moved: the client is as idle as if it had moved them at the least rate.
+    fn moved(&self, bytes: usize) {
+        let now = self.now_us();
+        let earned = (bytes as u64).saturating_mul(1_000_000) / TRANSFER_BYTES_PER_S_MIN;
+        let before =
+            self.progress_us.load(Ordering::Relaxed).max(now.saturating_sub(TRANSFER_SHORT_GRACE_S * 1_000_000));
+        self.progress_us.store(now.min(before.saturating_add(earned)), Ordering::Relaxed);
+    }
+
+    fn begin_work(&self) {
+        if self.at_work.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.at_work_since_us.store(self.now_us(), Ordering::Relaxed);
+        }
+    }
+
+    fn end_work(&self) {
+        if self.at_work.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let since = self.at_work_since_us.load(Ordering::Relaxed).max(self.progress_us.load(Ordering::Relaxed));
+            let worked = self.now_us().saturating_sub(since);
+            self.progress_us.fetch_add(worked, Ordering::Relaxed);
+        }
+    }
+
+    fn call_ended(&self, is_complete: bool, lasted: Duration) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+        if is_complete {
+            self.progress_us.store(self.now_us(), Ordering::Relaxed);
+            let less = |resets: usize| resets.checked_sub(1);
+            let _none_to_forgive = self.early_resets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        } else if lasted < Duration::from_millis(EARLY_RESET_MS)
+            && self.early_resets.fetch_add(1, Ordering::Relaxed) == EARLY_RESETS_MAX
+        {
+            tracing::warn!(peer = ?self.caller.origin.peer, "a client resets its calls at once: its connection is closed");
+            self.caller.close.cancel();
+        }
+    }
+}
+
+/// Serves a request, and follows the call until its answer has been taken. `is_watch`: the call waits for news for as
+/// long as the client wants, which is no work.
+pub(super) async fn follow<B, R, E, F>(
+    usage: &Arc<Usage>,
+    is_watch: bool,
+    mut request: Request<B>,
+    serve: impl FnOnce(Request<FollowedBody<B>>) -> F,
+) -> Result<Response<FollowedAnswer<R>>, E>
+where
+    B: Body<Data = Bytes>,
+    R: Body<Data = Bytes>,
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    let call = Arc::new(Call::begin(usage, is_watch));
+    request.extensions_mut().insert(usage.caller.clone());
+    let response = serve(request.map(|body| FollowedBody::new(body, Arc::clone(&call)))).await?;
+    Ok(response.map(|body| FollowedAnswer::new(body, call)))
+}
+
+/// The client was waited for when the body was last asked for more.
+const BODY_AWAITED: u8 = 1;
+/// A piece of the answer was handed over and is not taken yet.
+const ANSWER_HANDED: u8 = 2;
+/// The call counts as work of the server.
+const AT_WORK: u8 = 4;
+
+/// One call of a connection.
+struct Call {
+    usage: Arc<Usage>,
+    began: Instant,
+    is_watch: bool,
+    /// Some of the bits above.
+    turn: AtomicU8,
+    is_complete: AtomicBool,
+}
+
+impl Call {
+    fn begin(usage: &Arc<Usage>, is_watch: bool) -> Self {
+        usage.calls.fetch_add(1, Ordering::Relaxed);
+        let call = Self {
+            usage: Arc::clone(usage),
+            began: Instant::now(),
+            is_watch,
+            turn: AtomicU8::new(0),
+            is_complete: AtomicBool::new(false),
+        };
+        call.turn(0, 0);
+        call
+    }
+
+    /// Sets and clears bits, and counts the call as work or no more.
+    fn turn(&self, set: u8, clear: u8) {
+        let next = |turn: u8| {
+            let turn = (turn | set) & !clear & !AT_WORK;
+            let is_clients = turn & (BODY_AWAITED | ANSWER_HANDED) != 0 || self.is_watch;
+            if is_clients { turn } else { turn | AT_WORK }
+        };
+        let change = |turn| Some(next(turn));
+        let before = self.turn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).unwrap_or_default();
+        match (before & AT_WORK != 0, next(before) & AT_WORK != 0) {
+            (false, true) => self.usage.begin_work(),
+            (true, false) => self.usage.end_work(),
+            (false, false) | (true, true) => {}
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.turn.load(Ordering::Relaxed) & AT_WORK != 0 {
+            self.usage.end_work();
+        }
+        self.usage.call_ended(self.is_complete.load(Ordering::Relaxed), self.began.elapsed());
+    }
+}
+
+/// A request's body.
+pub(super) struct FollowedBody<B> {
+    body: B,
+    call: Arc<Call>,
+}
+
+impl<B> FollowedBody<B> {
+    fn new(body: B, call: Arc<Call>) -> Self {
+        Self { body, call }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for FollowedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Pending => {
+                self.call.turn(BODY_AWAITED, 0);
+                Poll::Pending
+            }
+            Poll::Ready(frame) => {
+                let bytes = bytes_of(&frame);
+                if bytes > 0 {
+                    self.call.usage.moved(bytes);
+                }
+                self.call.turn(0, BODY_AWAITED);
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for FollowedBody<B> {
+    fn drop(&mut self) {
+        self.call.turn(0, BODY_AWAITED); // nobody waits for it any more
+    }
+}
+
+/// An answer's body.
+pub(super) struct FollowedAnswer<B> {
+    body: B,
+    call: Arc<Call>,
+    /// Bytes of the last piece, which are taken when another is asked for.
+    handed: usize,
+}
+
+impl<B: Body<Data = Bytes>> FollowedAnswer<B> {
+    fn new(body: B, call: Arc<Call>) -> Self {
+        call.is_complete.store(body.is_end_stream(), Ordering::Relaxed);
+        call.turn(ANSWER_HANDED, 0); // its head; the body is asked for when the client has room for it
+        Self { body, call, handed: 0 }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for FollowedAnswer<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let taken = std::mem::take(&mut self.handed);
+        if taken > 0 {
+            self.call.usage.moved(taken);
+        }
+        self.call.turn(0, ANSWER_HANDED);
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.handed = bytes_of(&frame);
+        self.call.turn(ANSWER_HANDED, 0);
+        if self.body.is_end_stream() || frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
+        {
+            self.call.is_complete.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn bytes_of<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> usize {
+    let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
+    data.map_or(0, Bytes::len)
+}
