@@ -11,10 +11,10 @@ use std::{
 use clap::Args;
 
 use crate::{
-    engine::Durability,
+    engine::{Durability, FileMode},
     limits::{
-        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNDONE_MAX, JobLimits, Limits, ROW_BYTES_CEILING,
-        ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
+        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNDONE_MAX, JobLimits, Limits, PARTS_MAX,
+        ROW_BYTES_CEILING, ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
     },
 };
 
@@ -81,6 +81,11 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_INCOMPLETE", value_name = "WHAT", default_value = "refuse")]
     pub incomplete: Incomplete,
 
+    /// Permissions of the files in the data folder, in octal, whatever the umask: 0640 lets the group read them, with DuckDB
+    /// or Spark for example. A folder may be entered by whoever may read its files. What is there already is changed at start.
+    #[arg(long, env = "TALLY_FILE_MODE", value_name = "MODE", default_value = "0600")]
+    pub file_mode: FileMode,
+
     /// Columns that a header may have.
     #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
     pub columns_max: usize,
@@ -107,6 +112,10 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 
+    /// Parts that the table may have; uploads beyond are refused with RESOURCE_EXHAUSTED. The log warns at 80 %.
+    #[arg(long, env = "TALLY_PARTS_MAX", value_name = "N", default_value_t = PARTS_MAX, value_parser = up_to(PARTS_MAX))]
+    pub parts_max: usize,
+
     /// Jobs that may wait or run; one more is refused.
     #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNDONE_MAX, value_parser = up_to(JOBS_UNDONE_MAX))]
     pub jobs_max: usize,
@@ -126,6 +135,11 @@ pub struct ServeArgs {
     /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter such as `tally=debug`.
     #[arg(long, env = "TALLY_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
+
+    /// Log what is in cells too, where an error is about them. Without it the log has no content of tables, but the names of
+    /// their columns.
+    #[arg(long, env = "TALLY_LOG_VALUES")]
+    pub log_values: bool,
 
     /// How it is logged.
     #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
@@ -200,6 +214,8 @@ pub struct Config {
     pub log_file: Option<LogFile>,
     /// What an acknowledged upload survives.
     pub durability: Durability,
+    /// Who may read what is in the data folder.
+    pub file_mode: FileMode,
     /// The bounds that can be changed.
     pub limits: Limits,
     /// Files to append before serving.
@@ -229,6 +245,7 @@ impl Config {
             csv,
             upload_bytes_max: args.upload_bytes_max,
             uploads_max: args.uploads_max,
+            parts_max: args.parts_max,
             upload_idle_max: Duration::from_secs(args.upload_idle_s),
             jobs: JobLimits {
                 undone_max: args.jobs_max,
@@ -254,6 +271,7 @@ impl Config {
             admin_token_file: args.admin_token_file.clone(),
             log_file,
             durability: args.durability,
+            file_mode: args.file_mode,
             limits,
             load: args.load.clone(),
         })
@@ -308,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_default_is_loopback_and_durable() {
-        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, limits, load } =
+        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, file_mode, limits, load } =
             config("").expect("no flags");
         assert_eq!(data, PathBuf::from("./tally-data"));
         assert_eq!(grpc, addresses(["127.0.0.1:5440", "[::1]:5440"]));
@@ -318,7 +336,7 @@ mod tests {
         assert_eq!(durability, Durability::Fsync);
         assert_eq!(format!("{limits:?}"), format!("{:?}", Limits::default()));
         assert!(load.is_empty());
-        assert_eq!(limits.incomplete, Incomplete::Refuse);
+        assert_eq!((limits.incomplete, file_mode), (Incomplete::Refuse, FileMode::PRIVATE));
     }
 
     #[test]
@@ -327,8 +345,8 @@ mod tests {
                     --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
                     --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a.csv b.csv --load c.csv \
                     --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
-                    --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer";
-        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, limits, load } =
+                    --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15";
+        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, file_mode, limits, load } =
             config(line).expect("valid");
         assert_eq!(data, PathBuf::from("/d"));
         assert_eq!(load, ["a.csv", "b.csv", "c.csv"].map(PathBuf::from));
@@ -338,6 +356,7 @@ mod tests {
         assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
         assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
         assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));
+        assert_eq!((Ok(file_mode), limits.parts_max), ("0640".parse(), 15));
         let CsvLimits { columns_max, cell_bytes_max, row_bytes_max } = limits.csv;
         assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
         assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
@@ -372,6 +391,13 @@ mod tests {
             "--log-files-kept 0",
             "--durability maybe",
             "--incomplete maybe",
+            "--parts-max 0",
+            "--parts-max 1000000",
+            "--file-mode 0400",
+            "--file-mode 0700",
+            "--file-mode 0608",
+            "--file-mode 10600",
+            "--file-mode private",
             "--log =,=",
         ] {
             assert!(config(line).is_err(), "{line}");

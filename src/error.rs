@@ -3,9 +3,16 @@
 //! Texts are lower case, have no full stop and say where and what. Text that came from a user is quoted, escaped and
 //! cut by [`Quoted`], so that no message can grow with the data or forge a log line.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use crate::engine::part::{ColumnType, PartId};
+use crate::{
+    engine::part::{ColumnType, PartId},
+    limits::PARTS_MAX,
+};
 
 /// What went wrong, with the facts.
 #[derive(Debug, thiserror::Error)]
@@ -192,11 +199,18 @@ pub enum Error {
         calls_max: usize,
     },
     /// As many parts as there may be.
-    #[error("the table has {parts_max} parts, which is the limit")]
+    #[error(
+        "the table is full: it has the {parts_max} parts that --parts-max allows; send fewer and larger files to a new data \
+         folder{}",
+        if *.parts_max < PARTS_MAX { ", or start the server with a higher limit" } else { "" }
+    )]
     TooManyParts {
         /// The limit.
         parts_max: usize,
     },
+    /// A part has the last number but one.
+    #[error("no number is left for another part: use a new data folder")]
+    NoPartIdLeft,
     /// As many keys as there may be.
     #[error("there are {keys_max} keys, which is the limit")]
     TooManyKeys {
@@ -250,6 +264,9 @@ pub enum Error {
     /// The server is going down.
     #[error("the server is shutting down")]
     Draining,
+    /// Work is not done in time: who is waited for.
+    #[error("{0}")]
+    NotReady(String),
     /// A stored file is not what its receipt says.
     #[error("part {part} is damaged: {what}")]
     Damaged {
@@ -297,6 +314,45 @@ pub enum Error {
     /// A bug: work panicked.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// Whether what is in cells may be logged.
+static LOGS_VALUES: AtomicBool = AtomicBool::new(false);
+
+/// Says whether [`Logged`] shows what is in cells. It does not until it is told to.
+pub fn log_values(may_be_logged: bool) {
+    LOGS_VALUES.store(may_be_logged, Ordering::Relaxed);
+}
+
+/// An error as the log has it: without what is in cells, unless that may be logged.
+pub struct Logged<'a>(pub &'a Error);
+
+impl fmt::Display for Logged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if LOGS_VALUES.load(Ordering::Relaxed) {
+            return self.0.fmt(f);
+        }
+        match self.0 {
+            Error::Cell { part, row, column, cell, problem } => {
+                let (column, bytes) = (Quoted(column), cell.len());
+                write!(f, "part {part}, row {row}, column {column}: a cell of {bytes} bytes {problem}")
+            }
+            Error::Csv(CsvError::Summand { row, column, cell, problem }) => {
+                let (column, bytes) = (Quoted(column), cell.len());
+                write!(f, "row {row}, column {column}: a cell of {bytes} bytes {problem}")
+            }
+            Error::GroupOverflow { column, .. } => {
+                write!(f, "column {}: the sum of a group does not fit in 64 bits", Quoted(column))
+            }
+            Error::GroupTooLong { bytes_max, .. } => {
+                write!(f, "a group has more than {bytes_max} bytes, which is the limit for an answer")
+            }
+            Error::DifferenceOverflow { .. } => {
+                f.write_str("the global mean minus that of a state does not fit in a double")
+            }
+            other => other.fmt(f),
+        }
+    }
 }
 
 /// What callers do differently.
@@ -357,10 +413,11 @@ impl Error {
             | Self::TooManyGroupWaits { .. }
             | Self::TooManyGroupCalls { .. }
             | Self::TooManyParts { .. }
+            | Self::NoPartIdLeft
             | Self::TooManyKeys { .. }
             | Self::TooManyJobs { .. }
             | Self::DiskFull { .. } => Kind::Exhausted,
-            Self::Draining | Self::JobsRefused => Kind::Unavailable,
+            Self::Draining | Self::NotReady(_) | Self::JobsRefused => Kind::Unavailable,
             Self::NoSuchJob { .. } | Self::NotInQuarantine { .. } => Kind::NotFound,
             Self::Damaged { .. } | Self::DamagedJob { .. } | Self::PartsMissing { .. } => Kind::DataLoss,
             Self::JobGivenUp { .. }

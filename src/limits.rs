@@ -118,11 +118,34 @@ pub const FORM_BYTES_MAX: usize = 128 * KIB;
 /// Bytes of a refused body that are read and thrown away, so that the client gets to read why.
 pub const REFUSED_BYTES_MAX: u64 = 4 * MIB as u64;
 /// Lines that wait to be written to the file of `--log-file`; one more is dropped, and counted.
-pub const LOG_LINES_MAX: usize = 128;
+pub const LOG_LINES_MAX: usize = 90;
 /// Characters of a text that is logged there.
 pub const LOG_TEXT_CHARS_MAX: usize = 512;
 /// Bytes of a line there: two texts, each character escaped, and what stands around them.
 pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
+
+/// Lines that wait to be written to standard error, and their bytes with what is kept beside them; one more is dropped,
+/// and counted.
+pub const LOG_QUEUE_LINES_MAX: usize = 1024;
+/// See [`LOG_QUEUE_LINES_MAX`].
+pub const LOG_QUEUE_BYTES_MAX: usize = 192 * KIB;
+/// Bytes that a place in that queue takes, used or not.
+pub const LOG_QUEUE_SLOT_BYTES: usize = 64;
+/// Bytes of such a line; a longer one is cut.
+pub const STDERR_LINE_BYTES_MAX: usize = 8 * KIB;
+/// Bytes of lines that are written there at once, but for the last of them.
+pub const LOG_BATCH_BYTES: usize = 32 * KIB;
+/// Lines of one kind, of one call and one client for example, that are written there in 10 s; the others are summed up.
+pub const LOG_LINES_PER_KIND_MAX: usize = 20;
+/// Kinds that are told apart.
+pub const LOG_KINDS_MAX: usize = 256;
+/// Bytes that a kind takes: its place in a hash table that may be half empty, and what its lines are like.
+pub const LOG_KIND_BYTES: usize = 384;
+/// What all of that takes.
+const LOG_BYTES_MAX: usize = LOG_QUEUE_BYTES_MAX
+    + LOG_QUEUE_LINES_MAX * LOG_QUEUE_SLOT_BYTES
+    + 2 * (LOG_BATCH_BYTES + STDERR_LINE_BYTES_MAX)
+    + LOG_KINDS_MAX * LOG_KIND_BYTES;
 
 /// Uploads that are received at once, by default and at most.
 pub const UPLOADS_MAX: usize = 128;
@@ -177,6 +200,8 @@ pub const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * MIB as u64;
 
 /// Parts of a table: the registry is the one thing that grows with it.
 pub const PARTS_MAX: usize = 100_000;
+/// The share of the parts that there may be, in percent, from which a table is nearly full: the log says so once.
+pub const PARTS_WARNING_PERCENT: usize = 80;
 /// Bytes that the registry spends on a part: the `Part`, with what its files are verified against, and its place in the map.
 pub const PART_BYTES: usize = 160;
 /// Ids that are held of parts in quarantine, the smallest; more are only counted.
@@ -307,6 +332,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
     + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
+    + LOG_BYTES_MAX                                                           // logged to standard error
     + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + SUMS_PAGE_BYTES) // on the way to a spool file
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
@@ -349,6 +375,8 @@ pub struct Limits {
     pub upload_bytes_max: u64,
     /// Uploads that are received at once.
     pub uploads_max: usize,
+    /// Parts of the table; one that has more at start is served, and takes no more.
+    pub parts_max: usize,
     /// How long an upload may send nothing before its place goes to another, and a streamed answer may go unread
     /// before its connection is closed.
     pub upload_idle_max: Duration,
@@ -404,6 +432,7 @@ impl Default for Limits {
             csv: CsvLimits::default(),
             upload_bytes_max: UPLOAD_BYTES_MAX,
             uploads_max: UPLOADS_MAX,
+            parts_max: PARTS_MAX,
             upload_idle_max: Duration::from_secs(60),
             jobs: JobLimits::default(),
             incomplete: Incomplete::default(),

@@ -23,11 +23,21 @@ pub struct Metrics {
     spilled: Counter<u64, AtomicU64>,
     log_lines_lost: Counter<u64, AtomicU64>,
     parts: Gauge<u64, AtomicU64>,
+    parts_max: Gauge<u64, AtomicU64>,
     parts_quarantined: Gauge<u64, AtomicU64>,
     jobs: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     waiting: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     resident: Gauge<u64, AtomicU64>,
     tokio_tasks: Gauge<u64, AtomicU64>,
+}
+
+/// What the log did not write to standard error; clones count the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogCounts {
+    /// Lines that could not be written in time.
+    pub(crate) lost: Counter<u64, AtomicU64>,
+    /// Lines that were summed up in another.
+    pub(crate) summed: Counter<u64, AtomicU64>,
 }
 
 /// A gRPC call and how it ended.
@@ -51,12 +61,13 @@ pub(crate) struct HttpCall {
 }
 
 impl Metrics {
-    /// All of them at 0.
-    pub fn new() -> Self {
+    /// All of them at 0, but for those of the log, which counts itself.
+    pub(crate) fn new(log: &LogCounts) -> Self {
         let mut registry = Registry::with_prefix("tally");
         let (grpc_calls, http_calls) = (Family::default(), Family::default());
         let (received, spilled, log_lines_lost) = (Counter::default(), Counter::default(), Counter::default());
-        let (parts, jobs, waiting) = (Gauge::default(), Family::default(), Family::default());
+        let (parts, parts_max, jobs, waiting) =
+            (Gauge::default(), Gauge::default(), Family::default(), Family::default());
         let (resident, tokio_tasks, parts_quarantined) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("grpc_calls", "gRPC calls by method and code", grpc_calls.clone());
         registry.register("http_calls", "HTTP calls by route, method and status", http_calls.clone());
@@ -64,7 +75,12 @@ impl Metrics {
         registry.register_with_unit("spilled", "What went to scratch files", Unit::Bytes, spilled.clone());
         let lost = "Lines that are not in the file of --log-file, as its disk was too slow or failed";
         registry.register("log_lines_lost", lost, log_lines_lost.clone());
+        let lost = "Log lines that are not on standard error, as it took them too slowly or failed";
+        registry.register("stderr_lines_lost", lost, log.lost.clone());
+        let summed = "Log lines that were summed up on standard error, as there were many more like them";
+        registry.register("stderr_lines_summed", summed, log.summed.clone());
         registry.register("parts", "Parts of the table", parts.clone());
+        registry.register("parts_max", "Parts that the table may have", parts_max.clone());
         let quarantined = "Parts in quarantine, missing from the table, whose loss no operator has accepted";
         registry.register("parts_quarantined", quarantined, parts_quarantined.clone());
         registry.register("jobs", "Jobs by state", jobs.clone());
@@ -79,6 +95,7 @@ impl Metrics {
             spilled,
             log_lines_lost,
             parts,
+            parts_max,
             parts_quarantined,
             jobs,
             waiting,
@@ -98,13 +115,15 @@ impl Metrics {
     /// Everything as OpenMetrics 1.0 text, with the engine's figures, the log file's and the runtime's as they are now. It is called from an
     /// asynchronous task.
     pub(crate) fn text(&self, vitals: &Vitals, log_lines_lost: u64) -> Result<String, fmt::Error> {
-        let Vitals { parts, parts_missing, jobs, waiting, received_bytes, spilled_bytes, resident_bytes } = vitals;
+        let Vitals { parts, parts_max, parts_missing, jobs, waiting, .. } = vitals;
+        let Vitals { received_bytes, spilled_bytes, resident_bytes, .. } = vitals;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
         self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
         self.resident.set(*resident_bytes);
         self.tokio_tasks.set(Handle::current().metrics().num_alive_tasks() as u64);
         self.parts.set(*parts as u64);
+        self.parts_max.set(*parts_max as u64);
         self.parts_quarantined.set(*parts_missing as u64);
         for (state, count) in [
             ("queued", jobs.queued),
@@ -126,6 +145,6 @@ impl Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(&LogCounts::default())
     }
 }

@@ -7,11 +7,15 @@
 use std::{
     fs::{self, File, FileType, OpenOptions},
     io,
-    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{Mode, OFlags},
+    process::umask,
+};
 
 use super::state::assert_unlocked;
 use crate::error::Error;
@@ -19,9 +23,88 @@ use crate::error::Error;
 /// The folders in it.
 pub(super) const FOLDERS: [&str; 4] = ["tmp", "parts", "jobs", "quarantine"];
 
-/// Whether a file that could not be opened is not a regular one. Such a file is damaged, whatever is in it.
+/// Who may read and write the files of the data folder, as chmod(1) has it: `0600`, or `0640` for those who share them.
+/// Whoever may read a file may go through its folder, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(u32);
+
+impl FileMode {
+    /// The user who runs the server, and nobody else.
+    pub const PRIVATE: Self = Self(0o600);
+
+    fn of_folders(self) -> u32 {
+        self.0 | (self.0 & 0o444) >> 2
+    }
+
+    /// From here on all files and folders that this process makes have this mode, whatever the umask was.
+    pub fn set_umask(self) {
+        umask(Mode::from_bits_truncate(0o777 & !self.of_folders()));
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode & 0o600 == 0o600 && mode & !0o666 == 0 => Ok(Self(mode)),
+            _ => Err("it is an octal mode of files, such as 0640, that lets the owner read and write them".to_owned()),
+        }
+    }
+}
+
+/// Gives folders that an earlier start made, and the files in them, the mode that new ones have; but the owner's rights
+/// stay what they are. The files are gone through only where their folder had another mode. What cannot be changed is
+/// logged, and left as it is.
+pub(super) fn apply_mode(root: &Path, mode: FileMode) -> Result<(), Error> {
+    for folder in FOLDERS {
+        let path = root.join(folder);
+        let old = fs::symlink_metadata(&path).map_err(Error::io(format!("data folder {}", path.display())))?.mode();
+        let new = (old & 0o7700) | (mode.of_folders() & 0o077);
+        if old & 0o7777 == new {
+            continue;
+        }
+        let mut failed = 0;
+        for file in entries(root, folder)? {
+            if let Err(error) = change_file_mode(&file, mode)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                failed += 1;
+            }
+        }
+        let (old, new_mode) = (format!("{:04o}", old & 0o7777), format!("{new:04o}"));
+        match fs::set_permissions(&path, fs::Permissions::from_mode(new)) {
+            Ok(()) => {
+                tracing::info!(folder, old, new = new_mode, files_failed = failed, "its mode and its files' is changed")
+            }
+            Err(error) => tracing::warn!(folder, old, new = new_mode, %error, "its mode could not be changed"),
+        }
+    }
+    if let Err(error) = change_file_mode(&root.join("lock"), mode) {
+        tracing::warn!(%error, "the mode of the lock could not be changed");
+    }
+    // It may be anything that somebody chose, /tmp for example, so it is not changed.
+    let root_mode = fs::metadata(root).map_err(Error::io(format!("data folder {}", root.display())))?.mode();
+    let writers = root_mode & 0o022 & !mode.of_folders();
+    if writers != 0 && root_mode & 0o1000 == 0 {
+        tracing::warn!(
+            mode = format!("{:04o}", root_mode & 0o7777),
+            "others than the server may write to the data folder"
+        );
+    }
+    Ok(())
+}
+
+fn change_file_mode(path: &Path, mode: FileMode) -> io::Result<()> {
+    let (file, old) = (open(path)?, fs::symlink_metadata(path)?.mode());
+    let new = (old & 0o7700) | (mode.0 & 0o077);
+    if old & 0o7777 == new { Ok(()) } else { file.set_permissions(fs::Permissions::from_mode(new)) }
+}
+
+/// Whether a file could not be opened because it is gone, or because what is there is no regular file: then what it held
+/// is lost, and to try again does not help.
 pub(super) fn is_no_file(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::InvalidData
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
 }
 
 /// Makes what is missing of the data folder, but for the lock.

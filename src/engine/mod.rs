@@ -4,7 +4,7 @@
 //! Read in this order: [`part`], [`checksums`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
 //! [`state`], [`transfers`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], [`verify`], [`query`]; beside the table [`numbers`]; for
 //! statistics [`mean`], [`columns`], [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`],
-//! [`group`]; above both [`jobs`] and its records; [`vitals`].
+//! [`group`]; above both [`jobs`] and its records; [`vitals`] and `readiness`.
 
 pub mod cell;
 pub mod checksums;
@@ -28,6 +28,7 @@ pub mod part;
 pub mod python;
 pub mod quarantine;
 pub mod query;
+mod readiness;
 pub mod runs;
 pub mod simd;
 pub mod small;
@@ -59,6 +60,7 @@ use futures_util::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use data_folder::FileMode;
 pub use jobs::{Job, JobCounts, JobId, JobState, ResultFile};
 pub use numbers::{Factorial, Key};
 pub use quarantine::MissingParts;
@@ -120,6 +122,8 @@ struct Inner {
     /// Calls that may wait for it, and those that there may be at once. A job is none of them.
     group_waits: Semaphore,
     group_calls: Arc<Semaphore>,
+    /// Whose turn it is to check that work gets done.
+    check_turn: Arc<Semaphore>,
     /// Whose turn it is to accept the loss of a part.
     forget_turn: Arc<Semaphore>,
     /// Bytes of CSV that came in, for `vitals`.
@@ -132,6 +136,7 @@ impl Engine {
     /// Errors: the folder is in use, cannot be written, or holds parts of a newer version.
     pub async fn open(root: &Path, durability: Durability, limits: Limits) -> Result<(Self, Found), Error> {
         let state = Shared::new();
+        state.with(|state| state.parts.set_parts_max(limits.parts_max));
         let workers = Workers::start(state.clone()).map_err(Error::io("worker threads"))?;
         let (root, shared) = (root.to_owned(), state.clone());
         let recover = move || {
@@ -153,6 +158,9 @@ impl Engine {
             Ok((store, found))
         };
         let (store, found) = workers.run(Lane::Upload, recover).await.flatten().inspect_err(|_| workers.close())?;
+        if state.with(|state| state.parts.len() >= state.parts.warning_len()) {
+            staging::warn_nearly_full(&state);
+        }
         let store = Arc::new(store);
         let (commits, queue) = mpsc::channel(UPLOADS_MAX);
         tokio::spawn(upload::keep_committing(workers.clone(), Arc::clone(&store), queue));
@@ -179,6 +187,7 @@ impl Engine {
             received_bytes: AtomicU64::new(0),
             group_waits: Semaphore::new(GROUP_WAITS_MAX),
             group_calls: Arc::new(Semaphore::new(GROUP_CALLS_MAX)),
+            check_turn: Arc::new(Semaphore::new(1)),
             forget_turn: Arc::new(Semaphore::new(1)),
         };
         let engine = Self(Arc::new(inner));
@@ -204,6 +213,7 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
+        staging::check_room(&self.0.state)?;
         let permit = self.upload_permit(origin).await?;
         let body = Paced::new(body, &permit);
         self.apart(|engine, cancel| async move {
@@ -393,6 +403,7 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
+        staging::check_room(&self.0.state)?;
         let permit = self.upload_permit(origin).await?;
         let body = Paced::new(body, &permit);
         self.apart(|engine, cancel| async move {
@@ -447,6 +458,12 @@ impl Engine {
     /// The one line of a file that holds a secret. Errors: it has none.
     pub async fn read_secret(&self, path: PathBuf) -> Result<String, Error> {
         self.0.workers.run(Lane::Question, move || store::read_secret(&path)).await.flatten()
+    }
+
+    /// Gives what an earlier start made in the data folder the mode that new files have.
+    pub async fn apply_file_mode(&self, mode: FileMode) -> Result<(), Error> {
+        let store = Arc::clone(&self.0.store);
+        self.0.workers.run(Lane::Upload, move || store.apply_file_mode(mode)).await.flatten()
     }
 
     /// How many parts the table has.

@@ -17,7 +17,7 @@ use super::{
     state::Shared,
     store::{Draft, Staged, Store},
 };
-use crate::{error::Error, limits::PARTS_MAX};
+use crate::error::Error;
 
 /// A file's rows as Parquet, and what its receipt says of them.
 pub struct Converted {
@@ -47,14 +47,17 @@ pub(super) struct PartPlace {
 
 impl PartPlace {
     fn reserve(state: &Shared) -> Result<Self, Error> {
-        let part = state.with(|state| state.parts.reserve());
-        let part = part.ok_or(Error::TooManyParts { parts_max: PARTS_MAX })?;
-        Ok(Self { state: state.clone(), part, taken: false })
+        match state.with(|state| state.parts.reserve()) {
+            Some(part) => Ok(Self { state: state.clone(), part, taken: false }),
+            None => Err(check_room(state).err().unwrap_or(Error::NoPartIdLeft)),
+        }
     }
 
     pub(super) fn take(mut self, part: Arc<Part>) {
         self.taken = true;
-        self.state.with(|state| state.parts.insert(part));
+        if self.state.with(|state| state.parts.insert(part)) {
+            warn_nearly_full(&self.state);
+        }
     }
 }
 
@@ -64,6 +67,22 @@ impl Drop for PartPlace {
             self.state.with(|state| state.parts.release());
         }
     }
+}
+
+/// Errors: the table is full.
+pub(super) fn check_room(state: &Shared) -> Result<(), Error> {
+    let (is_full, parts_max) = state.with(|state| (state.parts.is_full(), state.parts.parts_max()));
+    if is_full { Err(Error::TooManyParts { parts_max }) } else { Ok(()) }
+}
+
+/// Tells the operator that there will be room for no more parts soon.
+pub(super) fn warn_nearly_full(state: &Shared) {
+    let (parts, parts_max) = state.with(|state| (state.parts.len(), state.parts.parts_max()));
+    tracing::warn!(
+        parts,
+        parts_max,
+        "the table is nearly full: uploads are refused once it has as many parts as --parts-max allows"
+    );
 }
 
 /// Puts a part's files in place; where nothing is synced, its receipt too.

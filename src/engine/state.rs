@@ -38,7 +38,7 @@ use super::{
     quarantine::MissingParts,
     transfers::{TransferKind, Transfers},
 };
-use crate::limits::{PARTS_MAX, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS};
+use crate::limits::{PARTS_MAX, PARTS_WARNING_PERCENT, SCHEMA_BYTES_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS};
 
 /// Room in a queue beside the slices that somebody waits for: what a broken upload leaves to a worker to drop.
 const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
@@ -56,13 +56,15 @@ pub enum Lane {
     Question,
     /// Work that is asked for now and fetched later.
     Job,
+    /// A look whether work is done at all, which must not wait behind it.
+    Probe,
 }
 
 impl Lane {
     /// How many lanes there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
     /// Every lane, in the order of their queues.
-    pub const ALL: [Self; Self::COUNT] = [Self::Upload, Self::Question, Self::Job];
+    pub const ALL: [Self; Self::COUNT] = [Self::Upload, Self::Question, Self::Job, Self::Probe];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
@@ -70,6 +72,7 @@ impl Lane {
             Self::Upload => "upload",
             Self::Question => "question",
             Self::Job => "job",
+            Self::Probe => "probe",
         }
     }
 }
@@ -122,6 +125,8 @@ pub struct Registry {
     next_id: PartId,
     /// Ids given out whose part is not in `parts` yet.
     reserved: usize,
+    /// Parts that there may be.
+    parts_max: usize,
     /// Parts that should be in `parts` and are in quarantine.
     missing: MissingParts,
     /// Parts of format version 1, which are verified whole at their first use.
@@ -168,6 +173,7 @@ impl Shared {
             schema_bytes: 0,
             next_id: PartId::FIRST,
             reserved: 0,
+            parts_max: PARTS_MAX,
             missing: MissingParts::default(),
             unchecked: 0,
         };
@@ -312,10 +318,30 @@ impl Registry {
         self.parts.is_empty()
     }
 
+    /// How many parts there may be from here on.
+    pub fn set_parts_max(&mut self, parts_max: usize) {
+        self.parts_max = parts_max;
+    }
+
+    /// How many parts there may be.
+    pub fn parts_max(&self) -> usize {
+        self.parts_max
+    }
+
+    /// Whether there may be no more parts than there are or are about to be.
+    pub fn is_full(&self) -> bool {
+        self.parts.len() + self.reserved >= self.parts_max
+    }
+
+    /// How many parts make the table nearly full.
+    pub fn warning_len(&self) -> usize {
+        (self.parts_max * PARTS_WARNING_PERCENT).div_ceil(100)
+    }
+
     /// An id for a part that is about to be published; none if the table is full. It must come back by `insert` or
     /// `release`.
     pub fn reserve(&mut self) -> Option<PartId> {
-        if self.parts.len() + self.reserved >= PARTS_MAX || self.next_id == PartId::END {
+        if self.is_full() || self.next_id == PartId::END {
             return None;
         }
         self.reserved += 1;
@@ -329,10 +355,12 @@ impl Registry {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// A part under a reserved id: from here on it is in every sum.
-    pub fn insert(&mut self, part: Arc<Part>) {
+    /// A part under a reserved id: from here on it is in every sum. Says whether the table is nearly full with it, and
+    /// was not before.
+    pub fn insert(&mut self, part: Arc<Part>) -> bool {
         self.release();
         self.parts.insert(part.id, part);
+        self.parts.len() == self.warning_len()
     }
 
     /// A part that was found at start, and the ids that must not be given out again.

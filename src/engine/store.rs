@@ -41,7 +41,7 @@ use super::{
         BLOCK_BYTES, BlockHasher, PAGE_BYTES_MAX, PAGE_SUMS_MAX, PageWriter, Seal, check_seal, checksum, listed_blocks,
         read_page, seal, to_hex,
     },
-    data_folder,
+    data_folder::{self, FileMode},
     part::{FORMAT_VERSION, FileInfo, Format, Part, PartId, Receipt},
     quarantine::{MissingParts, Quarantine},
     state::assert_unlocked,
@@ -425,6 +425,12 @@ impl Store {
         TempFolder(self.root.join("tmp"))
     }
 
+    /// Gives folders and files that are there the mode that new ones have.
+    pub fn apply_file_mode(&self, mode: FileMode) -> Result<(), Error> {
+        assert_unlocked();
+        data_folder::apply_mode(&self.root, mode)
+    }
+
     /// Whether files are to be synced before they count.
     pub fn is_synced(&self) -> bool {
         self.durability == Durability::Fsync
@@ -482,9 +488,11 @@ impl Store {
             Format::Csv if listed_blocks(part.csv_bytes) == 0 => Check::Whole(checks.csv),
             Format::Parquet if !checks.chunks_in_sums => Check::Nothing,
             Format::Csv | Format::Parquet => {
-                let sums = data_folder::open(&self.part_path(part.id, "sums")).map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => reader.damaged(&format!("its list of checksums: {error}")),
-                    _ => Error::io(format!("part {}, sums", part.id))(error),
+                let sums = data_folder::open(&self.part_path(part.id, "sums")).map_err(|error| match error {
+                    error if data_folder::is_no_file(&error) => {
+                        reader.damaged(&format!("its list of checksums: {error}"))
+                    }
+                    error => Error::io(format!("part {}, sums", part.id))(error),
                 })?;
                 Check::List(Arc::new(sums), checks.csv)
             }
@@ -500,9 +508,7 @@ impl Store {
         };
         let name = FileName::Part(part.id, format);
         let reader = match Reader::open_as(&self.part_path(part.id, extension), name.clone()) {
-            Err(Error::Io { cause, .. })
-                if cause.kind() == io::ErrorKind::NotFound || data_folder::is_no_file(&cause) =>
-            {
+            Err(Error::Io { cause, .. }) if data_folder::is_no_file(&cause) => {
                 return Err(name.damaged(&cause.to_string()));
             }
             opened => opened?,
@@ -519,7 +525,7 @@ impl Store {
     pub fn receipt(&self, id: PartId) -> Result<Receipt, Error> {
         let damaged = |what: String| Error::Damaged { part: id, what: format!("receipt: {what}") };
         let text = match self.read_receipt(id) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged(error.to_string())),
+            Err(error) if data_folder::is_no_file(&error) => return Err(damaged(error.to_string())),
             read => read.map_err(Error::io(format!("part {id}, receipt")))?,
         };
         parse_receipt(id, &text).map_err(|fault| {

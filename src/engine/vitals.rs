@@ -10,6 +10,8 @@ use crate::error::Error;
 pub struct Vitals {
     /// Parts of the table.
     pub parts: usize,
+    /// Parts that it may have.
+    pub parts_max: usize,
     /// Parts in quarantine whose loss no operator has accepted.
     pub parts_missing: usize,
     /// Jobs of both kinds by their state.
@@ -34,6 +36,7 @@ impl Engine {
         let (spilled_bytes, resident_bytes) = inner.workers.run(Lane::Question, measure).await.flatten()?;
         Ok(Vitals {
             parts: self.parts_count(),
+            parts_max: inner.limits.parts_max,
             parts_missing: self.missing_count(),
             jobs: self.job_counts(),
             waiting,

@@ -1,32 +1,62 @@
 //! Where log lines go: standard error, and the file of `--log-file`.
 
-use std::io;
+use std::{fs::File, io, os::fd::AsFd, panic};
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{EnvFilter, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
+use super::log_queue::{Classified, LogQueue};
 use crate::{
-    api::http::{
-        log::ROUTES,
-        log_file::{self, LostLines},
+    api::{
+        http::{
+            log::ROUTES,
+            log_file::{self, LostLines},
+        },
+        metrics::LogCounts,
     },
     config::{LogFile, LogFormat, ServeArgs},
 };
 
-/// Logs to standard error, and the calls of HTTP to a file too. What was logged there is written when the guard is
-/// dropped.
-pub(super) fn start_logging(
-    args: &ServeArgs,
-    file: Option<&LogFile>,
-) -> Result<(Option<WorkerGuard>, LostLines), String> {
+/// The log. When it is dropped, what was logged is written, as far as a second goes.
+pub(super) struct Log {
+    queue: LogQueue,
+    _file: Option<WorkerGuard>,
+    /// Lines that are not in the file.
+    pub(super) lost_lines: LostLines,
+    /// Lines that are not on standard error.
+    pub(super) counts: LogCounts,
+}
+
+impl Log {
+    /// Waits until what was logged so far is on standard error, for a second at most.
+    pub(super) fn flush(&self) {
+        self.queue.flush();
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Logs to standard error, and the calls of HTTP to a file too. No call waits for either.
+pub(super) fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<Log, String> {
     use tracing_subscriber::Layer as _;
     let filter = EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
-    let logs = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let (counts, is_json) = (LogCounts::default(), args.log_format == LogFormat::Json);
+    // A handle of our own: whoever writes through std's would wait for its lock as long as nobody reads.
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let queue = stderr.and_then(|stderr| LogQueue::start(stderr, is_json, counts.clone()));
+    let queue = queue.map_err(|error| format!("standard error: {error}"))?;
+    let logs = tracing_subscriber::fmt::layer().with_writer(queue.clone());
     let logs = match args.log_format {
-        LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
-        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+        LogFormat::Text => {
+            logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).map_event_format(Classified).boxed()
+        }
+        LogFormat::Json => logs.json().flatten_event(true).map_event_format(Classified).boxed(),
     };
-    let (routes, guard, lost_lines) = match file {
+    let (routes, file, lost_lines) = match file {
         Some(file) => {
             let (writer, guard, lost_lines) = log_file::open(file).map_err(|error| format!("--log-file: {error}"))?;
             let routes = tracing_subscriber::fmt::layer()
@@ -40,5 +70,13 @@ pub(super) fn start_logging(
         None => (None, None, LostLines::default()),
     };
     let started = tracing_subscriber::registry().with(logs.with_filter(filter)).with(routes).try_init();
-    started.map(|()| (guard, lost_lines)).map_err(|error| format!("logging: {error}"))
+    started.map_err(|error| format!("logging: {error}"))?;
+    // The usual hook writes to standard error itself, and a worker that panics would wait for whoever reads it.
+    panic::set_hook(Box::new(|info| {
+        let (thread, location) = (std::thread::current(), info.location().map(ToString::to_string));
+        let location = location.as_deref().unwrap_or("?");
+        let (thread, said) = (thread.name().unwrap_or("?"), info.payload_as_str().unwrap_or("no message"));
+        tracing::error!(thread, location, said, "panicked");
+    }));
+    Ok(Log { queue, _file: file, lost_lines, counts })
 }

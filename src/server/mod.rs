@@ -5,6 +5,7 @@ mod connections;
 mod grpc;
 mod http;
 mod listen;
+mod log_queue;
 mod logging;
 mod preface;
 mod usage;
@@ -32,16 +33,16 @@ use self::{
     grpc::{serve_grpc, services},
     http::{serve_http, serve_probes},
     listen::{addresses_of, bind},
-    logging::start_logging,
+    logging::{Log, start_logging},
 };
 use crate::{
     api::{
-        http::{Surface, guard::AdminToken, log_file::LostLines, probe_router, router},
+        http::{Surface, guard::AdminToken, probe_router, router},
         metrics::Metrics,
     },
     config::{Config, ServeArgs},
     engine::{Engine, Found},
-    error::Error,
+    error::{Error, log_values},
 };
 
 /// How long running calls may take to finish after a signal.
@@ -61,9 +62,13 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
         }
     };
     let result = async {
-        let (_log_file, lost_lines) = start_logging(&args, config.log_file.as_ref())?;
-        let shutdown = signals().map_err(|error| format!("signal handlers: {error}"))?;
-        serve(config, lost_lines, shutdown).await.map_err(|error| error.to_string())
+        config.file_mode.set_umask();
+        log_values(args.log_values);
+        let log = Arc::new(start_logging(&args, config.log_file.as_ref())?);
+        let shutdown = signals(Arc::clone(&log)).map_err(|error| format!("signal handlers: {error}"))?;
+        let served = serve(config, &log, shutdown).await.map_err(|error| error.to_string());
+        log.flush();
+        served
     };
     match result.await {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,21 +82,30 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
 /// Serves until `shutdown` completes and what runs then has finished, or 30 s have passed.
 ///
 /// Errors: the data folder or an address cannot be taken.
-async fn serve(config: Config, lost_lines: LostLines, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let capacity = Capacity::find()?;
     let mut limits = config.limits;
     limits.uploads_max = limits.uploads_max.min(capacity.uploads_max);
     let (engine, found) = Engine::open(&config.data, config.durability, limits).await?;
     report(&found);
+    engine.apply_file_mode(config.file_mode).await?;
     load(&engine, &config.load).await?;
     let admin_token = match config.admin_token_file.clone() {
         Some(path) => Some(AdminToken::new(engine.read_secret(path).await?)),
         None => None,
     };
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::new(&log.counts));
     let (idle_max, long_calls_max) = (limits.upload_idle_max, capacity.long_calls_max);
-    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, long_calls_max, lost_lines);
+    let surface = Surface::new(
+        engine.clone(),
+        Arc::clone(&metrics),
+        admin_token,
+        idle_max,
+        long_calls_max,
+        log.lost_lines.clone(),
+    );
     let (listeners, http_listeners, probe_listeners) = (bind(&config.grpc)?, bind(&config.http)?, bind(&config.probe)?);
+    log.flush(); // so that what was found is told before
     say_ready(&config, [&listeners, &http_listeners, &probe_listeners], &engine, &found)?;
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -141,7 +155,7 @@ async fn told(mut moment: watch::Receiver<Option<Instant>>) -> Instant {
 }
 
 /// Completes at SIGTERM or SIGINT. A second one ends the process at once.
-fn signals() -> io::Result<impl Future<Output = ()> + Send> {
+fn signals(log: Arc<Log>) -> io::Result<impl Future<Output = ()> + Send> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut next = async move || {
         tokio::select! {
@@ -155,6 +169,7 @@ fn signals() -> io::Result<impl Future<Output = ()> + Send> {
         let _server_ended = first.send(());
         next().await;
         tracing::warn!("second signal: not waiting for what runs");
+        log.flush();
         std::process::exit(130);
     });
     Ok(async {

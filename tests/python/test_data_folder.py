@@ -15,6 +15,7 @@ import pytest
 import table_pb2
 import tally_pb2
 from conftest import Server, ServerDidNotStart, step_aside, table, tally, wait_until
+from test_damage import in_format_1
 
 CSVS = [b"x\n1\n", b"x\n20\n", b"x\n300\n"]
 ANSWER_SECONDS_MAX = 60
@@ -238,7 +239,8 @@ def rename_part(data: Path, old: int, new: int) -> None:
     parts = data / "parts"
     receipt = json.loads((parts / f"{old}.json").read_text())
     (parts / f"{old}.json").unlink()
-    (parts / f"{new}.json").write_text(json.dumps({**receipt, "part": new}))
+    # As the first version wrote them: without a checksum of its own.
+    (parts / f"{new}.json").write_bytes(in_format_1({**receipt, "part": new}))
     for kind in ("csv", "parquet"):
         (parts / f"{old}.{kind}").rename(parts / f"{new}.{kind}")
 

@@ -1111,7 +1111,11 @@ def test_the_metrics_and_their_types(server):
         "received_bytes counter",
         "spilled_bytes counter",
         "log_lines_lost counter",
+        "stderr_lines_lost counter",
+        "stderr_lines_summed counter",
         "parts gauge",
+        "parts_max gauge",
+        "parts_quarantined gauge",
         "jobs gauge",
         "slices_waiting gauge",
         "resident_memory_bytes gauge",
@@ -1237,14 +1241,14 @@ def test_the_log_file_has_entry_and_exit_of_each_call(start_server, tmp_path):
     ask(server, "state_mean", {"question": "How\nmany?", "state": "Ohio\x1b[31m"})
     get(server, "/api/get_results/1?x=y")
     lines = stop_and_read(server, path)
-    start = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z +http"
+    start, peer = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z +http", r" peer=127\.0\.0\.1:\d+"
     asked = r'parameters asked=StateQuestion \{ question: "How\\nmany\?", state: "Ohio\\u\{1b\}\[31m" \}'
     expected = [
-        start + r'\{call=1 method="POST" target="/api/state_mean"\}: entry',
+        start + r'\{call=1 method="POST" target="/api/state_mean"\}: entry' + peer,
         start + r'\{call=1 method="POST" target="/api/state_mean"\}: ' + asked,
-        start + r'\{call=1 method="POST" target="/api/state_mean"\}: exit status=200 ms=\d+',
-        start + r'\{call=2 method="GET" target="/api/get_results/1\?x=y"\}: entry',
-        start + r'\{call=2 method="GET" target="/api/get_results/1\?x=y"\}: exit status=200 ms=\d+',
+        start + r'\{call=1 method="POST" target="/api/state_mean"\}: exit status=200 ms=\d+' + peer,
+        start + r'\{call=2 method="GET" target="/api/get_results/1\?x=y"\}: entry' + peer,
+        start + r'\{call=2 method="GET" target="/api/get_results/1\?x=y"\}: exit status=200 ms=\d+' + peer,
     ]
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected):

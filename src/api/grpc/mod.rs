@@ -19,7 +19,7 @@ use tonic::Status;
 
 use crate::{
     engine::{Engine, part::Receipt, transfers::Origin},
-    error::Error,
+    error::{Error, Logged},
     limits::REQUEST_BYTES_MAX,
 };
 
@@ -64,7 +64,7 @@ async fn upload(engine: &Engine, origin: Origin, content: ContentStream, call: &
             let (part, rows, bytes) = (receipt.part, receipt.rows, receipt.csv.bytes);
             tracing::info!(call, %part, rows, columns = receipt.columns.len(), bytes, ms, "kept");
         }
-        Err(error) => tracing::warn!(call, %error, ms, "refused"),
+        Err(error) => tracing::warn!(call, error = %Logged(error), ms, "refused"),
     }
     result
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::Caller,
     engine::{ColumnSum, Engine, Read, part::Format},
-    error::{Error, Quoted},
+    error::{Error, Logged, Quoted},
 };
 
 /// The handlers of `Table`.
@@ -37,7 +37,9 @@ impl Table for TableService {
             Ok(ColumnSum { total, read: Read { parts, rows, bytes } }) => {
                 tracing::info!(call = "Table/ColumnSum", %column, %format, total, parts, rows, bytes, ms, "summed");
             }
-            Err(error) => tracing::warn!(call = "Table/ColumnSum", %column, %format, %error, ms, "refused"),
+            Err(error) => {
+                tracing::warn!(call = "Table/ColumnSum", %column, %format, error = %Logged(error), ms, "refused")
+            }
         }
         let ok = |sum: ColumnSum| ColSumResp { total: sum.total, error: String::new() };
         Ok(Response::new(to_reply(result, ok, |error| ColSumResp { total: 0, error })?))

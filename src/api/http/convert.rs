@@ -18,7 +18,7 @@ use crate::{
         jobs::{Job, JobId, JobState},
         survey::Best,
     },
-    error::{Error, GroupByError, Kind},
+    error::{Error, GroupByError, Kind, Logged},
     limits::TEXT_CHARS_MAX,
 };
 
@@ -480,7 +480,7 @@ pub(super) struct Detail {
 /// An error's text; what is our own fault is in the log too.
 fn told(status: StatusCode, error: &Error) -> String {
     if status.is_server_error() {
-        tracing::error!(%error, "a request failed");
+        tracing::error!(error = %Logged(error), "a request failed");
     }
     error.to_string()
 }

@@ -1,6 +1,6 @@
 //! The entry and the exit of each call, for `--log-file`, and its count for the metrics.
 
-use std::{fmt::Debug, time::Instant};
+use std::{fmt::Debug, net::SocketAddr, time::Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -8,9 +8,9 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Span, field::display};
 
-use super::Surface;
+use super::{Surface, guard::Arrival};
 use crate::{api::metrics::HttpCall, limits::LOG_TEXT_CHARS_MAX};
 
 /// The target of these lines: what is written to the file of `--log-file`.
@@ -24,8 +24,9 @@ pub(super) async fn log(State(surface): State<Surface>, request: Request, next: 
     let call = surface.next_call();
     let target = cut(request.uri().path_and_query().map_or("", |target| target.as_str()));
     let span = tracing::info_span!(target: ROUTES, "http", call, method, target = ?target);
-    tracing::debug!(target: ROUTES, parent: &span, "entry");
-    let mut call = Call { surface, span: span.clone(), started, route, method, status: None };
+    let peer = request.extensions().get::<Arrival>().map(|arrival| arrival.peer);
+    tracing::debug!(target: ROUTES, parent: &span, peer = peer.map(display), "entry");
+    let mut call = Call { surface, span: span.clone(), started, route, method, peer, status: None };
     let response = next.run(request).instrument(span).await;
     call.status = Some(response.status());
     response
@@ -38,20 +39,23 @@ struct Call {
     started: Instant,
     route: String,
     method: &'static str,
+    /// None in tests that have no connection.
+    peer: Option<SocketAddr>,
     status: Option<StatusCode>,
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let Self { surface, span, started, route, method, status } = self;
+        let Self { surface, span, started, route, method, peer, status } = self;
+        let peer = peer.map(display);
         let ms = started.elapsed().as_millis();
         // nginx's number for a client that went away; it is in the metrics and in the log alone.
         let status = status.map_or(499, |status| status.as_u16());
         // Clients poll: what they read is logged to standard error on demand only.
         if *method == "GET" || *method == "HEAD" {
-            tracing::debug!(target: ROUTES, parent: &*span, status, ms, "exit");
+            tracing::debug!(target: ROUTES, parent: &*span, status, ms, peer, "exit");
         } else {
-            tracing::info!(target: ROUTES, parent: &*span, status, ms, "exit");
+            tracing::info!(target: ROUTES, parent: &*span, status, ms, peer, "exit");
         }
         surface.metrics.count_http(&HttpCall { route: std::mem::take(route), method, status });
     }

@@ -1,5 +1,7 @@
 //! What orchestrators and Prometheus ask.
 
+use std::time::Duration;
+
 use axum::{
     Router,
     extract::State,
@@ -27,17 +29,23 @@ async fn livez() -> &'static str {
     "alive\n"
 }
 
-/// Whether the server takes calls; and how many parts are in quarantine, if there are any.
+/// How long a worker and the disk may take to show that they work.
+const READY_CHECK_MAX: Duration = Duration::from_secs(2);
+
+/// Whether the server takes calls and gets work done; and how many parts are in quarantine, if there are any.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
     responses(
         (status = 200, description = "It does", body = String),
-        (status = 503, description = "It is shutting down", body = String)
+        (status = 503, description = "It is shutting down, or no worker or the disk does not answer", body = String)
     )
 )]
 async fn readyz(State(surface): State<Surface>) -> (StatusCode, String) {
     if surface.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    if let Err(error) = surface.engine.check_ready(READY_CHECK_MAX).await {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n"));
     }
     let text = match surface.engine.missing_count() {
         0 => "ready\n".to_owned(),

@@ -1,0 +1,496 @@
+//! Log lines on their way to standard error, which a thread of their own writes. Whoever logs never waits: if nobody
+//! reads standard error, lines are lost, and counted.
+//!
+//! That thread also sums up lines of one kind: those of one call and one client, or else those that say the same. So no
+//! client can make the log grow without bound.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    fmt::{self, Write as _},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
+    registry::LookupSpan,
+};
+
+use crate::{
+    api::metrics::LogCounts,
+    limits::{
+        LOG_BATCH_BYTES, LOG_KINDS_MAX, LOG_LINES_PER_KIND_MAX, LOG_QUEUE_BYTES_MAX, LOG_QUEUE_LINES_MAX,
+        STDERR_LINE_BYTES_MAX,
+    },
+};
+
+/// For how long lines of one kind are counted together.
+const WINDOW: Duration = Duration::from_secs(10);
+/// How long the thread waits for more lines to write at once: to wake it for each would cost every call.
+const BATCH_WAIT: Duration = Duration::from_millis(2);
+/// How long a flush waits for standard error.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// A handle on the queue; clones put lines in the same.
+#[derive(Clone)]
+pub(super) struct LogQueue {
+    sender: Sender<Message>,
+    /// Bytes of the lines in the queue.
+    bytes: Arc<AtomicUsize>,
+    counts: LogCounts,
+    /// Whether lines are JSON, and so must not be cut.
+    is_json: bool,
+}
+
+enum Message {
+    Line(Line),
+    /// All lines before it are to be written, then it is answered.
+    Flush(Sender<()>),
+}
+
+struct Line {
+    kind: Kind,
+    text: Box<[u8]>,
+}
+
+impl LogQueue {
+    /// Starts the thread that writes to `out`. Errors: the system gives no thread.
+    pub(super) fn start(out: impl Write + Send + 'static, is_json: bool, counts: LogCounts) -> io::Result<Self> {
+        let (sender, receiver) = bounded(LOG_QUEUE_LINES_MAX);
+        let queue = Self { sender, bytes: Arc::default(), counts, is_json };
+        let (bytes, counts) = (Arc::clone(&queue.bytes), queue.counts.clone());
+        let writer =
+            LineWriter { out, receiver, bytes, counts, kinds: HashMap::new(), batch: Vec::new(), lost_told: 0 };
+        thread::Builder::new().name("tally-log".to_owned()).spawn(move || writer.run())?;
+        Ok(queue)
+    }
+
+    /// Waits until all lines so far are written, for a second at most.
+    pub(super) fn flush(&self) {
+        let (done, flushed) = bounded(1);
+        if self.sender.send_timeout(Message::Flush(done), FLUSH_MAX).is_ok() {
+            let _flushed_or_stuck = flushed.recv_timeout(FLUSH_MAX);
+        }
+    }
+
+    fn push(&self, kind: Kind, text: &[u8]) {
+        let text = self.bounded(text);
+        let line = Line { kind, text };
+        let bytes = line.bytes();
+        let has_room = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= LOG_QUEUE_BYTES_MAX;
+        if !has_room || self.sender.try_send(Message::Line(line)).is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.counts.lost.inc();
+        }
+    }
+
+    fn bounded(&self, text: &[u8]) -> Box<[u8]> {
+        const END: &[u8] = "…\n".as_bytes();
+        if text.len() <= STDERR_LINE_BYTES_MAX {
+            return text.into();
+        }
+        if self.is_json {
+            let bytes = text.len();
+            let line = format!("{{\"level\":\"WARN\",\"message\":\"a log line of {bytes} bytes is left out\"}}\n");
+            return line.into_bytes().into();
+        }
+        let text = &text[..STDERR_LINE_BYTES_MAX - END.len()];
+        // Not in the middle of a character.
+        let end = str::from_utf8(text).map_or_else(|error| error.valid_up_to(), str::len);
+        [&text[..end], END].concat().into()
+    }
+}
+
+impl Line {
+    fn bytes(&self) -> usize {
+        size_of::<Message>() + self.text.len() + self.kind.like.len()
+    }
+}
+
+/// What a line has in common with others like it.
+#[derive(Clone)]
+struct Kind {
+    key: u64,
+    level: Level,
+    /// Whether a client caused it.
+    of_client: bool,
+    /// What the sum of many says that they are like.
+    like: Box<str>,
+}
+
+thread_local! {
+    /// Of the event that this thread is formatting.
+    static KIND: Cell<Option<Kind>> = const { Cell::new(None) };
+}
+
+/// Formats events as another, and notes of which kind each is for the [`LogQueue`] that takes its line.
+pub(super) struct Classified<F>(pub(super) F);
+
+impl<S, N, F> FormatEvent<S, N> for Classified<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        KIND.set(Some(Kind::of(event)));
+        self.0.format_event(context, writer, event)
+    }
+}
+
+impl Kind {
+    fn of(event: &Event<'_>) -> Self {
+        let metadata = event.metadata();
+        let mut fields = Fields { all: DefaultHasher::new(), call: String::new(), peer: None, message: String::new() };
+        metadata.callsite().hash(&mut fields.all);
+        event.record(&mut fields);
+        let Fields { all, call, peer, message } = fields;
+        let Some(peer) = peer else {
+            return Self { key: all.finish(), level: *metadata.level(), of_client: false, like: message.into() };
+        };
+        let mut key = DefaultHasher::new();
+        (metadata.callsite(), &call, of_one_client(peer.ip())).hash(&mut key);
+        let space = if call.is_empty() { "" } else { " " };
+        let like = format!("{message}: {call}{space}of {}", peer.ip());
+        Self { key: key.finish(), level: *metadata.level(), of_client: true, like: like.into() }
+    }
+}
+
+/// Of IPv6 a client has 64 bits for itself.
+fn of_one_client(address: IpAddr) -> [u8; 8] {
+    let octets = match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) if address.is_loopback() => address.octets(),
+        IpAddr::V6(address) => {
+            let mut network = [0; 16];
+            network[8..].copy_from_slice(&address.octets()[..8]);
+            network
+        }
+    };
+    octets[8..].try_into().unwrap_or_default()
+}
+
+/// The fields of an event.
+struct Fields {
+    /// Over names and values of all.
+    all: DefaultHasher,
+    call: String,
+    peer: Option<SocketAddr>,
+    message: String,
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "call" {
+            value.clone_into(&mut self.call);
+        }
+        (field.name(), value).hash(&mut self.all);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = String::new();
+        let _a_string_takes_it = write!(text, "{value:?}");
+        (field.name(), &text).hash(&mut self.all);
+        match field.name() {
+            "message" => self.message = text,
+            "peer" => self.peer = text.parse().ok(),
+            _ => {}
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogQueue {
+    type Writer = OneLine<'a>;
+
+    fn make_writer(&'a self) -> OneLine<'a> {
+        let unknown = || Kind { key: 0, level: Level::INFO, of_client: false, like: Box::default() };
+        OneLine { queue: self, kind: KIND.take().unwrap_or_else(unknown) }
+    }
+
+    fn make_writer_for(&'a self, _metadata: &Metadata<'_>) -> OneLine<'a> {
+        self.make_writer()
+    }
+}
+
+/// Takes one line, whole.
+pub(super) struct OneLine<'a> {
+    queue: &'a LogQueue,
+    kind: Kind,
+}
+
+impl Write for OneLine<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.queue.push(self.kind.clone(), line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The thread's side of the queue.
+struct LineWriter<W> {
+    out: W,
+    receiver: Receiver<Message>,
+    bytes: Arc<AtomicUsize>,
+    counts: LogCounts,
+    kinds: HashMap<u64, Seen>,
+    /// Lines that are written at once.
+    batch: Vec<u8>,
+    /// Lost lines that the log has told of.
+    lost_told: u64,
+}
+
+/// Lines of one kind since `started`.
+struct Seen {
+    started: Instant,
+    written: usize,
+    more: u64,
+    level: Level,
+    like: Box<str>,
+}
+
+impl<W: Write> LineWriter<W> {
+    fn run(mut self) {
+        loop {
+            let first = match self.next_end() {
+                Some(end) => self.receiver.recv_deadline(end),
+                None => self.receiver.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
+            };
+            match first {
+                Ok(Message::Line(line)) => {
+                    self.take(line);
+                    thread::sleep(BATCH_WAIT);
+                }
+                Ok(Message::Flush(done)) => self.flush(&done),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.write_all_that_came();
+            self.sum_up(Instant::now());
+            self.tell_of_lost_lines();
+        }
+    }
+
+    /// When the next sum is due.
+    fn next_end(&self) -> Option<Instant> {
+        self.kinds.values().map(|seen| seen.started + WINDOW).min()
+    }
+
+    fn write_all_that_came(&mut self) {
+        while let Ok(message) = self.receiver.try_recv() {
+            match message {
+                Message::Line(line) => self.take(line),
+                Message::Flush(done) => self.flush(&done),
+            }
+        }
+        self.write_batch();
+    }
+
+    /// What was summed up so far is told first.
+    fn flush(&mut self, done: &Sender<()>) {
+        self.sum_up(Instant::now() + WINDOW);
+        while let Ok(Message::Line(line)) = self.receiver.try_recv() {
+            self.take(line);
+        }
+        self.write_batch();
+        let _still_awaited = done.try_send(());
+    }
+
+    fn take(&mut self, line: Line) {
+        self.bytes.fetch_sub(line.bytes(), Ordering::Relaxed);
+        if !self.is_one_of_many(&line.kind) {
+            self.batch.extend_from_slice(&line.text);
+            if self.batch.len() >= LOG_BATCH_BYTES {
+                self.write_batch();
+            }
+        }
+    }
+
+    /// Counts a line, and says whether it is to be left to the sum.
+    fn is_one_of_many(&mut self, kind: &Kind) -> bool {
+        let has_room = self.kinds.len() < LOG_KINDS_MAX || self.kinds.contains_key(&kind.key);
+        match (has_room, kind.of_client) {
+            (true, _) => self.count(kind),
+            // All clients beyond are one.
+            (false, true) => self.count(&Kind { key: 0, like: "lines of many clients".into(), ..kind.clone() }),
+            // Clients have no part in it, so it is no flood.
+            (false, false) => false,
+        }
+    }
+
+    fn count(&mut self, kind: &Kind) -> bool {
+        let seen = self.kinds.entry(kind.key).or_insert_with(|| Seen {
+            started: Instant::now(),
+            written: 0,
+            more: 0,
+            level: kind.level,
+            like: kind.like.clone(),
+        });
+        if seen.written < LOG_LINES_PER_KIND_MAX {
+            seen.written += 1;
+            return false;
+        }
+        seen.more += 1;
+        self.counts.summed.inc();
+        true
+    }
+
+    /// Tells of the kinds whose time is over how many more lines there were.
+    fn sum_up(&mut self, now: Instant) {
+        self.kinds.retain(|_, seen| {
+            let is_over = now.saturating_duration_since(seen.started) >= WINDOW;
+            if is_over && seen.more > 0 {
+                let Seen { more, like, .. } = seen;
+                let seconds = WINDOW.as_secs();
+                match seen.level {
+                    Level::ERROR => tracing::error!(%like, "... and {more} more like it in the last {seconds} s"),
+                    Level::WARN => tracing::warn!(%like, "... and {more} more like it in the last {seconds} s"),
+                    _ => tracing::info!(%like, "... and {more} more like it in the last {seconds} s"),
+                }
+            }
+            !is_over
+        });
+    }
+
+    fn tell_of_lost_lines(&mut self) {
+        let lost = self.counts.lost.get();
+        // While they are still being lost, this would be lost too.
+        if lost > self.lost_told && self.receiver.len() < LOG_QUEUE_LINES_MAX / 2 {
+            tracing::warn!(
+                lines = lost - self.lost_told,
+                "log lines were lost: standard error did not take them in time"
+            );
+            self.lost_told = lost;
+        }
+    }
+
+    fn write_batch(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let written = self.out.write_all(&self.batch).and_then(|()| self.out.flush());
+        if written.is_err() {
+            // Nobody can be told where: the reader is gone.
+            let lines = self.batch.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.counts.lost.inc_by(lines);
+            self.lost_told += lines;
+        }
+        self.batch.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::KIB;
+
+    /// A queue that nobody takes from.
+    fn queue(is_json: bool) -> (LogQueue, Receiver<Message>) {
+        let (sender, receiver) = bounded(LOG_QUEUE_LINES_MAX);
+        (LogQueue { sender, bytes: Arc::default(), counts: LogCounts::default(), is_json }, receiver)
+    }
+
+    fn kind(key: u64) -> Kind {
+        Kind { key, level: Level::DEBUG, of_client: true, like: "that".into() }
+    }
+
+    #[test]
+    fn a_full_queue_loses_lines_and_counts_them() {
+        for (line_bytes, kept) in [(1, LOG_QUEUE_LINES_MAX), (STDERR_LINE_BYTES_MAX, LOG_QUEUE_BYTES_MAX / KIB / 9)] {
+            let (queue, receiver) = queue(false);
+            (0..2000).for_each(|key| queue.push(kind(key), &vec![b'x'; line_bytes]));
+            let lost = usize::try_from(queue.counts.lost.get()).expect("few");
+            assert_eq!(receiver.len() + lost, 2000);
+            assert!(receiver.len() >= kept, "{} lines of {line_bytes} bytes", receiver.len());
+            assert!(queue.bytes.load(Ordering::Relaxed) <= LOG_QUEUE_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_two_characters_and_json_is_not_cut() {
+        let line = format!("{}\n", "é漢\u{10ffff}".repeat(STDERR_LINE_BYTES_MAX));
+        for shift in 0..9 {
+            let cut = queue(false).0.bounded(&[&b"xxxxxxxxx"[..shift], line.as_bytes()].concat());
+            let text = str::from_utf8(&cut).expect("whole characters");
+            assert!(text.ends_with("…\n") && cut.len() <= STDERR_LINE_BYTES_MAX);
+            assert!(cut.len() > STDERR_LINE_BYTES_MAX - 8, "{}", cut.len());
+        }
+        let text = queue(true).0.bounded(line.as_bytes());
+        let json: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(json["message"], format!("a log line of {} bytes is left out", line.len()));
+    }
+
+    #[test]
+    fn lines_of_one_kind_are_summed_up_and_their_number_is_bounded() {
+        let (queue, receiver) = queue(false);
+        let (bytes, counts) = (Arc::clone(&queue.bytes), queue.counts.clone());
+        let (kinds, batch) = (HashMap::new(), Vec::new());
+        let mut writer = LineWriter { out: Vec::new(), receiver, bytes, counts, kinds, batch, lost_told: 0 };
+        let lines = |writer: &mut LineWriter<Vec<u8>>| {
+            writer.write_all_that_came();
+            let text = String::from_utf8(std::mem::take(&mut writer.out)).expect("text");
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        for number in 0..100 {
+            queue.push(kind(1), format!("one {number}\n").as_bytes());
+        }
+        queue.push(kind(2), b"another\n");
+        let written = lines(&mut writer);
+        assert_eq!(written.len(), LOG_LINES_PER_KIND_MAX + 1);
+        assert_eq!((written[0].as_str(), written[LOG_LINES_PER_KIND_MAX].as_str()), ("one 0", "another"));
+        assert_eq!((writer.kinds[&1].more, writer.counts.summed.get()), (80, 80));
+        assert!(writer.next_end().is_some_and(|end| end <= Instant::now() + WINDOW));
+        writer.sum_up(Instant::now());
+        assert_eq!(writer.kinds.len(), 2, "their time is not over");
+        writer.sum_up(Instant::now() + WINDOW);
+        assert_eq!((writer.kinds.len(), writer.next_end()), (0, None));
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
+
+        for round in 0..20 {
+            (0..500).for_each(|key| queue.push(kind(500 * round + key), b"from one of ten thousand\n"));
+            let _counted_below = lines(&mut writer);
+        }
+        assert!(writer.kinds.len() <= LOG_KINDS_MAX + 1);
+        assert_eq!(writer.kinds[&0].written, LOG_LINES_PER_KIND_MAX);
+        for number in 0..100 {
+            queue.push(Kind { of_client: false, ..kind(1_000_000 + number) }, b"the server's own\n");
+        }
+        assert_eq!(lines(&mut writer).len(), 100, "nobody outside makes these many");
+    }
+
+    #[test]
+    fn what_is_flushed_is_written_and_a_writer_that_hangs_is_given_up() {
+        struct Hangs(Receiver<()>);
+        impl Write for Hangs {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _until_the_test_ends = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (hold, held) = bounded(1);
+        let queue = LogQueue::start(Hangs(held), false, LogCounts::default()).expect("a thread");
+        queue.push(kind(1), b"a line\n");
+        queue.flush(); // it returns
+        drop(hold);
+        queue.flush();
+        assert_eq!((queue.counts.lost.get(), queue.bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+}
