@@ -121,7 +121,7 @@ pub(super) async fn serve<C>(
             Some(came) = incoming.next(), if table.has_room() => match came {
                 Ok((stream, arrival)) => {
                     let origin = Origin::of(ids.next(), arrival.peer.ip());
-                    let usage = Arc::new(Usage::new(origin, Arc::clone(&use_permits)));
+                    let usage = Arc::new(Usage::new(origin, arrival.peer, Arc::clone(&use_permits)));
                     if table.admits(origin.peer) {
                         let accepted = Accepted { stream, arrival, usage: Arc::clone(&usage), places: Arc::clone(&places) };
                         // Made here, in the order of arrival.

@@ -5,6 +5,7 @@
 //! works for a client does not count as idle.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -22,6 +23,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::field::display;
 
 use crate::{
     api::Caller,
@@ -105,9 +107,9 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn new(origin: Origin, use_permits: Arc<UsePermits>) -> Self {
+    pub(super) fn new(origin: Origin, peer: SocketAddr, use_permits: Arc<UsePermits>) -> Self {
         Self {
-            caller: Caller { origin, close: CancellationToken::new() },
+            caller: Caller { origin, peer: Some(peer), close: CancellationToken::new() },
             opened: Instant::now(),
             progress_us: AtomicU64::new(0),
             calls: AtomicUsize::new(0),
@@ -215,7 +217,8 @@ impl Usage {
         } else if lasted < Duration::from_millis(EARLY_RESET_MS)
             && self.early_resets.fetch_add(1, Ordering::Relaxed) == EARLY_RESETS_MAX
         {
-            tracing::warn!(peer = ?self.caller.origin.peer, "a client resets its calls at once: its connection is closed");
+            let peer = self.caller.peer.map(display);
+            tracing::warn!(peer, "a client resets its calls at once: its connection is closed");
             self.caller.close.cancel();
         }
     }

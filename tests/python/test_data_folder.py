@@ -210,7 +210,12 @@ def test_a_result_replaced_while_serving_holds_up_nobody(start_server, data):
         assert answer.status in (200, 201, 202)
     results = data / "jobs"
     path = wait_until(lambda: next(results.glob("*.result"), None), "the task has a result")
-    wait_until(lambda: "done" in json.loads(path.with_suffix(".json").read_text())["state"], "and is done")
+
+    def is_done() -> bool:
+        with urllib.request.urlopen(f"{server.http}/metrics", timeout=ANSWER_SECONDS_MAX) as answer:
+            return b'tally_jobs{state="done"} 1\n' in answer.read()
+
+    wait_until(is_done, "and is done")
     path.unlink()
     os.mkfifo(path)
     for _ in range(20):

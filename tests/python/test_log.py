@@ -7,11 +7,13 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
+import numstore_pb2
 import pytest
 import requests
 import table_pb2
 import tally_pb2
-from conftest import Server, table, tally, wait_until
+from conftest import Server, numstore, table, tally, wait_until
 
 ANSWER_SECONDS_MAX = 60
 SECRET = "cell-that-nobody-may-see"
@@ -102,3 +104,82 @@ def test_standard_error_that_is_closed_ends_nothing(start_server, tmp_path):
         upload(server, number)
     assert column_sum(server) == sum(range(30))
     server.stop()
+
+
+def lines_of(server: Server) -> list:
+    """All lines; the server must run with --log-format json."""
+    return [json.loads(line) for line in server.stderr.splitlines()]
+
+
+def test_many_lines_of_one_client_and_call_are_summed_up(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--durability", "none", "--log-format", "json")
+    for number in range(300):
+        upload(server, number)
+    for _ in range(5):
+        column_sum(server)
+    summed = metric(server, "tally_stderr_lines_summed_total")
+    server.stop()
+    lines = lines_of(server)
+    kept = [line for line in lines if line["message"] == "kept"]
+    sums = [line for line in lines if line["message"].startswith("... and ")]
+    more = [re.fullmatch(r"\.\.\. and (\d+) more like it in the last 10 s", line["message"])[1] for line in sums]
+    # A new count begins every 10 s, however slow this machine is.
+    assert len(kept) + sum(map(int, more)) == 300 and len(kept) <= 20 * len(sums) + 20
+    assert sum(map(int, more)) == summed > 200
+    assert {line["like"] for line in sums} == {"kept: Table/Upload of 127.0.0.1"}
+    assert {line["level"] for line in sums} == {"INFO"}
+    assert len([line for line in lines if line["message"] == "summed"]) == 5, "another kind has its own count"
+
+
+def test_each_call_is_logged_with_its_clients_address(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--log-format", "json", "--log", "debug")
+    upload(server, 1)
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=b"")).error != ""
+    column_sum(server)
+    tally(server).Upload(iter([tally_pb2.UploadChunk(data=b"x\n2\n")]))
+    list(tally(server).ListParts(tally_pb2.ListPartsRequest()))
+    list(tally(server).GroupSum(tally_pb2.GroupSumRequest(by=["x"], sum=["y"])))
+    numstore(server).SetNum(numstore_pb2.SetNumRequest(key="a", value=5))
+    numstore(server).Fact(numstore_pb2.FactRequest(key="a"))
+    requests.get(server.http + "/livez", timeout=ANSWER_SECONDS_MAX)
+    requests.post(server.http + "/api/states_mean", json={"question": "q"}, timeout=ANSWER_SECONDS_MAX)
+    server.stop()
+    lines = lines_of(server)
+    calls = [line for line in lines if line["target"].startswith("tally::api::grpc") and "call" in line]
+    assert [line["call"] for line in calls] == [
+        "Table/Upload",
+        "Table/Upload",
+        "Table/ColumnSum",
+        "Tally/Upload",
+        "Tally/ListParts",
+        "Tally/GroupSum",
+        "NumStore/SetNum",
+        "NumStore/Fact",
+    ]
+    assert len({line["peer"] for line in calls}) == 1, "they came over one connection"
+    exits = [line for line in lines if line["message"] == "exit"]
+    assert [line["span"]["target"] for line in exits] == ['"/livez"', '"/api/states_mean"']
+    for line in [*calls, *exits]:
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", line["peer"]), line
+
+
+@pytest.mark.parametrize("flags, env", [([], {}), (["--log-values"], {}), ([], {"TALLY_LOG_VALUES": "true"})])
+def test_what_is_in_cells_is_logged_on_request_only(start_server, tmp_path, flags, env):
+    server = start_server(tmp_path / "data", "--log", "trace", *flags, env=env)
+    largest = 2**63 - 1
+    for csv in (f"x,y\n{SECRET},1\n", f"g,n\n{SECRET},{largest}\n{SECRET},{largest}\n"):
+        assert table(server).Upload(table_pb2.UploadReq(csv_data=csv.encode())).error == ""
+    for file_format in ("csv", "parquet"):
+        error = table(server).ColumnSum(table_pb2.ColSumReq(column="x", format=file_format)).error
+        assert SECRET in error, "the client is told"
+    for by, sum_of in (("y", "x"), ("g", "n")):
+        with pytest.raises(grpc.RpcError) as failure:
+            list(tally(server).GroupSum(tally_pb2.GroupSumRequest(by=[by], sum=[sum_of])))
+        assert SECRET in failure.value.details()
+    server.stop()
+    if flags or env:
+        assert server.stderr.count(SECRET) == 4
+    else:
+        assert SECRET not in server.stderr
+        assert server.stderr.count(f'column "x": a cell of {len(SECRET)} bytes is not an integer') == 3
+        assert server.stderr.count('column "n": the sum of a group does not fit in 64 bits') == 1

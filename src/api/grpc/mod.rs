@@ -11,14 +11,16 @@ mod table;
 mod tally;
 pub(crate) mod unread;
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use adapter::ContentStream;
 use futures_util::{Stream, TryStreamExt};
-use tonic::Status;
+use tonic::{Extensions, Status};
+use tracing::field::{DisplayValue, display};
 
 use crate::{
-    engine::{Engine, part::Receipt, transfers::Origin},
+    api::Caller,
+    engine::{Engine, part::Receipt},
     error::{Error, Logged},
     limits::REQUEST_BYTES_MAX,
 };
@@ -54,17 +56,22 @@ pub fn tally_server(engine: Engine) -> TallyServer<tally::TallyService> {
 }
 
 /// The one upload path: the content to the engine.
-async fn upload(engine: &Engine, origin: Origin, content: ContentStream, call: &'static str) -> Result<Receipt, Error> {
-    let log = CallLog::start(call);
+async fn upload(
+    engine: &Engine,
+    Caller { origin, peer, .. }: Caller,
+    content: ContentStream,
+    call: &'static str,
+) -> Result<Receipt, Error> {
+    let log = CallLog { call, peer: peer.map(display), started: Instant::now(), ended: false };
     let body = content.map_err(|status| convert::from_status(&status));
     let result = engine.upload_from(origin, body).await;
-    let ms = log.end();
+    let (peer, ms) = (log.peer(), log.end());
     match &result {
         Ok(receipt) => {
             let (part, rows, bytes) = (receipt.part, receipt.rows, receipt.csv.bytes);
-            tracing::info!(call, %part, rows, columns = receipt.columns.len(), bytes, ms, "kept");
+            tracing::info!(call, peer, %part, rows, columns = receipt.columns.len(), bytes, ms, "kept");
         }
-        Err(error) => tracing::warn!(call, error = %Logged(error), ms, "refused"),
+        Err(error) => tracing::warn!(call, peer, error = %Logged(error), ms, "refused"),
     }
     result
 }
@@ -73,13 +80,19 @@ async fn upload(engine: &Engine, origin: Origin, content: ContentStream, call: &
 /// says that the client did not wait for it.
 struct CallLog {
     call: &'static str,
+    peer: Option<DisplayValue<SocketAddr>>,
     started: Instant,
     ended: bool,
 }
 
 impl CallLog {
-    fn start(call: &'static str) -> Self {
-        Self { call, started: Instant::now(), ended: false }
+    fn start(call: &'static str, request: &Extensions) -> Self {
+        Self { call, peer: Caller::peer_of(request), started: Instant::now(), ended: false }
+    }
+
+    /// The client's address, for the same line.
+    fn peer(&self) -> Option<DisplayValue<SocketAddr>> {
+        self.peer.clone()
     }
 
     /// The call's duration in ms, for the line that the caller writes now.
@@ -92,7 +105,12 @@ impl CallLog {
 impl Drop for CallLog {
     fn drop(&mut self) {
         if !self.ended {
-            tracing::warn!(call = self.call, ms = self.started.elapsed().as_millis(), "cancelled by the client");
+            tracing::warn!(
+                call = self.call,
+                peer = self.peer,
+                ms = self.started.elapsed().as_millis(),
+                "cancelled by the client"
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{
     pb::{FactRequest, FactResponse, SetNumRequest, SetNumResponse, num_store_server::NumStore},
 };
 use crate::{
+    api::Caller,
     engine::{Engine, Factorial},
     error::Error,
 };
@@ -17,21 +18,25 @@ pub struct NumStoreService(pub(super) Engine);
 #[tonic::async_trait]
 impl NumStore for NumStoreService {
     async fn set_num(&self, request: Request<SetNumRequest>) -> Result<Response<SetNumResponse>, Status> {
+        let peer = Caller::peer_of(request.extensions());
         let SetNumRequest { key, value } = request.into_inner();
         let result = self.set_key(key, value).await;
         match &result {
-            Ok(total) => tracing::debug!(call = "NumStore/SetNum", value, total, "set"),
-            Err(error) => tracing::warn!(call = "NumStore/SetNum", value, %error, "refused"),
+            Ok(total) => tracing::debug!(call = "NumStore/SetNum", peer, value, total, "set"),
+            Err(error) => tracing::warn!(call = "NumStore/SetNum", peer, value, %error, "refused"),
         }
         result.map(|total| Response::new(SetNumResponse { total })).map_err(|error| to_status(&error))
     }
 
     async fn fact(&self, request: Request<FactRequest>) -> Result<Response<FactResponse>, Status> {
+        let peer = Caller::peer_of(request.extensions());
         let result = self.factorial_of(request.into_inner().key).await;
         match &result {
-            Ok(Factorial { factorial, hit }) => tracing::debug!(call = "NumStore/Fact", factorial, hit, "answered"),
+            Ok(Factorial { factorial, hit }) => {
+                tracing::debug!(call = "NumStore/Fact", peer, factorial, hit, "answered")
+            }
             // A key that is not set yet is the rule for who has just begun.
-            Err(error) => tracing::debug!(call = "NumStore/Fact", %error, "refused"),
+            Err(error) => tracing::debug!(call = "NumStore/Fact", peer, %error, "refused"),
         }
         let ok = |Factorial { factorial, hit }| FactResponse { value: factorial, hit, error: String::new() };
         Ok(Response::new(to_reply(result, ok, |error| FactResponse { value: 0, hit: false, error })?))

@@ -21,24 +21,24 @@ pub struct TableService(pub(super) Engine);
 impl Table for TableService {
     /// The message is empty: its content comes beside it, as the client sends it.
     async fn upload(&self, request: Request<UploadReq>) -> Result<Response<UploadResp>, Status> {
-        let Caller { origin, .. } = Caller::of(request.extensions());
-        let result = super::upload(&self.0, origin, Content::take(request.extensions())?, "Table/Upload").await;
+        let caller = Caller::of(request.extensions());
+        let result = super::upload(&self.0, caller, Content::take(request.extensions())?, "Table/Upload").await;
         let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
         Ok(Response::new(reply))
     }
 
     async fn column_sum(&self, request: Request<ColSumReq>) -> Result<Response<ColSumResp>, Status> {
+        let log = CallLog::start("Table/ColumnSum", request.extensions());
         let ColSumReq { column, format } = request.into_inner();
-        let log = CallLog::start("Table/ColumnSum");
         let result = self.sum(&column, &format).await;
-        let ms = log.end();
+        let (peer, ms) = (log.peer(), log.end());
         let (column, format) = (Quoted(&column), Quoted(&format));
         match &result {
             Ok(ColumnSum { total, read: Read { parts, rows, bytes } }) => {
-                tracing::info!(call = "Table/ColumnSum", %column, %format, total, parts, rows, bytes, ms, "summed");
+                tracing::info!(call = "Table/ColumnSum", peer, %column, %format, total, parts, rows, bytes, ms, "summed");
             }
             Err(error) => {
-                tracing::warn!(call = "Table/ColumnSum", %column, %format, error = %Logged(error), ms, "refused")
+                tracing::warn!(call = "Table/ColumnSum", peer, %column, %format, error = %Logged(error), ms, "refused")
             }
         }
         let ok = |sum: ColumnSum| ColSumResp { total: sum.total, error: String::new() };

@@ -22,7 +22,7 @@ use crate::{
         group::{GroupBy, StoredGroups},
         part::PartId,
     },
-    error::Error,
+    error::{Error, Logged},
 };
 
 /// The handlers of `tally.v1.Tally`.
@@ -34,30 +34,30 @@ impl Tally for TallyService {
     type GroupSumStream = Answers<GroupBlock>;
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
-        let Caller { origin, .. } = Caller::of(request.extensions());
-        let result = super::upload(&self.0, origin, Content::take(request.extensions())?, "Tally/Upload").await;
+        let caller = Caller::of(request.extensions());
+        let result = super::upload(&self.0, caller, Content::take(request.extensions())?, "Tally/Upload").await;
         result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
     }
 
     /// Read page by page as the client takes them, so that it does not matter how many there are.
     async fn list_parts(&self, request: Request<ListPartsRequest>) -> Result<Response<Answers<Receipt>>, Status> {
         let closer = request.extensions().get().cloned();
+        let log = CallLog::start("Tally/ListParts", request.extensions());
         let ListPartsRequest { after, limit } = request.into_inner();
         let left = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         let engine = Arc::new(self.0.clone());
-        let log = CallLog::start("Tally/ListParts");
         let pages = stream::try_unfold((PartId::new(after), left, 0, log), move |(after, left, parts, log)| {
             let engine = Arc::clone(&engine);
             async move {
                 let page = match engine.receipts(after, left).await {
                     Ok(page) => page,
                     Err(error) => {
-                        tracing::warn!(call = "Tally/ListParts", %error, ms = log.end(), "refused");
+                        tracing::warn!(call = "Tally/ListParts", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
                         return Err(to_status(&error));
                     }
                 };
                 let Some(last) = page.last() else {
-                    tracing::info!(call = "Tally/ListParts", parts, ms = log.end(), "listed");
+                    tracing::info!(call = "Tally/ListParts", peer = log.peer(), parts, ms = log.end(), "listed");
                     return Ok(None);
                 };
                 let next = (Some(last.part), left - page.len(), parts + page.len(), log);
@@ -69,19 +69,19 @@ impl Tally for TallyService {
 
     async fn group_sum(&self, request: Request<GroupSumRequest>) -> Result<Response<Answers<GroupBlock>>, Status> {
         let closer = request.extensions().get().cloned();
+        let log = CallLog::start("Tally/GroupSum", request.extensions());
         let GroupSumRequest { by, sum } = request.into_inner();
-        let log = CallLog::start("Tally/GroupSum");
         let groups = match self.groups(by, sum).await {
             Ok(groups) => groups,
             Err(error) => {
-                tracing::warn!(call = "Tally/GroupSum", %error, ms = log.end(), "refused");
+                tracing::warn!(call = "Tally/GroupSum", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
                 return Err(to_status(&error));
             }
         };
         let blocks = stream::try_unfold((groups, 0, log), |(mut groups, sent, log)| async move {
             match groups.next_block().await {
                 Ok(block) if block.is_empty() => {
-                    tracing::info!(call = "Tally/GroupSum", groups = sent, ms = log.end(), "summed");
+                    tracing::info!(call = "Tally/GroupSum", peer = log.peer(), groups = sent, ms = log.end(), "summed");
                     Ok(None)
                 }
                 Ok(block) => {
@@ -89,7 +89,7 @@ impl Tally for TallyService {
                     Ok(Some((to_group_block(block), (groups, sent, log))))
                 }
                 Err(error) => {
-                    tracing::warn!(call = "Tally/GroupSum", %error, ms = log.end(), "refused");
+                    tracing::warn!(call = "Tally/GroupSum", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
                     Err(to_status(&error))
                 }
             }
@@ -105,17 +105,17 @@ impl Tally for TallyService {
     }
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<ForgetResponse>, Status> {
+        let log = CallLog::start("Tally/Forget", request.extensions());
         let part = request.into_inner().part;
-        let log = CallLog::start("Tally/Forget");
         let result = self.forget_part(part).await;
-        let ms = log.end();
+        let (peer, ms) = (log.peer(), log.end());
         match result {
             Ok(missing) => {
-                tracing::warn!(call = "Tally/Forget", part, missing, ms, "the loss of the part is accepted");
+                tracing::warn!(call = "Tally/Forget", peer, part, missing, ms, "the loss of the part is accepted");
                 Ok(Response::new(ForgetResponse { quarantined: missing as u64 }))
             }
             Err(error) => {
-                tracing::warn!(call = "Tally/Forget", part, %error, ms, "refused");
+                tracing::warn!(call = "Tally/Forget", peer, part, %error, ms, "refused");
                 Err(to_status(&error))
             }
         }

@@ -60,7 +60,7 @@ impl Inner {
 /// Lets an answer that the kernel does not take at once have a place until it is sent, or refuses the call.
 pub(super) async fn long_answers(State(surface): State<Surface>, request: Request, next: Next) -> Response {
     let (is_head, path) = (request.method() == Method::HEAD, request.uri().path().to_owned());
-    let Caller { origin, close } = Caller::of(request.extensions());
+    let Caller { origin, close, .. } = Caller::of(request.extensions());
     let response = next.run(request).await;
     if is_head || is_short(&response) {
         return response;
