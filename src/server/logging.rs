@@ -15,6 +15,7 @@ use crate::{
         metrics::LogCounts,
     },
     config::{LogFile, LogFormat, ServeArgs},
+    engine::workers::panic_text,
 };
 
 /// The log. When it is dropped, what was logged is written, as far as a second goes.
@@ -75,7 +76,7 @@ pub(super) fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<
     panic::set_hook(Box::new(|info| {
         let (thread, location) = (std::thread::current(), info.location().map(ToString::to_string));
         let location = location.as_deref().unwrap_or("?");
-        let (thread, said) = (thread.name().unwrap_or("?"), info.payload_as_str().unwrap_or("no message"));
+        let (thread, said) = (thread.name().unwrap_or("?"), panic_text(info.payload()));
         tracing::error!(thread, location, said, "panicked");
     }));
     Ok(Log { queue, _file: file, lost_lines, counts })

@@ -1,4 +1,5 @@
 //! What only the inside of the queue of jobs can show: a job between its turn and its first step.
+#![allow(clippy::expect_used, reason = "a panic fails the test")]
 
 use std::{
     sync::{
