@@ -72,6 +72,21 @@ fn draft(store: &Store, bytes: usize) -> Draft {
     draft
 }
 
+fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
+    Receipt {
+        format: FORMAT_VERSION,
+        part: PartId::new(number).expect("an id"),
+        rows: 1,
+        columns: vec![Column { name: "a".to_owned(), column_type: ColumnType::Int64, nulls: 0 }],
+        csv,
+        parquet,
+        row_groups: 1,
+        footer_bytes: 1,
+        uploaded_at: String::new(),
+        checks: None,
+    }
+}
+
 /// A small part, or one that is large enough for drafts on disk; synced before it is staged if asked for.
 fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> Staged {
     let bytes = if is_large { 3 * DRAFT_BYTES_HELD } else { 10 };
@@ -80,18 +95,7 @@ fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> S
         csv.sync().expect("synced");
         parquet.sync().expect("synced");
     }
-    let receipt = Receipt {
-        format: FORMAT_VERSION,
-        part: PartId::new(number).expect("an id"),
-        rows: 1,
-        columns: vec![Column { name: "a".to_owned(), column_type: ColumnType::Int64, nulls: 0 }],
-        csv: csv.info(),
-        parquet: parquet.info(),
-        row_groups: 1,
-        footer_bytes: 1,
-        uploaded_at: String::new(),
-        checks: None,
-    };
+    let receipt = receipt_of(number, csv.info(), parquet.info());
     store.stage(csv, parquet, &receipt).expect("staged")
 }
 
@@ -210,6 +214,39 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
     let list = expected("tmp/4.sums", "jobs/job_id_1.result-sums");
     let [[sync, rename, sync_folder], [sync_list, rename_list, _]] = [file, list];
     assert_eq!(take(), [sync, sync_list, rename_list, rename, sync_folder]);
+}
+
+#[test]
+fn an_upgrade_has_its_list_in_place_before_the_receipt_that_speaks_of_it() {
+    for durability in [Durability::Fsync, Durability::None] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder, durability);
+        let info = draft(&store, 10).info();
+        let receipt = receipt_of(1, info.clone(), info);
+        store.upgrade_receipt(&receipt, Some(draft(&store, 10))).expect("upgraded");
+        let events = take();
+        let (list, renamed) = (rename_to(&events, "parts/1.sums"), rename_to(&events, "parts/1.json"));
+        assert!(list < renamed, "{events:#?}");
+        if durability == Durability::Fsync {
+            assert!(last_sync(&events[..renamed], "parts/1.sums").is_some(), "the list is not synced: {events:#?}");
+            assert!(last_sync(&events[..renamed], &draft_of(&events, &1)).is_some(), "nor the receipt: {events:#?}");
+            assert_eq!(events.last(), Some(&sync_of("parts")), "the folder is synced last");
+        } else {
+            assert_eq!(events.len(), 2, "nothing is synced: {events:#?}");
+        }
+    }
+}
+
+/// An operator's word that a part is lost is durable when it is answered, whatever uploads are promised.
+#[test]
+fn an_accepted_loss_is_synced_then_renamed_then_the_folder_is_synced() {
+    for durability in [Durability::Fsync, Durability::None] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder, durability);
+        store.record_loss(PartId::FIRST, "2026-01-01T00:00:00Z").expect("recorded");
+        let to = "quarantine/1.forgotten";
+        assert_eq!(take(), [sync_of("tmp/0"), rename_of("tmp/0", to), sync_of("quarantine")]);
+    }
 }
 
 /// A kill between two of these renames leaves what the next start finds broken again, and does not take for leftovers.
