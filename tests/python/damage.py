@@ -1,8 +1,9 @@
 """Stored files to damage, questions to ask of the server that has them, and what each answer must be.
 
-An answer is one of two: the right one, or DATA_LOSS with a text that names the part (or job) and the file. Whatever else
-comes is a failure: a wrong number, an error that blames the user's data, an internal error, a text that names nothing.
-`test_damage.py` asks some hundred times; `damage_all.py` damages every byte of small files and many of large ones.
+An answer is one of two: the right one, or DATA_LOSS with a text that names the part (or job) and the file.
+Whatever else comes is a failure: a wrong number, an error that blames the user's data, an internal error, a text
+that names nothing. `test_damage.py` asks some hundred times; `damage_all.py` damages every byte of small files and
+many of large ones.
 """
 
 import io
@@ -22,6 +23,7 @@ ANSWER_SECONDS_MAX = 60
 TASKS = "/api/v1/file-processing/tasks/"
 FLAGS = ("--durability", "none", "--log", "warn")
 KEEP_JOBS = ("--jobs-sweep-s", "86400")
+PROGRESS_ANSWERS = 5000  # between two lines of a long run
 # No table may cost more, whatever is in its files.
 PEAK_BYTES_MAX = 300 * KIB * KIB
 
@@ -75,25 +77,24 @@ def mixed_part(numbers: random.Random, rows_count: int) -> Part:
 
 
 def integer_part(numbers: random.Random, rows_count: int) -> Part:
-    """Integers alone, which are converted another way. All have the same width, so that twins have the same size."""
+    """Integers alone, which are converted another way. All have one width, so that twins have the same size."""
     rows = [[numbers.randrange(10**5, 10**6), numbers.randrange(10, 60)] for _ in range(rows_count)]
     return Part(csv_of(["n", "m"], rows), ["n", "m"], rows)
 
 
 def small_parts(numbers: random.Random) -> List[Part]:
-    """Under 4 KiB each; two of them of the same size and with the same columns."""
+    """Three under 4 KiB, two of them of the same size and with the same columns; and two of about 100 KB, which is
+    more than one block."""
     parts = [mixed_part(numbers, 20), integer_part(numbers, 60), integer_part(numbers, 60)]
     assert all(len(part.csv) < 4 * KIB for part in parts) and len(parts[1].csv) == len(parts[2].csv)
-    return parts
+    return [*parts, mixed_part(numbers, 1000), integer_part(numbers, 10_000)]
 
 
 def large_parts(numbers: random.Random) -> List[Part]:
-    """A small part, two of about 100 KB, two of some MB."""
+    """A small part, two of some MB."""
     return [
         mixed_part(numbers, 20),
-        mixed_part(numbers, 1000),
-        integer_part(numbers, 10_000),
-        mixed_part(numbers, 25_000),
+        mixed_part(numbers, 12_000),
         integer_part(numbers, 220_000),
     ]
 
@@ -151,8 +152,8 @@ BROKEN_OFF = (requests.exceptions.ChunkedEncodingError, requests.exceptions.Conn
 
 
 def http_get(server: Server, path: str, **headers) -> requests.Response:
-    """An answer whose body came whole. One that is broken off after its first KiB is no answer, and tells of damage as
-    well as HTTP can by then; one that is broken off before could have been an error that says why."""
+    """An answer whose body came whole. One that is broken off after its first KiB is no answer, and tells of damage
+    as well as HTTP can by then; one that is broken off before could have been an error that says why."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     came = b""
     try:
@@ -278,6 +279,8 @@ class Tally:
 
     def note(self, file_kind: str, question: str, outcome: str, damage: str, text: str) -> None:
         self.counts[(file_kind, question, outcome)] += 1
+        if self.asked() % PROGRESS_ANSWERS == 0:
+            print(f"{self.asked()} answers, {len(self.failures)} failures", flush=True)
         if outcome not in ("right", "told"):
             self.failures.append(Failure(outcome, question, damage, text[:300]))
 
@@ -312,8 +315,8 @@ FILE_WORDS = {"csv": ["csv"], "parquet": ["parquet"], "json": ["receipt", "json"
 
 
 def names_file(text: str, paths: List[str], after_start: bool) -> bool:
-    """Whether an error's text names the part, or the job, and the file; after a start the part is enough, for all of its
-    files are in quarantine then."""
+    """Whether an error's text names the part, or the job, and the file; after a start the part is enough, for all of
+    its files are in quarantine then."""
     for path in paths:
         folder, name = path.split("/")
         stem, extension = name.split(".")
@@ -322,7 +325,8 @@ def names_file(text: str, paths: List[str], after_start: bool) -> bool:
                 return True
             continue
         has_part = re.search(rf"\bpart {stem}\b", text) is not None
-        if has_part and (any(word in text for word in FILE_WORDS[extension]) or (after_start and "quarantine" in text)):
+        has_file = any(word in text for word in FILE_WORDS[extension])
+        if has_part and (has_file or (after_start and "quarantine" in text)):
             return True
     return False
 
@@ -349,9 +353,9 @@ def random_flip(numbers: random.Random, whole: Dict[str, bytes], path: str) -> D
     """A flip of a bit or of all of a byte. Every second one turns a digit into another, and half of them are near the
     ends of the file, where headers and footers are."""
     size = len(whole[path])
-    offset = numbers.choice(
-        [numbers.randrange(size), numbers.randrange(size), numbers.randrange(min(size, 200)), size - 1 - numbers.randrange(min(size, 600))]
-    )
+    anywhere = [numbers.randrange(size), numbers.randrange(size)]
+    near_an_end = [numbers.randrange(min(size, 200)), size - 1 - numbers.randrange(min(size, 600))]
+    offset = numbers.choice(anywhere + near_an_end)
     return flip(whole, path, offset, numbers.choice([1, 1, 1, 1, 2, 4, 8, 16, 32, 64, 128, 255]))
 
 
@@ -386,7 +390,8 @@ class Folder:
         self.whole = {name: (self.path / name).read_bytes() for name in self._names()}
 
     def _names(self) -> List[str]:
-        return sorted(f"{folder}/{entry.name}" for folder in ("parts", "jobs", "quarantine") for entry in (self.path / folder).iterdir())
+        folders = [self.path / name for name in ("parts", "jobs", "quarantine")]
+        return sorted(f"{folder.name}/{entry.name}" for folder in folders for entry in folder.iterdir())
 
     def apply(self, damage: Damage) -> None:
         """Writes in place what has the same size, and otherwise the whole file."""
@@ -450,7 +455,12 @@ def outcome_of(ask: Callable, expected, paths: List[str], after_start: bool = Fa
 
 
 def ask_all(
-    server: Server, damage: Damage, answers: Dict[str, object], found: Tally, kinds: str = "", after_start: bool = False
+    server: Server,
+    damage: Damage,
+    answers: Dict[str, object],
+    found: Tally,
+    kinds: str = "",
+    after_start: bool = False,
 ) -> None:
     """Asks every question that may depend on a damaged file: all of them if `kinds` is empty."""
     # A part that a start set aside is not listed; that it is missing shows elsewhere.
@@ -460,10 +470,10 @@ def ask_all(
             expected = answers[question.name]
             if question.name == LIST_PARTS:
                 expected = [receipt for part, receipt in enumerate(expected, 1) if str(part) not in set_aside]
-            outcome, text = outcome_of(
-                lambda q=question: q.ask(server), expected, list(damage.files), after_start
-            )
-            found.note(damage.kind, question.name, outcome, damage.what + (", restarted" if after_start else ""), text)
+            paths = list(damage.files)
+            outcome, text = outcome_of(lambda q=question: q.ask(server), expected, paths, after_start)
+            what = damage.what + (", restarted" if after_start else "")
+            found.note(damage.kind, question.name, outcome, what, text)
 
 
 def check_alive(server: Server) -> None:

@@ -20,6 +20,13 @@ import damage
 import test_damage
 from damage import Damage
 
+SHORT_BYTES_MAX = 8 * 1024
+
+
+def short(whole: dict) -> List[str]:
+    """Files of which every byte is tried."""
+    return [path for path in sorted(whole) if len(whole[path]) <= SHORT_BYTES_MAX]
+
 
 def every_byte(numbers: random.Random, whole: dict, paths: List[str]) -> List[Damage]:
     """One flip for each byte: of its lowest bit, which makes another digit of a digit, or of another bit."""
@@ -44,24 +51,25 @@ def others(whole: dict, kinds: List[str]) -> List[Damage]:
 def small(folder: Path, numbers: random.Random, _count: int, found: damage.Tally) -> None:
     table = test_damage.Table(folder / "data", damage.small_parts)
     whole = table.folder.whole
-    damages = every_byte(numbers, whole, sorted(whole)) + others(whole, ["csv", "parquet", "json"])
+    damages = every_byte(numbers, whole, short(whole)) + others(whole, ["csv", "parquet", "json"])
     test_damage.damage_running(table, damages, dict.fromkeys(test_damage.KINDS, ""), found)
 
 
 def large(folder: Path, numbers: random.Random, count: int, found: damage.Tally) -> None:
     table = test_damage.Table(folder / "data", damage.large_parts)
     whole = table.folder.whole
-    test_damage.damage_running(table, places(numbers, whole, sorted(whole), count), test_damage.KINDS, found)
+    rest = [path for path in sorted(whole) if path not in short(whole)]
+    test_damage.damage_running(table, places(numbers, whole, rest, count), test_damage.KINDS, found)
 
 
 def restarted(folder: Path, numbers: random.Random, count: int, found: damage.Tally) -> None:
     table = test_damage.Table(folder / "data", damage.small_parts)
     whole = table.folder.whole
-    damages = every_byte(numbers, whole, [path for path in sorted(whole) if path.endswith(".json")])
+    damages = every_byte(numbers, whole, [path for path in short(whole) if path.endswith(".json")])
     rest = [path for path in sorted(whole) if not path.endswith(".json")]
     damages += places(numbers, whole, rest, count // 10) + others(whole, ["csv", "parquet", "json"])
     # Without a receipt there is no part.
-    damages = [each for each in damages if not any(path.endswith(".json") and now is None for path, now in each.files.items())]
+    damages = [each for each in damages if each.kind != "json" or None not in each.files.values()]
     test_damage.damage_and_restart(table, damages, found)
 
 
@@ -69,7 +77,7 @@ def jobs(folder: Path, numbers: random.Random, count: int, found: damage.Tally) 
     made = test_damage.Jobs(folder / "data")
     whole = made.folder.whole
     paths = [path for path in sorted(whole) if path.startswith("jobs/")]
-    small_ones = [path for path in paths if len(whole[path]) < 4096]
+    small_ones = [path for path in paths if path in short(whole)]
     rest = [path for path in paths if path not in small_ones]
     damages = every_byte(numbers, whole, small_ones) + places(numbers, whole, rest, count)
     test_damage.damage_jobs_running(made, damages, found)
@@ -82,7 +90,9 @@ def old(folder: Path, numbers: random.Random, count: int, found: damage.Tally) -
     table = test_damage.old_table(folder / "data")
     whole = table.folder.whole
     paths = [path for path in sorted(whole) if not path.endswith(".json")]
-    test_damage.damage_running(table, every_byte(numbers, whole, paths), test_damage.KINDS, found, is_used_before=True)
+    damages = every_byte(numbers, whole, [path for path in paths if path in short(whole)])
+    damages += places(numbers, whole, [path for path in paths if path not in short(whole)], count // 4)
+    test_damage.damage_running(table, damages, test_damage.KINDS, found, is_used_before=True)
     test_damage.damage_and_restart(table, places(numbers, whole, paths, count // 10), found)
 
 
