@@ -86,6 +86,11 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_FILE_MODE", value_name = "MODE", default_value = "0600")]
     pub file_mode: FileMode,
 
+    /// Seconds between two verifications of all that is stored, in the background: each file is read and compared with its
+    /// checksum. What is damaged is logged and counted in `tally_damaged_files`, and stays where it is. Off by default.
+    #[arg(long, visible_alias = "scrub-interval", env = "TALLY_SCRUB_INTERVAL_S", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub scrub_interval_s: Option<u64>,
+
     /// Columns that a header may have.
     #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
     pub columns_max: usize,
@@ -253,6 +258,7 @@ impl Config {
                 bytes_max: args.jobs_bytes_max,
                 sweep_interval: Duration::from_secs(args.jobs_sweep_s),
             },
+            scrub_interval: args.scrub_interval_s.map(Duration::from_secs),
             incomplete: args.incomplete,
         };
         let log_file = match &args.log_file {
@@ -345,7 +351,8 @@ mod tests {
                     --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
                     --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a.csv b.csv --load c.csv \
                     --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
-                    --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15";
+                    --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
+                    --scrub-interval 15";
         let Config { data, grpc, http, probe, admin_token_file, log_file, durability, file_mode, limits, load } =
             config(line).expect("valid");
         assert_eq!(data, PathBuf::from("/d"));
@@ -357,6 +364,7 @@ mod tests {
         assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
         assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));
         assert_eq!((Ok(file_mode), limits.parts_max), ("0640".parse(), 15));
+        assert_eq!(limits.scrub_interval, Some(Duration::from_secs(15)));
         let CsvLimits { columns_max, cell_bytes_max, row_bytes_max } = limits.csv;
         assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
         assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
@@ -398,6 +406,7 @@ mod tests {
             "--file-mode 0608",
             "--file-mode 10600",
             "--file-mode private",
+            "--scrub-interval-s 0",
             "--log =,=",
         ] {
             assert!(config(line).is_err(), "{line}");

@@ -283,6 +283,17 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
+    /// One verification of all that is stored is enough.
+    #[error("a verification is under way, and there is one at a time: try again when it has ended")]
+    VerificationRunning,
+    /// The caller means another server.
+    #[error("this server is process {own}, and process {process} holds the data folder: give the address of that one")]
+    OtherServer {
+        /// The one that was meant.
+        process: u64,
+        /// This one.
+        own: u64,
+    },
     /// A part whose loss cannot be accepted.
     #[error("part {part} is not in quarantine")]
     NotInQuarantine {
@@ -374,6 +385,8 @@ pub enum Kind {
     Unavailable,
     /// There is nothing of that name.
     NotFound,
+    /// The caller means another server.
+    OtherServer,
     /// A stored file is damaged.
     DataLoss,
     /// Anything else is our fault or the machine's.
@@ -416,7 +429,9 @@ impl Error {
             | Self::NoPartIdLeft
             | Self::TooManyKeys { .. }
             | Self::TooManyJobs { .. }
+            | Self::VerificationRunning
             | Self::DiskFull { .. } => Kind::Exhausted,
+            Self::OtherServer { .. } => Kind::OtherServer,
             Self::Draining | Self::NotReady(_) | Self::JobsRefused => Kind::Unavailable,
             Self::NoSuchJob { .. } | Self::NotInQuarantine { .. } => Kind::NotFound,
             Self::Damaged { .. } | Self::DamagedJob { .. } | Self::PartsMissing { .. } => Kind::DataLoss,

@@ -314,6 +314,8 @@ pub const GROUP_BYTES_MAX: usize = 40 * MIB;
 pub const GROUP_COLUMNS_MAX: usize = 64;
 /// Bytes of all the names of these columns together.
 pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
+/// Calls for a verification of all that is stored; one more is refused. That of the background is beside them.
+pub const VERIFY_CALLS_MAX: usize = 1;
 /// Calls for group sums that wait for their turn; one more is refused. Jobs, of which one runs, wait beside them.
 pub const GROUP_WAITS_MAX: usize = 8;
 /// Calls for group sums that wait, run, or have an answer that their client still reads; one more is refused.
@@ -338,6 +340,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
     + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX + MISSING_PARTS_LISTED_MAX * 8 // the registry
+    + (VERIFY_CALLS_MAX + 1) * (READ_BLOCK_BYTES + SUMS_PAGE_BYTES)           // being verified
     + KEYS_MAX * KEY_ENTRY_BYTES                                              // NumStore
     + SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES                                    // statistics
     + JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES // jobs
@@ -382,6 +385,8 @@ pub struct Limits {
     pub upload_idle_max: Duration,
     /// How many jobs are taken, and how long they are kept.
     pub jobs: JobLimits,
+    /// Time between two verifications of all that is stored; none if there are none in the background.
+    pub scrub_interval: Option<Duration>,
     /// What questions about all of the table get while a part of it is in quarantine.
     pub incomplete: Incomplete,
 }
@@ -435,6 +440,7 @@ impl Default for Limits {
             parts_max: PARTS_MAX,
             upload_idle_max: Duration::from_secs(60),
             jobs: JobLimits::default(),
+            scrub_interval: None,
             incomplete: Incomplete::default(),
         }
     }

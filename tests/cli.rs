@@ -24,8 +24,8 @@ use tally::{
         FactRequest, FactResponse, SetNumRequest, SetNumResponse,
         num_store_server::{NumStore, NumStoreServer},
         tally::{
-            ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
-            ListQuarantineResponse, Receipt, UploadChunk,
+            DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest,
+            ListQuarantineRequest, ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest,
             tally_server::{Tally, TallyServer},
         },
     },
@@ -422,8 +422,16 @@ fn a_server_that_is_not_there_is_one_line() {
     let (_socket, address) = nobody();
     let file = sample("simple.csv");
     let file = file.to_str().unwrap();
-    let commands: [&[&str]; 6] =
-        [&["upload", file, file], &["upload", "-"], &["sum", "x"], &["parts"], &["parts", "--json"], &["health"]];
+    let commands: [&[&str]; 8] = [
+        &["upload", file, file],
+        &["upload", "-"],
+        &["sum", "x"],
+        &["parts"],
+        &["parts", "--json"],
+        &["forget", "1"],
+        &["verify"],
+        &["health"],
+    ];
     for arguments in commands {
         for server in [address.clone(), format!("http://{address}")] {
             let said = run(tally(arguments).args(["--server", &server]));
@@ -582,6 +590,7 @@ struct Full;
 impl Tally for Full {
     type ListPartsStream = BoxStream<'static, Result<Receipt, Status>>;
     type GroupSumStream = BoxStream<'static, Result<GroupBlock, Status>>;
+    type VerifyStream = BoxStream<'static, Result<VerifyProgress, Status>>;
 
     async fn upload(&self, _: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
         Err(Status::resource_exhausted("the disk is full: \u{1b}[31m0 bytes are left"))
@@ -602,6 +611,12 @@ impl Tally for Full {
         _: Request<ListQuarantineRequest>,
     ) -> Result<Response<ListQuarantineResponse>, Status> {
         Err(Status::unimplemented(""))
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        let damaged = DamagedFile { file: "parts/1.csv".to_owned(), what: "\u{1b}[31mdamaged".to_owned() };
+        let progress = VerifyProgress { files: 1, bytes: 2, damaged: vec![damaged] };
+        Ok(Response::new(stream::iter([Ok(progress), Err(Status::unavailable("shutting down"))]).boxed()))
     }
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<ForgetResponse>, Status> {
@@ -758,6 +773,20 @@ fn a_list_that_breaks_off_is_a_failure_and_shows_what_came() {
         assert_eq!(said.failed(), ["error: part 2 is damaged"]);
         assert!(said.out.contains("1b") && said.out.contains("[31mtoday"), "{said:?}");
         assert!(!said.out.contains('\u{1b}'), "{said:?}");
+    }
+}
+
+#[test]
+fn a_verification_that_breaks_off_is_a_failure_and_shows_what_came() {
+    let server = Unwell::start();
+    for how in [&["verify"][..], &["verify", "--json"]] {
+        let said = run(tally(how).args(["--server", &server.address]));
+        assert_eq!(said.failed(), ["error: shutting down"]);
+        assert!(
+            said.out.starts_with(if how.len() > 1 { "{\"file\":\"parts/1.csv\"" } else { "parts/1.csv: " }),
+            "{said:?}"
+        );
+        assert!(!said.out.contains('\u{1b}') && said.out.lines().count() == 1, "{said:?}");
     }
 }
 

@@ -25,6 +25,7 @@ pub struct Metrics {
     parts: Gauge<u64, AtomicU64>,
     parts_max: Gauge<u64, AtomicU64>,
     parts_quarantined: Gauge<u64, AtomicU64>,
+    damaged_files: Gauge<u64, AtomicU64>,
     jobs: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     waiting: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
     resident: Gauge<u64, AtomicU64>,
@@ -69,6 +70,7 @@ impl Metrics {
         let (parts, parts_max, jobs, waiting) =
             (Gauge::default(), Gauge::default(), Family::default(), Family::default());
         let (resident, tokio_tasks, parts_quarantined) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let damaged_files = Gauge::default();
         registry.register("grpc_calls", "gRPC calls by method and code", grpc_calls.clone());
         registry.register("http_calls", "HTTP calls by route, method and status", http_calls.clone());
         registry.register_with_unit("received", "CSV that came in", Unit::Bytes, received.clone());
@@ -83,6 +85,8 @@ impl Metrics {
         registry.register("parts_max", "Parts that the table may have", parts_max.clone());
         let quarantined = "Parts in quarantine, missing from the table, whose loss no operator has accepted";
         registry.register("parts_quarantined", quarantined, parts_quarantined.clone());
+        let damaged = "Damaged files that the last verification found (tally verify, --scrub-interval)";
+        registry.register("damaged_files", damaged, damaged_files.clone());
         registry.register("jobs", "Jobs by state", jobs.clone());
         registry.register("slices_waiting", "Slices of work that wait for a worker, by lane", waiting.clone());
         registry.register_with_unit("resident_memory", "Memory of the process", Unit::Bytes, resident.clone());
@@ -97,6 +101,7 @@ impl Metrics {
             parts,
             parts_max,
             parts_quarantined,
+            damaged_files,
             jobs,
             waiting,
             resident,
@@ -115,7 +120,7 @@ impl Metrics {
     /// Everything as OpenMetrics 1.0 text, with the engine's figures, the log file's and the runtime's as they are now. It is called from an
     /// asynchronous task.
     pub(crate) fn text(&self, vitals: &Vitals, log_lines_lost: u64) -> Result<String, fmt::Error> {
-        let Vitals { parts, parts_max, parts_missing, jobs, waiting, .. } = vitals;
+        let Vitals { parts, parts_max, parts_missing, damaged_files, jobs, waiting, .. } = vitals;
         let Vitals { received_bytes, spilled_bytes, resident_bytes, .. } = vitals;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
         self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
@@ -125,6 +130,7 @@ impl Metrics {
         self.parts.set(*parts as u64);
         self.parts_max.set(*parts_max as u64);
         self.parts_quarantined.set(*parts_missing as u64);
+        self.damaged_files.set(*damaged_files);
         for (state, count) in [
             ("queued", jobs.queued),
             ("running", jobs.running),

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and here what they share: how text is shown and how a failure is told.
 //! All but `serve` and `group-sum` are clients of the server. They know proto/ and nothing of the engine, and hold a few
-//! blocks or one receipt at a time. `group-sum` needs no server: it alone uses the engine. All leave with 0, or with 1
+//! blocks or one receipt at a time. `group-sum` needs no server, nor does `verify` where none runs: they alone use the
+//! engine. All leave with 0, or with 1
 //! after a line on standard error (2, wrong usage, is clap's).
 
 mod connect;
@@ -11,6 +12,7 @@ mod load_numstore;
 mod parts;
 mod sum;
 mod upload;
+mod verify;
 
 use std::{
     borrow::Cow,
@@ -34,6 +36,7 @@ pub use self::load_numstore::LoadNumstoreArgs;
 pub use self::parts::PartsArgs;
 pub use self::sum::{Format, SumArgs};
 pub use self::upload::UploadArgs;
+pub use self::verify::VerifyArgs;
 
 /// A table server: CSV files come in over gRPC, each is kept as CSV and as Parquet, and column sums are exact.
 #[derive(Debug, Parser)]
@@ -60,6 +63,7 @@ pub enum Command {
     GroupSum(GroupSumArgs),
     Parts(PartsArgs),
     Forget(ForgetArgs),
+    Verify(VerifyArgs),
     Health(HealthArgs),
     LoadNumstore(LoadNumstoreArgs),
 }
@@ -84,6 +88,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::GroupSum(args) => group_sum::run(args).await,
             Command::Parts(args) => parts::run(args).await,
             Command::Forget(args) => forget::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
             Command::Health(args) => health::run(args).await,
             Command::LoadNumstore(args) => load_numstore::run(args).await,
         }

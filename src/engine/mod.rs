@@ -30,6 +30,7 @@ pub mod quarantine;
 pub mod query;
 mod readiness;
 pub mod runs;
+pub mod scrub;
 pub mod simd;
 pub mod small;
 pub mod sources;
@@ -73,7 +74,7 @@ use crate::{
     limits::{
         GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, HTTP_LONG_CALL_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits,
         NUMBER_CALLS_MAX, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX,
-        UPLOADS_MAX, WIDE_READS_MAX,
+        UPLOADS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
 };
 use claims::Pool;
@@ -126,6 +127,10 @@ struct Inner {
     check_turn: Arc<Semaphore>,
     /// Whose turn it is to accept the loss of a part.
     forget_turn: Arc<Semaphore>,
+    /// Calls for a verification of all that is stored.
+    verify_calls: Arc<Semaphore>,
+    /// Files that the last verification found damaged, for `vitals`.
+    damaged_files: AtomicU64,
     /// Bytes of CSV that came in, for `vitals`.
     received_bytes: AtomicU64,
 }
@@ -189,10 +194,15 @@ impl Engine {
             group_calls: Arc::new(Semaphore::new(GROUP_CALLS_MAX)),
             check_turn: Arc::new(Semaphore::new(1)),
             forget_turn: Arc::new(Semaphore::new(1)),
+            verify_calls: Arc::new(Semaphore::new(VERIFY_CALLS_MAX)),
+            damaged_files: AtomicU64::new(0),
         };
         let engine = Self(Arc::new(inner));
         jobs::dispatch(&engine);
         tokio::spawn(jobs::keep_sweeping(Arc::downgrade(&engine.0), limits.jobs.sweep_interval));
+        if let Some(interval) = limits.scrub_interval {
+            tokio::spawn(scrub::keep_scrubbing(Arc::downgrade(&engine.0), interval));
+        }
         Ok((engine, found))
     }
 
@@ -348,15 +358,6 @@ impl Engine {
     /// Some receipts in the order of their ids, at most `count_max`, at least one if any is left.
     pub async fn receipts(&self, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
         query::receipts(self, after, count_max).await
-    }
-
-    /// Compares all bytes of a part's files with its receipt, in slices of one lane.
-    ///
-    /// Errors: what is not as it was written; there is no such part; what cannot be read.
-    pub async fn verify_part(&self, lane: Lane, id: PartId) -> Result<(), Error> {
-        let part = self.0.state.with(|state| state.parts.snapshot()).get(&id).cloned();
-        let part = part.ok_or_else(|| Error::Internal(format!("there is no part {id}")))?;
-        verify::verify_part(self, lane, &part).await
     }
 
     /// Gives a key of NumStore a value. Returns the total of all values.

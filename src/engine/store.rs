@@ -211,7 +211,7 @@ pub enum JobFile {
 }
 
 impl JobFile {
-    fn extension(self) -> &'static str {
+    pub(super) fn extension(self) -> &'static str {
         match self {
             Self::Input => "input",
             Self::Result => "result",
@@ -349,7 +349,7 @@ impl Store {
         for entry in fs::read_dir(&path).map_err(what())? {
             match split_name_in_quarantine(&entry.map_err(what())?.path()) {
                 Some((id, "forgotten")) => quarantine.accepted.insert(id),
-                Some((id, "csv" | "parquet" | "json")) => quarantine.parts.insert(id),
+                Some((id, "csv" | "parquet" | "sums" | "json")) => quarantine.parts.insert(id),
                 _ => false,
             };
         }
@@ -374,6 +374,54 @@ impl Store {
         draft.write_all(text.as_bytes()).and_then(|()| draft.sync()).map_err(what())?;
         draft.rename(&self.quarantine_path(id, "forgotten"))?;
         sync_folder(&self.root.join("quarantine")).map_err(what())
+    }
+
+    /// Whether a part is in `parts/`.
+    pub(super) fn has_receipt(&self, id: PartId) -> bool {
+        assert_unlocked();
+        self.part_path(id, "json").exists()
+    }
+
+    /// Names of all jobs that have a record now.
+    pub(super) fn job_names(&self) -> Result<Vec<String>, Error> {
+        let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        let name = |path: PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        Ok(self.entries("jobs")?.into_iter().filter(is_record).filter_map(name).collect())
+    }
+
+    /// Whether there is a record of a job.
+    pub(super) fn has_job_record(&self, name: &str) -> bool {
+        assert_unlocked();
+        self.job_path(name, "json").exists()
+    }
+
+    /// Verifies all of the list of checksums of a part, and says how many bytes it has; none if the part needs no list.
+    pub(super) fn check_part_sums(&self, part: &Part) -> Result<Option<u64>, Error> {
+        let blocks = listed_blocks(part.csv_bytes);
+        let Some(checks) = part.checks.filter(|checks| checks.chunks_in_sums || blocks > 0) else { return Ok(None) };
+        let damaged = |what: String| Error::Damaged { part: part.id, what: format!("sums: {what}") };
+        let what = || Error::io(format!("part {}, sums", part.id));
+        let file = match data_folder::open(&self.part_path(part.id, "sums")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || data_folder::is_no_file(&error) => {
+                return Err(damaged(error.to_string()));
+            }
+            file => file.map_err(what())?,
+        };
+        let (mut page, mut bytes, mut sums) = (vec![0; PAGE_BYTES_MAX], 0, 0);
+        for index in 0.. {
+            let read = read_at(&file, bytes, &mut page).map_err(what())?;
+            if read == 0 {
+                break;
+            }
+            let found = read_page(checks.csv, index, &page[..read]);
+            let found = found.ok_or_else(|| damaged(format!("its page {index} is not what was written")))?;
+            bytes += read as u64;
+            sums += found.len() as u64;
+        }
+        if sums < blocks || (sums > blocks && !checks.chunks_in_sums) {
+            return Err(damaged(format!("it has {sums} checksums, and the CSV has {blocks} blocks")));
+        }
+        Ok(Some(bytes))
     }
 
     fn quarantine_path(&self, id: PartId, extension: &str) -> PathBuf {
@@ -763,7 +811,7 @@ impl Store {
 
     /// Moves all files of a part to `quarantine/`, which never overwrites what is there. The receipt goes last: until
     /// then the part is found broken again by the next start, and not taken for leftovers.
-    fn set_aside(&self, id: PartId) -> Result<(), Error> {
+    pub(super) fn set_aside(&self, id: PartId) -> Result<(), Error> {
         assert_unlocked();
         for extension in ["csv", "parquet", "sums", "json"] {
             self.move_to_quarantine(&self.part_path(id, extension), &id.to_string(), extension)?;
@@ -843,6 +891,27 @@ fn parse_receipt(id: PartId, text: &[u8]) -> Result<Receipt, ReceiptFault> {
 /// A checksum as receipts have it.
 pub(super) fn checksum_text(hash: &XxHash3_64) -> String {
     to_hex(hash.finish())
+}
+
+/// The process that holds a data folder; none if no process does.
+///
+/// Errors: the lock cannot be read; its holder has not written its number yet.
+pub fn lock_holder(root: &Path) -> Result<Option<u64>, Error> {
+    let what = format!("data folder {}: its lock", root.display());
+    let lock = match data_folder::open(&root.join("lock")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        lock => lock.map_err(Error::io(what.clone()))?,
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            lock.take(32).read_to_string(&mut holder).map_err(Error::io(what))?;
+            let in_use = |error| Error::DataFolder(format!("data folder {} is in use: {error}", root.display()));
+            holder.trim().parse().map(Some).map_err(in_use)
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io(what)(error)),
+    }
 }
 
 /// The one line of a file that holds a secret, without its end. Errors: it has none, or more than fits.
@@ -1536,6 +1605,11 @@ impl Blocks {
         }
         let start = usize::try_from(offset % BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         Ok(&self.block[start..])
+    }
+
+    /// The error that the file is not what was written.
+    pub fn damaged(&self, what: &str) -> Error {
+        self.file.damaged(what)
     }
 
     fn load(&mut self, index: u64) -> Result<(), Error> {

@@ -1,8 +1,8 @@
-//! Whole files compared with their receipts: parts of format version 1 at their first use, and all of them when somebody
-//! asks for it.
+//! Whole files compared with their receipts: parts of format version 1 at their first use. (All that is stored is verified in
+//! `scrub.rs`, when somebody asks for it.)
 //!
-//! Reading a part verifies what it reads, block by block. This is for the rest: version 1 had no checksums of blocks, so such
-//! a part is verified whole at its first use, and these checksums are written down then.
+//! Reading a part verifies what it reads, block by block. Version 1 had no checksums of blocks, so such a part is verified
+//! whole at its first use, and these checksums are written down then.
 //!
 //! Memory: one block of a file; of the checksums of blocks one page.
 
@@ -41,46 +41,6 @@ pub(super) async fn parts_to_read(
         upgrade(engine, lane, part).await?;
     }
     engine.whole_table()
-}
-
-/// Compares all bytes of a part's files with its receipt.
-///
-/// Errors: what is not as it was written; what cannot be read.
-pub(super) async fn verify_part(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
-    let receipt = read_receipt(engine, lane, part.id).await?;
-    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
-    if part.checks.is_some() {
-        // Block by block, so that the list of their checksums is verified, too.
-        let file = engine.0.workers.run(lane, move || store.open_part(&of, Format::Csv)).await.flatten()?;
-        let hash = fold_file(engine, lane, &file, XxHash3_64::new(), |hash, bytes| {
-            hash.write(bytes);
-            Ok(())
-        });
-        compare(&file, &hash.await?, &receipt.csv.xxh3)?;
-    } else {
-        verify_file(engine, lane, part, Format::Csv, &receipt).await?;
-    }
-    verify_file(engine, lane, part, Format::Parquet, &receipt).await
-}
-
-async fn verify_file(
-    engine: &Engine,
-    lane: Lane,
-    part: &Arc<Part>,
-    format: Format,
-    receipt: &Receipt,
-) -> Result<(), Error> {
-    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
-    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, format)).await.flatten()?;
-    let hash = fold_file(engine, lane, &file, XxHash3_64::new(), |hash, bytes| {
-        hash.write(bytes);
-        Ok(())
-    });
-    let expected = match format {
-        Format::Csv => &receipt.csv.xxh3,
-        Format::Parquet => &receipt.parquet.xxh3,
-    };
-    compare(&file, &hash.await?, expected)
 }
 
 async fn read_receipt(engine: &Engine, lane: Lane, id: PartId) -> Result<Receipt, Error> {

@@ -14,6 +14,8 @@ pub struct Vitals {
     pub parts_max: usize,
     /// Parts in quarantine whose loss no operator has accepted.
     pub parts_missing: usize,
+    /// Files that the last verification of all that is stored found damaged.
+    pub damaged_files: u64,
     /// Jobs of both kinds by their state.
     pub jobs: JobCounts,
     /// Slices that wait for a worker, lane by lane.
@@ -38,6 +40,7 @@ impl Engine {
             parts: self.parts_count(),
             parts_max: inner.limits.parts_max,
             parts_missing: self.missing_count(),
+            damaged_files: self.damaged_files(),
             jobs: self.job_counts(),
             waiting,
             received_bytes: inner.received_bytes.load(Ordering::Relaxed),

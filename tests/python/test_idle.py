@@ -120,6 +120,19 @@ def watch_health(channel: grpc.Channel) -> None:
     assert failure_of(stub.Watch(health_pb2.HealthCheckRequest(service="nothing"))) == grpc.StatusCode.NOT_FOUND
 
 
+def look_after_files(channel: grpc.Channel) -> None:
+    """One verification at a time, so that the one that is cancelled comes last."""
+    stub = tally_pb2_grpc.TallyStub(channel)
+    assert stub.ListQuarantine(tally_pb2.ListQuarantineRequest(), timeout=CALL_SECONDS_MAX).count == 0
+    with pytest.raises(grpc.RpcError) as error:
+        stub.Forget(tally_pb2.ForgetRequest(part=2**63), timeout=CALL_SECONDS_MAX)
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    assert list(stub.Verify(tally_pb2.VerifyRequest(), timeout=CALL_SECONDS_MAX))
+    other_server = stub.Verify(tally_pb2.VerifyRequest(process=2**63), timeout=CALL_SECONDS_MAX)
+    assert failure_of(other_server) == grpc.StatusCode.FAILED_PRECONDITION
+    stub.Verify(tally_pb2.VerifyRequest()).cancel()
+
+
 def failure_of(answers) -> grpc.StatusCode:
     with pytest.raises(grpc.RpcError) as error:
         list(answers)
@@ -187,6 +200,7 @@ def all_rpcs(channel: grpc.Channel) -> None:
         for rpc in rpcs(channel):
             way(rpc)
     watch_health(channel)
+    look_after_files(channel)
 
 
 def test_no_call_leaves_anything_behind(server):

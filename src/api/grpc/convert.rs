@@ -8,6 +8,7 @@ use crate::{
         MissingParts,
         group::Group,
         part::{Column, ColumnType, FileInfo, Receipt},
+        scrub::{DamagedFile, Progress},
     },
     error::{Error, Kind},
 };
@@ -22,6 +23,7 @@ pub(super) fn to_status(error: &Error) -> Status {
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
         Kind::NotFound => Code::NotFound,
+        Kind::OtherServer => Code::FailedPrecondition,
         Kind::DataLoss => Code::DataLoss,
         Kind::Internal => Code::Internal,
     };
@@ -56,6 +58,11 @@ pub(super) fn to_group_block(groups: Vec<Group>) -> tally::GroupBlock {
 pub(super) fn to_quarantine(missing: &MissingParts) -> tally::ListQuarantineResponse {
     let parts = missing.listed().iter().map(|id| id.get()).collect();
     tally::ListQuarantineResponse { parts, count: missing.count() as u64 }
+}
+
+pub(super) fn to_progress(Progress { files, bytes, damaged }: Progress) -> tally::VerifyProgress {
+    let damaged = damaged.into_iter().map(|DamagedFile { file, what }| tally::DamagedFile { file, what });
+    tally::VerifyProgress { files, bytes, damaged: damaged.collect() }
 }
 
 pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {

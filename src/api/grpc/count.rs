@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use crate::api::metrics::{GrpcCall, Metrics};
 
 /// The calls that are counted by their name. A test compares this with the proto files.
-const METHODS: [&str; 10] = [
+const METHODS: [&str; 11] = [
     "/Table/Upload",
     "/Table/ColumnSum",
     "/Table/ColSum",
@@ -26,6 +26,7 @@ const METHODS: [&str; 10] = [
     "/tally.v1.Tally/GroupSum",
     "/tally.v1.Tally/ListQuarantine",
     "/tally.v1.Tally/Forget",
+    "/tally.v1.Tally/Verify",
 ];
 
 /// Counts the calls of the services below it.

@@ -8,10 +8,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Answers, CallLog,
     adapter::Content,
-    convert::{to_group_block, to_quarantine, to_receipt, to_status},
+    convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_status},
     pb::tally::{
         ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
-        ListQuarantineResponse, Receipt, UploadChunk, tally_server::Tally,
+        ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest, tally_server::Tally,
     },
     unread::{Closer, Watched},
 };
@@ -21,6 +21,7 @@ use crate::{
         Engine,
         group::{GroupBy, StoredGroups},
         part::PartId,
+        scrub::Verification,
     },
     error::{Error, Logged},
 };
@@ -32,6 +33,7 @@ pub struct TallyService(pub(super) Engine);
 impl Tally for TallyService {
     type ListPartsStream = Answers<Receipt>;
     type GroupSumStream = Answers<GroupBlock>;
+    type VerifyStream = Answers<VerifyProgress>;
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
         let caller = Caller::of(request.extensions());
@@ -120,11 +122,49 @@ impl Tally for TallyService {
             }
         }
     }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Answers<VerifyProgress>>, Status> {
+        let closer = request.extensions().get().cloned();
+        let log = CallLog::start("Tally/Verify", request.extensions());
+        let VerifyRequest { process } = request.into_inner();
+        let verification = match self.begin_verification(process) {
+            Ok(verification) => verification,
+            Err(error) => {
+                tracing::warn!(call = "Tally/Verify", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
+                return Err(to_status(&error));
+            }
+        };
+        let progress = stream::try_unfold((verification, 0, log), |(mut verification, damaged, log)| async move {
+            match verification.next().await {
+                Ok(Some(progress)) => {
+                    let damaged = damaged + progress.damaged.len();
+                    Ok(Some((to_progress(progress), (verification, damaged, log))))
+                }
+                Ok(None) => {
+                    tracing::info!(call = "Tally/Verify", peer = log.peer(), damaged, ms = log.end(), "verified");
+                    Ok(None)
+                }
+                Err(error) => {
+                    tracing::warn!(call = "Tally/Verify", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
+                    Err(to_status(&error))
+                }
+            }
+        });
+        Ok(Response::new(self.watched(progress.boxed(), "Tally/Verify", closer)))
+    }
 }
 
 impl TallyService {
     fn watched<T: 'static>(&self, answers: Answers<T>, call: &'static str, closer: Option<Closer>) -> Answers<T> {
         Watched::new(answers, call, closer.as_ref(), self.0.idle_max()).boxed()
+    }
+
+    fn begin_verification(&self, process: u64) -> Result<Verification, Error> {
+        let own = u64::from(std::process::id());
+        if process != 0 && process != own {
+            return Err(Error::OtherServer { process, own });
+        }
+        self.0.verify()
     }
 
     async fn forget_part(&self, part: u64) -> Result<usize, Error> {

@@ -1,0 +1,466 @@
+//! Everything that is stored is read and compared with its checksums: for `tally verify`, and in the background with
+//! `--scrub-interval`.
+//!
+//! A walk goes through the parts in the order of their ids, then through the jobs, file by file. A worker does a slice of it
+//! at a time, in the lane of jobs, so that uploads and questions go on meanwhile. A walk changes nothing. Damaged parts are
+//! set aside by [`verify_folder`] alone, which holds the data folder as a start does: under a running server a part stays in
+//! the table, so that questions that need it are refused, and is whole again once its files have been put back.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    hash::Hasher,
+    path::Path,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::OwnedSemaphorePermit;
+use twox_hash::XxHash3_64;
+
+use super::{
+    Engine, Inner,
+    job_records::{Record, RecordState, Work},
+    part::{Format, Part, PartId},
+    state::{Lane, Shared},
+    store::{self, Blocks, Durability, JobFile, Reader, Store, checksum_text},
+    workers::Workers,
+};
+use crate::{
+    error::{Error, Kind},
+    limits::{SLICE_BYTES, SLICE_PARTS_MAX},
+};
+
+/// A stored file that is not what was written, or that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// Its path in the data folder.
+    pub file: String,
+    /// How it shows.
+    pub what: String,
+}
+
+/// What a verification has done since it was last asked.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Files whose last byte was read.
+    pub files: u64,
+    /// Bytes of them that were read, without those of receipts and records.
+    pub bytes: u64,
+    /// In the order of the files.
+    pub damaged: Vec<DamagedFile>,
+}
+
+/// A verification of all that the server has stored. Dropping it ends it.
+pub struct Verification {
+    engine: Engine,
+    /// None while a worker has it, and after the end.
+    walk: Option<Walk>,
+    damaged_count: u64,
+    /// Calls for a verification are bounded; the background's is none of them.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What came of the verification of a data folder that no server holds.
+#[derive(Debug)]
+pub struct VerifiedFolder {
+    /// Parts that were set aside.
+    pub set_aside: Vec<PartId>,
+    /// Parts in quarantine whose loss no operator has accepted, these among them.
+    pub missing_count: usize,
+}
+
+/// What is to be verified, and how far that is.
+struct Walk {
+    /// Parts that have not been begun.
+    parts: Box<dyn Iterator<Item = PartId> + Send>,
+    /// Names of jobs that have not been begun; none before all parts are done.
+    jobs: Option<std::vec::IntoIter<String>>,
+    /// Files of the part or job that was begun.
+    targets: VecDeque<Target>,
+    reading: Option<Reading>,
+    progress: Progress,
+    /// Parts with a file that is not what was written.
+    damaged_parts: BTreeSet<PartId>,
+}
+
+/// A file that is to be read next.
+enum Target {
+    Receipt(PartId),
+    /// A part as its receipt describes it, and the checksum that the receipt has of the file.
+    PartFile(Arc<Part>, Format, String),
+    /// The list of checksums of the part's files.
+    Sums(Arc<Part>),
+    Record(String),
+    JobFile(Arc<Record>, JobFile),
+}
+
+/// A file of which some is read.
+struct Reading {
+    of: Owner,
+    file: String,
+    blocks: Blocks,
+    offset: u64,
+    hash: XxHash3_64,
+    /// Of the whole file; none if its blocks are all that there is.
+    expected: Option<String>,
+}
+
+/// Whose file that is.
+enum Owner {
+    Part(PartId),
+    Job(Arc<Record>),
+}
+
+impl Walk {
+    fn new(parts: impl Iterator<Item = PartId> + Send + 'static) -> Self {
+        Self {
+            parts: Box::new(parts),
+            jobs: None,
+            targets: VecDeque::new(),
+            reading: None,
+            progress: Progress::default(),
+            damaged_parts: BTreeSet::new(),
+        }
+    }
+
+    /// A slice of work. Says whether more is to be done.
+    ///
+    /// Errors: the folder of jobs cannot be read.
+    fn step(&mut self, store: &Store) -> Result<bool, Error> {
+        // A file's end counts as much as the bytes that it might have had, so that a slice of small files ends, too.
+        const FILE_BYTES: u64 = (SLICE_BYTES / SLICE_PARTS_MAX / 4) as u64;
+        let before = self.progress.bytes + self.progress.files * FILE_BYTES;
+        while self.progress.bytes + self.progress.files * FILE_BYTES < before + SLICE_BYTES as u64 {
+            if self.reading.is_some() {
+                self.read_block(store);
+            } else if let Some(target) = self.targets.pop_front() {
+                self.begin(store, target);
+            } else if let Some(id) = self.parts.next() {
+                self.targets.push_back(Target::Receipt(id));
+            } else if let Some(jobs) = &mut self.jobs {
+                let Some(name) = jobs.next() else { return Ok(false) };
+                self.targets.push_back(Target::Record(name));
+            } else {
+                self.jobs = Some(store.job_names()?.into_iter());
+            }
+        }
+        Ok(true)
+    }
+
+    fn begin(&mut self, store: &Store, target: Target) {
+        match target {
+            Target::Receipt(id) => match store.receipt(id) {
+                Ok(receipt) => {
+                    self.end_file(0);
+                    let part = Arc::new(Part::of(&receipt, None));
+                    self.targets.extend([
+                        Target::PartFile(Arc::clone(&part), Format::Csv, receipt.csv.xxh3),
+                        Target::PartFile(Arc::clone(&part), Format::Parquet, receipt.parquet.xxh3),
+                        Target::Sums(part),
+                    ]);
+                }
+                Err(error) => self.part_is_damaged(id, format!("parts/{id}.json"), &error),
+            },
+            Target::PartFile(part, format, expected) => {
+                let (id, file) = (part.id, format!("parts/{}.{format}", part.id));
+                // The CSV block by block, so that its list of checksums is known to be that of this file.
+                let opened = match (format, part.checks) {
+                    (Format::Csv, Some(_)) => store.open_part(&part, format),
+                    (Format::Csv, None) | (Format::Parquet, _) => store.open_part_unverified(&part, format),
+                };
+                match opened {
+                    Ok(reader) => self.reading = Some(Reading::new(Owner::Part(id), file, &reader, Some(expected))),
+                    Err(error) => self.part_is_damaged(id, file, &error),
+                }
+            }
+            Target::Sums(part) => match store.check_part_sums(&part) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => self.end_file(bytes),
+                Err(error) => self.part_is_damaged(part.id, format!("parts/{}.sums", part.id), &error),
+            },
+            Target::Record(name) => match Record::read(store, &name) {
+                Ok(record) => {
+                    self.end_file(0);
+                    let file = match (&record.state, &record.work) {
+                        (RecordState::Done { .. }, _) => Some(JobFile::Result),
+                        (RecordState::Queued | RecordState::Running, Work::GroupSum { .. }) => Some(JobFile::Input),
+                        (RecordState::Queued | RecordState::Running, Work::Survey(_)) => None,
+                        (RecordState::Failed { .. } | RecordState::Downloaded, _) => None,
+                    };
+                    let record = Arc::new(record);
+                    self.targets.extend(file.map(|file| Target::JobFile(record, file)));
+                }
+                // It was removed meanwhile.
+                Err(_) if !store.has_job_record(&name) => {}
+                Err(error) => self.is_damaged(format!("jobs/{name}.json"), &error),
+            },
+            Target::JobFile(record, kind) => {
+                let name = record.id.to_string();
+                let file = format!("jobs/{name}.{}", kind.extension());
+                let (bytes, check) = match (kind, &record.state) {
+                    (JobFile::Result, RecordState::Done { bytes, .. }) => (Some(*bytes), record.state.result_check()),
+                    _ => (None, record.input_check()),
+                };
+                match store.open_job_file(&name, kind, check) {
+                    Ok(reader) if bytes.is_some_and(|bytes| bytes != reader.bytes()) => {
+                        let what = format!("{} bytes, its record says {}", reader.bytes(), bytes.unwrap_or(0));
+                        self.job_is_damaged(store, &record, file, &reader.damaged(&what));
+                    }
+                    Ok(reader) => self.reading = Some(Reading::new(Owner::Job(record), file, &reader, None)),
+                    Err(error) => self.job_is_damaged(store, &record, file, &error),
+                }
+            }
+        }
+    }
+
+    fn read_block(&mut self, store: &Store) {
+        let Some(mut reading) = self.reading.take() else { return };
+        let ended = match reading.next_block() {
+            Ok(0) => reading.compare(),
+            Ok(bytes) => {
+                self.progress.bytes += bytes;
+                self.reading = Some(reading);
+                return;
+            }
+            Err(error) => Err(error),
+        };
+        match (ended, reading.of) {
+            (Ok(()), _) => self.end_file(0),
+            (Err(error), Owner::Part(id)) => self.part_is_damaged(id, reading.file, &error),
+            (Err(error), Owner::Job(record)) => self.job_is_damaged(store, &record, reading.file, &error),
+        }
+    }
+
+    fn end_file(&mut self, bytes: u64) {
+        self.progress.files += 1;
+        self.progress.bytes += bytes;
+    }
+
+    fn part_is_damaged(&mut self, id: PartId, file: String, error: &Error) {
+        // What cannot be read now may be whole.
+        if error.kind() == Kind::DataLoss {
+            self.damaged_parts.insert(id);
+        }
+        self.is_damaged(file, error);
+    }
+
+    /// A job may have ended or be gone since its record was read: then its files are other ones, or none.
+    fn job_is_damaged(&mut self, store: &Store, record: &Record, file: String, error: &Error) {
+        let name = record.id.to_string();
+        match Record::read(store, &name) {
+            Ok(now) if now.state == record.state && now.since == record.since => self.is_damaged(file, error),
+            _ => self.targets.push_back(Target::Record(name)),
+        }
+    }
+
+    fn is_damaged(&mut self, file: String, error: &Error) {
+        self.end_file(0);
+        self.progress.damaged.push(DamagedFile { file, what: error.to_string() });
+    }
+}
+
+impl Reading {
+    fn new(of: Owner, file: String, reader: &Reader, expected: Option<String>) -> Self {
+        Self { of, file, blocks: reader.blocks(), offset: 0, hash: XxHash3_64::new(), expected }
+    }
+
+    /// Reads a block, and says how many bytes it has; 0 at the end of the file.
+    fn next_block(&mut self) -> Result<u64, Error> {
+        let block = self.blocks.from(self.offset)?;
+        let bytes = block.len() as u64;
+        self.hash.write(block);
+        self.offset += bytes;
+        Ok(bytes)
+    }
+
+    /// Compares the whole file with its checksum.
+    fn compare(&self) -> Result<(), Error> {
+        let found = checksum_text(&self.hash);
+        match &self.expected {
+            Some(expected) if *expected != found => Err(self
+                .blocks
+                .damaged(&format!("it is not what was written: its checksum is {found}, the receipt says {expected}"))),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Begins to verify all that is stored now.
+    ///
+    /// Errors: another call does that already.
+    pub fn verify(&self) -> Result<Verification, Error> {
+        let permit = Arc::clone(&self.0.verify_calls).try_acquire_owned();
+        let permit = permit.ok().ok_or(Error::VerificationRunning)?;
+        Ok(Verification::new(self.clone(), Some(permit)))
+    }
+
+    /// Files that the last verification found damaged, or the running one if they are more.
+    pub fn damaged_files(&self) -> u64 {
+        self.0.damaged_files.load(Ordering::Relaxed)
+    }
+}
+
+impl Verification {
+    fn new(engine: Engine, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let parts = engine.0.state.with(|state| state.parts.snapshot());
+        let walk = Walk::new(parts.into_iter().map(|(id, _part)| id));
+        Self { engine, walk: Some(walk), damaged_count: 0, _permit: permit }
+    }
+
+    /// Verifies some more; none at the end. What is damaged is logged and counted, too.
+    ///
+    /// Errors: the folder of jobs cannot be read; the server is shutting down.
+    pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
+        let Some(mut walk) = self.walk.take() else { return Ok(None) };
+        let inner = &self.engine.0;
+        let store = Arc::clone(&inner.store);
+        let slice = move || {
+            let more = walk.step(&store)?;
+            Ok((walk, more))
+        };
+        let (mut walk, more) = inner.workers.run(Lane::Job, slice).await.flatten()?;
+        let progress = std::mem::take(&mut walk.progress);
+        for DamagedFile { file, what } in &progress.damaged {
+            tracing::error!(file, what, "damaged");
+        }
+        self.damaged_count += progress.damaged.len() as u64;
+        if more {
+            inner.damaged_files.fetch_max(self.damaged_count, Ordering::Relaxed);
+            self.walk = Some(walk);
+        } else {
+            inner.damaged_files.store(self.damaged_count, Ordering::Relaxed);
+        }
+        Ok(Some(progress))
+    }
+}
+
+/// Verifies all that is stored, waits, and begins again, until the engine is closed or gone.
+pub(super) async fn keep_scrubbing(engine: Weak<Inner>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(inner) = engine.upgrade() else { return };
+        match scrub(Engine(inner)).await {
+            Ok(()) => {}
+            Err(Error::Draining) => return,
+            Err(error) => tracing::error!(%error, "the scrub could not go on"),
+        }
+    }
+}
+
+async fn scrub(engine: Engine) -> Result<(), Error> {
+    let started = Instant::now();
+    let (mut files, mut bytes, mut damaged) = (0, 0, 0);
+    let mut verification = Verification::new(engine, None);
+    while let Some(progress) = verification.next().await? {
+        files += progress.files;
+        bytes += progress.bytes;
+        damaged += progress.damaged.len();
+    }
+    tracing::info!(files, bytes, damaged, ms = started.elapsed().as_millis(), "scrubbed");
+    Ok(())
+}
+
+/// The process that holds a data folder; none if no process does.
+pub async fn holder(root: &Path) -> Result<Option<u64>, Error> {
+    let root = root.to_owned();
+    let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
+    let holder = workers.run(Lane::Job, move || store::lock_holder(&root)).await.flatten();
+    workers.close();
+    holder
+}
+
+/// Verifies a data folder that no server holds, and puts it in order as a start does: what is left of uploads that were
+/// never acknowledged is removed, and damaged parts are set aside.
+///
+/// Errors: there is no such folder, or it is in use; a file operation fails.
+pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Result<VerifiedFolder, Error> {
+    if !root.join("parts").is_dir() {
+        return Err(Error::DataFolder(format!("data folder {}: it is not there", root.display())));
+    }
+    let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
+    let root = root.to_owned();
+    let open = move || {
+        let store = Store::open(&root, Durability::Fsync)?;
+        let mut parts = Vec::new();
+        let found = store.recover(|receipt| parts.push(receipt.part))?;
+        Ok((Arc::new(store), parts, found))
+    };
+    let (store, parts, found) = workers.run(Lane::Job, open).await.flatten()?;
+    let mut set_aside = Vec::new();
+    let mut damaged = Vec::new();
+    for (id, reason) in found.quarantined {
+        // Reasons begin with the file's kind.
+        let extension = match reason.split_once(": ") {
+            Some((extension @ ("csv" | "parquet" | "sums"), _)) => extension,
+            _ => "json",
+        };
+        let (file, what) = (format!("parts/{id}.{extension}"), Error::Damaged { part: id, what: reason }.to_string());
+        damaged.push(DamagedFile { file, what });
+        set_aside.push(id);
+    }
+    report(Progress { damaged, ..Progress::default() });
+
+    let mut walk = Walk::new(parts.into_iter());
+    loop {
+        let store = Arc::clone(&store);
+        let slice = move || {
+            let more = walk.step(&store)?;
+            Ok((walk, more))
+        };
+        let more;
+        (walk, more) = workers.run(Lane::Job, slice).await.flatten()?;
+        report(std::mem::take(&mut walk.progress));
+        if !more {
+            break;
+        }
+    }
+    set_aside.extend(&walk.damaged_parts);
+    set_aside.sort_unstable();
+    let damaged_parts = walk.damaged_parts;
+    let put_in_order = move || {
+        damaged_parts.iter().try_for_each(|id| store.set_aside(*id))?;
+        let missing = store.quarantine()?.missing(|id| store.has_receipt(*id));
+        Ok(missing.count())
+    };
+    let missing_count = workers.run(Lane::Job, put_in_order).await.flatten()?;
+    workers.close();
+    Ok(VerifiedFolder { set_aside, missing_count })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::jobs::JobId;
+
+    /// The files that the rest of a walk finds damaged.
+    fn damaged(store: &Store, target: Target) -> Vec<String> {
+        let mut walk = Walk::new(std::iter::empty());
+        walk.jobs = Some(Vec::new().into_iter());
+        walk.targets.push_back(target);
+        while walk.step(store).expect("readable") {}
+        walk.progress.damaged.into_iter().map(|damaged| damaged.file).collect()
+    }
+
+    #[test]
+    fn a_job_that_ended_since_its_record_was_read_is_not_damaged() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let name = "0b5e2c14-6f1a-4a52-9a0e-1f7a4e5b3c2d";
+        let id: JobId = name.parse().expect("a name");
+        let (by, sum, header) = (vec!["a".to_owned()], vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]);
+        let mut record = Record::new(id, 1, Work::GroupSum { by, sum, header }, Some(7));
+        let of_input = |record: &Record| Target::JobFile(Arc::new(record.clone()), JobFile::Input);
+        let queued = record.clone();
+        assert_eq!(damaged(&store, of_input(&queued)), Vec::<String>::new(), "the job is gone");
+        assert_eq!(damaged(&store, Target::Record(name.to_owned())), Vec::<String>::new(), "the job is gone");
+        record.publish(&store).expect("published");
+        assert_eq!(damaged(&store, of_input(&queued)), [format!("jobs/{name}.input")]);
+        record.state = RecordState::Failed { reason: "why".to_owned() };
+        record.publish(&store).expect("published");
+        assert_eq!(damaged(&store, of_input(&queued)), Vec::<String>::new(), "it needs no input any more");
+        record.state = RecordState::Done { bytes: 1, check: None };
+        record.publish(&store).expect("published");
+        assert_eq!(damaged(&store, of_input(&queued)), [format!("jobs/{name}.result")]);
+    }
+}
