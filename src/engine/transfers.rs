@@ -2,8 +2,8 @@
 //! may be at once, whose they are, and how fast each moves.
 //!
 //! A permit is given by use, not by arrival. When all are taken, a newcomer waits for a moment, and the transfer that is
-//! furthest behind the least rate ends, if any is. One connection holds at most half of the permits, and one
-//! peer three quarters. The tables are plain and stand under the lock; whoever waits is told through a channel.
+//! furthest behind the least rate ends, if any is; the connection that runs the fewest is next. One connection holds at
+//! most half of the permits, and one peer three quarters. The tables are plain and stand under the lock; whoever waits is told through a channel.
 
 use std::{
     collections::VecDeque,
@@ -138,7 +138,7 @@ impl Transfers {
         let rx = if self.obstacle(origin).is_none() {
             self.running.push(transfer);
             None
-        } else if self.waiting.len() < self.waits_max {
+        } else if self.has_room_to_wait(origin) {
             let (tx, rx) = oneshot::channel();
             self.waiting.push_back(Waiting { transfer, tx });
             Some(rx)
@@ -149,19 +149,44 @@ impl Transfers {
         Some((id, rx))
     }
 
+    /// Transfers of a connection that run, and those that wait too.
+    fn held_by(&self, origin: Origin, with_waiting: bool) -> usize {
+        let Some(connection) = origin.connection else { return 0 };
+        let is_of_it = |transfer: &&Running| transfer.origin.connection == Some(connection);
+        let waiting = self.waiting.iter().map(|waiting| &waiting.transfer).filter(is_of_it);
+        self.running.iter().filter(is_of_it).count() + if with_waiting { waiting.count() } else { 0 }
+    }
+
+    /// Whether one more may wait. When as many wait as may, one of the connection that has most makes room.
+    fn has_room_to_wait(&mut self, origin: Origin) -> bool {
+        if self.waiting.len() < self.waits_max {
+            return true;
+        }
+        let held = |index: usize| self.held_by(self.waiting[index].transfer.origin, true);
+        // The last of them.
+        let most = (0..self.waiting.len()).max_by_key(|&index| held(index));
+        let Some(index) = most.filter(|&index| held(index) > self.held_by(origin, true) + 1) else { return false };
+        self.waiting.remove(index); // which tells it
+        true
+    }
+
+    /// Which of those that wait is next: one whose connection runs the fewest, and of these the first that came.
+    fn next_waiting(&self) -> Option<usize> {
+        let may_run = |index: &usize| self.obstacle(self.waiting[*index].transfer.origin).is_none();
+        let candidates = (0..self.waiting.len()).filter(may_run);
+        candidates.min_by_key(|&index| self.held_by(self.waiting[index].transfer.origin, false))
+    }
+
     /// Ends a transfer, or its waiting. Returns whom to tell that they run now.
     fn leave(&mut self, id: u64) -> Vec<oneshot::Sender<()>> {
         self.waiting.retain(|waiting| waiting.transfer.id != id);
         self.running.retain(|transfer| transfer.id != id);
         let mut told = Vec::new();
-        let mut index = 0;
-        while self.running.len() < self.max && index < self.waiting.len() {
-            if self.obstacle(self.waiting[index].transfer.origin).is_some() {
-                index += 1;
-            } else if let Some(Waiting { transfer, tx }) = self.waiting.remove(index) {
-                self.running.push(transfer);
-                told.push(tx);
-            }
+        while self.running.len() < self.max
+            && let Some(Waiting { transfer, tx }) = self.next_waiting().and_then(|index| self.waiting.remove(index))
+        {
+            self.running.push(transfer);
+            told.push(tx);
         }
         told
     }
@@ -452,6 +477,21 @@ mod tests {
         fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
         fast.pace.moved(4 * 1024);
         assert_eq!(fast.pace.behind(), Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn the_connection_that_runs_fewest_is_next_and_the_one_that_has_most_makes_room() {
+        let admission = admission(4);
+        let enter = |connection| Box::pin(admission.enter(origin(connection, "127.0.0.1"), CancellationToken::new()));
+        let mut held: Vec<_> = [1, 1, 2, 2].map(|connection| now(&admission, origin(connection, "127.0.0.1"))).into();
+        assert!(held.iter().all(Option::is_some));
+        let mut waiting: Vec<_> = [1, 1, 1, 2, 2, 2, 2, 2].map(enter).into();
+        assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
+        let mut newcomer = enter(3);
+        assert!(newcomer.as_mut().now_or_never().is_none(), "it waits");
+        assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "the last of connection 2 is refused");
+        held.remove(0);
+        assert!(newcomer.await.is_some(), "before those that came before it");
     }
 
     #[tokio::test]

@@ -301,3 +301,40 @@ impl Entry {
         self.usage.caller.close.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table with a connection from each of these peers, which has just come.
+    fn table(peers: &[&str], served: usize) -> (Table, JoinSet<()>) {
+        let bounds =
+            Bounds { served, used: served, waiting: 1, silent_max: None, last_words_max: Duration::from_millis(100) };
+        let use_permits = Arc::new(UsePermits::new(served));
+        let mut table = Table { bounds, use_permits: Arc::clone(&use_permits), entries: HashMap::new() };
+        let mut tasks = JoinSet::new();
+        for (connection, peer) in (0..).zip(peers) {
+            let origin = Origin::of(connection, peer.parse().expect("an address"));
+            let usage = Arc::new(Usage::new(origin, Arc::clone(&use_permits)));
+            let id = tasks.spawn(std::future::pending()).id();
+            table.entries.insert(id, Entry { usage, peer: origin.peer, is_closing: false });
+        }
+        (table, tasks)
+    }
+
+    #[tokio::test]
+    async fn a_peer_has_three_quarters_of_the_connections_but_this_machine_may_have_all() {
+        let peer = |text: &str| Origin::of(0, text.parse().expect("an address")).peer;
+        let (mut table, _tasks) = table(&["192.0.2.1"; 6], 8);
+        assert!(!table.admits(peer("192.0.2.1")), "six of eight, and none of them idle for long");
+        assert!(table.admits(peer("192.0.2.2")) && table.admits(peer("127.0.0.1")));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !table.admits(peer("192.0.2.1")) {
+            assert!(Instant::now() < deadline, "the one that is idle longest makes room");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(table.open().count(), 5);
+        let (mut table, _tasks) = self::table(&["127.0.0.1"; 7], 8);
+        assert!(table.admits(peer("127.0.0.1")));
+    }
+}

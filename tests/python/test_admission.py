@@ -5,6 +5,7 @@ server lets it, and comes again at once when it is thrown out. Two seconds after
 served within a few seconds, and every probe.
 """
 
+import os
 import selectors
 import socket
 import struct
@@ -37,7 +38,7 @@ ROUNDS = 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
-CANCEL, ENHANCE_YOUR_CALM = 8, 11
+CANCEL = 8
 UPLOAD = "/tally.v1.Tally/Upload"
 FORM_HEAD = (
     b"POST /api/v1/file-processing/tasks/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
@@ -50,10 +51,11 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream_id) + payload
 
 
-def head_of_call(path: str, stream_id: int, ends: bool = False) -> bytes:
+def head_of_call(path: str, stream_id: int, ends: bool = False, content_length: str = "") -> bytes:
     """HEADERS of a call."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")]
     fields += [("content-type", "application/grpc"), ("te", "trailers")]
+    fields += [("content-length", content_length)] if content_length else []
     # An encoder of its own for each call, so that they can be sent in any order, or again.
     payload = hpack.Encoder().encode(fields)
     return frame(HEADERS, END_HEADERS | (END_STREAM if ends else 0), stream_id, payload)
@@ -75,7 +77,7 @@ class Http2:
         """Sends what fits; an attacker does not care for the rest."""
         try:
             self.socket.send(data)
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             pass
         except OSError:
             self.is_closed = True
@@ -84,7 +86,7 @@ class Http2:
         try:
             received = self.socket.recv(64 * KIB)
             self.is_closed = not received
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             return
         except OSError:
             self.is_closed = True
@@ -285,12 +287,6 @@ def test_idle_http_connections_that_come_again(server, first):
         honest_clients_are_served(server, send_form)
 
 
-def test_http_connections_that_are_kept_after_a_call(server):
-    request = b"GET /api/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with attackers(lambda: Http1(server, request), 2 * HTTP_CONNECTIONS_MAX):
-        honest_clients_are_served(server, send_form)
-
-
 def test_probes_have_a_listener_of_their_own(start_server, tmp_path):
     server = start_server(tmp_path / "data", "--probe", "127.0.0.1:0", "--http", "none")
     probe = f"http://{server.probe_addresses[0]}"
@@ -313,8 +309,8 @@ def slow_uploads(server, uploads: int):
     def connect():
         connection = Http2(server)
         for stream_id in range(1, 2 * uploads, 2):
-            message = struct.pack(">BI", 0, 100_000) + b"\x0a" + b"\x9d\x8d\x06" + b"x,y\n"
-            connection.send(head_of_call(UPLOAD, stream_id) + frame(DATA, 0, stream_id, message))
+            content = struct.pack(">BI", 0, 100_000) + b"\x0a" + b"\x9c\x8d\x06" + b"x,y\n"  # 99,996 bytes of it
+            connection.send(head_of_call(UPLOAD, stream_id) + frame(DATA, 0, stream_id, content))
         return connection
 
     def each_second(connection, _turn) -> None:
@@ -360,6 +356,17 @@ def test_few_file_descriptors(start_server, tmp_path):
     honest_clients_are_served(server, send_form)
 
 
+def test_a_server_that_ran_out_of_descriptors_goes_on(server):
+    """Something else takes them, or the limit is lowered beneath it."""
+    upload_as_a_new_client(server)
+    lower = ["prlimit", "--pid", str(server.pid), f"--nofile={len(os.listdir(f'/proc/{server.pid}/fd'))}:"]
+    subprocess.run(lower, check=True)
+    with attackers(lambda: Http2(server), 20):
+        wait_until(lambda: "no connection could be accepted" in server.stderr, "a refused connection")
+        subprocess.run(["prlimit", "--pid", str(server.pid), "--nofile=1024:"], check=True)
+        honest_clients_are_served(server, rounds=1)
+
+
 def test_too_few_file_descriptors_are_said_at_the_start(start_server, tmp_path):
     with pytest.raises(ServerDidNotStart) as failure:
         start_server(tmp_path / "data", prefix=("prlimit", "--nofile=40"))
@@ -387,15 +394,12 @@ def window_overflow(stream_id: int) -> bytes:
     return head_of_call(UPLOAD, stream_id) + frame(WINDOW_UPDATE, 0, stream_id, struct.pack(">I", 2**31 - 1))
 
 
-def empty_window_update(stream_id: int) -> bytes:
-    return head_of_call(UPLOAD, stream_id) + frame(WINDOW_UPDATE, 0, stream_id, struct.pack(">I", 0))
+def more_than_announced(stream_id: int) -> bytes:
+    """More data than the head's content-length: another way to make the server reset (RFC 9113, section 8.1.1)."""
+    return head_of_call(UPLOAD, stream_id, content_length="1") + frame(DATA, 0, stream_id, b"xx")
 
 
-def data_after_the_end(stream_id: int) -> bytes:
-    return head_of_call("/Table/ColumnSum", stream_id, ends=True) + frame(DATA, 0, stream_id, b"x")
-
-
-@pytest.mark.parametrize("abuse", [reset_at_once, window_overflow, empty_window_update, data_after_the_end])
+@pytest.mark.parametrize("abuse", [reset_at_once, window_overflow, more_than_announced])
 @pytest.mark.parametrize("pause", [False, True], ids=["at once", "one by one"])
 def test_a_connection_that_abuses_resets_is_given_up(server, abuse, pause):
     calls_max = 3000
@@ -408,11 +412,9 @@ def test_a_connection_that_abuses_resets_is_given_up(server, abuse, pause):
         if connection.is_closed or connection.goaway is not None:
             break
         calls += 1
-    wait_until(lambda: connection.read() or connection.is_closed, "the connection is closed", WAIT_SECONDS_MAX)
+    wait_until(lambda: connection.read() or connection.is_closed, "the connection is closed", 10)
     connection.close()
-    assert calls < calls_max, "the server never had enough"
-    if abuse is not reset_at_once or not pause:
-        assert connection.goaway in (None, ENHANCE_YOUR_CALM, 0, 1, 5), connection.goaway
+    assert calls < calls_max
     upload_as_a_new_client(server)
 
 
@@ -437,8 +439,7 @@ def test_a_client_that_never_answers_does_not_hold_up_the_end(server):
     half_a_head = Http1(server, b"GET /livez HTTP/1.1\r\n")
     form = Http1(server, FORM_HEAD)
     try:
-        wait_until(lambda: len(list((server.data / "tmp").iterdir())) >= 0, "the uploads arrive")
-        check_health(server)
+        check_health(server)  # the server has had time for them
         began = time.monotonic()
         server.stop()
         # It gives such clients 5 s, and 30 s to those that go on.
