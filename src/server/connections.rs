@@ -314,8 +314,9 @@ mod tests {
         let mut table = Table { bounds, use_permits: Arc::clone(&use_permits), entries: HashMap::new() };
         let mut tasks = JoinSet::new();
         for (connection, peer) in (0..).zip(peers) {
-            let origin = Origin::of(connection, peer.parse().expect("an address"));
-            let usage = Arc::new(Usage::new(origin, Arc::clone(&use_permits)));
+            let address: IpAddr = peer.parse().expect("an address");
+            let origin = Origin::of(connection, address);
+            let usage = Arc::new(Usage::new(origin, (address, 5440).into(), Arc::clone(&use_permits)));
             let id = tasks.spawn(std::future::pending()).id();
             table.entries.insert(id, Entry { usage, peer: origin.peer, is_closing: false });
         }
