@@ -29,6 +29,7 @@ fn part(id: PartId) -> Arc<Part> {
         footer_bytes: 1,
         columns_count: 1,
         schema: None,
+        checks: None,
     })
 }
 
