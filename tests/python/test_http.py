@@ -1116,6 +1116,7 @@ def test_the_metrics_and_their_types(server):
         "parts gauge",
         "parts_max gauge",
         "parts_quarantined gauge",
+        "damaged_files gauge",
         "jobs gauge",
         "slices_waiting gauge",
         "resident_memory_bytes gauge",
