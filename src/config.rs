@@ -112,14 +112,19 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UPLOADS_MAX", value_name = "N", default_value_t = UPLOADS_MAX, value_parser = up_to(UPLOADS_MAX))]
     pub uploads_max: usize,
 
-    /// Seconds that an upload may send nothing before it is given up, and that a streamed answer may go unread before its
-    /// connection is closed. Over HTTP a JSON body has to come whole within them, and of a form 1 KiB for each of them.
+    /// Seconds that an upload may send nothing before it is given up. Over HTTP a JSON body has to come whole within them, and of a form 1 KiB for each of them.
     #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 
     /// Parts that the table may have; uploads beyond are refused with RESOURCE_EXHAUSTED. The log warns at 80 %.
     #[arg(long, env = "TALLY_PARTS_MAX", value_name = "N", default_value_t = PARTS_MAX, value_parser = up_to(PARTS_MAX))]
     pub parts_max: usize,
+
+    /// Seconds that a gRPC call may make no progress: nothing of its question comes, or nothing of its answer is taken. The
+    /// first ends the call, the second its connection. A call that is worked on may take longer. An upload that comes has
+    /// `--upload-idle-s` instead.
+    #[arg(long, env = "TALLY_CALL_TIMEOUT_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub call_timeout_s: u64,
 
     /// Jobs that may wait or run; one more is refused.
     #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNDONE_MAX, value_parser = up_to(JOBS_UNDONE_MAX))]
@@ -252,6 +257,7 @@ impl Config {
             uploads_max: args.uploads_max,
             parts_max: args.parts_max,
             upload_idle_max: Duration::from_secs(args.upload_idle_s),
+            call_idle_max: Duration::from_secs(args.call_timeout_s),
             jobs: JobLimits {
                 undone_max: args.jobs_max,
                 age_max: Duration::from_secs(args.jobs_age_s),
@@ -352,7 +358,7 @@ mod tests {
                     --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a.csv b.csv --load c.csv \
                     --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
                     --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
-                    --scrub-interval 15";
+                    --scrub-interval 15 --call-timeout-s 16";
         let Config { data, grpc, http, probe, admin_token_file, log_file, durability, file_mode, limits, load } =
             config(line).expect("valid");
         assert_eq!(data, PathBuf::from("/d"));
@@ -368,6 +374,7 @@ mod tests {
         let CsvLimits { columns_max, cell_bytes_max, row_bytes_max } = limits.csv;
         assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
         assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
+        assert_eq!(limits.call_idle_max.as_secs(), 16);
         let JobLimits { undone_max, age_max, bytes_max, sweep_interval } = limits.jobs;
         assert_eq!((age_max.as_secs(), bytes_max, sweep_interval.as_secs(), undone_max), (10, 11, 12, 13));
     }
@@ -389,6 +396,7 @@ mod tests {
             "--uploads-max 129",
             "--upload-bytes-max 0",
             "--upload-idle-s 0",
+            "--call-timeout-s 0",
             "--jobs-age-s 0",
             "--jobs-max 1001",
             "--jobs-sweep-s 0",

@@ -34,10 +34,10 @@ pub const DESCRIPTORS_PER_UPLOAD: usize = 3;
 /// TCP connections that are served at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 128;
 /// Bytes that one connection may have on the way to us, over all its streams (HTTP/2 flow control).
-pub const CONNECTION_WINDOW_BYTES: usize = 256 * KIB;
+pub const CONNECTION_WINDOW_BYTES: usize = 152 * KIB;
 /// Bytes that one call may have on the way to us (HTTP/2 flow control). An upload whose bytes wait for a worker leaves the
 /// rest of its connection's to other calls.
-pub const STREAM_WINDOW_BYTES: usize = 224 * KIB;
+pub const STREAM_WINDOW_BYTES: usize = 136 * KIB;
 /// Bytes of one HTTP/2 frame that comes in: the longer they are, the fewer reads and writes of a socket an upload takes.
 pub const FRAME_BYTES_MAX: usize = 48 * KIB;
 /// Connections at once for which the three bounds above are wider, as follows: each that is accepted while fewer are.
@@ -63,16 +63,55 @@ pub const BUSY_CONNECTION_S: u64 = 30;
 pub const EARLY_RESET_MS: u64 = 1000;
 /// ... and so many such calls a connection may have beyond those that it saw through.
 pub const EARLY_RESETS_MAX: usize = 500;
-/// Calls of a connection that we reset for what the client did to them (RFC 9113, section 5.4.2), in all its time.
-pub const STREAM_ERRORS_MAX: usize = 500;
 /// Calls that a client resets before the server has looked at them.
 pub const UNSEEN_RESETS_MAX: usize = 20;
-/// Calls at once on one connection.
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Calls at once on one connection; a client keeps further ones back until then. HTTP/2 makes room for as many as there
+/// were at once, refused ones too, and keeps it as long as the connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 24;
+/// The same on a wide one: all uploads that there may be, and some calls beside.
+pub const WIDE_STREAMS_PER_CONNECTION_MAX: u32 = UPLOADS_MAX as u32 + 8;
+/// Bytes that HTTP/2 has for each of them, its answer's head and end among them.
+pub const STREAM_BYTES: usize = KIB + KIB / 4;
+/// Calls of a connection that we reset for what the client did to them (RFC 9113, section 5.4.2), in all its time: HTTP/2
+/// remembers them for a while.
+pub const STREAM_ERRORS_MAX: usize = 100;
 /// Bytes of a request's HTTP headers.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of a request that is not an upload.
 pub const REQUEST_BYTES_MAX: usize = 16 * KIB;
+
+/// Bytes that the calls of one connection may make the server hold whatever those of others do.
+pub const CONNECTION_CALL_BYTES: usize = 24 * KIB;
+/// Bytes that calls hold beyond that, over all connections: open calls, and answers that are not read yet.
+pub const SHARED_CALL_BYTES: usize = 5 * MIB;
+/// Bytes of an open call of our own services: its task, and what waits for its answer.
+pub const CALL_BYTES: usize = 8 * KIB;
+/// Bytes of an open call of health and reflection, whose two buffers are made larger.
+pub const FOREIGN_CALL_BYTES: usize = 16 * KIB;
+/// Bytes of an open call for a sum, with what it has in the queue of the workers. So few hundred of them wait.
+pub const QUESTION_CALL_BYTES: usize = 20 * KIB;
+/// Open calls.
+pub const CALLS_MAX: usize = (CONNECTIONS_MAX * CONNECTION_CALL_BYTES + SHARED_CALL_BYTES) / CALL_BYTES;
+/// Connections whose calls are counted. Those of a connection that is closed can go on for a moment.
+pub const CONNECTION_ACCOUNTS_MAX: usize = 2 * CONNECTIONS_MAX;
+/// Bytes of a call's path that are kept; no path of ours is longer.
+pub const KEPT_PATH_BYTES_MAX: usize = 128;
+/// Bytes that each of a call's two buffers begins with, for messages that come and that go.
+pub const CALL_BUFFER_BYTES: usize = 256;
+/// Bytes of an answer that go to the connection at once.
+pub const ANSWER_PIECE_BYTES: usize = 16 * KIB;
+/// Bytes of an answer after which no more go to the connection, which has not written them yet.
+pub const ANSWER_AHEAD_BYTES: usize = 4 * ANSWER_PIECE_BYTES;
+/// Bytes of a message of an answer beside its text.
+pub const ANSWER_FRAME_BYTES: usize = 512;
+/// Bytes of receipts that are read at once to be listed; one receipt may have more.
+pub const RECEIPTS_PAGE_BYTES: usize = 64 * KIB;
+/// The same while there is little room: what a connection has of its own is enough for it.
+pub const RECEIPTS_PAGE_BYTES_MIN: usize = 6 * KIB;
+/// Bytes of a receipt in memory without its columns.
+pub const RECEIPT_BYTES: usize = 256;
+/// Bytes of a column of it, beside its name.
+pub const RECEIPT_COLUMN_BYTES: usize = 64;
 
 /// TCP connections for HTTP that are served at once; more wait in the kernel's queue.
 pub const HTTP_CONNECTIONS_MAX: usize = 40;
@@ -329,6 +368,9 @@ const WIDE_CONNECTION_MORE_BYTES: usize =
 /// All of the above at its worst, in one sum: what the server may hold in memory at once.
 pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX) // came in, not yet taken by a call
     + WIDE_CONNECTIONS_MAX * WIDE_CONNECTION_MORE_BYTES                       // more of it over wide connections
+    + CONNECTIONS_MAX * CONNECTION_CALL_BYTES + SHARED_CALL_BYTES             // open calls, answers not read yet
+    + ((CONNECTIONS_MAX - WIDE_CONNECTIONS_MAX) * STREAMS_PER_CONNECTION_MAX as usize
+        + WIDE_CONNECTIONS_MAX * WIDE_STREAMS_PER_CONNECTION_MAX as usize) * STREAM_BYTES // what HTTP/2 knows of calls
     + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
     + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES                          // probes
     + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
@@ -345,7 +387,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
     + SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES                                    // statistics
     + JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES // jobs
     + GROUP_BYTES_MAX //                                                         groups, in memory or being merged
-    + GROUP_CALLS_MAX * 2 * GROUP_BLOCK_BYTES; //                                groups, and the message of them
+    + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES; //                                    groups that wait to become a message
 
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
@@ -380,9 +422,10 @@ pub struct Limits {
     pub uploads_max: usize,
     /// Parts of the table; one that has more at start is served, and takes no more.
     pub parts_max: usize,
-    /// How long an upload may send nothing before its place goes to another, and a streamed answer may go unread
-    /// before its connection is closed.
+    /// How long an upload may send nothing before its place goes to another.
     pub upload_idle_max: Duration,
+    /// How long a question may send nothing, and an answer go unread.
+    pub call_idle_max: Duration,
     /// How many jobs are taken, and how long they are kept.
     pub jobs: JobLimits,
     /// Time between two verifications of all that is stored; none if there are none in the background.
@@ -439,6 +482,7 @@ impl Default for Limits {
             uploads_max: UPLOADS_MAX,
             parts_max: PARTS_MAX,
             upload_idle_max: Duration::from_secs(60),
+            call_idle_max: Duration::from_secs(60),
             jobs: JobLimits::default(),
             scrub_interval: None,
             incomplete: Incomplete::default(),

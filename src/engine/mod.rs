@@ -65,7 +65,7 @@ pub use data_folder::FileMode;
 pub use jobs::{Job, JobCounts, JobId, JobState, ResultFile};
 pub use numbers::{Factorial, Key};
 pub use quarantine::MissingParts;
-pub use query::{ColumnSum, Read};
+pub use query::{ColumnSum, Page, Read};
 pub use store::{Durability, Found, Store};
 pub use vitals::Vitals;
 
@@ -73,8 +73,8 @@ use crate::{
     error::Error,
     limits::{
         GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, HTTP_LONG_CALL_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits,
-        NUMBER_CALLS_MAX, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX,
-        UPLOADS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
+        NUMBER_CALLS_MAX, RECEIPTS_PAGE_BYTES, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX,
+        UPLOAD_WAITS_MAX, UPLOADS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
 };
 use claims::Pool;
@@ -350,14 +350,25 @@ impl Engine {
         group_sum.run(sources, spec, Some(room), progress).await
     }
 
-    /// How long an upload may send nothing, and a streamed answer may go unread.
-    pub fn idle_max(&self) -> Duration {
-        self.0.limits.upload_idle_max
+    /// How long a call may make no progress.
+    pub fn call_idle_max(&self) -> Duration {
+        self.0.limits.call_idle_max
     }
 
     /// Some receipts in the order of their ids, at most `count_max`, at least one if any is left.
     pub async fn receipts(&self, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
-        query::receipts(self, after, count_max).await
+        self.read_page(self.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES)).await
+    }
+
+    /// Which receipts these would be if they are to take no more than `bytes_max`; a single one may. For a caller that
+    /// has to find the memory before they are read.
+    pub fn receipts_page(&self, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
+        query::receipts_page(self, after, count_max, bytes_max)
+    }
+
+    /// Reads such a page.
+    pub async fn read_page(&self, page: Page) -> Result<Vec<Receipt>, Error> {
+        query::read_page(self, page).await
     }
 
     /// Gives a key of NumStore a value. Returns the total of all values.

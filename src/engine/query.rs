@@ -26,8 +26,8 @@ use super::{
 use crate::{
     error::{CsvError, Error},
     limits::{
-        COLUMNS_MAX, CsvLimits, KIB, ROW_BYTES_CEILING, SLICE_BYTES, SLICE_PARTS_MAX, SLICES_IN_FLIGHT_MAX,
-        WIDE_CHUNKS, WIDE_FOOTER_BYTES,
+        COLUMNS_MAX, CsvLimits, HEADER_BYTES_MAX, KIB, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES,
+        ROW_BYTES_CEILING, SLICE_BYTES, SLICE_PARTS_MAX, SLICES_IN_FLIGHT_MAX, WIDE_CHUNKS, WIDE_FOOTER_BYTES,
     },
 };
 
@@ -91,24 +91,40 @@ async fn column_sum_by(engine: &Engine, column: &str, format: Format, stretch_by
     Ok(ColumnSum { total, read })
 }
 
-/// Receipts after a part, in order: as many as fit in a page of memory, at least one if there is one.
-pub(super) async fn receipts(engine: &Engine, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
+/// Receipts that are read at once.
+pub struct Page {
+    ids: Vec<PartId>,
+    /// Memory that they take once they are read, about.
+    pub bytes: usize,
+}
+
+/// Receipts after a part, in order: as many as fit in so much memory, at least one if there is one.
+pub(super) fn receipts_page(engine: &Engine, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
+    let mut page = Page { ids: Vec::new(), bytes: 0 };
     let parts = engine.0.state.with(|state| state.parts.snapshot());
     let after = after.map_or(0, PartId::get);
-    let Some(first) = PartId::new(after.saturating_add(1)) else {
-        return Ok(Vec::new());
-    };
-    let mut columns = 0;
-    let mut ids = Vec::new();
-    for (id, part) in parts.range(first..).take(count_max) {
-        columns += part.columns_count as usize;
-        if !ids.is_empty() && (columns > COLUMNS_MAX || ids.len() >= SLICE_PARTS_MAX) {
+    let Some(first) = PartId::new(after.saturating_add(1)) else { return page };
+    for (id, part) in parts.range(first..).take(count_max.min(SLICE_PARTS_MAX)) {
+        let columns = part.columns_count as usize;
+        let names =
+            part.schema.as_ref().map_or(HEADER_BYTES_MAX.min(columns * NAME_BYTES_MAX), |schema| schema.bytes() / 2);
+        let bytes = RECEIPT_BYTES + columns * RECEIPT_COLUMN_BYTES + names;
+        if !page.ids.is_empty() && page.bytes + bytes > bytes_max {
             break;
         }
-        ids.push(*id);
+        page.bytes += bytes;
+        page.ids.push(*id);
+    }
+    page
+}
+
+/// Reads the receipts of a page.
+pub(super) async fn read_page(engine: &Engine, page: Page) -> Result<Vec<Receipt>, Error> {
+    if page.ids.is_empty() {
+        return Ok(Vec::new());
     }
     let store = Arc::clone(&engine.0.store);
-    engine.0.workers.run(Lane::Question, move || ids.into_iter().map(|id| store.receipt(id)).collect()).await?
+    engine.0.workers.run(Lane::Question, move || page.ids.into_iter().map(|id| store.receipt(id)).collect()).await?
 }
 
 /// Cuts the parts into runs that are each worth one slice; a part larger than a slice stands alone.

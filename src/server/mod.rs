@@ -37,6 +37,7 @@ use self::{
 };
 use crate::{
     api::{
+        grpc::budget::CallBudget,
         http::{Surface, guard::AdminToken, probe_router, router},
         metrics::Metrics,
     },
@@ -112,12 +113,13 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     for service in SERVICES {
         health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
-    let services = services(&engine, metrics, health)?;
+    let budget = CallBudget::new(engine.call_idle_max());
+    let services = services(&engine, metrics, health, budget.clone())?;
     // Each is told since when the server drains.
     let (stop, stopped) = watch::channel(None);
     let (stop_http, http_stopped) = watch::channel(None);
     let ids = ConnectionIds::default();
-    let grpc = serve_grpc(listeners, capacity.grpc, ids.clone(), services, told(stopped.clone()));
+    let grpc = serve_grpc(listeners, capacity.grpc, ids.clone(), budget, services, told(stopped.clone()));
     let routes = router(surface.clone());
     let http = serve_http(http_listeners, capacity.http, ids.clone(), routes, idle_max, told(http_stopped.clone()));
     let routes = probe_router(surface.clone());

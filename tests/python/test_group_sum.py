@@ -98,7 +98,7 @@ def test_a_client_that_stops_reading_holds_up_nobody(server):
 
 
 def test_a_client_that_stops_reading_for_too_long_loses_its_place(start_server, tmp_path):
-    server = start_server(tmp_path / "data", "--upload-idle-s", "1")
+    server = start_server(tmp_path / "data", "--call-timeout-s", "1")
     rows = 60_000
     upload_long(server, rows)
     request = tally_pb2.GroupSumRequest(by=["key"], sum=["n"])

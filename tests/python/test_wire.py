@@ -30,7 +30,7 @@ UPLOADS_MAX = 128  # the server's default
 WIDE_CONNECTIONS_MAX = 12
 # Bytes on the way of a call and of its connection, and of a frame.
 WIDE = (448 * KIB, 512 * KIB, 65_474)
-USUAL = (224 * KIB, 256 * KIB, 48 * KIB)
+USUAL = (136 * KIB, 152 * KIB, 48 * KIB)
 TURNS = 200
 WAIT_SECONDS_MAX = 60
 PREFIX_BYTES = 5

@@ -29,13 +29,13 @@ use prost::{
 use tonic::{
     Code, Status,
     body::Body,
-    codec::{DecodeBuf, Decoder},
+    codec::{BufferSettings, DecodeBuf, Decoder},
 };
 use tonic_prost::ProstCodec;
 use tower::{Layer, Service};
 
 use super::frames::{FrameError, FrameParser, Framing, Mode};
-use crate::limits::REQUEST_BYTES_MAX;
+use crate::limits::{ANSWER_PIECE_BYTES, CALL_BUFFER_BYTES, REQUEST_BYTES_MAX};
 
 /// Adapts request bodies for the services below it. It has to see the bodies as they come from the transport.
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +123,11 @@ impl Adaptation {
     }
 }
 
+/// Whether a call's content goes past tonic.
+pub(super) fn is_upload(path: &str) -> bool {
+    matches!(Adaptation::of(path), Adaptation::Content(_))
+}
+
 /// gRPC's code for a malformed body.
 fn status_of(error: &FrameError) -> Status {
     let code = match error {
@@ -159,6 +164,8 @@ fn broken_off(cause: &str) -> Status {
 fn poll_client(body: &mut Body, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
     Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(context)) {
         Some(Ok(frame)) => Some(Ok(frame)),
+        // It stopped coming, as `hold` says of it.
+        Some(Err(status)) if status.code() == Code::DeadlineExceeded => Some(Err(status)),
         Some(Err(status)) => Some(Err(broken_off(status.message()))),
         None if body.is_end_stream() => None,
         None => Some(Err(broken_off("reset without an error"))),
@@ -285,6 +292,12 @@ impl http_body::Body for CheckedBody {
     }
 }
 
+/// tonic makes two such buffers for each call as soon as it comes, of 8 KiB unless told otherwise. They grow with their
+/// messages; answers are handed on as soon as there is so much of them.
+fn buffers() -> BufferSettings {
+    BufferSettings::new(CALL_BUFFER_BYTES, ANSWER_PIECE_BYTES)
+}
+
 /// prost's codec, but for bytes that are no such message: they are INVALID_ARGUMENT, where tonic-prost says INTERNAL.
 ///
 /// build.rs names it to the generated code.
@@ -308,11 +321,11 @@ where
     type Decoder = MessageDecoder<<ProstCodec<E, D> as tonic::codec::Codec>::Decoder>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<E, D>::default().encoder()
+        ProstCodec::<E, D>::raw_encoder(buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        MessageDecoder(ProstCodec::<E, D>::default().decoder())
+        MessageDecoder(ProstCodec::<E, D>::raw_decoder(buffers()))
     }
 }
 
@@ -326,6 +339,10 @@ impl<P: Decoder<Error = Status>> Decoder for MessageDecoder<P> {
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<P::Item>, Status> {
         self.0.decode(source).map_err(|status| Status::invalid_argument(status.message()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
     }
 }
 

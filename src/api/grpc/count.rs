@@ -29,6 +29,11 @@ const METHODS: [&str; 11] = [
     "/tally.v1.Tally/Verify",
 ];
 
+/// Whether this is a call of our own services, and not of health or reflection.
+pub(super) fn is_ours(path: &str) -> bool {
+    METHODS.contains(&path)
+}
+
 /// Counts the calls of the services below it.
 #[derive(Clone)]
 pub(crate) struct CountLayer(pub(crate) Arc<Metrics>);

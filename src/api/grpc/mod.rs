@@ -1,15 +1,17 @@
 //! gRPC: protobuf to the engine and back. Handlers are three moves: convert in, one engine call, convert out.
 //!
-//! `frames` and `adapter` make every upload a stream, whatever its messages are on the wire.
+//! `frames` and `adapter` make every upload a stream, whatever its messages are on the wire. `budget` and `hold` bound what
+//! calls hold in memory.
 
 pub(crate) mod adapter;
+pub(crate) mod budget;
 mod convert;
 pub(crate) mod count;
 pub(crate) mod frames;
+pub(crate) mod hold;
 mod numstore;
 mod table;
 mod tally;
-pub(crate) mod unread;
 
 use std::{net::SocketAddr, time::Instant};
 

@@ -2,28 +2,30 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Answers, CallLog,
     adapter::Content,
+    budget::{Call, Exhausted, Reservation},
     convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_status},
+    hold::OpenCall,
     pb::tally::{
         ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
         ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest, tally_server::Tally,
     },
-    unread::{Closer, Watched},
 };
 use crate::{
     api::Caller,
     engine::{
-        Engine,
+        Engine, Page,
         group::{GroupBy, StoredGroups},
-        part::PartId,
+        part::{PartId, Receipt as EngineReceipt},
         scrub::Verification,
     },
     error::{Error, Logged},
+    limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN},
 };
 
 /// The handlers of `tally.v1.Tally`.
@@ -43,19 +45,29 @@ impl Tally for TallyService {
 
     /// Read page by page as the client takes them, so that it does not matter how many there are.
     async fn list_parts(&self, request: Request<ListPartsRequest>) -> Result<Response<Answers<Receipt>>, Status> {
-        let closer = request.extensions().get().cloned();
         let log = CallLog::start("Tally/ListParts", request.extensions());
+        let call = OpenCall::of(request.extensions())?;
         let ListPartsRequest { after, limit } = request.into_inner();
         let left = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         let engine = Arc::new(self.0.clone());
         let pages = stream::try_unfold((PartId::new(after), left, 0, log), move |(after, left, parts, log)| {
-            let engine = Arc::clone(&engine);
+            let (engine, call) = (Arc::clone(&engine), Arc::clone(&call));
             async move {
-                let page = match engine.receipts(after, left).await {
-                    Ok(page) => page,
-                    Err(error) => {
-                        tracing::warn!(call = "Tally/ListParts", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
-                        return Err(to_status(&error));
+                let read = match reserve_page(&engine, &call, after, left) {
+                    Ok((page, held)) => {
+                        let read = engine.read_page(page).await.map(|page| (page, held));
+                        read.map_err(|error| (Logged(&error).to_string(), to_status(&error)))
+                    }
+                    Err(exhausted) => {
+                        let status = Status::from(exhausted);
+                        Err((status.message().to_owned(), status))
+                    }
+                };
+                let (page, held) = match read {
+                    Ok(read) => read,
+                    Err((error, status)) => {
+                        tracing::warn!(call = "Tally/ListParts", peer = log.peer(), error, ms = log.end(), "refused");
+                        return Err(status);
                     }
                 };
                 let Some(last) = page.last() else {
@@ -63,14 +75,13 @@ impl Tally for TallyService {
                     return Ok(None);
                 };
                 let next = (Some(last.part), left - page.len(), parts + page.len(), log);
-                Ok::<_, Status>(Some((stream::iter(page.into_iter().map(to_receipt).map(Ok)), next)))
+                Ok::<_, Status>(Some((receipts_of(page, held), next)))
             }
         });
-        Ok(Response::new(self.watched(pages.try_flatten().boxed(), "Tally/ListParts", closer)))
+        Ok(Response::new(pages.try_flatten().boxed()))
     }
 
     async fn group_sum(&self, request: Request<GroupSumRequest>) -> Result<Response<Answers<GroupBlock>>, Status> {
-        let closer = request.extensions().get().cloned();
         let log = CallLog::start("Tally/GroupSum", request.extensions());
         let GroupSumRequest { by, sum } = request.into_inner();
         let groups = match self.groups(by, sum).await {
@@ -96,7 +107,7 @@ impl Tally for TallyService {
                 }
             }
         });
-        Ok(Response::new(self.watched(blocks.boxed(), "Tally/GroupSum", closer)))
+        Ok(Response::new(blocks.boxed()))
     }
 
     async fn list_quarantine(
@@ -124,7 +135,6 @@ impl Tally for TallyService {
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Answers<VerifyProgress>>, Status> {
-        let closer = request.extensions().get().cloned();
         let log = CallLog::start("Tally/Verify", request.extensions());
         let VerifyRequest { process } = request.into_inner();
         let verification = match self.begin_verification(process) {
@@ -150,15 +160,11 @@ impl Tally for TallyService {
                 }
             }
         });
-        Ok(Response::new(self.watched(progress.boxed(), "Tally/Verify", closer)))
+        Ok(Response::new(progress.boxed()))
     }
 }
 
 impl TallyService {
-    fn watched<T: 'static>(&self, answers: Answers<T>, call: &'static str, closer: Option<Closer>) -> Answers<T> {
-        Watched::new(answers, call, closer.as_ref(), self.0.idle_max()).boxed()
-    }
-
     fn begin_verification(&self, process: u64) -> Result<Verification, Error> {
         let own = u64::from(std::process::id());
         if process != 0 && process != own {
@@ -175,4 +181,28 @@ impl TallyService {
     async fn groups(&self, by: Vec<String>, sum: Vec<String>) -> Result<StoredGroups, Error> {
         self.0.group_sum(GroupBy::new(by, sum)?).await
     }
+}
+
+/// A page of receipts, and memory for it until the client has taken the last of them: a short page if there is little.
+fn reserve_page(
+    engine: &Engine,
+    call: &Call,
+    after: Option<PartId>,
+    count_max: usize,
+) -> Result<(Page, Reservation), Exhausted> {
+    let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES);
+    if let Ok(held) = call.reserve_spare(page.bytes) {
+        return Ok((page, held));
+    }
+    let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES_MIN);
+    let held = call.reserve(page.bytes)?;
+    Ok((page, held))
+}
+
+/// The answers of a page, which keep what is reserved for it.
+fn receipts_of(page: Vec<EngineReceipt>, held: Reservation) -> impl Stream<Item = Result<Receipt, Status>> {
+    stream::iter(page).map(move |receipt| {
+        let _until_the_last = &held;
+        Ok(to_receipt(receipt))
+    })
 }

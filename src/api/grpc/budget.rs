@@ -1,0 +1,398 @@
+//! What the calls of all connections may make the server hold, counted in bytes against one budget.
+//!
+//! Each connection has an [`Account`]. An open call, the page of receipts that it lists and every message of its answer
+//! that the client has not taken are [`Reservation`]s of that account. The first [`CONNECTION_CALL_BYTES`] of a
+//! connection are its own, so a client with few calls is served whatever the others do. What goes beyond comes out of
+//! [`SHARED_CALL_BYTES`]. When that is used up the call is refused, and the connection that holds most is closed if that
+//! is another one.
+//!
+//! All of it is atomic counters in two arrays of fixed size: no lock, and nothing that grows.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use crossbeam_utils::atomic::AtomicCell;
+use futures_util::task::AtomicWaker;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::limits::{ANSWER_AHEAD_BYTES, CALLS_MAX, CONNECTION_ACCOUNTS_MAX, CONNECTION_CALL_BYTES, SHARED_CALL_BYTES};
+
+/// How often unread answers are looked for, at least and at most.
+const LOOK_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// A handle on the one budget.
+#[derive(Clone)]
+pub(crate) struct CallBudget(Arc<Inner>);
+
+struct Inner {
+    started: Instant,
+    /// How long a client may take nothing of an answer.
+    stall_max: Duration,
+    /// What all connections together hold beyond their own share.
+    shared_bytes: AtomicUsize,
+    connections: Box<[ConnectionSlot]>,
+    calls: Box<[CallSlot]>,
+    /// Where the search for a free slot of a call begins.
+    next_call: AtomicUsize,
+}
+
+/// A connection, or room for one.
+#[derive(Default)]
+struct ConnectionSlot {
+    is_taken: AtomicBool,
+    held_bytes: AtomicUsize,
+    /// Closes it, once.
+    close: AtomicCell<Option<CancellationToken>>,
+}
+
+/// An open call, or room for one.
+#[derive(Default)]
+struct CallSlot {
+    is_taken: AtomicBool,
+    connection: AtomicUsize,
+    /// Bytes of its answer that were handed to the connection, which has not written them yet.
+    unread_bytes: AtomicUsize,
+    /// When it wrote some last, or was handed the first, in ms after the start.
+    progress_ms: AtomicU64,
+}
+
+impl CallBudget {
+    /// All of it unused. A connection is closed when its client takes nothing of an answer for `stall_max`.
+    pub(crate) fn new(stall_max: Duration) -> Self {
+        let connections = (0..CONNECTION_ACCOUNTS_MAX).map(|_| ConnectionSlot::default()).collect();
+        let calls = (0..CALLS_MAX).map(|_| CallSlot::default()).collect();
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            stall_max,
+            shared_bytes: AtomicUsize::new(0),
+            connections,
+            calls,
+            next_call: AtomicUsize::new(0),
+        }))
+    }
+
+    /// An account for a new connection, which `close` closes. None while calls of too many closed connections still run.
+    pub(crate) fn open_account(&self, close: CancellationToken) -> Option<Account> {
+        let index = self.0.connections.iter().position(|slot| !slot.is_taken.swap(true, SeqCst))?;
+        self.0.connections[index].close.store(Some(close));
+        Some(Account(Arc::new(Lease { budget: self.clone(), index })))
+    }
+
+    /// How long a client may take nothing of an answer, and send nothing of a question.
+    pub(crate) fn stall_max(&self) -> Duration {
+        self.0.stall_max
+    }
+
+    /// Closes connections whose client stopped reading an answer, for as long as it is polled.
+    pub(crate) async fn close_stalled(&self) -> Infallible {
+        let (often, seldom) = LOOK_INTERVALS;
+        let interval = (self.0.stall_max / 8).clamp(often, seldom);
+        loop {
+            sleep(interval).await;
+            for call in &self.0.calls {
+                let progress_ms = call.progress_ms.load(SeqCst);
+                let stalled_ms = self.now_ms().saturating_sub(progress_ms);
+                let is_stalled =
+                    call.unread_bytes.load(SeqCst) > 0 && u128::from(stalled_ms) > self.0.stall_max.as_millis();
+                // A slot that went to another call meanwhile has made progress.
+                if is_stalled && call.progress_ms.load(SeqCst) == progress_ms {
+                    self.close(call.connection.load(SeqCst), "an answer is not read: the connection is closed");
+                }
+            }
+        }
+    }
+
+    /// Closes the connection that holds most, if it holds more than the one that asks for more.
+    fn make_room(&self, asking: usize) {
+        let held = |index: usize| self.0.connections[index].held_bytes.load(SeqCst);
+        let most = (0..self.0.connections.len()).max_by_key(|&index| held(index)).unwrap_or(asking);
+        if held(most) > held(asking) {
+            self.close(most, "calls hold all memory that there is for them: the connection that holds most is closed");
+        }
+    }
+
+    fn close(&self, index: usize, why: &str) {
+        let slot = &self.0.connections[index];
+        if let Some(close) = slot.close.take() {
+            let (seconds, held_bytes) = (self.0.stall_max.as_secs(), slot.held_bytes.load(SeqCst));
+            tracing::warn!(seconds, held_bytes, "{why}");
+            close.cancel();
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What one connection holds. The server gives a clone to each call.
+#[derive(Clone)]
+pub(crate) struct Account(Arc<Lease>);
+
+/// A slot of the budget, until the last clone of its account is gone.
+struct Lease {
+    budget: CallBudget,
+    index: usize,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.slot().close.take());
+        self.slot().is_taken.store(false, SeqCst);
+    }
+}
+
+impl Lease {
+    fn slot(&self) -> &ConnectionSlot {
+        &self.budget.0.connections[self.index]
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let before = self.slot().held_bytes.fetch_sub(bytes, SeqCst);
+        let from_shared = beyond_share(before) - beyond_share(before - bytes);
+        self.budget.0.shared_bytes.fetch_sub(from_shared, SeqCst);
+    }
+}
+
+/// What of a connection's bytes is not its own.
+fn beyond_share(held_bytes: usize) -> usize {
+    held_bytes.saturating_sub(CONNECTION_CALL_BYTES)
+}
+
+impl Account {
+    /// Room for so many bytes, for which a connection that holds more may be closed. Errors: there is none yet.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
+        self.reserve_spare(bytes).inspect_err(|Exhausted| self.0.budget.make_room(self.0.index))
+    }
+
+    /// Room for so many bytes that could be done without. Errors: there is none.
+    fn reserve_spare(&self, bytes: usize) -> Result<Reservation, Exhausted> {
+        let budget = &self.0.budget;
+        let before = self.0.slot().held_bytes.fetch_add(bytes, SeqCst);
+        let from_shared = beyond_share(before + bytes) - beyond_share(before);
+        let shared = budget.0.shared_bytes.fetch_add(from_shared, SeqCst);
+        let reservation = Reservation { account: self.clone(), bytes };
+        if from_shared > 0 && shared + from_shared > SHARED_CALL_BYTES {
+            return Err(Exhausted); // and what was taken is given back
+        }
+        Ok(reservation)
+    }
+}
+
+/// Bytes of an account, given back when it is dropped.
+pub(crate) struct Reservation {
+    account: Account,
+    bytes: usize,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.account.0.give_back(self.bytes);
+    }
+}
+
+/// There is no room for what a call needs.
+#[derive(Debug)]
+pub(crate) struct Exhausted;
+
+impl From<Exhausted> for Status {
+    fn from(_: Exhausted) -> Self {
+        Self::resource_exhausted(format!(
+            "open calls and answers that are not read yet take {SHARED_CALL_BYTES} bytes of memory, which is the limit: try again"
+        ))
+    }
+}
+
+/// An open call: what it holds as long as it runs or some of its answer is unread.
+pub(crate) struct Call {
+    reservation: Reservation,
+    index: usize,
+    /// Wakes the task that hands the answer on.
+    waker: AtomicWaker,
+}
+
+impl Call {
+    /// Errors: there is no room for it.
+    pub(crate) fn open(account: &Account, bytes: usize) -> Result<Arc<Self>, Exhausted> {
+        let reservation = account.reserve(bytes)?;
+        let budget = &account.0.budget.0;
+        let first = budget.next_call.fetch_add(1, SeqCst);
+        let take = |index: &usize| {
+            !budget.calls[*index].is_taken.swap(true, SeqCst) // it was free
+        };
+        let index = (0..CALLS_MAX).map(|step| first.wrapping_add(step) % CALLS_MAX).find(take).ok_or(Exhausted)?;
+        budget.calls[index].connection.store(account.0.index, SeqCst);
+        Ok(Arc::new(Self { reservation, index, waker: AtomicWaker::new() }))
+    }
+
+    /// Room for so many bytes that it needs beside. Errors: there is none.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
+        self.reservation.account.reserve(bytes)
+    }
+
+    /// The same, if nobody has to give way for it.
+    pub(super) fn reserve_spare(&self, bytes: usize) -> Result<Reservation, Exhausted> {
+        self.reservation.account.reserve_spare(bytes)
+    }
+
+    /// Some of the answer goes to the connection.
+    pub(super) fn hand_on(&self, bytes: usize) {
+        let slot = self.slot();
+        if slot.unread_bytes.load(SeqCst) == 0 {
+            slot.progress_ms.store(self.budget().now_ms(), SeqCst);
+        }
+        slot.unread_bytes.fetch_add(bytes, SeqCst);
+    }
+
+    /// The connection wrote it, or was closed.
+    pub(super) fn taken(&self, bytes: usize) {
+        let slot = self.slot();
+        slot.progress_ms.store(self.budget().now_ms(), SeqCst);
+        slot.unread_bytes.fetch_sub(bytes, SeqCst);
+        self.waker.wake();
+    }
+
+    /// Completes when the connection has written enough to be handed more.
+    pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        let has_room = || self.slot().unread_bytes.load(SeqCst) < ANSWER_AHEAD_BYTES;
+        if has_room() {
+            return Poll::Ready(());
+        }
+        self.waker.register(context.waker());
+        if has_room() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn budget(&self) -> &CallBudget {
+        &self.reservation.account.0.budget
+    }
+
+    fn slot(&self) -> &CallSlot {
+        &self.budget().0.calls[self.index]
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.slot().is_taken.store(false, SeqCst);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic fails the test")]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn budget() -> CallBudget {
+        CallBudget::new(Duration::from_millis(100))
+    }
+
+    fn shared_bytes(budget: &CallBudget) -> usize {
+        budget.0.shared_bytes.load(SeqCst)
+    }
+
+    /// An account, and what tells that its connection is closed.
+    fn open(budget: &CallBudget) -> (Account, CancellationToken) {
+        let close = CancellationToken::new();
+        (budget.open_account(close.clone()).unwrap(), close)
+    }
+
+    #[test]
+    fn a_connection_has_its_share_whatever_others_hold() {
+        let budget = budget();
+        let ((greedy, greedy_closed), (modest, modest_closed)) = (open(&budget), open(&budget));
+        let all = greedy.reserve(CONNECTION_CALL_BYTES + SHARED_CALL_BYTES).unwrap();
+        assert!(greedy.reserve(1).is_err());
+        assert!(!greedy_closed.is_cancelled(), "the one that asks is refused, and nobody is closed for it");
+        let share = modest.reserve(CONNECTION_CALL_BYTES).unwrap();
+        assert!(modest.reserve_spare(1).is_err());
+        assert!(!greedy_closed.is_cancelled(), "nobody gives way for what can be done without");
+        assert!(modest.reserve(1).is_err());
+        assert!(greedy_closed.is_cancelled() && !modest_closed.is_cancelled(), "the one that holds most is closed");
+        drop(all);
+        assert!(modest.reserve(1).is_ok());
+        drop(share);
+        assert_eq!(shared_bytes(&budget), 0);
+    }
+
+    #[test]
+    fn a_slot_is_free_again_and_its_next_connection_is_not_closed() {
+        let budget = budget();
+        let (first, first_closed) = open(&budget);
+        let held = first.reserve(1).unwrap();
+        let index = first.0.index;
+        budget.close(index, "a test");
+        assert!(first_closed.is_cancelled());
+        drop(first);
+        let others: Vec<_> = std::iter::from_fn(|| budget.open_account(CancellationToken::new())).collect();
+        assert_eq!(others.len(), CONNECTION_ACCOUNTS_MAX - 1, "what a call still holds keeps the account");
+        drop(held);
+        let (next, next_closed) = open(&budget);
+        assert!(next.0.index == index && !next_closed.is_cancelled());
+    }
+
+    #[test]
+    fn all_is_given_back_whoever_asks_at_once() {
+        const MOST: usize = SHARED_CALL_BYTES / 8;
+        let budget = budget();
+        let accounts: Vec<_> = (0..4).map(|_| open(&budget).0).collect();
+        thread::scope(|scope| {
+            for seed in 0..8 {
+                let account = accounts[seed % 4].clone();
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed as u64);
+                    let mut held = Vec::new();
+                    for _ in 0..10_000 {
+                        held.extend(account.reserve(random.usize(..MOST)));
+                        if held.len() > random.usize(..8) {
+                            held.swap_remove(random.usize(..held.len()));
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(shared_bytes(&budget), 0);
+        assert!(budget.0.connections.iter().all(|slot| slot.held_bytes.load(SeqCst) == 0));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_when_an_answer_stalls_not_when_it_moves() {
+        let budget = budget();
+        let ((still, still_closed), (moving, moving_closed)) = (open(&budget), open(&budget));
+        let (stalled, read) = (Call::open(&still, 1).unwrap(), Call::open(&moving, 1).unwrap());
+        stalled.hand_on(10);
+        read.hand_on(1000);
+        let move_on = async {
+            while !still_closed.is_cancelled() {
+                sleep(Duration::from_millis(10)).await;
+                read.hand_on(1);
+                read.taken(1);
+            }
+        };
+        tokio::select! {
+            never = budget.close_stalled() => match never {},
+            () = move_on => {}
+        }
+        assert!(!moving_closed.is_cancelled());
+    }
+
+    #[test]
+    fn calls_are_bounded_and_their_slots_come_back() {
+        let budget = budget();
+        let (account, _closed) = open(&budget);
+        let mut calls: Vec<_> = std::iter::from_fn(|| Call::open(&account, 0).ok()).collect();
+        assert_eq!(calls.len(), CALLS_MAX);
+        calls.pop();
+        assert!(Call::open(&account, 0).is_ok());
+    }
+}
