@@ -313,8 +313,7 @@ impl Engine {
             let _waits = waits.ok().ok_or(Error::TooManyGroupWaits { waits_max: GROUP_WAITS_MAX })?;
             self.group_room().await?
         };
-        let has_all = |schema: &Schema| spec.by().iter().chain(spec.sum()).all(|name| schema.find(name).is_some());
-        let parts = verify::parts_to_read(self, Lane::Question, |schema| schema.is_none_or(has_all)).await?;
+        let parts = verify::parts_to_read(self, Lane::Question).await?;
         let sources = Sources::Parts { store: Arc::clone(&self.0.store), parts };
         let groups = self.group(Lane::Question, sources, spec, room, |_bytes_read| ()).await?;
         Ok(groups.store().await?.with_place(place))

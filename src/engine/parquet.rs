@@ -20,7 +20,10 @@ use arrow::{
 use bytes::{Buf, Bytes};
 use crossbeam_utils::atomic::AtomicCell;
 use parquet::{
-    arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions, PageKey, PageStore, PageStoreArgs, PageStoreFactory},
+    arrow::{
+        ArrowSchemaConverter,
+        arrow_writer::{ArrowWriter, ArrowWriterOptions, PageKey, PageStore, PageStoreArgs, PageStoreFactory},
+    },
     basic::{Compression, Encoding, Type},
     column::{
         page::{Page, PageMetadata, PageReader},
@@ -572,12 +575,6 @@ impl<'a> ParquetFile<'a> {
         if metadata.column_descr().path().parts() != [name] {
             return Err(self.damaged(&format!("its column {column_index} is another one")));
         }
-        // The library takes for granted that they are not negative.
-        let offsets =
-            [Some(metadata.data_page_offset()), metadata.dictionary_page_offset(), Some(metadata.compressed_size())];
-        if offsets.into_iter().flatten().any(i64::is_negative) {
-            return Err(self.damaged(&format!("its column {column_index} begins before the file")));
-        }
         let (start, bytes) = metadata.byte_range();
         let end = start.checked_add(bytes).filter(|&end| end <= self.file.bytes());
         let end = end.ok_or_else(|| self.damaged(&format!("its column {column_index} ends beyond the file")))?;
@@ -668,7 +665,7 @@ impl Chunk<'_> {
 }
 
 /// The sum of a column chunk of integers straight from its pages; none if there is anything in it that our writer does
-/// not write: the library's reader has the word on it.
+/// not write: the library's reader then reads it.
 fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<Pages>, Error> {
     let descriptor = chunk.metadata.column_descr();
     let levels = (descriptor.max_def_level(), descriptor.max_rep_level());
@@ -767,14 +764,30 @@ fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData, ParquetErr
         .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll);
-    ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))
+    let footer = ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))?;
+    // The library takes for granted that they are not negative.
+    let is_negative = |chunk: &ColumnChunkMetaData| {
+        let offsets = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset(), Some(chunk.compressed_size())];
+        offsets.into_iter().flatten().any(i64::is_negative)
+    };
+    if footer.row_groups().iter().flat_map(RowGroupMetaData::columns).any(is_negative) {
+        return Err(ParquetError::General("a column chunk begins before the file".to_owned()));
+    }
+    Ok(footer)
 }
 
 /// Where the column chunks of a file are, in the order of row groups and columns, from its footer with the 8 bytes after it.
 ///
-/// Errors: they do not follow one another, as our writer has them.
-pub(super) fn chunk_ranges(tail: &[u8], part: &Part) -> Result<Vec<(u64, u64)>, String> {
+/// Errors: the receipt's rows, names or types are not those of the footer; the chunks do not follow one another, as our
+/// writer has them.
+pub(super) fn checked_chunk_ranges(tail: &[u8], part: &Part, columns: &[Column]) -> Result<Vec<(u64, u64)>, String> {
     let footer = decode_footer(tail, part).map_err(|error| error.to_string())?;
+    let schema = ArrowSchemaConverter::new().convert(&arrow_schema(columns)).map_err(|error| error.to_string())?;
+    let found = footer.file_metadata();
+    let rows = found.num_rows() == part.rows.cast_signed() && footer.num_row_groups() == part.row_groups as usize;
+    if !rows || found.schema_descr().root_schema() != schema.root_schema() {
+        return Err("its rows or columns are not those of the receipt".to_owned());
+    }
     let chunks = footer.row_groups().iter().flat_map(RowGroupMetaData::columns);
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for (start, bytes) in chunks.map(ColumnChunkMetaData::byte_range) {

@@ -69,8 +69,7 @@ pub(super) async fn column_sum(engine: &Engine, column: &str, format: Format) ->
 /// The same with larger CSV files cut into stretches of so many bytes.
 async fn column_sum_by(engine: &Engine, column: &str, format: Format, stretch_bytes: u64) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
-    let has_column = |schema: &Schema| schema.find(&column).is_some();
-    let parts = parts_to_read(engine, Lane::Question, |schema| schema.is_none_or(has_column)).await?;
+    let parts = parts_to_read(engine, Lane::Question).await?;
     let groups = Groups { parts: parts.into_iter().peekable(), format };
     let pieces = stream::iter(groups.flat_map(move |group| pieces_of(group, format, stretch_bytes)));
     let sum_of = |piece| sum_piece(engine.clone(), piece, Arc::clone(&column), format);

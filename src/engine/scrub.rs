@@ -19,7 +19,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     Engine, Inner,
-    job_records::{Record, RecordState, Work},
+    job_records::{self, Record, RecordState, Work},
     part::{Format, Part, PartId},
     state::{Lane, Shared},
     store::{self, Blocks, Durability, JobFile, Reader, Store, checksum_text},
@@ -382,6 +382,7 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
     let root = root.to_owned();
     let open = move || {
         let store = Store::open(&root, Durability::Fsync)?;
+        job_records::find(&store)?; // a newer version is refused before anything is changed
         let mut parts = Vec::new();
         let found = store.recover(|receipt| parts.push(receipt.part))?;
         Ok((Arc::new(store), parts, found))

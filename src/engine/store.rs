@@ -781,15 +781,14 @@ impl Store {
         }
         let is_listed =
             receipt.checks.as_ref().is_some_and(|checks| checks.sums_seed.is_some() || checks.chunks_in_sums);
-        if is_listed && !self.part_path(id, "sums").exists() {
-            return Ok(Err("sums: the file is gone".to_owned()));
-        }
-        for (extension, info) in [("csv", &receipt.csv), ("parquet", &receipt.parquet)] {
-            match fs::symlink_metadata(self.part_path(id, extension)) {
-                Ok(metadata) if metadata.len() == info.bytes => {}
-                Ok(metadata) => {
-                    let (bytes, expected) = (metadata.len(), info.bytes);
-                    return Ok(Err(format!("{extension}: {bytes} bytes, the receipt says {expected}")));
+        // The list is verified page by page as it is read.
+        let files = [("csv", Some(receipt.csv.bytes)), ("parquet", Some(receipt.parquet.bytes)), ("sums", None)];
+        for (extension, bytes) in files.into_iter().filter(|(_, bytes)| bytes.is_some() || is_listed) {
+            match fs::symlink_metadata(self.part_path(id, extension)).map(|metadata| metadata.len()) {
+                Ok(found) if found == bytes.unwrap_or(found) => {}
+                Ok(found) => {
+                    let expected = bytes.unwrap_or(found);
+                    return Ok(Err(format!("{extension}: {found} bytes, the receipt says {expected}")));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Ok(Err(format!("{extension}: {error}")));

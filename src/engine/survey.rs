@@ -205,8 +205,7 @@ pub(super) async fn answer(
 ) -> Result<Answer, Error> {
     let memory = Arc::new(engine.0.surveys.claim(SURVEY_CLAIM_BYTES).await?);
     let question = Arc::new(question.clone());
-    let has_all = |schema: &Schema| COLUMN_NAMES.iter().all(|name| schema.find(name).is_some());
-    let parts = parts_to_read(engine, lane, |schema| schema.is_none_or(has_all)).await?;
+    let parts = parts_to_read(engine, lane).await?;
     let parts_count = parts.len() as u64;
     let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format: Format::Parquet });
     let read = |group| read_group(engine.clone(), group, Arc::clone(&question), lane, Arc::clone(&memory));

@@ -14,31 +14,30 @@ use twox_hash::XxHash3_64;
 use super::{
     Engine,
     checksums::{BlockHasher, CHUNK_BLOCK_BYTES, PageWriter, checksum, from_hex, listed_blocks, to_hex},
-    parquet::chunk_ranges,
-    part::{FORMAT_VERSION, Format, PARQUET_TAIL_BYTES, Part, PartId, Receipt, ReceiptChecks, Schema},
+    parquet::checked_chunk_ranges,
+    part::{FORMAT_VERSION, Format, PARQUET_TAIL_BYTES, Part, PartId, Receipt, ReceiptChecks},
+    query::is_wide,
     state::Lane,
     store::{Draft, Reader, Store, checksum_text},
 };
 use crate::{
     error::Error,
-    limits::{READ_BLOCK_BYTES, SLICE_BYTES},
+    limits::{COLUMN_CHUNKS_MAX, NAME_BYTES_MAX, READ_BLOCK_BYTES, SLICE_BYTES},
 };
 
-/// All parts as they are now. Those that `is_read` of their columns, or of none if they are not known, can be verified as
-/// they are read.
+/// All parts as they are now, each of which can be verified as it is read. Those of format version 1 are verified whole
+/// first: all of them, as the names of their columns are not to be trusted before.
 ///
 /// Errors: a part is missing, and answers must be complete; one of them is of format version 1 and damaged.
-pub(super) async fn parts_to_read(
-    engine: &Engine,
-    lane: Lane,
-    is_read: impl Fn(Option<&Schema>) -> bool,
-) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
+pub(super) async fn parts_to_read(engine: &Engine, lane: Lane) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
     let parts = engine.whole_table()?;
     if engine.0.state.with(|state| state.parts.unchecked()) == 0 {
         return Ok(parts);
     }
-    for part in parts.values().filter(|part| part.checks.is_none() && is_read(part.schema.as_deref())) {
-        upgrade(engine, lane, part).await?;
+    for part in parts.values().filter(|part| part.checks.is_none()) {
+        let part = Arc::clone(part);
+        // To its end, even if the one who asks goes away: large parts would never be done otherwise.
+        engine.apart(move |engine, _cancel| async move { upgrade(&engine, lane, &part).await }).await?;
     }
     engine.whole_table()
 }
@@ -80,6 +79,9 @@ async fn fold_file<T: Send + 'static>(
     Ok(state)
 }
 
+/// No footer that our writer wrote is longer: names of up to 1 KiB for each of 32,768 column chunks, and what is beside them.
+const FOOTER_BYTES_MAX: u64 = 2 * (COLUMN_CHUNKS_MAX * NAME_BYTES_MAX) as u64;
+
 /// Checksums of blocks on their way into the file that lists them.
 struct SumsFile {
     pages: PageWriter,
@@ -109,7 +111,7 @@ impl SumsFile {
 
 /// Verifies a part of format version 1 whole, and writes down the checksums of its blocks.
 async fn upgrade(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
-    // One at a time: two would write different lists of one part.
+    // One at a time: who comes second finds it done.
     let _turn = engine.0.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
     let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
     if is_done(engine.0.state.with(|state| state.parts.snapshot()).get(&part.id)) {
@@ -117,9 +119,9 @@ async fn upgrade(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Er
     }
     let mut receipt = read_receipt(engine, lane, part.id).await?;
     let has_list = listed_blocks(part.csv_bytes) > 0;
-    let of_csv = from_hex(&receipt.csv.xxh3);
-    let of_csv = of_csv.ok_or_else(|| Error::Damaged { part: part.id, what: "receipt: no checksum".to_owned() })?;
-    let seed = if has_list { fastrand::u64(..) } else { of_csv };
+    // Not a random number: after a kill between the list and the receipt the next attempt writes the same list again.
+    let seed = from_hex(&receipt.csv.xxh3);
+    let seed = seed.ok_or_else(|| Error::Damaged { part: part.id, what: "receipt: no checksum".to_owned() })?;
     let store = Arc::clone(&engine.0.store);
     let sums = engine.0.workers.run(lane, move || SumsFile::new(&store, seed)).await.flatten()?;
     let sums = csv_sums(engine, lane, part, &receipt, sums).await?;
@@ -140,6 +142,17 @@ async fn upgrade(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Er
     Ok(())
 }
 
+/// The list under way, unless an error ends it: then a worker removes it.
+fn unless_failed(engine: &Engine, sums: SumsFile, result: Result<(), Error>) -> Result<SumsFile, Error> {
+    match result {
+        Ok(()) => Ok(sums),
+        Err(error) => {
+            engine.0.workers.discard(sums);
+            Err(error)
+        }
+    }
+}
+
 /// Compares the CSV with the receipt and lists the checksums of its blocks, if it has more than one.
 async fn csv_sums(
     engine: &Engine,
@@ -158,12 +171,11 @@ async fn csv_sums(
         if *is_listed { sums.push(checksum(block)) } else { Ok(()) }
     })
     .await?;
-    compare(&file, &hash, &receipt.csv.xxh3)?;
-    Ok(sums)
+    unless_failed(engine, sums, compare(&file, &hash, &receipt.csv.xxh3))
 }
 
-/// Compares the Parquet file with the receipt, and lists the checksums of the blocks of its column chunks unless it is
-/// small. Returns the checksum of its footer, too.
+/// Compares the Parquet file with the receipt, and the receipt with its footer, and lists the checksums of the blocks of its
+/// column chunks unless it is small. Returns the checksum of its footer, too.
 async fn parquet_sums(
     engine: &Engine,
     lane: Lane,
@@ -179,9 +191,20 @@ async fn parquet_sums(
     }
     let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
     let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, Format::Parquet)).await.flatten()?;
+    // Nothing has been compared with the receipt yet that says how long the footer is.
     let tail_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
-    let before_tail = file.bytes().checked_sub(tail_bytes);
-    let before_tail = before_tail.ok_or_else(|| file.damaged("its footer is longer than the file"))?;
+    let before_tail = file.bytes().checked_sub(tail_bytes).filter(|_| tail_bytes <= FOOTER_BYTES_MAX);
+    let before_tail = match before_tail.ok_or_else(|| file.damaged("its footer is not as long as the receipt says")) {
+        Ok(before_tail) => before_tail,
+        Err(error) => {
+            engine.0.workers.discard(sums);
+            return Err(error);
+        }
+    };
+    let wide = match is_wide(part) {
+        true => Some(engine.0.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
+        false => None,
+    };
     let tail = Tail { hash: XxHash3_64::new(), left: before_tail, bytes: Vec::new() };
     let tail = fold_file(engine, lane, &file, tail, |tail, bytes| {
         tail.hash.write(bytes);
@@ -191,16 +214,18 @@ async fn parquet_sums(
         Ok(())
     })
     .await?;
-    compare(&file, &tail.hash, &receipt.parquet.xxh3)?;
+    let sums = unless_failed(engine, sums, compare(&file, &tail.hash, &receipt.parquet.xxh3))?;
     // From here on the footer is what was written.
-    let footer = checksum(&tail.bytes);
-    if part.is_small_parquet() {
-        return Ok((sums, footer));
-    }
-    let ranges = chunk_ranges(&tail.bytes, part).map_err(|what| file.damaged(&what))?;
+    let (footer, of, columns) = (checksum(&tail.bytes), Arc::clone(part), receipt.columns.clone());
+    let read = move || checked_chunk_ranges(&tail.bytes, &of, &columns);
+    let ranges = engine.0.workers.run(lane, read).await?.map_err(|what| file.damaged(&what));
+    drop(wide);
+    let ranges = match ranges {
+        Ok(ranges) if !part.is_small_parquet() => ranges,
+        result => return Ok((unless_failed(engine, sums, result.map(drop))?, footer)),
+    };
     let hashed = hash_chunks(engine, lane, &file, ranges, sums).await?;
-    compare(&file, &hashed.hash, &receipt.parquet.xxh3)?;
-    Ok((hashed.sums, footer))
+    Ok((unless_failed(engine, hashed.sums, compare(&file, &hashed.hash, &receipt.parquet.xxh3))?, footer))
 }
 
 /// A file that is read once more, chunk by chunk.
