@@ -69,7 +69,7 @@ pub const UNSEEN_RESETS_MAX: usize = 20;
 /// were at once, refused ones too, and keeps it as long as the connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 24;
 /// The same on a wide one: all uploads that there may be, and some calls beside.
-pub const WIDE_STREAMS_PER_CONNECTION_MAX: u32 = UPLOADS_MAX as u32 + 8;
+pub const WIDE_STREAMS_PER_CONNECTION_MAX: u32 = 136;
 /// Bytes that HTTP/2 has for each of them, its answer's head and end among them.
 pub const STREAM_BYTES: usize = KIB + KIB / 4;
 /// Calls of a connection that we reset for what the client did to them (RFC 9113, section 5.4.2), in all its time: HTTP/2
@@ -391,6 +391,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
 
 /// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
+const _: () = assert!(UPLOADS_MAX < WIDE_STREAMS_PER_CONNECTION_MAX as usize);
 const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(WIDE_STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= WIDE_CONNECTION_WINDOW_BYTES);
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PLACES_SPARE <= HTTP_CONNECTIONS_MAX);
