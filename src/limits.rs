@@ -27,9 +27,13 @@ pub const SLICE_PARTS_MAX: usize = 64;
 pub const DESCRIPTORS_MIN: usize = 64;
 /// File descriptors that are for neither connections nor uploads: listeners, the runtime, the log, the files that the
 /// workers read.
-pub const DESCRIPTORS_OWN: usize = 37;
-/// File descriptors that an upload takes: its CSV, its Parquet, pages that wait on disk.
-pub const DESCRIPTORS_PER_UPLOAD: usize = 3;
+pub const DESCRIPTORS_OWN: usize = 34;
+/// File descriptors that an upload takes: its CSV and the list of its checksums, each open for writing and for reading,
+/// and one more of the two, its Parquet and pages that wait on disk, that it has while it is converted. There is no
+/// memory to convert many at once, and what is not used by some is there for others.
+pub const DESCRIPTORS_PER_UPLOAD: usize = 5;
+/// File descriptors that a long call takes: a result and the list of its checksums.
+pub const DESCRIPTORS_PER_LONG_CALL: usize = 2;
 
 /// TCP connections that are served at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 128;
@@ -373,7 +377,7 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
         + WIDE_CONNECTIONS_MAX * WIDE_STREAMS_PER_CONNECTION_MAX as usize) * STREAM_BYTES // what HTTP/2 knows of calls
     + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
     + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES                          // probes
-    + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
+    + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
     + LOG_BYTES_MAX                                                           // logged to standard error

@@ -66,6 +66,9 @@ async fn the_place_of_a_part_that_was_not_kept_is_free_again() {
 async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
     const IDLE_MAX: Duration = Duration::from_secs(1);
     const PIECES: u32 = 10;
+    fn paced<S>(body: S) -> Paced<S> {
+        Paced::new(body, Arc::new(transfers::Pace::new(CancellationToken::new())), IDLE_MAX)
+    }
     let (_folder, engine) = open(Limits { upload_idle_max: IDLE_MAX, ..Limits::default() }).await;
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -81,7 +84,7 @@ async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
             }
         });
         let cancel = CancellationToken::new();
-        let came = Incoming::new(&engine, &cancel, Box::pin(pieces)).first_block().await;
+        let came = Incoming::new(&engine, &cancel, paced(Box::pin(pieces))).first_block().await;
         if longest.get() > IDLE_MAX / 2 {
             assert!(Instant::now() < deadline, "this machine never goes on for {PIECES} pieces");
             continue; // it stalled, which says nothing
@@ -93,7 +96,7 @@ async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
     // And one that stops for good does end.
     let silent = stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending());
     let cancel = CancellationToken::new();
-    let mut incoming = Incoming::new(&engine, &cancel, silent);
+    let mut incoming = Incoming::new(&engine, &cancel, paced(silent));
     let Err(error) = in_time("the end of a silent one", incoming.first_block()).await else { panic!("it is silent") };
     assert_eq!(error.to_string(), "the upload stopped: nothing came for 1 s");
     engine.close();

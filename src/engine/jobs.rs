@@ -36,6 +36,7 @@ use super::{
     state::{Lane, Shared},
     store::{Draft, JobFile, Reader, Store},
     survey::{self, SurveyQuestion},
+    transfers::Paced,
     workers::{Workers, panic_text},
 };
 use crate::{
@@ -488,7 +489,7 @@ pub(super) async fn submit_survey(engine: Engine, question: SurveyQuestion) -> R
 pub(super) async fn submit_task<S>(
     engine: Engine,
     cancel: CancellationToken,
-    body: S,
+    body: Paced<S>,
     group: GroupBy,
     header: Vec<String>,
 ) -> Result<JobId, Error>

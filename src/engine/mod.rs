@@ -225,7 +225,7 @@ impl Engine {
     {
         staging::check_room(&self.0.state)?;
         let permit = self.upload_permit(origin).await?;
-        let body = Paced::new(body, &permit);
+        let body = Paced::new(body, permit.pace(), self.0.limits.upload_idle_max);
         self.apart(|engine, cancel| async move {
             let _permit = permit; // it is free again when the work has ended, not when the caller has gone
             upload::run(engine, body, cancel).await
@@ -416,7 +416,7 @@ impl Engine {
     {
         staging::check_room(&self.0.state)?;
         let permit = self.upload_permit(origin).await?;
-        let body = Paced::new(body, &permit);
+        let body = Paced::new(body, permit.pace(), self.0.limits.upload_idle_max);
         self.apart(|engine, cancel| async move {
             let _permit = permit;
             jobs::submit_task(engine, cancel, body, group, header).await

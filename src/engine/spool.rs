@@ -31,6 +31,7 @@ use super::{
     staging::{Converted, unless_unsuited},
     state::Lane,
     store::{Draft, SoFar, Store},
+    transfers::Paced,
 };
 use crate::{
     error::Error,
@@ -50,7 +51,7 @@ const BET_IDLE_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn receive<S, T, F>(
     engine: &Engine,
     cancel: &CancellationToken,
-    body: S,
+    body: Paced<S>,
     finish: F,
 ) -> Result<T, Error>
 where
@@ -245,7 +246,7 @@ impl Wish {
 pub(super) struct Incoming<'a, S> {
     engine: &'a Engine,
     cancel: &'a CancellationToken,
-    body: S,
+    body: Paced<S>,
     /// What came and is in no block yet.
     rest: Bytes,
     /// Bytes of all blocks so far.
@@ -253,7 +254,7 @@ pub(super) struct Incoming<'a, S> {
 }
 
 impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
-    pub(super) fn new(engine: &'a Engine, cancel: &'a CancellationToken, body: S) -> Self {
+    pub(super) fn new(engine: &'a Engine, cancel: &'a CancellationToken, body: Paced<S>) -> Self {
         Self { engine, cancel, body, rest: Bytes::new(), bytes: 0 }
     }
 
@@ -288,6 +289,7 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
                 return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
             }
             if block.len() >= wish.bytes() {
+                self.body.stops_waiting(); // it may have been polled for more before the wish was lowered
                 return Ok(Block { bytes: block, at_end: false });
             }
             let next = tokio::select! {
@@ -473,7 +475,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::Durability,
+        engine::{Durability, transfers::Pace},
         limits::{KIB, Limits, SYNCS_MAX},
     };
 
@@ -483,6 +485,28 @@ mod tests {
         Some((folder, engine))
     }
 
+    fn paced<S>(body: S) -> (Paced<S>, Arc<Pace>) {
+        let pace = Arc::new(Pace::new(CancellationToken::new()));
+        (Paced::new(body, Arc::clone(&pace), Duration::from_secs(60)), pace)
+    }
+
+    #[tokio::test]
+    async fn a_client_is_not_waited_for_once_there_is_enough() {
+        let (_folder, engine) = open(Durability::None).await.expect("a data folder");
+        let (body, pace) = paced(stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending()));
+        let cancel = CancellationToken::new();
+        let mut incoming = Incoming::new(&engine, &cancel, body);
+        let wish = Wish::new(SPOOL_BLOCK_BYTES);
+        {
+            let mut block = std::pin::pin!(incoming.next_block(&wish, Vec::new()));
+            assert!(futures_util::FutureExt::now_or_never(block.as_mut()).is_none() && pace.is_waiting());
+            wish.lower(1);
+            assert!(block.await.is_ok());
+        }
+        assert!(!pace.is_waiting(), "what came is written");
+        engine.close();
+    }
+
     #[tokio::test]
     async fn blocks_are_as_long_as_wished_for_however_the_stream_is_cut() {
         let (_folder, engine) = open(Durability::None).await.expect("a data folder");
@@ -490,7 +514,7 @@ mod tests {
         for piece_bytes in [1, 1000, 16 * KIB, 300 * KIB, all.len()] {
             let pieces: Vec<_> = all.chunks(piece_bytes).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
             let cancel = CancellationToken::new();
-            let mut incoming = Incoming::new(&engine, &cancel, stream::iter(pieces));
+            let mut incoming = Incoming::new(&engine, &cancel, paced(stream::iter(pieces)).0);
             let (mut seen, mut spare) = (Vec::new(), Vec::new());
             let wish = Wish::new(SPOOL_BLOCK_BYTES);
             loop {

@@ -2,13 +2,14 @@
 //! may be at once, whose they are, and how fast each moves.
 //!
 //! A permit is given by use, not by arrival. When all are taken, a newcomer waits for a moment, and the transfer that is
-//! furthest behind the least rate ends, if any is; the connection that runs the fewest is next. One connection holds at
-//! most half of the permits, and one peer three quarters. The tables are plain and stand under the lock; whoever waits is told through a channel.
+//! furthest behind the least rate ends, if any is; the client that runs the fewest is next. One connection holds at
+//! most half of the permits, and one peer three quarters. The tables are plain data, and the state's lock guards them; whoever
+//! waits is told through a channel.
 
 use std::{
     collections::VecDeque,
     future::Future,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     pin::Pin,
     sync::{
         Arc,
@@ -32,10 +33,12 @@ use crate::{
     limits::{TRANSFER_BYTES_PER_S_MIN, TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MAX_MS},
 };
 
-/// How far a transfer may be behind the least rate.
+/// How far a transfer may be behind the least rate, unless its client may be silent for longer.
 const GRACE: Duration = Duration::from_secs(TRANSFER_GRACE_S);
 /// The same while others wait for its permit.
 const SHORT_GRACE: Duration = Duration::from_secs(TRANSFER_SHORT_GRACE_S);
+/// By how much longer the pace waits than the timer for silent clients, so that a silent one is always said to be silent.
+const AFTER_IDLE: Duration = Duration::from_secs(1);
 /// How long a newcomer waits for a permit.
 const WAIT_MAX: Duration = Duration::from_millis(TRANSFER_WAIT_MAX_MS);
 /// How often one that waits looks for a transfer that is too slow.
@@ -46,7 +49,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Origin {
     /// The number of its connection; none for work of the server itself, which no share bounds.
     pub connection: Option<u64>,
-    /// The client's address; none for one of this machine, whose clients are told apart by nothing.
+    /// The client's network address; none for one of this machine, whose clients are told apart by nothing.
     pub peer: Option<IpAddr>,
 }
 
@@ -56,8 +59,16 @@ impl Origin {
 
     /// A connection from an address.
     pub fn of(connection: u64, peer: IpAddr) -> Self {
-        let peer = Some(peer.to_canonical()).filter(|peer| !peer.is_loopback());
+        let peer = Some(one_client(peer)).filter(|peer| !peer.is_loopback());
         Self { connection: Some(connection), peer }
+    }
+}
+
+/// The address that all connections of one client have in common: of IPv6 a client has 64 bits for itself.
+pub fn one_client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
     }
 }
 
@@ -97,6 +108,15 @@ struct Running {
 struct Waiting {
     transfer: Running,
     tx: oneshot::Sender<()>,
+}
+
+/// How many transfers a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Held {
+    /// On all its connections.
+    of_client: usize,
+    /// On one of them.
+    of_connection: usize,
 }
 
 /// What keeps a transfer from starting.
@@ -149,15 +169,21 @@ impl Transfers {
         Some((id, rx))
     }
 
-    /// Transfers of a connection that run, and those that wait too.
-    fn held_by(&self, origin: Origin, with_waiting: bool) -> usize {
-        let Some(connection) = origin.connection else { return 0 };
-        let is_of_it = |transfer: &&Running| transfer.origin.connection == Some(connection);
-        let waiting = self.waiting.iter().map(|waiting| &waiting.transfer).filter(is_of_it);
-        self.running.iter().filter(is_of_it).count() + if with_waiting { waiting.count() } else { 0 }
+    /// Transfers of a client that run, and those that wait too. A client is a peer, or a connection that has none.
+    fn held_by(&self, origin: Origin, with_waiting: bool) -> Held {
+        let waiting = self.waiting.iter().map(|waiting| &waiting.transfer).filter(|_| with_waiting);
+        let (mut of_client, mut of_connection) = (0, 0);
+        for other in self.running.iter().chain(waiting) {
+            let is_same_connection = origin.connection.is_some() && other.origin.connection == origin.connection;
+            let is_same_peer = origin.peer.is_some() && other.origin.peer == origin.peer;
+            of_client += usize::from(is_same_peer || is_same_connection);
+            of_connection += usize::from(is_same_connection);
+        }
+        Held { of_client, of_connection }
     }
 
-    /// Whether one more may wait. When as many wait as may, one of the connection that has most makes room.
+    /// Whether one more may wait. When as many wait as may, one of the client that has most makes room, or one of
+    /// another connection of the same client.
     fn has_room_to_wait(&mut self, origin: Origin) -> bool {
         if self.waiting.len() < self.waits_max {
             return true;
@@ -165,12 +191,18 @@ impl Transfers {
         let held = |index: usize| self.held_by(self.waiting[index].transfer.origin, true);
         // The last of them.
         let most = (0..self.waiting.len()).max_by_key(|&index| held(index));
-        let Some(index) = most.filter(|&index| held(index) > self.held_by(origin, true) + 1) else { return false };
-        self.waiting.remove(index); // which tells it
-        true
+        let Some(index) = most else { return false };
+        let (most, own) = (held(index), self.held_by(origin, true));
+        let is_same_peer = self.waiting[index].transfer.origin.peer == origin.peer;
+        if most.of_client > own.of_client + 1 || (is_same_peer && most.of_connection > own.of_connection + 1) {
+            self.waiting.remove(index); // which tells it
+            return true;
+        }
+        false
     }
 
-    /// Which of those that wait is next: one whose connection runs the fewest, and of these the first that came.
+    /// Which of those that wait is next: one whose client runs the fewest, then whose connection does, and of these the
+    /// first that came.
     fn next_waiting(&self) -> Option<usize> {
         let may_run = |index: &usize| self.obstacle(self.waiting[*index].transfer.origin).is_none();
         let candidates = (0..self.waiting.len()).filter(may_run);
@@ -191,7 +223,8 @@ impl Transfers {
         told
     }
 
-    /// Of those that keep `origin` from starting, the one that is furthest behind, if it is too far behind.
+    /// Of those that keep `origin` from starting and wait for their client, the one that is furthest behind, if it is too
+    /// far behind.
     fn slowest(&mut self, origin: Origin) -> Option<Arc<Pace>> {
         let obstacle = self.obstacle(origin)?;
         let in_the_way = |other: Origin| match obstacle {
@@ -199,7 +232,8 @@ impl Transfers {
             Obstacle::Peer => other.peer == origin.peer,
             Obstacle::Full => true,
         };
-        let candidates = self.running.iter_mut().filter(|other| !other.is_ending && in_the_way(other.origin));
+        let may_end = |other: &&mut Running| !other.is_ending && other.pace.is_waiting() && in_the_way(other.origin);
+        let candidates = self.running.iter_mut().filter(may_end);
         let slowest = candidates.max_by_key(|other| other.pace.behind())?;
         if slowest.pace.behind() < SHORT_GRACE {
             return None;
@@ -311,6 +345,15 @@ impl Pace {
         self.waiting_since_us.store(0, Ordering::Relaxed);
     }
 
+    /// The client is not waited for any more, though nothing has come.
+    pub fn stops_waiting(&self) {
+        self.moved(0);
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting_since_us.load(Ordering::Relaxed) != 0
+    }
+
     fn behind_us(&self) -> u64 {
         let since = self.waiting_since_us.load(Ordering::Relaxed);
         let waited = if since == 0 { 0 } else { self.now_us().saturating_sub(since) };
@@ -325,15 +368,17 @@ impl Pace {
 /// Ready with an error when a transfer has to end for its pace. Polled while its client is waited for.
 pub struct TooSlow {
     pace: Arc<Pace>,
+    /// How far it may be behind.
+    behind_max: Duration,
     /// What is asked for when the client is waited for, and not made for transfers that never wait.
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     look: Option<Pin<Box<Sleep>>>,
 }
 
 impl TooSlow {
-    /// Watches a transfer.
-    pub fn new(pace: Arc<Pace>) -> Self {
-        Self { pace, ended: None, look: None }
+    /// Watches a transfer whose client may be silent for `idle_max`, which is timed elsewhere.
+    pub fn new(pace: Arc<Pace>, idle_max: Duration) -> Self {
+        Self { pace, behind_max: GRACE.max(idle_max), ended: None, look: None }
     }
 
     /// The pace that is watched.
@@ -356,9 +401,9 @@ impl TooSlow {
         let pace = &self.pace;
         // The timer is left alone while bytes move, and looks again when it is up.
         loop {
-            let left = GRACE.saturating_sub(pace.behind());
+            let left = (self.behind_max + AFTER_IDLE).saturating_sub(pace.behind());
             if left.is_zero() {
-                return Poll::Ready(Error::TooSlow { seconds: TRANSFER_GRACE_S });
+                return Poll::Ready(Error::TooSlow { seconds: self.behind_max.as_secs() });
             }
             let look = self.look.get_or_insert_with(|| Box::pin(sleep(left)));
             std::task::ready!(look.as_mut().poll(context));
@@ -374,8 +419,13 @@ pub(super) struct Paced<S> {
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(body: S, permit: &Permit) -> Self {
-        Self { body, too_slow: TooSlow::new(permit.pace()) }
+    pub(super) fn new(body: S, pace: Arc<Pace>, idle_max: Duration) -> Self {
+        Self { body, too_slow: TooSlow::new(pace, idle_max) }
+    }
+
+    /// What has come is enough for now: until it is polled again, the client is not waited for.
+    pub(super) fn stops_waiting(&self) {
+        self.too_slow.pace().stops_waiting();
     }
 }
 
@@ -467,6 +517,7 @@ mod tests {
         let (fast, slow) = (now(&admission, origin(1, "192.0.2.1")), now(&admission, origin(2, "192.0.2.2")));
         let (fast, slow) = (fast.expect("a permit"), slow.expect("a permit"));
         // As if they had been waited for longer.
+        (fast.pace.waits(), slow.pace.waits());
         fast.pace.behind_us.store(1_000_000, Ordering::Relaxed);
         slow.pace.behind_us.store(2_000_001, Ordering::Relaxed);
         let mut newcomer = Box::pin(admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()));
@@ -474,9 +525,51 @@ mod tests {
         assert!(slow.pace.end.is_cancelled() && !fast.pace.end.is_cancelled());
         drop(slow);
         assert!(newcomer.await.is_some());
+        fast.pace.stops_waiting();
         fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
         fast.pace.moved(4 * 1024);
         assert_eq!(fast.pace.behind(), Duration::from_secs(1));
+        // One that was slow and has come whole is left alone.
+        fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
+        let _other = now(&admission, origin(4, "192.0.2.4"));
+        let mut newcomer = Box::pin(admission.enter(origin(5, "192.0.2.5"), CancellationToken::new()));
+        assert!(newcomer.as_mut().now_or_never().is_none() && !fast.pace.end.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_client_may_be_silent_for_as_long_as_its_upload_may_be_idle() {
+        for (idle_s, ends_after_s) in [(10, 61), (60, 61), (120, 121)] {
+            let pace = Arc::new(Pace::new(CancellationToken::new()));
+            let mut too_slow = TooSlow::new(Arc::clone(&pace), Duration::from_secs(idle_s));
+            let mut ends_with = |behind: Duration| {
+                pace.behind_us.store(u64::try_from(behind.as_micros()).expect("few"), Ordering::Relaxed);
+                too_slow.look = None;
+                std::future::poll_fn(|context| Poll::Ready(too_slow.poll(context).is_ready())).now_or_never()
+            };
+            let end = Duration::from_secs(ends_after_s);
+            assert_eq!(ends_with(end - Duration::from_millis(1)), Some(false), "{idle_s}");
+            assert_eq!(ends_with(end), Some(true), "{idle_s}");
+        }
+    }
+
+    #[test]
+    fn a_client_has_64_bits_of_ipv6() {
+        let peer = |text: &str| origin(1, text).peer;
+        assert_eq!(peer("2001:db8:1:2:3::4"), peer("2001:db8:1:2:ffff::5"));
+        assert_ne!(peer("2001:db8:1:2::4"), peer("2001:db8:1:3::4"));
+        assert_eq!((peer("::1"), peer("::ffff:192.0.2.1")), (None, peer("192.0.2.1")));
+    }
+
+    #[tokio::test]
+    async fn a_peer_with_many_connections_does_not_keep_others_from_waiting() {
+        let admission = admission(1);
+        let _held = now(&admission, Origin::SERVER);
+        let enter = |origin| Box::pin(admission.enter(origin, CancellationToken::new()));
+        let mut waiting: Vec<_> = (0..8).map(|connection| enter(origin(connection, "192.0.2.1"))).collect();
+        assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
+        let mut newcomer = enter(origin(8, "192.0.2.2"));
+        assert!(newcomer.as_mut().now_or_never().is_none(), "it waits");
+        assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "one of the many is refused");
     }
 
     #[tokio::test]

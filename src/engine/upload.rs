@@ -31,6 +31,7 @@ use super::{
     staging::{Conversion, Converted, StagedPart, stage, unless_unsuited},
     state::{Lane, Shared},
     store::{Draft, Reader, Staged, Store, checksum_text},
+    transfers::Paced,
     workers::Workers,
 };
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
 };
 
 /// Runs one upload from its first byte to its receipt.
-pub(super) async fn run<S>(engine: Engine, body: S, cancel: CancellationToken) -> Result<Receipt, Error>
+pub(super) async fn run<S>(engine: Engine, body: Paced<S>, cancel: CancellationToken) -> Result<Receipt, Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {

@@ -9,13 +9,13 @@ use crate::{
     error::Error,
     limits::{
         CONNECTION_WAITS_MAX, CONNECTIONS_MAX, CONNECTIONS_SPARE, DESCRIPTORS_MIN, DESCRIPTORS_OWN,
-        DESCRIPTORS_PER_UPLOAD, HTTP_CONNECTION_WAITS_MAX, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_SPARE,
-        HTTP_LONG_CALLS_MAX, PROBE_CONNECTIONS_MAX, UPLOADS_MAX,
+        DESCRIPTORS_PER_LONG_CALL, DESCRIPTORS_PER_UPLOAD, HTTP_CONNECTION_WAITS_MAX, HTTP_CONNECTIONS_MAX,
+        HTTP_CONNECTIONS_SPARE, HTTP_LONG_CALLS_MAX, PROBE_CONNECTIONS_MAX, UPLOADS_MAX,
     },
 };
 
 /// How long a gRPC connection that has to make room may take to end, for calls that have come when it was told to.
-const GRPC_LAST_WORDS_MAX: Duration = Duration::from_millis(100);
+const GRPC_CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What descriptors are for where there are enough of them.
 const DESCRIPTORS_WANTED: usize = CONNECTIONS_MAX
@@ -25,7 +25,7 @@ const DESCRIPTORS_WANTED: usize = CONNECTIONS_MAX
     + PROBE_CONNECTIONS_MAX
     + 1
     + UPLOADS_MAX * DESCRIPTORS_PER_UPLOAD
-    + HTTP_LONG_CALLS_MAX;
+    + HTTP_LONG_CALLS_MAX * DESCRIPTORS_PER_LONG_CALL;
 
 /// The bounds of what takes file descriptors.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,7 @@ impl Capacity {
             used: served - spare,
             waiting: share(CONNECTION_WAITS_MAX, 2),
             silent_max: None,
-            last_words_max: GRPC_LAST_WORDS_MAX,
+            close_timeout: GRPC_CLOSE_TIMEOUT,
         };
         let (served, spare) = (share(HTTP_CONNECTIONS_MAX, 4), share(HTTP_CONNECTIONS_SPARE, 1));
         let http = Bounds {
@@ -83,7 +83,7 @@ impl Capacity {
             used: served - spare,
             waiting: share(HTTP_CONNECTION_WAITS_MAX, 1),
             silent_max: Some(HTTP_SHORT_HEAD_MAX),
-            last_words_max: Duration::ZERO,
+            close_timeout: Duration::ZERO,
         };
         let served = share(PROBE_CONNECTIONS_MAX, 2);
         let probes = Bounds { served, used: served, waiting: 1, ..http };
@@ -96,7 +96,7 @@ impl Capacity {
         DESCRIPTORS_OWN
             + connections.iter().sum::<usize>()
             + self.uploads_max * DESCRIPTORS_PER_UPLOAD
-            + self.long_calls_max
+            + self.long_calls_max * DESCRIPTORS_PER_LONG_CALL
     }
 }
 

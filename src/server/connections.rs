@@ -55,7 +55,7 @@ pub(super) struct Bounds {
     /// How long one may be without a call while places are short.
     pub(super) silent_max: Option<Duration>,
     /// How long one that has to make room may take to end by itself.
-    pub(super) last_words_max: Duration,
+    pub(super) close_timeout: Duration,
 }
 
 /// Numbers connections, of all protocols.
@@ -130,7 +130,7 @@ pub(super) async fn serve<C>(
                             connection,
                             Arc::clone(&usage),
                             Arc::clone(&places),
-                            bounds.last_words_max,
+                            bounds.close_timeout,
                             drain.clone(),
                         );
                         let id = tasks.spawn(task).id();
@@ -166,7 +166,7 @@ async fn run<C>(
     connection: C,
     usage: Arc<Usage>,
     places: Arc<Semaphore>,
-    last_words_max: Duration,
+    close_timeout: Duration,
     drain: CancellationToken,
 ) where
     C: GracefulConnection<Error = hyper::Error>,
@@ -185,7 +185,7 @@ async fn run<C>(
             ended = &mut connection => break ended,
             () = usage.caller.close.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                let _said_or_not = timeout(last_words_max, &mut connection).await;
+                let _ended_or_cut_off = timeout(close_timeout, &mut connection).await;
                 break Ok(());
             }
             () = drain.cancelled(), if !is_draining => {
@@ -309,7 +309,7 @@ mod tests {
     /// A table with a connection from each of these peers, which has just come.
     fn table(peers: &[&str], served: usize) -> (Table, JoinSet<()>) {
         let bounds =
-            Bounds { served, used: served, waiting: 1, silent_max: None, last_words_max: Duration::from_millis(100) };
+            Bounds { served, used: served, waiting: 1, silent_max: None, close_timeout: Duration::from_millis(100) };
         let use_permits = Arc::new(UsePermits::new(served));
         let mut table = Table { bounds, use_permits: Arc::clone(&use_permits), entries: HashMap::new() };
         let mut tasks = JoinSet::new();

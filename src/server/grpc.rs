@@ -63,7 +63,7 @@ pub(super) async fn serve_grpc(
     let connect = |Accepted { stream, usage, .. }: Accepted| {
         let wide_permit = Arc::clone(&wide_permits).try_acquire_owned().ok();
         let server = if wide_permit.is_some() { &wide } else { &usual };
-        let account = budget.open_account(usage.caller.close.clone());
+        let account = budget.open_account(usage.caller.close.clone(), usage.caller.peer);
         connection(server, Prefaced::new(stream, wide_permit), usage, account, services.clone())
     };
     tokio::select! {

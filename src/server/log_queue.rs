@@ -10,7 +10,7 @@ use std::{
     fmt::{self, Write as _},
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Write},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -31,6 +31,7 @@ use tracing_subscriber::{
 
 use crate::{
     api::metrics::LogCounts,
+    engine::transfers::one_client,
     limits::{
         LOG_BATCH_BYTES, LOG_KINDS_MAX, LOG_LINES_PER_KIND_MAX, LOG_QUEUE_BYTES_MAX, LOG_QUEUE_LINES_MAX,
         STDERR_LINE_BYTES_MAX,
@@ -162,25 +163,11 @@ impl Kind {
             return Self { key: all.finish(), level: *metadata.level(), of_client: false, like: message.into() };
         };
         let mut key = DefaultHasher::new();
-        (metadata.callsite(), &call, of_one_client(peer.ip())).hash(&mut key);
+        (metadata.callsite(), &call, one_client(peer.ip())).hash(&mut key);
         let space = if call.is_empty() { "" } else { " " };
         let like = format!("{message}: {call}{space}of {}", peer.ip());
         Self { key: key.finish(), level: *metadata.level(), of_client: true, like: like.into() }
     }
-}
-
-/// Of IPv6 a client has 64 bits for itself.
-fn of_one_client(address: IpAddr) -> [u8; 8] {
-    let octets = match address.to_canonical() {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) if address.is_loopback() => address.octets(),
-        IpAddr::V6(address) => {
-            let mut network = [0; 16];
-            network[8..].copy_from_slice(&address.octets()[..8]);
-            network
-        }
-    };
-    octets[8..].try_into().unwrap_or_default()
 }
 
 /// The fields of an event.
@@ -276,7 +263,7 @@ impl<W: Write> LineWriter<W> {
                     self.take(line);
                     thread::sleep(BATCH_WAIT);
                 }
-                Ok(Message::Flush(done)) => self.flush(&done),
+                Ok(Message::Flush(done)) => self.flush(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -295,20 +282,26 @@ impl<W: Write> LineWriter<W> {
         while let Ok(message) = self.receiver.try_recv() {
             match message {
                 Message::Line(line) => self.take(line),
-                Message::Flush(done) => self.flush(&done),
+                Message::Flush(done) => self.flush(done),
             }
         }
         self.write_batch();
     }
 
     /// What was summed up so far is told first.
-    fn flush(&mut self, done: &Sender<()>) {
+    fn flush(&mut self, done: Sender<()>) {
+        let mut all_done = vec![done];
         self.sum_up(Instant::now() + WINDOW);
-        while let Ok(Message::Line(line)) = self.receiver.try_recv() {
-            self.take(line);
+        while let Ok(message) = self.receiver.try_recv() {
+            match message {
+                Message::Line(line) => self.take(line),
+                Message::Flush(done) => all_done.push(done),
+            }
         }
         self.write_batch();
-        let _still_awaited = done.try_send(());
+        for done in all_done {
+            let _still_awaited = done.try_send(());
+        }
     }
 
     fn take(&mut self, line: Line) {
@@ -471,6 +464,12 @@ mod tests {
             queue.push(Kind { of_client: false, ..kind(1_000_000 + number) }, b"the server's own\n");
         }
         assert_eq!(lines(&mut writer).len(), 100, "nobody outside makes these many");
+
+        let ((first, first_done), (second, second_done)) = (bounded(1), bounded(1));
+        queue.sender.send(Message::Flush(first)).expect("room");
+        queue.sender.send(Message::Flush(second)).expect("room");
+        assert_eq!(lines(&mut writer).len(), 0);
+        assert!(first_done.try_recv().is_ok() && second_done.try_recv().is_ok(), "both are answered");
     }
 
     #[test]

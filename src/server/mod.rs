@@ -119,11 +119,12 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     let (stop, stopped) = watch::channel(None);
     let (stop_http, http_stopped) = watch::channel(None);
     let ids = ConnectionIds::default();
-    let grpc = serve_grpc(listeners, capacity.grpc, ids.clone(), budget, services, told(stopped.clone()));
+    let grpc = serve_grpc(listeners, capacity.grpc, ids.clone(), budget, services, wait_for_stop(stopped.clone()));
     let routes = router(surface.clone());
-    let http = serve_http(http_listeners, capacity.http, ids.clone(), routes, idle_max, told(http_stopped.clone()));
+    let http =
+        serve_http(http_listeners, capacity.http, ids.clone(), routes, idle_max, wait_for_stop(http_stopped.clone()));
     let routes = probe_router(surface.clone());
-    let probes = serve_probes(probe_listeners, capacity.probes, ids, routes, told(http_stopped));
+    let probes = serve_probes(probe_listeners, capacity.probes, ids, routes, wait_for_stop(http_stopped));
     // HTTP outlives gRPC a little, so that probes see the drain and jobs' states can be asked.
     let server = async {
         let grpc = async {
@@ -150,10 +151,10 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     Ok(())
 }
 
-/// Completes when a moment was told, with that moment.
-async fn told(mut moment: watch::Receiver<Option<Instant>>) -> Instant {
-    let told = moment.wait_for(Option::is_some).await;
-    told.ok().and_then(|moment| *moment).unwrap_or_else(Instant::now)
+/// Completes when the server is to stop, with the moment since when.
+async fn wait_for_stop(mut moment: watch::Receiver<Option<Instant>>) -> Instant {
+    let stopped = moment.wait_for(Option::is_some).await;
+    stopped.ok().and_then(|moment| *moment).unwrap_or_else(Instant::now)
 }
 
 /// Completes at SIGTERM or SIGINT. A second one ends the process at once.

@@ -54,30 +54,35 @@ impl UsePermits {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    async fn acquire(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, NotAdmitted> {
+    /// Waits for a permit. `is_waiting` is true meanwhile.
+    async fn acquire(self: &Arc<Self>, is_waiting: &AtomicBool) -> Result<OwnedSemaphorePermit, NotAdmitted> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
-        let _waiting = Waiting::new(self);
-        let permit = timeout(ADMIT_WAIT_MAX, Arc::clone(&self.permits).acquire_owned()).await;
-        permit.ok().and_then(Result::ok).ok_or(NotAdmitted)
+        let _waiting = Waiting::new(self, is_waiting);
+        Arc::clone(&self.permits).acquire_owned().await.ok().ok_or(NotAdmitted)
     }
 }
 
-/// Counts one that waits.
-struct Waiting<'a>(&'a UsePermits);
+/// Counts a connection that waits.
+struct Waiting<'a> {
+    permits: &'a UsePermits,
+    is_waiting: &'a AtomicBool,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(permits: &'a UsePermits) -> Self {
+    fn new(permits: &'a UsePermits, is_waiting: &'a AtomicBool) -> Self {
+        is_waiting.store(true, Ordering::Relaxed);
         permits.waiting.fetch_add(1, Ordering::Relaxed);
         permits.wanted.notify_one();
-        Self(permits)
+        Self { permits, is_waiting }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.is_waiting.store(false, Ordering::Relaxed);
+        self.permits.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -131,15 +136,16 @@ impl Usage {
             return Ok(());
         }
         let acquired = self.use_permit.get_or_try_init(async || {
-            self.is_waiting.store(true, Ordering::Relaxed);
-            let acquired = tokio::select! {
-                acquired = self.use_permits.acquire() => acquired,
+            tokio::select! {
+                acquired = self.use_permits.acquire(&self.is_waiting) => acquired,
                 () = self.caller.close.cancelled() => Err(NotAdmitted),
-            };
-            self.is_waiting.store(false, Ordering::Relaxed);
-            acquired
+            }
         });
-        acquired.await.map(|_permit| ())
+        // Around all of it: the calls of a connection wait for each other here.
+        match timeout(ADMIT_WAIT_MAX, acquired).await {
+            Ok(Ok(_permit)) => Ok(()),
+            Ok(Err(NotAdmitted)) | Err(_) => Err(NotAdmitted),
+        }
     }
 
     /// Whether a call on it waits until it may be used.
@@ -396,4 +402,19 @@ impl<B: Body<Data = Bytes> + Unpin> Body for FollowedAnswer<B> {
 fn bytes_of<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> usize {
     let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
     data.map_or(0, Bytes::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_calls_of_a_connection_wait_for_admission_at_the_same_time() {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        let usage = Usage::new(Origin::of(1, peer.ip()), peer, Arc::new(UsePermits::new(0)));
+        let calls = futures_util::future::join_all((0..8).map(|_| usage.admit()));
+        let refused = timeout(4 * ADMIT_WAIT_MAX, calls).await;
+        assert!(refused.is_ok_and(|calls| calls.iter().all(Result::is_err)));
+        assert!(!usage.is_waiting() && usage.use_permits.waiting() == 0);
+    }
 }

@@ -10,6 +10,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -23,6 +24,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tracing::field::display;
 
 use crate::limits::{ANSWER_AHEAD_BYTES, CALLS_MAX, CONNECTION_ACCOUNTS_MAX, CONNECTION_CALL_BYTES, SHARED_CALL_BYTES};
 
@@ -50,8 +52,8 @@ struct Inner {
 struct ConnectionSlot {
     is_taken: AtomicBool,
     held_bytes: AtomicUsize,
-    /// Closes it, once.
-    close: AtomicCell<Option<CancellationToken>>,
+    /// Closes it, once; and its client's address, for the log.
+    close: AtomicCell<Option<(CancellationToken, Option<SocketAddr>)>>,
 }
 
 /// An open call, or room for one.
@@ -80,10 +82,10 @@ impl CallBudget {
         }))
     }
 
-    /// An account for a new connection, which `close` closes. None while calls of too many closed connections still run.
-    pub(crate) fn open_account(&self, close: CancellationToken) -> Option<Account> {
+    /// An account for a new connection of `peer`, which `close` closes. None while calls of too many closed connections still run.
+    pub(crate) fn open_account(&self, close: CancellationToken, peer: Option<SocketAddr>) -> Option<Account> {
         let index = self.0.connections.iter().position(|slot| !slot.is_taken.swap(true, SeqCst))?;
-        self.0.connections[index].close.store(Some(close));
+        self.0.connections[index].close.store(Some((close, peer)));
         Some(Account(Arc::new(Lease { budget: self.clone(), index })))
     }
 
@@ -122,9 +124,10 @@ impl CallBudget {
 
     fn close(&self, index: usize, why: &str) {
         let slot = &self.0.connections[index];
-        if let Some(close) = slot.close.take() {
+        if let Some((close, peer)) = slot.close.take() {
             let (seconds, held_bytes) = (self.0.stall_max.as_secs(), slot.held_bytes.load(SeqCst));
-            tracing::warn!(seconds, held_bytes, "{why}");
+            let peer = peer.map(display);
+            tracing::warn!(peer, seconds, held_bytes, "{why}");
             close.cancel();
         }
     }
@@ -304,7 +307,7 @@ mod tests {
     /// An account, and what tells that its connection is closed.
     fn open(budget: &CallBudget) -> (Account, CancellationToken) {
         let close = CancellationToken::new();
-        (budget.open_account(close.clone()).unwrap(), close)
+        (budget.open_account(close.clone(), None).unwrap(), close)
     }
 
     #[test]
@@ -334,7 +337,7 @@ mod tests {
         budget.close(index, "a test");
         assert!(first_closed.is_cancelled());
         drop(first);
-        let others: Vec<_> = std::iter::from_fn(|| budget.open_account(CancellationToken::new())).collect();
+        let others: Vec<_> = std::iter::from_fn(|| budget.open_account(CancellationToken::new(), None)).collect();
         assert_eq!(others.len(), CONNECTION_ACCOUNTS_MAX - 1, "what a call still holds keeps the account");
         drop(held);
         let (next, next_closed) = open(&budget);

@@ -5,7 +5,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -81,13 +81,14 @@ type Read<'a> = (Vec<u8>, Option<SemaphorePermit<'a>>);
 
 /// The same of a client that may be slow. One that takes more than a moment takes a place among the long calls.
 async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
-    let mut reading = std::pin::pin!(read_json(body, surface));
+    let pace = OnceLock::new(); // set once the call has a permit
+    let mut reading = std::pin::pin!(read_json(body, surface, &pace));
     if let Ok(read) = timeout(SHORT_BODY_MAX, &mut reading).await {
         return read;
     }
     let end = CancellationToken::new();
     let permit = surface.long_call(origin, end.clone()).await.map_err(SurveyRefusal::from)?;
-    permit.pace().waits(); // until it has come whole
+    pace.get_or_init(|| permit.pace()).waits(); // until it has come whole
     let seconds = surface.idle_max.as_secs();
     let reason = format!("the body did not come within {seconds} s");
     let too_slow = SurveyRefusal::new(StatusCode::REQUEST_TIMEOUT, reason);
@@ -97,11 +98,19 @@ async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -
     }
 }
 
-async fn read_json(mut body: BodyDataStream, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
+async fn read_json<'a>(
+    mut body: BodyDataStream,
+    surface: &'a Surface,
+    pace: &OnceLock<Arc<transfers::Pace>>,
+) -> Result<Read<'a>, SurveyRefusal> {
     let mut bytes = Vec::new();
     let mut place = None;
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(|error| SurveyRefusal::from(broken(error)))?;
+        if let Some(pace) = pace.get() {
+            pace.moved(piece.len());
+            pace.waits();
+        }
         let so_far = bytes.len() + piece.len();
         if so_far > JSON_BYTES_MAX {
             drop((bytes, place));
@@ -173,7 +182,7 @@ impl FileForm {
         let bounds = Bounds { left: AtomicU64::new(FORM_BYTES_MAX as u64), is_over: AtomicBool::new(false) };
         let bounds = Arc::new(bounds);
         let (body, pace) = (body.into_data_stream(), Pace::new(idle_max));
-        let too_slow = TooSlow::new(transfer);
+        let too_slow = TooSlow::new(transfer, idle_max);
         let pieces = Pieces { body, bounds: Arc::clone(&bounds), pace, too_slow, pause: false };
         Ok(Self { form: Multipart::new(pieces, boundary), bounds })
     }
