@@ -244,6 +244,25 @@ async fn a_damaged_record_is_set_aside_and_a_newer_one_stops_the_start() {
     engine.close();
 }
 
+/// A start neither ends nor goes wrong at a number that nobody gave out.
+#[tokio::test]
+async fn a_job_whose_number_is_beyond_all_is_set_aside() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (jobs, quarantine) = (folder.path().join("jobs"), folder.path().join("quarantine"));
+    fs::create_dir(&jobs).and_then(|()| fs::create_dir(&quarantine)).expect("writable");
+    let last = format!("job_id_{}", u64::MAX);
+    fs::write(quarantine.join(format!("{last}.json")), "").expect("writable");
+    fs::write(jobs.join(format!("{last}.json")), record_of(&last, 1, 0)).expect("writable");
+    let late = record_of(TASK, 1, 0).replace("\"order\":1", &format!("\"order\":{}", u64::MAX));
+    fs::write(jobs.join(format!("{TASK}.json")), late).expect("writable");
+    let engine = open_again(&folder).await;
+    assert!(files(&folder).is_empty(), "both were set aside");
+    let id = engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect("accepted");
+    assert_eq!(id, JobId::Survey(1));
+    end_of(&engine, id).await;
+    engine.close();
+}
+
 #[tokio::test]
 async fn a_result_that_is_not_whole_is_no_result() {
     let (engine, folder) = fresh().await;

@@ -16,6 +16,9 @@ use crate::error::Error;
 /// The version of the records that this program writes. Version 1 has no checksums, neither its own nor those of files.
 const RECORD_VERSION: u32 = 2;
 
+/// The last number of a statistic, and of a job's turn, that is believed: so many are never given out.
+const JOB_NUMBER_MAX: u64 = u64::MAX / 2;
+
 /// What a job is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -107,7 +110,12 @@ pub(super) fn find(store: &Store) -> Result<FoundJobs, Error> {
 /// `job_id_7` and `job_id_7-2` are the statistic 7.
 fn survey_of(name: &str) -> Option<JobId> {
     let name = name.split_once('-').map_or(name, |(name, _copy)| name);
-    name.parse().ok().filter(|id| matches!(id, JobId::Survey(_)))
+    name.parse().ok().filter(|id| matches!(id, JobId::Survey(_)) && !is_beyond_all(*id))
+}
+
+/// Whether the number of a statistic is none that a server gave out.
+pub(super) fn is_beyond_all(id: JobId) -> bool {
+    matches!(id, JobId::Survey(number) if number > JOB_NUMBER_MAX)
 }
 
 impl Record {
@@ -144,6 +152,9 @@ impl Record {
         let version = if seal == Seal::Whole { RECORD_VERSION } else { 1 };
         if record.id.to_string() != name || record.format != version {
             return Err(damaged("its record is of another job or version".to_owned()));
+        }
+        if record.order > JOB_NUMBER_MAX || is_beyond_all(record.id) {
+            return Err(damaged("its number is beyond all that were given out".to_owned()));
         }
         Ok(Self { format: RECORD_VERSION, ..record })
     }

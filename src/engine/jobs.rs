@@ -31,7 +31,7 @@ use super::{
     Engine, Inner,
     checksums::to_hex,
     group::GroupBy,
-    job_records::{FoundJob, FoundJobs, Record, RecordState, Work},
+    job_records::{FoundJob, FoundJobs, Record, RecordState, Work, is_beyond_all},
     spool,
     state::{Lane, Shared},
     store::{Draft, JobFile, Reader, Store},
@@ -846,7 +846,8 @@ pub(super) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
     }
     // Who asked for them may ask again, and must not be told of another job.
     found.in_quarantine.iter().for_each(|id| jobs.skip_to(*id));
-    found.damaged.iter().filter_map(|(name, _)| name.parse().ok()).for_each(|id| jobs.skip_to(id));
+    let damaged = found.damaged.iter().filter_map(|(name, _)| name.parse().ok());
+    damaged.filter(|id| !is_beyond_all(*id)).for_each(|id| jobs.skip_to(id));
     Ok(Recovered { jobs, leftovers: found.strays.len(), set_aside: found.damaged })
 }
 

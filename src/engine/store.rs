@@ -322,7 +322,12 @@ impl Store {
                 continue;
             }
             for extension in present.extensions() {
-                self.remove(&self.part_path(id, extension))?;
+                let path = self.part_path(id, extension);
+                if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+                    let what = format!("data folder: {} is a folder: move it elsewhere", path.display());
+                    return Err(Error::DataFolder(what)); // what is in it is not ours to remove
+                }
+                self.remove(&path)?;
                 found.leftovers += 1;
             }
         }
