@@ -517,7 +517,8 @@ mod tests {
         let (fast, slow) = (now(&admission, origin(1, "192.0.2.1")), now(&admission, origin(2, "192.0.2.2")));
         let (fast, slow) = (fast.expect("a permit"), slow.expect("a permit"));
         // As if they had been waited for longer.
-        (fast.pace.waits(), slow.pace.waits());
+        fast.pace.waits();
+        slow.pace.waits();
         fast.pace.behind_us.store(1_000_000, Ordering::Relaxed);
         slow.pace.behind_us.store(2_000_001, Ordering::Relaxed);
         let mut newcomer = Box::pin(admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()));
