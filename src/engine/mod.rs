@@ -2,7 +2,7 @@
 //! answer. No protocol is known below this line.
 //!
 //! Read in this order: [`part`], [`checksums`], [`cell`], [`csv`], [`fold`], [`convert`], [`parquet`], [`deltas`], [`integers`], [`store`],
-//! [`state`], [`transfers`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], [`verify`], [`query`]; beside the table [`numbers`]; for
+//! [`state`], [`transfers`], [`workers`], [`claims`], [`staging`], [`small`], [`spool`], [`upload`], `verify`, [`query`]; beside the table [`numbers`]; for
 //! statistics [`mean`], [`columns`], [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`],
 //! [`group`]; above both [`jobs`] and its records; [`vitals`] and `readiness`.
 
