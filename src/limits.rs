@@ -131,8 +131,8 @@ pub const PROBE_BUFFER_BYTES: usize = 8 * KIB;
 pub const HTTP_LONG_CALLS_MAX: usize = 20;
 /// Such calls that wait for their turn: each keeps a connection meanwhile.
 pub const HTTP_LONG_CALL_WAITS_MAX: usize = 8;
-/// Places among those connections that are kept free: while fewer are, a connection ends with its answer.
-pub const HTTP_PLACES_SPARE: usize = 8;
+/// Permits for those connections that are kept free: while fewer are, a connection ends with its answer.
+pub const HTTP_PERMITS_SPARE: usize = 8;
 /// Bytes of an answer that the kernel takes at once, so that its call is a short one.
 pub const HTTP_SHORT_ANSWER_BYTES: u64 = 64 * KIB as u64;
 /// Bytes of an answer that the kernel holds for a client; the room that it makes for them is twice as large.
@@ -147,7 +147,7 @@ pub const HTTP_HEADERS_MAX: usize = 64;
 pub const URI_BYTES_MAX: usize = 8 * KIB;
 /// Bytes of a JSON body.
 pub const JSON_BYTES_MAX: usize = MIB;
-/// Bytes of a JSON body that is read without asking for a place.
+/// Bytes of a JSON body that is read without a permit.
 pub const SMALL_JSON_BYTES_MAX: usize = 8 * KIB;
 /// Larger JSON bodies that are held at once; one more is refused.
 pub const LARGE_JSON_BODIES_MAX: usize = 1;
@@ -398,7 +398,7 @@ const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
 const _: () = assert!(UPLOADS_MAX < WIDE_STREAMS_PER_CONNECTION_MAX as usize);
 const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(WIDE_STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= WIDE_CONNECTION_WINDOW_BYTES);
-const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PLACES_SPARE <= HTTP_CONNECTIONS_MAX);
+const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PERMITS_SPARE <= HTTP_CONNECTIONS_MAX);
 /// A call that waits for its turn, or is short, finds a connection that long calls do not have.
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE < HTTP_CONNECTIONS_MAX);
 const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
@@ -427,7 +427,7 @@ pub struct Limits {
     pub uploads_max: usize,
     /// Parts of the table; one that has more at start is served, and takes no more.
     pub parts_max: usize,
-    /// How long an upload may send nothing before its place goes to another.
+    /// How long an upload may send nothing before its permit goes to another.
     pub upload_idle_max: Duration,
     /// How long a question may send nothing, and an answer go unread.
     pub call_idle_max: Duration,

@@ -52,7 +52,7 @@ pub(super) struct Bounds {
     pub(super) used: usize,
     /// That are accepted and wait for others to end.
     pub(super) waiting: usize,
-    /// How long one may be without a call while places are short.
+    /// How long one may be without a call while permits are few.
     pub(super) silent_max: Option<Duration>,
     /// How long one that has to make room may take to end by itself.
     pub(super) close_timeout: Duration,
@@ -74,7 +74,7 @@ pub(super) struct Accepted {
     pub(super) arrival: Arrival,
     pub(super) usage: Arc<Usage>,
     /// For connections that are served.
-    pub(super) places: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
 }
 
 struct Entry {
@@ -107,7 +107,7 @@ pub(super) async fn serve<C>(
 {
     let mut table = Table { bounds, use_permits: Arc::new(UsePermits::new(bounds.used)), entries: HashMap::new() };
     let use_permits = Arc::clone(&table.use_permits);
-    let places = Arc::new(Semaphore::new(bounds.served));
+    let permits = Arc::new(Semaphore::new(bounds.served));
     let (mut tasks, drain) = (JoinSet::new(), CancellationToken::new());
     let mut stopped = pin!(stopped);
     let mut incoming = accepted(listeners);
@@ -123,13 +123,13 @@ pub(super) async fn serve<C>(
                     let origin = Origin::of(ids.next(), arrival.peer.ip());
                     let usage = Arc::new(Usage::new(origin, arrival.peer, Arc::clone(&use_permits)));
                     if table.admits(origin.peer) {
-                        let accepted = Accepted { stream, arrival, usage: Arc::clone(&usage), places: Arc::clone(&places) };
+                        let accepted = Accepted { stream, arrival, usage: Arc::clone(&usage), permits: Arc::clone(&permits) };
                         // Made here, in the order of arrival.
                         let connection = connect(accepted);
                         let task = run(
                             connection,
                             Arc::clone(&usage),
-                            Arc::clone(&places),
+                            Arc::clone(&permits),
                             bounds.close_timeout,
                             drain.clone(),
                         );
@@ -161,22 +161,22 @@ pub(super) async fn serve<C>(
     }
 }
 
-/// One connection, from when it has a place to its end.
+/// One connection, from when it has a permit to its end.
 async fn run<C>(
     connection: C,
     usage: Arc<Usage>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     close_timeout: Duration,
     drain: CancellationToken,
 ) where
     C: GracefulConnection<Error = hyper::Error>,
 {
-    let place = tokio::select! {
-        place = timeout(NEWCOMER_WAIT_MAX, places.acquire_owned()) => place,
+    let permit = tokio::select! {
+        permit = timeout(NEWCOMER_WAIT_MAX, permits.acquire_owned()) => permit,
         () = usage.caller.close.cancelled() => return,
         () = drain.cancelled() => return,
     };
-    let Ok(Ok(_place)) = place else { return };
+    let Ok(Ok(_permit)) = permit else { return };
     usage.serve();
     let mut connection = pin!(connection);
     let mut is_draining = false;

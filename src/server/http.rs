@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     api::http::{guard::Arrival, no_connection},
-    limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, HTTP_PLACES_SPARE, HTTP_SEND_BUFFER_BYTES, PROBE_BUFFER_BYTES},
+    limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, HTTP_PERMITS_SPARE, HTTP_SEND_BUFFER_BYTES, PROBE_BUFFER_BYTES},
 };
 
 /// How long an HTTP connection may take to send a request's head, and so how long it may be silent between two.
@@ -49,12 +49,12 @@ pub(super) async fn serve_http(
     stopped: impl Stopped,
 ) {
     let server = http1_server(HTTP_BUFFER_BYTES);
-    let connect = |Accepted { stream, arrival, usage, places }: Accepted| {
+    let connect = |Accepted { stream, arrival, usage, permits }: Accepted| {
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(HTTP_SEND_BUFFER_BYTES) {
             tracing::debug!(%error, "a connection keeps the send buffer that it has");
         }
         // Clients that keep a connection while others wait for one would keep it for ever.
-        let ends = move || places.available_permits() < HTTP_PLACES_SPARE;
+        let ends = move || permits.available_permits() < HTTP_PERMITS_SPARE;
         connection(&server, stream, arrival, usage, router.clone(), idle_max, ends)
     };
     serve(listeners, bounds, ids, connect, stopped).await;

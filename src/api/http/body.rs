@@ -44,7 +44,7 @@ use crate::{
 
 /// How long the rest of a refused body is read, so that the client gets to read the answer.
 pub(super) const REFUSED_MAX: Duration = Duration::from_secs(5);
-/// The same where places are short.
+/// The same where permits are few.
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(1);
 /// How long a JSON body may take before its call counts as a long one.
 const SHORT_BODY_MAX: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
             throw_away(body, BUSY_MAX).await;
             return Err(Error::JobsRefused.into()); // whatever the body says
         }
-        let (bytes, _place) = read_in_time(body, origin, surface).await?;
+        let (bytes, _permit) = read_in_time(body, origin, surface).await?;
         let refused = |reason: String| SurveyRefusal::new(StatusCode::BAD_REQUEST, reason);
         // serde would take an array for the fields in their order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
@@ -76,10 +76,10 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
     }
 }
 
-/// The whole body, and the place that a large one takes for as long as it is there.
+/// The whole body, and the permit that a large one takes for as long as it is there.
 type Read<'a> = (Vec<u8>, Option<SemaphorePermit<'a>>);
 
-/// The same of a client that may be slow. One that takes more than a moment takes a place among the long calls.
+/// The same of a client that may be slow. One that takes more than a moment takes a permit for a long call.
 async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
     let pace = OnceLock::new(); // set once the call has a permit
     let mut reading = std::pin::pin!(read_json(body, surface, &pace));
@@ -104,7 +104,7 @@ async fn read_json<'a>(
     pace: &OnceLock<Arc<transfers::Pace>>,
 ) -> Result<Read<'a>, SurveyRefusal> {
     let mut bytes = Vec::new();
-    let mut place = None;
+    let mut permit = None;
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(|error| SurveyRefusal::from(broken(error)))?;
         if let Some(pace) = pace.get() {
@@ -113,14 +113,14 @@ async fn read_json<'a>(
         }
         let so_far = bytes.len() + piece.len();
         if so_far > JSON_BYTES_MAX {
-            drop((bytes, place));
+            drop((bytes, permit));
             throw_away(body, REFUSED_MAX).await;
             let reason = format!("the body has more than {JSON_BYTES_MAX} bytes");
             return Err(SurveyRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
-        if so_far > SMALL_JSON_BYTES_MAX && place.is_none() {
-            place = surface.large_bodies.try_acquire().ok();
-            if place.is_none() {
+        if so_far > SMALL_JSON_BYTES_MAX && permit.is_none() {
+            permit = surface.large_bodies.try_acquire().ok();
+            if permit.is_none() {
                 drop(bytes);
                 throw_away(body, REFUSED_MAX).await;
                 let reason = "too many large bodies are being read: try again";
@@ -128,11 +128,11 @@ async fn read_json<'a>(
             }
         }
         // Exactly what a body of its kind may have: a vector that grows by itself takes twice as much.
-        let bytes_max = if place.is_some() { JSON_BYTES_MAX } else { SMALL_JSON_BYTES_MAX };
+        let bytes_max = if permit.is_some() { JSON_BYTES_MAX } else { SMALL_JSON_BYTES_MAX };
         bytes.reserve_exact(bytes_max - bytes.len());
         bytes.extend_from_slice(&piece);
     }
-    Ok((bytes, place))
+    Ok((bytes, permit))
 }
 
 /// Reads on for a while: a client that is still sending would take a closed connection for the answer.
@@ -258,7 +258,7 @@ struct Pieces {
     pause: bool,
 }
 
-/// Gives up a client that sends no more than what keeps its place. Only the time counts in which it is waited for.
+/// Gives up a client that sends no more than what keeps its permit. Only the time counts in which it is waited for.
 struct Pace {
     /// So much has to come ...
     bytes_min: u64,

@@ -1,6 +1,6 @@
 //! HTTP: JSON to the engine and back. Handlers are three moves: convert in, one engine call, convert out.
 //!
-//! Read in this order: `convert`, `body`, `download`, `survey`, `tasks`, `probes`; around them `guard`, `places` and
+//! Read in this order: `convert`, `body`, `download`, `survey`, `tasks`, `probes`; around them `guard`, `long_calls` and
 //! `log`.
 
 mod body;
@@ -9,8 +9,8 @@ mod download;
 pub(crate) mod guard;
 pub(crate) mod log;
 pub(crate) mod log_file;
+mod long_calls;
 mod openapi;
-mod places;
 mod probes;
 mod survey;
 mod tasks;
@@ -124,7 +124,7 @@ pub(crate) fn router(surface: Surface) -> Router {
     openapi::with_docs(survey::routes().merge(tasks::routes()).merge(probes::routes()))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(surface.clone(), places::long_answers))
+        .layer(from_fn_with_state(surface.clone(), long_calls::long_answers))
         .layer(from_fn(guard::guard))
         .layer(from_fn_with_state(surface.clone(), log::log))
         .with_state(surface)

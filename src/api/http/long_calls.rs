@@ -57,7 +57,7 @@ impl Inner {
     }
 }
 
-/// Lets an answer that the kernel does not take at once have a place until it is sent, or refuses the call.
+/// Lets an answer that the kernel does not take at once have a permit until it is sent, or refuses the call.
 pub(super) async fn long_answers(State(surface): State<Surface>, request: Request, next: Next) -> Response {
     let (is_head, path) = (request.method() == Method::HEAD, request.uri().path().to_owned());
     let Caller { origin, close, .. } = Caller::of(request.extensions());
