@@ -119,7 +119,7 @@ fn check_parquet(mut converted: Converted, columns: &[Column], cells: &[Vec<Vec<
         .parquet
         .draft
         .reader()
-        .and_then(|file| file.block(0, usize::MAX).map(Bytes::from).map_err(Error::io("the file")));
+        .and_then(|file| file.block(0, usize::MAX).map(Bytes::from));
     let file = file.expect("readable");
 
     let mut found = Vec::new();
