@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks what the dependencies bring in (deny.toml): bans, licences and sources, with cargo-deny, which is installed from
-# crates.io into target/tools where cargo does not have it. That takes about a minute on two idle cores.
+# the package registry into target/tools where cargo does not have it. That takes about a minute on two idle cores.
 #
 # Security advisories need a database, RustSec's advisory-db: TALLY_ADVISORY_DB names a folder that holds a copy of it.
 # Without one they are not checked, and the last line of the output says so.

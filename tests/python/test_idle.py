@@ -69,7 +69,7 @@ class Rpc:
         self._await(self.start())
 
     def fail(self) -> None:
-        """What the caller can mend is told in the answer, or else as a status."""
+        """What the caller can fix is told in the answer, or else as a status."""
         try:
             self._await(self._start(self.questions[1]))
         except grpc.RpcError as error:

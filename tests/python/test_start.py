@@ -80,7 +80,7 @@ def fails_to_start(data: Path, *flags, **options) -> str:
 
 
 def tree(folder: Path) -> Dict[str, tuple]:
-    """What lies in a folder: content and time of change by relative path. The lock file may change."""
+    """What is in a folder: content and time of change by relative path. The lock file may change."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")

@@ -96,7 +96,7 @@ class Verified:
 
 
 def tree(folder: Path) -> dict:
-    """What lies in a folder: content by relative path. The lock file may change."""
+    """What is in a folder: content by relative path. The lock file may change."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
