@@ -18,6 +18,7 @@ use tally::{
     limits::{CsvLimits, Limits},
 };
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 struct Table {
     engine: Engine,
@@ -323,10 +324,25 @@ async fn uploads_at_once_are_bounded() {
             send.send(Ok(Bytes::from_static(block.as_bytes()))).await.expect("received");
         }
     }
-    let refused = table.upload(b"a\n1\n", &[]).await.expect_err("both places are taken");
+    // One that stops moving would give way.
+    let stop = CancellationToken::new();
+    let keep_moving =
+        |(send, upload): (tokio::sync::mpsc::Sender<_>, tokio::task::JoinHandle<Result<Receipt, Error>>)| {
+            let stop = stop.clone();
+            let moving = tokio::spawn(async move {
+                while !stop.is_cancelled() {
+                    send.send(Ok(Bytes::from("1\n".repeat(1000)))).await.expect("received");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            (moving, upload)
+        };
+    let held: Vec<_> = held.into_iter().map(keep_moving).collect();
+    let refused = table.upload(b"a\n1\n", &[]).await.expect_err("both uploads move");
     assert_eq!(refused, "2 uploads are under way, which is the limit: try again");
-    for (send, upload) in held {
-        drop(send);
+    stop.cancel();
+    for (moving, upload) in held {
+        moving.await.expect("it moved until then");
         upload.await.expect("no panic").expect("kept");
     }
     table.upload(b"a\n1\n", &[]).await.expect("there is room again");
