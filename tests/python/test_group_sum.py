@@ -97,6 +97,13 @@ def test_a_client_that_stops_reading_holds_up_nobody(server):
     assert read == list(range(rows))
 
 
+def open_connections(server) -> int:
+    """Connections of the server's port that are established, as Linux lists them (proc_pid_net(5))."""
+    port = f":{int(server.address.rsplit(':', 1)[1]):04X}"
+    rows = [line.split() for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}").readlines()[1:]]
+    return sum(local.endswith(port) and state == "01" for _, local, _, state, *_ in rows)
+
+
 def test_a_client_that_stops_reading_for_too_long_loses_its_place(start_server, tmp_path):
     server = start_server(tmp_path / "data", "--call-timeout-s", "1")
     rows = 60_000
@@ -105,6 +112,8 @@ def test_a_client_that_stops_reading_for_too_long_loses_its_place(start_server, 
     slow = tally(server).GroupSum(request)
     next(slow)
     wait_until(lambda: "not read: the connection is closed" in server.stderr, "it is given up")
+    # It is told to go away first, and given a moment in which it could still read.
+    wait_until(lambda: open_connections(server) == 0, "its connection is closed")
     with pytest.raises(grpc.RpcError) as error:
         list(slow)
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
