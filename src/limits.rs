@@ -78,7 +78,7 @@ pub const WIDE_STREAMS_PER_CONNECTION_MAX: u32 = 136;
 pub const STREAM_BYTES: usize = KIB + KIB / 4;
 /// Calls of a connection that we reset for what the client did to them (RFC 9113, section 5.4.2), in all its time: HTTP/2
 /// remembers them for a while.
-pub const STREAM_ERRORS_MAX: usize = 100;
+pub const STREAM_ERRORS_MAX: usize = 500;
 /// Bytes of a request's HTTP headers.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of a request that is not an upload.
