@@ -1,7 +1,7 @@
 # The server with its Python clients beside it. Three stages are thrown away; the last one is the image.
 #
 #   docker build . -t p3
-#   docker run --name=server -d -m 512m -v ./inputs:/inputs p3
+#   docker run --name=server -d -m 512m -v "$PWD/inputs:/inputs" p3
 #   docker exec server python3 upload.py /inputs/simple.csv
 #
 # Written for every builder, the classic one too: no RUN --mount, no heredocs, no COPY --chmod.

@@ -31,7 +31,6 @@ from test_docker import BUILD_SECONDS_MAX, HEALTHY_SECONDS_MAX, LABEL, docker, e
 README = ROOT / "README.md"
 OPERATING = ROOT / "docs" / "operating.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-NOT_OURS = {".git", ".venv", "target"}
 
 COMMAND_SECONDS_MAX = 120
 POLL_SECONDS_MAX = 30
@@ -109,7 +108,7 @@ VARYING = [
     (r" in \./", " in "),
     (r"\s+$", ""),
 ]
-NUMBERS = [(r"(?<![\w.])\d[\d,]*(?:\.\d+)?", "<number>"), (r" +", " "), (r"#+", "#"), (r"^ ", "")]
+NUMBERS = [(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?", "<number>"), (r" +", " "), (r"#+", "#"), (r"^ ", "")]
 
 
 def shape(line: str, numbers_vary: bool) -> str:
@@ -286,7 +285,7 @@ class DockerNames:
 
     def translate(self, text: str) -> str:
         """A docker command with these names in place of those of the page."""
-        words = shlex.split(text)
+        words = shlex.split(text.replace("$PWD", str(ROOT)))
         action = words[1]
         if action == "build":
             at = words.index("-t") + 1
@@ -300,7 +299,7 @@ class DockerNames:
             for at, flag in enumerate(words):
                 if flag == "-p":
                     words[at + 1] = f"127.0.0.1::{words[at + 1].rsplit(':', 1)[1]}"
-                elif flag == "-v" and not words[at + 1].startswith((".", "/")):
+                elif flag == "-v" and not words[at + 1].startswith("/"):
                     volume, _, target = words[at + 1].partition(":")
                     self.volumes[volume] = f"{self.prefix}-{volume}"
                     words[at + 1] = f"{self.volumes[volume]}:{target}"
@@ -345,9 +344,11 @@ def check_docker(session: Session, names: DockerNames, command: Command, numbers
             command.text = re.sub(rf"\b{shown}\b", port, command.text)
         return session.check(command, numbers_vary)
     code, printed = session.run(names.translate(command.text), folder=ROOT)
+    # Docker hands on standard output and standard error side by side, so two lines may change places.
+    orders = itertools.permutations(printed) if len(printed) == 2 else [printed]
+    agrees = not command.output or any(agree(command.output, list(order), numbers_vary) for order in orders)
     said = "\n".join(printed[-40:])
-    is_right = code == 0 and (not command.output or agree(command.output, printed, numbers_vary))
-    assert is_right, f"line {command.line}: {command.text}\n--- exit code {code}\n{said}"
+    assert code == 0 and agrees, f"line {command.line}: {command.text}\n--- exit code {code}\n{said}"
     if words[1] == "run":
         names.wait_until_healthy()
         newest = list(names.containers.values())[-1]
@@ -365,7 +366,7 @@ LINK = re.compile(r"\[((?:`[^`]*`|[^\]`])*)\]\(([^)\s]+)\)")
 def markdown_files() -> list:
     found = []
     for folder, folders, files in os.walk(ROOT):
-        folders[:] = sorted(set(folders) - NOT_OURS)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "target")))
         found += [Path(folder) / name for name in sorted(files) if name.endswith(".md")]
     return found
 
