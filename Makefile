@@ -31,6 +31,8 @@ test: need-cargo venv stubs ## all tests: Rust, the model check, Python (and doc
 
 check: need-cargo ## format, lints and documentation, without a warning
 	cargo fmt --check
+	cargo fmt --check --manifest-path bench/Cargo.toml
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features model -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
@@ -53,13 +55,19 @@ $(STUBS): $(PROTOS) $(VENV)/requirements.txt
 docker: need-docker ## the image, as p3
 	docker build . -t p3
 
-# Rows, sizes and output are chosen by ARGS, for example ARGS="--row csvsum" or ARGS=--quick.
+# The server, and the programs that measure it, which are a crate of their own.
+define BENCH_BUILD
+cargo build --locked --release --bin tally
+cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir target
+endef
+
+# ARGS chooses rows, sizes and output, for example ARGS="--row csvsum" or ARGS=--quick.
 bench: need-cargo $(BENCH_VENV)/requirements.txt ## times beside other systems and the machine's limits; try ARGS=--quick
-	cargo build --locked --release --bin tally --example bench-load --example bench-limit
+	$(BENCH_BUILD)
 	$(BENCH_VENV)/bin/python bench/run.py $(ARGS)
 
 bench-plots: need-cargo $(BENCH_VENV)/requirements.txt ## times against rows, parts, columns and clients, in bench/plots
-	cargo build --locked --release --bin tally --example bench-load --example bench-limit
+	$(BENCH_BUILD)
 	$(BENCH_VENV)/bin/python bench/plot.py $(ARGS)
 
 # What tells the fuzzer which way an input went. With --target it is not for build scripts, which have no fuzzer.

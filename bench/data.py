@@ -1,7 +1,7 @@
-"""The files that are measured: made once from seeds into target/bench/, and kept. No measuring.
+"""Makes the files that are measured, from seeds, into target/bench/, and keeps them for later runs.
 
-A folder counts as made when its `made.json` is there, which is written last. Data folders of ours are made
-anew when the program has changed: what the last one wrote is not what is measured.
+A folder is complete if it has a `made.json`, which is written last. Data folders of Tally are made again when the binary
+has changed, because another version may store the same table differently.
 """
 
 import functools
@@ -17,31 +17,29 @@ from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
 import contenders
-from contenders import BENCH, ROOT, Peak, Peer, Tally, Wrong, empty
+import server
+import bigdata  # the client whose rows these are; contenders put its folder on the path
+from contenders import BENCH, Peer, Tally, Wrong, empty
+from memory import Peak
 
-sys.path.insert(0, str(ROOT / "clients"))
-
-import bigdata  # noqa: E402  (the client whose rows these are)
-
-SAMPLE = ROOT.parent / "shared" / "data" / "plays_100k.csv"
 CLIENTS = 2
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything. The goals are about FULL."""
+    """How much of everything is measured. The goals apply to FULL."""
 
     name: str
-    batches: int  # bigdata's files
+    batches: int  # files of bigdata.py
     batch_rows: int
     wide_files: int
-    wide_rows: int  # of each
-    parts: int  # small parts of the table that sums are asked of
-    start_parts: Tuple[int, int]
-    uploads: int  # small ones of a run, unsynced
-    synced_uploads: int
-    plays_repeats: int
-    numstore_requests: int  # of each client
+    wide_rows: int  # of each file
+    parts: int  # small parts in the table of `parts-*`
+    start_parts: Tuple[int, int]  # parts in the two tables of `start-*`
+    uploads: int  # small uploads of one run, --durability none
+    synced_uploads: int  # the same, --durability fsync
+    plays_repeats: int  # times 100,000 rows, in the file of `groupsum`
+    numstore_requests: int  # requests of each client
 
 
 FULL = Size("full", 400, 250_000, 8, 190_000, 10_000, (10_000, 100_000), 8_000, 2_000, 300, 10_000)
@@ -50,11 +48,11 @@ QUICK = Size("quick", 20, 25_000, 4, 5_000, 500, (500, 2_000), 500, 200, 5, 1_00
 
 @dataclass(frozen=True)
 class Table:
-    """CSV files of one shape, and what a column of them sums to."""
+    """CSV files with the same columns, and the sums of these columns."""
 
     folder: Path
-    columns: Dict[str, str]
-    sums: Dict[str, int]
+    columns: Dict[str, str]  # name -> "int64" or "utf8"
+    sums: Dict[str, int]  # of the columns whose sums are measured
     newlines_in_cells: bool
 
     @property
@@ -71,7 +69,7 @@ class Table:
 
 
 def made(folder: Path, make: Callable[[Path], dict], stamp: str = "") -> dict:
-    """What make(folder) gave when the folder was made, now or in an earlier run."""
+    """Makes a folder, unless an earlier run with the same stamp has done so; returns what make(folder) returned."""
     record = folder / "made.json"
     if record.exists():
         known = json.loads(record.read_text())
@@ -85,12 +83,11 @@ def made(folder: Path, make: Callable[[Path], dict], stamp: str = "") -> dict:
 
 
 @functools.cache
-def program() -> str:
-    """Differs from build to build."""
-    return hashlib.sha256(contenders.BINARY.read_bytes()).hexdigest()
+def binary_hash() -> str:
+    return hashlib.sha256(server.BINARY.read_bytes()).hexdigest()
 
 
-# --- the shape of bigdata.py: 100,000,000 short rows of integers ------------------------------------------
+# --- the rows of clients/bigdata.py: 100,000,000 short rows of integers ------------------------------------
 
 
 def bigdata_table(size: Size) -> Table:
@@ -114,11 +111,11 @@ def write_batch(path: Path, index: int, rows: int) -> dict:
 
 
 def total_sums(jobs: List[tuple], write: Callable[..., dict]) -> dict:
-    """Writes a file for each job, two at once; the sums over all of them."""
-    # Spawned, not forked: gRPC's threads do not survive a fork.
+    """Writes one file for each job, in two processes; returns the sums over all files."""
+    # Spawned, because gRPC's threads do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(CLIENTS) as pool:
         sums = pool.starmap(write, jobs)
-    return {column: sum(one[column] for one in sums) for column in sums[0]}
+    return {column: sum(of_file[column] for of_file in sums) for column in sums[0]}
 
 
 # --- the same rows in a single file -----------------------------------------------------------------------
@@ -147,7 +144,7 @@ def make_one_file(source: Table, folder: Path) -> dict:
 
 WIDE_COLUMNS = {f"c{index:02}": "int64" if index % 4 == 0 else "utf8" for index in range(40)}
 WIDE_COLUMN = "c20"  # in the middle of the row
-WIDE_POOL_ROWS = 5_000  # rows are drawn from so many: 1.8 MB of them
+WIDE_POOL_ROWS = 5_000  # each row of the file is one of these, chosen at random
 
 
 def wide_table(size: Size) -> Table:
@@ -181,7 +178,9 @@ WORDS = (
 
 
 def wide_row(numbers: random.Random) -> Tuple[str, int]:
-    """A row of 40 cells, one in five quoted; of those of text one in four has a comma, quote or newline."""
+    """A row of 40 cells and the value of WIDE_COLUMN in it. One cell in five is quoted; of the quoted text cells one in four
+    has a comma, a quote or a newline.
+    """
     cells, value = [], 0
     for name, kind in WIDE_COLUMNS.items():
         if kind == "int64":
@@ -210,12 +209,8 @@ def plays_file(size: Size) -> Path:
 
 
 def make_plays(size: Size, folder: Path) -> dict:
-    """The header once and 100,000 rows many times, all with CRLF: that is what all engines read alike."""
-    if SAMPLE.exists():
-        header, rows = SAMPLE.read_bytes().replace(b"\r\n", b"\n").split(b"\n", 1)
-        rows = rows.rstrip(b"\n").replace(b"\n", b"\r\n") + b"\r\n"
-    else:
-        header, rows = ",".join([*PLAYS_BY, PLAYS_SUM]).encode(), plays_rows()
+    """The header, then the same 100,000 rows many times. Lines end with CRLF, which all engines read in the same way."""
+    header, rows = ",".join([*PLAYS_BY, PLAYS_SUM]).encode(), plays_rows()
     with open(folder / "plays.csv", "wb") as file:
         file.write(header + b"\r\n")
         for _ in range(size.plays_repeats):
@@ -224,58 +219,59 @@ def make_plays(size: Size, folder: Path) -> dict:
 
 
 def plays_rows() -> bytes:
-    """100,000 rows of about 30,000 groups: 1,000 songs, one in 30 with a comma, on 31 days."""
-    numbers = random.Random(1)
-    syllables = ["la", "mi", "ro", "so", "Te", "na", " ", "'"]
+    """100,000 rows of 33 bytes on average, in about 29,000 groups: 1,000 songs, one in 30 with a comma, on 30 days."""
+    numbers = random.Random("plays")
     songs = []
-    for index in range(1000):
-        song = "".join(numbers.choice(syllables) for _ in range(numbers.randrange(4, 14)))
-        songs.append(f'"{song}, {index}"' if index % 30 == 0 else f"{song}{index}")
+    for index in range(1_000):
+        title = " ".join(numbers.choices(WORDS, k=numbers.choice((1, 2, 3, 3)))).title()
+        songs.append(f'"{title}, {index}"' if index % 30 == 0 else f"{title} {index}")
     lines = []
     for _ in range(100_000):
-        song, day = numbers.choice(songs), numbers.randrange(1, 32)
+        song, day = numbers.choice(songs), numbers.randrange(1, 31)
         lines.append(f"{song},2023-05-{day:02},{numbers.randrange(1, 10_000)}\r\n")
     return "".join(lines).encode()
 
 
-# --- folders that hold a table ----------------------------------------------------------------------------
+# --- data folders ------------------------------------------------------------------------------------------
 
 
 def tally_folder(table: Table) -> Path:
-    """A data folder of ours with the table in it. Its CSV files are links: all read the same pages."""
+    """A data folder of Tally with the table in it. Its CSV files are hard links to those that the peers read, so that all
+    read the same pages of the page cache.
+    """
     folder = table.folder / "tally"
-    made(folder, functools.partial(fill_tally, table), program())
+    made(folder, functools.partial(fill_tally, table), binary_hash())
     return folder / "data"
 
 
 def fill_tally(table: Table, folder: Path) -> dict:
-    with Tally(folder / "data", Peak(), "--durability", "none") as server:
-        parts = server.upload(table.files, CLIENTS)
+    with Tally(folder / "data", Peak(), "--durability", "none") as tally:
+        parts = tally.upload(table.files, CLIENTS)
     for file in table.files:
         stored = folder / "data" / "parts" / f"{parts[file.stem]}.csv"
         if stored.stat().st_size != file.stat().st_size:
-            raise Wrong(f"{stored} is not what was sent")
+            raise Wrong(f"{stored} has another size than {file}, which was uploaded")
         link(file, stored)
     return {}
 
 
 def p3_folder(table: Table) -> Path:
-    """A folder of the Python server with the table in it, made by itself."""
+    """A data folder of the Python server with the table in it."""
     folder = table.folder / "p3"
     made(folder, functools.partial(fill_p3, table))
     return folder / "data"
 
 
 def fill_p3(table: Table, folder: Path) -> dict:
-    with contenders.P3Server(folder / "data") as server:
-        contenders.upload_load(server.address, 1, table.files)
-    for index, file in enumerate(table.files):  # one client: in this order
+    with contenders.P3Server(folder / "data") as p3:
+        contenders.upload_load(p3.address, 1, table.files)
+    for index, file in enumerate(table.files):  # a single client uploaded them in this order
         link(file, folder / "data" / f"{index:06}.csv")
     return {}
 
 
 def peer_parquet(table: Table, peer: Peer) -> List[str]:
-    """The table's Parquet files as the peer writes them, one for each CSV file."""
+    """The table's Parquet files, written by the peer, one for each CSV file."""
     folder = table.folder / peer.engine
     made(folder, lambda folder: peer.prepare("convert", table=table.for_peers(), folder=folder) and {})
     return [str(file) for file in sorted(folder.glob("*.parquet"))]
@@ -288,35 +284,35 @@ def link(source: Path, target: Path) -> None:
 
 # --- many parts -------------------------------------------------------------------------------------------
 
-BASE_PARTS = 16  # files are linked from so many, because a file may have 65,000 names
+BASE_PARTS = 16  # all parts are hard links to the files of these: ext4 allows a file 65,000 names
 SMALL_ROWS = 10
 
 
 def small_files(folder: Path, count: int = BASE_PARTS, rows: int = SMALL_ROWS) -> Dict[Path, int]:
-    """Different files of some rows, x, y, z as bigdata has them, and what their z sum to."""
+    """Writes files with rows of bigdata.py, each different; returns the sum of z in each."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:04}.csv" for index in range(count)]
     return {file: write_batch(file, index, rows)["z"] for index, file in enumerate(files)}
 
 
 def many_parts(name: str, parts_count: int, rows: int = SMALL_ROWS) -> Tuple[Path, int]:
-    """A data folder of so many parts, and its sum of z: a few were uploaded, the others are links to them."""
+    """A data folder with many parts, and its sum of z. A few parts were uploaded, the others are hard links to them."""
     folder = BENCH / name / f"{parts_count}-parts-of-{rows}"
-    total = made(folder, functools.partial(fill_many, parts_count, rows), program())["total"]
+    total = made(folder, functools.partial(fill_many, parts_count, rows), binary_hash())["total"]
     return folder / "data", total
 
 
 def fill_many(parts_count: int, rows: int, folder: Path) -> dict:
     files = small_files(folder / "csv", min(BASE_PARTS, parts_count), rows)
-    with Tally(folder / "data", Peak(), "--durability", "none") as server:
-        server.upload(list(files), 1)  # one client: the parts are in this order
+    with Tally(folder / "data", Peak(), "--durability", "none") as tally:
+        tally.upload(list(files), 1)  # one client, so that the parts are in this order
     repeat_parts(folder / "data" / "parts", len(files), parts_count)
     totals = list(files.values())
     return {"total": sum(totals[index % len(totals)] for index in range(parts_count))}
 
 
 def repeat_parts(parts: Path, from_count: int, to_count: int) -> None:
-    """Parts beyond from_count: their files are links to earlier ones, their receipts have their own ids."""
+    """Adds parts until there are to_count: hard links to the files of earlier parts, with receipts of their own."""
     receipts = [json.loads((parts / f"{part}.json").read_text()) for part in range(1, from_count + 1)]
     for part in range(from_count + 1, to_count + 1):
         index = (part - 1) % from_count
@@ -334,8 +330,8 @@ def p3_many_parts(name: str, parts_count: int) -> Path:
 
 def fill_p3_many(parts_count: int, folder: Path) -> dict:
     files = list(small_files(folder / "csv"))
-    with contenders.P3Server(folder / "data") as server:
-        contenders.upload_load(server.address, 1, files)
+    with contenders.P3Server(folder / "data") as p3:
+        contenders.upload_load(p3.address, 1, files)
     for part in range(len(files), parts_count):
         for kind in ("csv", "parquet"):
             source = folder / "data" / f"{part % len(files):06}.{kind}"

@@ -1,11 +1,10 @@
-"""P3's server as a good student would write it: a peer in the benchmarks, with the same proto and so the same
-clients.
+"""A table server in Python, a peer in the benchmarks. It has the same proto/table.proto, and therefore the same clients.
 
     python bench/p3_server.py --data DIR [--fsync]
 
-8 threads, one global lock that is never held while a file is read or written, every upload kept as CSV and as
-Parquet, sums by reading the files with pyarrow: only the wanted column of the Parquet ones. Prints `ready:
-ADDRESS`.
+It is a good solution of P3, the course project that asks for such a server: 8 threads, one global lock that is not held
+while a file is read or written, every upload stored as CSV and as Parquet, and sums that read the files with pyarrow (of
+Parquet files the one column). It prints `ready: ADDRESS` when it listens.
 """
 
 import argparse
@@ -35,7 +34,7 @@ class Table(table_pb2_grpc.TableServicer):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.fsync = fsync
-        self.lock = threading.Lock()  # guards the two below
+        self.lock = threading.Lock()  # guards `parts` and `next_part`
         self.parts = sorted(path.with_suffix("") for path in folder.glob("*.parquet"))
         self.next_part = len(self.parts)
 
@@ -50,8 +49,8 @@ class Table(table_pb2_grpc.TableServicer):
         path.with_suffix(".csv").write_bytes(request.csv_data)
         pyarrow.parquet.write_table(rows, path.with_suffix(".parquet"))
         if self.fsync:
-            for kept in (path.with_suffix(".csv"), path.with_suffix(".parquet"), self.folder):
-                sync(kept)
+            for written in (path.with_suffix(".csv"), path.with_suffix(".parquet"), self.folder):
+                sync(written)
         with self.lock:
             self.parts.append(path)
         return table_pb2.UploadResp()

@@ -1,14 +1,15 @@
-"""The peers that run inside a process: one of them in a child of the benchmark, started once, so that no
-import is timed.
+"""The peers that are libraries. Each runs in a child process of the benchmark, which is started once, so that imports are
+not timed.
 
     python bench/peers.py ENGINE        # pyarrow, duckdb, polars or chdb
 
-It reads a job a line, as JSON, and answers in a line: `{"task": ..., ...}` says what is to be done, and is
-answered by the result; where there is more than one good way to do it, each is tried twice and the fastest is
-kept. `{}` does it again and is answered by `{"seconds": ..., "result": ...}`. Only the query itself is timed.
+It reads requests from standard input, one JSON object a line, and prints one answer a line. `{"task": ..., ...}` sets a task
+and does it. If an engine has several ways to do it, each is tried twice, and the fastest is used from then on; the answer is
+`{"result": ..., "way": ...}`. `{}` does the task again, and the answer is `{"seconds": ..., "result": ...}`. Only the query
+itself is timed.
 
-A table is `{"files": [...], "columns": {name: "int64" or "utf8"}, "newlines_in_cells": bool}`. Every engine
-is told the types, so that none has to guess them, and has as many threads as there are cores.
+A table is `{"files": [...], "columns": {name: "int64" or "utf8"}, "newlines_in_cells": bool}`. Every engine is given the types
+of the columns, so that it does not have to infer them, and as many threads as there are cores.
 """
 
 import json
@@ -21,11 +22,12 @@ from typing import Callable, Dict
 
 THREADS = len(os.sched_getaffinity(0))
 
+# The ways in which an engine can do a task, by name.
 Ways = Dict[str, Callable[[], object]]
 
 
 def targets(table: dict, folder: str) -> list:
-    """For every CSV file, where its Parquet file goes."""
+    """The path of the Parquet file for each CSV file of the table."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     return [str(Path(folder) / f"{Path(file).stem}.parquet") for file in table["files"]]
 
@@ -48,7 +50,7 @@ class PyArrow:
         self.types = {"int64": pyarrow.int64(), "utf8": pyarrow.string()}
 
     def options(self, table: dict, threads: bool, only: list = None) -> dict:
-        """Of read_csv. With `only`, it converts no other column."""
+        """The options of read_csv. With `only`, it converts these columns and no others."""
         csv = self.arrow.csv
         types = {name: self.types[kind] for name, kind in table["columns"].items()}
         return {
@@ -67,7 +69,7 @@ class PyArrow:
     def csv_sum(self, table: dict, column: str) -> Ways:
         read = self.arrow.csv.read_csv
         files, alone, threads = table["files"], *(self.options(table, on, [column]) for on in (False, True))
-        # The scanner says itself which column it wants.
+        # Without `only`: the scanner selects the column itself.
         file_format = self.arrow.dataset.CsvFileFormat(**self.options(table, True))
         return {
             "read_csv in threads": lambda: sum(
@@ -92,14 +94,14 @@ class PyArrow:
         alone, threads = (self.options(table, on) for on in (False, True))
         files, written = table["files"], targets(table, folder)
 
-        def side_by_side() -> None:
+        def files_in_threads() -> None:
             in_threads(lambda source, target: write(read(source, **alone), target), files, written)
 
-        def one_by_one() -> None:
+        def threads_in_a_file() -> None:
             for source, target in zip(files, written):
                 write(read(source, **threads), target)
 
-        return {"files in threads": side_by_side, "threads in a file": one_by_one}
+        return {"files in threads": files_in_threads, "threads in a file": threads_in_a_file}
 
 
 class DuckDb:
@@ -164,7 +166,7 @@ class Polars:
         return self.polars.scan_csv(files, schema=schema)
 
     def ways(self, frame) -> Ways:
-        """Of a query, lazy in either case."""
+        """Both engines of polars on the lazy query that frame() returns."""
         return {
             engine: lambda engine=engine: int(frame().collect(engine=engine).item() or 0)
             for engine in ("streaming", "in-memory")
@@ -213,7 +215,7 @@ class ChDb:
 
     @staticmethod
     def all_of(files: list) -> str:
-        """Files of one folder, all that it has of their kind."""
+        """A glob for the files, which must be all files of their folder with this suffix."""
         return f"{Path(files[0]).parent}/*{Path(files[0]).suffix}"
 
     def csv_sum(self, table: dict, column: str) -> Ways:
@@ -243,19 +245,19 @@ def timed(way: Callable[[], object]) -> dict:
 
 
 def prepare(engine, job: dict) -> tuple:
-    """What the job gives, and the way in which it is done from now on."""
+    """Does the task in each way; returns the answer and the fastest way."""
     ways = getattr(engine, job.pop("task"))(**job)
-    # The first time of each fills caches; with a single way there is nothing to choose.
+    # Twice, because the first run fills caches; once is enough where there is only one way.
     tried = {name: [timed(way) for _ in range(2 if len(ways) > 1 else 1)] for name, way in ways.items()}
     results = [run["result"] for runs in tried.values() for run in runs]
     if any(result != results[0] for result in results):
-        raise ValueError(f"the ways differ: {tried}")
+        raise ValueError(f"the ways give different results: {tried}")
     fastest = min(tried, key=lambda name: min(run["seconds"] for run in tried[name]))
     return {"result": results[0], "way": fastest}, ways[fastest]
 
 
 def main() -> None:
-    # Engines that print do not print into the answers.
+    # Standard output is for the answers alone: what engines print goes to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     engine = ENGINES[sys.argv[1]]()
@@ -267,7 +269,7 @@ def main() -> None:
                 answer, way = prepare(engine, job)
             else:
                 answer = timed(way)
-        except Exception as error:  # whatever an engine raises: the parent says it and ends
+        except Exception as error:  # whatever an engine raises: the parent reports it
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 

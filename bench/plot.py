@@ -1,10 +1,10 @@
-"""Plots of how times grow, as PNG in bench/plots/: against rows, parts, columns and clients.
+"""Draws how times grow with rows, parts, columns and clients, as PNG files in bench/plots/.
 
     make bench-plots                                # builds, then runs this: about ten minutes
-    make bench-plots ARGS="--plot parts"            # one of them
-    make bench-plots ARGS=--draw                    # from what was measured last
+    make bench-plots ARGS="--plot parts"            # only one plot
+    make bench-plots ARGS=--draw                    # draws the last results again
 
-Each point is the median of three runs. With --quick the sizes are small and the pictures go to target/bench/.
+Each point is the median of three runs. With --quick the sizes are small and the files go to target/bench/.
 """
 
 import argparse
@@ -20,43 +20,42 @@ from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
 import contenders
-from contenders import BENCH, ROOT, P3Server, Peer, upload_load
-
-import conftest  # isort: skip  (contenders knows where it is)
 import data
 import grpc
 import matplotlib
 import rows
+from contenders import BENCH, P3Server, Peer, upload_load
 from data import FULL, QUICK, Size, Table
 from rows import COLUMN, P3, Run, crowded_folders
+from server import ROOT, ServerFailed
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker  # noqa: E402
 
 RUNS = 3
-# Where a peer would take longer than this for a point, it is not asked for the next.
+# A peer that would take longer than this for a point is left out from there on.
 PEER_SECONDS_MAX = 10.0
-# Ours by what it is, and the peers by who.
+# Colours: of Tally by what a curve shows, of the peers by their names.
 OURS = dict.fromkeys(("", "CSV", "none"), "#0b5fa5") | dict.fromkeys(("start", "upload", "fsync"), "#1b7f4d")
 OURS["Parquet"] = "#c2410c"
 PEERS = {"pyarrow": "#7a9a01", "duckdb": "#b8860b", "polars": "#8e6bbf", "chdb": "#3a9d9d", P3: "#777777"}
 
-# For each curve its points: where on the axis, and how much.
+# The name of a curve -> its points (x, y).
 Curves = Dict[str, List[Tuple[float, float]]]
 
 
 def median(once: Callable[[], float]) -> float:
-    """Of some runs, after one that is not counted."""
+    """The median of RUNS runs, after one that is not counted."""
     once()
     return statistics.median(once() for _ in range(RUNS))
 
 
-def add(curves: Curves, name: str, at: float, value: float) -> None:
-    curves.setdefault(name, []).append((at, value))
+def add(curves: Curves, name: str, x: float, y: float) -> None:
+    curves.setdefault(name, []).append((x, y))
 
 
 def goes_on(curves: Curves, name: str) -> bool:
-    """Whether the last point of a peer was quick enough for one that is ten times as large."""
+    """Whether a peer was fast enough at its last point to try one that is ten times as large."""
     return name not in curves or curves[name][-1][1] * 10 < PEER_SECONDS_MAX
 
 
@@ -64,7 +63,7 @@ def goes_on(curves: Curves, name: str) -> bool:
 
 
 def against_rows(size: Size) -> Curves:
-    """Sums over parts of 250,000 rows; the two smallest tables are one part. All but 16 parts are links."""
+    """Sums over parts of 250,000 rows; the two smallest tables are a single part."""
     curves: Curves = {}
     shapes = [(1, 10_000), (1, 100_000), (4, 250_000), (40, 250_000), (400, 250_000), (4_000, 250_000)]
     for parts_count, part_rows in shapes if size is FULL else shapes[:4]:
@@ -87,7 +86,7 @@ def against_rows(size: Size) -> Curves:
 
 
 def stored_table(folder: Path, sums: Dict[str, int], columns: Dict[str, str]) -> dict:
-    """The parts of a data folder of ours, for the peers: they read the same files."""
+    """The parts of a data folder of Tally, as a table for the peers, which read the same files."""
     return {**Table(folder, columns, sums, False).for_peers(), "files": stored_csv(folder)}
 
 
@@ -96,7 +95,7 @@ def stored_csv(folder: Path) -> List[str]:
 
 
 def against_parts(size: Size) -> Curves:
-    """Sums over parts of 10 rows, and the start of a server that has them."""
+    """Sums over parts of 10 rows, and the start of a server with these parts."""
     curves: Curves = {}
     for parts_count in (1, 10, 100, 1_000, 10_000, 100_000) if size is FULL else (1, 10, 100):
         folder, total = data.many_parts(size.name, parts_count)
@@ -131,7 +130,7 @@ COLUMNS_ROWS = 2_500
 
 
 def against_columns(size: Size) -> Curves:
-    """One part of 2,500 rows of integers: its upload, and sums of its middle column."""
+    """The upload of a part of 2,500 rows of integers, and sums of its middle column."""
     curves: Curves = {}
     for columns_count in (1, 4, 10, 40, 100, 400, 1_000, 4_000) if size is FULL else (1, 10, 100):
         folder = contenders.empty(BENCH / size.name / "columns")
@@ -171,7 +170,7 @@ def upload_seconds(size: Size, source: Path, folder: Path) -> float:
 
 
 def against_clients(size: Size) -> Curves:
-    """Uploads of 10 rows a second."""
+    """The rate of uploads of 10 rows."""
     curves: Curves = {}
     files = list(data.small_files(BENCH / size.name / "small"))
     for clients in (1, 2, 4, 8, 16, 32, 64) if size is FULL else (1, 4):
@@ -189,7 +188,7 @@ def upload_rate(size: Size, durability: str, clients: int, files: List[Path], up
     with ExitStack() as stack:
         run = Run(size, stack)
         server = run.tally(run.crowded_folder(), "--durability", durability)
-        os.sync()  # or what was written before would be on its way to the disk
+        os.sync()  # so that earlier writes do not compete for the disk
         return upload_load(server.address, clients, files, uploads)["per_second"]
 
 
@@ -220,7 +219,7 @@ def draw(name: str, curves: Curves, folder: Path) -> Path:
             ticks = sorted({x for points in curves.values() for x, _ in points})
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            # A decade or two: with powers of ten alone there would be two labels.
+            # The rates span one or two decades: powers of ten alone would give only two labels.
             axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_minor_formatter(ticker.NullFormatter())
         axes.yaxis.set_major_formatter("{x:,g}")
@@ -230,7 +229,7 @@ def draw(name: str, curves: Curves, folder: Path) -> Path:
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
-    # Without its version the file stays the same where the curves do.
+    # Without the version of matplotlib, equal curves make equal files.
     figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
     return path
@@ -251,7 +250,7 @@ def draw_curve(axes, label: str, points: List[Tuple[float, float]]) -> None:
 
 
 def add_linear(axes, curves: Curves) -> None:
-    """A dotted line with the slope of what is linear, from the last point of our first curve downwards."""
+    """Draws a dotted line with the slope of linear growth, which ends at the last point of the first curve."""
     points = sorted(next(iter(curves.values())))
     (first, low), (last, high) = points[0], points[-1]
     if low < high and last / first >= 100:
@@ -261,9 +260,9 @@ def add_linear(axes, curves: Curves) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures and draws how times grow.")
-    parser.add_argument("--plot", action="append", choices=PLOTS, help="only this one")
-    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what was measured last")
-    parser.add_argument("--quick", action="store_true", help="small sizes, for trying out")
+    parser.add_argument("--plot", action="append", choices=PLOTS, help="only this plot")
+    parser.add_argument("--draw", action="store_true", help="do not measure, draw the last results")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try out a change")
     options = parser.parse_args()
     size = QUICK if options.quick else FULL
     contenders.use_two_cores()
@@ -277,7 +276,7 @@ def main() -> None:
         )
         print(path.relative_to(ROOT))
     if not options.draw:
-        contenders.empty(crowded_folders(size))  # late: see `Run.crowded_folder`
+        contenders.empty(crowded_folders(size))  # at the end: see `Run.crowded_folder`
 
 
 if __name__ == "__main__":
@@ -286,7 +285,7 @@ if __name__ == "__main__":
         main()
     except (
         contenders.Wrong,
-        conftest.ServerDidNotStart,
+        ServerFailed,
         grpc.RpcError,
         subprocess.CalledProcessError,
     ) as failure:

@@ -1,8 +1,8 @@
-"""The rows of the table: for each what runs, in turn with what, and what is to be reached. No sizes, no
-printing.
+"""The rows of the table: what each measures, what it is compared with, and its goal.
 
-A scenario opens what it needs and names its contenders: functions that do the thing once and return seconds,
-milliseconds or a rate. Its lines say which contender is ours, and which the others are compared with.
+A scenario starts its contenders and returns, by name, functions that each do the work once and return seconds,
+milliseconds or a rate. run.py calls them in turn. The lines of a scenario become rows of the table: each says which contender
+is Tally and which ones it is compared with.
 """
 
 import csv
@@ -16,14 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
-import conftest
 import data
 import pyarrow.parquet
 from contenders import (
     BENCH,
-    BINARY,
     P3Server,
-    Peak,
     Peer,
     Sums,
     Tally,
@@ -36,6 +33,8 @@ from contenders import (
     write_seconds,
 )
 from data import FULL, Size, Table
+from memory import Peak
+from server import BINARY, clean_environment
 
 ENGINES = ("pyarrow", "duckdb", "polars", "chdb")
 P3 = "Python server"
@@ -47,10 +46,10 @@ Contenders = Dict[str, Callable[[], float]]
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be reached: `of` says what `bound` is about.
+    """A goal: `of` says what `bound` is.
 
-    "peer": so many times as fast as the fastest peer. "limit", "reference": at most so many times its time.
-    "value": the median itself, at most in s and ms, at least in 1/s.
+    "peer": at least `bound` times as fast as the fastest peer. "limit" and "reference": at most `bound` times its time.
+    "value": the median itself, less than `bound` s or ms, or at least `bound` 1/s.
     """
 
     of: str
@@ -63,17 +62,17 @@ class Line:
 
     name: str
     what: str
-    ours: str
+    ours: str  # the contender that is Tally
     unit: str = "s"
     peers: Tuple[str, ...] = ()
     limit: Optional[str] = None
-    reference: Optional[str] = None
+    reference: Optional[str] = None  # another contender that is Tally
     goal: Optional[Goal] = None
 
 
 @dataclass
 class Run:
-    """What a scenario is given: the size, the things to close in the end, and where memory is noted."""
+    """What a scenario gets: the size, a stack that ends its processes, and the peak of the server's memory."""
 
     size: Size
     stack: ExitStack
@@ -89,21 +88,21 @@ class Run:
         return self.stack.enter_context(Peer(engine))
 
     def empty_folder(self) -> Path:
-        """A folder for what a contender writes, which nobody needs afterwards; nothing is there."""
+        """The path of a scratch folder, which is not there: what a contender wrote to it before is removed."""
         return empty(BENCH / self.size.name / "scratch")
 
     def crowded_folder(self) -> Path:
-        """An empty folder for many files, which stay until everything is measured: ext4 without a journal does not
-        use an inode again for minutes, and whoever makes a file meanwhile passes over all that were freed.
+        """The path of a new folder for many files. They stay until everything is measured: ext4 without a journal does
+        not reuse an inode for some minutes, and creating a file meanwhile is slow, because it skips all freed inodes.
         """
         folders = crowded_folders(self.size)
         folders.mkdir(parents=True, exist_ok=True)
         return folders / str(len(os.listdir(folders)))
 
     def settle(self) -> None:
-        """Before many bytes are written: nobody else's are on their way to the disk, and memory is full of cached files,
-        as on a server that has run for a while. A virtual machine may have given free memory back to its host, and
-        whoever touches that waits for it.
+        """Called before many bytes are written. Waits until all earlier writes are on the disk, and fills memory with
+        cached files, as on a server that has run for a while: a virtual machine may have given free memory back to its
+        host, and the first use of such memory is slow.
         """
         os.sync()
         if self.size is FULL:
@@ -116,7 +115,7 @@ def crowded_folders(size: Size) -> Path:
 
 
 def hollow_out(folder: Path) -> None:
-    """Gives back the room of all files of a crowded folder, and leaves them there without a byte."""
+    """Truncates all files of a crowded folder to 0 bytes, to free their space and keep their inodes."""
     for file in folder.rglob("*"):
         if file.is_file():
             os.truncate(file, 0)
@@ -124,17 +123,17 @@ def hollow_out(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Contenders that run in turn, and the lines that come of it."""
+    """Contenders that run in turn, and the rows that follow from their times."""
 
     name: str
     lines: Tuple[Line, ...]
     open: Callable[[Run], Contenders]
-    warm_up: bool = True  # a first round that is not counted
+    warm_up: bool = True  # whether a first round is not counted
 
 
 # --- sums -------------------------------------------------------------------------------------------------
 
-COLUMN = "z"  # of bigdata's three the one that is hardest to parse and to compress
+COLUMN = "z"  # of the three columns of bigdata.py the one that is hardest to parse and to compress
 
 
 def whole(files: List[Path]) -> List[Tuple[Path, int, int]]:
@@ -142,7 +141,7 @@ def whole(files: List[Path]) -> List[Tuple[Path, int, int]]:
 
 
 def column_chunks(files: List[Path], column: str) -> List[Tuple[Path, int, int]]:
-    """Where one column lies in Parquet files."""
+    """The byte ranges of one column in Parquet files."""
     ranges = []
     for file in files:
         with pyarrow.parquet.ParquetFile(file) as parquet:
@@ -223,7 +222,7 @@ def parquet_sum(run: Run) -> Contenders:
 
 
 def upload_once(run: Run, table: Table, clients: int, durability: str) -> Tuple[float, int]:
-    """Seconds of `tally upload` into an empty table, and the bytes that the server wrote."""
+    """Uploads into an empty table with `tally upload`; returns the seconds and the bytes that the server wrote."""
     folder = run.crowded_folder()
     run.settle()
     with Tally(folder, run.peak, "--durability", durability) as server:
@@ -254,7 +253,7 @@ def upload_bulk(clients: int, durability: str) -> Callable[[Run], Contenders]:
 
         contenders: Contenders = {"tally": tally, DD[durability]: limit}
         if durability == "none":
-            # From the second time on its files are there already, which saves it making them.
+            # From the second run on it overwrites its files, which is faster than creating them.
             folder = run.crowded_folder()
             peer = run.peer("pyarrow").prepare("convert", table=table.for_peers(), folder=folder)
 
@@ -284,7 +283,7 @@ DD = {"none": "dd", "fsync": "dd conv=fsync"}
 def upload_small(
     durability: str, lines: Dict[str, Tuple[int, str]], uploads: Callable[[Size], int]
 ) -> Callable[[Run], Contenders]:
-    """10 rows at a time. `lines`: for each contender the clients, and which figure of the report."""
+    """Uploads of 10 rows. `lines`: the name of a line -> the number of clients, and the figure of bench-load's report."""
 
     def opened(run: Run) -> Contenders:
         files = list(data.small_files(BENCH / run.size.name / "small"))
@@ -293,7 +292,7 @@ def upload_small(
         def measure(server, clients: int, figure: str) -> float:
             count = uploads(run.size) // (8 if clients == 1 else 1)
             with server:
-                os.sync()  # or what was written before would be on its way to the disk
+                os.sync()  # so that earlier writes do not compete for the disk
                 upload_load(server.address, 1, files, 50)  # the first ones are slower
                 return upload_load(server.address, clients, files, count)[figure]
 
@@ -348,7 +347,7 @@ def start(run: Run) -> Contenders:
     return {"tally, few": lambda: started(few), "tally, many": lambda: started(many)}
 
 
-# --- what goes beyond P3 ----------------------------------------------------------------------------------
+# --- NumStore and group sums -------------------------------------------------------------------------------
 
 NUMSTORE_CLIENTS = 8
 NUMSTORE_FIGURES = {"rate": "requests_per_second", "p50": "p50_ms", "p99": "p99_ms"}
@@ -378,7 +377,7 @@ def group_sum(run: Run) -> Contenders:
     def tally() -> float:
         command = [BINARY, "group-sum", source, "--by", ",".join(data.PLAYS_BY), "--sum", data.PLAYS_SUM]
         begun = time.perf_counter()
-        process = subprocess.Popen([*command, "--output", results["tally"]], env=conftest.clean_environment())
+        process = subprocess.Popen([*command, "--output", results["tally"]], env=clean_environment())
         with run.peak.watch(process.pid):
             if process.wait() != 0:
                 raise Wrong("tally group-sum failed")
@@ -388,7 +387,7 @@ def group_sum(run: Run) -> Contenders:
         job = {"source": source, "by": data.PLAYS_BY, "column": data.PLAYS_SUM, "result": results[engine]}
         peer = run.peer(engine).prepare("group_sum", **job)
         if rows_of(results[engine]) != expected:
-            raise Wrong(f"{engine} has other groups than tally: see {results[engine]}")
+            raise Wrong(f"the groups of {engine} differ from those of tally: see {results[engine]}")
         return peer.seconds
 
     tally()

@@ -1,16 +1,13 @@
-"""Measures a release build side by side with what a user would pick instead, and with the machine's limits.
+"""Measures a release build beside the systems that a user might choose instead, and beside the limits of the machine.
 
     make bench                                  # builds everything, then runs this: half an hour
-    make bench ARGS="--row csvsum --row small"  # some rows: those whose names begin so
-    make bench ARGS=--quick                     # small sizes, a minute or two: judges nothing
+    make bench ARGS="--row csvsum --row small"  # only rows whose names start with one of these
+    make bench ARGS=--quick                     # small sizes, a minute or two; goals are not judged
 
-It prints a table and exits with 1 if a goal is missed. The contenders of a row run in turn, so that a slow
-moment hits all alike, and all of them, clients too, on the same two cores. Every total is checked. `--json`
-prints all figures.
+It prints a table and exits with 1 if a goal is missed. `--json` prints all figures. README.md says how it measures.
 
-What was measured is kept in target/bench/: `--report` prints it again, and `--markdown FILE...` writes the
-table of the last full run of each row between the two marks in these files. TALLY_BINARY names another binary
-than target/release/tally.
+Results are kept in target/bench/: `--report` prints them again, and `--markdown FILE...` writes the table of the last full
+run of each row between the two marks in these files. TALLY_BINARY names another binary than target/release/tally.
 """
 
 import argparse
@@ -26,15 +23,14 @@ from pathlib import Path
 from typing import List
 
 import contenders
-from contenders import BENCH, BINARY, MIB, ROOT, Wrong
-
-import conftest  # isort: skip  (contenders knows where it is)
 import grpc
 import rows
+from contenders import BENCH, MIB, Wrong
 from data import FULL, QUICK, Size
 from rows import SCENARIOS, Goal, Line, Run, Scenario
+from server import BINARY, ROOT, ServerFailed
 
-FAILURES = (Wrong, conftest.ServerDidNotStart, grpc.RpcError, subprocess.CalledProcessError)
+FAILURES = (Wrong, ServerFailed, grpc.RpcError, subprocess.CalledProcessError)
 MARKS = ("<!-- bench: the table begins -->", "<!-- bench: the table ends -->")
 
 
@@ -42,14 +38,14 @@ MARKS = ("<!-- bench: the table begins -->", "<!-- bench: the table ends -->")
 
 
 def measure(scenario: Scenario, size: Size, runs: int) -> dict:
-    """Every contender `runs` times, in turn; what was measured, as it is kept."""
+    """Runs every contender `runs` times, in turn; returns what is kept of it."""
     start = time.perf_counter()
     with ExitStack() as stack:
         run = Run(size, stack)
-        watched = scenario.open(run)
-        values = {name: [] for name in watched}
+        contenders_by_name = scenario.open(run)
+        values = {name: [] for name in contenders_by_name}
         for round_index in range(runs + scenario.warm_up):
-            for name, once in watched.items():
+            for name, once in contenders_by_name.items():
                 value = once()
                 if round_index >= scenario.warm_up:
                     values[name].append(value)
@@ -75,13 +71,13 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Which source was measured; empty where there is no git."""
+    """The commit that is checked out; empty without git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
     return done.stdout.strip()
 
 
-def kept(scenario: Scenario, size: Size) -> Path:
+def result_path(scenario: Scenario, size: Size) -> Path:
     return BENCH / size.name / "results" / f"{scenario.name}.json"
 
 
@@ -89,7 +85,7 @@ def kept(scenario: Scenario, size: Size) -> Path:
 
 
 def judge(line: Line, measured: dict, size: Size) -> dict:
-    """One row of the table, as numbers."""
+    """Computes the figures of one row of the table, and whether its goal is met."""
     values = measured["values"]
     medians = {name: statistics.median(runs) for name, runs in values.items()}
     ours = medians[line.ours]
@@ -145,8 +141,8 @@ def goal_text(line: Line) -> str:
 
 
 def memory_row(measured: List[dict], size: Size) -> dict:
-    """The most anonymous memory that the server had in any of the rows."""
-    peaks = [one["memory_mib"] for one in measured]
+    """The row for the most anonymous memory that the server had in any of the scenarios."""
+    peaks = [scenario["memory_mib"] for scenario in measured]
     line = Line(
         "memory",
         "anonymous memory, the most in any row",
@@ -154,14 +150,13 @@ def memory_row(measured: List[dict], size: Size) -> dict:
         "MiB",
         goal=Goal("value", rows.MEMORY_GOAL_MIB),
     )
-    # The row is made of peaks: there is one for every scenario, and the largest stands for all.
     whole = {**measured[0], "values": {"tally": [max(peaks)]}, "memory_mib": max(peaks)}
     return judge(line, whole, size)
 
 
 def report(scenarios: List[Scenario], size: Size) -> dict:
-    """What is kept of these scenarios."""
-    measured = {scenario: json.loads(kept(scenario, size).read_text()) for scenario in scenarios}
+    """The table of these scenarios, from their results."""
+    measured = {scenario: json.loads(result_path(scenario, size).read_text()) for scenario in scenarios}
     table = [judge(line, measured[scenario], size) for scenario in scenarios for line in scenario.lines]
     table.append(memory_row(list(measured.values()), size))
     return {"size": size.name, "rows": table}
@@ -176,7 +171,7 @@ def ratio(value: float, name: str) -> str:
 
 
 def markdown(report: dict) -> str:
-    """The table; above it where and what was measured, once if it is the same for all."""
+    """The table in Markdown. Above it are the machine and the commit: several, if the rows differ in them."""
     table = report["rows"]
     lines = [f"{machine}  " for machine in sorted({row["machine"] for row in table})]
     commits = ", ".join(sorted({row["commit"] for row in table if row["commit"]}))
@@ -207,7 +202,7 @@ def write_between_marks(path: Path, text: str) -> None:
     before, begin, rest = path.read_text().partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not begin or not end:
-        raise Wrong(f"{path} has no place for the table: {MARKS[0]} and {MARKS[1]}")
+        raise Wrong(f"{path} lacks the marks {MARKS[0]} and {MARKS[1]}")
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
@@ -218,14 +213,14 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures a release build beside its peers and its limits.")
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser.add_argument(
-        "--row", action="append", metavar="NAME", help=f"only rows whose name begins so: {names}"
+        "--row", action="append", metavar="NAME", help=f"only rows whose names start with NAME: {names}"
     )
     parser.add_argument(
-        "--runs", type=int, default=5, help="how often each is measured (default: %(default)s)"
+        "--runs", type=int, default=5, help="number of runs of each contender (default: %(default)s)"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, for trying out")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try out a change")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--report", action="store_true", help="measure nothing, print what was measured last")
+    parser.add_argument("--report", action="store_true", help="do not measure, print the last results")
     parser.add_argument(
         "--markdown",
         nargs="+",
@@ -235,20 +230,20 @@ def parse_options() -> argparse.Namespace:
     )
     options = parser.parse_args()
     if options.runs < 1:
-        parser.error("--runs starts at 1")
+        parser.error("--runs must be at least 1")
     wanted = tuple(options.row or [""])
     options.scenarios = [scenario for scenario in SCENARIOS if scenario.name.startswith(wanted)]
     if not options.scenarios:
-        parser.error(f"no row has such a name: {names}")
+        parser.error(f"no row has such a name; the names are {names}")
     return options
 
 
 def main() -> int:
     options = parse_options()
     size = QUICK if options.quick else FULL
-    failed: List[Scenario] = []  # the others are measured all the same
+    failed: List[Scenario] = []  # the others are measured nevertheless
     if options.report or options.markdown:
-        options.scenarios = [scenario for scenario in options.scenarios if kept(scenario, size).exists()]
+        options.scenarios = [scenario for scenario in options.scenarios if result_path(scenario, size).exists()]
         if not options.scenarios:
             raise Wrong("nothing has been measured yet")
     else:
@@ -256,9 +251,9 @@ def main() -> int:
             if not program.exists():
                 raise Wrong(f"{program} is missing: run `make bench`")
         contenders.use_two_cores()
-        rows.hollow_out(rows.crowded_folders(size))  # of a run that was cut
+        rows.hollow_out(rows.crowded_folders(size))  # left by a run that was interrupted
         for scenario in options.scenarios:
-            path = kept(scenario, size)
+            path = result_path(scenario, size)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             try:

@@ -115,11 +115,7 @@ fn check_parquet(mut converted: Converted, columns: &[Column], cells: &[Vec<Vec<
     assert_eq!(converted.rows, cells.len() as u64);
     let expected: Vec<Vec<Option<i64>>> =
         cells.iter().map(|row| row.iter().map(|cell| cell::parse_int64(cell)).collect()).collect();
-    let file = converted
-        .parquet
-        .draft
-        .reader()
-        .and_then(|file| file.block(0, usize::MAX).map(Bytes::from));
+    let file = converted.parquet.draft.reader().and_then(|file| file.block(0, usize::MAX).map(Bytes::from));
     let file = file.expect("readable");
 
     let mut found = Vec::new();

@@ -1,7 +1,8 @@
-//! Uploads by P3's unary call, for bench/: some clients, each on a connection of its own, one file after the other.
+//! Uploads files with `/Table/Upload`, the unary call, and reports the rate and the response times. Each client has its own
+//! connection and sends one file after the other.
 //!
-//! One thread, because it shares the cores with the server that it measures. The files are read before the clock runs
-//! where all of them are small, and else each when its turn comes.
+//! It runs on one thread, because it shares the cores with the server that it measures. If all files together are small,
+//! they are read before the clock starts; otherwise each file is read when it is about to be sent.
 
 use std::{cell::Cell, error::Error, fs, io, path::PathBuf, time::Instant};
 
@@ -10,39 +11,46 @@ use clap::{Parser, value_parser};
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde_json::json;
-use tally::api::grpc::pb::{UploadReq, table_client::TableClient};
 use tonic::transport::{Channel, Endpoint};
 
-/// Digits to which a response time is kept: its error is below 0.1 %.
-const DIGITS: u8 = 3;
-/// Bytes of all files together that are held in memory.
-const HELD_BYTES_MAX: u64 = 16 * 1024 * 1024;
+use self::pb::{UploadReq, table_client::TableClient};
 
-/// Put uploads on a table server; print their rate and response times as JSON
+/// Generated from proto/table.proto by build.rs.
+#[allow(clippy::all)]
+mod pb {
+    tonic::include_proto!("_");
+}
+
+/// Significant digits of a response time: its error is below 0.1 %.
+const SIGNIFICANT_DIGITS: u8 = 3;
+/// The files are read in advance if all of them together are at most this large.
+const READ_AHEAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Upload files to a table server; print the rate and the response times as JSON
 #[derive(Debug, Parser)]
 struct Args {
     /// The server's gRPC address
     #[arg(long, value_name = "HOST:PORT")]
     server: String,
 
-    /// Clients at once
+    /// Number of clients that upload at the same time
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u8).range(1..))]
     clients: u8,
 
-    /// Uploads of all clients together; each file once unless given
+    /// Number of uploads, of all clients together [default: the number of files]
     #[arg(long)]
     uploads: Option<usize>,
 
-    /// The files, sent in turn
+    /// The files to send, in this order, again from the first one if --uploads asks for more
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
 
-/// What is sent, in turn, by whichever client is free.
+/// The uploads to make. Each client takes the next one when it is free.
 struct Uploads {
     files: Vec<PathBuf>,
-    /// The files' content, or none of it.
-    held: Vec<Bytes>,
+    /// The content of all files, in the same order; empty if it is too large to be read in advance.
+    contents: Vec<Bytes>,
     next: Cell<usize>,
     end: usize,
 }
@@ -53,32 +61,32 @@ impl Uploads {
         for file in &args.files {
             bytes += fs::metadata(file)?.len();
         }
-        let held = if bytes <= HELD_BYTES_MAX {
+        let contents = if bytes <= READ_AHEAD_BYTES_MAX {
             args.files.iter().map(|file| fs::read(file).map(Bytes::from)).collect::<Result<_, _>>()?
         } else {
             Vec::new()
         };
         let end = args.uploads.unwrap_or(args.files.len());
-        Ok(Self { files: args.files.clone(), held, next: Cell::new(0), end })
+        Ok(Self { files: args.files.clone(), contents, next: Cell::new(0), end })
     }
 
     fn next(&self) -> io::Result<Option<Bytes>> {
-        let turn = self.next.get();
-        if turn == self.end {
+        let number = self.next.get();
+        if number == self.end {
             return Ok(None);
         }
-        self.next.set(turn + 1);
-        let index = turn % self.files.len();
-        match self.held.get(index) {
+        self.next.set(number + 1);
+        let index = number % self.files.len();
+        match self.contents.get(index) {
             Some(content) => Ok(Some(content.clone())),
             None => fs::read(&self.files[index]).map(|content| Some(content.into())),
         }
     }
 }
 
-/// One client, until nothing is left to send.
-async fn client(channel: Channel, uploads: &Uploads) -> Result<Histogram<u64>, Box<dyn Error>> {
-    let mut nanoseconds = Histogram::new(DIGITS)?;
+/// Uploads on one connection until there is nothing left to send; returns the response times in nanoseconds.
+async fn run_client(channel: Channel, uploads: &Uploads) -> Result<Histogram<u64>, Box<dyn Error>> {
+    let mut nanoseconds = Histogram::new(SIGNIFICANT_DIGITS)?;
     let mut table = TableClient::new(channel);
     while let Some(csv_data) = uploads.next()? {
         let sent = Instant::now();
@@ -99,12 +107,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channels = try_join_all((0..args.clients).map(|_| endpoint.connect())).await?;
 
     let start = Instant::now();
-    let measured = try_join_all(channels.into_iter().map(|channel| client(channel, &uploads))).await?;
+    let response_times = try_join_all(channels.into_iter().map(|channel| run_client(channel, &uploads))).await?;
     let seconds = start.elapsed().as_secs_f64();
 
-    let mut nanoseconds = Histogram::new(DIGITS)?;
-    for one in &measured {
-        nanoseconds.add(one)?;
+    let mut nanoseconds = Histogram::new(SIGNIFICANT_DIGITS)?;
+    for of_one_client in &response_times {
+        nanoseconds.add(of_one_client)?;
     }
     let ms = |quantile| nanoseconds.value_at_quantile(quantile) as f64 / 1e6;
     let report = json!({

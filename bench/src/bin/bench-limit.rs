@@ -1,8 +1,8 @@
-//! The least that any reader of these bytes must do, for bench/: read them from the page cache and look at each once,
-//! counting newlines with SIMD, on all cores.
+//! Measures a lower bound for the time of a sum: reads byte ranges from the page cache and counts the newlines in them with
+//! SIMD, on all cores.
 //!
-//! Takes lines of `PATH<tab>OFFSET<tab>LENGTH` on standard input; prints JSON. The files are opened while the clock
-//! runs, as a sum opens them.
+//! Takes lines of `PATH<tab>OFFSET<tab>LENGTH` on standard input and prints JSON. Opening the files is part of the time, as
+//! it is for a sum.
 
 use std::{
     error::Error,
@@ -17,9 +17,9 @@ use std::{
 
 use serde_json::json;
 
-/// Bytes that a thread reads at once: they are still in its core's cache when they are counted.
+/// Bytes that a thread reads at a time: few enough to be in its core's cache when it counts.
 const BLOCK_BYTES: u64 = 128 * 1024;
-/// Bytes of a file that one thread takes, so that both have work to the end.
+/// Bytes of a file that a thread takes at a time: few enough that all threads finish at about the same time.
 const PIECE_BYTES: u64 = 4 * 1024 * 1024;
 
 struct Piece {
@@ -28,13 +28,14 @@ struct Piece {
     bytes: u64,
 }
 
-fn pieces(lines: impl Iterator<Item = io::Result<String>>) -> Result<Vec<Piece>, Box<dyn Error>> {
+/// Parses the input and splits each byte range into pieces.
+fn parse_pieces(lines: impl Iterator<Item = io::Result<String>>) -> Result<Vec<Piece>, Box<dyn Error>> {
     let mut pieces = Vec::new();
     for line in lines {
         let line = line?;
         let mut fields = line.rsplitn(3, '\t');
         let (Some(length), Some(offset), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
-            return Err(format!("not PATH<tab>OFFSET<tab>LENGTH: {line}").into());
+            return Err(format!("this line is not PATH<tab>OFFSET<tab>LENGTH: {line}").into());
         };
         let (mut offset, length): (u64, u64) = (offset.parse()?, length.parse()?);
         let end = offset + length;
@@ -47,8 +48,8 @@ fn pieces(lines: impl Iterator<Item = io::Result<String>>) -> Result<Vec<Piece>,
     Ok(pieces)
 }
 
-/// Takes pieces until none is left, and counts their newlines.
-fn count(pieces: &[Piece], next: &AtomicUsize) -> io::Result<usize> {
+/// Takes pieces until there are no more, and counts their newlines.
+fn count_newlines(pieces: &[Piece], next: &AtomicUsize) -> io::Result<usize> {
     let mut block = vec![0; usize::try_from(BLOCK_BYTES).map_err(io::Error::other)?];
     let mut newlines = 0;
     while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -66,14 +67,14 @@ fn count(pieces: &[Piece], next: &AtomicUsize) -> io::Result<usize> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let pieces = pieces(io::stdin().lines())?;
-    let threads = thread::available_parallelism()?.get();
+    let pieces = parse_pieces(io::stdin().lines())?;
+    let threads_count = thread::available_parallelism()?.get();
 
     let start = Instant::now();
     let next = AtomicUsize::new(0);
     let newlines = thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(|| count(&pieces, &next))).collect();
-        let counts = running.into_iter().map(|thread| thread.join().unwrap_or(Err(io::ErrorKind::Other.into())));
+        let threads: Vec<_> = (0..threads_count).map(|_| scope.spawn(|| count_newlines(&pieces, &next))).collect();
+        let counts = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(io::ErrorKind::Other.into())));
         counts.sum::<io::Result<usize>>()
     })?;
     let seconds = start.elapsed().as_secs_f64();
