@@ -465,6 +465,30 @@ def test_every_flag_is_documented():
     assert invented(flags(), "--", text) == []
 
 
+def plain(default: str) -> str:
+    """A default as --help has it: `1 MiB` is 1048576, `86,400` is 86400, `off` is nothing."""
+    units = {"": 1, " KiB": 2**10, " MiB": 2**20, " GiB": 2**30}
+    number = re.fullmatch(r"(\d[\d,]*)( .iB|)", default)
+    if number:
+        return str(int(number[1].replace(",", "")) * units[number[2]])
+    return default.replace("`", "").replace(", ", " ").removeprefix("off").strip()
+
+
+def wrong_defaults(help_text: str, text: str) -> list:
+    """The flags of `tally serve` whose default the table gives as another, as (flag, in the table, in --help)."""
+    sections = re.split(r"^ +(?:-\w, )?(--[a-z-]+)", help_text, flags=re.M)[1:]
+    found = {flag: re.search(r"\[default: (.*)\]", section) for flag, section in zip(sections[::2], sections[1::2])}
+    table = re.findall(r"^\| `(--[a-z-]+)`.*? \| (.*?) ?\| ", text, re.M)
+    pairs = [(flag, plain(default), found[flag][1] if found.get(flag) else "") for flag, default in table]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def test_every_default_is_documented():
+    text = OPERATING.read_text()
+    assert len(re.findall(r"^\| `--", text, re.M)) > 25
+    assert wrong_defaults(help_of("serve"), text) == []
+
+
 def metrics(server: Server) -> set:
     text = requests.get(f"{server.http}/metrics", timeout=COMMAND_SECONDS_MAX).text
     kinds = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M)
@@ -531,11 +555,15 @@ def test_a_wrong_link_is_found(tmp_path, link, says):
     assert (says in wrong[0] and len(wrong) == 1) if says else wrong == []
 
 
-def test_a_missing_test_flag_or_metric_is_found(tmp_path):
+def test_a_missing_test_flag_default_or_metric_is_found(tmp_path):
     (tmp_path / "code.rs").write_text("async fn one_test() {}\n")
     (tmp_path / "page.md").write_text("`one_test` in [code](code.rs), `one` in [code](code.rs)\n")
     assert wrong_tests(tmp_path / "page.md") == ["code.rs has no test one"]
     assert undocumented({"--data", "--load"}, "| `--data` |") == ["--load"]
+    help_text = "  --data <DIR>\n   [default: ./x]\n  --n <N>\n   [default: 1024]\n  --log\n"
+    assert wrong_defaults(help_text, "| `--data` | `./x` | |\n| `--n` | 1 KiB | |\n| `--log` | | |\n") == []
+    wrong = wrong_defaults(help_text, "| `--data` | `./y` | |\n| `--n` | 2 KiB | |\n| `--log` | 1 | |\n")
+    assert [flag for flag, _, _ in wrong] == ["--data", "--n", "--log"]
     assert invented({"--data"}, "--", "| `--data` |\n| `--dat` |\n| `tally_x` |\n") == ["--dat"]
 
 
