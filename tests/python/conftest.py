@@ -18,6 +18,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -286,6 +287,14 @@ class Server:
         self.kill()
 
 
+def start_with(start_server, data, way: str, **settings) -> Server:
+    """A server with these settings, underscores for hyphens, by flags or by the environment alone."""
+    if way == "environment":
+        environment = {f"TALLY_{name.upper()}": str(value) for name, value in settings.items()}
+        return start_server(data, env=environment)
+    return start_server(data, *(f"--{name.replace('_', '-')}={value}" for name, value in settings.items()))
+
+
 def table(server: Server) -> table_pb2_grpc.TableStub:
     """P3's service on a running server."""
     return table_pb2_grpc.TableStub(server.channel())
@@ -350,3 +359,11 @@ def server(start_server, tmp_path):
     if running.process.returncode is None:  # the test did not end it itself
         assert running.is_running(), f"the server died: {running.process.returncode}\n{running.stderr}"
         running.stop()
+
+
+@pytest.fixture
+def nobody():
+    """An address where nobody listens, and nobody can start to while the test runs."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"

@@ -22,14 +22,17 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-from conftest import CHANNEL_OPTIONS, KIB, ServerDidNotStart, binary, clean_environment, table, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from conftest import CHANNEL_OPTIONS, KIB, ServerDidNotStart, binary, clean_environment, table, wait_until
+from uploads import unary_error
 
 CSV = b"x,y\n1,2\n"
 CONNECTIONS_MAX = 128  # the server's default, as those below
 UPLOADS_MAX = 128
 HTTP_CONNECTIONS_MAX = 40
 LONG_CALLS_MAX = 20
+SILENT_CONNECTIONS = 300
 HONEST_SECONDS_MAX = 5
 ATTACK_SECONDS = 2
 WAIT_SECONDS_MAX = 60
@@ -468,3 +471,17 @@ def test_an_upload_that_moves_is_waited_for_at_the_end(start_server, tmp_path):
         assert tally_pb2_grpc.TallyStub(channel).Upload(chunks(), timeout=WAIT_SECONDS_MAX).rows == rows
     assert server.wait() == 0
     assert "were cut off" not in server.stderr
+
+
+def test_silent_connections_do_not_keep_a_client_out(start_server, tmp_path):
+    """More connections than the server has places for, none of which ever says a word."""
+    server = start_server(tmp_path / "data")
+    host, port = server.address.rsplit(":", 1)
+    with ExitStack() as silent:
+        for _ in range(SILENT_CONNECTIONS):
+            silent.enter_context(socket.create_connection((host, int(port)), timeout=HONEST_SECONDS_MAX))
+        answer = health_pb2_grpc.HealthStub(server.channel()).Check(
+            health_pb2.HealthCheckRequest(), timeout=HONEST_SECONDS_MAX, wait_for_ready=True
+        )
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert unary_error(server, CSV) == ""

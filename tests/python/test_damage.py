@@ -6,10 +6,11 @@ import random
 import time
 from typing import Dict, List
 
-import damage
 import pytest
 import requests
 import tally_pb2
+
+import damage
 from conftest import Server, ServerDidNotStart, tally, wait_until
 from damage import ANSWER_SECONDS_MAX, FLAGS, KEEP_JOBS, TASKS, Damage, Folder, Told
 

@@ -14,6 +14,7 @@ import grpc
 import pytest
 import table_pb2
 import tally_pb2
+
 from conftest import Server, ServerDidNotStart, step_aside, table, tally, wait_until
 from test_damage import in_format_1
 

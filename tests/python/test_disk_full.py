@@ -21,11 +21,11 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
+
 from conftest import CHANNEL_OPTIONS, INPUTS, Server, step_aside, table, wait_until
-from test_http import (
+from http_calls import (
     PLAYS,
     PLAYS_SUMMED,
-    QUESTION,
     answer_of,
     ask,
     check_failure,
@@ -37,6 +37,7 @@ from test_http import (
     send_file,
     start_task,
 )
+from survey_oracle import QUESTION
 
 DISK_BYTES = 24 * 1024 * 1024
 PAGE_BYTES = 4096  # what a tmpfs gives out at a time

@@ -24,6 +24,7 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
+
 from conftest import (
     CHANNEL_OPTIONS,
     CLIENTS,
@@ -36,7 +37,7 @@ from conftest import (
     step_aside,
     wait_until,
 )
-from test_http import END_OF_FORM, TASKS
+from http_calls import END_OF_FORM, TASKS
 
 LABEL = "tally.test"
 USER_ID = 10001

@@ -16,8 +16,9 @@ import requests
 import table_pb2
 import table_pb2_grpc
 import tally_pb2
+
 from conftest import CHANNEL_OPTIONS, Server, table, tally, wait_until
-from test_http import CLIENT_SECONDS_MAX, END_OF_FORM, TASKS, download, ended_task, get
+from http_calls import CLIENT_SECONDS_MAX, END_OF_FORM, TASKS, download, ended_task, get
 
 WORKERS = {f"tally-worker-{number}" for number in range(8)}
 SUMMING_CLIENTS = 4

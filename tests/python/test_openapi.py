@@ -1,10 +1,14 @@
-"""Calls made up from the server's own description, right and wrong ones: each answer must be as it is described."""
+"""The OpenAPI description: it names every path, its page works offline, and calls generated from it are answered as described."""
 
+import re
 import subprocess
 import sys
 
+import requests
+
 from conftest import Server, clean_environment
-from test_http import PLAYS, TASKS, ended_task, start_task
+from http_calls import ANSWER_SECONDS_MAX, PLAYS, TASKS, check_failure, ended_task, get, start_task
+from survey_oracle import QUESTIONS
 
 SEED = 20261120
 EXAMPLES = 25
@@ -51,3 +55,55 @@ def test_calls_about_tasks_that_exist(server, tmp_path):
         ended_task(server, task_id)
         config = CONFIG + f'[parameters]\ntask_id = "{task_id}"\n'
         make_up_calls(server, tmp_path, config, "--include-path-regex", "task_id")
+
+
+def test_the_description_names_every_path(server):
+    description = get(server, "/api/v1/openapi.json").json()
+    assert description["openapi"].startswith("3.1.")
+    expected = {f"/api/{route}" for route, _ in QUESTIONS}
+    expected |= {
+        "/api/get_results/{job_id}",
+        "/api/jobs",
+        "/api/jobs/{job_id}",
+        "/api/num_jobs",
+        "/api/graceful_shutdown",
+    }
+    expected |= {TASKS, TASKS + "{task_id}", TASKS + "{task_id}/status", TASKS + "{task_id}/download"}
+    expected |= {"/livez", "/readyz", "/metrics"}
+    assert set(description["paths"]) == expected
+    assert all(
+        operation["summary"] and operation["responses"]
+        for methods in description["paths"].values()
+        for operation in methods.values()
+    )
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            assert {"414", "431"} <= set(operation["responses"]), path
+            if "429" in operation["responses"]:
+                assert "Retry-After" in operation["responses"]["429"]["headers"], path
+
+
+def test_the_swagger_page_needs_nothing_from_elsewhere(server):
+    page = get(server, "/api/v1/docs/swagger")
+    assert page.status_code == 200 and page.url.endswith("/api/v1/docs/swagger/")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy and "http" not in policy
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(assets) >= 5
+    for asset in assets:
+        assert "//" not in asset
+        assert get(server, f"/api/v1/docs/swagger/{asset}").status_code == 200
+    assert "<script>" not in page.text  # the policy would not run it
+    start = get(server, "/api/v1/docs/swagger/swagger-initializer.js").text
+    assert "/api/v1/openapi.json" in start
+    assert "//" not in re.sub(r"^ *//.*$", "", start, flags=re.MULTILINE)  # comments aside
+    assert '"validatorUrl": "none"' in start  # else it asks a server whether the description is valid
+
+
+def test_other_paths_and_methods(server):
+    for path in ("/", "/api", "/api/", "/api/v1", "/api/nothing", TASKS + "x", "/livez/"):
+        assert get(server, path).status_code in (404, 405), path
+    answer = requests.put(f"{server.http}/api/jobs", timeout=ANSWER_SECONDS_MAX)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET,HEAD")
+    assert answer.json()["status"] == "error"
+    check_failure(get(server, "/nothing"), 404, "request", "nothing")

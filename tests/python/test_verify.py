@@ -14,6 +14,7 @@ import requests
 import table_pb2
 import tally_pb2
 import tally_pb2_grpc
+
 from conftest import CHANNEL_OPTIONS, Server, binary, clean_environment, table, tally, wait_until
 
 TASKS = "/api/v1/file-processing/tasks"

@@ -6,6 +6,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import List
 
 import grpc
 import numstore_pb2
@@ -13,9 +14,13 @@ import pytest
 import requests
 import table_pb2
 import tally_pb2
-from conftest import Server, numstore, table, tally, wait_until
+
+from conftest import KIB, Server, numstore, start_with, table, tally, wait_until
+from uploads import stream_error, unary_error
 
 ANSWER_SECONDS_MAX = 60
+CSV = b"x,y\n1,2\n"
+HOSTILE_NAME = "\n\x1b[31m2026-01-01 INFO forged" + "x" * 10_000
 SECRET = "cell-that-nobody-may-see"
 
 
@@ -186,3 +191,62 @@ def test_what_is_in_cells_is_logged_on_request_only(start_server, tmp_path, flag
         assert SECRET not in server.stderr
         assert server.stderr.count(f'column "x": a cell of {len(SECRET)} bytes is not an integer') == 3
         assert server.stderr.count('column "n": the sum of a group does not fit in 64 bits') == 1
+
+
+def call_lines(server: Server) -> List[dict]:
+    """The log lines about calls. The server must run with --log-format json, so every line is an object."""
+    lines = [json.loads(line) for line in server.stderr.splitlines()]
+    assert all(isinstance(line, dict) for line in lines)
+    return [line for line in lines if "call" in line]
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_each_call_is_one_line_of_json(start_server, tmp_path, way):
+    server = start_with(start_server, tmp_path / "data", way, log_format="json")
+    expected = []
+
+    def check_next(call: str, level: str) -> dict:
+        """Exactly one line has come since the last look."""
+        expected.append((call, level))
+        wait_until(lambda: len(call_lines(server)) >= len(expected), f"a line on {call}")
+        assert [(line["call"], line["level"]) for line in call_lines(server)] == expected
+        return call_lines(server)[-1]
+
+    assert unary_error(server, CSV) == ""
+    line = check_next("Table/Upload", "INFO")
+    assert (line["rows"], line["columns"], line["bytes"]) == (1, 2, len(CSV))
+    refusal = unary_error(server, b"x,y\n1\n")
+    assert check_next("Table/Upload", "WARN")["error"] == refusal == "row 1 has 1 cell, the header has 2"
+    assert stream_error(server, CSV) == ""
+    check_next("Tally/Upload", "INFO")
+    refusal = stream_error(server, b"x,x\n")
+    assert check_next("Tally/Upload", "WARN")["error"] == refusal != ""
+
+    for ask in (table(server).ColumnSum, table(server).ColSum):
+        assert ask(table_pb2.ColSumReq(column="x", format="csv")).total == 2
+        line = check_next("Table/ColumnSum", "INFO")
+        assert (line["column"], line["format"], line["total"]) == ('"x"', '"csv"', 2)
+        refusal = ask(table_pb2.ColSumReq(column="x", format="xml")).error
+        assert check_next("Table/ColumnSum", "WARN")["error"] == refusal != ""
+
+    assert len(list(tally(server).ListParts(tally_pb2.ListPartsRequest()))) == 2
+    check_next("Tally/ListParts", "INFO")
+    server.stop()
+    assert len(call_lines(server)) == len(expected)
+
+
+def test_hostile_text_is_one_short_harmless_line(start_server, tmp_path):
+    """In the log for people, where nothing but the server's own care keeps a line together."""
+    server = start_server(tmp_path / "data")
+    lines_before = server.stderr.count("\n")
+    answer = table(server).ColumnSum(table_pb2.ColSumReq(column=HOSTILE_NAME, format="csv"))
+    assert (answer.total, answer.error) == (0, "")  # no part has such a column
+    assert table(server).ColumnSum(table_pb2.ColSumReq(column="x", format=HOSTILE_NAME)).error != ""
+    name = HOSTILE_NAME[:500]  # a header takes names of 1 KiB
+    assert unary_error(server, f'"{name}","{name}"\n'.encode()) != ""
+    wait_until(lambda: server.stderr.count("\n") >= lines_before + 3, "three lines in the log")
+    lines = server.stderr.split("\n")[lines_before:-1]
+    assert len(lines) == 3
+    for line in lines:
+        assert "forged" in line and "\\n" in line and "\\u{1b}" in line
+        assert line.isprintable() and len(line) < KIB

@@ -8,18 +8,10 @@ import time
 import pytest
 import requests
 import table_pb2
+
 from conftest import table
-from test_http import (
-    ANSWER_SECONDS_MAX,
-    PLAYS,
-    PLAYS_SUMMED,
-    QUESTION,
-    QUESTIONS,
-    TASKS,
-    flat,
-    survey_csv,
-    survey_oracle,
-)
+from http_calls import ANSWER_SECONDS_MAX, PLAYS, PLAYS_SUMMED, TASKS
+from survey_oracle import QUESTION, QUESTIONS, flat, survey_csv, survey_oracle
 
 CLIENTS_AT_ONCE = 20
 FILES_EACH = 5

@@ -4,6 +4,7 @@ import os
 import random
 
 import requests
+
 from conftest import INPUTS, wait_until
 
 TASKS = "/api/v1/file-processing/tasks"

@@ -8,6 +8,7 @@ import sys
 from typing import Dict, List
 
 import pytest
+
 from conftest import INPUTS, ROOT
 
 SCRIPT = ROOT / "scripts" / "samples.py"

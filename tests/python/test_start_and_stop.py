@@ -1,5 +1,6 @@
 """Starts and stops: the lock, what a start cleans up, sets aside or refuses, and stops that lose nothing."""
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 import table_pb2
 import tally_pb2
 import xxhash
+
 from conftest import (
     Server,
     ServerDidNotStart,
@@ -32,6 +34,7 @@ CSVS = [b"x,y\n1,10\n1,10\n", b"x,y\n100,2000\n", b"x,y\n10000,300000\n10000,\n"
 X_OF_PART = {1: 2, 2: 100, 3: 20000}
 Y_OF_PART = {1: 20, 2: 2000, 3: 300000}
 LATER_CSV = b"x,y\n1000000,7\n"
+DEFAULT_PORT = 5440
 ANSWER_SECONDS_MAX = 60
 
 
@@ -453,3 +456,18 @@ def test_a_wrong_command_line_is_exit_code_2(tmp_path, arguments, environment, n
     assert done.stdout == ""
     assert named in done.stderr and "panicked" not in done.stderr
     assert list(tmp_path.iterdir()) == [], "a wrong command line makes no folder"
+
+
+def test_by_default_only_this_machine_can_connect(start_server, tmp_path):
+    try:
+        server = start_server(tmp_path / "data", grpc_flag=False)
+    except ServerDidNotStart as failure:
+        if f":{DEFAULT_PORT}" in failure.stderr and "in use" in failure.stderr:
+            step_aside(f"port {DEFAULT_PORT} is taken")
+        raise
+    assert server.ready_line.startswith(f"ready: grpc 127.0.0.1:{DEFAULT_PORT}")
+    # The second is left out on a machine without IPv6.
+    assert set(server.addresses) <= {f"127.0.0.1:{DEFAULT_PORT}", f"[::1]:{DEFAULT_PORT}"}
+    # 127.0.0.2 is this machine, too, but another address: only a server that listens on all of them has it.
+    with socket.socket() as elsewhere:
+        assert elsewhere.connect_ex(("127.0.0.2", DEFAULT_PORT)) == errno.ECONNREFUSED

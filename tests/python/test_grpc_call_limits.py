@@ -22,11 +22,12 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-from attackers import ATTACKS
-from conftest import CHANNEL_OPTIONS, Server, table, tally, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from h2.settings import SettingCodes
-from test_wire import OK, Connection, message
+
+from attackers import ATTACKS
+from conftest import CHANNEL_OPTIONS, Server, table, tally, wait_until
+from raw_grpc import OK, Connection, message
 
 MIB = 1024 * 1024
 ATTACK_SECONDS = float(os.environ.get("TALLY_ATTACK_SECONDS", "4"))

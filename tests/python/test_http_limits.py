@@ -1,0 +1,212 @@
+"""Limits of the HTTP port: sizes of bodies and heads, connections, and calls at the same time."""
+
+import select
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+import requests
+
+from conftest import KIB, wait_until
+from http_calls import (
+    ANSWER_SECONDS_MAX,
+    CLIENT_SECONDS_MAX,
+    PLAYS,
+    TASKS,
+    ask,
+    completed_task,
+    connect,
+    download,
+    get,
+    head_of_form,
+    send_file,
+)
+from survey_oracle import QUESTION
+
+JSON_BYTES_MAX = 1024 * KIB
+URI_BYTES_MAX = 8 * KIB
+CONNECTIONS_MAX = 40
+LARGE_BODIES_MAX = 1
+LONG_CALLS_MAX = 20
+
+
+def test_json_bodies_are_bounded(server):
+    fits = {"question": "x", "padding": "y" * (JSON_BYTES_MAX - 100)}
+    assert ask(server, "states_mean", fits).status_code == 200
+    too_large = {"question": "x", "padding": "y" * JSON_BYTES_MAX}
+    answer = ask(server, "states_mean", too_large)
+    assert answer.status_code == 413 and answer.json()["status"] == "error"
+
+    def chunks():
+        yield b'{"question": "'
+        for _ in range(32):
+            yield b"z" * (64 * KIB)
+
+    answer = requests.post(f"{server.http}/api/states_mean", data=chunks(), timeout=ANSWER_SECONDS_MAX)
+    assert answer.status_code == 413
+
+
+def test_few_large_json_bodies_at_once(server):
+    head = f"POST /api/states_mean HTTP/1.1\r\nHost: localhost\r\nContent-Length: {100 * KIB}\r\n\r\n"
+    large = {"question": "x", "padding": "y" * (100 * KIB)}
+    with ExitStack() as held:
+
+        def hold_one_more() -> None:
+            client = held.enter_context(connect(server))
+            client.sendall(head.encode() + b"{" + b" " * (50 * KIB))
+
+        def is_full() -> bool:
+            if ask(server, "states_mean", large).status_code == 429:
+                return True
+            hold_one_more()  # the question itself may have had the place of one that came just before it
+            return False
+
+        for _ in range(LARGE_BODIES_MAX - 1):
+            hold_one_more()
+        assert ask(server, "states_mean", large).status_code == 200
+        wait_until(is_full, "all places are taken")
+        assert ask(server, "states_mean", large).headers["Retry-After"] == "1"
+        assert ask(server, "states_mean", {"question": "x"}).status_code == 200
+    wait_until(lambda: ask(server, "states_mean", large).status_code == 200, "the places are free again")
+
+
+def test_heads_are_bounded(server):
+    def first_line(head: str) -> str:
+        with connect(server) as client:
+            client.sendall(head.encode())
+            client.settimeout(ANSWER_SECONDS_MAX)
+            return read_line(client)
+
+    def read_line(client: socket.socket) -> str:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            piece = client.recv(1)
+            if not piece:
+                break
+            line += piece
+        return line.decode()
+
+    long_target = "x" * (URI_BYTES_MAX + 1)
+    assert "414" in first_line(f"GET /{long_target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert "404" in first_line(f"GET /{long_target[:-10]} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    many = "".join(f"X-{number}: 1\r\n" for number in range(100))
+    assert "431" in first_line(f"GET /livez HTTP/1.1\r\nHost: localhost\r\n{many}\r\n")
+    assert "431" in first_line(f"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {'x' * (200 * KIB)}\r\n\r\n")
+    assert get(server, "/livez").status_code == 200
+
+
+def test_silent_connections_make_room(server):
+    """More than are served at once, and none of them ends a request's head."""
+    with ExitStack() as silent:
+        for number in range(CONNECTIONS_MAX + 8):
+            client = silent.enter_context(connect(server))
+            if number % 2:
+                client.sendall(b"GET /livez HTTP/1.1\r\nHost: local")
+        assert get(server, "/livez").status_code == 200
+
+
+def test_clients_that_keep_their_connections_make_room(server):
+    """As many as are served at once ask again and again, each on one connection; others get through all the same."""
+    stop = threading.Event()
+    connected = []
+
+    def poll() -> None:
+        with requests.Session() as session:
+            while not stop.is_set():
+                assert session.get(server.http + "/api/num_jobs", timeout=ANSWER_SECONDS_MAX).status_code == 200
+                connected.append(1)
+
+    with ThreadPoolExecutor(CONNECTIONS_MAX) as pool:
+        polls = [pool.submit(poll) for _ in range(CONNECTIONS_MAX)]
+        try:
+            wait_until(lambda: len(connected) > 10 * CONNECTIONS_MAX, "polls", ANSWER_SECONDS_MAX)
+            for _ in range(20):
+                assert get(server, "/livez").status_code == 200
+        finally:
+            stop.set()
+        for poll in polls:
+            poll.result(CLIENT_SECONDS_MAX)
+
+
+def is_busy(answer: requests.Response) -> bool:
+    return answer.status_code == 429 and "limit" in answer.text and answer.headers["Retry-After"] == "1"
+
+
+def test_open_forms_leave_room_for_short_calls(server):
+    """Forms that move: those that do not make room for others."""
+    with ExitStack() as held:
+        clients, stop = [], threading.Event()
+
+        def go_on() -> None:
+            while not stop.wait(0.1):
+                for client in list(clients):
+                    client.sendall(b"x" * KIB)
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+
+        def is_full() -> bool:
+            if is_busy(send_file(server, PLAYS)):
+                return True
+            client = held.enter_context(connect(server))
+            client.sendall(head_of_form(server, 100 * 1024 * KIB) + PLAYS)
+            clients.append(client)
+            return False
+
+        try:
+            wait_until(is_full, "all places for long calls are taken")
+            assert LONG_CALLS_MAX <= len(clients) < CONNECTIONS_MAX
+            for _ in range(20):
+                assert get(server, "/livez").status_code == 200
+                assert ask(server, "states_mean", {"question": QUESTION}).status_code == 200
+        finally:
+            stop.set()
+            thread.join()
+    wait_until(lambda: send_file(server, PLAYS).status_code == 202, "the places are free again")
+
+
+def test_slow_questions_leave_room_for_short_calls(server):
+    with ExitStack() as held:
+        for _ in range(CONNECTIONS_MAX):
+            client = held.enter_context(connect(server))
+            client.sendall(b"POST /api/states_mean HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+        for _ in range(20):
+            assert get(server, "/livez").status_code == 200
+
+
+def test_open_downloads_leave_room_for_short_calls(server):
+    rows = "".join(f"song {row:07},2020-01-01,{row}\n" for row in range(600_000))
+    task_id = completed_task(server, b"Song,Date,Number of Plays\n" + rows.encode())
+    with ExitStack() as held:
+        head = f"GET {TASKS}{task_id}/download HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+        for _ in range(LONG_CALLS_MAX):
+            client = held.enter_context(connect(server))
+            client.sendall(head.encode())
+            assert client.recv(12) == b"HTTP/1.1 200"
+        for _ in range(20):
+            assert get(server, "/livez").status_code == 200
+        # One that does not read makes room for one that does.
+        assert download(server, task_id).status_code == 200
+    wait_until(lambda: download(server, task_id).status_code == 200, "the places are free again")
+
+
+@pytest.mark.parametrize("what", ["question", "form"])
+def test_bodies_that_trickle_are_given_up(start_server, tmp_path, what):
+    """Never silent for long, and never at their end."""
+    server = start_server(tmp_path / "data", "--upload-idle-s", "2")
+    with connect(server) as client:
+        if what == "form":
+            client.sendall(head_of_form(server, 1000 * KIB))
+        else:
+            client.sendall(b"POST /api/states_mean HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{")
+
+        def is_answered() -> bool:
+            client.sendall(b" ")
+            return bool(select.select([client], [], [], 0.1)[0])
+
+        wait_until(is_answered, "an answer")
+        assert client.recv(KIB).startswith(b"HTTP/1.1 408 ")
+    wait_until(lambda: server.leftovers() == [], "an empty tmp/")

@@ -1,0 +1,63 @@
+"""`/metrics`: which metrics there are, and what they count."""
+
+import requests
+import table_pb2
+import tally_pb2
+
+from conftest import KIB, table, tally
+from http_calls import ANSWER_SECONDS_MAX, ask, get, metrics
+
+
+def test_the_metrics_and_their_types(server):
+    assert table(server).ColSum(table_pb2.ColSumReq(column="x", format="csv")).total == 0
+    assert get(server, "/livez").status_code == 200
+    lines = get(server, "/metrics").text.splitlines()
+    assert {line.removeprefix("# TYPE tally_") for line in lines if line.startswith("# TYPE ")} == {
+        "grpc_calls counter",
+        "http_calls counter",
+        "received_bytes counter",
+        "spilled_bytes counter",
+        "log_lines_lost counter",
+        "stderr_lines_lost counter",
+        "stderr_lines_summed counter",
+        "parts gauge",
+        "parts_max gauge",
+        "parts_quarantined gauge",
+        "damaged_files gauge",
+        "jobs gauge",
+        "slices_waiting gauge",
+        "resident_memory_bytes gauge",
+        "tokio_tasks gauge",
+    }
+
+
+def test_metrics_count_what_happened(server):
+    before = metrics(server)
+    assert before["tally_parts"] == 0 and before["tally_received_bytes_total"] == 0
+    assert before["tally_resident_memory_bytes"] > 1024 * KIB
+    content = b"x,y\n1,2\n"
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=content)).error == ""
+    assert table(server).ColSum(table_pb2.ColSumReq(column="x", format="csv")).total == 1
+    assert len(list(tally(server).ListParts(tally_pb2.ListPartsRequest()))) == 1
+    ask(server, "states_mean", {"question": "x"})
+    ask(server, "states_mean", {})
+    get(server, "/api/get_results/1")
+    get(server, "/api/get_results/2")
+    get(server, "/made/up/by/a/client")
+    requests.request("MADE-UP", server.http + "/livez", timeout=ANSWER_SECONDS_MAX)
+    after = metrics(server)
+    assert after["tally_parts"] == 1 and after["tally_received_bytes_total"] == len(content)
+    for name, count in {
+        'tally_grpc_calls_total{method="Table/Upload",code="Ok"}': 1,
+        'tally_grpc_calls_total{method="Table/ColSum",code="Ok"}': 1,
+        'tally_grpc_calls_total{method="tally.v1.Tally/ListParts",code="Ok"}': 1,
+        'tally_http_calls_total{route="/api/states_mean",method="POST",status="200"}': 1,
+        'tally_http_calls_total{route="/api/states_mean",method="POST",status="400"}': 1,
+        'tally_http_calls_total{route="/api/get_results/{job_id}",method="GET",status="200"}': 2,
+        'tally_http_calls_total{route="other",method="GET",status="404"}': 1,
+        'tally_http_calls_total{route="/livez",method="other",status="405"}': 1,
+        'tally_slices_waiting{lane="upload"}': 0,
+        "tally_spilled_bytes_total": 0,
+    }.items():
+        assert after.get(name) == count, name
+    assert sum(value for name, value in after.items() if name.startswith("tally_jobs{")) == 1
