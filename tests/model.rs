@@ -33,8 +33,8 @@ fn part(id: PartId) -> Arc<Part> {
     })
 }
 
-/// Uploads publish while sums take snapshots: ids are never given out twice, a snapshot never changes, and what was
-/// inserted before a snapshot is in it.
+/// Uploads insert parts while sums take snapshots: no id is used twice, a snapshot never changes, and it has every part
+/// that was inserted before it was taken.
 #[test]
 fn registry() {
     let check = || {
@@ -71,7 +71,7 @@ fn registry() {
     shuttle::check_random(check, SCHEDULES);
 }
 
-/// An upload that fails gives its place back, and its number is not used again.
+/// An upload that fails frees its slot in the registry, and its id is not used again.
 #[test]
 fn failed_uploads() {
     let check = || {
@@ -97,8 +97,8 @@ fn failed_uploads() {
     shuttle::check_random(check, SCHEDULES);
 }
 
-/// All work that was taken is done exactly once, also work that comes while the queue is being closed, and the workers
-/// end: a worker that slept for ever would be a deadlock, which shuttle reports.
+/// All work that was accepted is done exactly once, even if it comes while the queue is being closed, and the workers end.
+/// A worker that sleeps for ever would be a deadlock, which shuttle reports.
 #[test]
 fn worker_queue() {
     let check = || {
@@ -133,22 +133,22 @@ fn worker_queue() {
         };
         let taken: usize = producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
         closer.join().expect("no panic");
-        // The queue is closed: what this thread finds there is what no worker has taken yet.
+        // The queue is closed: this thread does what no worker has taken yet.
         while let Some(work) = shared.next_work(0, Duration::ZERO) {
             work();
         }
         while done.load(Ordering::SeqCst) < taken {
-            thread::yield_now(); // a worker still has it in hands; a lost slice would stay here for ever
+            thread::yield_now(); // a worker is still doing it; a lost task would loop here for ever
         }
         assert_eq!(done.load(Ordering::SeqCst), taken);
     };
     shuttle::check_random(check, SCHEDULES / 4);
 }
 
-/// Whatever the workers do just then, one of them comes for work that is put in the queue. It is waited for before the
-/// next is put there, so nothing else calls them.
+/// Work that is put in the queue wakes a worker, whatever the workers are doing. The test waits for it before it puts the
+/// next there, so nothing else wakes them.
 #[test]
-fn called_workers() {
+fn work_in_the_queue_wakes_a_worker() {
     let check = || {
         let shared = Shared::new();
         let workers = Workers::start(shared.clone()).expect("threads");
@@ -158,7 +158,7 @@ fn called_workers() {
             let work = Box::new(move || set.store(1, Ordering::SeqCst));
             assert!(shared.push_work(Lane::Upload, work).is_ok());
             while done.load(Ordering::SeqCst) == 0 {
-                thread::yield_now(); // for ever if nobody comes, which ends at shuttle's bound of steps
+                thread::yield_now(); // for ever if no worker comes, which ends at the limit of steps of shuttle
             }
         }
         workers.close();

@@ -1,5 +1,5 @@
-//! Damaged files through the engine: what is not as it was written is never summed, and parts of format version 1 are
-//! verified whole at their first use.
+//! Damaged files of parts: a byte that differs from what was written is never summed, and parts of format version 1 are
+//! verified as a whole at their first use.
 #![allow(clippy::expect_used, reason = "a panic fails the test")]
 
 use std::{
@@ -7,28 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
-use futures_util::stream;
 use serde_json::Value;
 use tally::{
-    engine::{Durability, Engine, part::Format},
-    error::{Error, Kind},
-    limits::Limits,
+    engine::{Engine, part::Format},
+    error::Kind,
 };
-use tempfile::TempDir;
+
+use self::common::DataFolder;
+
+mod common;
 
 const FORMATS: [Format; 2] = [Format::Csv, Format::Parquet];
 
-async fn open(folder: &Path) -> Engine {
-    Engine::open(folder, Durability::None, Limits::default()).await.expect("a data folder").0
-}
-
-async fn upload(engine: &Engine, csv: &str) {
-    let body = stream::iter([Ok::<_, Error>(Bytes::from(csv.to_owned()))]);
-    engine.upload(body).await.expect("valid");
-}
-
-/// Integers, texts, doubles; `rows` of them.
+/// A file with columns of integers, text and doubles.
 fn csv_of(rows: u64) -> String {
     let mut csv = "x,text,double\n".to_owned();
     for row in 0..rows {
@@ -37,15 +28,16 @@ fn csv_of(rows: u64) -> String {
     csv
 }
 
+/// The sum of `x` in it.
 fn sum_of(rows: u64) -> i64 {
     (0..rows).sum::<u64>().cast_signed()
 }
 
-fn part_file(folder: &TempDir, extension: &str) -> PathBuf {
-    folder.path().join(format!("parts/1.{extension}"))
+fn part_file(folder: &DataFolder, extension: &str) -> PathBuf {
+    folder.file(&format!("parts/1.{extension}"))
 }
 
-/// The sum of `x`: the right one, or the error that the part is damaged.
+/// Asks for the sum of `x`, which must be right, or the error that the part is damaged. Returns whether it is right.
 async fn is_right(engine: &Engine, format: Format, rows: u64, what: &str) -> bool {
     match engine.column_sum("x", format).await {
         Ok(sum) => {
@@ -61,8 +53,9 @@ async fn is_right(engine: &Engine, format: Format, rows: u64, what: &str) -> boo
     }
 }
 
-/// One bit of each byte in turn, while the engine runs; then the file is put back.
-async fn flip(engine: &Engine, path: &Path, format: Format, rows: u64, step: usize) -> usize {
+/// Flips one bit in each byte (or each `step`th) of a file in turn, while the engine runs, and restores the file. Returns
+/// how many of the flips the sum noticed.
+async fn flip_each(engine: &Engine, path: &Path, format: Format, rows: u64, step: usize) -> usize {
     let good = fs::read(path).expect("readable");
     let mut found = 0;
     for at in (0..good.len()).step_by(step) {
@@ -73,50 +66,51 @@ async fn flip(engine: &Engine, path: &Path, format: Format, rows: u64, step: usi
         found += usize::from(!is_right(engine, format, rows, &what).await);
     }
     fs::write(path, &good).expect("written");
-    assert!(is_right(engine, format, rows, "put back").await, "what was put back is whole again");
+    assert!(is_right(engine, format, rows, "restored").await, "the restored file is valid again");
     found
 }
 
 #[tokio::test]
 async fn no_flipped_byte_of_a_small_part_is_summed() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let engine = open(folder.path()).await;
-    upload(&engine, &csv_of(20)).await;
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    engine.upload_valid(csv_of(20)).await;
     for (format, extension) in [(Format::Csv, "csv"), (Format::Parquet, "parquet")] {
         let path = part_file(&folder, extension);
         let bytes = fs::read(&path).expect("readable").len();
-        assert_eq!(flip(&engine, &path, format, 20, 1).await, bytes, "each is found in {extension}");
+        assert_eq!(flip_each(&engine, &path, format, 20, 1).await, bytes, "each is found in {extension}");
     }
-    engine.close();
 }
 
 #[tokio::test]
 async fn no_flipped_byte_of_a_larger_part_is_summed() {
     const ROWS: u64 = 60_000;
-    let folder = TempDir::new().expect("a temporary folder");
-    let engine = open(folder.path()).await;
-    upload(&engine, &csv_of(ROWS)).await;
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    engine.upload_valid(csv_of(ROWS)).await;
     let csv_bytes = fs::read(part_file(&folder, "csv")).expect("readable").len();
-    assert!(csv_bytes > 8 * 64 * 1024, "the test wants many blocks");
+    assert!(csv_bytes > 8 * 64 * 1024, "the test needs many blocks");
     let step = csv_bytes / 40;
-    assert_eq!(flip(&engine, &part_file(&folder, "csv"), Format::Csv, ROWS, step).await, csv_bytes.div_ceil(step));
-    assert!(flip(&engine, &part_file(&folder, "sums"), Format::Csv, ROWS, 1).await > 8 * 8, "the list is found out");
-    // Of the Parquet file only the column and the footer are read.
+    assert_eq!(flip_each(&engine, &part_file(&folder, "csv"), Format::Csv, ROWS, step).await, csv_bytes.div_ceil(step));
+    assert!(
+        flip_each(&engine, &part_file(&folder, "sums"), Format::Csv, ROWS, 1).await > 8 * 8,
+        "damage to the list of checksums is noticed"
+    );
+    // A sum reads only the column and the footer of the Parquet file.
     let parquet_bytes = fs::read(part_file(&folder, "parquet")).expect("readable").len();
-    let found = flip(&engine, &part_file(&folder, "parquet"), Format::Parquet, ROWS, parquet_bytes / 200).await;
+    let found = flip_each(&engine, &part_file(&folder, "parquet"), Format::Parquet, ROWS, parquet_bytes / 200).await;
     assert!((10..190).contains(&found), "{found} of 200 were in what is read");
-    engine.close();
 }
 
 #[tokio::test]
 async fn files_of_another_part_or_size_are_not_summed() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let engine = open(folder.path()).await;
-    // Two parts of the same size: the same rows, another number in the last.
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    // Two parts of the same size, which differ in the last row only.
     let other = csv_of(20_000).replace("\n19999,", "\n10000,");
-    upload(&engine, &csv_of(20_000)).await;
-    upload(&engine, &other).await;
-    let path = |part: u64, extension: &str| folder.path().join(format!("parts/{part}.{extension}"));
+    engine.upload_valid(csv_of(20_000)).await;
+    engine.upload_valid(other).await;
+    let path = |part: u64, extension: &str| folder.file(&format!("parts/{part}.{extension}"));
     let exchange = |extension: &str| {
         let [one, two] = [1, 2].map(|part| fs::read(path(part, extension)).expect("readable"));
         fs::write(path(1, extension), two).expect("written");
@@ -149,14 +143,13 @@ async fn files_of_another_part_or_size_are_not_summed() {
         fs::write(path(1, extension), good).expect("written");
     }
     assert_eq!((sum(Format::Csv).await, sum(Format::Parquet).await), (Ok(total), Ok(total)));
-    engine.close();
 }
 
 #[tokio::test]
 async fn a_part_is_verified_on_request() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let engine = open(folder.path()).await;
-    upload(&engine, &csv_of(20_000)).await;
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    engine.upload_valid(csv_of(20_000)).await;
     let verify = async || {
         let (mut verification, mut damaged) = (engine.verify().expect("the only one"), Vec::new());
         while let Some(progress) = verification.next().await.expect("verified") {
@@ -178,11 +171,10 @@ async fn a_part_is_verified_on_request() {
         fs::write(part_file(&folder, extension), good).expect("written");
     }
     assert_eq!(verify().await, Vec::<String>::new());
-    engine.close();
 }
 
-/// Makes a part what a server of format version 1 left: no checksums but those of the two files.
-fn downgrade(folder: &TempDir) {
+/// Turns a part into one of format version 1, which has no checksums but those of the two files.
+fn downgrade(folder: &DataFolder) {
     let path = part_file(folder, "json");
     let mut receipt: Value = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("a receipt");
     let fields = receipt.as_object_mut().expect("an object");
@@ -192,7 +184,7 @@ fn downgrade(folder: &TempDir) {
     let _small_parts_have_none = fs::remove_file(part_file(folder, "sums"));
 }
 
-fn format_of(folder: &TempDir) -> Value {
+fn format_of(folder: &DataFolder) -> Value {
     serde_json::from_slice::<Value>(&fs::read(part_file(folder, "json")).expect("readable")).expect("a receipt")["format"]
         .take()
 }
@@ -201,30 +193,27 @@ fn format_of(folder: &TempDir) -> Value {
 async fn a_part_of_version_1_is_verified_whole_at_its_first_use() {
     for rows in [20, 3_000, 60_000] {
         for first in FORMATS {
-            let folder = TempDir::new().expect("a temporary folder");
-            let engine = open(folder.path()).await;
-            upload(&engine, &csv_of(rows)).await;
-            engine.close();
+            let folder = DataFolder::new();
+            let engine = folder.open().await;
+            engine.upload_valid(csv_of(rows)).await;
             drop(engine);
             downgrade(&folder);
-            let engine = open_again(&folder).await;
-            assert_eq!(format_of(&folder), 1, "it was not used yet");
+            let engine = folder.open().await;
+            assert_eq!(format_of(&folder), 1, "it has not been used yet");
             assert!(is_right(&engine, first, rows, "the first use").await);
             assert_eq!(format_of(&folder), 2);
             for format in FORMATS {
                 assert!(is_right(&engine, format, rows, "after the first use").await);
             }
-            engine.close();
             drop(engine);
-            // The new receipt and the list are as good as those that an upload writes.
-            let engine = open_again(&folder).await;
+            // The new receipt and list of checksums work like those that an upload writes.
+            let engine = folder.open().await;
             for (format, extension) in [(Format::Csv, "csv"), (Format::Parquet, "parquet")] {
                 assert!(is_right(&engine, format, rows, "after a restart").await);
                 let path = part_file(&folder, extension);
                 let step = fs::read(&path).expect("readable").len().div_ceil(50);
-                assert!(flip(&engine, &path, format, rows, step).await > 1, "{rows} rows, {extension}");
+                assert!(flip_each(&engine, &path, format, rows, step).await > 1, "{rows} rows, {extension}");
             }
-            engine.close();
         }
     }
 }
@@ -232,10 +221,9 @@ async fn a_part_of_version_1_is_verified_whole_at_its_first_use() {
 #[tokio::test]
 async fn a_damaged_part_of_version_1_is_not_summed() {
     for (extension, format) in [("csv", Format::Csv), ("parquet", Format::Parquet)] {
-        let folder = TempDir::new().expect("a temporary folder");
-        let engine = open(folder.path()).await;
-        upload(&engine, &csv_of(3_000)).await;
-        engine.close();
+        let folder = DataFolder::new();
+        let engine = folder.open().await;
+        engine.upload_valid(csv_of(3_000)).await;
         drop(engine);
         downgrade(&folder);
         let good = fs::read(part_file(&folder, extension)).expect("readable");
@@ -243,25 +231,22 @@ async fn a_damaged_part_of_version_1_is_not_summed() {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(part_file(&folder, extension), bad).expect("written");
-            let engine = open_again(&folder).await;
+            let engine = folder.open().await;
             assert!(!is_right(&engine, format, 3_000, "damaged before its first use").await);
             assert_eq!(format_of(&folder), 1, "it was not upgraded");
-            engine.close();
         }
         fs::write(part_file(&folder, extension), good).expect("written");
-        let engine = open_again(&folder).await;
-        assert!(is_right(&engine, format, 3_000, "put back").await);
-        engine.close();
+        let engine = folder.open().await;
+        assert!(is_right(&engine, format, 3_000, "restored").await);
     }
 }
 
-/// Version 1 has no checksum of the receipt: it is compared with the Parquet footer before it is believed.
+/// A receipt of version 1 has no checksum of its own, so it is compared with the Parquet footer before it is used.
 #[tokio::test]
 async fn a_damaged_receipt_of_version_1_hides_no_part() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let engine = open(folder.path()).await;
-    upload(&engine, &csv_of(3_000)).await;
-    engine.close();
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    engine.upload_valid(csv_of(3_000)).await;
     drop(engine);
     downgrade(&folder);
     let path = part_file(&folder, "json");
@@ -277,52 +262,36 @@ async fn a_damaged_receipt_of_version_1_hides_no_part() {
         let bad = good.replace(from, to);
         assert_ne!(bad, good, "{from}");
         fs::write(&path, &bad).expect("written");
-        let engine = open_again(&folder).await;
+        let engine = folder.open().await;
         for format in FORMATS {
             let error = engine.column_sum("x", format).await.expect_err(to);
             assert_eq!(error.kind(), Kind::DataLoss, "{to}: {error}");
         }
-        engine.close();
     }
     fs::write(&path, good).expect("written");
-    let engine = open_again(&folder).await;
-    assert!(is_right(&engine, Format::Csv, 3_000, "put back").await);
-    engine.close();
+    let engine = folder.open().await;
+    assert!(is_right(&engine, Format::Csv, 3_000, "restored").await);
 }
 
-/// As a kill leaves it between the two renames of an upgrade.
+/// The folder is as a kill between the two renames of an upgrade leaves it.
 #[tokio::test]
-async fn an_upgrade_that_was_cut_off_is_done_again() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let engine = open(folder.path()).await;
-    upload(&engine, &csv_of(60_000)).await;
-    engine.close();
+async fn an_interrupted_upgrade_is_done_again() {
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    engine.upload_valid(csv_of(60_000)).await;
     drop(engine);
     downgrade(&folder);
     let receipt = fs::read(part_file(&folder, "json")).expect("a receipt");
-    let engine = open_again(&folder).await;
+    let engine = folder.open().await;
     assert!(is_right(&engine, Format::Csv, 60_000, "the first use").await);
-    engine.close();
     drop(engine);
     let (list, upgraded) = (fs::read(part_file(&folder, "sums")), fs::read(part_file(&folder, "json")));
     fs::write(part_file(&folder, "json"), receipt).expect("written");
-    let engine = open_again(&folder).await;
+    let engine = folder.open().await;
     for format in FORMATS {
         assert!(is_right(&engine, format, 60_000, "after the kill").await);
     }
-    engine.close();
+    drop(engine);
     assert_eq!(fs::read(part_file(&folder, "sums")).expect("a list"), list.expect("a list"), "it is always the same");
     assert_eq!(fs::read(part_file(&folder, "json")).expect("a receipt"), upgraded.expect("a receipt"));
-}
-
-/// The first engine's folder is free once its last task has ended.
-async fn open_again(folder: &TempDir) -> Engine {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    loop {
-        match Engine::open(folder.path(), Durability::None, Limits::default()).await {
-            Ok((engine, _)) => return engine,
-            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-        }
-        tokio::task::yield_now().await;
-    }
 }
