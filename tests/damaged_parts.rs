@@ -8,10 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tally::{
-    engine::{Engine, part::Format},
-    error::Kind,
-};
+use tally::{engine::Engine, error::Kind, model::format::Format};
 
 use self::common::DataFolder;
 

@@ -13,14 +13,15 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tally::{
     engine::{
-        Durability, Engine, Job, JobId, JobState, checksums,
-        group::{GroupBy, Groups},
+        Durability, Engine, Job, JobId, JobState,
+        group_by::{output::Groups, spec::GroupBy},
         state::Lane,
-        store::Reader,
-        survey::{Ask, SurveyQuestion},
+        storage::{checksums, reader::Reader},
+        survey::question::{Ask, SurveyQuestion},
     },
     error::{Error, Kind},
     limits::{JOBS_MAX, JobLimits, Limits},
+    model::checksum,
 };
 
 use self::common::{DataFolder, TestEngine, survey_question, wait_for, wait_until};
@@ -145,7 +146,7 @@ async fn a_restart_keeps_results_and_runs_unfinished_jobs() {
     assert_eq!(text["state"]["done"]["bytes"], json!(expected.len()));
     text["state"] = json!("running");
     text.as_object_mut().expect("an object").remove("record_xxh3");
-    let input_check = checksums::to_hex(checksums::checksum(PLAYS.as_bytes()));
+    let input_check = checksum::to_hex(checksums::checksum(PLAYS.as_bytes()));
     assert_eq!(text["input_check"], json!(input_check));
     fs::write(&path, checksums::seal(text.to_string().into_bytes())).expect("writable");
     fs::write(path.with_extension("input"), PLAYS).expect("writable");

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use peak_alloc::PeakAlloc;
 use tally::{
-    engine::{part::Format, survey::Ask},
+    engine::survey::question::Ask,
     error::Error,
     limits::{CELL_BYTES_MAX, MIB},
+    model::format::Format,
 };
 
 use self::common::{DataFolder, survey_question};

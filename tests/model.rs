@@ -11,10 +11,12 @@ use std::{
 };
 
 use shuttle::thread;
-use tally::engine::{
-    part::{Part, PartId},
-    state::{Lane, Shared},
-    workers::Workers,
+use tally::{
+    engine::{
+        runtime::workers::Workers,
+        state::{Lane, Shared},
+    },
+    model::part::{Part, PartId},
 };
 
 const SCHEDULES: usize = 2000;

@@ -9,7 +9,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use tally::{
-    engine::survey::{Ask, Best, SurveyQuestion},
+    engine::survey::question::{Ask, Best, SurveyQuestion},
     error::Kind,
 };
 

@@ -1,16 +1,16 @@
 //! The surfaces. They convert between a protocol and the engine's words; an `if` about tables belongs in the engine.
 
-pub mod grpc;
-pub mod http;
-pub mod metrics;
-
 use std::net::SocketAddr;
 
 use axum::http::Extensions;
 use tokio_util::sync::CancellationToken;
 use tracing::field::{DisplayValue, display};
 
-use crate::engine::transfers::Origin;
+use crate::engine::state::transfers::Origin;
+
+pub mod grpc;
+pub mod http;
+pub mod metrics;
 
 /// Whom a request comes from. The server puts it into the request's extensions.
 #[derive(Clone, Debug)]

@@ -15,11 +15,14 @@ use tempfile::{Builder, NamedTempFile};
 use super::{Failure, upload::byte_bar};
 use crate::{
     engine::{
-        group::{GroupBy, GroupSum, Plan},
-        sources::Sources,
+        group_by::{
+            group_sum::GroupSum,
+            sources::Sources,
+            spec::{GroupBy, Plan},
+        },
+        runtime::workers::Workers,
         state::{Lane, Shared},
-        store::{Reader, TempFolder},
-        workers::Workers,
+        storage::{reader::Reader, temp_file::TempFolder},
     },
     error::Error,
     limits::{CsvLimits, MIB},

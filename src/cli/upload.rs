@@ -505,8 +505,9 @@ mod tests {
     use futures_util::FutureExt;
     use prost::Message;
 
-    use super::*;
     use crate::api::grpc::pb::tally::UploadChunk;
+
+    use super::*;
 
     /// A pipe that brings what it has, and then breaks if it `fails`.
     struct Pipe {

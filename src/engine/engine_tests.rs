@@ -1,13 +1,23 @@
 //! What the engine must give back or notice, and no answer shows: memory and places after an error, the idle clock,
 //! files that are not what the registry says.
 
-use std::{fs, future::Future};
+use std::{fs, future::Future, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::{spool::Incoming, *};
-use crate::limits::{PARTS_MAX, SLICE_BYTES};
+use crate::{
+    engine::{Engine, ingest::blocks::Incoming, runtime::transfers::Paced, state::transfers::Pace},
+    error::Error,
+    limits::{Limits, PARTS_MAX, SLICE_BYTES, SMALL_CONVERSION_BYTES},
+    model::{
+        durability::Durability,
+        format::Format,
+        part::{Part, Receipt},
+    },
+};
 
 /// Longer than anything here takes, however busy the machine is.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -23,7 +33,7 @@ async fn upload(engine: &Engine, csv: &[u8]) -> Result<Receipt, Error> {
 }
 
 /// What something that is never given back would make wait for ever.
-pub(super) async fn in_time<T>(what: &str, wanted: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(what: &str, wanted: impl Future<Output = T>) -> T {
     timeout(DEADLINE, wanted).await.unwrap_or_else(|_elapsed| panic!("waited in vain: {what}"))
 }
 
@@ -67,7 +77,7 @@ async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
     const IDLE_MAX: Duration = Duration::from_secs(1);
     const PIECES: u32 = 10;
     fn paced<S>(body: S) -> Paced<S> {
-        Paced::new(body, Arc::new(transfers::Pace::new(CancellationToken::new())), IDLE_MAX)
+        Paced::new(body, Arc::new(Pace::new(CancellationToken::new())), IDLE_MAX)
     }
     let (_folder, engine) = open(Limits { upload_idle_max: IDLE_MAX, ..Limits::default() }).await;
     let deadline = Instant::now() + DEADLINE;

@@ -6,46 +6,23 @@
 //! statistics [`mean`], [`columns`], [`python`], [`survey`]; for group sums [`totals`], [`runs`], [`sources`], [`strand`],
 //! [`group`]; above both [`jobs`] and its records; [`vitals`] and `readiness`.
 
-pub mod cell;
-pub mod checksums;
-pub mod claims;
-pub mod columns;
-pub mod convert;
 pub mod csv;
-mod data_folder;
-pub mod deltas;
-pub mod fold;
-pub mod group;
-mod integer_rows;
-pub mod integers;
-mod job_records;
+pub mod group_by;
+pub mod ingest;
 pub mod jobs;
-pub mod mean;
-pub mod numbers;
-pub mod pages;
+pub mod kernels;
+pub mod numstore;
 pub mod parquet;
-pub mod part;
-pub mod python;
-pub mod quarantine;
+pub mod parts;
 pub mod query;
 mod readiness;
-pub mod runs;
+pub mod runtime;
 pub mod scrub;
-pub mod simd;
-pub mod small;
-pub mod sources;
-pub mod spool;
-pub mod staging;
 pub mod state;
-pub mod store;
-pub mod strand;
+pub mod stats;
+pub mod storage;
 pub mod survey;
-pub mod totals;
-pub mod transfers;
-pub mod upload;
-mod verify;
-pub mod vitals;
-pub mod workers;
+pub mod values;
 
 #[cfg(test)]
 mod engine_tests;
@@ -61,40 +38,74 @@ use futures_util::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use data_folder::FileMode;
-pub use jobs::{Job, JobCounts, JobId, JobState, ResultFile};
-pub use numbers::{Factorial, Key};
-pub use quarantine::MissingParts;
-pub use query::{ColumnSum, Page, Read};
-pub use store::{Durability, Found, Store};
-pub use vitals::Vitals;
-
 use crate::{
+    engine::{
+        group_by::{
+            group_sum::GroupSum,
+            output::{Groups, StoredGroups},
+            sources::Sources,
+            spec::{GroupBy, Plan},
+        },
+        ingest::{
+            commit,
+            commit_queue::{self, Waiting},
+            small_files::{SmallFile, Stage},
+            upload,
+        },
+        jobs::{
+            record,
+            recover::{self, Recovered},
+            result_file, run,
+        },
+        parts::{receipts, selection},
+        query::column_sum,
+        runtime::{
+            memory_pool::Pool,
+            transfers::{Admission, Paced, Permit},
+            workers::{Workers, panic_text},
+        },
+        state::{
+            Lane, Shared,
+            transfers::{Origin, TransferKind, Transfers},
+        },
+        storage::{host, reader::Reader},
+        survey::{answer::Answer, question::SurveyQuestion},
+    },
     error::Error,
     limits::{
         GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, HTTP_LONG_CALL_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits,
         NUMBER_CALLS_MAX, RECEIPTS_PAGE_BYTES, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX,
         UPLOAD_WAITS_MAX, UPLOADS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
+    model::{
+        format::Format,
+        part::{Part, PartId, Receipt},
+        schema::Schema,
+    },
 };
-use claims::Pool;
-use group::{GroupBy, GroupSum, Groups, Plan, StoredGroups};
-use jobs::Recovered;
-use part::{Format, Part, PartId, Receipt, Schema};
-use small::{SmallFile, Stage};
-use sources::Sources;
-use state::{Lane, Shared};
-use store::Reader;
-use survey::{Answer, SurveyQuestion};
-use transfers::{Admission, Origin, Paced, Permit, TransferKind, Transfers};
-use upload::Waiting;
-use workers::{Workers, panic_text};
+
+pub use crate::engine::jobs::result_file::ResultFile;
+pub use crate::engine::parts::receipts::Page;
+pub use crate::engine::query::column_sum::ColumnSum;
+pub use crate::engine::query::column_sum::Read;
+pub use crate::engine::state::jobs::Job;
+pub use crate::engine::state::jobs::JobCounts;
+pub use crate::engine::state::jobs::JobId;
+pub use crate::engine::state::jobs::JobState;
+pub use crate::engine::state::missing_parts::MissingParts;
+pub use crate::engine::state::numbers::Factorial;
+pub use crate::engine::state::numbers::Key;
+pub use crate::engine::stats::Vitals;
+pub use crate::engine::storage::Store;
+pub use crate::engine::storage::part_files::Found;
+pub use crate::model::durability::Durability;
+pub use crate::model::file_mode::FileMode;
 
 /// A handle on the table; clones are handles on the same.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     state: Shared,
     workers: Workers,
     store: Arc<Store>,
@@ -146,13 +157,13 @@ impl Engine {
         let (root, shared) = (root.to_owned(), state.clone());
         let recover = move || {
             let store = Store::open(&root, durability)?;
-            let found_jobs = job_records::find(&store)?; // a newer version is refused before anything is changed
+            let found_jobs = record::find(&store)?; // a newer version is refused before anything is changed
             let mut found = store.recover(|receipt| {
                 let schema = upload::share_schema(&shared, Schema::of(&receipt.columns));
                 let part = Arc::new(Part::of(&receipt, schema));
                 shared.with(|state| state.parts.restore(part));
             })?;
-            let Recovered { jobs, leftovers, set_aside } = jobs::recover(&store, found_jobs)?;
+            let Recovered { jobs, leftovers, set_aside } = recover::recover(&store, found_jobs)?;
             found.leftovers += leftovers;
             found.jobs_set_aside = set_aside;
             shared.with(|state| {
@@ -164,11 +175,11 @@ impl Engine {
         };
         let (store, found) = workers.run(Lane::Upload, recover).await.flatten().inspect_err(|_| workers.close())?;
         if state.with(|state| state.parts.len() >= state.parts.warning_len()) {
-            staging::warn_nearly_full(&state);
+            commit::warn_nearly_full(&state);
         }
         let store = Arc::new(store);
         let (commits, queue) = mpsc::channel(UPLOADS_MAX);
-        tokio::spawn(upload::keep_committing(workers.clone(), Arc::clone(&store), queue));
+        tokio::spawn(commit_queue::keep_committing(workers.clone(), Arc::clone(&store), queue));
         let (small_files, queue) = mpsc::channel(UPLOADS_MAX);
         let stage =
             Stage { workers: workers.clone(), store: Arc::clone(&store), state: state.clone(), limits: limits.csv };
@@ -198,8 +209,8 @@ impl Engine {
             damaged_files: AtomicU64::new(0),
         };
         let engine = Self(Arc::new(inner));
-        jobs::dispatch(&engine);
-        tokio::spawn(jobs::keep_sweeping(Arc::downgrade(&engine.0), limits.jobs.sweep_interval));
+        run::dispatch(&engine);
+        tokio::spawn(recover::keep_sweeping(Arc::downgrade(&engine.0), limits.jobs.sweep_interval));
         if let Some(interval) = limits.scrub_interval {
             tokio::spawn(scrub::keep_scrubbing(Arc::downgrade(&engine.0), interval));
         }
@@ -223,7 +234,7 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        staging::check_room(&self.0.state)?;
+        commit::check_room(&self.0.state)?;
         let permit = self.upload_permit(origin).await?;
         let body = Paced::new(body, permit.pace(), self.0.limits.upload_idle_max);
         self.apart(|engine, cancel| async move {
@@ -287,7 +298,7 @@ impl Engine {
     /// Errors: the first cell, in part and row order, that is no integer; a column whose type is none; a total that
     /// does not fit in 64 bits; a damaged file; a part that is missing from the table.
     pub async fn column_sum(&self, column: &str, format: Format) -> Result<ColumnSum, Error> {
-        query::column_sum(self, column, format).await
+        column_sum::column_sum(self, column, format).await
     }
 
     /// A statistic of the survey: of all parts that have its columns.
@@ -313,7 +324,7 @@ impl Engine {
             let _waits = waits.ok().ok_or(Error::TooManyGroupWaits { waits_max: GROUP_WAITS_MAX })?;
             self.group_room().await?
         };
-        let parts = verify::parts_to_read(self, Lane::Question).await?;
+        let parts = selection::parts_to_read(self, Lane::Question).await?;
         let sources = Sources::Parts { store: Arc::clone(&self.0.store), parts };
         let groups = self.group(Lane::Question, sources, spec, room, |_bytes_read| ()).await?;
         Ok(groups.store().await?.with_place(place))
@@ -362,26 +373,26 @@ impl Engine {
     /// Which receipts these would be if they are to take no more than `bytes_max`; a single one may. For a caller that
     /// has to find the memory before they are read.
     pub fn receipts_page(&self, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
-        query::receipts_page(self, after, count_max, bytes_max)
+        receipts::receipts_page(self, after, count_max, bytes_max)
     }
 
     /// Reads such a page.
     pub async fn read_page(&self, page: Page) -> Result<Vec<Receipt>, Error> {
-        query::read_page(self, page).await
+        receipts::read_page(self, page).await
     }
 
     /// Gives a key of NumStore a value. Returns the total of all values.
     ///
     /// Errors, which change nothing: the total would not fit in 64 bits; a key more than there may be.
     pub async fn set_number(&self, key: Key, value: i64) -> Result<i64, Error> {
-        numbers::set(self, key, value).await
+        numstore::set(self, key, value).await
     }
 
     /// The factorial of the value of a key of NumStore.
     ///
     /// Errors: the key was never set; its value is below 0 or above 20.
     pub async fn factorial(&self, key: Key) -> Result<Factorial, Error> {
-        numbers::factorial(self, key).await
+        numstore::factorial(self, key).await
     }
 
     /// Accepts a statistic over the survey's parts.
@@ -414,7 +425,7 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        staging::check_room(&self.0.state)?;
+        commit::check_room(&self.0.state)?;
         let permit = self.upload_permit(origin).await?;
         let body = Paced::new(body, permit.pace(), self.0.limits.upload_idle_max);
         self.apart(|engine, cancel| async move {
@@ -453,12 +464,12 @@ impl Engine {
     ///
     /// Errors: there is none, or none any more.
     pub async fn open_result(&self, id: JobId) -> Result<ResultFile, Error> {
-        jobs::open_result(self, id).await
+        result_file::open_result(self, id).await
     }
 
     /// Notes that a result was fetched whole: it is removed at the next look.
     pub async fn mark_downloaded(&self, id: JobId) -> Result<(), Error> {
-        self.apart(|engine, _| jobs::mark_downloaded(engine, id)).await
+        self.apart(|engine, _| result_file::mark_downloaded(engine, id)).await
     }
 
     /// How many jobs are in which state.
@@ -468,7 +479,7 @@ impl Engine {
 
     /// The one line of a file that holds a secret. Errors: it has none.
     pub async fn read_secret(&self, path: PathBuf) -> Result<String, Error> {
-        self.0.workers.run(Lane::Question, move || store::read_secret(&path)).await.flatten()
+        self.0.workers.run(Lane::Question, move || host::read_secret(&path)).await.flatten()
     }
 
     /// Gives what an earlier start made in the data folder the mode that new files have.

@@ -10,8 +10,10 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Engine, state::Lane};
-use crate::error::Error;
+use crate::{
+    engine::{Engine, state::Lane},
+    error::Error,
+};
 
 impl Engine {
     /// Has a worker make and write a file without a name in the data folder.

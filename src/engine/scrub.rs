@@ -17,17 +17,26 @@ use std::{
 use tokio::sync::OwnedSemaphorePermit;
 use twox_hash::XxHash3_64;
 
-use super::{
-    Engine, Inner,
-    job_records::{self, Record, RecordState, Work},
-    part::{Format, Part, PartId},
-    state::{Lane, Shared},
-    store::{self, Blocks, Durability, JobFile, Reader, Store, checksum_text},
-    workers::Workers,
-};
 use crate::{
+    engine::{
+        Engine, Inner,
+        jobs::record::{self, Record, RecordState, Work},
+        runtime::workers::Workers,
+        state::{Lane, Shared},
+        storage::{
+            self, Store,
+            draft::checksum_text,
+            job_files::JobFile,
+            reader::{Blocks, Reader},
+        },
+    },
     error::{Error, Kind},
     limits::{SLICE_BYTES, SLICE_PARTS_MAX},
+    model::{
+        durability::Durability,
+        format::Format,
+        part::{Part, PartId},
+    },
 };
 
 /// A stored file that is not what was written, or that cannot be read.
@@ -365,7 +374,7 @@ async fn scrub(engine: Engine) -> Result<(), Error> {
 pub async fn holder(root: &Path) -> Result<Option<u64>, Error> {
     let root = root.to_owned();
     let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
-    let holder = workers.run(Lane::Job, move || store::lock_holder(&root)).await.flatten();
+    let holder = workers.run(Lane::Job, move || storage::lock_holder(&root)).await.flatten();
     workers.close();
     holder
 }
@@ -382,7 +391,7 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
     let root = root.to_owned();
     let open = move || {
         let store = Store::open(&root, Durability::Fsync)?;
-        job_records::find(&store)?; // a newer version is refused before anything is changed
+        record::find(&store)?; // a newer version is refused before anything is changed
         let mut parts = Vec::new();
         let found = store.recover(|receipt| parts.push(receipt.part))?;
         Ok((Arc::new(store), parts, found))
@@ -431,8 +440,9 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
 
 #[cfg(test)]
 mod tests {
+    use crate::engine::state::jobs::JobId;
+
     use super::*;
-    use crate::engine::jobs::JobId;
 
     /// The files that the rest of a walk finds damaged.
     fn damaged(store: &Store, target: Target) -> Vec<String> {

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     api::http::guard::Arrival,
-    engine::transfers::Origin,
+    engine::state::transfers::Origin,
     limits::{BUSY_CONNECTION_S, STALLED_CONNECTION_MS, UNUSED_CONNECTION_MS},
 };
 

@@ -31,7 +31,7 @@ use tracing_subscriber::{
 
 use crate::{
     api::metrics::LogCounts,
-    engine::transfers::one_client,
+    engine::state::transfers::one_client,
     limits::{
         LOG_BATCH_BYTES, LOG_KINDS_MAX, LOG_LINES_PER_KIND_MAX, LOG_QUEUE_BYTES_MAX, LOG_QUEUE_LINES_MAX,
         STDERR_LINE_BYTES_MAX,
@@ -389,8 +389,9 @@ impl<W: Write> LineWriter<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::limits::KIB;
+
+    use super::*;
 
     /// A queue that nobody takes from.
     fn queue(is_json: bool) -> (LogQueue, Receiver<Message>) {

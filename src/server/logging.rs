@@ -15,7 +15,7 @@ use crate::{
         metrics::LogCounts,
     },
     config::{LogFile, LogFormat, ServeArgs},
-    engine::workers::panic_text,
+    engine::runtime::workers::panic_text,
 };
 
 /// The log. When it is dropped, what was logged is written, as far as a second goes.

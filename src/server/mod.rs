@@ -1,15 +1,5 @@
 //! The server: what runs when, from the start to the drain. No request logic.
 
-mod capacity;
-mod connections;
-mod grpc;
-mod http;
-mod listen;
-mod log_queue;
-mod logging;
-mod preface;
-mod usage;
-
 use std::{
     future::Future,
     io::{self, Write},
@@ -43,8 +33,18 @@ use crate::{
     },
     config::{Config, ServeArgs},
     engine::{Engine, Found},
-    error::{Error, log_values},
+    error::{Error, logged::log_values},
 };
+
+mod capacity;
+mod connections;
+mod grpc;
+mod http;
+mod listen;
+mod log_queue;
+mod logging;
+mod preface;
+mod usage;
 
 /// How long running calls may take to finish after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(30);

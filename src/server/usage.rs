@@ -27,7 +27,7 @@ use tracing::field::display;
 
 use crate::{
     api::Caller,
-    engine::transfers::Origin,
+    engine::state::transfers::Origin,
     limits::{EARLY_RESET_MS, EARLY_RESETS_MAX, TRANSFER_BYTES_PER_S_MIN, TRANSFER_SHORT_GRACE_S},
 };
 

@@ -12,12 +12,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 use tally::{
-    engine::{
-        Durability, Engine,
-        part::{ColumnType, Format, Receipt},
-    },
+    engine::{Durability, Engine},
     error::{Error, Kind},
     limits::{CsvLimits, Limits},
+    model::{format::Format, part::Receipt, schema::ColumnType},
 };
 use tokio_util::sync::CancellationToken;
 

@@ -1,6 +1,6 @@
 //! Random CSV files from a seed, and a simple computation of their types and sums, with which the engine is compared.
 
-use tally::{engine::part::ColumnType, error::Quoted};
+use tally::{error::quoted::Quoted, model::schema::ColumnType};
 
 use crate::common::quoted_csv_cell;
 

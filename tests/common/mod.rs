@@ -13,11 +13,11 @@ use futures_util::stream;
 use tally::{
     engine::{
         Durability, Engine,
-        part::Receipt,
-        survey::{Ask, SurveyQuestion},
+        survey::question::{Ask, SurveyQuestion},
     },
     error::Error,
     limits::Limits,
+    model::part::Receipt,
 };
 use tempfile::TempDir;
 use tokio::time::timeout;

@@ -10,11 +10,14 @@ use std::{
 
 use tally::{
     engine::{
-        group::{GroupBy, GroupSum, Plan},
-        sources::Sources,
+        group_by::{
+            group_sum::GroupSum,
+            sources::Sources,
+            spec::{GroupBy, Plan},
+        },
+        runtime::workers::Workers,
         state::{Lane, Shared},
-        store::{Reader, TempFolder},
-        workers::Workers,
+        storage::{reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
     limits::{CsvLimits, SLICE_BYTES},

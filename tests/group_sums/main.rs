@@ -15,14 +15,18 @@ use imbl::OrdMap;
 use tally::{
     engine::{
         Durability,
-        group::{Group, GroupBy, GroupSum, Plan},
-        part::Part,
-        sources::Sources,
+        group_by::{
+            group_sum::GroupSum,
+            output::Group,
+            sources::Sources,
+            spec::{GroupBy, Plan},
+        },
         state::Lane,
-        store::{Reader, Store, TempFolder},
+        storage::{Store, reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
     limits::{CsvLimits, GROUP_BLOCK_BYTES, GROUP_CALLS_MAX, GROUP_WAITS_MAX, SLICE_BYTES},
+    model::part::Part,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;

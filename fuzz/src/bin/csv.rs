@@ -11,17 +11,22 @@ use libfuzzer_sys::fuzz_target;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use tally::{
     engine::{
-        Durability, Store, cell,
-        convert::Typer,
-        csv::{Resume, Row, Rows, Scanner, Wanted},
-        fold::Sum,
-        integers::{Integers, Stop},
-        pages::{Pages, SLACK_BYTES, Taken},
-        part::{Column, ColumnType},
-        staging::Converted,
+        Durability, Store,
+        csv::{
+            infer::Typer,
+            rows::{Resume, Row, Rows, Wanted},
+            scanner::Scanner,
+        },
+        ingest::{convert::Converted, integers::Integers},
+        parquet::{
+            integer_writer::Stop,
+            page_sum::{Pages, SLACK_BYTES, Taken},
+        },
+        values::{parse, sum::Sum},
     },
-    error::{CsvError, Error},
+    error::{Error, csv::CsvError},
     limits::CsvLimits,
+    model::schema::{Column, ColumnType},
 };
 use tempfile::TempDir;
 
@@ -69,7 +74,7 @@ impl<const FAST: bool> Rows for Summing<FAST> {
 
     fn row(&mut self, row: Row<'_>) -> Result<(), CsvError> {
         let (len, window) = row.first_cell().expect("the wanted cell");
-        let value = cell::summand(len, window).map_err(|problem| CsvError::Summand {
+        let value = parse::summand(len, window).map_err(|problem| CsvError::Summand {
             row: row.number,
             column: String::new(),
             cell: String::from_utf8_lossy(&window[..len]).into_owned(),
@@ -114,7 +119,7 @@ fn check_parquet(mut converted: Converted, columns: &[Column], cells: &[Vec<Vec<
     assert_eq!(converted.columns, columns);
     assert_eq!(converted.rows, cells.len() as u64);
     let expected: Vec<Vec<Option<i64>>> =
-        cells.iter().map(|row| row.iter().map(|cell| cell::parse_int64(cell)).collect()).collect();
+        cells.iter().map(|row| row.iter().map(|cell| parse::parse_int64(cell)).collect()).collect();
     let file = converted.parquet.draft.reader().and_then(|file| file.block(0, usize::MAX).map(Bytes::from));
     let file = file.expect("readable");
 

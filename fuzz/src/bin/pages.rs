@@ -4,9 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use tally::engine::{
-    deltas,
-    pages::{Pages, SLACK_BYTES, Taken},
-    simd,
+    kernels::{self, delta},
+    parquet::page_sum::{Pages, SLACK_BYTES, Taken},
 };
 
 const ROWS_MAX: u64 = 1000;
@@ -27,14 +26,14 @@ fuzz_target!(|input: &[u8]| {
     // Each a few times, so that there are whole blocks of them.
     let values: Vec<i64> = values.flat_map(|value| (0..7).map(move |more| value.wrapping_add(more))).collect();
     let (mut wide, mut plain) = (Vec::new(), Vec::new());
-    assert_eq!(simd::put_deltas(&values, &mut wide), deltas::put(&values, &mut plain));
+    assert_eq!(kernels::put_deltas(&values, &mut wide), delta::put(&values, &mut plain));
     assert_eq!(wide, plain);
 
-    let is_narrow = |value: &i64| value.unsigned_abs() < deltas::NARROW_END.into();
+    let is_narrow = |value: &i64| value.unsigned_abs() < delta::NARROW_END.into();
     let narrow: Option<Vec<i32>> = values.iter().map(|value| is_narrow(value).then_some(*value as i32)).collect();
     if let Some(narrow) = narrow {
         let (mut wide, mut safe) = (Vec::new(), Vec::new());
-        assert_eq!(simd::put_narrow_deltas(&narrow, &mut wide), deltas::put_narrow(&narrow, &mut safe));
+        assert_eq!(kernels::put_narrow_deltas(&narrow, &mut wide), delta::put_narrow(&narrow, &mut safe));
         assert!(wide == plain && safe == plain);
     }
 });

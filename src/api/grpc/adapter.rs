@@ -355,8 +355,9 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tonic::{Streaming, codec::Codec as _};
 
-    use super::*;
     use crate::limits::FRAME_BYTES_MAX;
+
+    use super::*;
 
     const TABLE_UPLOAD: &str = "/Table/Upload";
     const TALLY_UPLOAD: &str = "/tally.v1.Tally/Upload";

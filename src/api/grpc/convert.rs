@@ -6,11 +6,14 @@ use super::pb::tally;
 use crate::{
     engine::{
         MissingParts,
-        group::Group,
-        part::{Column, ColumnType, FileInfo, Receipt},
+        group_by::output::Group,
         scrub::{DamagedFile, Progress},
     },
     error::{Error, Kind},
+    model::{
+        part::{FileInfo, Receipt},
+        schema::{Column, ColumnType},
+    },
 };
 
 /// A failure as a gRPC status.

@@ -370,7 +370,9 @@ mod tests {
     use bytes::BufMut as _;
     use prost::{Message, encoding::encode_varint};
 
-    use super::{FrameError::*, *};
+    use crate::api::grpc::frames::FrameError::*;
+
+    use super::*;
 
     /// Like UploadReq and UploadChunk.
     #[derive(Clone, PartialEq, Message)]

@@ -3,6 +3,22 @@
 //! `frames` and `adapter` make every upload a stream, whatever its messages are on the wire. `budget` and `hold` bound what
 //! calls hold in memory.
 
+use std::{net::SocketAddr, time::Instant};
+
+use futures_util::{Stream, TryStreamExt};
+use pb::{num_store_server::NumStoreServer, table_server::TableServer, tally::tally_server::TallyServer};
+use tonic::{Extensions, Status};
+use tracing::field::{DisplayValue, display};
+
+use self::adapter::ContentStream;
+use crate::{
+    api::Caller,
+    engine::Engine,
+    error::{Error, logged::Logged},
+    limits::REQUEST_BYTES_MAX,
+    model::part::Receipt,
+};
+
 pub(crate) mod adapter;
 pub(crate) mod budget;
 mod convert;
@@ -12,20 +28,6 @@ pub(crate) mod hold;
 mod numstore;
 mod table;
 mod tally;
-
-use std::{net::SocketAddr, time::Instant};
-
-use adapter::ContentStream;
-use futures_util::{Stream, TryStreamExt};
-use tonic::{Extensions, Status};
-use tracing::field::{DisplayValue, display};
-
-use crate::{
-    api::Caller,
-    engine::{Engine, part::Receipt},
-    error::{Error, Logged},
-    limits::REQUEST_BYTES_MAX,
-};
 
 /// Generated from proto/ by build.rs.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
@@ -39,8 +41,6 @@ pub mod pb {
     /// All files as they are on the wire, for reflection.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
 }
-
-use pb::{num_store_server::NumStoreServer, table_server::TableServer, tally::tally_server::TallyServer};
 
 /// P3's service.
 pub fn table_server(engine: Engine) -> TableServer<table::TableService> {
@@ -80,7 +80,7 @@ async fn upload(
 
 /// Sees to it that every call that may take long leaves one line in the log: the one that its handler writes after `end`, or the one that
 /// says that the client did not wait for it.
-struct CallLog {
+pub(super) struct CallLog {
     call: &'static str,
     peer: Option<DisplayValue<SocketAddr>>,
     started: Instant,
@@ -118,4 +118,4 @@ impl Drop for CallLog {
 }
 
 /// A stream of answers.
-type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

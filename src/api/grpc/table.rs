@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     api::Caller,
-    engine::{ColumnSum, Engine, Read, part::Format},
-    error::{Error, Logged, Quoted},
+    engine::{ColumnSum, Engine, Read},
+    error::{Error, logged::Logged, quoted::Quoted},
+    model::format::Format,
 };
 
 /// The handlers of `Table`.

@@ -20,12 +20,12 @@ use crate::{
     api::Caller,
     engine::{
         Engine, Page,
-        group::{GroupBy, StoredGroups},
-        part::{PartId, Receipt as EngineReceipt},
+        group_by::{output::StoredGroups, spec::GroupBy},
         scrub::Verification,
     },
-    error::{Error, Logged},
+    error::{Error, logged::Logged},
     limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN},
+    model::part::{PartId, Receipt as EngineReceipt},
 };
 
 /// The handlers of `tally.v1.Tally`.

@@ -34,8 +34,11 @@ use super::{
 };
 use crate::{
     api::Caller,
-    engine::transfers::{self, Origin, TooSlow},
-    error::{Error, Quoted},
+    engine::{
+        runtime::transfers::TooSlow,
+        state::transfers::{self, Origin},
+    },
+    error::{Error, quoted::Quoted},
     limits::{
         FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JSON_BYTES_MAX, REFUSED_BYTES_MAX, SMALL_JSON_BYTES_MAX,
         TRANSFER_SHORT_GRACE_S,

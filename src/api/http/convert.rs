@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use crate::{
     engine::{
-        group::GroupBy,
-        jobs::{Job, JobId, JobState},
-        survey::Best,
+        group_by::spec::GroupBy,
+        state::jobs::{Job, JobId, JobState},
+        survey::question::Best,
     },
-    error::{Error, GroupByError, Kind, Logged},
+    error::{Error, GroupByError, Kind, logged::Logged},
     limits::TEXT_CHARS_MAX,
 };
 

@@ -7,10 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 
 use crate::{
-    engine::{
-        Engine,
-        jobs::{JobId, ResultFile},
-    },
+    engine::{Engine, jobs::result_file::ResultFile, state::jobs::JobId},
     error::Error,
     limits::HTTP_BUFFER_BYTES,
 };

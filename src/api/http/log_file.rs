@@ -13,7 +13,7 @@ use std::{
 use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use crate::{config::LogFile, engine::store, error::Error, limits::LOG_LINES_MAX};
+use crate::{config::LogFile, engine::storage::host, error::Error, limits::LOG_LINES_MAX};
 
 /// How many lines did not come into the file; clones count the same.
 #[derive(Clone, Default)]
@@ -39,7 +39,7 @@ impl LostLines {
 /// Errors: the file cannot be appended to.
 pub(crate) fn open(file: &LogFile) -> Result<(NonBlocking, WorkerGuard, LostLines), Error> {
     let LogFile { path, bytes_max, files_kept } = file;
-    store::check_appendable(path)?; // FileRotate itself would write nowhere
+    host::check_appendable(path)?; // FileRotate itself would write nowhere
     let limit = ContentLimit::BytesSurpassed(*bytes_max);
     let file = FileRotate::new(Path::new(path), AppendCount::new(*files_kept), limit, Compression::None, None);
     let lost = LostLines::default();

@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     api::Caller,
-    engine::transfers::{Origin, Pace, Permit},
+    engine::{
+        runtime::transfers::Permit,
+        state::transfers::{Origin, Pace},
+    },
     limits::HTTP_SHORT_ANSWER_BYTES,
 };
 

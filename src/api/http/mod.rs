@@ -3,18 +3,6 @@
 //! Read in this order: `convert`, `body`, `download`, `survey`, `tasks`, `probes`; around them `guard`, `long_calls` and
 //! `log`.
 
-mod body;
-mod convert;
-mod download;
-pub(crate) mod guard;
-pub(crate) mod log;
-pub(crate) mod log_file;
-mod long_calls;
-mod openapi;
-mod probes;
-mod survey;
-mod tasks;
-
 use std::{
     sync::{
         Arc,
@@ -32,13 +20,24 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
+use self::{guard::AdminToken, log_file::LostLines};
 use crate::{
     api::metrics::Metrics,
-    engine::{Engine, transfers::Admission},
+    engine::{Engine, runtime::transfers::Admission},
     limits::LARGE_JSON_BODIES_MAX,
 };
-use guard::AdminToken;
-use log_file::LostLines;
+
+mod body;
+mod convert;
+mod download;
+pub(crate) mod guard;
+pub(crate) mod log;
+pub(crate) mod log_file;
+mod long_calls;
+mod openapi;
+mod probes;
+mod survey;
+mod tasks;
 
 /// What the handlers share; clones are handles on the same.
 #[derive(Clone)]

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     engine::{
-        jobs::{Job, JobId, JobState},
-        survey::{Ask, SurveyQuestion},
+        state::jobs::{Job, JobId, JobState},
+        survey::question::{Ask, SurveyQuestion},
     },
     error::Error,
 };

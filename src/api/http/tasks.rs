@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::Caller,
-    engine::{
+    engine::state::{
         jobs::{Job, JobId, JobState},
         transfers::Origin,
     },

@@ -10,12 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::stream;
 
-use super::*;
 use crate::{
-    engine::store::Durability,
+    engine::{
+        Engine,
+        group_by::spec::GroupBy,
+        state::{
+            Lane,
+            jobs::{JobId, JobState},
+        },
+    },
     limits::{Limits, WORKERS},
+    model::durability::Durability,
 };
 
 /// Keeps workers busy until it is dropped.

@@ -1,0 +1,90 @@
+//! Column types from the whole file.
+
+use super::rows::{Row, Rows, text_of};
+use crate::{
+    engine::values::parse::{self, Class},
+    error::{
+        Error,
+        csv::{CellFault, CsvError, Place},
+    },
+    model::schema::{Column, ColumnType},
+};
+
+/// Sees every cell of a file and says what type each column has. It also refuses cells that are no text.
+#[derive(Default)]
+pub struct Typer {
+    names: Vec<String>,
+    columns: Vec<Typing>,
+}
+
+#[derive(Clone, Copy)]
+struct Typing {
+    class: Class,
+    fractional: bool,
+    values: bool,
+    nulls: u64,
+}
+
+impl Typer {
+    /// The columns as the file has them, once all rows have been seen.
+    pub fn into_columns(self) -> Vec<Column> {
+        self.names
+            .into_iter()
+            .zip(self.columns)
+            .map(|(name, typing)| Column { name, column_type: typing.column_type(), nulls: typing.nulls })
+            .collect()
+    }
+}
+
+impl Typing {
+    fn column_type(self) -> ColumnType {
+        match self.class {
+            _ if !self.values => ColumnType::Utf8,
+            class if class.has(Class::INT64) => ColumnType::Int64,
+            class if class.has(Class::NUMBER) && self.fractional => ColumnType::Float64,
+            class if class.has(Class::BOOLEAN) => ColumnType::Boolean,
+            class if class.has(Class::DATE32) => ColumnType::Date32,
+            class if class.has(Class::TIMESTAMP) => ColumnType::Timestamp,
+            class if class.has(Class::TIMESTAMP_UTC) => ColumnType::TimestampUtc,
+            _ => ColumnType::Utf8,
+        }
+    }
+
+    /// Narrows the column's class by one cell that is not empty.
+    fn see(&mut self, text: &[u8]) -> Result<(), CellFault> {
+        self.values = true;
+        let mut class = Class::TEXT;
+        if self.class != Class::TEXT {
+            class = parse::class(text);
+            if class.has(Class::NUMBER) && !self.fractional {
+                self.fractional = parse::is_fractional(text);
+            }
+            self.class = self.class.and(class);
+        }
+        // Every other class is ASCII without NUL.
+        if class == Class::TEXT { text_of(text).map(|_text| ()) } else { Ok(()) }
+    }
+}
+
+impl Rows for Typer {
+    type Error = Error;
+
+    fn header(&mut self, names: &[String]) -> Result<(), Error> {
+        self.names = names.to_vec();
+        self.columns = vec![Typing { class: Class::ANY, fractional: false, values: false, nulls: 0 }; names.len()];
+        Ok(())
+    }
+
+    fn row(&mut self, row: Row<'_>) -> Result<(), Error> {
+        for (column_index, (text, typing)) in row.cells().zip(&mut self.columns).enumerate() {
+            if text.is_empty() {
+                typing.nulls += 1;
+            } else if let Err(problem) = typing.see(text) {
+                let column = Some(self.names[column_index].clone());
+                let place = Place { row: row.number, column_index, column };
+                return Err(CsvError::Cell { place, problem }.into());
+            }
+        }
+        Ok(())
+    }
+}

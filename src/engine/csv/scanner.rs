@@ -1,0 +1,420 @@
+//! CSV bytes into rows: the dialect (RFC 4180 as README.md narrows it), the limits, the positions of errors.
+//!
+//! A [`Scanner`] is fed blocks cut anywhere and calls a [`Rows`] once a row. What it delivers, and the error it ends
+//! in, do not depend on where the blocks were cut. A [`FileScan`] feeds it from a file, a slice at a time. Nothing here
+//! knows what a cell means.
+//!
+//! Memory: one row that crosses a block border, and the spans of one row's cells; both bounded by [`CsvLimits`].
+
+use std::collections::HashSet;
+
+use memchr::{memchr, memrchr2};
+
+use super::{
+    row_end::State,
+    rows::{Resume, Row, Rows, Span, Wanted, text_of},
+};
+use crate::{
+    engine::{
+        kernels::{self, RowCell, Stopped, classify::structure},
+        values::sum::Sum,
+    },
+    error::csv::{CellFault, CsvError, Place},
+    limits::{CsvLimits, HEADER_BYTES_MAX, KIB, NAME_BYTES_MAX},
+};
+
+/// Turns blocks of bytes into rows.
+pub struct Scanner {
+    limits: CsvLimits,
+    wanted: Wanted,
+    pub(super) names: Vec<String>,
+    pub(super) rows: u64,
+    pub(super) longest_row_bytes: usize,
+    pub(super) offset: u64,        // of the first byte not yet fed
+    bom_possible: bool,            // only the first bytes of a file can be a byte order mark
+    pub(super) carry: Vec<u8>,     // a row whose end has not come yet
+    carry_state: State,            // where in that row its last byte left off
+    pub(super) spans: Vec<Span>,   // scratch, for one row
+    pub(super) unescaped: Vec<u8>, // scratch: cells of one row that held doubled quotes
+}
+
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+impl Scanner {
+    /// Goes on where another scanner stopped; at the start of a file with `Resume::default()`.
+    pub fn new(limits: CsvLimits, wanted: Wanted, resume: Resume) -> Self {
+        Self {
+            limits,
+            wanted,
+            rows: resume.rows,
+            longest_row_bytes: 0,
+            offset: resume.offset,
+            bom_possible: resume.offset == 0,
+            names: resume.names,
+            carry: Vec::new(),
+            carry_state: State::CellStart,
+            spans: Vec::new(),
+            unescaped: Vec::new(),
+        }
+    }
+
+    /// The next bytes of the file, any number of them.
+    pub fn feed<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<(), R::Error> {
+        self.offset += block.len() as u64;
+        let mut rest = self.skip_byte_order_mark(block);
+        // The header and what the last block left over go through the carry; the rest is scanned where it is.
+        while !rest.is_empty() && (self.names.is_empty() || !self.carry.is_empty()) {
+            rest = self.complete_carried_row(rest, rows)?;
+        }
+        // What lies within the limits as a whole needs no look at its rows for that.
+        let is_small = rest.len() <= self.limits.row_bytes_max.min(self.limits.cell_bytes_max);
+        let scanned = match self.wanted {
+            Wanted::Column(column) if R::TAKES_SUMS && is_small => self.scan_sums(rest, column, rows)?,
+            Wanted::Column(_) | Wanted::All => self.scan(rest, rows)?,
+        };
+        let unfinished = &rest[scanned..];
+        if !unfinished.is_empty() {
+            self.carry.extend_from_slice(unfinished);
+            self.carry_state = State::CellStart;
+            self.carry_state.row_end(unfinished);
+            self.check_row_bytes(self.carry.len())?;
+        }
+        Ok(())
+    }
+
+    /// The end of the file: its last row may lack a row end.
+    pub fn finish<R: Rows>(&mut self, rows: &mut R) -> Result<(), R::Error> {
+        if !self.carry.is_empty() {
+            self.deliver_carry(rows)?;
+        }
+        if self.names.is_empty() { Err(CsvError::NoHeader.into()) } else { Ok(()) }
+    }
+
+    /// How to go on later with what follows the last complete row.
+    pub fn into_resume(self) -> Resume {
+        Resume { offset: self.offset - self.carry.len() as u64, rows: self.rows, names: self.names }
+    }
+
+    fn skip_byte_order_mark<'a>(&mut self, mut block: &'a [u8]) -> &'a [u8] {
+        while self.bom_possible && !block.is_empty() {
+            if block[0] != BYTE_ORDER_MARK[self.carry.len()] {
+                self.bom_possible = false;
+                self.carry_state = if self.carry.is_empty() { State::CellStart } else { State::Plain };
+                break;
+            }
+            self.carry.push(block[0]);
+            block = &block[1..];
+            if self.carry == BYTE_ORDER_MARK {
+                self.bom_possible = false;
+                self.carry.clear();
+            }
+        }
+        block
+    }
+
+    /// Adds to the row that was begun up to its end and nothing beyond, and says where in `block` that end is; at 0 if
+    /// no row was begun.
+    pub(super) fn feed_row_end<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<Option<usize>, R::Error> {
+        if self.carry.is_empty() {
+            return Ok(Some(0));
+        }
+        let rest = self.complete_carried_row(block, rows)?;
+        // The row's end is taken with it, so an empty rest may be the end or not; an empty carry tells.
+        let end = if self.carry.is_empty() { Some(block.len() - rest.len()) } else { None };
+        self.offset += end.unwrap_or(block.len()) as u64;
+        Ok(end)
+    }
+
+    /// Adds to the carried row up to its end, and delivers it if the end is there. Returns what follows.
+    fn complete_carried_row<'a, R: Rows>(&mut self, block: &'a [u8], rows: &mut R) -> Result<&'a [u8], R::Error> {
+        let end = self.carry_state.row_end(block);
+        self.carry.extend_from_slice(&block[..end.unwrap_or(block.len())]);
+        self.check_row_bytes(self.carry.len())?;
+        let Some(end) = end else { return Ok(&[]) };
+        self.deliver_carry(rows)?;
+        Ok(&block[end + 1..])
+    }
+
+    fn deliver_carry<R: Rows>(&mut self, rows: &mut R) -> Result<(), R::Error> {
+        let mut carry = std::mem::take(&mut self.carry);
+        self.carry_state = State::CellStart;
+        if carry.is_empty() {
+            // An empty line is no row.
+        } else if self.names.is_empty() {
+            self.read_header(&carry)?;
+            rows.header(&self.names)?;
+        } else if !self.deliver_one_cell(&mut carry, rows)? {
+            self.deliver_quoted(&carry, rows)?;
+        }
+        carry.clear();
+        self.carry = carry;
+        Ok(())
+    }
+
+    /// Delivers a row to one who takes sums, without a look at each of its cells. False: it has to be looked at.
+    fn deliver_one_cell<R: Rows>(&mut self, row: &mut Vec<u8>, rows: &mut R) -> Result<bool, R::Error> {
+        let Wanted::Column(column) = self.wanted else { return Ok(false) };
+        if !R::TAKES_SUMS || row.len() > self.limits.cell_bytes_max {
+            return Ok(false);
+        }
+        row.push(b'\n');
+        let scanned = self.scan_column(row, column, rows)?;
+        row.pop();
+        Ok(scanned > 0)
+    }
+
+    /// The same as `scan`, for one who takes sums: stretches of rows that are plain are added up without a look at them.
+    fn scan_sums<R: Rows>(&mut self, block: &[u8], column: usize, rows: &mut R) -> Result<usize, R::Error> {
+        let mut at = 0;
+        if kernels::serves(self.names.len()) {
+            let stretch_end = |at: usize| block.len().min(at + SUMMED_BYTES);
+            while let Some(last) = memrchr2(b'\n', b'\r', &block[at..stretch_end(at)]) {
+                let stretch = &block[at..=at + last];
+                if let Some(added) = kernels::sum_rows(stretch, self.names.len(), column) {
+                    self.rows += added.rows;
+                    rows.sum(Sum::of(added.total));
+                    at += stretch.len();
+                    continue;
+                }
+                let scanned = self.scan_column(stretch, column, rows)?;
+                at += scanned;
+                if scanned < stretch.len() {
+                    break; // the stretch ended inside a quoted cell
+                }
+            }
+        }
+        Ok(at + self.scan_column(&block[at..], column, rows)?)
+    }
+
+    /// The same as `scan`, for one column of rows that are within the limits.
+    fn scan_column<R: Rows>(&mut self, block: &[u8], column: usize, rows: &mut R) -> Result<usize, R::Error> {
+        let mut cells = [RowCell::default(); CELLS_AT_ONCE];
+        let mut at = 0;
+        loop {
+            let rest = &block[at..];
+            let found = kernels::find_cells(rest, self.names.len(), column, &mut cells);
+            for cell in &cells[..found.count] {
+                let row = &rest[cell.row..];
+                let (mut start, mut end) = (cell.start - cell.row, cell.end - cell.row);
+                if row[start] == b'"' {
+                    (start, end) = (start + 1, end - 1);
+                    if memchr(b'"', &row[start..end]).is_some() {
+                        self.deliver_quoted(&row[..cell.row_end - cell.row], rows)?;
+                        continue;
+                    }
+                }
+                self.rows += 1;
+                let spans = [Span { start, end, unescaped: false }];
+                rows.row(Row { number: self.rows, bytes: row, unescaped: &[], spans: &spans })?;
+            }
+            at += found.next;
+            match found.stopped {
+                Stopped::Full => {}
+                Stopped::End => return Ok(at),
+                // Where one row is odd, others are: the careful scan has the rest.
+                Stopped::Odd => return Ok(at + self.scan(&block[at..], rows)?),
+            }
+        }
+    }
+
+    /// Scans rows where they are and returns the start of the row that does not end in `block`. Quotes are rare
+    /// enough that a row with one is read again by `deliver_quoted`.
+    fn scan<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<usize, R::Error> {
+        let columns = self.names.len();
+        let wanted = self.wanted;
+        let mut row = 0; // where the row starts
+        let mut cell = 0; // where the cell starts
+        let mut cells = 0; // cells of the row that have ended
+        let mut found = Span { start: 0, end: 0, unescaped: false }; // the one cell that is wanted
+        let mut base = 0; // of the 64 bytes at hand
+        self.spans.clear();
+        'lanes: while base < block.len() {
+            let mut marks = structure(block, base);
+            while marks != 0 {
+                let at = base + marks.trailing_zeros() as usize;
+                marks &= marks - 1;
+                let byte = block[at];
+                if byte == b'"' {
+                    if at != cell {
+                        continue; // a quote inside an unquoted cell is text
+                    }
+                    let Some(len) = State::CellStart.row_end(&block[row..]) else {
+                        return Ok(row);
+                    };
+                    self.deliver_quoted(&block[row..row + len], rows)?;
+                    row += len + 1;
+                    base = row;
+                    (cell, cells) = (row, 0);
+                    self.spans.clear();
+                    continue 'lanes;
+                }
+                let is_row_end = byte != b',';
+                if is_row_end && at == row {
+                    // An empty line is no row.
+                    row = at + 1;
+                    cell = row;
+                    continue;
+                }
+                let span = Span { start: cell - row, end: at - row, unescaped: false };
+                match wanted {
+                    Wanted::Column(column) if column == cells => found = span,
+                    Wanted::All if cells < columns => self.spans.push(span),
+                    Wanted::Column(_) | Wanted::All => {}
+                }
+                cells += 1;
+                cell = at + 1;
+                if is_row_end {
+                    if wanted == Wanted::All {
+                        self.deliver(&block[row..], at - row, cells, rows)?;
+                        self.spans.clear();
+                    } else {
+                        self.check_row(at - row, cells)?;
+                        self.rows += 1;
+                        let spans = std::slice::from_ref(&found);
+                        rows.row(Row { number: self.rows, bytes: &block[row..], unescaped: &[], spans })?;
+                    }
+                    (row, cells) = (cell, 0);
+                }
+            }
+            base += LANES;
+        }
+        Ok(row)
+    }
+
+    /// Checks a row whose spans are found, and hands it on: the first `len` of `bytes`, and what follows it.
+    fn deliver<R: Rows>(&mut self, bytes: &[u8], len: usize, cells: usize, rows: &mut R) -> Result<(), R::Error> {
+        if len > self.limits.cell_bytes_max {
+            self.check_row_bytes(len)?;
+            for (column_index, span) in self.spans.iter().enumerate() {
+                self.check_cell_bytes(column_index, span.end - span.start)?;
+            }
+        }
+        self.check_row(len, cells)?;
+        self.rows += 1;
+        self.longest_row_bytes = self.longest_row_bytes.max(len);
+        rows.row(Row { number: self.rows, bytes, unescaped: &self.unescaped, spans: &self.spans })
+    }
+
+    /// Checks what can be wrong with a whole row.
+    fn check_row(&self, bytes: usize, cells: usize) -> Result<(), CsvError> {
+        self.check_row_bytes(bytes)?;
+        let header_cells = self.names.len();
+        if cells != header_cells {
+            return Err(CsvError::Ragged { row: self.rows + 1, cells, header_cells });
+        }
+        Ok(())
+    }
+
+    /// Finds the spans of a row that may have quoted cells, and delivers it.
+    fn deliver_quoted<R: Rows>(&mut self, bytes: &[u8], rows: &mut R) -> Result<(), R::Error> {
+        self.check_row_bytes(bytes.len())?;
+        let cells = self.split(bytes, self.names.len(), self.wanted)?;
+        self.deliver(bytes, bytes.len(), cells, rows)?;
+        self.spans.clear();
+        Ok(())
+    }
+
+    /// Fills `spans` with the first `cells_max` cells of a row, as far as they are wanted, and counts all of them.
+    pub(super) fn split(&mut self, bytes: &[u8], cells_max: usize, wanted: Wanted) -> Result<usize, CsvError> {
+        self.spans.clear();
+        self.unescaped.clear();
+        let mut cells = 0;
+        let mut at = 0;
+        loop {
+            let mut span = Span { start: at, end: 0, unescaped: false };
+            if bytes.get(at) == Some(&b'"') {
+                let unescaped_start = self.unescaped.len();
+                let mut from = at + 1; // what was not copied yet
+                let mut search = from;
+                let close = loop {
+                    let Some(quote) = memchr(b'"', &bytes[search..]).map(|offset| search + offset) else {
+                        return Err(self.cell_error(cells, CellFault::UnclosedQuote));
+                    };
+                    if bytes.get(quote + 1) != Some(&b'"') {
+                        break quote;
+                    }
+                    self.unescaped.extend_from_slice(&bytes[from..=quote]);
+                    search = quote + 2;
+                    from = search;
+                };
+                if from == at + 1 {
+                    span = Span { start: from, end: close, unescaped: false };
+                } else {
+                    self.unescaped.extend_from_slice(&bytes[from..close]);
+                    span = Span { start: unescaped_start, end: self.unescaped.len(), unescaped: true };
+                }
+                at = close + 1;
+                if !matches!(bytes.get(at), None | Some(b',')) {
+                    return Err(self.cell_error(cells, CellFault::TextAfterQuote));
+                }
+            } else {
+                at += memchr(b',', &bytes[at..]).unwrap_or(bytes.len() - at);
+                span.end = at;
+            }
+            if cells < cells_max {
+                self.check_cell_bytes(cells, span.end - span.start)?;
+                if wanted.has(cells) {
+                    self.spans.push(span);
+                }
+            }
+            cells += 1;
+            if at == bytes.len() {
+                return Ok(cells);
+            }
+            at += 1;
+        }
+    }
+
+    fn read_header(&mut self, bytes: &[u8]) -> Result<(), CsvError> {
+        let columns_max = self.limits.columns_max;
+        let cells = self.split(bytes, columns_max, Wanted::All)?;
+        if cells > columns_max {
+            return Err(CsvError::TooManyColumns { columns_max });
+        }
+        let row = Row { number: 0, bytes, unescaped: &self.unescaped, spans: &self.spans };
+        let mut names = Vec::with_capacity(cells);
+        for (column_index, cell) in row.cells().enumerate() {
+            if cell.len() > NAME_BYTES_MAX {
+                return Err(self.cell_error(column_index, CellFault::TooLong { bytes_max: NAME_BYTES_MAX }));
+            }
+            names.push(text_of(cell).map_err(|fault| self.cell_error(column_index, fault))?.to_owned());
+        }
+        let mut seen = HashSet::with_capacity(cells);
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(CsvError::DuplicateColumn { name: twice.clone() });
+        }
+        self.names = names;
+        self.spans.clear();
+        Ok(())
+    }
+
+    fn check_row_bytes(&self, bytes: usize) -> Result<(), CsvError> {
+        let bytes_max = self.limits.row_bytes_max;
+        if self.names.is_empty() && bytes > bytes_max.min(HEADER_BYTES_MAX) {
+            return Err(CsvError::HeaderTooLong { bytes_max: bytes_max.min(HEADER_BYTES_MAX) });
+        }
+        if bytes > bytes_max {
+            return Err(CsvError::RowTooLong { row: self.rows + 1, bytes_max });
+        }
+        Ok(())
+    }
+
+    fn check_cell_bytes(&self, column_index: usize, bytes: usize) -> Result<(), CsvError> {
+        let bytes_max = self.limits.cell_bytes_max;
+        if bytes <= bytes_max { Ok(()) } else { Err(self.cell_error(column_index, CellFault::TooLong { bytes_max })) }
+    }
+
+    fn cell_error(&self, column_index: usize, problem: CellFault) -> CsvError {
+        let row = if self.names.is_empty() { 0 } else { self.rows + 1 };
+        CsvError::Cell { place: Place { row, column_index, column: self.names.get(column_index).cloned() }, problem }
+    }
+}
+
+/// Bytes of rows that are added up together, if they are plain.
+const SUMMED_BYTES: usize = if cfg!(test) { 200 } else { 16 * KIB };
+
+/// Rows of which the cells of one column are found together.
+const CELLS_AT_ONCE: usize = if cfg!(test) { 4 } else { 128 };
+
+/// Bytes that are looked at together.
+pub(crate) const LANES: usize = 64;

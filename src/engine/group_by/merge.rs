@@ -1,0 +1,194 @@
+//! Merges sorted runs and tables into one sequence of groups.
+
+use std::{
+    cmp::Ordering,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+};
+
+use super::{
+    hash_table::{Ordered, Place, Totals, prefix},
+    spill::{HEAD_BYTES_MAX, MergedGroup, Run, RunReader, RunWriter, block_bytes},
+};
+use crate::{engine::values::sum::Sum, error::Error, limits::KIB};
+
+/// A table on its way through a merge.
+pub struct SortedTable {
+    totals: Totals,
+    ordered: Vec<Ordered>,
+    /// Groups that were passed, the one at hand included.
+    passed: usize,
+}
+
+impl SortedTable {
+    /// Puts a table in order.
+    pub fn of(totals: Totals) -> Self {
+        let ordered = totals.sorted();
+        Self { totals, ordered, passed: 0 }
+    }
+
+    fn place(&self) -> Place {
+        self.ordered[self.passed - 1].place()
+    }
+}
+
+/// The groups of several sources as one, in the order of keys, the totals of equal keys added up.
+pub struct Merge {
+    sources: BinaryHeap<Source>,
+    key: Vec<u8>,
+    totals: Vec<Sum>,
+}
+
+impl Merge {
+    /// Of tables that are complete, in memory.
+    pub fn of_tables(tables: Vec<SortedTable>, sums_count: usize) -> Result<Self, Error> {
+        Self::new(tables.into_iter().map(Entries::Memory), sums_count)
+    }
+
+    /// Of the first runs of the list, as many as `bytes_max` allows to read at once, and at least two.
+    pub fn of_first_runs(runs: &mut Vec<Run>, bytes_max: usize, sums_count: usize) -> Result<Self, Error> {
+        let block_bytes = block_bytes(bytes_max);
+        let longest = runs.iter().map(|run| run.entry_bytes_max).max().unwrap_or(0);
+        // The group at hand, and the block that it is written to.
+        let mut bytes = longest + 4 * block_bytes;
+        let mut count = 0;
+        for run in runs.iter() {
+            bytes += run.entry_bytes_max.max(block_bytes);
+            if bytes > bytes_max && count >= 2 {
+                break;
+            }
+            count += 1;
+        }
+        let sources = runs.drain(..count).map(|run| Entries::Disk(RunReader::new(&run, block_bytes, sums_count)));
+        Self::new(sources, sums_count)
+    }
+
+    fn new(sources: impl Iterator<Item = Entries>, sums_count: usize) -> Result<Self, Error> {
+        let mut heap = BinaryHeap::new();
+        for entries in sources {
+            let mut source = Source { prefix: 0, entries };
+            if source.advance()? {
+                heap.push(source);
+            }
+        }
+        Ok(Self { sources: heap, key: Vec::new(), totals: vec![Sum::default(); sums_count] })
+    }
+
+    /// How long the next group's key is; none when there is no next.
+    pub fn next_key_bytes(&self) -> Option<usize> {
+        self.sources.peek().map(|first| first.key().len())
+    }
+
+    /// The next group.
+    pub fn next_group(&mut self) -> Result<Option<MergedGroup<'_>>, Error> {
+        let Some(first) = self.sources.peek() else {
+            return Ok(None);
+        };
+        self.key.clear();
+        self.key.reserve_exact(first.key().len());
+        self.key.extend_from_slice(first.key());
+        self.totals.fill(Sum::default());
+        while let Some(mut source) = self.sources.peek_mut() {
+            if source.key() != self.key {
+                // Looked at and not changed: it stays where it is.
+                break;
+            }
+            source.entries.add_to(&mut self.totals);
+            if !source.advance()? {
+                PeekMut::pop(source);
+            }
+        }
+        Ok(Some(MergedGroup { key: &self.key, totals: &self.totals }))
+    }
+
+    /// Writes about so many bytes of groups, each of them if `check` lets it, and says whether there are more.
+    pub fn write_some(
+        &mut self,
+        writer: &mut RunWriter,
+        bytes_max: usize,
+        check: impl Fn(&MergedGroup<'_>) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            let Some(group) = self.next_group()? else { return Ok(false) };
+            check(&group)?;
+            let MergedGroup { key, totals } = group;
+            writer.begin(key.len(), totals.iter().copied())?;
+            writer.key_piece(key)?;
+            bytes += key.len() + HEAD_BYTES_MAX.min(KIB / 16);
+        }
+        Ok(true)
+    }
+}
+
+/// Entries in the order of keys, and the prefix of the one at hand, which decides nearly all comparisons.
+struct Source {
+    prefix: u64,
+    entries: Entries,
+}
+
+enum Entries {
+    Memory(SortedTable),
+    Disk(RunReader),
+}
+
+impl Source {
+    /// Goes to the next entry, if there is one.
+    fn advance(&mut self) -> Result<bool, Error> {
+        let more = match &mut self.entries {
+            Entries::Memory(table) => {
+                table.passed += 1;
+                table.passed <= table.ordered.len()
+            }
+            Entries::Disk(run) => run.advance()?,
+        };
+        if more {
+            self.prefix = prefix(self.key());
+        }
+        Ok(more)
+    }
+
+    fn key(&self) -> &[u8] {
+        match &self.entries {
+            Entries::Memory(table) => table.totals.key(table.place()),
+            Entries::Disk(run) => run.key(),
+        }
+    }
+}
+
+impl Entries {
+    fn add_to(&self, sums: &mut [Sum]) {
+        match self {
+            Self::Memory(table) => {
+                for (sum, total) in sums.iter_mut().zip(table.totals.totals(table.place())) {
+                    sum.merge(total);
+                }
+            }
+            Self::Disk(run) => {
+                for (sum, total) in sums.iter_mut().zip(&run.totals) {
+                    sum.merge(*total);
+                }
+            }
+        }
+    }
+}
+
+/// A heap has its greatest on top, so the order is turned: the smallest key is the greatest source.
+impl Ord for Source {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.prefix.cmp(&self.prefix).then_with(|| other.key().cmp(self.key()))
+    }
+}
+
+impl PartialOrd for Source {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Source {}

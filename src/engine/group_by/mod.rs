@@ -1,0 +1,12 @@
+//! Group sums: partitions of the input, a hash table each, spill to disk, merge.
+
+pub mod accumulate;
+pub mod group_sum;
+pub mod hash_table;
+pub mod merge;
+pub mod output;
+pub mod partition;
+pub mod sources;
+pub mod spec;
+pub mod spill;
+pub mod work;

@@ -1,0 +1,256 @@
+//! The groups of an answer: as they are merged, as they are stored for a slow reader, as CSV.
+
+use std::{io::Write, sync::Arc};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    merge::Merge,
+    spec::GroupBy,
+    spill::{MergedGroup, Run, RunWriter},
+    work::Work,
+};
+use crate::{
+    engine::{
+        runtime::{drop_on_worker::Held, workers::Workers},
+        state::Lane,
+        values::sum::Sum,
+    },
+    error::Error,
+    limits::GROUP_BLOCK_BYTES,
+};
+
+/// One group: a row of the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its cells, in the order of the columns that were grouped by.
+    pub cells: Vec<String>,
+    /// Its totals, in the order of the columns that were summed.
+    pub totals: Vec<i64>,
+}
+
+/// The groups of a sum in the order of their cells as byte strings, read once. They hold the memory of the sum, so this
+/// is for a reader that does not tarry.
+pub struct Groups {
+    pub(super) result: Held<Merged>,
+    pub(super) workers: Workers,
+    pub(super) lane: Lane,
+}
+
+/// What is left to read. In this order, as the room is free when the merge is gone.
+pub(super) struct Merged {
+    pub(super) merge: Merge,
+    pub(super) work: Arc<Work>,
+}
+
+impl Groups {
+    /// Ends the merge and keeps the groups for a reader, however slow: a block in memory and what is more on disk. The
+    /// memory of the sum is free then.
+    ///
+    /// Errors: a total that does not fit in 64 bits; a group that does not fit in a block; a full disk.
+    pub async fn store(mut self) -> Result<StoredGroups, Error> {
+        let begun = self.slice((Block::default(), None), |(block, writer), merge, work| {
+            while let Some(key_bytes) = merge.next_key_bytes() {
+                if !block.has_room(key_bytes, &work.spec) {
+                    *writer = Some(RunWriter::new(&work.folder, work.plan.bytes_max)?);
+                    break;
+                }
+                if let Some(group) = merge.next_group()? {
+                    Block::check(&group, &work.spec)?;
+                    block.push(&group, &work.spec)?;
+                }
+            }
+            Ok(())
+        });
+        let (first, writer) = begun.await?;
+        let mut rest = None;
+        if let Some(mut writer) = writer {
+            let mut more = true;
+            while more {
+                let written = self.slice((writer, more), |(writer, more), merge, work| {
+                    let fits = |group: &MergedGroup<'_>| {
+                        Block::check(group, &work.spec)?;
+                        totals_of(group.key, group.totals, &work.spec).try_for_each(|total| total.map(drop))
+                    };
+                    *more = merge.write_some(writer, work.plan.slice_bytes, fits)?;
+                    if *more { Ok(()) } else { writer.end_run() }
+                });
+                (writer, more) = written.await?;
+            }
+            rest = writer.finish().pop();
+        }
+        let Self { result, workers, lane } = self;
+        let spec = Arc::new(result.get()?.work.spec.clone());
+        let rest = Held { value: rest, workers: workers.clone() };
+        Ok(StoredGroups { first: first.groups, rest, spec, workers, lane, _place: None })
+    }
+
+    /// Writes all groups as CSV, quoted where RFC 4180 needs it, rows that end with LF, below a header of these names.
+    /// It is written by a worker, a block at a time, and given back.
+    ///
+    /// Errors: a total that does not fit in 64 bits; what `out` fails with.
+    pub async fn write_csv<W: Write + Send + 'static>(mut self, header: &[String], out: W) -> Result<W, Error> {
+        let mut text = Vec::new();
+        write_cells(&mut text, header.iter().map(String::as_bytes));
+        text.push(b'\n');
+        let mut written = (out, text, true);
+        while written.2 {
+            written = self
+                .slice(written, |(out, text, more), merge, work| {
+                    while text.len() < GROUP_BLOCK_BYTES {
+                        let Some(MergedGroup { key, totals }) = merge.next_group()? else {
+                            *more = false;
+                            break;
+                        };
+                        write_cells(text, cells_of(key));
+                        for total in totals_of(key, totals, &work.spec) {
+                            write!(text, ",{}", total?).map_err(Error::io("memory"))?;
+                        }
+                        text.push(b'\n');
+                    }
+                    out.write_all(text).map_err(Error::io("the result"))?;
+                    text.clear();
+                    if *more { Ok(()) } else { out.flush().map_err(Error::io("the result")) }
+                })
+                .await?;
+        }
+        Ok(written.0)
+    }
+
+    async fn slice<T: Send + 'static>(
+        &mut self,
+        mut value: T,
+        step: impl FnOnce(&mut T, &mut Merge, &Work) -> Result<(), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut result = self.result.take()?;
+        let stepped = self.workers.run(self.lane, move || {
+            step(&mut value, &mut result.merge, &result.work)?;
+            Ok((value, result))
+        });
+        let (value, result) = stepped.await.flatten()?;
+        self.result.value = Some(result);
+        Ok(value)
+    }
+}
+
+/// The groups of a sum that has ended, in the order of their cells as byte strings, read once. They hold nothing that
+/// another sum needs.
+pub struct StoredGroups {
+    /// The first block, unless it was read.
+    first: Vec<Group>,
+    /// What comes after it, until that was read.
+    rest: Held<Run>,
+    spec: Arc<GroupBy>,
+    workers: Workers,
+    lane: Lane,
+    /// Of the call that they answer.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl StoredGroups {
+    /// The same groups, with the place of a call that lasts until they are dropped.
+    #[must_use]
+    pub(crate) fn with_place(self, place: OwnedSemaphorePermit) -> Self {
+        Self { _place: Some(place), ..self }
+    }
+
+    /// The next groups, a block of them; none when all were read. Between two calls only the file is kept.
+    pub async fn next_block(&mut self) -> Result<Vec<Group>, Error> {
+        if !self.first.is_empty() {
+            return Ok(std::mem::take(&mut self.first));
+        }
+        let Some(mut rest) = self.rest.value.take() else { return Ok(Vec::new()) };
+        let spec = Arc::clone(&self.spec);
+        let read = move || -> Result<_, Error> {
+            let mut block = Block::default();
+            rest.hand_on(spec.sum.len(), |group| {
+                let has_room = block.has_room(group.key.len(), &spec);
+                if has_room {
+                    block.push(group, &spec)?;
+                }
+                Ok(has_room)
+            })?;
+            Ok((block.groups, rest))
+        };
+        let (groups, rest) = self.workers.run(self.lane, read).await.flatten()?;
+        self.rest.value = Some(rest);
+        Ok(groups)
+    }
+}
+
+/// Groups that are handed on at once.
+#[derive(Default)]
+struct Block {
+    groups: Vec<Group>,
+    bytes: usize,
+}
+
+impl Block {
+    /// Errors: a group that is longer than a block.
+    fn check(group: &MergedGroup<'_>, spec: &GroupBy) -> Result<(), Error> {
+        if Self::group_bytes(group.key.len(), spec) <= GROUP_BLOCK_BYTES {
+            return Ok(());
+        }
+        Err(Error::GroupTooLong { group: texts_of(group.key), bytes_max: GROUP_BLOCK_BYTES })
+    }
+
+    /// Whether a group belongs here, or in the next block.
+    fn has_room(&self, key_bytes: usize, spec: &GroupBy) -> bool {
+        self.groups.is_empty() || self.bytes + Self::group_bytes(key_bytes, spec) <= GROUP_BLOCK_BYTES
+    }
+
+    fn push(&mut self, group: &MergedGroup<'_>, spec: &GroupBy) -> Result<(), Error> {
+        let cells = texts_of(group.key);
+        let totals = totals_of(group.key, group.totals, spec).collect::<Result<_, _>>()?;
+        self.bytes += Self::group_bytes(group.key.len(), spec);
+        self.groups.push(Group { cells, totals });
+        Ok(())
+    }
+
+    /// In memory: its text, a string for each cell, a number for each total. A message is shorter.
+    fn group_bytes(key_bytes: usize, spec: &GroupBy) -> usize {
+        key_bytes + size_of::<String>() * spec.by.len() + 2 * size_of::<i64>() * spec.sum.len() + size_of::<Group>()
+    }
+}
+
+fn cells_of(key: &[u8]) -> impl Iterator<Item = &[u8]> {
+    key.split(|&byte| byte == 0)
+}
+
+fn texts_of(key: &[u8]) -> Vec<String> {
+    cells_of(key).map(|cell| String::from_utf8_lossy(cell).into_owned()).collect()
+}
+
+fn totals_of<'a>(
+    key: &'a [u8],
+    totals: &'a [Sum],
+    spec: &'a GroupBy,
+) -> impl Iterator<Item = Result<i64, Error>> + use<'a> {
+    totals.iter().zip(&spec.sum).map(move |(sum, column)| {
+        sum.total().map_err(|total| Error::GroupOverflow { group: texts_of(key), column: column.clone(), total })
+    })
+}
+
+/// Cells as RFC 4180 has them, with commas between them.
+fn write_cells<'a>(text: &mut Vec<u8>, cells: impl Iterator<Item = &'a [u8]>) {
+    for (index, cell) in cells.enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        // A byte order mark is no text where a file begins.
+        let quoted =
+            cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) || cell.starts_with(b"\xef\xbb\xbf");
+        if !quoted {
+            text.extend_from_slice(cell);
+            continue;
+        }
+        text.push(b'"');
+        for piece in cell.split_inclusive(|&byte| byte == b'"') {
+            text.extend_from_slice(piece);
+            if piece.ends_with(b"\"") {
+                text.push(b'"');
+            }
+        }
+        text.push(b'"');
+    }
+}

@@ -1,0 +1,244 @@
+//! What a group sum reads: one file, or the CSV of all parts of the table, opened one at a time and lazily.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::spec::GroupBy;
+use crate::{
+    engine::{
+        csv::{
+            file_scan::FileScan,
+            rows::{Resume, Row, Rows, Wanted},
+            split::guess_row_start,
+        },
+        storage::{Store, reader::Reader},
+    },
+    error::{Error, csv::CsvError},
+    limits::{COLUMNS_MAX, CsvLimits, HEADER_BYTES_MAX, KIB, ROW_BYTES_CEILING},
+    model::{
+        format::Format,
+        part::{Part, PartId},
+        schema::{ColumnType, Schema},
+    },
+};
+
+/// Bytes that are looked at to guess where a row starts.
+const GUESS_BYTES: usize = 256 * KIB;
+
+/// CSV files in order.
+pub enum Sources {
+    /// One file that is no part.
+    File {
+        /// The file.
+        file: Reader,
+        /// What it may measure.
+        limits: CsvLimits,
+    },
+    /// The parts of a table as it was. Those that lack a column add nothing.
+    Parts {
+        /// Where they are.
+        store: Arc<Store>,
+        /// Which.
+        parts: OrdMap<PartId, Arc<Part>>,
+    },
+}
+
+/// A place in all sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Mark {
+    /// A part's number; 0 is the file that is no part.
+    pub(super) source: u64,
+    pub(super) offset: u64,
+}
+
+impl Mark {
+    /// After all sources.
+    pub(super) const END: Self = Self { source: u64::MAX, offset: 0 };
+
+    /// The start of the source after this one.
+    pub(super) fn next_source(self) -> Self {
+        Self { source: self.source + 1, offset: 0 }
+    }
+}
+
+/// A source that has the columns, open.
+pub(super) struct Source {
+    pub(super) id: u64,
+    pub(super) file: Reader,
+    pub(super) limits: CsvLimits,
+    /// What is known of it already, if it is a part.
+    pub(super) part: Option<(Arc<Part>, Arc<Schema>)>,
+}
+
+/// The next source of a walk.
+pub(super) enum Opened {
+    Source(Box<Source>),
+    /// One that lacks a column, and its size.
+    Without {
+        bytes: u64,
+    },
+    None,
+}
+
+/// What stops the reading of a source.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Something is wrong with it, at a row counted from where the reader began.
+    Csv(CsvError),
+    /// A part's CSV is not what its receipt says.
+    Damaged(String),
+    /// A part's column is of a type that is never summed.
+    NotSummable { column: String, column_type: ColumnType },
+    /// Nothing is wrong with the source.
+    Other(Error),
+}
+
+impl From<CsvError> for Stop {
+    fn from(error: CsvError) -> Self {
+        Self::Csv(error)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Sources {
+    /// Of all of them together.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::File { file, .. } => file.bytes(),
+            Self::Parts { parts, .. } => parts.values().map(|part| part.csv_bytes).sum(),
+        }
+    }
+
+    /// No row is longer: neither than its file nor than what is allowed.
+    pub(super) fn row_bytes_max(&self) -> usize {
+        let (allowed, file_bytes) = match self {
+            Self::File { file, limits } => (limits.row_bytes_max, file.bytes()),
+            Self::Parts { parts, .. } => {
+                (ROW_BYTES_CEILING, parts.values().map(|part| part.csv_bytes).max().unwrap_or(0))
+            }
+        };
+        usize::try_from(file_bytes).unwrap_or(usize::MAX).min(allowed)
+    }
+
+    /// Where each of so many pieces of about one size begins.
+    pub(super) fn cut(&self, count: usize) -> Vec<Mark> {
+        let total = u128::from(self.bytes());
+        let wanted = |index: usize| total * index as u128 / count as u128;
+        let mut marks = vec![Mark::default()];
+        let mut before = 0;
+        let mut add = |source, bytes: u64| {
+            while marks.len() < count && wanted(marks.len()) < before + u128::from(bytes) {
+                let offset = u64::try_from(wanted(marks.len()) - before).unwrap_or(0);
+                // What begins with a byte order mark is not cut within it.
+                marks.push(Mark { source, offset: if offset < 4 { 0 } else { offset } });
+            }
+            before += u128::from(bytes);
+        };
+        match self {
+            Self::File { file, .. } => add(0, file.bytes()),
+            Self::Parts { parts, .. } => parts.iter().for_each(|(id, part)| add(id.get(), part.csv_bytes)),
+        }
+        marks
+    }
+
+    /// The first source from this id on, and its id.
+    pub(super) fn open(&self, id: u64, spec: &GroupBy) -> (u64, Result<Opened, Stop>) {
+        match self {
+            Self::File { file, limits } if id == 0 => {
+                let source = Source { id, file: file.clone(), limits: *limits, part: None };
+                (id, Ok(Opened::Source(Box::new(source))))
+            }
+            Self::File { .. } => (id, Ok(Opened::None)),
+            Self::Parts { store, parts } => {
+                let next = PartId::new(id.max(1)).and_then(|first| parts.range(first..).next());
+                next.map_or((id, Ok(Opened::None)), |(id, part)| (id.get(), open_part(store, part, spec)))
+            }
+        }
+    }
+
+    /// What a stop means to who asked, when so many rows of the source come before those that were counted.
+    pub(super) fn error(&self, id: u64, stop: Stop, rows_before: u64) -> Error {
+        let part = PartId::new(id);
+        match (stop, part) {
+            (Stop::Other(error), _) => error,
+            (Stop::Csv(error), None) => error.after_rows(rows_before).into(),
+            (Stop::Csv(CsvError::Summand { row, column, cell, problem }), Some(part)) => {
+                Error::Cell { part, row: row + rows_before, column, cell, problem }
+            }
+            (Stop::Csv(error), Some(part)) => {
+                Error::Damaged { part, what: format!("csv: {}", error.after_rows(rows_before)) }
+            }
+            (Stop::Damaged(what), Some(part)) => Error::Damaged { part, what: format!("csv: {what}") },
+            (Stop::NotSummable { column, column_type }, Some(part)) => Error::NotSummable { part, column, column_type },
+            (Stop::Damaged(what), None) => Error::Internal(format!("a file that is no part: {what}")),
+            (Stop::NotSummable { column, .. }, None) => Error::Internal(format!("a file with types: {column}")),
+        }
+    }
+}
+
+fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, Stop> {
+    let schema = match &part.schema {
+        Some(schema) => Arc::clone(schema),
+        None => Arc::new(Schema::of(&store.receipt(part.id)?.columns)),
+    };
+    if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
+        return Ok(Opened::Without { bytes: part.csv_bytes });
+    }
+    for column in spec.sum() {
+        match schema.find(column) {
+            Some((_, ColumnType::Int64 | ColumnType::Utf8)) | None => {}
+            Some((_, column_type)) => return Err(Stop::NotSummable { column: column.clone(), column_type }),
+        }
+    }
+    // The file was checked under the limits of its time, which may have been other ones.
+    let limits =
+        CsvLimits { columns_max: COLUMNS_MAX, cell_bytes_max: ROW_BYTES_CEILING, row_bytes_max: ROW_BYTES_CEILING };
+    let file = store.open_part(part, Format::Csv)?;
+    let source = Source { id: part.id.get(), file, limits, part: Some((Arc::clone(part), schema)) };
+    Ok(Opened::Source(Box::new(source)))
+}
+
+impl Source {
+    /// The names of the columns and a guess where the first row starts that does not begin before `offset`; none if
+    /// that cannot be guessed.
+    pub(super) fn guess(&self, offset: u64) -> Result<Option<(Vec<String>, u64)>, Stop> {
+        let Some(names) = self.header()? else { return Ok(None) };
+        let from = offset - 1; // a row that ends with this byte is followed by one that starts at the offset
+        let window = self.file.block(from, GUESS_BYTES)?;
+        let start = guess_row_start(&window, names.len(), self.limits);
+        Ok(start.map(|start| (names, from + start as u64)))
+    }
+
+    /// The names of the columns; none if the file does not begin as it should, which whoever reads it from its start
+    /// will say.
+    fn header(&self) -> Result<Option<Vec<String>>, Stop> {
+        const HEADER_BLOCK_BYTES: usize = 16 * KIB;
+        struct Nothing;
+        impl Rows for Nothing {
+            type Error = Stop;
+            fn header(&mut self, _names: &[String]) -> Result<(), Stop> {
+                Ok(())
+            }
+            fn row(&mut self, _row: Row<'_>) -> Result<(), Stop> {
+                Ok(())
+            }
+        }
+        let mut scan = FileScan::new(self.file.clone(), self.limits, Wanted::All, Resume::default(), Nothing);
+        // A wrong row in the first block is not the header's fault, but may keep the scan from saying so.
+        for _ in 0..2 * HEADER_BYTES_MAX / HEADER_BLOCK_BYTES {
+            match scan.step(HEADER_BLOCK_BYTES) {
+                Ok(at_end) if at_end || !scan.names().is_empty() => return Ok(Some(scan.names().to_vec())),
+                Ok(_) => {}
+                Err(Stop::Other(error)) => return Err(Stop::Other(error)),
+                Err(_wrong) => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+}

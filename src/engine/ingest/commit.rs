@@ -1,0 +1,112 @@
+//! What a file is between its rows and its place in the table: converted, then staged, then in the table.
+//!
+//! Nothing here reads a stream or waits; all of it runs in slices on workers, but for taking the place.
+
+use std::sync::Arc;
+
+use chrono::{SecondsFormat, Utc};
+
+use super::convert::Converted;
+use crate::{
+    engine::{
+        state::Shared,
+        storage::{Store, draft::Draft, staged::Staged},
+    },
+    error::Error,
+    model::{
+        checksum::to_hex,
+        part::{FORMAT_VERSION, Part, PartId, Receipt, ReceiptChecks},
+        schema::Schema,
+    },
+};
+
+/// A part that is in place, and not in the table yet.
+pub(super) struct StagedPart {
+    /// None if there is nothing left to do with them.
+    pub(super) files: Option<Staged>,
+    pub(super) receipt: Receipt,
+    pub(super) schema: Schema,
+    pub(super) place: PartPlace,
+}
+
+/// A place in the table. It is free again when it is dropped, unless it was taken.
+pub(super) struct PartPlace {
+    state: Shared,
+    part: PartId,
+    taken: bool,
+}
+
+impl PartPlace {
+    fn reserve(state: &Shared) -> Result<Self, Error> {
+        match state.with(|state| state.parts.reserve()) {
+            Some(part) => Ok(Self { state: state.clone(), part, taken: false }),
+            None => Err(check_room(state).err().unwrap_or(Error::NoPartIdLeft)),
+        }
+    }
+
+    pub(super) fn take(mut self, part: Arc<Part>) {
+        self.taken = true;
+        if self.state.with(|state| state.parts.insert(part)) {
+            warn_nearly_full(&self.state);
+        }
+    }
+}
+
+impl Drop for PartPlace {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.state.with(|state| state.parts.release());
+        }
+    }
+}
+
+/// Errors: the table is full.
+pub(crate) fn check_room(state: &Shared) -> Result<(), Error> {
+    let (is_full, parts_max) = state.with(|state| (state.parts.is_full(), state.parts.parts_max()));
+    if is_full { Err(Error::TooManyParts { parts_max }) } else { Ok(()) }
+}
+
+/// Tells the operator that there will be room for no more parts soon.
+pub(crate) fn warn_nearly_full(state: &Shared) {
+    let (parts, parts_max) = state.with(|state| (state.parts.len(), state.parts.parts_max()));
+    tracing::warn!(
+        parts,
+        parts_max,
+        "the table is nearly full: uploads are refused once it has as many parts as --parts-max allows"
+    );
+}
+
+/// Puts a part's files in place; where nothing is synced, its receipt too.
+pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
+    let place = PartPlace::reserve(state)?;
+    let receipt = receipt_of(place.part, &csv, &converted);
+    let staged = store.stage(csv, converted.parquet.draft, &receipt)?;
+    let files = if store.is_synced() {
+        Some(staged)
+    } else {
+        staged.commit_unsynced()?;
+        None
+    };
+    let schema = Schema::of(&receipt.columns);
+    Ok(StagedPart { files, receipt, schema, place })
+}
+
+fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
+    let Converted { parquet, columns, rows } = converted;
+    Receipt {
+        format: FORMAT_VERSION,
+        part,
+        rows: *rows,
+        columns: columns.clone(),
+        csv: csv.info(),
+        parquet: parquet.draft.info(),
+        row_groups: parquet.row_groups,
+        footer_bytes: parquet.footer_bytes,
+        uploaded_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
+        checks: Some(ReceiptChecks {
+            sums_seed: csv.sums_seed().map(to_hex),
+            footer_xxh3: to_hex(parquet.draft.tail_checksum()),
+            chunks_in_sums: false,
+        }),
+    }
+}

@@ -1,0 +1,17 @@
+//! An upload, step by step: receive, find types, convert, commit.
+
+pub mod blocks;
+pub mod commit;
+pub mod commit_queue;
+pub mod convert;
+pub mod early_sync;
+pub mod integer_attempt;
+pub mod integers;
+pub mod memory_plan;
+pub mod receive;
+pub mod reread;
+pub mod small_files;
+pub mod upload;
+
+#[cfg(test)]
+mod integers_tests;

@@ -1,0 +1,244 @@
+//! Small files: what is in memory with its first block is typed, converted and put in place by one worker in one slice.
+//!
+//! Those that come at about the same time go to a worker together, one after the other. To create a file is to hold its
+//! folder's lock in the kernel, so workers that create one each stand in each other's way, and every slice wakes a
+//! thread: with 16 clients a slice of many takes less time than the same files apart.
+//!
+//! Memory: a file brings a claim for all that is done to it.
+
+use std::{io::Write, sync::Arc, thread::available_parallelism};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    commit::{StagedPart, stage},
+    convert::{Conversion, Converted, unless_unsuited},
+    integers::Integers,
+    memory_plan::{Plan, typing_bytes},
+};
+use crate::{
+    engine::{
+        csv::{
+            header::header_of,
+            infer::Typer,
+            rows::{Resume, Wanted},
+            scanner::Scanner,
+        },
+        runtime::workers::{Workers, caught},
+        state::{Lane, Shared},
+        storage::Store,
+    },
+    error::Error,
+    limits::{COLUMNS_MAX, CsvLimits, SMALL_FILES_PER_SLICE_MAX, WORKERS},
+};
+
+/// A file on its way to a worker, and who is told what came of it.
+pub(crate) struct SmallFile {
+    csv: Vec<u8>,
+    claim: OwnedSemaphorePermit,
+    cancel: CancellationToken,
+    told: oneshot::Sender<Result<StagedPart, Error>>,
+}
+
+impl SmallFile {
+    /// Memory that the file may take until it is in place.
+    ///
+    /// Errors: it is too wide to be converted.
+    pub(super) fn claim_bytes(csv: &[u8], limits: CsvLimits) -> Result<usize, Error> {
+        let columns = columns_max(csv);
+        let plan = Plan::for_file(csv.len() as u64, columns, csv.len())?;
+        Ok(plan.claim_bytes + typing_bytes(csv.len() as u64, columns, limits))
+    }
+
+    /// A file, with its claim, and what will come of it.
+    pub(super) fn new(
+        csv: Vec<u8>,
+        claim: OwnedSemaphorePermit,
+        cancel: CancellationToken,
+    ) -> (Self, oneshot::Receiver<Result<StagedPart, Error>>) {
+        let (told, hears) = oneshot::channel();
+        (Self { csv, claim, cancel, told }, hears)
+    }
+}
+
+/// Where small files become staged parts.
+pub(crate) struct Stage {
+    /// Who does it.
+    pub(crate) workers: Workers,
+    /// Where the files go.
+    pub(crate) store: Arc<Store>,
+    /// Where they get their ids.
+    pub(crate) state: Shared,
+    /// What a file may have.
+    pub(crate) limits: CsvLimits,
+}
+
+impl Stage {
+    /// Stages what comes until nobody is left who could bring more.
+    pub(crate) async fn keep_staging(self, mut queue: mpsc::Receiver<SmallFile>) {
+        // While one slice is in the folder, another types.
+        let slices_max = available_parallelism().map_or(1, usize::from).clamp(2, WORKERS);
+        let turns = Arc::new(Semaphore::new(slices_max));
+        let this = Arc::new(self);
+        while let Ok(turn) = Arc::clone(&turns).acquire_owned().await {
+            let mut files = Vec::with_capacity(SMALL_FILES_PER_SLICE_MAX);
+            if queue.recv_many(&mut files, SMALL_FILES_PER_SLICE_MAX).await == 0 {
+                return;
+            }
+            let stage = Arc::clone(&this);
+            let work = move || {
+                let _turn = turn;
+                files.into_iter().for_each(|file| stage.stage_one(file));
+            };
+            // Who waits for a file that is refused here learns that its end is gone.
+            let _refused = this.workers.hand_over(Lane::Upload, work).await;
+        }
+    }
+
+    /// Types, converts and stages a file, unless nobody wants it any more. A panic is the error of this one alone.
+    fn stage_one(&self, file: SmallFile) {
+        let SmallFile { csv, claim, cancel, told } = file;
+        let staged = caught(|| {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let converted = match unless_unsuited(Integers::of_file(&self.store, self.limits, &csv))? {
+                Some(converted) => converted,
+                None => convert(&self.store, self.limits, &csv)?,
+            };
+            drop(claim);
+            let mut draft = self.store.listed_draft()?;
+            draft.write_all(&csv).map_err(Error::io("an upload's spool file"))?;
+            stage(&self.store, &self.state, draft, converted)
+        });
+        // If nobody hears it, it is dropped here, on a worker.
+        let _unheard = told.send(staged.flatten());
+    }
+}
+
+/// Types and converts a file that is in memory.
+fn convert(store: &Arc<Store>, limits: CsvLimits, csv: &[u8]) -> Result<Converted, Error> {
+    let new_scanner = || Scanner::new(limits, Wanted::All, Resume::default());
+    let (mut scanner, mut typer) = (new_scanner(), Typer::default());
+    scanner.feed(csv, &mut typer)?;
+    scanner.finish(&mut typer)?;
+    let (rows, columns) = (scanner.into_resume().rows, typer.into_columns());
+    let layout = Plan::for_file(csv.len() as u64, columns.len(), csv.len())?.layout;
+    let mut conversion = Conversion::new(store, columns, layout);
+    let mut scanner = new_scanner();
+    scanner.feed(csv, &mut conversion)?;
+    scanner.finish(&mut conversion)?;
+    conversion.finish(rows)
+}
+
+/// Columns that a file in memory can have: more than it has only if commas stand in their names.
+fn columns_max(csv: &[u8]) -> usize {
+    (memchr::memchr_iter(b',', header_of(csv)).count() + 1).min(COLUMNS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use bytes::Bytes;
+    use futures_util::{future::join_all, stream};
+
+    use crate::{
+        engine::Engine,
+        limits::Limits,
+        model::{durability::Durability, format::Format},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_file_is_refused_alone_among_others() {
+        for durability in [Durability::None, Durability::Fsync] {
+            let folder = tempfile::TempDir::new().expect("a folder");
+            let opened = Engine::open(folder.path(), durability, Limits::default()).await;
+            let (engine, _) = opened.expect("a data folder");
+            let uploads = join_all((0..100).map(|number| {
+                let csv = match number % 4 {
+                    0 => format!("a,b\n{number},1\n2\n"),
+                    1 => format!("a,b\n{number},text\n"),
+                    _ => format!("a,b\n{number},1\n"),
+                };
+                let engine = engine.clone();
+                async move { engine.upload(stream::iter([Ok::<_, Error>(Bytes::from(csv))])).await }
+            }));
+            let mut kept = 0;
+            for (number, uploaded) in uploads.await.into_iter().enumerate() {
+                match (number % 4, uploaded) {
+                    (0, Err(error)) => assert_eq!(error.to_string(), "row 2 has 1 cell, the header has 2"),
+                    (0, Ok(_)) => panic!("file {number} has a short row"),
+                    (_, uploaded) => kept += uploaded.expect("it is right").rows,
+                }
+            }
+            assert_eq!((kept, engine.parts_count()), (75, 75));
+            let expected: i64 = (0..100).filter(|number| number % 4 != 0).sum();
+            for format in [Format::Csv, Format::Parquet] {
+                assert_eq!(engine.column_sum("a", format).await.expect("integers").total, expected);
+            }
+            let left = std::fs::read_dir(folder.path().join("tmp")).expect("a folder").count();
+            assert_eq!(left, 0, "nothing is left of those that were refused");
+            engine.close();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_cancelled_before_its_turn_is_not_kept() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+        let (engine, _) = opened.expect("a data folder");
+        let upload = |csv: &'static [u8]| {
+            let engine = engine.clone();
+            Box::pin(async move { engine.upload(stream::iter([Ok::<_, Error>(Bytes::from(csv))])).await })
+        };
+        let (barrier, holding) = (Arc::new(Barrier::new(WORKERS + 1)), Arc::new(AtomicUsize::new(0)));
+        let hold = |_| {
+            let (workers, barrier, holding) = (engine.0.workers.clone(), Arc::clone(&barrier), Arc::clone(&holding));
+            let wait = move || {
+                holding.fetch_add(1, Ordering::SeqCst);
+                barrier.wait()
+            };
+            tokio::spawn(async move { workers.run(Lane::Question, wait).await })
+        };
+        let held: Vec<_> = (0..WORKERS).map(hold).collect();
+        while holding.load(Ordering::SeqCst) < WORKERS {
+            tokio::task::yield_now().await;
+        }
+        let mut cancelled = upload(b"a\n1\n");
+        for _ in 0..100 {
+            assert!(futures_util::poll!(&mut cancelled).is_pending(), "every worker is held");
+            tokio::task::yield_now().await;
+        }
+        drop(cancelled);
+        tokio::task::spawn_blocking(move || barrier.wait()).await.expect("no panic");
+        for held in held {
+            held.await.expect("no panic").expect("ran");
+        }
+        assert_eq!(upload(b"a\n2\n").await.expect("it is right").rows, 1);
+        assert_eq!(engine.parts_count(), 1);
+        assert_eq!(engine.column_sum("a", Format::Csv).await.expect("integers").total, 2);
+        engine.close();
+    }
+
+    #[test]
+    fn no_small_file_has_more_columns_than_it_claims_memory_for() {
+        for (csv, columns) in [
+            ("a", 1),
+            ("a,b\n1,2\n", 2),
+            ("\n\r\n\ra,b,c\r1,2,3\n", 3),
+            ("\u{feff}\r\na,b\n1,2\n", 2),
+            ("\"a\",\"b\n,\"\n1,2,3,4,5\n", 3),
+            ("", 1),
+        ] {
+            assert_eq!(columns_max(csv.as_bytes()), columns, "{csv:?}");
+        }
+        assert_eq!(columns_max(&[b','; 2 * COLUMNS_MAX]), COLUMNS_MAX);
+    }
+}

@@ -1,0 +1,379 @@
+//! Bytes to a part: received into a draft (`spool.rs`), typed whole, converted, staged, committed, registered.
+//!
+//! Everything that touches a file or a cell is a slice on a worker; this file is the order of those slices. The task
+//! runs apart from the call that brought it, so that a client that goes away leaves clean-up to a worker, too.
+//!
+//! There are four ways. A small file is in memory with its first block: `small.rs` has it done in one slice. A large
+//! one that is all integers so far, if there is memory for it, is converted while it comes (`integers.rs`); if there is
+//! none, once it has come. Any other is typed, then converted, from its draft.
+//!
+//! Memory: receiving takes one block for an upload of any size. Reading ahead, typing and conversion take claims, counted
+//! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
+//! and nothing else held.
+
+use std::{hash::Hasher, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, future::join, stream};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::CancellationToken;
+use twox_hash::{XxHash3_64, XxHash3_128};
+
+use super::{
+    blocks::Incoming,
+    commit::{StagedPart, stage},
+    commit_queue::Waiting,
+    convert::{Conversion, Converted},
+    early_sync::sync_slice,
+    integer_attempt::{Bet, Outcome},
+    integers,
+    memory_plan::{Plan, typing_bytes},
+    receive::{SPOOL_FILE, slice, spool},
+    reread::{Reread, Step},
+    small_files::SmallFile,
+};
+use crate::{
+    engine::{
+        Engine,
+        csv::{
+            file_scan::FileScan,
+            infer::Typer,
+            rows::{Resume, Row, Rows, Wanted},
+        },
+        runtime::transfers::Paced,
+        state::{Lane, Shared},
+        storage::{
+            draft::{Draft, checksum_text},
+            reader::Reader,
+        },
+    },
+    error::{Error, csv::CsvError},
+    limits::{CONVERT_SLICE_BYTES, CsvLimits, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES},
+    model::{
+        part::{Part, Receipt},
+        schema::Schema,
+    },
+};
+
+/// Runs one upload from its first byte to its receipt.
+pub(crate) async fn run<S>(engine: Engine, body: Paced<S>, cancel: CancellationToken) -> Result<Receipt, Error>
+where
+    S: Stream<Item = Result<Bytes, Error>> + Unpin,
+{
+    let upload = Upload { engine, cancel };
+    let mut incoming = Incoming::new(&upload.engine, &upload.cancel, body);
+    let first = incoming.first_block().await?;
+    let staged = if first.at_end {
+        upload.keep_small(first.bytes).await?
+    } else {
+        match spool(incoming, first, Bet::on_integers(&upload.engine)).await? {
+            (csv, Outcome::Won(converted)) => upload.stage(csv, converted).await?,
+            (csv, outcome) => upload.convert_draft(csv, matches!(outcome, Outcome::Open)).await?,
+        }
+    };
+    upload.commit(staged).await
+}
+
+/// A file of this machine as a stream of blocks.
+pub(crate) fn blocks_of(engine: &Engine, file: Reader) -> impl Stream<Item = Result<Bytes, Error>> + Unpin + use<> {
+    let workers = engine.0.workers.clone();
+    Box::pin(stream::try_unfold((workers, file, 0), |(workers, file, offset)| async move {
+        let from = file.clone();
+        let read = move || from.block(offset, SPOOL_BLOCK_BYTES);
+        let block = workers.run(Lane::Upload, read).await.flatten()?;
+        let next = offset + block.len() as u64;
+        Ok(if block.is_empty() { None } else { Some((Bytes::from(block), (workers, file, next))) })
+    }))
+}
+
+/// The checksum of a file, as receipts have it, read slice by slice.
+pub(crate) async fn checksum(engine: &Engine, file: &Reader) -> Result<String, Error> {
+    let mut hash = Box::new(XxHash3_64::new());
+    let mut blocks = blocks_of(engine, file.clone());
+    while let Some(block) = blocks.next().await {
+        hash.write(&block?);
+    }
+    Ok(checksum_text(&hash))
+}
+
+pub(super) struct Upload {
+    engine: Engine,
+    cancel: CancellationToken,
+}
+
+impl Upload {
+    /// Has a file that is in memory typed, converted and staged.
+    async fn keep_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
+        let Engine(inner) = &self.engine;
+        let claim_bytes = SmallFile::claim_bytes(&csv, inner.limits.csv)?;
+        let claim = self.claim(csv.len() as u64, claim_bytes).await?;
+        let (file, hears) = SmallFile::new(csv, claim, self.cancel.clone());
+        inner.small_files.send(file).await.ok().ok_or(Error::Draining)?;
+        hears.await.unwrap_or(Err(Error::Draining))
+    }
+
+    /// Converts and stages a file that is complete on disk.
+    async fn convert_draft(&self, mut csv: Draft, may_be_integers: bool) -> Result<StagedPart, Error> {
+        let (csv, file) = slice(&self.engine, &self.cancel, move || {
+            let file = csv.reader()?;
+            Ok((csv, file))
+        })
+        .await?;
+        match self.convert_file(file, may_be_integers).await {
+            Ok(converted) => self.stage(csv, converted).await,
+            Err(error) => {
+                self.engine.0.workers.discard(csv);
+                Err(error)
+            }
+        }
+    }
+
+    async fn convert_file(&self, file: Reader, may_be_integers: bool) -> Result<Converted, Error> {
+        if may_be_integers && let Some(converted) = self.convert_integers(file.clone()).await? {
+            return Ok(converted);
+        }
+        self.type_and_convert(file).await
+    }
+
+    /// None: it is no file of integers, or may be none.
+    async fn convert_integers(&self, file: Reader) -> Result<Option<Converted>, Error> {
+        let inner = &self.engine.0;
+        let claim = self.claim(file.bytes(), integers::CLAIM_BYTES + SPOOL_BLOCK_BYTES).await?;
+        let mut reread = Reread { file, offset: 0, integers: None, _claim: claim };
+        loop {
+            let (store, limits) = (Arc::clone(&inner.store), inner.limits.csv);
+            match slice(&self.engine, &self.cancel, move || reread.step(&store, limits)).await? {
+                Step::More(more) => reread = more,
+                Step::Done(converted) => return Ok(converted),
+            }
+        }
+    }
+
+    /// Types and converts a file that is complete on disk, each with the memory it may need.
+    async fn type_and_convert(&self, file: Reader) -> Result<Converted, Error> {
+        let inner = &self.engine.0;
+        let (bytes, limits, header) = (file.bytes(), inner.limits.csv, file.clone());
+        let columns_count = slice(&self.engine, &self.cancel, move || count_columns(&header, limits)).await?;
+        let claim = self.claim(bytes, typing_bytes(bytes, columns_count, inner.limits.csv)).await?;
+        let (columns, rows, longest_row_bytes) = self
+            .to_the_end(self.scan(&file, Typer::default()), |scan| {
+                let (rows, longest_row_bytes) = (scan.rows_count(), scan.longest_row_bytes());
+                Ok((scan.rows.into_columns(), rows, longest_row_bytes))
+            })
+            .await?;
+        drop(claim);
+
+        let plan = Plan::for_file(bytes, columns_count, longest_row_bytes)?;
+        let claim = self.claim(bytes, plan.claim_bytes).await?;
+        let mut conversion = Conversion::new(&inner.store, columns, plan.layout);
+        conversion.claim = Some(claim);
+        let finish = move |scan: FileScan<Conversion>| scan.rows.finish(rows);
+        self.to_the_end(self.scan(&file, conversion), finish).await
+    }
+
+    fn scan<R: Rows<Error = Error>>(&self, file: &Reader, rows: R) -> FileScan<R> {
+        FileScan::new(file.clone(), self.engine.0.limits.csv, Wanted::All, Resume::default(), rows)
+    }
+
+    /// Memory out of the pool for files of this size.
+    async fn claim(&self, file_bytes: u64, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let inner = &self.engine.0;
+        let pool = if file_bytes <= SMALL_UPLOAD_BYTES { &inner.small } else { &inner.large };
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Error::Cancelled),
+            claim = pool.claim(bytes) => claim,
+        }
+    }
+
+    /// From here on a cancelled call no longer matters: what it sent is kept. Where files are to be safe, large ones are
+    /// synced here, side by side, so that little is left for the commit that others wait for, too.
+    async fn stage(&self, mut csv: Draft, mut converted: Converted) -> Result<StagedPart, Error> {
+        let Engine(inner) = &self.engine;
+        let (store, state) = (Arc::clone(&inner.store), inner.state.clone());
+        if !inner.store.is_synced() || csv.bytes() <= SMALL_UPLOAD_BYTES {
+            return inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten();
+        }
+        let sync_csv = move || csv.sync().map(|()| csv).map_err(Error::io(SPOOL_FILE));
+        let sync_parquet =
+            move || converted.parquet.draft.sync().map(|()| converted).map_err(Error::io("the parquet file"));
+        match join(sync_slice(&self.engine, sync_csv), sync_slice(&self.engine, sync_parquet)).await {
+            (Ok(csv), Ok(converted)) => {
+                inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
+            }
+            (Err(error), other) => {
+                inner.workers.discard(other);
+                Err(error)
+            }
+            (Ok(csv), Err(error)) => {
+                inner.workers.discard(csv);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes it a part.
+    async fn commit(&self, staged: StagedPart) -> Result<Receipt, Error> {
+        let Engine(inner) = &self.engine;
+        let StagedPart { files, receipt, schema, place } = staged;
+        if let Some(files) = files {
+            let (told, hears) = oneshot::channel();
+            if let Err(refused) = inner.commits.send(Waiting { files, told }).await {
+                inner.workers.discard(refused);
+                return Err(Error::Draining);
+            }
+            hears.await.unwrap_or(Err(Error::Draining))?;
+        }
+        let schema = share_schema(&inner.state, schema);
+        place.take(Arc::new(Part::of(&receipt, schema)));
+        Ok(receipt)
+    }
+
+    /// Scans a file slice by slice; `finish` runs in the last one.
+    async fn to_the_end<R, T, F>(&self, mut scan: FileScan<R>, mut finish: F) -> Result<T, Error>
+    where
+        R: Rows<Error = Error> + Send + 'static,
+        T: Send + 'static,
+        F: FnOnce(FileScan<R>) -> Result<T, Error> + Send + 'static,
+    {
+        loop {
+            let step = slice(&self.engine, &self.cancel, move || {
+                let at_end = scan.step(CONVERT_SLICE_BYTES)?;
+                if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More((scan, finish))) }
+            });
+            match step.await? {
+                Step::More((scan_on, finish_later)) => (scan, finish) = (scan_on, finish_later),
+                Step::Done(value) => return Ok(value),
+            }
+        }
+    }
+}
+
+/// How wide a file is, which decides what its conversion may take.
+fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
+    struct Count(usize);
+    impl Rows for Count {
+        type Error = Error;
+        fn header(&mut self, names: &[String]) -> Result<(), Error> {
+            self.0 = names.len();
+            Ok(())
+        }
+        fn row(&mut self, _row: Row<'_>) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+    const HEADER_BLOCK_BYTES: usize = 16 * KIB;
+    let mut scan = FileScan::new(file.clone(), limits, Wanted::Column(0), Resume::default(), Count(0));
+    let mut bytes = 0;
+    while scan.rows.0 == 0 && !scan.step(HEADER_BLOCK_BYTES)? {
+        // Only empty lines can come before the header.
+        bytes += HEADER_BLOCK_BYTES;
+        if bytes > 2 * HEADER_BYTES_MAX {
+            return Err(CsvError::NoHeader.into());
+        }
+    }
+    Ok(scan.rows.0)
+}
+
+/// The same header kept once for all parts that have it; none if there is no room for another.
+pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
+    let mut hash = XxHash3_128::new();
+    for (name, column_type) in schema.columns() {
+        hash.write(&(name.len() as u64).to_le_bytes());
+        hash.write(name.as_bytes());
+        hash.write(&[*column_type as u8]);
+    }
+    let hash = hash.finish_128();
+    if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
+        // Compared outside of the lock: a header can be long.
+        return (*kept == schema).then_some(kept);
+    }
+    let schema = Arc::new(schema);
+    if state.with(|state| state.parts.keep_schema(hash, &schema)) {
+        return Some(schema);
+    }
+    // Full, or another upload kept it in between.
+    state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use crate::{
+        engine::engine_tests::in_time,
+        limits::{LARGE_CONVERSION_BYTES, Limits},
+        model::{durability::Durability, format::Format},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_stops_sending_keeps_no_memory_from_others() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+        let (engine, _) = opened.expect("a data folder");
+        let (client, body) = mpsc::channel::<Bytes>(1);
+        let body = stream::unfold(body, |mut body| async { body.recv().await.map(|bytes| (Ok(bytes), body)) });
+        let uploading = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.upload(Box::pin(body)).await }
+        });
+        let rows = Bytes::from("1,2\n".repeat(SPOOL_BLOCK_BYTES / 4));
+        client.send(Bytes::from_static(b"a,b\n")).await.expect("it is received");
+        client.send(rows.clone()).await.expect("it is received");
+        // Less than a block, of which a row is not complete. Once the second is taken, the first was read ahead.
+        client.send(Bytes::from_static(b"3,4\n")).await.expect("it is received");
+        client.send(Bytes::from_static(b"5,")).await.expect("it is received");
+
+        let all = in_time("all of it, while the upload goes on", engine.0.large.claim(LARGE_CONVERSION_BYTES)).await;
+        let all = all.expect("it is open");
+        assert!(!uploading.is_finished());
+        drop(all);
+
+        client.send(Bytes::from_static(b"6\n")).await.expect("it is received");
+        client.send(rows.clone()).await.expect("it is received");
+        drop(client);
+        let receipt = uploading.await.expect("no panic").expect("it is kept");
+        assert_eq!(receipt.rows, 2 * (rows.len() as u64 / 4) + 2);
+        let sum = engine.column_sum("b", Format::Parquet).await.expect("integers").total;
+        assert_eq!(sum, 2 * 2 * (rows.len() as i64 / 4) + 4 + 6);
+        engine.close();
+    }
+
+    #[tokio::test]
+    async fn who_had_no_memory_while_it_came_is_converted_alike() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+        let (engine, _) = opened.expect("a data folder");
+        let rows = 2 * CONVERT_SLICE_BYTES / 4;
+        let upload = |last: &'static str| {
+            let (engine, csv) = (engine.clone(), format!("a,b\n{}{last}", "1,2\n".repeat(rows)).into_bytes());
+            let pieces: Vec<_> = csv.chunks(64 * KIB).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            tokio::spawn(async move { engine.upload(stream::iter(pieces)).await })
+        };
+        for last in ["3,4", "3,x", "3,4,5"] {
+            let read_ahead = upload(last).await.expect("no panic");
+            let all = in_time("all of it", engine.0.large.claim(LARGE_CONVERSION_BYTES)).await.expect("it is open");
+            let later = upload(last);
+            in_time("the next upload asks for memory", async {
+                while !engine.0.large.is_waited_for() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            drop(all);
+            match (read_ahead, later.await.expect("no panic")) {
+                (Ok(expected), Ok(kept)) => {
+                    assert_eq!((kept.rows, kept.columns), (expected.rows, expected.columns), "{last}");
+                    assert_eq!((kept.csv, kept.parquet), (expected.csv, expected.parquet), "{last}");
+                }
+                (Err(expected), Err(error)) => assert_eq!(error.to_string(), expected.to_string()),
+                (read_ahead, later) => panic!("{last}: {read_ahead:?}, {later:?}"),
+            }
+        }
+        let sum = engine.column_sum("a", Format::Parquet).await.expect("integers").total;
+        assert_eq!(sum, 4 * (rows as i64 + 3));
+        assert_eq!(engine.parts_count(), 4);
+        engine.close();
+    }
+}

@@ -1,0 +1,205 @@
+//! The records of jobs on disk: what they say, how they are written and read, what of them a start finds.
+//!
+//! What a record means for a job that is known, and every job in memory, is in `jobs.rs`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{
+        state::jobs::{JobId, JobState},
+        storage::{Store, checksums::Seal, job_files::JobFiles},
+        survey::question::SurveyQuestion,
+    },
+    error::Error,
+    model::checksum::{from_hex, to_hex},
+};
+
+/// The version of the records that this program writes. Version 1 has no checksums, neither its own nor those of files.
+const RECORD_VERSION: u32 = 2;
+
+/// The last number of a statistic, and of a job's turn, that is believed: so many are never given out.
+const JOB_NUMBER_MAX: u64 = u64::MAX / 2;
+
+/// What a job is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Work {
+    Survey(SurveyQuestion),
+    GroupSum { by: Vec<String>, sum: Vec<String>, header: Vec<String> },
+}
+
+/// A job on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    format: u32,
+    pub(crate) id: JobId,
+    /// The order in which jobs were accepted, over both kinds.
+    pub(super) order: u64,
+    /// How often it was begun.
+    pub(super) starts: u32,
+    pub(crate) work: Work,
+    /// What its input is verified against: 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    input_check: Option<String>,
+    pub(crate) state: RecordState,
+    /// When it came to this state.
+    #[serde(with = "rfc3339")]
+    pub(crate) since: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RecordState {
+    Queued,
+    Running,
+    Done {
+        bytes: u64,
+        /// What the result is verified against: 16 hexadecimal digits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        check: Option<String>,
+    },
+    Failed {
+        reason: String,
+    },
+    Downloaded,
+}
+
+/// What a start found of jobs, before anything is changed.
+pub(crate) struct FoundJobs {
+    /// In the order in which they were accepted.
+    pub(super) jobs: Vec<FoundJob>,
+    /// Names whose record is damaged, and how.
+    pub(super) damaged: Vec<(String, String)>,
+    /// Names that have files and no record.
+    pub(super) strays: Vec<String>,
+    /// Statistics that an earlier start set aside.
+    pub(super) in_quarantine: Vec<JobId>,
+}
+
+/// A job that a start found. What it is to do is read again when its turn comes: together they may be long.
+pub(super) struct FoundJob {
+    pub(super) id: JobId,
+    pub(super) order: u64,
+    pub(super) state: RecordState,
+    pub(super) since: DateTime<Utc>,
+    pub(super) files: JobFiles,
+}
+
+/// Reads all records.
+///
+/// Errors: one of a newer version; the folder cannot be read.
+pub(crate) fn find(store: &Store) -> Result<FoundJobs, Error> {
+    let in_quarantine = store.names_in_quarantine()?.iter().filter_map(|name| survey_of(name)).collect();
+    let mut found = FoundJobs { jobs: Vec::new(), damaged: Vec::new(), strays: Vec::new(), in_quarantine };
+    for (name, files) in store.list_jobs()? {
+        if !files.record {
+            found.strays.push(name);
+            continue;
+        }
+        match Record::read(store, &name) {
+            Ok(Record { id, order, state, since, .. }) => {
+                found.jobs.push(FoundJob { id, order, state, since, files });
+            }
+            Err(Error::DamagedJob { what, .. }) => found.damaged.push((name, what)),
+            Err(error) => return Err(error),
+        }
+    }
+    found.jobs.sort_unstable_by_key(|job| job.order);
+    Ok(found)
+}
+
+/// `job_id_7` and `job_id_7-2` are the statistic 7.
+fn survey_of(name: &str) -> Option<JobId> {
+    let name = name.split_once('-').map_or(name, |(name, _copy)| name);
+    name.parse().ok().filter(|id| matches!(id, JobId::Survey(_)) && !is_beyond_all(*id))
+}
+
+/// Whether the number of a statistic is none that a server gave out.
+pub(super) fn is_beyond_all(id: JobId) -> bool {
+    matches!(id, JobId::Survey(number) if number > JOB_NUMBER_MAX)
+}
+
+impl Record {
+    /// Of a job that is about to be accepted.
+    pub(crate) fn new(id: JobId, order: u64, work: Work, input_check: Option<u64>) -> Self {
+        let (format, input_check, since) = (RECORD_VERSION, input_check.map(to_hex), Utc::now());
+        Self { format, id, order, starts: 0, work, input_check, state: RecordState::Queued, since }
+    }
+
+    /// What its input is verified against.
+    pub(crate) fn input_check(&self) -> Option<u64> {
+        self.input_check.as_deref().and_then(from_hex)
+    }
+
+    pub(crate) fn read(store: &Store, name: &str) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let (text, seal) = store.read_job(name)?;
+        let damaged = |what: String| Error::DamagedJob { name: name.to_owned(), what };
+        if seal == Seal::Broken {
+            return Err(damaged("its record is not what was written".to_owned()));
+        }
+        if let Ok(Version { format }) = serde_json::from_slice(&text)
+            && format > RECORD_VERSION
+            && seal == Seal::Whole
+        {
+            return Err(Error::DataFolder(format!(
+                "job {name} has format version {format}, this program knows {RECORD_VERSION}: use a newer one"
+            )));
+        }
+        let record: Self = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let version = if seal == Seal::Whole { RECORD_VERSION } else { 1 };
+        if record.id.to_string() != name || record.format != version {
+            return Err(damaged("its record is of another job or version".to_owned()));
+        }
+        if record.order > JOB_NUMBER_MAX || is_beyond_all(record.id) {
+            return Err(damaged("its number is beyond all that were given out".to_owned()));
+        }
+        Ok(Self { format: RECORD_VERSION, ..record })
+    }
+
+    pub(crate) fn publish(&self, store: &Store) -> Result<(), Error> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::Internal(format!("job record: {error}")))?;
+        store.publish_job(&self.id.to_string(), text)
+    }
+}
+
+impl RecordState {
+    /// What the result is verified against; none if there is none, or if a record of version 1 tells of it.
+    pub(crate) fn result_check(&self) -> Option<u64> {
+        match self {
+            Self::Done { check, .. } => check.as_deref().and_then(from_hex),
+            Self::Queued | Self::Running | Self::Failed { .. } | Self::Downloaded => None,
+        }
+    }
+}
+
+impl From<RecordState> for JobState {
+    fn from(state: RecordState) -> Self {
+        match state {
+            RecordState::Queued => Self::Queued,
+            RecordState::Running => Self::Running { done: 0, total: 0 },
+            RecordState::Done { bytes, .. } => Self::Done { bytes },
+            RecordState::Failed { reason } => Self::Failed { reason: reason.into() },
+            RecordState::Downloaded => Self::Downloaded,
+        }
+    }
+}
+
+/// Times as receipts have them.
+mod rfc3339 {
+    use chrono::{DateTime, SecondsFormat, Utc};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc()).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,78 @@
+//! The result of a job, open for reading.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    record::RecordState,
+    run::{change, read},
+};
+use crate::{
+    engine::{
+        Engine,
+        runtime::workers::Workers,
+        state::{
+            Lane,
+            jobs::{Entry, JobId, JobState},
+        },
+        storage::{job_files::JobFile, reader::Reader},
+    },
+    error::Error,
+};
+
+/// A result, open for reading.
+pub struct ResultFile {
+    file: Reader,
+    workers: Workers,
+}
+
+impl ResultFile {
+    /// The result's size.
+    pub fn bytes(&self) -> u64 {
+        self.file.bytes()
+    }
+
+    /// What the result has from `offset` on, at most so many bytes, and less only at its end.
+    pub async fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
+        let file = self.file.clone();
+        let read = move || file.block(offset, bytes_max);
+        self.workers.run(Lane::Question, read).await.flatten().map(Bytes::from)
+    }
+}
+
+/// Opens the result of a job that is done.
+pub(crate) async fn open_result(engine: &Engine, id: JobId) -> Result<ResultFile, Error> {
+    let gone = || Error::NoSuchJob { id: id.to_string() };
+    let result = |entry: &Entry| Some((entry.result_bytes?, entry.result_check));
+    let Some((bytes, check)) = engine.0.state.with(|state| result(state.jobs.entries.get(&id)?)) else {
+        return Err(gone());
+    };
+    let store = Arc::clone(&engine.0.store);
+    let open = move || store.open_job_file(&id.to_string(), JobFile::Result, check);
+    match engine.0.workers.run(Lane::Question, open).await.flatten() {
+        Ok(file) if file.bytes() != bytes => {
+            let what = format!("its result has {} bytes, and had {bytes}", file.bytes());
+            Err(Error::DamagedJob { name: id.to_string(), what })
+        }
+        Ok(file) => Ok(ResultFile { file, workers: engine.0.workers.clone() }),
+        Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Err(gone()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes that a result was fetched whole: the next sweep removes it.
+pub(crate) async fn mark_downloaded(engine: Engine, id: JobId) -> Result<(), Error> {
+    if !engine.0.state.with(|state| state.jobs.claim(id, |state| matches!(state, JobState::Done { .. }))) {
+        return Ok(()); // fetched by another one first, or gone
+    }
+    let marked = async {
+        let mut record = read(&engine, id).await?;
+        change(&engine, &mut record, RecordState::Downloaded, None).await
+    };
+    let marked = marked.await;
+    if marked.is_err() {
+        engine.0.state.with(|state| state.jobs.let_go(id));
+    }
+    marked
+}

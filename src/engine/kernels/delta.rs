@@ -1,0 +1,175 @@
+//! Integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): differences, less the least of their block, in as many bits
+//! as the largest needs. Arithmetic alone: no pages, no files.
+
+use crate::engine::values::varint::{put_varint, put_zigzag};
+
+/// Values of a block, and of each of its four parts that has a width of its own: as Parquet's writer has them, so that
+/// `pages.rs` takes them.
+const BLOCK_VALUES: usize = 256;
+const MINIBLOCK_VALUES: usize = 64;
+const MINIBLOCKS: usize = BLOCK_VALUES / MINIBLOCK_VALUES;
+
+/// Two values that are less than this from zero are less than 2^31 apart.
+pub const NARROW_END: u32 = 1 << 30;
+
+/// Appends values as DELTA_BINARY_PACKED, and returns the least and the most of them. Inline, so that it is compiled for
+/// whatever its caller is.
+#[inline(always)]
+pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
+    put_varint(BLOCK_VALUES as u64, out);
+    put_varint(MINIBLOCKS as u64, out);
+    put_varint(values.len() as u64, out);
+    put_zigzag(values.first().copied().unwrap_or(0), out);
+    let mut range = values.first().map(|first| (*first, *first));
+    let mut deltas = [0_i64; BLOCK_VALUES];
+    let mut start = 1;
+    while start < values.len() {
+        let block = &values[start - 1..values.len().min(start + BLOCK_VALUES)];
+        let wider = |(least, most): (i64, i64), value: &i64| (least.min(*value), most.max(*value));
+        range = range.map(|range| block.iter().fold(range, wider));
+        let count = block.len() - 1;
+        for (delta, pair) in deltas.iter_mut().zip(block.windows(2)) {
+            *delta = pair[1].wrapping_sub(pair[0]);
+        }
+        let least = deltas[..count].iter().copied().min().unwrap_or(0);
+        put_zigzag(least, out);
+        // What is missing in the last block becomes 0.
+        deltas[count..].fill(least);
+        let (miniblocks, _) = deltas.as_chunks::<MINIBLOCK_VALUES>();
+        let mut offsets = [[0; MINIBLOCK_VALUES]; MINIBLOCKS];
+        let widths_at = out.len();
+        for (miniblock, offsets) in miniblocks.iter().zip(&mut offsets) {
+            let mut all = 0;
+            for (delta, offset) in miniblock.iter().zip(offsets.iter_mut()) {
+                *offset = delta.wrapping_sub(least).cast_unsigned();
+                all |= *offset;
+            }
+            out.push(64 - all.leading_zeros().to_le_bytes()[0]);
+        }
+        for (index, offsets) in offsets.iter().enumerate() {
+            let width = out[widths_at + index];
+            match width {
+                0 => {}
+                1..=32 => {
+                    let mut pairs = [0; PAIRS];
+                    for (pair, two) in pairs.iter_mut().zip(offsets.as_chunks::<2>().0) {
+                        *pair = two[0] | two[1] << width;
+                    }
+                    put_pairs(&pairs, width, out);
+                }
+                _ => pack(offsets, width.into(), out),
+            }
+        }
+        start += BLOCK_VALUES;
+    }
+    range
+}
+
+/// [`put`] for values less than [`NARROW_END`] from zero, to the same bytes: half as many bits to carry about.
+#[inline(always)]
+#[allow(clippy::cast_sign_loss, reason = "bits are bits")]
+pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
+    put_varint(BLOCK_VALUES as u64, out);
+    put_varint(MINIBLOCKS as u64, out);
+    put_varint(values.len() as u64, out);
+    put_zigzag(values.first().copied().unwrap_or(0).into(), out);
+    let mut range = (*values.first().unwrap_or(&0), *values.first().unwrap_or(&0));
+    let mut offsets = [0_u32; BLOCK_VALUES];
+    let mut start = 1;
+    while start < values.len() {
+        let block = &values[start - 1..values.len().min(start + BLOCK_VALUES)];
+        let count = block.len() - 1;
+        debug_assert!(block.iter().all(|value| value.unsigned_abs() < NARROW_END), "differences would wrap");
+        let mut least = i32::MAX;
+        for ((offset, value), before) in offsets.iter_mut().zip(&block[1..]).zip(block) {
+            *offset = (value - before) as u32;
+            least = least.min(value - before);
+            range = (range.0.min(*value), range.1.max(*value));
+        }
+        put_zigzag(least.into(), out);
+        // What is missing in the last block becomes 0.
+        offsets[count..].fill(least as u32);
+        let mut widths = [0; MINIBLOCKS];
+        for (width, offsets) in widths.iter_mut().zip(offsets.as_chunks_mut::<MINIBLOCK_VALUES>().0) {
+            let mut all = 0;
+            for offset in offsets {
+                *offset = offset.wrapping_sub(least as u32);
+                all |= *offset;
+            }
+            *width = 32 - all.leading_zeros().to_le_bytes()[0];
+        }
+        out.extend_from_slice(&widths);
+        for (width, offsets) in widths.into_iter().zip(offsets.as_chunks::<MINIBLOCK_VALUES>().0) {
+            if width == 0 {
+                continue;
+            }
+            let mut pairs = [0; PAIRS];
+            for (pair, two) in pairs.iter_mut().zip(offsets.as_chunks::<2>().0) {
+                *pair = u64::from(two[0]) | u64::from(two[1]) << width;
+            }
+            put_pairs(&pairs, width, out);
+        }
+        start += BLOCK_VALUES;
+    }
+    (!values.is_empty()).then_some((range.0.into(), range.1.into()))
+}
+
+/// Pairs of values in a miniblock.
+const PAIRS: usize = MINIBLOCK_VALUES / 2;
+
+/// Appends a miniblock of values of at most 32 bits, which are put together two by two.
+#[inline(always)]
+fn put_pairs(pairs: &[u64; PAIRS], width: u8, out: &mut Vec<u8>) {
+    let at = out.len();
+    out.resize(at + usize::from(width) * MINIBLOCK_VALUES / 8, 0);
+    PACK[usize::from(width)](pairs, out[at..].as_chunks_mut().0);
+}
+
+/// Writes pairs of values of one width, first value lowest.
+type Pack = fn(&[u64; PAIRS], &mut [[u8; 8]]);
+
+/// By the width of a value.
+const PACK: [Pack; 33] = {
+    macro_rules! of_widths {
+        ($($width:literal)*) => { [$(pack_pairs::<$width>),*] };
+    }
+    of_widths!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32)
+};
+
+/// The width is a constant and the loop is unrolled, so that every place and shift is a constant too: no vectors, and so
+/// nothing to compile it otherwise for.
+fn pack_pairs<const WIDTH: usize>(pairs: &[u64; PAIRS], out: &mut [[u8; 8]]) {
+    let mut words = out[..WIDTH].iter_mut();
+    let mut word = 0;
+    macro_rules! for_pairs {
+        ($($index:literal)*) => {$(
+            let bit = $index * 2 * WIDTH % 64;
+            word |= pairs[$index] << bit;
+            if bit + 2 * WIDTH >= 64 {
+                if let Some(out) = words.next() {
+                    *out = word.to_le_bytes();
+                }
+                // What did not fit in any more.
+                word = if bit + 2 * WIDTH == 64 { 0 } else { pairs[$index] >> (64 - bit) };
+            }
+        )*};
+    }
+    for_pairs!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+    debug_assert!(word == 0 && words.next().is_none(), "64 values of any width are whole words");
+}
+
+/// Appends the low `width` bits of each value, more than 32, first value lowest.
+fn pack(values: &[u64; MINIBLOCK_VALUES], width: usize, out: &mut Vec<u8>) {
+    let (mut word, mut filled) = (0_u64, 0);
+    for &value in values {
+        word |= value << filled;
+        filled += width;
+        if filled >= 64 {
+            out.extend_from_slice(&word.to_le_bytes());
+            filled -= 64;
+            // What did not fit in any more.
+            word = if filled == 0 { 0 } else { value >> (width - filled) };
+        }
+    }
+    out.extend_from_slice(&word.to_le_bytes()[..filled / 8]);
+}

@@ -1,0 +1,127 @@
+//! Scalar twins of the vector code: the same answers, one byte after the other. Tests compare the two.
+
+use super::{LANES, RowCell, Rows, Stopped};
+
+/// The same one after the other, behind what is there.
+pub(super) fn gather_plain(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
+    column.extend(cells.chunks_exact(columns_count).map(|row| row[column_index]));
+}
+
+/// What 64 bytes are, a bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marks {
+    pub(super) commas: u64,
+    pub(super) row_ends: u64,
+    pub(super) quotes: u64,
+}
+
+/// What vector instructions do, byte by byte.
+pub(super) fn marks_plain(lanes: &[u8; LANES]) -> Marks {
+    let bits = |is: fn(u8) -> bool| (0..).zip(lanes).fold(0, |bits, (at, &byte)| bits | u64::from(is(byte)) << at);
+    Marks {
+        commas: bits(|byte| byte == b','),
+        row_ends: bits(|byte| matches!(byte, b'\n' | b'\r')),
+        quotes: bits(|byte| byte == b'"'),
+    }
+}
+
+/// [`find_cells`] with any way to get marks. A quote opens a cell or closes one by turns, so what stands inside quotes
+/// is known from how many come before it; that this is what they mean is checked at each of them.
+#[inline(always)]
+pub(super) fn find_cells_by(
+    bytes: &[u8],
+    columns_count: usize,
+    column_index: usize,
+    cells: &mut [RowCell],
+    marks_of: impl Fn(&[u8; LANES]) -> Marks,
+) -> Rows {
+    let mut count = 0;
+    let mut found = RowCell::default();
+    let mut commas_before = 0; // in the row
+    let mut quoted = 0; // all ones if the last byte stands inside quotes, or opens them
+    let mut after_separator = 1; // in the lowest bit what the last byte was
+    let mut after_close = 0;
+    let mut base = 0;
+    let mut last = [0; LANES];
+    while base < bytes.len() {
+        let lanes = bytes[base..].first_chunk::<LANES>().unwrap_or_else(|| {
+            last[..bytes.len() - base].copy_from_slice(&bytes[base..]);
+            &last
+        });
+        let Marks { mut commas, mut row_ends, quotes } = marks_of(lanes);
+        let mut odd = 0;
+        if quotes | quoted == 0 {
+            odd |= after_close & !(commas | row_ends);
+            after_close = 0;
+            after_separator = (commas | row_ends) >> 63;
+        } else {
+            let inside = prefix_xor(quotes) ^ quoted;
+            (commas, row_ends) = (commas & !inside, row_ends & !inside);
+            let separators = commas | row_ends;
+            let (opens, closes) = (quotes & inside, quotes & !inside);
+            odd |= opens & !((separators | closes) << 1 | after_separator | after_close);
+            odd |= (closes << 1 | after_close) & !(separators | opens);
+            quoted = (inside >> 63).wrapping_neg();
+            after_separator = separators >> 63;
+            after_close = closes >> 63;
+        }
+        // What follows the first odd byte is not known.
+        let known = (odd & odd.wrapping_neg()).wrapping_sub(1);
+        (commas, row_ends) = (commas & known, row_ends & known);
+        loop {
+            let row_end = row_ends & row_ends.wrapping_neg();
+            let here = commas & row_end.wrapping_sub(1);
+            let commas_here = here.count_ones() as usize;
+            let wanted = column_index.wrapping_sub(commas_before);
+            if wanted.wrapping_sub(1) < commas_here {
+                found.start = base + place_of(here, wanted - 1) + 1;
+            }
+            if wanted < commas_here {
+                found.end = base + place_of(here, wanted);
+            }
+            commas_before += commas_here;
+            if row_end == 0 {
+                break;
+            }
+            let at = base + row_end.trailing_zeros() as usize;
+            commas &= !row_end.wrapping_sub(1);
+            row_ends ^= row_end;
+            if at > found.row {
+                if commas_before + 1 != columns_count {
+                    return Rows { count, next: found.row, stopped: Stopped::Odd };
+                }
+                if count == cells.len() {
+                    return Rows { count, next: found.row, stopped: Stopped::Full };
+                }
+                if column_index == commas_before {
+                    found.end = at;
+                }
+                cells[count] = RowCell { row_end: at, ..found };
+                count += 1;
+            }
+            commas_before = 0;
+            found.row = at + 1;
+            found.start = at + 1;
+        }
+        if odd != 0 {
+            return Rows { count, next: found.row, stopped: Stopped::Odd };
+        }
+        base += LANES;
+    }
+    Rows { count, next: found.row, stopped: Stopped::End }
+}
+
+/// The parity of all bits up to each.
+#[inline(always)]
+fn prefix_xor(bits: u64) -> u64 {
+    [1, 2, 4, 8, 16, 32].iter().fold(bits, |bits, by| bits ^ bits << by)
+}
+
+/// Where the bit stands that has so many below it.
+#[inline(always)]
+fn place_of(mut bits: u64, below: usize) -> usize {
+    for _ in 0..below {
+        bits &= bits - 1;
+    }
+    bits.trailing_zeros() as usize
+}

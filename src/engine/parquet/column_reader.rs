@@ -1,0 +1,347 @@
+//! Several columns of a part's Parquet file: a stretch of rows at a time, and of that one column after the other.
+//!
+//! So one page is in memory, however many columns a question has, and a row that an earlier column ruled out costs little
+//! in the later ones. Like the sum in `parquet.rs`, it reads the footer and those columns' chunks, nothing beside them.
+
+use std::ops::Range;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use parquet::{
+    column::reader::ColumnReader,
+    data_type::{AsBytes, DataType},
+    errors::ParquetError,
+    file::metadata::RowGroupMetaData,
+};
+
+use super::{
+    file::ParquetFile,
+    read_rows::{TEXTS_MAX, TypedReader, read_rows},
+};
+use crate::{
+    engine::storage::reader::Reader,
+    error::Error,
+    limits::SLICE_BYTES,
+    model::{
+        part::Part,
+        schema::{ColumnType, Schema},
+    },
+};
+
+/// A column of one part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnRef {
+    /// Its place in the part.
+    pub index: usize,
+    /// Its name.
+    pub name: &'static str,
+    /// Its type in the part.
+    pub column_type: ColumnType,
+}
+
+impl ColumnRef {
+    /// The column of this name, if there is one.
+    pub fn find(schema: &Schema, name: &'static str) -> Option<Self> {
+        let (index, column_type) = schema.find(name)?;
+        Some(Self { index, name, column_type })
+    }
+}
+
+/// Where the next stretch begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    row_group: usize,
+    /// Rows of the row group before it.
+    group_rows: u64,
+    /// Rows of the part before it.
+    part_rows: u64,
+}
+
+/// Rows of one row group that stand together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    row_group: usize,
+    group_rows: Range<usize>,
+    ends_group: bool,
+    part_rows: u64,
+    bytes: u64,
+}
+
+impl Stretch {
+    /// How many rows.
+    pub fn rows_count(&self) -> usize {
+        self.group_rows.len()
+    }
+
+    /// What the columns that it was cut for take in it, about, before they are packed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The number in its part, from 1, of the row so many rows into the stretch.
+    pub fn row_number(&self, offset: u32) -> u64 {
+        self.part_rows + u64::from(offset) + 1
+    }
+}
+
+/// A cell as Parquet has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cell<'a> {
+    /// Nothing.
+    Empty,
+    /// An integer.
+    Int64(i64),
+    /// A double, which is finite.
+    Float64(f64),
+    /// `true` or `false`
+    Boolean(bool),
+    /// A day.
+    Date32(NaiveDate),
+    /// A time, and whether it ends in `Z`.
+    Timestamp(NaiveDateTime, bool),
+    /// Any text.
+    Utf8(&'a str),
+}
+
+impl<'a> Cell<'a> {
+    /// The cell's text as the CSV had it, but for two types that do not keep how a value was written: a double is the
+    /// shortest text of its value without an exponent (`1.50` is `1.5`), and a time's fraction has no zeros at its end.
+    pub fn text(self, buffer: &'a mut String) -> &'a str {
+        *buffer = match self {
+            Self::Empty => return "",
+            Self::Utf8(text) => return text,
+            Self::Int64(value) => value.to_string(),
+            Self::Float64(value) => value.to_string(),
+            Self::Boolean(value) => value.to_string(),
+            Self::Date32(date) => date.to_string(),
+            Self::Timestamp(time, utc) => {
+                let text = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+                let text = text.trim_end_matches('0').trim_end_matches('.');
+                format!("{text}{}", if utc { "Z" } else { "" })
+            }
+        };
+        buffer
+    }
+}
+
+/// A part's Parquet file, open for reading.
+pub struct PartColumns<'a> {
+    part: &'a Part,
+    parquet: ParquetFile<'a>,
+}
+
+impl<'a> PartColumns<'a> {
+    /// Reads the footer. Errors: it is not what was written or what the receipt says; it cannot be read.
+    pub fn open(file: &'a Reader, part: &'a Part) -> Result<Self, Error> {
+        Ok(Self { part, parquet: ParquetFile::open(file, part)? })
+    }
+
+    /// The rows from `at` on, at most `rows_max` and fewer if their cells in `columns` are so long that they would be more
+    /// than a slice, and where they end; none after the last.
+    pub fn stretch(
+        &self,
+        at: Position,
+        columns: &[&ColumnRef],
+        rows_max: usize,
+    ) -> Result<Option<(Stretch, Position)>, Error> {
+        let Position { mut row_group, mut group_rows, part_rows } = at;
+        let group = loop {
+            let Some(group) = self.parquet.row_groups().get(row_group) else {
+                if part_rows != self.part.rows {
+                    return Err(self.damaged(format!("{part_rows} rows, the receipt says {}", self.part.rows)));
+                }
+                return Ok(None);
+            };
+            if group_rows < group.num_rows().cast_unsigned() {
+                break group;
+            }
+            (row_group, group_rows) = (row_group + 1, 0);
+        };
+        let cut = || -> Result<_, std::num::TryFromIntError> {
+            let rows = u64::try_from(group.num_rows())?;
+            let row_bytes = (columns_bytes(group, columns) / rows).saturating_add(1);
+            let rows_max = (SLICE_BYTES as u64 / row_bytes).max(1).min(rows_max as u64);
+            let count = rows_max.min(rows - group_rows);
+            let start = usize::try_from(group_rows)?;
+            let ends_group = group_rows + count == rows;
+            let group_rows = start..start + usize::try_from(count)?;
+            Ok(Stretch { row_group, group_rows, ends_group, part_rows, bytes: count.saturating_mul(row_bytes) })
+        };
+        let stretch = cut().map_err(|error| self.damaged(error.to_string()))?;
+        let count = stretch.rows_count() as u64;
+        let after = Position { row_group, group_rows: group_rows + count, part_rows: part_rows + count };
+        Ok(Some((stretch, after)))
+    }
+
+    /// Reads a column's cells in the rows of a stretch that `rows` still has, by their offsets in it, in order, and keeps
+    /// those for which `keep` says so.
+    ///
+    /// Errors: the file is not what the receipt says; the first error of `keep`.
+    pub fn narrow<T>(
+        &self,
+        column: &ColumnRef,
+        stretch: &Stretch,
+        rows: &mut Vec<(u32, T)>,
+        keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let reader = self.parquet.chunk(stretch.row_group, (column.index, column.name))?.open()?;
+        let odd = |what: &str| self.damaged(format!("column {}: {what}", column.index));
+        let result = match (column.column_type, reader) {
+            (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => {
+                walk(reader, stretch, rows, keep, |&value| Ok(Cell::Int64(value)))
+            }
+            (ColumnType::Float64, ColumnReader::DoubleColumnReader(reader)) => {
+                let finite =
+                    |value: f64| if value.is_finite() { Ok(value) } else { Err(odd("a double that is no number")) };
+                walk(reader, stretch, rows, keep, |&value| Ok(Cell::Float64(finite(value)?)))
+            }
+            (ColumnType::Boolean, ColumnReader::BoolColumnReader(reader)) => {
+                walk(reader, stretch, rows, keep, |&value| Ok(Cell::Boolean(value)))
+            }
+            (ColumnType::Date32, ColumnReader::Int32ColumnReader(reader)) => {
+                let date = |days| NaiveDate::from_epoch_days(days).ok_or_else(|| odd("a day beyond the calendar"));
+                walk(reader, stretch, rows, keep, |&days| Ok(Cell::Date32(date(days)?)))
+            }
+            (ColumnType::Timestamp | ColumnType::TimestampUtc, ColumnReader::Int64ColumnReader(reader)) => {
+                let utc = column.column_type == ColumnType::TimestampUtc;
+                let time = |us| DateTime::from_timestamp_micros(us).ok_or_else(|| odd("a time beyond the calendar"));
+                walk(reader, stretch, rows, keep, |&us| Ok(Cell::Timestamp(time(us)?.naive_utc(), utc)))
+            }
+            (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => {
+                walk(reader, stretch, rows, keep, |bytes| {
+                    let text = std::str::from_utf8(bytes.as_bytes()).map_err(|error| odd(&error.to_string()))?;
+                    Ok(Cell::Utf8(text))
+                })
+            }
+            (column_type, _) => {
+                return Err(self.damaged(format!("its column {} is not of type {column_type}", column.index)));
+            }
+        };
+        result.map_err(|error| self.parquet.read_error(error))?
+    }
+
+    fn damaged(&self, what: String) -> Error {
+        self.parquet.damaged(&what)
+    }
+}
+
+/// What the columns take in a row group, before they are packed.
+fn columns_bytes(group: &RowGroupMetaData, columns: &[&ColumnRef]) -> u64 {
+    let chunks = columns.iter().filter_map(|column| group.columns().get(column.index));
+    chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).fold(0, u64::saturating_add)
+}
+
+/// Whether a row stands before the offset `end`.
+fn is_before<T>(row: Option<&(u32, T)>, end: usize) -> bool {
+    row.is_some_and(|(offset, _)| (*offset as usize) < end)
+}
+
+/// Goes through a column's rows in a stretch, decodes the blocks in which a row is wanted and skips the others.
+fn walk<P: DataType, T>(
+    mut reader: TypedReader<P>,
+    stretch: &Stretch,
+    rows: &mut Vec<(u32, T)>,
+    mut keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
+    cell: impl for<'v> Fn(&'v P::T) -> Result<Cell<'v>, Error>,
+) -> Result<Result<(), Error>, ParquetError> {
+    let short = || ParquetError::EOF("a column chunk has fewer rows than its row group".to_owned());
+    let skip = |reader: &mut TypedReader<P>, count: usize| {
+        if reader.skip_records(count)? == count { Ok(()) } else { Err(short()) }
+    };
+    skip(&mut reader, stretch.group_rows.start)?;
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    let (mut next, mut kept) = (0, 0);
+    let count = stretch.rows_count();
+    let mut start = 0;
+    while start < count {
+        let mut end = count.min(start + TEXTS_MAX);
+        if !is_before(rows.get(next), end) {
+            values.clear(); // they would keep their page in memory beside the next one
+            skip(&mut reader, end - start)?;
+            start = end;
+            continue;
+        }
+        end = start + read_rows(&mut reader, end - start, &mut levels, &mut values)?;
+        if end == start || levels.len() != end - start {
+            return Err(short());
+        }
+        // Values stand without the nulls; the levels tell which row each belongs to.
+        let mut present = values.iter();
+        for (offset, level) in (start..end).zip(&levels) {
+            let value = if *level > 0 { Some(present.next().ok_or_else(short)?) } else { None };
+            if !is_before(rows.get(next), offset + 1) {
+                continue;
+            }
+            let (at, data) = &mut rows[next];
+            match value.map_or(Ok(Cell::Empty), &cell).and_then(|cell| keep(*at, data, cell)) {
+                Ok(true) => {
+                    rows.swap(kept, next);
+                    kept += 1;
+                }
+                Ok(false) => {}
+                Err(error) => return Ok(Err(error)),
+            }
+            next += 1;
+        }
+        start = end;
+    }
+    rows.truncate(kept);
+    if stretch.ends_group && reader.skip_records(1)? != 0 {
+        return Err(ParquetError::General("a column chunk has more rows than its row group".to_owned()));
+    }
+    Ok(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::values::parse::{parse_boolean, parse_date, parse_float64, parse_int64, parse_timestamp};
+
+    use super::*;
+
+    /// What Parquet keeps of a text, as the conversion typed it.
+    fn cell(text: &str) -> Cell<'_> {
+        let bytes = text.as_bytes();
+        if let Some((micros, utc)) = parse_timestamp(bytes) {
+            let time = DateTime::from_timestamp_micros(micros).expect("in the calendar");
+            return Cell::Timestamp(time.naive_utc(), utc);
+        }
+        let date = parse_date(bytes).and_then(NaiveDate::from_epoch_days).map(Cell::Date32);
+        let integer = || parse_int64(bytes).map(Cell::Int64);
+        let double = || parse_float64(bytes).map(Cell::Float64);
+        let boolean = || parse_boolean(bytes).map(Cell::Boolean);
+        date.or_else(integer).or_else(double).or_else(boolean).unwrap_or(Cell::Utf8(text))
+    }
+
+    #[test]
+    fn texts_are_as_they_were_in_the_csv() {
+        let same = [
+            "-9223372036854775808",
+            "0",
+            "34.1",
+            "-0.25",
+            "true",
+            "false",
+            "0001-01-01",
+            "2024-02-29",
+            "9999-12-31",
+            "0001-01-01T00:00:00",
+            "2024-02-29T10:20:30",
+            "1969-12-31T23:59:59.999999Z",
+            "2024-02-29T10:20:00.5",
+            "2024-02-29T00:00:00Z",
+            "007",
+            "it's",
+        ];
+        let shorter = [
+            ("1.50", "1.5"),
+            ("1e3", "1000"),
+            ("-0.0", "-0"),
+            ("1.5e-7", "0.00000015"),
+            ("2024-02-29T10:20:30.500", "2024-02-29T10:20:30.5"),
+            ("2024-02-29T10:20:30.0Z", "2024-02-29T10:20:30Z"),
+        ];
+        for (text, expected) in same.map(|text| (text, text)).into_iter().chain(shorter) {
+            assert_eq!(cell(text).text(&mut String::new()), expected, "{:?}", cell(text));
+        }
+        assert_eq!(Cell::Empty.text(&mut String::from("before")), "");
+    }
+}

@@ -1,0 +1,264 @@
+//! An open Parquet file of a part: its verified footer and its column chunks.
+
+use std::{mem, sync::Arc};
+
+use bytes::{Buf, Bytes};
+use crossbeam_utils::atomic::AtomicCell;
+use parquet::{
+    arrow::ArrowSchemaConverter,
+    basic::Encoding,
+    column::{
+        page::{Page, PageMetadata, PageReader},
+        reader::{ColumnReader, get_column_reader},
+    },
+    errors::ParquetError,
+    file::{
+        metadata::{
+            ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
+            ParquetStatisticsPolicy, RowGroupMetaData,
+        },
+        serialized_reader::SerializedPageReader,
+    },
+};
+
+use super::{
+    batch::arrow_schema,
+    chunk_sums::{CHUNK_SUM_DIGITS, CHUNK_SUMS_KEY},
+    window::Window,
+    writer::CHUNK_BYTES_MAX,
+};
+use crate::{
+    engine::storage::{
+        checksums::{CHUNK_BLOCK_BYTES, checksum, listed_blocks},
+        reader::Reader,
+    },
+    error::Error,
+    model::{
+        checksum::from_hex,
+        part::{PARQUET_TAIL_BYTES, Part},
+        schema::Column,
+    },
+};
+
+/// A part's Parquet file, its footer verified and read.
+pub(super) struct ParquetFile<'a> {
+    pub(super) file: &'a Reader,
+    pub(super) footer: ParquetMetaData,
+    /// All bytes of a small file, verified; none of another.
+    pub(super) whole: Option<Bytes>,
+    /// Where in the file's list of checksums those of the chunks begin; none if the footer has them.
+    pub(super) listed_from: Option<u64>,
+}
+
+impl<'a> ParquetFile<'a> {
+    /// Reads the footer. Errors: it is not what was written; it is not what the receipt says; it cannot be read.
+    pub(super) fn open(file: &'a Reader, part: &Part) -> Result<Self, Error> {
+        let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
+        let is_whole = part.is_small_parquet();
+        let footer_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
+        let tail_bytes = if is_whole { file.bytes() } else { footer_bytes };
+        let start = file.bytes().checked_sub(footer_bytes.max(tail_bytes));
+        let start = start.ok_or_else(|| file.damaged("its footer is longer than the file"))?;
+        let tail = Bytes::from(file.read_unverified(start, usize::try_from(tail_bytes).unwrap_or(usize::MAX))?);
+        if checksum(&tail) != checks.parquet {
+            let what = if is_whole { "it is not what was written" } else { "its footer is not what was written" };
+            return Err(file.damaged(what));
+        }
+        let listed_from = checks.chunks_in_sums.then(|| listed_blocks(part.csv_bytes));
+        let footer = decode_footer(&tail, part).map_err(|error| file.damaged(&error.to_string()))?;
+        let parquet = Self { file, footer, whole: is_whole.then_some(tail), listed_from };
+        let row_groups = parquet.footer.num_row_groups() == part.row_groups as usize;
+        if !row_groups || parquet.footer.file_metadata().num_rows() != part.rows.cast_signed() {
+            return Err(parquet.damaged("its footer disagrees with the receipt"));
+        }
+        Ok(parquet)
+    }
+
+    pub(super) fn row_groups(&self) -> &[RowGroupMetaData] {
+        self.footer.row_groups()
+    }
+
+    /// The chunk of a column in a row group. Errors: it is not the column that the receipt has there.
+    pub(super) fn chunk(&self, row_group: usize, (column_index, name): (usize, &str)) -> Result<Chunk<'_>, Error> {
+        let group = self.footer.row_group(row_group);
+        let Some(metadata) = group.columns().get(column_index) else {
+            return Err(self.damaged(&format!("it has no column {column_index}")));
+        };
+        if metadata.column_descr().path().parts() != [name] {
+            return Err(self.damaged(&format!("its column {column_index} is another one")));
+        }
+        let (start, bytes) = metadata.byte_range();
+        let end = start.checked_add(bytes).filter(|&end| end <= self.file.bytes());
+        let end = end.ok_or_else(|| self.damaged(&format!("its column {column_index} ends beyond the file")))?;
+        Ok(Chunk { parquet: self, group, metadata, start, end, place: (row_group, column_index) })
+    }
+
+    /// The checksums of a chunk's blocks.
+    pub(super) fn chunk_sums(&self, (row_group, column_index): (usize, usize)) -> Result<Vec<u64>, Error> {
+        let blocks = |chunk: &ColumnChunkMetaData| chunk.byte_range().1.div_ceil(CHUNK_BLOCK_BYTES as u64);
+        let (group, groups) = (self.footer.row_group(row_group), &self.footer.row_groups()[..row_group]);
+        let before = groups.iter().flat_map(RowGroupMetaData::columns).chain(&group.columns()[..column_index]);
+        let first: u64 = before.map(blocks).sum();
+        let count = usize::try_from(blocks(group.column(column_index))).unwrap_or(usize::MAX);
+        if let Some(listed_from) = self.listed_from {
+            return self.file.listed_sums(listed_from + first, count);
+        }
+        let entries = self.footer.file_metadata().key_value_metadata();
+        let entry = entries.and_then(|entries| entries.iter().find(|entry| entry.key == CHUNK_SUMS_KEY));
+        let text = entry.and_then(|entry| entry.value.as_deref()).unwrap_or_default();
+        let sums = || -> Option<Vec<u64>> {
+            let start = usize::try_from(first).ok()?.checked_mul(CHUNK_SUM_DIGITS)?;
+            let text = text.get(start..start.checked_add(count.checked_mul(CHUNK_SUM_DIGITS)?)?)?;
+            text.as_bytes().chunks(CHUNK_SUM_DIGITS).map(|digits| from_hex(std::str::from_utf8(digits).ok()?)).collect()
+        };
+        sums().ok_or_else(|| self.damaged("its footer has no checksums of the column chunks"))
+    }
+
+    /// The error that the file is not what was written.
+    pub(super) fn damaged(&self, what: &str) -> Error {
+        self.file.damaged(what)
+    }
+
+    /// What the library failed with: our own error, if it was one of a [`Window`].
+    pub(super) fn read_error(&self, error: ParquetError) -> Error {
+        match error {
+            ParquetError::External(cause) => match cause.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(cause) => self.damaged(&cause.to_string()),
+            },
+            error => self.damaged(&error.to_string()),
+        }
+    }
+}
+
+/// A column chunk of a part's file. No byte of it is handed out before it was verified.
+pub(super) struct Chunk<'a> {
+    pub(super) parquet: &'a ParquetFile<'a>,
+    group: &'a RowGroupMetaData,
+    pub(super) metadata: &'a ColumnChunkMetaData,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// Its row group and column.
+    pub(super) place: (usize, usize),
+}
+
+impl Chunk<'_> {
+    /// The chunk as the library reads it.
+    pub(super) fn open(&self) -> Result<ColumnReader, Error> {
+        let descriptor = self.metadata.column_descr_ptr();
+        let window = Arc::new(self.window()?);
+        let rows = usize::try_from(self.group.num_rows()).map_err(|error| self.parquet.damaged(&error.to_string()))?;
+        let pages = SerializedPageReader::new(window, self.metadata, rows, None);
+        let pages = BetweenPages { pages: pages.map_err(|error| self.parquet.read_error(error))?, data_before: false };
+        Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
+    }
+
+    fn window(&self) -> Result<Window, Error> {
+        if let Some(whole) = &self.parquet.whole {
+            let [start, end] = [self.start, self.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+            let loaded = Some(whole.slice(start..end));
+            return Ok(Window { loaded, ..self.window_with(Vec::new()) });
+        }
+        let mut window = self.window_with(self.parquet.chunk_sums(self.place)?);
+        if self.end - self.start <= CHUNK_BYTES_MAX as u64 {
+            let mut bytes = vec![0; usize::try_from(self.end - self.start).unwrap_or(usize::MAX)];
+            for (index, block) in bytes.chunks_mut(CHUNK_BLOCK_BYTES).enumerate() {
+                window.read_block(index, block)?;
+            }
+            window.loaded = Some(bytes.into());
+        }
+        Ok(window)
+    }
+
+    pub(super) fn window_with(&self, sums: Vec<u64>) -> Window {
+        let (file, cached) = (self.parquet.file.clone(), AtomicCell::new(None));
+        Window { file, start: self.start, end: self.end, sums, loaded: None, cached }
+    }
+}
+
+/// The pages of a column chunk with an empty one after each that has rows. `read_records` would go on from page to page
+/// until it has as many rows as it was asked for, and each text would keep its page. At an empty page it ends, and the
+/// decoder lets go of the page before.
+struct BetweenPages<P> {
+    pages: P,
+    data_before: bool,
+}
+
+impl<P: PageReader> PageReader for BetweenPages<P> {
+    fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
+        if mem::take(&mut self.data_before) {
+            return Ok(Some(Page::DataPage {
+                buf: Bytes::from_static(&[0; 4]), // the length of its levels
+                num_values: 0,
+                encoding: Encoding::PLAIN,
+                def_level_encoding: Encoding::RLE,
+                rep_level_encoding: Encoding::RLE,
+                statistics: None,
+            }));
+        }
+        let page = self.pages.get_next_page()?;
+        self.data_before = page.as_ref().is_some_and(Page::is_data_page);
+        Ok(page)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<(), ParquetError> {
+        self.pages.skip_next_page()
+    }
+}
+
+impl<P: PageReader> Iterator for BetweenPages<P> {
+    type Item = Result<Page, ParquetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+pub(super) fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData, ParquetError> {
+    let footer_bytes = part.footer_bytes as usize;
+    let (footer, mut end) = tail[tail.len() - footer_bytes - PARQUET_TAIL_BYTES..].split_at(footer_bytes);
+    if end.get_u32_le() as usize != footer_bytes || end != b"PAR1" {
+        return Err(ParquetError::General("its end is no Parquet footer of the known size".to_owned()));
+    }
+    let options = ParquetMetaDataOptions::new()
+        .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    let footer = ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))?;
+    // The library takes for granted that they are not negative.
+    let is_negative = |chunk: &ColumnChunkMetaData| {
+        let offsets = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset(), Some(chunk.compressed_size())];
+        offsets.into_iter().flatten().any(i64::is_negative)
+    };
+    if footer.row_groups().iter().flat_map(RowGroupMetaData::columns).any(is_negative) {
+        return Err(ParquetError::General("a column chunk begins before the file".to_owned()));
+    }
+    Ok(footer)
+}
+
+/// Where the column chunks of a file are, in the order of row groups and columns, from its footer with the 8 bytes after it.
+///
+/// Errors: the receipt's rows, names or types are not those of the footer; the chunks do not follow one another, as our
+/// writer has them.
+pub(crate) fn checked_chunk_ranges(tail: &[u8], part: &Part, columns: &[Column]) -> Result<Vec<(u64, u64)>, String> {
+    let footer = decode_footer(tail, part).map_err(|error| error.to_string())?;
+    let schema = ArrowSchemaConverter::new().convert(&arrow_schema(columns)).map_err(|error| error.to_string())?;
+    let found = footer.file_metadata();
+    let rows = found.num_rows() == part.rows.cast_signed() && footer.num_row_groups() == part.row_groups as usize;
+    if !rows || found.schema_descr().root_schema() != schema.root_schema() {
+        return Err("its rows or columns are not those of the receipt".to_owned());
+    }
+    let chunks = footer.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for (start, bytes) in chunks.map(ColumnChunkMetaData::byte_range) {
+        if ranges.last().is_some_and(|(_, end)| *end != start) {
+            return Err(format!("its column chunk {} does not follow the one before it", ranges.len()));
+        }
+        ranges.push((start, start.saturating_add(bytes)));
+    }
+    Ok(ranges)
+}

@@ -1,0 +1,340 @@
+//! Writes the Parquet file of a part whose columns are all integers, while its bytes arrive.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    sync::{Arc, OnceLock},
+};
+
+use bytes::{Buf, Bytes};
+use parquet::{
+    arrow::ArrowSchemaConverter,
+    basic::{Compression, Encoding},
+    column::{
+        page::{CompressedPage, Page, PageWriter},
+        writer::ColumnCloseResult,
+    },
+    errors::ParquetError,
+    file::{
+        metadata::ColumnChunkMetaData,
+        properties::WriterProperties,
+        reader::{ChunkReader, Length},
+        statistics::Statistics,
+        writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite},
+    },
+};
+
+use super::{
+    batch::arrow_schema,
+    chunk_sums::ChunkSums,
+    writer::{CREATED_BY, write_error, written},
+};
+use crate::{
+    engine::{
+        ingest::{
+            convert::Converted,
+            integers::{COLUMN_CHUNKS_MAX, PAGES_BYTES_MAX},
+        },
+        kernels::integer_table::{Cells, Number, Table},
+        storage::{
+            Store,
+            checksums::{BlockHasher, CHUNK_BLOCK_BYTES},
+            draft::Draft,
+        },
+        values::varint,
+    },
+    error::Error,
+    limits::ROW_GROUP_ROWS_MAX,
+    model::schema::{Column, ColumnType},
+};
+
+/// The Parquet file.
+pub(crate) struct Output {
+    pub(crate) columns: Vec<Chunk>,
+    pub(crate) writer: SerializedFileWriter<Draft>,
+    failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
+    group_rows: usize,
+    chunks_left: usize,
+    rows: u64,
+    /// Of the blocks of all column chunks, in the order of the file.
+    chunk_sums: ChunkSums,
+}
+
+/// A column's pages in the row group at hand.
+pub(crate) struct Chunk {
+    name: String,
+    pub(crate) pages: Vec<Bytes>,
+    /// Of the page before this one, which will be about as long.
+    page_bytes: usize,
+    bytes: usize,
+    range: Option<(i64, i64)>,
+    group_nulls: u64,
+    nulls: u64,
+}
+
+/// Why it was given up.
+#[derive(Debug)]
+pub enum Stop {
+    /// It is not such a file, or may be none.
+    Unsuited,
+    /// The disk.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Output {
+    pub(crate) fn new(store: &Store, names: Vec<String>) -> Result<Self, Error> {
+        let int64 = |name| Column { name, column_type: ColumnType::Int64, nulls: 0 };
+        let columns: Vec<_> = names.into_iter().map(int64).collect();
+        let draft = store.draft()?;
+        let failures = vec![draft.failure()];
+        let properties =
+            WriterProperties::builder().set_created_by(CREATED_BY.to_owned()).set_offset_index_disabled(true).build();
+        let writer = ArrowSchemaConverter::new()
+            .convert(&arrow_schema(&columns))
+            .and_then(|schema| SerializedFileWriter::new(draft, schema.root_schema_ptr(), Arc::new(properties)))
+            .map_err(|error| write_error(&error, &failures))?;
+        let chunk = |column: Column| Chunk {
+            name: column.name,
+            pages: Vec::new(),
+            page_bytes: 0,
+            bytes: 0,
+            range: None,
+            group_nulls: 0,
+            nulls: 0,
+        };
+        let columns = columns.into_iter().map(chunk).collect();
+        let chunks_left = COLUMN_CHUNKS_MAX;
+        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0, chunk_sums: ChunkSums::default() })
+    }
+
+    /// Makes a page of each column of what the table holds.
+    pub(crate) fn pages(&mut self, table: &mut Table) -> Result<(), Stop> {
+        let rows = table.rows();
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            let Table { columns, ref mut cells, filled, ref empty } = *table;
+            let page = match cells {
+                Cells::Narrow(flat) => column.page(flat.gather(filled, columns, index), columns, index, empty),
+                Cells::Wide(flat) => column.page(flat.gather(filled, columns, index), columns, index, empty),
+            };
+            page.map_err(|error| write_error(&error, &self.failures))?;
+        }
+        table.clear();
+        self.group_rows += rows;
+        self.rows += rows as u64;
+        let bytes: usize = self.columns.iter().map(|column| column.bytes).sum();
+        if bytes >= PAGES_BYTES_MAX || self.group_rows >= ROW_GROUP_ROWS_MAX {
+            self.row_group()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the row group out.
+    fn row_group(&mut self) -> Result<(), Stop> {
+        // Beyond it, row groups must grow with the file.
+        self.chunks_left = self.chunks_left.checked_sub(self.columns.len()).ok_or(Stop::Unsuited)?;
+        let rows = self.group_rows;
+        let mut write = || {
+            let descriptors = self.writer.schema_descr().columns().to_vec();
+            let mut group = self.writer.next_row_group()?;
+            for (column, descriptor) in self.columns.iter_mut().zip(descriptors) {
+                let bytes = i64::try_from(column.bytes)?;
+                let (least, most) = column.range.take().unzip();
+                let nulls = std::mem::take(&mut column.group_nulls);
+                let metadata = ColumnChunkMetaData::builder(descriptor)
+                    .set_encodings(vec![Encoding::RLE, Encoding::DELTA_BINARY_PACKED])
+                    .set_compression(Compression::UNCOMPRESSED)
+                    .set_num_values(i64::try_from(rows)?)
+                    .set_total_compressed_size(bytes)
+                    .set_total_uncompressed_size(bytes)
+                    .set_data_page_offset(0)
+                    .set_statistics(Statistics::new(least, most, None, Some(nulls), false))
+                    .build()?;
+                let close = ColumnCloseResult {
+                    bytes_written: column.bytes as u64,
+                    rows_written: rows as u64,
+                    metadata,
+                    bloom_filter: None,
+                    column_index: None,
+                    offset_index: None,
+                };
+                let mut hasher = BlockHasher::new(CHUNK_BLOCK_BYTES);
+                column.pages.iter().for_each(|page| hasher.update(page, |sum| self.chunk_sums.push(sum)));
+                hasher.end().into_iter().for_each(|sum| self.chunk_sums.push(sum));
+                group.append_column(&Pages(std::mem::take(&mut column.pages), column.bytes as u64), close)?;
+                column.bytes = 0;
+            }
+            group.close()?;
+            Ok::<_, ParquetError>(())
+        };
+        write().map_err(|error| write_error(&error, &self.failures))?;
+        self.group_rows = 0;
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, table: &mut Table) -> Result<Converted, Stop> {
+        if table.rows() > 0 {
+            self.pages(table)?;
+        }
+        if self.group_rows > 0 {
+            self.row_group()?;
+        }
+        let rows = self.rows;
+        if self.columns.iter().any(|column| column.nulls == rows) {
+            return Err(Stop::Unsuited);
+        }
+        let columns = self
+            .columns
+            .into_iter()
+            .map(|column| Column { name: column.name, column_type: ColumnType::Int64, nulls: column.nulls })
+            .collect();
+        let (row_groups, before_footer) = (self.writer.flushed_row_groups().len(), self.writer.bytes_written());
+        self.chunk_sums.entry(before_footer).into_iter().for_each(|entry| self.writer.append_key_value_metadata(entry));
+        self.writer.inner_mut().begin_tail(before_footer as u64);
+        let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
+        Ok(Converted { parquet: written(draft, row_groups, before_footer)?, columns, rows })
+    }
+}
+
+impl Chunk {
+    /// A page of one column of `columns`, the one at `index`. `column` has a cell for each row; those that `empty` names by
+    /// their place among all cells are taken out of it.
+    pub(crate) fn page<N: Number>(
+        &mut self,
+        column: &mut Vec<N>,
+        columns: usize,
+        index: usize,
+        empty: &[u32],
+    ) -> Result<(), ParquetError> {
+        let rows = column.len();
+        let mut page = Vec::with_capacity(self.page_bytes + self.page_bytes / 8);
+        let nulls = empty.iter().filter(|empty| **empty as usize % columns == index).count();
+        if nulls == 0 {
+            // One run of levels that are 1: its length, then the level.
+            let mut run = Vec::new();
+            varint::put_varint((rows as u64) << 1, &mut run);
+            run.push(1);
+            page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
+            page.append(&mut run);
+        } else {
+            // Groups of eight levels, a bit each, lowest first.
+            let mut bits = vec![0_u8; rows.div_ceil(8)];
+            let mut empty = empty.iter().map(|empty| *empty as usize).peekable();
+            let mut present = 0;
+            for row in 0..rows {
+                let at = row * columns + index;
+                while empty.next_if(|next| *next < at).is_some() {}
+                if empty.peek() != Some(&at) {
+                    bits[row / 8] |= 1 << (row % 8);
+                    column[present] = column[row];
+                    present += 1;
+                }
+            }
+            column.truncate(present);
+            let mut run = Vec::new();
+            varint::put_varint((bits.len() as u64) << 1 | 1, &mut run);
+            run.append(&mut bits);
+            page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
+            page.append(&mut run);
+        }
+        self.group_nulls += nulls as u64;
+        self.nulls += nulls as u64;
+        if let Some((least, most)) = N::put_deltas(column, &mut page) {
+            let range = self.range.unwrap_or((least, most));
+            self.range = Some((range.0.min(least), range.1.max(most)));
+        }
+
+        let bytes = page.len();
+        self.page_bytes = bytes;
+        let is_roomy = page.capacity() > bytes + bytes / 8;
+        let data = if is_roomy { Bytes::copy_from_slice(&page) } else { Bytes::from(page) };
+        let page = Page::DataPage {
+            buf: data.clone(),
+            num_values: u32::try_from(rows)?,
+            encoding: Encoding::DELTA_BINARY_PACKED,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
+        };
+        let mut sink = TrackedWrite::new(BeforePage { page: &data, passed: false, written: Vec::new() });
+        SerializedPageWriter::new(&mut sink).write_page(CompressedPage::new(page, bytes))?;
+        self.bytes += sink.bytes_written();
+        let BeforePage { passed, written, .. } = sink.into_inner()?;
+        self.pages.push(Bytes::from(written));
+        if passed {
+            self.pages.push(data);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps what is written before a page. The page itself is there already: what is written from where it stands passes, and
+/// must be the last. A short page does not: it comes in one piece with what is before it.
+struct BeforePage<'a> {
+    page: &'a [u8],
+    passed: bool,
+    written: Vec<u8>,
+}
+
+impl Write for BeforePage<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.passed {
+            return Err(io::Error::other("a page is followed by something"));
+        }
+        self.passed = std::ptr::eq(bytes, self.page);
+        if !self.passed {
+            self.written.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The pages of a chunk, one after the other, as what Parquet's writer copies from.
+struct Pages(Vec<Bytes>, u64);
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        self.1
+    }
+}
+
+impl ChunkReader for Pages {
+    type T = PagesFrom;
+
+    fn get_read(&self, start: u64) -> Result<PagesFrom, ParquetError> {
+        let mut pages = PagesFrom(self.0.iter().cloned().collect());
+        io::copy(&mut (&mut pages).take(start), &mut io::sink())?;
+        Ok(pages)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let mut bytes = vec![0; length];
+        self.get_read(start)?.read_exact(&mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+struct PagesFrom(VecDeque<Bytes>);
+
+impl Read for PagesFrom {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(page) = self.0.front_mut() {
+            if page.has_remaining() {
+                let bytes = buffer.len().min(page.remaining());
+                page.copy_to_slice(&mut buffer[..bytes]);
+                return Ok(bytes);
+            }
+            self.0.pop_front();
+        }
+        Ok(0)
+    }
+}

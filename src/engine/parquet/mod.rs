@@ -1,0 +1,17 @@
+//! Parquet: the writer, and readers of single columns.
+
+pub mod batch;
+pub mod buffered_pages;
+pub mod chunk_sums;
+pub mod column_reader;
+pub mod column_sum;
+pub mod file;
+pub mod integer_writer;
+pub mod page_sum;
+pub mod read_rows;
+pub mod wide;
+pub mod window;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! A verified view of a column chunk, as the Parquet library reads it.
+
+use std::io::Read;
+
+use bytes::{Buf, Bytes};
+use crossbeam_utils::atomic::AtomicCell;
+use parquet::{
+    errors::ParquetError,
+    file::reader::{ChunkReader, Length},
+};
+
+use super::column_sum::PAGE_HEADER_BYTES_MAX;
+use crate::{
+    engine::storage::{
+        checksums::{CHUNK_BLOCK_BYTES, checksum},
+        reader::Reader,
+    },
+    error::Error,
+};
+
+/// One column chunk of a file: whoever reads through it cannot read beside it, and sees verified bytes only.
+pub(super) struct Window {
+    pub(super) file: Reader,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// Of the chunk's blocks.
+    pub(super) sums: Vec<u64>,
+    /// The whole chunk, verified, if it is small.
+    pub(super) loaded: Option<Bytes>,
+    /// The block that was read last, and which: a page's header is read before its content.
+    pub(super) cached: AtomicCell<Option<(usize, Bytes)>>,
+}
+
+impl Window {
+    /// Reads a block of the chunk, whose length is that of the buffer.
+    pub(super) fn read_block(&self, index: usize, block: &mut [u8]) -> Result<(), Error> {
+        let start = self.start + (index * CHUNK_BLOCK_BYTES) as u64;
+        self.file.fill_unverified(start, block)?;
+        if self.sums.get(index) != Some(&checksum(block)) {
+            let end = start + block.len() as u64;
+            return Err(self.file.damaged(&format!("the bytes from {start} to {end} are not what was written")));
+        }
+        Ok(())
+    }
+
+    /// The same from the last one that was read, if it is that.
+    fn block(&self, index: usize) -> Result<Bytes, Error> {
+        let block = match self.cached.take() {
+            Some((cached, block)) if cached == index => block,
+            _ => {
+                let left = (self.end - self.start).saturating_sub((index * CHUNK_BLOCK_BYTES) as u64);
+                let mut block = vec![0; CHUNK_BLOCK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX))];
+                self.read_block(index, &mut block)?;
+                block.into()
+            }
+        };
+        self.cached.store(Some((index, block.clone())));
+        Ok(block)
+    }
+
+    /// Verified bytes from an offset in the chunk to the end of their block.
+    fn rest_of_block(&self, at: usize) -> Result<Bytes, ParquetError> {
+        let block = self.block(at / CHUNK_BLOCK_BYTES).map_err(|error| ParquetError::External(Box::new(error)))?;
+        Ok(block.slice(block.len().min(at % CHUNK_BLOCK_BYTES)..))
+    }
+}
+
+impl Length for Window {
+    fn len(&self) -> u64 {
+        self.end
+    }
+}
+
+impl ChunkReader for Window {
+    type T = Box<dyn Read>;
+
+    /// Only page headers are read this way.
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        if start < self.start || start > self.end {
+            return Err(ParquetError::EOF(format!("offset {start} is outside of the column chunk")));
+        }
+        let at = usize::try_from(start - self.start)?;
+        if let Some(bytes) = &self.loaded {
+            return Ok(Box::new(bytes.slice(at..).reader()));
+        }
+        let first = self.rest_of_block(at)?;
+        // A header may go on in the next block.
+        let next_at = at + first.len();
+        let has_next = (next_at as u64) < self.end - self.start && first.len() < PAGE_HEADER_BYTES_MAX;
+        let next = if has_next { self.rest_of_block(next_at)? } else { Bytes::new() };
+        Ok(Box::new(first.chain(next).reader()))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if start < self.start || start.saturating_add(length as u64) > self.end {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} are outside of the column chunk")));
+        }
+        let at = usize::try_from(start - self.start)?;
+        if let Some(bytes) = &self.loaded {
+            return Ok(bytes.slice(at..at + length));
+        }
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let rest = self.rest_of_block(at + bytes.len())?;
+            bytes.extend_from_slice(&rest[..rest.len().min(length - bytes.len())]);
+        }
+        Ok(bytes.into())
+    }
+}

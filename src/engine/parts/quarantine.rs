@@ -1,0 +1,121 @@
+//! The parts that are missing from the table: they are in quarantine, and no operator has accepted their loss.
+//!
+//! A start moves a damaged part to `quarantine/`. From then on the table is incomplete, and answers about all of it are
+//! refused (`--incomplete`), until the part's files are moved back to `parts/` and a start finds them whole, or an operator
+//! accepts the loss (`tally forget`). Which parts are missing follows from the names in `quarantine/`: a part with a file
+//! there is missing unless `N.forgotten` is there too.
+
+use std::sync::Arc;
+
+use chrono::{SecondsFormat, Utc};
+use imbl::OrdMap;
+
+use crate::{
+    engine::{
+        Engine,
+        state::{Lane, missing_parts::MissingParts},
+    },
+    error::Error,
+    limits::Incomplete,
+    model::part::{Part, PartId},
+};
+
+impl Engine {
+    /// All parts as they are now, for an answer that is about all of the table.
+    ///
+    /// Errors: a part is missing, and answers must be complete.
+    pub(super) fn whole_table(&self) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
+        let (parts, missing) = self.0.state.with(|state| (state.parts.snapshot(), state.parts.missing().error()));
+        match (self.0.limits.incomplete, missing) {
+            (Incomplete::Refuse, Some(error)) => Err(error),
+            (Incomplete::Answer, _) | (Incomplete::Refuse, None) => Ok(parts),
+        }
+    }
+
+    /// The parts that are missing from the table.
+    pub fn missing_parts(&self) -> MissingParts {
+        self.0.state.with(|state| state.parts.missing().clone())
+    }
+
+    /// How many parts are missing from the table.
+    pub fn missing_count(&self) -> usize {
+        self.0.state.with(|state| state.parts.missing().count())
+    }
+
+    /// Accepts the loss of a part that is in quarantine, and says how many are missing still. It is recorded on disk
+    /// first. Accepting a loss again changes nothing.
+    ///
+    /// Errors: the part is not in quarantine; the record cannot be written.
+    pub async fn forget_part(&self, id: PartId) -> Result<usize, Error> {
+        // One at a time, so that none is subtracted from the count twice.
+        let turn = Arc::clone(&self.0.forget_turn).acquire_owned().await.ok().ok_or(Error::Draining)?;
+        self.apart(move |engine, _cancel| async move {
+            let _turn = turn; // until the work has ended, even if the caller has gone
+            engine.forget_now(id).await
+        })
+        .await
+    }
+
+    async fn forget_now(&self, id: PartId) -> Result<usize, Error> {
+        let (is_served, is_listed) = self.0.state.with(|state| {
+            let parts = &state.parts;
+            (parts.contains(id), parts.missing().listed().binary_search(&id).is_ok())
+        });
+        if is_served {
+            return Err(Error::NotInQuarantine { part: id.get() });
+        }
+        let store = Arc::clone(&self.0.store);
+        let record = move || {
+            let (is_there, is_accepted) = store.is_in_quarantine(id)?;
+            if !is_listed && !is_there {
+                return Err(Error::NotInQuarantine { part: id.get() });
+            }
+            if !is_accepted {
+                store.record_loss(id, &Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true))?;
+            }
+            Ok(is_listed || !is_accepted)
+        };
+        let was_missing = self.0.workers.run(Lane::Question, record).await.flatten()?;
+        if was_missing && self.0.state.with(|state| state.parts.accept_loss(id)) {
+            let (store, parts) = (Arc::clone(&self.0.store), self.0.state.with(|state| state.parts.snapshot()));
+            let look_up = move || Ok(store.quarantine()?.missing(|id| parts.contains_key(id)));
+            let missing = self.0.workers.run(Lane::Question, look_up).await.flatten()?;
+            self.0.state.with(|state| state.parts.set_missing(missing));
+        }
+        Ok(self.missing_count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{engine::storage::quarantine::Quarantine, limits::MISSING_PARTS_LISTED_MAX};
+
+    use super::*;
+
+    fn ids(numbers: impl IntoIterator<Item = u64>) -> Vec<PartId> {
+        numbers.into_iter().filter_map(PartId::new).collect()
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_the_count_is_not() {
+        let all = ids(1..=MISSING_PARTS_LISTED_MAX as u64 + 2);
+        let mut missing: MissingParts = all.iter().copied().collect();
+        assert_eq!((missing.count(), missing.listed()), (all.len(), &all[..MISSING_PARTS_LISTED_MAX]));
+        assert!(!missing.remove(all[MISSING_PARTS_LISTED_MAX]), "it is not listed, and only counted");
+        assert_eq!((missing.count(), missing.listed().len()), (all.len() - 1, MISSING_PARTS_LISTED_MAX));
+        for &id in &all[..MISSING_PARTS_LISTED_MAX - 1] {
+            assert!(!missing.remove(id), "others are listed still");
+        }
+        assert!(missing.remove(all[MISSING_PARTS_LISTED_MAX - 1]), "one is missing that is not listed");
+        assert_eq!(missing.count(), 1);
+    }
+
+    #[test]
+    fn what_is_served_or_accepted_is_not_missing() {
+        let set = |numbers: &[u64]| ids(numbers.iter().copied()).into_iter().collect();
+        let quarantine = Quarantine { parts: set(&[2, 3, 5, 7]), accepted: set(&[3, 9]) };
+        let missing = quarantine.missing(|id| id.get() == 7);
+        assert_eq!((missing.count(), missing.listed()), (2, &ids([2, 5])[..]));
+        assert!(Quarantine::default().missing(|_| false).error().is_none());
+    }
+}

@@ -1,0 +1,46 @@
+//! Receipts of many parts, a page at a time.
+
+use std::sync::Arc;
+
+use crate::{
+    engine::{Engine, state::Lane},
+    error::Error,
+    limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES, SLICE_PARTS_MAX},
+    model::part::{PartId, Receipt},
+};
+
+/// Receipts that are read at once.
+pub struct Page {
+    ids: Vec<PartId>,
+    /// Memory that they take once they are read, about.
+    pub bytes: usize,
+}
+
+/// Receipts after a part, in order: as many as fit in so much memory, at least one if there is one.
+pub(crate) fn receipts_page(engine: &Engine, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
+    let mut page = Page { ids: Vec::new(), bytes: 0 };
+    let parts = engine.0.state.with(|state| state.parts.snapshot());
+    let after = after.map_or(0, PartId::get);
+    let Some(first) = PartId::new(after.saturating_add(1)) else { return page };
+    for (id, part) in parts.range(first..).take(count_max.min(SLICE_PARTS_MAX)) {
+        let columns = part.columns_count as usize;
+        let names =
+            part.schema.as_ref().map_or(HEADER_BYTES_MAX.min(columns * NAME_BYTES_MAX), |schema| schema.bytes() / 2);
+        let bytes = RECEIPT_BYTES + columns * RECEIPT_COLUMN_BYTES + names;
+        if !page.ids.is_empty() && page.bytes + bytes > bytes_max {
+            break;
+        }
+        page.bytes += bytes;
+        page.ids.push(*id);
+    }
+    page
+}
+
+/// Reads the receipts of a page.
+pub(crate) async fn read_page(engine: &Engine, page: Page) -> Result<Vec<Receipt>, Error> {
+    if page.ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let store = Arc::clone(&engine.0.store);
+    engine.0.workers.run(Lane::Question, move || page.ids.into_iter().map(|id| store.receipt(id)).collect()).await?
+}

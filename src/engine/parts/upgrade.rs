@@ -1,0 +1,268 @@
+//! Whole files compared with their receipts: parts of format version 1 at their first use. (All that is stored is verified in
+//! `scrub.rs`, when somebody asks for it.)
+//!
+//! Reading a part verifies what it reads, block by block. Version 1 had no checksums of blocks, so such a part is verified
+//! whole at its first use, and these checksums are written down then.
+//!
+//! Memory: one block of a file; of the checksums of blocks one page.
+
+use std::{hash::Hasher, io::Write, sync::Arc};
+
+use twox_hash::XxHash3_64;
+
+use crate::{
+    engine::{
+        Engine,
+        parquet::{file::checked_chunk_ranges, wide::is_wide},
+        state::Lane,
+        storage::{
+            Store,
+            checksums::{BlockHasher, CHUNK_BLOCK_BYTES, PageWriter, checksum, listed_blocks},
+            draft::{Draft, checksum_text},
+            reader::Reader,
+        },
+    },
+    error::Error,
+    limits::{COLUMN_CHUNKS_MAX, NAME_BYTES_MAX, READ_BLOCK_BYTES, SLICE_BYTES},
+    model::{
+        checksum::{from_hex, to_hex},
+        format::Format,
+        part::{FORMAT_VERSION, PARQUET_TAIL_BYTES, Part, PartId, Receipt, ReceiptChecks},
+    },
+};
+
+async fn read_receipt(engine: &Engine, lane: Lane, id: PartId) -> Result<Receipt, Error> {
+    let store = Arc::clone(&engine.0.store);
+    engine.0.workers.run(lane, move || store.receipt(id)).await.flatten()
+}
+
+fn compare(file: &Reader, hash: &XxHash3_64, expected: &str) -> Result<(), Error> {
+    let found = checksum_text(hash);
+    if found == expected {
+        return Ok(());
+    }
+    Err(file.damaged(&format!("it is not what was written: its checksum is {found}, the receipt says {expected}")))
+}
+
+/// Reads a file from its start to its end on the workers, and has `step` take its bytes: verified, if the file is.
+async fn fold_file<T: Send + 'static>(
+    engine: &Engine,
+    lane: Lane,
+    file: &Reader,
+    mut state: T,
+    step: fn(&mut T, &[u8]) -> Result<(), Error>,
+) -> Result<T, Error> {
+    let (mut blocks, file_bytes, mut offset) = (file.blocks(), file.bytes(), 0);
+    while offset < file_bytes {
+        let slice = move || {
+            let end = file_bytes.min(offset + SLICE_BYTES as u64);
+            while offset < end {
+                let block = blocks.from(offset)?;
+                offset += block.len() as u64;
+                step(&mut state, block)?;
+            }
+            Ok::<_, Error>((blocks, offset, state))
+        };
+        (blocks, offset, state) = engine.0.workers.run(lane, slice).await.flatten()?;
+    }
+    Ok(state)
+}
+
+/// No footer that our writer wrote is longer: names of up to 1 KiB for each of 32,768 column chunks, and what is beside them.
+const FOOTER_BYTES_MAX: u64 = 2 * (COLUMN_CHUNKS_MAX * NAME_BYTES_MAX) as u64;
+
+/// Checksums of blocks on their way into the file that lists them.
+struct SumsFile {
+    pages: PageWriter,
+    draft: Draft,
+}
+
+impl SumsFile {
+    fn new(store: &Store, seed: u64) -> Result<Self, Error> {
+        Ok(Self { pages: PageWriter::new(seed), draft: store.draft()? })
+    }
+
+    fn push(&mut self, sum: u64) -> Result<(), Error> {
+        self.pages.push(sum).map_or(Ok(()), |page| self.write(&page))
+    }
+
+    fn finish(mut self) -> Result<Draft, Error> {
+        if let Some(page) = self.pages.end() {
+            self.write(&page)?;
+        }
+        Ok(self.draft)
+    }
+
+    fn write(&mut self, page: &[u8]) -> Result<(), Error> {
+        self.draft.write_all(page).map_err(Error::io("a list of checksums"))
+    }
+}
+
+/// Verifies a part of format version 1 whole, and writes down the checksums of its blocks.
+pub(super) async fn upgrade(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
+    // One at a time: who comes second finds it done.
+    let _turn = engine.0.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
+    let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
+    if is_done(engine.0.state.with(|state| state.parts.snapshot()).get(&part.id)) {
+        return Ok(());
+    }
+    let mut receipt = read_receipt(engine, lane, part.id).await?;
+    let has_list = listed_blocks(part.csv_bytes) > 0;
+    // Not a random number: after a kill between the list and the receipt the next attempt writes the same list again.
+    let seed = from_hex(&receipt.csv.xxh3);
+    let seed = seed.ok_or_else(|| Error::Damaged { part: part.id, what: "receipt: no checksum".to_owned() })?;
+    let store = Arc::clone(&engine.0.store);
+    let sums = engine.0.workers.run(lane, move || SumsFile::new(&store, seed)).await.flatten()?;
+    let sums = csv_sums(engine, lane, part, &receipt, sums).await?;
+    let (sums, footer) = parquet_sums(engine, lane, part, &receipt, sums).await?;
+    let chunks_in_sums = !part.is_small_parquet();
+    let sums_seed = has_list.then(|| to_hex(seed));
+    receipt.format = FORMAT_VERSION;
+    receipt.checks = Some(ReceiptChecks { sums_seed, footer_xxh3: to_hex(footer), chunks_in_sums });
+    let (store, schema) = (Arc::clone(&engine.0.store), part.schema.clone());
+    let write = move || {
+        let sums = sums.finish()?;
+        store.upgrade_receipt(&receipt, (has_list || chunks_in_sums).then_some(sums))?;
+        Ok::<_, Error>(Part::of(&receipt, schema))
+    };
+    let upgraded = engine.0.workers.run(lane, write).await.flatten()?;
+    tracing::info!(part = %upgraded.id, "verified whole, and given checksums of its blocks");
+    engine.0.state.with(|state| state.parts.replace(Arc::new(upgraded)));
+    Ok(())
+}
+
+/// The list under way, unless an error ends it: then a worker removes it.
+fn unless_failed(engine: &Engine, sums: SumsFile, result: Result<(), Error>) -> Result<SumsFile, Error> {
+    match result {
+        Ok(()) => Ok(sums),
+        Err(error) => {
+            engine.0.workers.discard(sums);
+            Err(error)
+        }
+    }
+}
+
+/// Compares the CSV with the receipt and lists the checksums of its blocks, if it has more than one.
+async fn csv_sums(
+    engine: &Engine,
+    lane: Lane,
+    part: &Arc<Part>,
+    receipt: &Receipt,
+    sums: SumsFile,
+) -> Result<SumsFile, Error> {
+    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
+    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, Format::Csv)).await.flatten()?;
+    let is_listed = listed_blocks(part.csv_bytes) > 0;
+    let state = (XxHash3_64::new(), sums, is_listed);
+    // A block of the reader is a block of the list.
+    let (hash, sums, _) = fold_file(engine, lane, &file, state, |(hash, sums, is_listed), block| {
+        hash.write(block);
+        if *is_listed { sums.push(checksum(block)) } else { Ok(()) }
+    })
+    .await?;
+    unless_failed(engine, sums, compare(&file, &hash, &receipt.csv.xxh3))
+}
+
+/// Compares the Parquet file with the receipt, and the receipt with its footer, and lists the checksums of the blocks of its
+/// column chunks unless it is small. Returns the checksum of its footer, too.
+async fn parquet_sums(
+    engine: &Engine,
+    lane: Lane,
+    part: &Arc<Part>,
+    receipt: &Receipt,
+    sums: SumsFile,
+) -> Result<(SumsFile, u64), Error> {
+    struct Tail {
+        hash: XxHash3_64,
+        /// Bytes before it.
+        left: u64,
+        bytes: Vec<u8>,
+    }
+    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
+    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, Format::Parquet)).await.flatten()?;
+    // Nothing has been compared with the receipt yet that says how long the footer is.
+    let tail_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
+    let before_tail = file.bytes().checked_sub(tail_bytes).filter(|_| tail_bytes <= FOOTER_BYTES_MAX);
+    let before_tail = match before_tail.ok_or_else(|| file.damaged("its footer is not as long as the receipt says")) {
+        Ok(before_tail) => before_tail,
+        Err(error) => {
+            engine.0.workers.discard(sums);
+            return Err(error);
+        }
+    };
+    let wide = match is_wide(part) {
+        true => Some(engine.0.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
+        false => None,
+    };
+    let tail = Tail { hash: XxHash3_64::new(), left: before_tail, bytes: Vec::new() };
+    let tail = fold_file(engine, lane, &file, tail, |tail, bytes| {
+        tail.hash.write(bytes);
+        let before = usize::try_from(tail.left).unwrap_or(usize::MAX).min(bytes.len());
+        tail.left -= before as u64;
+        tail.bytes.extend_from_slice(&bytes[before..]);
+        Ok(())
+    })
+    .await?;
+    let sums = unless_failed(engine, sums, compare(&file, &tail.hash, &receipt.parquet.xxh3))?;
+    // From here on the footer is what was written.
+    let (footer, of, columns) = (checksum(&tail.bytes), Arc::clone(part), receipt.columns.clone());
+    let read = move || checked_chunk_ranges(&tail.bytes, &of, &columns);
+    let ranges = engine.0.workers.run(lane, read).await?.map_err(|what| file.damaged(&what));
+    drop(wide);
+    let ranges = match ranges {
+        Ok(ranges) if !part.is_small_parquet() => ranges,
+        result => return Ok((unless_failed(engine, sums, result.map(drop))?, footer)),
+    };
+    let hashed = hash_chunks(engine, lane, &file, ranges, sums).await?;
+    Ok((unless_failed(engine, hashed.sums, compare(&file, &hashed.hash, &receipt.parquet.xxh3))?, footer))
+}
+
+/// A file that is read once more, chunk by chunk.
+struct ChunkHashes {
+    /// Of all bytes: that they are still the same.
+    hash: XxHash3_64,
+    sums: SumsFile,
+    hasher: BlockHasher,
+    /// Ends of the chunks that have not been read, the last one first.
+    ends: Vec<u64>,
+    offset: u64,
+}
+
+/// Lists the checksums of the chunks' blocks. The chunks follow one another, after the bytes before the first.
+async fn hash_chunks(
+    engine: &Engine,
+    lane: Lane,
+    file: &Reader,
+    ranges: Vec<(u64, u64)>,
+    sums: SumsFile,
+) -> Result<ChunkHashes, Error> {
+    let first = ranges.first().map_or(0, |(start, _)| *start);
+    let mut ends: Vec<_> = ranges.iter().map(|(_, end)| *end).collect();
+    ends.reverse();
+    let hasher = BlockHasher::new(CHUNK_BLOCK_BYTES);
+    let state = (ChunkHashes { hash: XxHash3_64::new(), sums, hasher, ends, offset: 0 }, first);
+    let (hashes, _) = fold_file(engine, lane, file, state, |(hashes, first), mut bytes| {
+        hashes.hash.write(bytes);
+        let before = usize::try_from(first.saturating_sub(hashes.offset)).unwrap_or(usize::MAX).min(bytes.len());
+        hashes.offset += before as u64;
+        bytes = &bytes[before..];
+        while let Some(&end) = hashes.ends.last()
+            && !bytes.is_empty()
+        {
+            let left = usize::try_from(end - hashes.offset).unwrap_or(usize::MAX);
+            let (taken, rest) = bytes.split_at(bytes.len().min(left));
+            let mut found = Vec::with_capacity(1 + READ_BLOCK_BYTES / CHUNK_BLOCK_BYTES);
+            hashes.hasher.update(taken, |sum| found.push(sum));
+            hashes.offset += taken.len() as u64;
+            bytes = rest;
+            if hashes.offset == end {
+                found.extend(hashes.hasher.end());
+                hashes.ends.pop();
+            }
+            found.into_iter().try_for_each(|sum| hashes.sums.push(sum))?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(hashes)
+}

@@ -1,0 +1,180 @@
+//! The column sum of a byte range of a CSV file.
+
+use std::sync::Arc;
+
+use super::column_sum::{Reading, STORED, Stop};
+use crate::{
+    engine::{
+        Engine,
+        csv::{
+            file_scan::{FileScan, Reached},
+            rows::{Resume, Row, Rows, Wanted},
+            split::guess_row_start,
+        },
+        parquet::column_sum::BadCell,
+        state::Lane,
+        storage::{Store, reader::Reader},
+        values::{parse::summand, sum::Sum},
+    },
+    error::Error,
+    limits::KIB,
+    model::{
+        format::Format,
+        part::Part,
+        schema::{ColumnType, Schema},
+    },
+};
+
+/// Bytes that are looked at to guess where a row starts; more if those do not tell.
+const GUESS_BYTES: [usize; 2] = [8 * KIB, 256 * KIB];
+
+/// The rows that start in a range of a part's CSV.
+#[derive(Clone)]
+pub(super) struct Stretch {
+    pub(super) part: Arc<Part>,
+    pub(super) from: u64,
+    pub(super) until: u64,
+}
+
+/// What a reader of a CSV file found.
+pub(super) struct Found {
+    /// Where it began.
+    pub(super) start: u64,
+    pub(super) sum: Sum,
+    /// What stopped it at the row after its end, if anything did.
+    pub(super) stop: Option<Stop>,
+    pub(super) end: End,
+}
+
+/// Between two rows of a CSV file.
+#[derive(Clone, Copy, Default)]
+pub(super) struct End {
+    pub(super) offset: u64,
+    /// Rows from where the reader began.
+    pub(super) rows: u64,
+    pub(super) header_read: bool,
+}
+
+impl Stretch {
+    /// Sums its rows on a worker: from where the one before it ended, or else from where the first seems to start.
+    pub(super) async fn sum(self, engine: &Engine, column: &Arc<str>, known: Option<End>) -> Result<Reading, Error> {
+        let (store, column) = (Arc::clone(&engine.0.store), Arc::clone(column));
+        engine.0.workers.run(Lane::Question, move || self.sum_now(&store, &column, known)).await.flatten()
+    }
+
+    fn sum_now(&self, store: &Store, column: &str, known: Option<End>) -> Result<Reading, Error> {
+        let Some(source) = Source::open(store, &self.part, column)? else { return Ok(Reading::Lacks) };
+        let start = match known {
+            Some(end) => Some(end),
+            None if self.from == 0 => Some(End::default()),
+            None => source.guess(self.from)?.map(|offset| End { offset, rows: 0, header_read: true }),
+        };
+        let Some(start) = start else { return Ok(Reading::NoGuess) };
+        // To the end of the file, if it is the last, so that it is read until there is no more.
+        let until = if self.until == self.part.csv_bytes { u64::MAX } else { self.until };
+        Ok(Reading::Found(source.sum(start, until)))
+    }
+}
+
+/// A part's CSV, open, and the column in it.
+pub(super) struct Source {
+    file: Reader,
+    schema: Arc<Schema>,
+    column_index: usize,
+}
+
+impl Source {
+    /// None if the part lacks the column.
+    pub(super) fn open(store: &Store, part: &Part, column: &str) -> Result<Option<Self>, Error> {
+        let Some((schema, column_index, _)) = find_column(store, part, column)? else { return Ok(None) };
+        let file = store.open_part(part, Format::Csv)?;
+        Ok(Some(Self { file, schema, column_index }))
+    }
+
+    /// Where the first row seems to start that does not begin before `offset`.
+    fn guess(&self, offset: u64) -> Result<Option<u64>, Error> {
+        let from = offset - 1; // a row that ends with this byte is followed by one that starts at the offset
+        for bytes in GUESS_BYTES {
+            let window = self.file.block(from, bytes)?;
+            if let Some(start) = guess_row_start(&window, self.schema.columns_count(), STORED) {
+                return Ok(Some(from + start as u64));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sums the rows that start before `until`.
+    pub(super) fn sum(self, start: End, until: u64) -> Found {
+        let names = if start.header_read { self.schema.names() } else { Vec::new() };
+        let resume = Resume { offset: start.offset, rows: 0, names };
+        let rows = ColumnOfCsv { schema: &self.schema, sum: Sum::default() };
+        let mut scan = FileScan::new(self.file, STORED, Wanted::Column(self.column_index), resume, rows).stop_at(until);
+        let stop = loop {
+            match scan.step_to_stop(usize::MAX) {
+                Ok(Reached::Pause | Reached::LongRow) => {}
+                Ok(Reached::Stop | Reached::End) => break None,
+                Err(stop) => break Some(stop),
+            }
+        };
+        let (resume, rows) = scan.into_resume();
+        let end = End { offset: resume.offset, rows: resume.rows, header_read: !resume.names.is_empty() };
+        Found { start: start.offset, sum: rows.sum, stop, end }
+    }
+}
+
+/// A column of a part whose cells can be added: its index and type, and the columns beside it. None if there is none.
+pub(super) fn find_column(
+    store: &Store,
+    part: &Part,
+    column: &str,
+) -> Result<Option<(Arc<Schema>, usize, ColumnType)>, Error> {
+    let schema = match &part.schema {
+        Some(schema) => Arc::clone(schema),
+        None => Arc::new(Schema::of(&store.receipt(part.id)?.columns)),
+    };
+    match schema.find(column) {
+        None => Ok(None),
+        Some((index, column_type @ (ColumnType::Int64 | ColumnType::Utf8))) => Ok(Some((schema, index, column_type))),
+        Some((_, column_type)) => Err(Error::NotSummable { part: part.id, column: column.to_owned(), column_type }),
+    }
+}
+
+pub(super) fn rows_differ(part: &Part, rows: u64) -> Error {
+    let what = format!("csv: {rows} rows, the receipt says {}", part.rows);
+    Error::Damaged { part: part.id, what }
+}
+
+/// Adds the one column that the scan delivers.
+struct ColumnOfCsv<'a> {
+    schema: &'a Schema,
+    sum: Sum,
+}
+
+impl Rows for ColumnOfCsv<'_> {
+    type Error = Stop;
+
+    const TAKES_SUMS: bool = true;
+
+    fn header(&mut self, names: &[String]) -> Result<(), Stop> {
+        let same = names.iter().eq(self.schema.columns().iter().map(|(name, _)| name));
+        if same { Ok(()) } else { Err(Stop::OtherHeader) }
+    }
+
+    fn sum(&mut self, sum: Sum) {
+        self.sum.merge(sum);
+    }
+
+    #[inline]
+    fn row(&mut self, row: Row<'_>) -> Result<(), Stop> {
+        let Some((len, window)) = row.first_cell() else { return Ok(()) };
+        match summand(len, window) {
+            Ok(Some(value)) => self.sum.add(value),
+            Ok(None) => {}
+            Err(problem) => {
+                let cell = String::from_utf8_lossy(&window[..len]).into_owned();
+                return Err(Stop::BadCell(BadCell { row: row.number, cell, problem }));
+            }
+        }
+        Ok(())
+    }
+}

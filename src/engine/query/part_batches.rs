@@ -1,0 +1,41 @@
+//! The parts of a question in batches that are worth one task of a worker.
+
+use std::sync::Arc;
+
+use crate::{
+    engine::parquet::wide::is_wide,
+    limits::{SLICE_BYTES, SLICE_PARTS_MAX},
+    model::{
+        format::Format,
+        part::{Part, PartId},
+    },
+};
+
+/// Cuts the parts into runs that are each worth one slice; a part larger than a slice stands alone.
+pub(crate) struct Groups<I: Iterator<Item = (PartId, Arc<Part>)>> {
+    pub(crate) parts: std::iter::Peekable<I>,
+    pub(crate) format: Format,
+}
+
+impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
+    type Item = Vec<Arc<Part>>;
+
+    fn next(&mut self) -> Option<Vec<Arc<Part>>> {
+        let weight = |part: &Part| match self.format {
+            Format::Csv => part.csv_bytes,
+            Format::Parquet => part.parquet_bytes,
+        };
+        let (_, first) = self.parts.next()?;
+        let mut bytes = weight(&first);
+        let mut group = vec![first];
+        while group.len() < SLICE_PARTS_MAX {
+            let fits = |(_, part): &(PartId, Arc<Part>)| bytes + weight(part) <= SLICE_BYTES as u64 && !is_wide(part);
+            let Some((_, part)) = self.parts.next_if(fits) else {
+                break;
+            };
+            bytes += weight(&part);
+            group.push(part);
+        }
+        Some(group)
+    }
+}

@@ -1,0 +1,32 @@
+//! Values whose drop touches files, so that it has to run on a worker.
+
+use super::workers::Workers;
+use crate::error::Error;
+
+/// A value that is dropped on a worker, as that may close a file, and is lent to slices.
+pub(crate) struct Held<T: Send + 'static> {
+    pub(crate) value: Option<T>,
+    pub(crate) workers: Workers,
+}
+
+impl<T: Send + 'static> Held<T> {
+    pub(crate) fn get(&self) -> Result<&T, Error> {
+        self.value.as_ref().ok_or(Error::Cancelled)
+    }
+
+    pub(crate) fn get_mut(&mut self) -> Result<&mut T, Error> {
+        self.value.as_mut().ok_or(Error::Cancelled)
+    }
+
+    pub(crate) fn take(&mut self) -> Result<T, Error> {
+        self.value.take().ok_or(Error::Cancelled)
+    }
+}
+
+impl<T: Send + 'static> Drop for Held<T> {
+    fn drop(&mut self) {
+        if let Some(value) = self.value.take() {
+            self.workers.discard(value);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What features run on: workers, memory pools, permits.
+
+pub mod drop_on_worker;
+pub mod memory_pool;
+pub mod transfers;
+pub mod workers;

@@ -1,0 +1,341 @@
+//! Transfers: uploads, and other calls that hold a permit for as long as their client sends or reads. How many there
+//! may be at once, whose they are, and how fast each moves.
+//!
+//! A permit is given by use, not by arrival. When all are taken, a newcomer waits for a moment, and the transfer that is
+//! furthest behind the least rate ends, if any is; the client that runs the fewest is next. One connection holds at
+//! most half of the permits, and one peer three quarters. The tables are plain data, and the state's lock guards them; whoever
+//! waits is told through a channel.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::{
+    engine::state::{
+        Shared,
+        transfers::{Origin, Pace, TransferKind, Transfers},
+    },
+    error::Error,
+    limits::{TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MAX_MS},
+};
+
+/// How far a transfer may be behind the least rate, unless its client may be silent for longer.
+const GRACE: Duration = Duration::from_secs(TRANSFER_GRACE_S);
+/// The same while others wait for its permit.
+pub(crate) const SHORT_GRACE: Duration = Duration::from_secs(TRANSFER_SHORT_GRACE_S);
+/// By how much longer the pace waits than the timer for silent clients, so that a silent one is always said to be silent.
+const AFTER_IDLE: Duration = Duration::from_secs(1);
+/// How long a newcomer waits for a permit.
+const WAIT_MAX: Duration = Duration::from_millis(TRANSFER_WAIT_MAX_MS);
+/// How often one that waits looks for a transfer that is too slow.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Gives permits for transfers of one kind.
+#[derive(Clone)]
+pub struct Admission {
+    state: Shared,
+    kind: TransferKind,
+}
+
+impl Admission {
+    /// From here on, `transfers` is the table of this kind.
+    pub fn new(state: &Shared, kind: TransferKind, transfers: Transfers) -> Self {
+        state.with(|state| state.transfers[kind as usize] = transfers);
+        Self { state: state.clone(), kind }
+    }
+
+    /// A permit, or none within a few seconds. `end` is cancelled when the transfer has to end for another.
+    pub async fn enter(&self, origin: Origin, end: CancellationToken) -> Option<Permit> {
+        let pace = Arc::new(Pace::new(end));
+        let entered = self.state.with(|state| state.transfers[self.kind as usize].enter(origin, Arc::clone(&pace)));
+        let (id, rx) = entered?;
+        let permit = Permit { admission: self.clone(), id, pace };
+        let Some(mut rx) = rx else { return Some(permit) };
+        let deadline = Instant::now() + WAIT_MAX;
+        // Each that waits ends one transfer at most.
+        let mut has_ended_one = false;
+        while Instant::now() < deadline {
+            if !has_ended_one {
+                let slowest = self.state.with(|state| state.transfers[self.kind as usize].slowest(origin));
+                has_ended_one = slowest.is_some();
+                if let Some(pace) = slowest {
+                    pace.end.cancel();
+                }
+            }
+            tokio::select! {
+                told = &mut rx => return told.ok().map(|()| permit),
+                () = sleep(LOOK_INTERVAL) => {}
+            }
+        }
+        None
+    }
+}
+
+/// Lets a transfer run until it is dropped.
+pub struct Permit {
+    admission: Admission,
+    id: u64,
+    pace: Arc<Pace>,
+}
+
+impl Permit {
+    /// How fast the transfer moves: whoever moves its bytes says so there.
+    pub fn pace(&self) -> Arc<Pace> {
+        Arc::clone(&self.pace)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Admission { state, kind } = &self.admission;
+        for tx in state.with(|state| state.transfers[*kind as usize].leave(self.id)) {
+            // One that has just given up waiting leaves by itself.
+            let _gave_up = tx.send(());
+        }
+    }
+}
+
+/// Ready with an error when a transfer has to end for its pace. Polled while its client is waited for.
+pub struct TooSlow {
+    pace: Arc<Pace>,
+    /// How far it may be behind.
+    behind_max: Duration,
+    /// What is asked for when the client is waited for, and not made for transfers that never wait.
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl TooSlow {
+    /// Watches a transfer whose client may be silent for `idle_max`, which is timed elsewhere.
+    pub fn new(pace: Arc<Pace>, idle_max: Duration) -> Self {
+        Self { pace, behind_max: GRACE.max(idle_max), ended: None, look: None }
+    }
+
+    /// The pace that is watched.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Ready when the transfer has to end for another.
+    pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let pace = &self.pace;
+        let ended = self.ended.get_or_insert_with(|| Box::pin(pace.end.clone().cancelled_owned()));
+        ended.as_mut().poll(context).map(|()| Error::TooSlow { seconds: TRANSFER_SHORT_GRACE_S })
+    }
+
+    /// Ready when the transfer has to end, whether others wait or not.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        if let Poll::Ready(error) = self.poll_ended(context) {
+            return Poll::Ready(error);
+        }
+        let pace = &self.pace;
+        // The timer is left alone while bytes move, and looks again when it is up.
+        loop {
+            let left = (self.behind_max + AFTER_IDLE).saturating_sub(pace.behind());
+            if left.is_zero() {
+                return Poll::Ready(Error::TooSlow { seconds: self.behind_max.as_secs() });
+            }
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(left)));
+            std::task::ready!(look.as_mut().poll(context));
+            self.look = None;
+        }
+    }
+}
+
+/// The content of an upload, whose pace is measured as it is taken.
+pub(crate) struct Paced<S> {
+    body: S,
+    too_slow: TooSlow,
+}
+
+impl<S> Paced<S> {
+    pub(crate) fn new(body: S, pace: Arc<Pace>, idle_max: Duration) -> Self {
+        Self { body, too_slow: TooSlow::new(pace, idle_max) }
+    }
+
+    /// What has come is enough for now: until it is polled again, the client is not waited for.
+    pub(crate) fn stops_waiting(&self) {
+        self.too_slow.pace().stops_waiting();
+    }
+}
+
+impl<S: Stream<Item = Result<Bytes, Error>> + Unpin> Stream for Paced<S> {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { body, too_slow } = &mut *self;
+        match Pin::new(body).poll_next(context) {
+            Poll::Ready(piece) => {
+                too_slow.pace().moved(piece.as_ref().map_or(0, |piece| piece.as_ref().map_or(0, Bytes::len)));
+                Poll::Ready(piece)
+            }
+            Poll::Pending => {
+                too_slow.pace().waits();
+                too_slow.poll(context).map(|error| Some(Err(error)))
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(feature = "model")))]
+#[allow(clippy::expect_used, reason = "a panic fails the test")]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn admission(max: usize) -> Admission {
+        Admission::new(&Shared::new(), TransferKind::Upload, Transfers::new(max, 8))
+    }
+
+    fn origin(connection: u64, peer: &str) -> Origin {
+        Origin::of(connection, peer.parse().expect("an address"))
+    }
+
+    /// A permit that is there at once.
+    fn now(admission: &Admission, origin: Origin) -> Option<Permit> {
+        admission.enter(origin, CancellationToken::new()).now_or_never().flatten()
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_half_and_a_peer_three_quarters() {
+        let admission = admission(8);
+        let mut held = Vec::new();
+        for connection in [1, 1, 1, 1, 2, 2] {
+            held.push(now(&admission, origin(connection, "192.0.2.1")).expect("within its share"));
+        }
+        assert!(now(&admission, origin(1, "192.0.2.1")).is_none(), "half of 8");
+        assert!(now(&admission, origin(3, "192.0.2.1")).is_none(), "three quarters of 8");
+        held.push(now(&admission, origin(4, "192.0.2.2")).expect("another peer"));
+        held.push(now(&admission, Origin::SERVER).expect("the server itself"));
+        assert!(now(&admission, origin(5, "192.0.2.3")).is_none(), "all of 8");
+        held.remove(0);
+        held.push(now(&admission, origin(1, "192.0.2.1")).expect("its share again"));
+    }
+
+    #[test]
+    fn no_share_of_a_peer_is_asked_of_this_machine() {
+        let admission = admission(8);
+        let connections = (0..8).map(|connection| origin(connection, "::ffff:127.0.0.1"));
+        let held: Vec<_> = connections.map(|origin| now(&admission, origin)).collect();
+        assert!(held.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn one_permit_is_a_share_too() {
+        assert!(now(&admission(1), origin(1, "192.0.2.1")).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_in_turn_and_who_gives_up_holds_up_nobody() {
+        let admission = admission(1);
+        let held = now(&admission, origin(1, "192.0.2.1"));
+        let enter = |origin| Box::pin(admission.enter(origin, CancellationToken::new()));
+        let (mut first, mut second) = (enter(origin(2, "192.0.2.2")), enter(origin(3, "192.0.2.3")));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        drop(first);
+        drop(held);
+        let permit = second.await.expect("its turn");
+        assert!(now(&admission, Origin::SERVER).is_none());
+        drop(permit);
+        assert!(now(&admission, Origin::SERVER).is_some());
+    }
+
+    #[tokio::test]
+    async fn the_slowest_gives_way_once_it_is_behind() {
+        let admission = admission(2);
+        let (fast, slow) = (now(&admission, origin(1, "192.0.2.1")), now(&admission, origin(2, "192.0.2.2")));
+        let (fast, slow) = (fast.expect("a permit"), slow.expect("a permit"));
+        // As if they had been waited for longer.
+        fast.pace.waits();
+        slow.pace.waits();
+        fast.pace.behind_us.store(1_000_000, Ordering::Relaxed);
+        slow.pace.behind_us.store(2_000_001, Ordering::Relaxed);
+        let mut newcomer = Box::pin(admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()));
+        assert!(newcomer.as_mut().now_or_never().is_none());
+        assert!(slow.pace.end.is_cancelled() && !fast.pace.end.is_cancelled());
+        drop(slow);
+        assert!(newcomer.await.is_some());
+        fast.pace.stops_waiting();
+        fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
+        fast.pace.moved(4 * 1024);
+        assert_eq!(fast.pace.behind(), Duration::from_secs(1));
+        // One that was slow and has come whole is left alone.
+        fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
+        let _other = now(&admission, origin(4, "192.0.2.4"));
+        let mut newcomer = Box::pin(admission.enter(origin(5, "192.0.2.5"), CancellationToken::new()));
+        assert!(newcomer.as_mut().now_or_never().is_none() && !fast.pace.end.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_client_may_be_silent_for_as_long_as_its_upload_may_be_idle() {
+        for (idle_s, ends_after_s) in [(10, 61), (60, 61), (120, 121)] {
+            let pace = Arc::new(Pace::new(CancellationToken::new()));
+            let mut too_slow = TooSlow::new(Arc::clone(&pace), Duration::from_secs(idle_s));
+            let mut ends_with = |behind: Duration| {
+                pace.behind_us.store(u64::try_from(behind.as_micros()).expect("few"), Ordering::Relaxed);
+                too_slow.look = None;
+                std::future::poll_fn(|context| Poll::Ready(too_slow.poll(context).is_ready())).now_or_never()
+            };
+            let end = Duration::from_secs(ends_after_s);
+            assert_eq!(ends_with(end - Duration::from_millis(1)), Some(false), "{idle_s}");
+            assert_eq!(ends_with(end), Some(true), "{idle_s}");
+        }
+    }
+
+    #[test]
+    fn a_client_has_64_bits_of_ipv6() {
+        let peer = |text: &str| origin(1, text).peer;
+        assert_eq!(peer("2001:db8:1:2:3::4"), peer("2001:db8:1:2:ffff::5"));
+        assert_ne!(peer("2001:db8:1:2::4"), peer("2001:db8:1:3::4"));
+        assert_eq!((peer("::1"), peer("::ffff:192.0.2.1")), (None, peer("192.0.2.1")));
+    }
+
+    #[tokio::test]
+    async fn a_peer_with_many_connections_does_not_keep_others_from_waiting() {
+        let admission = admission(1);
+        let _held = now(&admission, Origin::SERVER);
+        let enter = |origin| Box::pin(admission.enter(origin, CancellationToken::new()));
+        let mut waiting: Vec<_> = (0..8).map(|connection| enter(origin(connection, "192.0.2.1"))).collect();
+        assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
+        let mut newcomer = enter(origin(8, "192.0.2.2"));
+        assert!(newcomer.as_mut().now_or_never().is_none(), "it waits");
+        assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "one of the many is refused");
+    }
+
+    #[tokio::test]
+    async fn the_connection_that_runs_fewest_is_next_and_the_one_that_has_most_makes_room() {
+        let admission = admission(4);
+        let enter = |connection| Box::pin(admission.enter(origin(connection, "127.0.0.1"), CancellationToken::new()));
+        let mut held: Vec<_> = [1, 1, 2, 2].map(|connection| now(&admission, origin(connection, "127.0.0.1"))).into();
+        assert!(held.iter().all(Option::is_some));
+        let mut waiting: Vec<_> = [1, 1, 1, 2, 2, 2, 2, 2].map(enter).into();
+        assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
+        let mut newcomer = enter(3);
+        assert!(newcomer.as_mut().now_or_never().is_none(), "it waits");
+        assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "the last of connection 2 is refused");
+        held.remove(0);
+        assert!(newcomer.await.is_some(), "before those that came before it");
+    }
+
+    #[tokio::test]
+    async fn as_many_wait_as_may() {
+        let admission = admission(1);
+        let _held = now(&admission, Origin::SERVER);
+        let enter = || Box::pin(admission.enter(Origin::SERVER, CancellationToken::new()));
+        let mut waiting: Vec<_> = (0..8).map(|_| enter()).collect();
+        assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
+        assert!(matches!(enter().now_or_never(), Some(None)), "refused at once");
+    }
+}

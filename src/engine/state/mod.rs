@@ -1,0 +1,270 @@
+//! THE lock: one `Mutex` around all that calls share: the registry of parts, NumStore's values, the queue of the workers.
+//!
+//! It is reached through [`Shared::with`] and no guard leaves this file. Inside the closure stand map operations:
+//! no I/O, no parsing, no allocation that grows with data. While a thread holds the lock a thread-local flag is set,
+//! and every file operation calls [`assert_unlocked`], so that "never held during file I/O" is executed in tests and
+//! debug builds. A panic inside the closure poisons nothing: the state is only ever changed by single operations that
+//! leave it whole, so the lock is taken back.
+
+pub mod jobs;
+pub mod lock_check;
+pub mod missing_parts;
+pub mod numbers;
+pub mod registry;
+#[cfg(all(test, not(feature = "model")))]
+mod tests;
+pub mod transfers;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use imbl::OrdMap;
+
+use self::{
+    jobs::Jobs,
+    lock_check::Flag,
+    missing_parts::MissingParts,
+    numbers::Numbers,
+    registry::Registry,
+    transfers::{TransferKind, Transfers},
+};
+use crate::{
+    limits::{PARTS_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS},
+    model::part::PartId,
+};
+
+#[cfg(feature = "model")]
+use shuttle::{
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+#[cfg(not(feature = "model"))]
+use std::{
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+/// Room in a queue beside the slices that somebody waits for: what a broken upload leaves to a worker to drop.
+pub(super) const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
+
+/// A slice of work for a worker.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// What a slice is for. The workers take from the lanes in turn, so that a step of an upload does not wait behind
+/// all slices of all questions, nor a question behind all uploads, nor either behind jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Receiving, typing, converting, publishing; start and receipts too.
+    Upload,
+    /// Reading stored parts to answer.
+    Question,
+    /// Work that is asked for now and fetched later.
+    Job,
+    /// A look whether work is done at all, which must not wait behind it.
+    Probe,
+}
+
+impl Lane {
+    /// How many lanes there are.
+    pub const COUNT: usize = 4;
+    /// Every lane, in the order of their queues.
+    pub const ALL: [Self; Self::COUNT] = [Self::Upload, Self::Question, Self::Job, Self::Probe];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Question => "question",
+            Self::Job => "job",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// The lock and what it guards. Cloning it gives another handle on the same.
+#[derive(Clone)]
+pub struct Shared(Arc<Guarded>);
+
+struct Guarded {
+    state: Mutex<State>,
+    /// One for each worker.
+    calls: [Call; WORKERS],
+}
+
+/// How a worker that waits for work learns that it is not among the idle any more, or that the workers are to end.
+struct Call {
+    /// A hint for one that is awake.
+    came: AtomicBool,
+    /// Wakes one that sleeps.
+    wake: Condvar,
+}
+
+/// What the lock guards.
+pub struct State {
+    /// The table: what a sum reads.
+    pub parts: Registry,
+    /// NumStore.
+    pub numbers: Numbers,
+    /// Work asked for now and fetched later.
+    pub jobs: Jobs,
+    /// Who sends or reads, and who waits for a permit to, a table for each [`TransferKind`].
+    pub transfers: [Transfers; TransferKind::COUNT],
+    /// What waits for a worker, a queue for each lane, each bounded.
+    queues: [VecDeque<Work>; Lane::COUNT],
+    /// The lane whose turn it is.
+    turn: usize,
+    /// The workers that wait for work. The last to have become idle is called first: most likely its memory is warm.
+    idle: Vec<usize>,
+    /// No more work is taken; workers end when the queue is empty.
+    closed: bool,
+}
+
+/// The work queue is full or closed; the work comes back.
+pub struct Refused(pub Work);
+
+impl Shared {
+    /// An empty table and an empty queue.
+    pub fn new() -> Self {
+        let parts = Registry {
+            parts: OrdMap::new(),
+            schemas: HashMap::new(),
+            schema_bytes: 0,
+            next_id: PartId::FIRST,
+            reserved: 0,
+            parts_max: PARTS_MAX,
+            missing: MissingParts::default(),
+            unchecked: 0,
+        };
+        let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
+        let idle = Vec::with_capacity(WORKERS);
+        let transfers = [(); TransferKind::COUNT].map(|()| Transfers::new(0, 0));
+        let state = State {
+            parts,
+            numbers: Numbers::new(),
+            jobs: Jobs::new(),
+            transfers,
+            queues,
+            turn: 0,
+            idle,
+            closed: false,
+        };
+        Self(Arc::new(Guarded { state: Mutex::new(state), calls: [(); WORKERS].map(|()| Call::new()) }))
+    }
+
+    /// Runs `f` with the lock held. Lock, copy, unlock, work: what `f` returns is a copy.
+    pub fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let _flag = Flag::set();
+        f(&mut state)
+    }
+
+    /// Puts work in its lane's queue for the next free worker.
+    pub fn push_work(&self, lane: Lane, work: Work) -> Result<(), Refused> {
+        let idle = self.with(|state| {
+            let queue = &mut state.queues[lane as usize];
+            if state.closed || queue.len() >= WORK_QUEUE_MAX + DISCARDS_MAX {
+                return Err(Refused(work));
+            }
+            queue.push_back(work);
+            Ok(state.idle.pop())
+        })?;
+        // If none is idle, none will be before it has found the queues empty.
+        if let Some(worker) = idle {
+            self.0.calls[worker].call();
+        }
+        Ok(())
+    }
+
+    /// Waits for work for one of the [`WORKERS`], counted from 0, each on one thread; none when the queue is closed and empty.
+    ///
+    /// If all are idle, it waits awake for up to `awake_max`, once, before it sleeps.
+    pub fn next_work(&self, worker: usize, mut awake_max: Duration) -> Option<Work> {
+        let call = &self.0.calls[worker];
+        let mut state = self.lock();
+        loop {
+            if let Some(work) = state.pop_work() {
+                return Some(work);
+            }
+            if state.closed {
+                return None;
+            }
+            state.idle.push(worker);
+            call.came.store(false, Ordering::Relaxed);
+            if state.idle.len() == WORKERS && !awake_max.is_zero() {
+                drop(state);
+                call.await_awake(std::mem::take(&mut awake_max));
+                state = self.lock();
+            }
+            while state.idle.contains(&worker) && !state.closed {
+                state = call.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// How many slices wait in each lane, without those that are being run.
+    pub fn waiting_work(&self) -> [(Lane, usize); Lane::COUNT] {
+        self.with(|state| Lane::ALL.map(|lane| (lane, state.queues[lane as usize].len())))
+    }
+
+    /// Lets the workers end once they have done what is in the queue.
+    pub fn close_work(&self) {
+        self.with(|state| state.closed = true);
+        self.0.calls.iter().for_each(Call::call);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    fn new() -> Self {
+        Self { came: AtomicBool::new(false), wake: Condvar::new() }
+    }
+
+    fn call(&self) {
+        self.came.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Looks for a call again and again, and offers the core to other threads in between.
+    fn await_awake(&self, awake_max: Duration) {
+        let (end, mut looks) = (Instant::now() + awake_max, 0);
+        // The model check knows no time: a few looks stand for it, so that a schedule runs again as it ran.
+        let is_over = |looks| if cfg!(feature = "model") { looks == 3 } else { Instant::now() >= end };
+        while !self.came.load(Ordering::Relaxed) && !is_over(looks) {
+            thread::yield_now();
+            looks += 1;
+        }
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    /// The next slice of the lane whose turn it is, or else of the next one that has any.
+    fn pop_work(&mut self) -> Option<Work> {
+        let lanes = self.queues.len();
+        for later in 0..lanes {
+            let lane = (self.turn + later) % lanes;
+            if let Some(work) = self.queues[lane].pop_front() {
+                self.turn = (lane + 1) % lanes;
+                return Some(work);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,84 @@
+//! The values of NumStore and its cache of factorials: a plain table under the lock.
+
+use std::collections::HashMap;
+
+use lru::LruCache;
+
+use crate::{
+    error::Error,
+    limits::{FACTORIALS_MAX, KEY_BYTES_MAX, KEYS_MAX},
+};
+
+/// Any text of at most [`KEY_BYTES_MAX`] bytes, none too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key(pub(crate) Box<str>);
+
+impl TryFrom<String> for Key {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        match text.len() {
+            bytes if bytes > KEY_BYTES_MAX => Err(Error::KeyTooLong { bytes, bytes_max: KEY_BYTES_MAX }),
+            _ => Ok(Self(text.into_boxed_str())),
+        }
+    }
+}
+
+/// A factorial, and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Factorial {
+    /// The product of 1 to the key's value.
+    pub factorial: i64,
+    /// Whether it was in the cache.
+    pub hit: bool,
+}
+
+/// All keys with their values, and what was computed of them.
+pub struct Numbers {
+    /// Made with room for all keys there may be, so that it never grows under the lock.
+    pub(crate) values: HashMap<Key, i64>,
+    total: i64,
+    /// Factorials by the value, not by the key, so that keys of one value share one. Every answer from it and every
+    /// result put into it counts as a use; when it is full, the result least recently used makes room.
+    pub(crate) factorials: LruCache<i64, i64>,
+}
+
+impl Numbers {
+    /// No key, a total of 0.
+    pub fn new() -> Self {
+        Self { values: HashMap::with_capacity(KEYS_MAX), total: 0, factorials: LruCache::new(FACTORIALS_MAX) }
+    }
+
+    /// Gives a key a value and returns the total, which changes by the difference of new and old value.
+    ///
+    /// Errors, which change nothing: the total would not fit in 64 bits; a key more than there may be.
+    pub fn set(&mut self, key: Key, value: i64) -> Result<i64, Error> {
+        let old = self.values.get(&key).copied();
+        if old.is_none() && self.values.len() >= KEYS_MAX {
+            return Err(Error::TooManyKeys { keys_max: KEYS_MAX });
+        }
+        let total = i128::from(self.total) + i128::from(value) - i128::from(old.unwrap_or(0));
+        let Ok(fits) = i64::try_from(total) else {
+            return Err(Error::TotalOverflow { key: key.0.into_string(), total });
+        };
+        self.total = fits;
+        self.values.insert(key, value);
+        Ok(fits)
+    }
+
+    /// A key's value, and the value's factorial if the cache has it.
+    pub(crate) fn look_up(&mut self, key: &Key) -> Option<(i64, Option<i64>)> {
+        let value = *self.values.get(key)?;
+        Some((value, self.factorials.get(&value).copied()))
+    }
+
+    pub(crate) fn keep(&mut self, value: i64, factorial: i64) {
+        self.factorials.put(value, factorial);
+    }
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,273 @@
+//! The tables of transfers: who sends or reads, who waits for a permit to, and how fast each moves. Plain tables under
+//! the lock; `runtime/transfers.rs` gives the permits.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{engine::runtime::transfers::SHORT_GRACE, limits::TRANSFER_BYTES_PER_S_MIN};
+
+/// Where a transfer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The number of its connection; none for work of the server itself, which no share bounds.
+    pub connection: Option<u64>,
+    /// The client's network address; none for one of this machine, whose clients are told apart by nothing.
+    pub peer: Option<IpAddr>,
+}
+
+impl Origin {
+    /// The server itself.
+    pub const SERVER: Self = Self { connection: None, peer: None };
+
+    /// A connection from an address.
+    pub fn of(connection: u64, peer: IpAddr) -> Self {
+        let peer = Some(one_client(peer)).filter(|peer| !peer.is_loopback());
+        Self { connection: Some(connection), peer }
+    }
+}
+
+/// The address that all connections of one client have in common: of IPv6 a client has 64 bits for itself.
+pub fn one_client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+/// What there is a bound of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferKind {
+    /// An upload, by whatever protocol.
+    Upload,
+    /// A call whose body or answer takes its time, on a connection that serves one call at a time.
+    LongCall,
+}
+
+impl TransferKind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 2;
+}
+
+/// The transfers of one kind, those that run and those that wait.
+pub struct Transfers {
+    max: usize,
+    waits_max: usize,
+    running: Vec<Running>,
+    waiting: VecDeque<Waiting>,
+    next_id: u64,
+}
+
+/// One that has a permit.
+struct Running {
+    id: u64,
+    origin: Origin,
+    pace: Arc<Pace>,
+    /// It was told to end.
+    is_ending: bool,
+}
+
+/// One that waits for a permit.
+struct Waiting {
+    transfer: Running,
+    tx: oneshot::Sender<()>,
+}
+
+/// How many transfers a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Held {
+    /// On all its connections.
+    of_client: usize,
+    /// On one of them.
+    of_connection: usize,
+}
+
+/// What keeps a transfer from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    /// Its connection holds its share.
+    Connection,
+    /// Its peer holds its share.
+    Peer,
+    /// All permits are taken, or promised to those that came before.
+    Full,
+}
+
+impl Transfers {
+    /// None so far, of at most `max` at once, and of as many beside them that wait.
+    pub fn new(max: usize, waits_max: usize) -> Self {
+        Self { max, waits_max, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
+    }
+
+    /// What keeps a transfer from starting, if anything does.
+    fn obstacle(&self, origin: Origin) -> Option<Obstacle> {
+        let connection_max = self.max.div_ceil(2);
+        let peer_max = (self.max * 3).div_ceil(4);
+        let count = |is_of: &dyn Fn(Origin) -> bool| self.running.iter().filter(|other| is_of(other.origin)).count();
+        if origin.connection.is_some() && count(&|other| other.connection == origin.connection) >= connection_max {
+            return Some(Obstacle::Connection);
+        }
+        if origin.peer.is_some() && count(&|other| other.peer == origin.peer) >= peer_max {
+            return Some(Obstacle::Peer);
+        }
+        (self.running.len() >= self.max).then_some(Obstacle::Full)
+    }
+
+    /// Starts a transfer, or lets it wait; says whether it runs. None if as many wait as may.
+    pub(crate) fn enter(&mut self, origin: Origin, pace: Arc<Pace>) -> Option<(u64, Option<oneshot::Receiver<()>>)> {
+        let transfer = Running { id: self.next_id, origin, pace, is_ending: false };
+        let id = transfer.id;
+        // Those that wait could not start, so whoever comes now overtakes none that could.
+        let rx = if self.obstacle(origin).is_none() {
+            self.running.push(transfer);
+            None
+        } else if self.has_room_to_wait(origin) {
+            let (tx, rx) = oneshot::channel();
+            self.waiting.push_back(Waiting { transfer, tx });
+            Some(rx)
+        } else {
+            return None;
+        };
+        self.next_id += 1;
+        Some((id, rx))
+    }
+
+    /// Transfers of a client that run, and those that wait too. A client is a peer, or a connection that has none.
+    fn held_by(&self, origin: Origin, with_waiting: bool) -> Held {
+        let waiting = self.waiting.iter().map(|waiting| &waiting.transfer).filter(|_| with_waiting);
+        let (mut of_client, mut of_connection) = (0, 0);
+        for other in self.running.iter().chain(waiting) {
+            let is_same_connection = origin.connection.is_some() && other.origin.connection == origin.connection;
+            let is_same_peer = origin.peer.is_some() && other.origin.peer == origin.peer;
+            of_client += usize::from(is_same_peer || is_same_connection);
+            of_connection += usize::from(is_same_connection);
+        }
+        Held { of_client, of_connection }
+    }
+
+    /// Whether one more may wait. When as many wait as may, one of the client that has most makes room, or one of
+    /// another connection of the same client.
+    fn has_room_to_wait(&mut self, origin: Origin) -> bool {
+        if self.waiting.len() < self.waits_max {
+            return true;
+        }
+        let held = |index: usize| self.held_by(self.waiting[index].transfer.origin, true);
+        // The last of them.
+        let most = (0..self.waiting.len()).max_by_key(|&index| held(index));
+        let Some(index) = most else { return false };
+        let (most, own) = (held(index), self.held_by(origin, true));
+        let is_same_peer = self.waiting[index].transfer.origin.peer == origin.peer;
+        if most.of_client > own.of_client + 1 || (is_same_peer && most.of_connection > own.of_connection + 1) {
+            self.waiting.remove(index); // which tells it
+            return true;
+        }
+        false
+    }
+
+    /// Which of those that wait is next: one whose client runs the fewest, then whose connection does, and of these the
+    /// first that came.
+    fn next_waiting(&self) -> Option<usize> {
+        let may_run = |index: &usize| self.obstacle(self.waiting[*index].transfer.origin).is_none();
+        let candidates = (0..self.waiting.len()).filter(may_run);
+        candidates.min_by_key(|&index| self.held_by(self.waiting[index].transfer.origin, false))
+    }
+
+    /// Ends a transfer, or its waiting. Returns whom to tell that they run now.
+    pub(crate) fn leave(&mut self, id: u64) -> Vec<oneshot::Sender<()>> {
+        self.waiting.retain(|waiting| waiting.transfer.id != id);
+        self.running.retain(|transfer| transfer.id != id);
+        let mut told = Vec::new();
+        while self.running.len() < self.max
+            && let Some(Waiting { transfer, tx }) = self.next_waiting().and_then(|index| self.waiting.remove(index))
+        {
+            self.running.push(transfer);
+            told.push(tx);
+        }
+        told
+    }
+
+    /// Of those that keep `origin` from starting and wait for their client, the one that is furthest behind, if it is too
+    /// far behind.
+    pub(crate) fn slowest(&mut self, origin: Origin) -> Option<Arc<Pace>> {
+        let obstacle = self.obstacle(origin)?;
+        let in_the_way = |other: Origin| match obstacle {
+            Obstacle::Connection => other.connection == origin.connection,
+            Obstacle::Peer => other.peer == origin.peer,
+            Obstacle::Full => true,
+        };
+        let may_end = |other: &&mut Running| !other.is_ending && other.pace.is_waiting() && in_the_way(other.origin);
+        let candidates = self.running.iter_mut().filter(may_end);
+        let slowest = candidates.max_by_key(|other| other.pace.behind())?;
+        if slowest.pace.behind() < SHORT_GRACE {
+            return None;
+        }
+        slowest.is_ending = true;
+        Some(Arc::clone(&slowest.pace))
+    }
+}
+
+/// How far a transfer is behind the least rate. Only the time counts in which its client is waited for.
+#[derive(Debug)]
+pub struct Pace {
+    started: Instant,
+    /// Microseconds that it was behind when it last moved.
+    pub(crate) behind_us: AtomicU64,
+    /// Since when its client is waited for, in microseconds from the start and 1 more; 0 if it is not.
+    waiting_since_us: AtomicU64,
+    /// Cancelled when the transfer is to end for others.
+    pub(crate) end: CancellationToken,
+}
+
+impl Pace {
+    /// Nothing has moved yet. `end` is cancelled when the transfer has to end for another.
+    pub fn new(end: CancellationToken) -> Self {
+        Self { started: Instant::now(), behind_us: AtomicU64::new(0), waiting_since_us: AtomicU64::new(0), end }
+    }
+
+    fn now_us(&self) -> u64 {
+        1 + u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// From here on the client is waited for.
+    pub fn waits(&self) {
+        if self.waiting_since_us.load(Ordering::Relaxed) == 0 {
+            self.waiting_since_us.store(self.now_us(), Ordering::Relaxed);
+        }
+    }
+
+    /// The client is not waited for any more: it has sent or taken so many bytes.
+    pub fn moved(&self, bytes: usize) {
+        let earned = (bytes as u64).saturating_mul(1_000_000) / TRANSFER_BYTES_PER_S_MIN;
+        let behind = self.behind_us().saturating_sub(earned);
+        self.behind_us.store(behind, Ordering::Relaxed);
+        self.waiting_since_us.store(0, Ordering::Relaxed);
+    }
+
+    /// The client is not waited for any more, though nothing has come.
+    pub fn stops_waiting(&self) {
+        self.moved(0);
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting_since_us.load(Ordering::Relaxed) != 0
+    }
+
+    fn behind_us(&self) -> u64 {
+        let since = self.waiting_since_us.load(Ordering::Relaxed);
+        let waited = if since == 0 { 0 } else { self.now_us().saturating_sub(since) };
+        self.behind_us.load(Ordering::Relaxed).saturating_add(waited)
+    }
+
+    pub(crate) fn behind(&self) -> Duration {
+        Duration::from_micros(self.behind_us())
+    }
+}

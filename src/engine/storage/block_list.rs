@@ -1,0 +1,79 @@
+//! The list of block checksums of a file (`N.sums`), while it is written.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use super::{
+    checksums::{BLOCK_BYTES, BlockHasher, PageWriter},
+    draft::made,
+};
+use crate::engine::state::lock_check::assert_unlocked;
+
+/// Checksums of a draft's blocks on their way into a file: a page of them is in memory.
+pub(super) struct BlockList {
+    pub(super) seed: u64,
+    hasher: BlockHasher,
+    pages: PageWriter,
+    pub(super) path: PathBuf,
+    /// Made when the first page is written.
+    pub(super) file: Option<File>,
+    /// Whether the last page is written: no more blocks come.
+    is_whole: bool,
+}
+
+impl BlockList {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let seed = fastrand::u64(..);
+        let (hasher, pages) = (BlockHasher::new(BLOCK_BYTES), PageWriter::new(seed));
+        Self { seed, hasher, pages, path, file: None, is_whole: false }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.is_whole {
+            return Err(io::Error::other("a file is written on after its checksums were listed"));
+        }
+        let Self { hasher, pages, path, file, .. } = self;
+        let mut written = Ok(());
+        hasher.update(bytes, |sum| {
+            if let Some(page) = pages.push(sum)
+                && written.is_ok()
+            {
+                written = made(file, path).and_then(|file| file.write_all(&page));
+            }
+        });
+        written
+    }
+
+    pub(super) fn push(&mut self, sum: u64) -> io::Result<()> {
+        self.pages.push(sum).map_or(Ok(()), |page| made(&mut self.file, &self.path)?.write_all(&page))
+    }
+
+    /// The last block and the last page.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        if self.is_whole {
+            return Ok(());
+        }
+        if let Some(sum) = self.hasher.end() {
+            self.push(sum)?;
+        }
+        if let Some(page) = self.pages.end() {
+            made(&mut self.file, &self.path)?.write_all(&page)?;
+        }
+        self.is_whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for BlockList {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            assert_unlocked();
+            if let Err(error) = fs::remove_file(&self.path) {
+                tracing::error!(path = %self.path.display(), %error, "a list of checksums is left until the next start");
+            }
+        }
+    }
+}

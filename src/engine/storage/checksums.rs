@@ -1,0 +1,228 @@
+//! Checksums of stored bytes: of a file's blocks, of the pages of the file that lists them, of a record.
+//!
+//! Pure: bytes in, checksums out. Who reads and writes the files is `store.rs` and `parquet.rs`.
+//!
+//! ```text
+//! N.sums       pages, one after the other; all but the last have 511 checksums
+//! page         checksums of blocks, 8 bytes each, little endian; then the checksum of the page itself
+//! record       {"format":2,...,"record_xxh3":"16 hexadecimal digits"}: of all bytes before `,"record_xxh3"`
+//! ```
+//!
+//! All are XXH3 of 64 bits. That of a page is seeded with a number that belongs to one file and with the page's place,
+//! so that a page of another file, or from another place, is found out.
+
+use std::hash::Hasher;
+
+use twox_hash::XxHash3_64;
+
+use crate::{
+    limits::{READ_BLOCK_BYTES, SUMS_PAGE_BYTES},
+    model::checksum::{from_hex, to_hex},
+};
+
+/// Bytes of a block of a file that is read from its start to its end: CSV, and what jobs read and write.
+pub const BLOCK_BYTES: usize = READ_BLOCK_BYTES;
+/// Bytes of a block of a column chunk in a Parquet file.
+pub const CHUNK_BLOCK_BYTES: usize = 4 * READ_BLOCK_BYTES;
+/// Checksums of blocks in a full page of `N.sums`.
+pub const PAGE_SUMS_MAX: usize = PAGE_BYTES_MAX / SUM_BYTES - 1;
+/// Bytes of a full page.
+pub const PAGE_BYTES_MAX: usize = SUMS_PAGE_BYTES;
+/// Bytes of a checksum.
+const SUM_BYTES: usize = 8;
+
+/// The checksum of some bytes.
+#[inline]
+pub fn checksum(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// Checksums of the blocks of a file that is listed in `N.sums`. A file of one block is not: its own checksum is enough.
+pub fn listed_blocks(file_bytes: u64) -> u64 {
+    if file_bytes <= BLOCK_BYTES as u64 { 0 } else { file_bytes.div_ceil(BLOCK_BYTES as u64) }
+}
+
+/// Cuts what comes into blocks of one size, and tells the checksum of each.
+pub struct BlockHasher {
+    block_bytes: usize,
+    hash: XxHash3_64,
+    /// Bytes of the block that has not ended.
+    bytes: usize,
+}
+
+impl BlockHasher {
+    /// Before the first byte.
+    pub fn new(block_bytes: usize) -> Self {
+        Self { block_bytes, hash: XxHash3_64::new(), bytes: 0 }
+    }
+
+    /// More bytes; `each` is called with the checksum of every block that they end.
+    pub fn update(&mut self, mut bytes: &[u8], mut each: impl FnMut(u64)) {
+        while !bytes.is_empty() {
+            let taken;
+            (taken, bytes) = bytes.split_at(bytes.len().min(self.block_bytes - self.bytes));
+            if taken.len() == self.block_bytes {
+                each(checksum(taken));
+                continue;
+            }
+            self.hash.write(taken);
+            self.bytes += taken.len();
+            if self.bytes == self.block_bytes {
+                self.end().into_iter().for_each(&mut each);
+            }
+        }
+    }
+
+    /// The last block ends here: its checksum, or none if it has no bytes. What comes next begins another.
+    pub fn end(&mut self) -> Option<u64> {
+        let has_bytes = std::mem::take(&mut self.bytes) > 0;
+        has_bytes.then(|| std::mem::take(&mut self.hash).finish())
+    }
+}
+
+/// Checksums on their way into the pages of `N.sums`.
+pub struct PageWriter {
+    seed: u64,
+    pages: u64,
+    sums: Vec<u64>,
+}
+
+impl PageWriter {
+    /// Before the first page.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, pages: 0, sums: Vec::new() }
+    }
+
+    /// One more checksum. Returns the page that it completes, if it does.
+    pub fn push(&mut self, sum: u64) -> Option<Vec<u8>> {
+        self.sums.push(sum);
+        if self.sums.len() == PAGE_SUMS_MAX { self.end() } else { None }
+    }
+
+    /// The last page; none if it would be empty.
+    pub fn end(&mut self) -> Option<Vec<u8>> {
+        if self.sums.is_empty() {
+            return None;
+        }
+        let mut page: Vec<u8> = Vec::with_capacity((self.sums.len() + 1) * SUM_BYTES);
+        self.sums.drain(..).for_each(|sum| page.extend_from_slice(&sum.to_le_bytes()));
+        let sum = page_checksum(self.seed, self.pages, &page);
+        page.extend_from_slice(&sum.to_le_bytes());
+        self.pages += 1;
+        Some(page)
+    }
+}
+
+/// The checksums in a page; none if the page is not what was written.
+pub fn read_page(seed: u64, index: u64, page: &[u8]) -> Option<Vec<u64>> {
+    let (sums, own) = page.split_last_chunk::<SUM_BYTES>()?;
+    if page_checksum(seed, index, sums) != u64::from_le_bytes(*own) {
+        return None;
+    }
+    let (sums, rest) = sums.as_chunks::<SUM_BYTES>();
+    rest.is_empty().then(|| sums.iter().map(|sum| u64::from_le_bytes(*sum)).collect())
+}
+
+fn page_checksum(seed: u64, index: u64, sums: &[u8]) -> u64 {
+    XxHash3_64::oneshot_with_seed(seed.wrapping_add(index), sums)
+}
+
+/// What a record ends with: this, 16 hexadecimal digits, `"}`.
+const SEAL: &[u8] = b",\"record_xxh3\":\"";
+const SEAL_BYTES: usize = SEAL.len() + 16 + 2;
+
+/// Whether a record is what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// It is.
+    Whole,
+    /// It is not.
+    Broken,
+    /// It carries no checksum: it was written by an earlier version, or its end is damaged.
+    Missing,
+}
+
+/// Adds its checksum to a JSON object with at least one field.
+pub fn seal(mut record: Vec<u8>) -> Vec<u8> {
+    record.pop(); // the closing brace
+    let sum = to_hex(checksum(&record));
+    record.extend_from_slice(SEAL);
+    record.extend_from_slice(sum.as_bytes());
+    record.extend_from_slice(b"\"}");
+    record
+}
+
+/// Compares a record with the checksum that it carries.
+pub fn check_seal(record: &[u8]) -> Seal {
+    let Some((text, seal)) = record.split_at_checked(record.len().saturating_sub(SEAL_BYTES)) else {
+        return Seal::Missing;
+    };
+    let digits = seal.strip_prefix(SEAL).and_then(|rest| rest.strip_suffix(b"\"}"));
+    let Some(digits) = digits.and_then(|digits| std::str::from_utf8(digits).ok()) else { return Seal::Missing };
+    if from_hex(digits) == Some(checksum(text)) { Seal::Whole } else { Seal::Broken }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_do_not_depend_on_how_they_come() {
+        let bytes: Vec<u8> = (0..10_007_u32).map(|number| number.to_le_bytes()[0] ^ number.to_le_bytes()[1]).collect();
+        let expected: Vec<_> = bytes.chunks(1000).map(checksum).collect();
+        for piece_bytes in [1, 7, 999, 1000, 1001, 2500, bytes.len()] {
+            let (mut hasher, mut sums) = (BlockHasher::new(1000), Vec::new());
+            bytes.chunks(piece_bytes).for_each(|piece| hasher.update(piece, |sum| sums.push(sum)));
+            sums.extend(hasher.end());
+            assert_eq!(sums, expected, "pieces of {piece_bytes} bytes");
+            assert_eq!(hasher.end(), None);
+        }
+    }
+
+    #[test]
+    fn a_page_is_read_only_as_it_was_written_and_where() {
+        let mut writer = PageWriter::new(7);
+        let mut pages: Vec<_> = (0..600).filter_map(|sum| writer.push(sum)).collect();
+        pages.extend(writer.end());
+        assert_eq!((pages.len(), pages[0].len(), pages[1].len()), (2, PAGE_BYTES_MAX, 90 * SUM_BYTES));
+        assert_eq!(writer.end(), None);
+        let read: Vec<_> =
+            (0..).zip(&pages).flat_map(|(index, page)| read_page(7, index, page).expect("whole")).collect();
+        assert_eq!(read, (0..600).collect::<Vec<_>>());
+        assert_eq!(read_page(8, 0, &pages[0]), None, "of another file");
+        assert_eq!(read_page(7, 1, &pages[0]), None, "from another place");
+        for at in 0..pages[1].len() {
+            let mut page = pages[1].clone();
+            page[at] ^= 1;
+            assert_eq!(read_page(7, 1, &page), None, "byte {at}");
+            assert_eq!(read_page(7, 1, &pages[1][..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_whole_only_as_it_was_written() {
+        let record = seal(br#"{"format":2,"part":7}"#.to_vec());
+        assert_eq!(check_seal(&record), Seal::Whole);
+        assert!(serde_json::from_slice::<serde_json::Value>(&record).is_ok_and(|value| value["part"] == 7));
+        for at in 0..record.len() {
+            for bit in 0..8 {
+                let mut changed = record.clone();
+                changed[at] ^= 1 << bit;
+                assert_ne!(check_seal(&changed), Seal::Whole, "byte {at}");
+            }
+            assert_ne!(check_seal(&record[..at]), Seal::Whole, "cut at {at}");
+        }
+        assert_eq!(check_seal(br#"{"format":1}"#), Seal::Missing);
+        assert_eq!(check_seal(b""), Seal::Missing);
+    }
+
+    #[test]
+    fn hexadecimal_digits() {
+        for sum in [0, 1, u64::MAX, 0x0123_4567_89ab_cdef] {
+            assert_eq!(from_hex(&to_hex(sum)), Some(sum));
+        }
+        for text in ["", "0", "+123456789abcdef", "0123456789ABCDEF", "0123456789abcdef0"] {
+            assert_eq!(from_hex(text), None, "{text}");
+        }
+    }
+}

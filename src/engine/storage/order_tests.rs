@@ -1,0 +1,289 @@
+//! The order in which files are synced and renamed, which a power failure alone would show. Every sync and rename of the
+//! store is noted here, for the thread that does it, and the tests compare the notes with what must come before what.
+
+use std::{
+    cell::RefCell,
+    fs::{self, File},
+    io::Write as _,
+    os::fd::AsRawFd,
+    path::Path,
+    sync::Arc,
+};
+
+use super::{Store, checksums::BLOCK_BYTES, draft::Draft, job_files::JobFile, name_of, staged::Staged};
+use crate::{
+    limits::DRAFT_BYTES_HELD,
+    model::{
+        durability::Durability,
+        part::{FORMAT_VERSION, FileInfo, PartId, Receipt},
+        schema::{Column, ColumnType},
+    },
+};
+
+/// What was done to files, by their paths below the data folder: `parts/1.csv`, or `parts` for a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    Sync(String),
+    /// Of the whole file system.
+    SyncAll,
+    Rename {
+        from: String,
+        to: String,
+    },
+}
+
+thread_local! {
+    static EVENTS: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(super) fn note_sync(file: &File) {
+    let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("Linux knows the path");
+    note(Event::Sync(short(&path)));
+}
+
+pub(super) fn note_sync_of_all() {
+    note(Event::SyncAll);
+}
+
+pub(super) fn note_rename(from: &Path, to: &Path) {
+    note(Event::Rename { from: short(from), to: short(to) });
+}
+
+fn note(event: Event) {
+    EVENTS.with_borrow_mut(|events| events.push(event));
+}
+
+/// A folder of the data folder by its name, a file by its folder's and its own.
+fn short(path: &Path) -> String {
+    if path.is_dir() {
+        return name_of(path);
+    }
+    format!("{}/{}", name_of(path.parent().expect("a folder")), name_of(path))
+}
+
+fn sync_of(path: impl Into<String>) -> Event {
+    Event::Sync(path.into())
+}
+
+fn rename_of(from: impl Into<String>, to: impl Into<String>) -> Event {
+    Event::Rename { from: from.into(), to: to.into() }
+}
+
+/// What was done since the last call, on this thread.
+fn take() -> Vec<Event> {
+    EVENTS.take()
+}
+
+fn store(folder: &tempfile::TempDir, durability: Durability) -> Arc<Store> {
+    let store = Store::open(folder.path(), durability).expect("a data folder");
+    take();
+    Arc::new(store)
+}
+
+fn draft(store: &Store, bytes: usize) -> Draft {
+    let mut draft = store.listed_draft().expect("a draft");
+    draft.write_all(&vec![b'1'; bytes]).expect("written");
+    draft
+}
+
+fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
+    Receipt {
+        format: FORMAT_VERSION,
+        part: PartId::new(number).expect("an id"),
+        rows: 1,
+        columns: vec![Column { name: "a".to_owned(), column_type: ColumnType::Int64, nulls: 0 }],
+        csv,
+        parquet,
+        row_groups: 1,
+        footer_bytes: 1,
+        uploaded_at: String::new(),
+        checks: None,
+    }
+}
+
+/// A small part, or one that is large enough for drafts on disk; synced before it is staged if asked for.
+fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> Staged {
+    let bytes = if is_large { 3 * DRAFT_BYTES_HELD } else { 10 };
+    let (mut csv, mut parquet) = (draft(store, bytes), draft(store, bytes + 1));
+    if is_synced {
+        csv.sync().expect("synced");
+        parquet.sync().expect("synced");
+    }
+    let receipt = receipt_of(number, csv.info(), parquet.info());
+    store.stage(csv, parquet, &receipt).expect("staged")
+}
+
+/// Where in `events` the file that is at `path` in the end was synced last, under whichever name it had then.
+fn last_sync(events: &[Event], path: &str) -> Option<usize> {
+    let mut name = path.to_owned();
+    for (index, event) in events.iter().enumerate().rev() {
+        match event {
+            Event::SyncAll => return Some(index),
+            Event::Sync(synced) if *synced == name => return Some(index),
+            Event::Rename { from, to } if *to == name => name.clone_from(from),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Where `path` got its name.
+fn rename_to(events: &[Event], path: &str) -> usize {
+    let is_it = |event: &Event| matches!(event, Event::Rename { to, .. } if to == path);
+    events.iter().position(is_it).unwrap_or_else(|| panic!("{path} was not renamed: {events:#?}"))
+}
+
+/// What a power failure must find: every byte of a part before its receipt's name, and that name before the answer.
+fn check_commit(events: &[Event], parts: &[u64]) {
+    let last_rename = parts.iter().map(|part| rename_to(events, &format!("parts/{part}.json"))).max();
+    for part in parts {
+        let renamed = rename_to(events, &format!("parts/{part}.json"));
+        let is_listed =
+            events.iter().any(|event| matches!(event, Event::Rename { to, .. } if *to == format!("parts/{part}.sums")));
+        assert_eq!(is_listed, part % 2 == 0, "the large ones have a list of checksums: {events:#?}");
+        let extensions: &[&str] =
+            if is_listed { &["csv", "parquet", "sums", "json"] } else { &["csv", "parquet", "json"] };
+        for &extension in extensions {
+            let path = format!("parts/{part}.{extension}");
+            let synced =
+                last_sync(&events[..renamed], &if extension == "json" { draft_of(events, part) } else { path });
+            assert!(synced.is_some(), "{part}.{extension} is not synced before its receipt is renamed: {events:#?}");
+        }
+    }
+    let folder_synced = events.iter().rposition(|event| *event == sync_of("parts"));
+    assert!(folder_synced > last_rename, "the folder is not synced after the renames: {events:#?}");
+}
+
+/// The name of a receipt before it had its own.
+fn draft_of(events: &[Event], part: &u64) -> String {
+    match &events[rename_to(events, &format!("parts/{part}.json"))] {
+        Event::Rename { from, .. } => from.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_commit_syncs_the_files_then_renames_the_receipts_then_syncs_the_folder() {
+    for (parts, syncs_at_once) in [(1, true), (1, false), (4, true), (4, false)] {
+        for is_synced in [false, true] {
+            let folder = tempfile::TempDir::new().expect("a folder");
+            let mut store = Store::open(folder.path(), Durability::Fsync).expect("a data folder");
+            store.syncs_at_once = syncs_at_once;
+            let store = Arc::new(store);
+            take();
+            let ids: Vec<u64> = (1..=parts).collect();
+            let batch = ids.iter().map(|&id| staged(&store, id, id % 2 == 0, is_synced)).collect();
+            store.commit(batch).expect("committed");
+            let events = take();
+            check_commit(&events, &ids);
+            let at_once = events.contains(&Event::SyncAll);
+            assert_eq!(at_once, parts > 1 && syncs_at_once && !is_synced, "{events:#?}");
+        }
+    }
+}
+
+#[test]
+fn where_nothing_is_to_be_durable_nothing_is_synced() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder, Durability::None);
+    staged(&store, 1, true, false).commit_unsynced().expect("committed");
+    store.publish_job("job_id_1", b"{}".to_vec()).expect("published");
+    store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Result).expect("published");
+    let events = take();
+    assert!(events.iter().all(|event| matches!(event, Event::Rename { .. })), "{events:#?}");
+}
+
+#[test]
+fn a_draft_that_says_it_is_synced_is() {
+    for bytes in [10, 3 * DRAFT_BYTES_HELD] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder, Durability::Fsync);
+        let mut draft = draft(&store, bytes);
+        draft.sync().expect("synced");
+        assert!(draft.synced);
+        let list = if bytes > BLOCK_BYTES { vec![sync_of("tmp/0.sums")] } else { Vec::new() };
+        assert_eq!(take(), [vec![sync_of("tmp/0")], list].concat());
+        assert_eq!(fs::metadata(&draft.path).expect("on disk").len(), bytes as u64, "all of it was there to be synced");
+    }
+}
+
+#[test]
+fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_synced() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder, Durability::Fsync);
+    let expected = |draft: &str, to: &str| [sync_of(draft), rename_of(draft, to), sync_of("jobs")];
+    store.publish_job("job_id_1", b"{}".to_vec()).expect("published");
+    assert_eq!(take(), expected("tmp/0", "jobs/job_id_1.json"));
+    store.publish_job("job_id_1", b"{\"in place of\": \"the last\"}".to_vec()).expect("published");
+    assert_eq!(take(), expected("tmp/1", "jobs/job_id_1.json"));
+    for (number, kind, name) in [(2, JobFile::Input, "input"), (3, JobFile::Result, "result")] {
+        store.publish_job_file(draft(&store, 10), "job_id_1", kind).expect("published");
+        assert_eq!(take(), expected(&format!("tmp/{number}"), &format!("jobs/job_id_1.{name}")));
+    }
+    // One that was synced as it came needs no second sync.
+    let mut large = draft(&store, 3 * DRAFT_BYTES_HELD);
+    large.sync().expect("synced");
+    store.publish_job_file(large, "job_id_1", JobFile::Result).expect("published");
+    let file = expected("tmp/4", "jobs/job_id_1.result");
+    let list = expected("tmp/4.sums", "jobs/job_id_1.result-sums");
+    let [[sync, rename, sync_folder], [sync_list, rename_list, _]] = [file, list];
+    assert_eq!(take(), [sync, sync_list, rename_list, rename, sync_folder]);
+}
+
+#[test]
+fn an_upgrade_has_its_list_in_place_before_the_receipt_that_speaks_of_it() {
+    for durability in [Durability::Fsync, Durability::None] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder, durability);
+        let info = draft(&store, 10).info();
+        let receipt = receipt_of(1, info.clone(), info);
+        store.upgrade_receipt(&receipt, Some(draft(&store, 10))).expect("upgraded");
+        let events = take();
+        let (list, renamed) = (rename_to(&events, "parts/1.sums"), rename_to(&events, "parts/1.json"));
+        assert!(list < renamed, "{events:#?}");
+        if durability == Durability::Fsync {
+            assert!(last_sync(&events[..renamed], "parts/1.sums").is_some(), "the list is not synced: {events:#?}");
+            assert!(last_sync(&events[..renamed], &draft_of(&events, &1)).is_some(), "nor the receipt: {events:#?}");
+            assert_eq!(events.last(), Some(&sync_of("parts")), "the folder is synced last");
+        } else {
+            assert_eq!(events.len(), 2, "nothing is synced: {events:#?}");
+        }
+    }
+}
+
+/// An operator's word that a part is lost is durable when it is answered, whatever uploads are promised.
+#[test]
+fn an_accepted_loss_is_synced_then_renamed_then_the_folder_is_synced() {
+    for durability in [Durability::Fsync, Durability::None] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder, durability);
+        store.record_loss(PartId::FIRST, "2026-01-01T00:00:00Z").expect("recorded");
+        let to = "quarantine/1.forgotten";
+        assert_eq!(take(), [sync_of("tmp/0"), rename_of("tmp/0", to), sync_of("quarantine")]);
+    }
+}
+
+/// A kill between two of these renames leaves what the next start finds broken again, and does not take for leftovers.
+#[test]
+fn quarantine_takes_the_receipt_last() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder, Durability::Fsync);
+    store.commit(vec![staged(&store, 1, false, false)]).expect("committed");
+    fs::write(folder.path().join("parts/1.csv"), b"shorter").expect("written");
+    take();
+    let found = store.recover(|receipt| panic!("it is damaged: {receipt:?}")).expect("in order");
+    assert_eq!(found.quarantined.len(), 1);
+    let moved = |folder: &str, name: &str, extensions: [&str; 3]| {
+        let rename =
+            |extension| rename_of(format!("{folder}/{name}.{extension}"), format!("quarantine/{name}.{extension}"));
+        extensions.map(rename)
+    };
+    assert_eq!(take().last(), moved("parts", "1", ["csv", "parquet", "json"]).last(), "the receipt is the last");
+
+    store.publish_job("job_id_1", b"{}".to_vec()).expect("published");
+    store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Input).expect("published");
+    store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Result).expect("published");
+    take();
+    store.set_aside_job("job_id_1").expect("moved");
+    assert_eq!(take().last(), moved("jobs", "job_id_1", ["input", "result", "json"]).last(), "the record is the last");
+}

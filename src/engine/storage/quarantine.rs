@@ -1,0 +1,110 @@
+//! The quarantine folder: parts and jobs that were found damaged, and the losses that an operator has accepted.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Store,
+    part_files::split_name_in_quarantine,
+    sync::{rename, sync_folder},
+};
+use crate::{
+    engine::state::{lock_check::assert_unlocked, missing_parts::MissingParts},
+    error::Error,
+    model::part::PartId,
+};
+
+/// The parts that have files in `quarantine/`.
+#[derive(Debug, Default)]
+pub struct Quarantine {
+    /// All of them.
+    pub parts: BTreeSet<PartId>,
+    /// Those whose loss an operator has accepted.
+    pub accepted: BTreeSet<PartId>,
+}
+
+impl Quarantine {
+    /// The parts that are neither served nor accepted as lost.
+    pub fn missing(&self, is_served: impl Fn(&PartId) -> bool) -> MissingParts {
+        self.parts.difference(&self.accepted).copied().filter(|id| !is_served(id)).collect()
+    }
+}
+
+impl Store {
+    /// The parts that have files in `quarantine/`.
+    pub fn quarantine(&self) -> Result<Quarantine, Error> {
+        assert_unlocked();
+        let path = self.root.join("quarantine");
+        let what = || Error::io(format!("data folder {}", path.display()));
+        let mut quarantine = Quarantine::default();
+        for entry in fs::read_dir(&path).map_err(what())? {
+            match split_name_in_quarantine(&entry.map_err(what())?.path()) {
+                Some((id, "forgotten")) => quarantine.accepted.insert(id),
+                Some((id, "csv" | "parquet" | "sums" | "json")) => quarantine.parts.insert(id),
+                _ => false,
+            };
+        }
+        Ok(quarantine)
+    }
+
+    /// Whether a part has files in `quarantine/`, and whether its loss was accepted.
+    pub fn is_in_quarantine(&self, id: PartId) -> Result<(bool, bool), Error> {
+        assert_unlocked();
+        let is_there = |extension| {
+            let there = self.quarantine_path(id, extension).try_exists();
+            there.map_err(Error::io(format!("part {id} in quarantine")))
+        };
+        Ok((is_there("json")? || is_there("csv")? || is_there("parquet")?, is_there("forgotten")?))
+    }
+
+    /// Records that an operator has accepted the loss of a part. It is safe on disk then, whatever `--durability` says.
+    pub fn record_loss(&self, id: PartId, forgotten_at: &str) -> Result<(), Error> {
+        let what = || Error::io(format!("the record that part {id} is forgotten"));
+        let text = format!("{{\"part\":{id},\"forgotten_at\":\"{forgotten_at}\"}}\n");
+        let mut draft = self.draft()?;
+        draft.write_all(text.as_bytes()).and_then(|()| draft.sync()).map_err(what())?;
+        draft.rename(&self.quarantine_path(id, "forgotten"))?;
+        sync_folder(&self.root.join("quarantine")).map_err(what())
+    }
+
+    pub(super) fn quarantine_path(&self, id: PartId, extension: &str) -> PathBuf {
+        self.root.join("quarantine").join(format!("{id}.{extension}"))
+    }
+
+    /// The names, without extensions, of all that was set aside.
+    pub fn names_in_quarantine(&self) -> Result<Vec<String>, Error> {
+        let name = |path: PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        Ok(self.entries("quarantine")?.into_iter().filter_map(name).collect())
+    }
+
+    /// Moves all files of a part to `quarantine/`, which never overwrites what is there. The receipt goes last: until
+    /// then the part is found broken again by the next start, and not taken for leftovers.
+    pub(crate) fn set_aside(&self, id: PartId) -> Result<(), Error> {
+        assert_unlocked();
+        for extension in ["csv", "parquet", "sums", "json"] {
+            self.move_to_quarantine(&self.part_path(id, extension), &id.to_string(), extension)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn move_to_quarantine(&self, from: &Path, name: &str, extension: &str) -> Result<(), Error> {
+        assert_unlocked();
+        let mut to = self.root.join("quarantine").join(format!("{name}.{extension}"));
+        for copy in 2.. {
+            if !to.exists() {
+                break;
+            }
+            to.set_file_name(format!("{name}-{copy}.{extension}"));
+        }
+        match rename(from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("quarantine {}", from.display()))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}

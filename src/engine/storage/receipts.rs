@@ -1,0 +1,98 @@
+//! Receipts on disk: written with a checksum of themselves, verified when they are read.
+
+use std::io::{self, Read};
+
+use super::{
+    Store,
+    checksums::{Seal, check_seal, seal},
+    data_folder,
+    draft::Draft,
+};
+use crate::{
+    engine::state::lock_check::assert_unlocked,
+    error::Error,
+    limits::{KIB, MIB},
+    model::part::{FORMAT_VERSION, PartId, Receipt},
+};
+
+impl Store {
+    /// A part's receipt, verified.
+    ///
+    /// Errors: it is damaged or gone; it cannot be read.
+    pub fn receipt(&self, id: PartId) -> Result<Receipt, Error> {
+        let damaged = |what: String| Error::Damaged { part: id, what: format!("receipt: {what}") };
+        let text = match self.read_receipt(id) {
+            Err(error) if data_folder::is_no_file(&error) => return Err(damaged(error.to_string())),
+            read => read.map_err(Error::io(format!("part {id}, receipt")))?,
+        };
+        parse_receipt(id, &text).map_err(|fault| {
+            damaged(match fault {
+                ReceiptFault::Newer(format) => format!("it has format version {format}"),
+                ReceiptFault::Damaged(what) => what,
+            })
+        })
+    }
+
+    /// Gives a part of format version 1 a receipt of this version, and the list of checksums that belongs to it.
+    pub fn upgrade_receipt(&self, receipt: &Receipt, sums: Option<Draft>) -> Result<(), Error> {
+        if let Some(mut sums) = sums {
+            let what = || Error::io(format!("part {}, sums", receipt.part));
+            sums.whole().map(|_file| ()).map_err(what())?;
+            if self.is_synced() {
+                sums.sync().map_err(what())?;
+            }
+            sums.rename(&self.part_path(receipt.part, "sums"))?;
+        }
+        self.publish_record(&self.part_path(receipt.part, "json"), &receipt_text(receipt)?)
+    }
+
+    pub(super) fn read_receipt(&self, id: PartId) -> io::Result<Vec<u8>> {
+        // The header row is at most 1 MiB; JSON may escape it to six times that, and adds a little for each column.
+        const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
+        assert_unlocked();
+        let mut text = Vec::with_capacity(4 * KIB); // most end within one read
+        data_folder::open(&self.part_path(id, "json"))?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// A receipt as it is stored.
+pub(super) fn receipt_text(receipt: &Receipt) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(receipt).map(seal).map_err(|error| Error::Internal(format!("receipt: {error}")))
+}
+
+/// Why a receipt cannot be used.
+pub(super) enum ReceiptFault {
+    /// A newer program wrote it, and its checksum says that it is what was written.
+    Newer(u32),
+    /// It is not what was written.
+    Damaged(String),
+}
+
+/// The receipt of a part.
+pub(super) fn parse_receipt(id: PartId, text: &[u8]) -> Result<Receipt, ReceiptFault> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let damaged = |what: &str| ReceiptFault::Damaged(what.to_owned());
+    let is_sealed = match check_seal(text) {
+        Seal::Whole => true,
+        Seal::Missing => false,
+        Seal::Broken => return Err(damaged("it is not what was written")),
+    };
+    // What a newer version wrote may be no receipt to this one, and still says what it is.
+    if let Ok(Version { format }) = serde_json::from_slice(text)
+        && is_sealed
+        && format > FORMAT_VERSION
+    {
+        return Err(ReceiptFault::Newer(format));
+    }
+    let receipt: Receipt = serde_json::from_slice(text).map_err(|error| ReceiptFault::Damaged(error.to_string()))?;
+    // Version 1 has no checksums but those of the two files.
+    let version = if is_sealed { FORMAT_VERSION } else { 1 };
+    if receipt.part != id || receipt.format != version || receipt.checks().is_some() != is_sealed {
+        return Err(damaged("it is of another part or version"));
+    }
+    Ok(receipt)
+}

@@ -1,0 +1,282 @@
+//! Unit tests of drafts, commits and reads.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    hash::Hasher as _,
+    io,
+    io::Write as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+use rustix::{fs::FallocateFlags, io::Errno};
+use twox_hash::XxHash3_64;
+
+use super::{
+    Store,
+    draft::{Draft, SoFar, checksum_text, free_bytes},
+    name_of,
+    reader::Reader,
+    staged::Staged,
+    sync::reports_failed_syncfs,
+};
+use crate::{
+    error::Error,
+    limits::{DRAFT_BYTES_HELD, MIB, RESERVE_FREE_BYTES_MIN, RESERVED_BYTES},
+    model::{
+        checksum::to_hex,
+        durability::Durability,
+        format::Format,
+        part::{FORMAT_VERSION, PartId, Receipt, ReceiptChecks},
+        schema::{Column, ColumnType},
+    },
+};
+
+/// Some parts, staged: every second one is large enough to lie in `tmp/` before.
+fn staged(store: &Arc<Store>, parts: u64) -> Vec<Staged> {
+    staged_after(store, parts, |_csv, _parquet| {})
+}
+
+/// The same, once something was done with their drafts.
+fn staged_after(store: &Arc<Store>, parts: u64, done: impl Fn(&mut Draft, &mut Draft)) -> Vec<Staged> {
+    let stage = |number| {
+        let (mut csv, mut parquet) = (store.draft().expect("a draft"), store.draft().expect("a draft"));
+        let bytes = if number % 2 == 0 { 10 } else { 3 * DRAFT_BYTES_HELD };
+        csv.write_all(&vec![b'c'; bytes]).expect("written");
+        parquet.write_all(&vec![b'p'; bytes + 1]).expect("written");
+        done(&mut csv, &mut parquet);
+        let receipt = Receipt {
+            format: FORMAT_VERSION,
+            part: PartId::new(number).expect("an id"),
+            rows: 1,
+            columns: vec![Column { name: "a".to_owned(), column_type: ColumnType::Int64, nulls: 0 }],
+            csv: csv.info(),
+            parquet: parquet.info(),
+            row_groups: 1,
+            footer_bytes: 1,
+            uploaded_at: String::new(),
+            checks: Some(ReceiptChecks {
+                sums_seed: csv.sums_seed().map(to_hex),
+                footer_xxh3: to_hex(parquet.tail_checksum()),
+                chunks_in_sums: false,
+            }),
+        };
+        store.stage(csv, parquet, &receipt).expect("staged")
+    };
+    (1..=parts).map(stage).collect()
+}
+
+/// Names of the files in `tmp/` and `parts/`.
+fn files(store: &Store) -> BTreeSet<String> {
+    let entries = ["tmp", "parts"].map(|folder| store.entries(folder).expect("readable"));
+    entries.concat().iter().map(|path| name_of(path)).collect()
+}
+
+fn store(folder: &tempfile::TempDir) -> Store {
+    Store::open(folder.path(), Durability::Fsync).expect("a data folder")
+}
+
+#[test]
+fn a_batch_is_kept_whole() {
+    for syncs_at_once in [true, false] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let mut store = store(&folder);
+        store.syncs_at_once = syncs_at_once;
+        let store = Arc::new(store);
+        store.commit(staged(&store, 5)).expect("committed");
+        let expected = (1..=5).flat_map(|id| ["csv", "parquet", "json"].map(|extension| format!("{id}.{extension}")));
+        assert_eq!(files(&store), expected.collect());
+        let mut ids = Vec::new();
+        let found = store.recover(|receipt| ids.push(receipt.part.get())).expect("in order");
+        assert_eq!((ids, found.leftovers, found.quarantined.len()), (vec![1, 2, 3, 4, 5], 0, 0));
+    }
+}
+
+#[test]
+fn what_is_not_committed_is_gone() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = Arc::new(store(&folder));
+    let staged = staged(&store, 3);
+    assert_eq!(files(&store).len(), 9, "two files of each in parts/, a receipt of each in tmp/");
+    assert!(files(&store).iter().all(|name| !name.ends_with(".json")), "no receipt has its name");
+    drop(staged);
+    assert_eq!(files(&store), BTreeSet::new());
+}
+
+#[test]
+fn a_batch_of_which_one_cannot_be_renamed_leaves_nothing() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = Arc::new(store(&folder));
+    let batch = staged(&store, 4);
+    // No file can take the place of a folder, even when others have got their names.
+    let folder_in_the_way = store.root.join("parts/3.json");
+    fs::create_dir(&folder_in_the_way).expect("a folder");
+    assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
+    assert_eq!(files(&store), ["3.json".to_owned()].into());
+}
+
+fn store_that_cannot_sync_at_once(folder: &tempfile::TempDir) -> Arc<Store> {
+    let mut store = store(folder);
+    store.folder = SoFar::unsyncable(folder.path()).file;
+    store.syncs_at_once = true;
+    Arc::new(store)
+}
+
+#[test]
+fn what_was_synced_before_it_was_staged_is_not_synced_again() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store_that_cannot_sync_at_once(&folder);
+    let sync = |csv: &mut Draft, parquet: &mut Draft| {
+        csv.sync().expect("synced");
+        parquet.sync().expect("synced");
+    };
+    store.commit(staged_after(&store, 3, sync)).expect("nothing is left to be synced");
+    assert_eq!(files(&store).len(), 9);
+    let sync_one = |csv: &mut Draft, _parquet: &mut Draft| csv.sync().expect("synced");
+    let sync_too_early = |csv: &mut Draft, parquet: &mut Draft| {
+        sync(csv, parquet);
+        csv.write_all(b"more").expect("written");
+    };
+    assert!(matches!(store.commit(staged_after(&store, 3, sync_one)), Err(Error::Io { .. })));
+    assert!(matches!(store.commit(staged_after(&store, 3, sync_too_early)), Err(Error::Io { .. })));
+}
+
+#[test]
+fn what_is_on_disk_of_a_draft_can_be_synced_while_it_grows() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let mut draft = store(&folder).draft().expect("a draft");
+    draft.write_all(b"held").expect("written");
+    assert!(draft.so_far("it").is_none(), "it has no file");
+    draft.write_all(&vec![b'c'; 3 * DRAFT_BYTES_HELD]).expect("written");
+    draft.so_far("it").expect("it has a file").sync().expect("synced");
+    assert!(!draft.synced, "nobody knows whether that was all");
+}
+
+#[test]
+fn a_draft_is_what_was_written_however_it_was_cut() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder);
+    let all: Vec<u8> = (0..300_007_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let (held, mut checksum) = (DRAFT_BYTES_HELD, XxHash3_64::new());
+    checksum.write(&all);
+    for piece_bytes in [1, 1000, held / 8, held - 1, held, held + 1, 3 * held, all.len()] {
+        let mut draft = store.draft().expect("a draft");
+        for piece in all.chunks(piece_bytes) {
+            draft.write_all(piece).expect("written");
+            assert!(draft.held.len() < held && draft.held.capacity() <= held);
+        }
+        let path = folder.path().join("kept");
+        if piece_bytes % 2 == 0 {
+            draft.hold_nothing().expect("written");
+            assert_eq!((draft.held.capacity(), fs::metadata(&draft.path).expect("there").len()), (0, all.len() as u64));
+        }
+        assert_eq!((draft.info().bytes, draft.info().xxh3), (all.len() as u64, checksum_text(&checksum)));
+        draft.keep(&path, &folder.path().join("sums")).expect("kept");
+        assert!(fs::read(path).expect("readable") == all, "pieces of {piece_bytes} bytes");
+    }
+}
+
+#[test]
+fn short_pieces_are_written_as_one() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let mut draft = store(&folder).draft().expect("a draft");
+    for _ in 0..100 {
+        draft.write_all(&[b'p'; 1000]).expect("written");
+        let on_disk = draft.file.as_ref().map_or(0, |file| file.metadata().expect("readable").len());
+        assert_eq!(on_disk, draft.bytes / DRAFT_BYTES_HELD as u64 * DRAFT_BYTES_HELD as u64);
+    }
+}
+
+#[test]
+fn a_draft_that_failed_takes_no_more() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder);
+    let mut draft = store.draft().expect("a draft");
+    draft.write_all(b"held").expect("written");
+    let (tmp, not_found) = (store.root.join("tmp"), Err(io::ErrorKind::NotFound));
+    let mut write = |bytes| draft.write_all(&vec![b'c'; bytes]).map_err(|error| error.kind());
+    fs::remove_dir(&tmp).expect("removed");
+    assert_eq!(write(DRAFT_BYTES_HELD), not_found);
+    fs::create_dir(&tmp).expect("made");
+    assert_eq!(write(DRAFT_BYTES_HELD), not_found, "though it could be written now");
+    assert_eq!(draft.bytes(), 4);
+}
+
+#[test]
+fn room_that_a_file_does_not_need_goes_back() {
+    let on_disk = |path: &Path| {
+        let metadata = fs::metadata(path).expect("readable");
+        (metadata.len(), metadata.blocks() * 512)
+    };
+    for durability in [Durability::Fsync, Durability::None] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let probe = File::create(folder.path().join("probe")).expect("created");
+        let asked = rustix::fs::fallocate(&probe, FallocateFlags::KEEP_SIZE, 0, RESERVED_BYTES);
+        if asked == Err(Errno::OPNOTSUPP) || free_bytes(&probe).expect("known") < RESERVE_FREE_BYTES_MIN {
+            eprintln!("left out: the file system of {} gives no room ahead", folder.path().display());
+            return;
+        }
+        let store = Store::open(folder.path(), durability).expect("a data folder");
+        let (mut draft, kept) = (store.draft().expect("a draft"), folder.path().join("kept"));
+        draft.write_all(&vec![b'c'; 2 * DRAFT_BYTES_HELD]).expect("written");
+        let (bytes, room) = on_disk(&draft.path);
+        assert_eq!(bytes, 2 * DRAFT_BYTES_HELD as u64);
+        assert_eq!(room >= RESERVED_BYTES, durability == Durability::Fsync);
+        draft.sync().expect("synced");
+        assert!(on_disk(&draft.path).1 < RESERVED_BYTES, "it was whole");
+        // And if more comes, over the end of what was asked for.
+        draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
+        draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
+        draft.keep(&kept, &folder.path().join("sums")).expect("kept");
+        let (bytes, room) = on_disk(&kept);
+        assert_eq!(bytes, (2 * DRAFT_BYTES_HELD + 6 * MIB) as u64);
+        assert!(durability == Durability::None || room < bytes + MIB as u64, "{room} bytes for {bytes}");
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_be_synced_leaves_nothing() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store_that_cannot_sync_at_once(&folder);
+    assert!(matches!(store.commit(staged(&store, 3)), Err(Error::Io { .. })));
+    assert_eq!(files(&store), BTreeSet::new());
+    // Alone it does not need that one.
+    store.commit(staged(&store, 1)).expect("committed");
+
+    let batch = staged(&store, 1);
+    fs::remove_file(store.root.join("parts/1.parquet")).expect("removed");
+    assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
+    assert_eq!(files(&store), BTreeSet::new(), "a part of its own has no more rights");
+}
+
+#[test]
+fn what_a_scratch_file_lost_is_not_handed_out() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let scratch = store(&folder).scratch().expect("a scratch file");
+    let offsets = [b"first", b"other"].map(|page| scratch.put(page).expect("written"));
+    assert_eq!(offsets.map(|offset| scratch.get(offset, 5).expect("whole")), [b"first", b"other"]);
+    scratch.file().expect("a file").write_all_at(b"O", offsets[1]).expect("written");
+    assert_eq!(scratch.get(offsets[0], 5).expect("whole"), b"first");
+    assert_eq!(scratch.get(offsets[1], 5).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn what_cannot_be_read_is_an_io_error_and_no_damage() {
+    let file = Reader::unreadable(Format::Csv, 100);
+    for error in [file.blocks().from(0).err(), file.block(7, 10).err(), file.read_unverified(0, 10).err()] {
+        let error = error.expect("it cannot be read");
+        assert!(matches!(&error, Error::Io { what, .. } if what == "part 1, csv"), "{error:?}");
+    }
+}
+
+#[test]
+fn old_kernels_do_not_tell_what_failed() {
+    for (release, tells) in
+        [("5.8.0", true), ("5.15.0-1-amd64", true), ("6.1", true), ("5.7.19", false), ("4.18.0-553.el8", false)]
+    {
+        assert_eq!(reports_failed_syncfs(release), tells, "{release}");
+    }
+    assert!(!reports_failed_syncfs("") && !reports_failed_syncfs("unknown"));
+}

@@ -1,0 +1,279 @@
+//! Means by question, state and category, added up row by row.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    COLUMN_NAMES, RANKED_MAX,
+    answer::{Answer, Memory},
+    python_repr::{REPR_BYTES_PER_BYTE, tuple_repr},
+    question::{Ask, Best, SurveyQuestion},
+};
+use crate::{
+    engine::{
+        parquet::column_reader::{Cell, ColumnRef, PartColumns, Stretch},
+        values::{mean::Mean, parse::number},
+    },
+    error::Error,
+    limits::{SURVEY_BYTES_MAX, SURVEY_GROUP_BYTES, SURVEY_TEXT_BYTES},
+    model::{part::Part, schema::Schema},
+};
+
+/// The five columns of one part.
+pub(super) struct Columns {
+    question: ColumnRef,
+    value: ColumnRef,
+    state: ColumnRef,
+    category: ColumnRef,
+    stratification: ColumnRef,
+}
+
+impl Columns {
+    /// None unless all are there.
+    pub(super) fn of(schema: &Schema) -> Option<Self> {
+        let [question, value, state, category, stratification] = COLUMN_NAMES.map(|name| ColumnRef::find(schema, name));
+        Some(Self {
+            question: question?,
+            value: value?,
+            state: state?,
+            category: category?,
+            stratification: stratification?,
+        })
+    }
+
+    pub(super) fn needed(&self, ask: Ask) -> Vec<&ColumnRef> {
+        let all = [&self.question, &self.value, &self.state, &self.category, &self.stratification];
+        all[..ask.columns_count()].to_vec()
+    }
+}
+
+/// What is known of a row between two columns.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Row {
+    codes: Codes,
+    value: f64,
+}
+
+/// State, category and stratification as [`Texts`] has them, 0 where there is none.
+type Codes = [u32; 3];
+
+/// The sums of some rows.
+pub(super) struct Survey {
+    /// Over all rows of the question.
+    global: Mean,
+    /// Over those of the state that the question is about.
+    of_state: Mean,
+    /// By state, or by state and category; each in a box, so that a map that grows moves little.
+    groups: HashMap<Codes, Box<Mean>>,
+    texts: Texts,
+    /// What groups and texts take.
+    bytes: usize,
+    memory: Memory,
+}
+
+/// Each text once.
+struct Texts {
+    codes: HashMap<Arc<str>, u32>,
+    texts: Vec<Arc<str>>,
+}
+
+impl Survey {
+    pub(super) fn new(memory: Memory) -> Self {
+        // The empty text has code 0 from the start.
+        let none: Arc<str> = Arc::from("");
+        let texts = Texts { codes: HashMap::from([(Arc::clone(&none), 0)]), texts: vec![none] };
+        Self { global: Mean::default(), of_state: Mean::default(), groups: HashMap::new(), texts, bytes: 0, memory }
+    }
+
+    /// Adds the rows of a stretch that belong to the question, column by column.
+    pub(super) fn read(
+        &mut self,
+        file: &PartColumns<'_>,
+        part: &Part,
+        columns: &Columns,
+        stretch: &Stretch,
+        question: &SurveyQuestion,
+    ) -> Result<(), Error> {
+        let mut buffer = String::new();
+        let offsets = 0..u32::try_from(stretch.rows_count()).unwrap_or(u32::MAX);
+        let mut rows: Vec<_> = offsets.map(|offset| (offset, Row::default())).collect();
+        file.narrow(&columns.question, stretch, &mut rows, |_, _, cell| {
+            Ok(cell != Cell::Empty && cell.text(&mut buffer) == question.question)
+        })?;
+        file.narrow(&columns.value, stretch, &mut rows, |offset, row, cell| {
+            let value = match cell {
+                Cell::Float64(value) => Ok(Some(value)),
+                Cell::Int64(value) => Ok(Some(value as f64)),
+                cell => number(cell.text(&mut buffer).as_bytes()),
+            };
+            let value = value.map_err(|problem| Error::Cell {
+                part: part.id,
+                row: stretch.row_number(offset),
+                column: columns.value.name.to_owned(),
+                cell: cell.text(&mut buffer).to_owned(),
+                problem,
+            })?;
+            let Some(value) = value else { return Ok(false) };
+            row.value = value;
+            Ok(true)
+        })?;
+        rows.iter().for_each(|(_, row)| self.global.add(row.value));
+        if question.ask == Ask::GlobalMean {
+            return Ok(());
+        }
+        match &question.state {
+            Some(state) => {
+                file.narrow(&columns.state, stretch, &mut rows, |_, _, cell| {
+                    Ok(cell != Cell::Empty && cell.text(&mut buffer) == state)
+                })?;
+                rows.iter().for_each(|(_, row)| self.of_state.add(row.value));
+            }
+            None => self.narrow_to_texts(0, file, &columns.state, stretch, &mut rows, question)?,
+        }
+        if question.ask.is_by_category() {
+            self.narrow_to_texts(1, file, &columns.category, stretch, &mut rows, question)?;
+            self.narrow_to_texts(2, file, &columns.stratification, stretch, &mut rows, question)?;
+        } else if question.ask.is_of_state() {
+            return Ok(());
+        }
+        for (_, row) in rows {
+            self.group(row.codes, question)?.add(row.value);
+        }
+        Ok(())
+    }
+
+    /// Notes the texts of a column, and drops the rows that have none.
+    fn narrow_to_texts(
+        &mut self,
+        place: usize,
+        file: &PartColumns<'_>,
+        column: &ColumnRef,
+        stretch: &Stretch,
+        rows: &mut Vec<(u32, Row)>,
+        question: &SurveyQuestion,
+    ) -> Result<(), Error> {
+        let mut buffer = String::new();
+        file.narrow(column, stretch, rows, |_, row, cell| {
+            row.codes[place] = self.code(cell.text(&mut buffer), question)?;
+            Ok(row.codes[place] != 0)
+        })
+    }
+
+    /// The code of a text, which is a new one if the text is new.
+    fn code(&mut self, text: &str, question: &SurveyQuestion) -> Result<u32, Error> {
+        if let Some(&code) = self.texts.codes.get(text) {
+            return Ok(code);
+        }
+        self.charge(SURVEY_TEXT_BYTES + text.len(), question)?;
+        let text: Arc<str> = Arc::from(text);
+        let code = u32::try_from(self.texts.texts.len()).unwrap_or(u32::MAX); // far fewer fit in the limit
+        self.texts.texts.push(Arc::clone(&text));
+        self.texts.codes.insert(text, code);
+        Ok(code)
+    }
+
+    /// The sum of a group, which is a new one if the group is new.
+    fn group(&mut self, codes: Codes, question: &SurveyQuestion) -> Result<&mut Mean, Error> {
+        if !self.groups.contains_key(&codes) {
+            // The answer prints all of its texts.
+            let text_bytes: usize = codes.iter().map(|&code| self.text(code).len()).sum();
+            self.charge(SURVEY_GROUP_BYTES + REPR_BYTES_PER_BYTE * text_bytes, question)?;
+        }
+        Ok(self.groups.entry(codes).or_default())
+    }
+
+    fn text(&self, code: u32) -> &str {
+        &self.texts.texts[code as usize]
+    }
+
+    fn charge(&mut self, bytes: usize, question: &SurveyQuestion) -> Result<(), Error> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > SURVEY_BYTES_MAX {
+            let question = question.question.clone();
+            return Err(Error::TooManyGroups { question, bytes_max: SURVEY_BYTES_MAX });
+        }
+        Ok(())
+    }
+
+    /// Adds the rows of another one.
+    pub(super) fn merge(&mut self, other: &Self, question: &SurveyQuestion) -> Result<(), Error> {
+        self.global.merge(&other.global);
+        self.of_state.merge(&other.of_state);
+        let codes: Vec<u32> =
+            other.texts.texts.iter().map(|text| self.code(text, question)).collect::<Result<_, _>>()?;
+        for (of_other, mean) in &other.groups {
+            self.group(of_other.map(|code| codes[code as usize]), question)?.merge(mean);
+        }
+        Ok(())
+    }
+
+    pub(super) fn into_answer(self, question: &SurveyQuestion) -> Result<Answer, Error> {
+        let SurveyQuestion { ask, question: text, state, .. } = question;
+        let Some(global) = self.global.mean() else {
+            return Err(Error::NoSuchQuestion { question: text.clone() });
+        };
+        let named = |name: &str, mean| vec![(name.to_owned(), mean)];
+        let mut around = None;
+        let means = match (ask, state) {
+            (Ask::StatesMean, _) => self.ranked(Best::Min),
+            (Ask::Best5 | Ask::Worst5, _) => {
+                let smallest_first = (question.best() == Best::Min) == (*ask == Ask::Best5);
+                let mut states = self.ranked(if smallest_first { Best::Min } else { Best::Max });
+                states.truncate(RANKED_MAX);
+                states
+            }
+            (Ask::DiffFromMean, _) => {
+                let mut states = self.means(1);
+                for (state, mean) in &mut states {
+                    *mean = difference(global, *mean, state)?;
+                }
+                states
+            }
+            (Ask::MeanByCategory, _) => self.means(3),
+            (Ask::GlobalMean, _) | (_, None) => named("global_mean", global),
+            (_, Some(state)) => {
+                let no_state = || Error::NoSuchState { question: text.clone(), state: state.clone() };
+                let mean = self.of_state.mean().ok_or_else(no_state)?;
+                match ask {
+                    Ask::StateDiffFromMean => named(state, difference(global, mean, state)?),
+                    Ask::StateMeanByCategory => {
+                        around = Some(state.clone());
+                        self.means(2)
+                    }
+                    _ => named(state, mean),
+                }
+            }
+        };
+        Ok(Answer { means, state: around, _memory: self.memory })
+    }
+
+    /// The groups' means with their keys, in the order of those: the state's name, or a tuple of the last `width` texts.
+    fn means(&self, width: usize) -> Vec<(String, f64)> {
+        let key = |codes: &Codes| match width {
+            1 => self.text(codes[0]).to_owned(),
+            width => tuple_repr(&codes.map(|code| self.text(code))[codes.len() - width..]),
+        };
+        let groups = self.groups.iter().filter_map(|(codes, mean)| Some((key(codes), mean.mean()?)));
+        let mut means: Vec<_> = groups.collect();
+        means.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        means
+    }
+
+    /// The states' means, the smallest or the largest first.
+    fn ranked(&self, first: Best) -> Vec<(String, f64)> {
+        let mut means = self.means(1);
+        // Stable: states of one mean stay in the order of their names.
+        means.sort_by(|(_, one), (_, other)| match first {
+            Best::Min => one.total_cmp(other),
+            Best::Max => other.total_cmp(one),
+        });
+        means
+    }
+}
+
+fn difference(global: f64, mean: f64, state: &str) -> Result<f64, Error> {
+    let difference = global - mean;
+    match difference.is_finite() {
+        true => Ok(difference),
+        false => Err(Error::DifferenceOverflow { state: state.to_owned() }),
+    }
+}

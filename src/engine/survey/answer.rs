@@ -1,0 +1,38 @@
+//! The answer to a question, as JSON.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// What a question is answered with: JSON in a fixed order, by its `Serialize`. While it lives, it holds the memory that
+/// was claimed for it.
+#[derive(Debug)]
+pub struct Answer {
+    pub(super) means: Vec<(String, f64)>,
+    /// Around the means, if they are categories of one state.
+    pub(super) state: Option<String>,
+    pub(super) _memory: Memory,
+}
+
+/// The claim on memory, shared by all that lives of one question.
+pub(super) type Memory = Arc<OwnedSemaphorePermit>;
+
+impl Serialize for Answer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let means = Means(&self.means);
+        match &self.state {
+            Some(state) => serializer.collect_map([(state, means)]),
+            None => means.serialize(serializer),
+        }
+    }
+}
+
+/// A map in the order of the list.
+struct Means<'a>(&'a [(String, f64)]);
+
+impl Serialize for Means<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, mean)| (name, mean)))
+    }
+}

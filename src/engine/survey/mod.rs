@@ -1,0 +1,261 @@
+//! The statistics of the CDC's survey: means of `Data_Value` for a question, by state and by category.
+//!
+//! They are taken over all parts that have the five columns; other parts add nothing. Only the columns that a question
+//! needs are read, from Parquet, and only rows of that question with a value go on from one column to the next. Means are
+//! exact and rounded once (`mean.rs`), so they do not depend on how the rows lie in parts, in which order, or on threads.
+//!
+//! What counts: a row whose question is the one asked for, letter for letter, and whose value is not empty. A row without
+//! a state counts in the global mean alone, and one without both a category and a stratification in no category.
+//! Memory: the states and categories of one question are bounded in bytes, and claimed before any row is read.
+
+pub mod accumulator;
+pub mod answer;
+pub mod python_repr;
+pub mod question;
+
+use std::{pin::pin, sync::Arc};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::OwnedSemaphorePermit;
+
+use self::{
+    accumulator::{Columns, Row, Survey},
+    answer::{Answer, Memory},
+    question::SurveyQuestion,
+};
+use crate::{
+    engine::{
+        Engine,
+        parquet::{
+            column_reader::{PartColumns, Position},
+            wide::is_wide,
+        },
+        parts::selection::parts_to_read,
+        query::part_batches::Groups,
+        state::Lane,
+        storage::Store,
+    },
+    error::Error,
+    limits::{SLICE_BYTES, SURVEY_CLAIM_BYTES, SURVEY_ROW_BYTES, SURVEY_SLICE_ROWS, SURVEY_SLICES_MAX},
+    model::{format::Format, part::Part, schema::Schema},
+};
+
+/// The columns of the survey, as [`Columns`] has them.
+pub(super) const COLUMN_NAMES: [&str; 5] =
+    ["Question", "Data_Value", "LocationDesc", "StratificationCategory1", "Stratification1"];
+/// How many states `best5` and `worst5` name.
+pub(super) const RANKED_MAX: usize = 5;
+/// Questions with these beginnings ask for what is bad: the best is the smallest mean. For all others it is the largest.
+pub(super) const SMALLEST_IS_BEST: [&str; 5] = [
+    "Percent of adults aged 18 years and older who have an overweight classification",
+    "Percent of adults aged 18 years and older who have obesity",
+    "Percent of adults who engage in no leisure-time physical activity",
+    "Percent of adults who report consuming fruit less than one time daily",
+    "Percent of adults who report consuming vegetables less than one time daily",
+];
+
+/// Answers a question. `progress` is told how many parts are done, out of how many.
+///
+/// Errors: see [`Engine::survey`].
+pub(super) async fn answer(
+    engine: &Engine,
+    question: &SurveyQuestion,
+    lane: Lane,
+    progress: impl Fn(u64, u64),
+) -> Result<Answer, Error> {
+    let memory = Arc::new(engine.0.surveys.claim(SURVEY_CLAIM_BYTES).await?);
+    let question = Arc::new(question.clone());
+    let parts = parts_to_read(engine, lane).await?;
+    let parts_count = parts.len() as u64;
+    let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format: Format::Parquet });
+    let read = |group| read_group(engine.clone(), group, Arc::clone(&question), lane, Arc::clone(&memory));
+    // In the order of the groups, so that the first error is the first in the table.
+    let mut read = pin!(groups.map(read).buffered(SURVEY_SLICES_MAX));
+    let mut all = Survey::new(Arc::clone(&memory));
+    let mut parts_done = 0;
+    progress(parts_done, parts_count);
+    while let Some((parts, some)) = read.try_next().await? {
+        let question = Arc::clone(&question);
+        let merge = move || all.merge(&some, &question).map(|()| all);
+        all = engine.0.workers.run(lane, merge).await.flatten()?;
+        parts_done += parts;
+        progress(parts_done, parts_count);
+    }
+    let question = Arc::clone(&question);
+    engine.0.workers.run(lane, move || all.into_answer(&question)).await.flatten()
+}
+
+/// Reads the parts of a group, one slice after another, and says how many they were.
+async fn read_group(
+    engine: Engine,
+    group: Vec<Arc<Part>>,
+    question: Arc<SurveyQuestion>,
+    lane: Lane,
+    memory: Memory,
+) -> Result<(u64, Survey), Error> {
+    let inner = &engine.0;
+    // A wide part's footer takes memory that there is for few at a time; it is alone in its group or first.
+    let wide = match is_wide(&group[0]) {
+        true => Some(Arc::clone(&inner.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
+        false => None,
+    };
+    let parts_count = group.len() as u64;
+    let mut work =
+        GroupRead { group, next: 0, position: Position::default(), survey: Survey::new(memory), _wide: wide };
+    while work.next < work.group.len() {
+        let (store, question) = (Arc::clone(&inner.store), Arc::clone(&question));
+        let slice = move || {
+            work.step(&store, &question)?;
+            Ok(work)
+        };
+        work = inner.workers.run(lane, slice).await.flatten()?;
+    }
+    Ok((parts_count, work.survey))
+}
+
+/// Reading under way.
+struct GroupRead {
+    group: Vec<Arc<Part>>,
+    next: usize,
+    position: Position,
+    survey: Survey,
+    /// Travels with the work: a cancelled call's slice may still be running.
+    _wide: Option<OwnedSemaphorePermit>,
+}
+
+impl GroupRead {
+    /// One slice: parts, or stretches of a large part, up to about `SURVEY_SLICE_ROWS` or `SLICE_BYTES`.
+    fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
+        let (mut rows_left, mut bytes) = (SURVEY_SLICE_ROWS, 0);
+        while let Some(part) = self.group.get(self.next).map(Arc::clone) {
+            let schema = match &part.schema {
+                Some(schema) => Arc::clone(schema),
+                None => Arc::new(Schema::of(&store.receipt(part.id)?.columns)),
+            };
+            if let Some(columns) = Columns::of(&schema) {
+                let file = store.open_part(&part, Format::Parquet)?;
+                let open = PartColumns::open(&file, &part)?;
+                let needed = columns.needed(question.ask);
+                while let Some((stretch, after)) = open.stretch(self.position, &needed, rows_left)? {
+                    self.survey.read(&open, &part, &columns, &stretch, question)?;
+                    rows_left -= stretch.rows_count();
+                    bytes = stretch.bytes().saturating_add(bytes);
+                    self.position = after;
+                    if rows_left == 0 || bytes >= SLICE_BYTES as u64 {
+                        return Ok(());
+                    }
+                }
+            }
+            self.next += 1;
+            self.position = Position::default();
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(size_of::<(u32, Row)>() <= SURVEY_ROW_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        engine::survey::question::{Ask, Best},
+        limits::{LARGE_CONVERSION_BYTES, Limits},
+        model::durability::Durability,
+    };
+
+    use super::*;
+
+    fn question(ask: Ask, text: &str, best: Option<Best>) -> SurveyQuestion {
+        SurveyQuestion::new(ask, text.to_owned(), None, best).expect("a question")
+    }
+
+    #[test]
+    fn which_mean_is_the_best() {
+        let cases = [
+            ("Percent of adults aged 18 years and older who have an overweight classification", Best::Min),
+            ("Percent of adults aged 18 years and older who have obesity", Best::Min),
+            ("Percent of adults who engage in no leisure-time physical activity", Best::Min),
+            ("Percent of adults who report consuming fruit less than one time daily", Best::Min),
+            ("Percent of adults who report consuming vegetables less than one time daily", Best::Min),
+            ("Percent of adults who report consuming vegetables less than one time daily (any)", Best::Min),
+            ("Percent of adults who engage in muscle-strengthening activities on 2 or more days a week", Best::Max),
+            (
+                "Percent of adults who achieve at least 150 minutes a week of moderate-intensity aerobic physical \
+                 activity or 75 minutes a week of vigorous-intensity aerobic activity (or an equivalent combination)",
+                Best::Max,
+            ),
+            ("percent of adults aged 18 years and older who have obesity", Best::Max),
+            ("Obesity", Best::Max),
+            ("", Best::Max),
+        ];
+        for (text, best) in cases {
+            assert_eq!(question(Ask::Best5, text, None).best(), best, "{text}");
+            for said in [Best::Min, Best::Max] {
+                assert_eq!(question(Ask::Worst5, text, Some(said)).best(), said, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_questions_that_can_be_answered_are_made() {
+        let all = [
+            (Ask::StatesMean, "states_mean"),
+            (Ask::StateMean, "state_mean"),
+            (Ask::Best5, "best5"),
+            (Ask::Worst5, "worst5"),
+            (Ask::GlobalMean, "global_mean"),
+            (Ask::DiffFromMean, "diff_from_mean"),
+            (Ask::StateDiffFromMean, "state_diff_from_mean"),
+            (Ask::MeanByCategory, "mean_by_category"),
+            (Ask::StateMeanByCategory, "state_mean_by_category"),
+        ];
+        for (ask, name) in all {
+            let new = |state: Option<&str>| SurveyQuestion::new(ask, "q".to_owned(), state.map(str::to_owned), None);
+            assert_eq!(ask.is_of_state(), name.starts_with("state_"));
+            let question = new(Some("Ohio")).expect(name);
+            let state = match ask.is_of_state() {
+                true => {
+                    assert_eq!(new(None).expect_err(name).to_string(), "the state is missing");
+                    r#","state":"Ohio""#
+                }
+                false => {
+                    // What a question about all states has no use for is ignored, however long.
+                    assert_eq!(new(None).expect(name), question);
+                    assert_eq!(new(Some(&"x".repeat(2000))).expect(name), question);
+                    ""
+                }
+            };
+            let json = serde_json::to_string(&question).expect("serialises");
+            assert_eq!(json, format!(r#"{{"ask":"{name}","question":"q"{state}}}"#));
+            assert_eq!(serde_json::from_str::<SurveyQuestion>(&json).expect("a question"), question);
+        }
+        let text = |bytes| "q".repeat(bytes);
+        SurveyQuestion::new(Ask::StateMean, text(16_384), Some(text(16_384)), Some(Best::Min)).expect("at the limit");
+        let long = SurveyQuestion::new(Ask::StateMean, text(16_385), Some(text(1)), None).expect_err("too long");
+        assert_eq!(long.to_string(), "the question is longer than 16384 bytes");
+        let long = SurveyQuestion::new(Ask::StateMean, text(1), Some(text(16_385)), None).expect_err("too long");
+        assert_eq!(long.to_string(), "the state is longer than 16384 bytes");
+        assert_eq!(long.kind(), crate::error::Kind::Input);
+        let unchecked = r#"{"ask":"state_mean","question":"q"}"#;
+        let refused = serde_json::from_str::<SurveyQuestion>(unchecked).expect_err("no state");
+        assert!(refused.to_string().starts_with("the state is missing"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_question_does_not_wait_behind_conversions() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+        let (engine, _) = opened.expect("a data folder");
+        let _running = engine.0.large.claim(LARGE_CONVERSION_BYTES / 2).await.expect("room");
+        let mut waiting = Box::pin(engine.0.large.claim(LARGE_CONVERSION_BYTES));
+        assert!(futures_util::poll!(&mut waiting).is_pending(), "it wants all that there is");
+        let question = question(Ask::GlobalMean, "q", None);
+        let begun = std::cell::Cell::new(false);
+        // It tells its progress as soon as it has its memory.
+        let mut asked = Box::pin(answer(&engine, &question, Lane::Question, |_, _| begun.set(true)));
+        let _pending = futures_util::poll!(&mut asked);
+        assert!(begun.get(), "the question waits for memory");
+        drop(asked);
+        engine.close();
+    }
+}

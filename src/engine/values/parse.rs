@@ -1,0 +1,457 @@
+//! What a cell's text means: its place among the column types, and its value as one of them. Pure functions over
+//! bytes; nothing here knows rows, files or columns.
+//!
+//! Invariant: a type takes a cell only if nothing of the cell's meaning is lost, and `class` promises exactly what the
+//! parsers below it deliver.
+
+use chrono::NaiveDate;
+
+use crate::error::csv::CellProblem;
+
+/// A set of column types, one bit each: what a cell, or all cells of a column so far, could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Class(u8);
+
+impl Class {
+    /// No type but text.
+    pub const TEXT: Self = Self(0);
+    /// An integer as it would be printed, of 64 bits.
+    pub const INT64: Self = Self(1);
+    /// A JSON number of at most 17 significant digits.
+    pub const NUMBER: Self = Self(1 << 1);
+    /// `true` or `false`
+    pub const BOOLEAN: Self = Self(1 << 2);
+    /// A calendar date.
+    pub const DATE32: Self = Self(1 << 3);
+    /// A date and a time.
+    pub const TIMESTAMP: Self = Self(1 << 4);
+    /// A date and a time in UTC.
+    pub const TIMESTAMP_UTC: Self = Self(1 << 5);
+    /// Every type: what a column could be before its first cell.
+    pub const ANY: Self = Self((1 << 6) - 1);
+
+    /// What both could be.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// What either could be.
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in it.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What the text of a cell that is not empty could be.
+pub fn class(cell: &[u8]) -> Class {
+    match cell.first() {
+        Some(b'0'..=b'9' | b'-') => {
+            let integer = parse_int64(cell).is_some();
+            // 17 bytes have at most 17 digits; most integers end here.
+            if integer && cell.len() <= 17 {
+                return Class::INT64.or(Class::NUMBER);
+            }
+            let mut class = if integer { Class::INT64 } else { Class::TEXT };
+            if parse_float64(cell).is_some() {
+                class = class.or(Class::NUMBER);
+            } else if parse_date(cell).is_some() {
+                class = class.or(Class::DATE32);
+            } else if let Some((_, utc)) = parse_timestamp(cell) {
+                class = class.or(if utc { Class::TIMESTAMP_UTC } else { Class::TIMESTAMP });
+            }
+            class
+        }
+        Some(b't' | b'f') if parse_boolean(cell).is_some() => Class::BOOLEAN,
+        _ => Class::TEXT,
+    }
+}
+
+/// Whether a JSON number has a fraction or an exponent, which makes a column of numbers one of Float64.
+pub fn is_fractional(number: &[u8]) -> bool {
+    number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'))
+}
+
+/// An integer written as it would be printed: no `+`, no leading zeros, no `-0`, within 64 bits.
+pub fn parse_int64(cell: &[u8]) -> Option<i64> {
+    let digits = cell.strip_prefix(b"-").unwrap_or(cell);
+    match digits {
+        [] => None,
+        [b'0'] => (cell.len() == 1).then_some(0),
+        [b'0', ..] => None,
+        _ => parse_digits(digits, cell.len() != digits.len()),
+    }
+}
+
+/// What [`parse_int64`] makes of `block[start..end]`, which is not empty; eight digits are looked at together where
+/// there are eight bytes.
+#[inline]
+pub fn integer_before(block: &[u8], start: usize, end: usize) -> Option<i64> {
+    let negative = usize::from(block[start] == b'-');
+    let len = end - start - negative;
+    let (1..=8, Some(eight)) = (len, block[..end].last_chunk::<8>()) else {
+        return parse_int64(&block[start..end]);
+    };
+    let word = u64::from_le_bytes(*eight);
+    let others = 64 - 8 * len; // bits of what stands before the digits
+    let starts_with_zero = (word >> others) & 0xff == u64::from(b'0');
+    if starts_with_zero && (len > 1 || negative == 1) {
+        return None;
+    }
+    let value = eight_digits(word >> others << others | ZEROS & !(u64::MAX << others))?;
+    let mask = (negative as u64).wrapping_neg();
+    Some(((value ^ mask).wrapping_sub(mask)).cast_signed()) // negated where the mask is all ones
+}
+
+/// The value of a JSON number (RFC 8259, section 6) of at most 17 significant digits, if a double holds it as well as
+/// doubles do: finite, and not so small that digits or the number itself are lost.
+pub fn parse_float64(cell: &[u8]) -> Option<f64> {
+    const SIGNIFICANT_DIGITS_MAX: usize = 17;
+    let take_digits = |rest: &[u8]| rest.iter().take_while(|b| b.is_ascii_digit()).count();
+
+    let rest = cell.strip_prefix(b"-").unwrap_or(cell);
+    let whole = take_digits(rest);
+    if whole == 0 || (whole > 1 && rest[0] == b'0') {
+        return None;
+    }
+    let (whole, mut rest) = rest.split_at(whole);
+    let mut fraction: &[u8] = b"";
+    if let Some(after_point) = rest.strip_prefix(b".") {
+        (fraction, rest) = after_point.split_at(take_digits(after_point));
+        if fraction.is_empty() {
+            return None;
+        }
+    }
+    if let Some(exponent) = rest.strip_prefix(b"e").or_else(|| rest.strip_prefix(b"E")) {
+        let digits = exponent.strip_prefix(b"-").or_else(|| exponent.strip_prefix(b"+")).unwrap_or(exponent);
+        if digits.is_empty() || take_digits(digits) != digits.len() {
+            return None;
+        }
+    } else if !rest.is_empty() {
+        return None;
+    }
+
+    let mut digits = whole.iter().chain(fraction);
+    let significant = match digits.position(|&digit| digit != b'0') {
+        Some(leading_zeros) => whole.len() + fraction.len() - leading_zeros,
+        None => 0,
+    };
+    if significant > SIGNIFICANT_DIGITS_MAX {
+        return None;
+    }
+    let value: f64 = std::str::from_utf8(cell).ok()?.parse().ok()?;
+    (value.is_normal() || significant == 0).then_some(value)
+}
+
+/// `true` or `false`
+pub fn parse_boolean(cell: &[u8]) -> Option<bool> {
+    match cell {
+        b"true" => Some(true),
+        b"false" => Some(false),
+        _ => None,
+    }
+}
+
+/// `YYYY-MM-DD` (ISO 8601, years 0001 to 9999, proleptic Gregorian) as days since 1970-01-01.
+pub fn parse_date(cell: &[u8]) -> Option<i32> {
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = *cell else {
+        return None;
+    };
+    let year = two_digits(y0, y1)? * 100 + two_digits(y2, y3)?;
+    let date = NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, two_digits(m0, m1)?, two_digits(d0, d1)?)?;
+    (year > 0).then(|| date.to_epoch_days())
+}
+
+/// `YYYY-MM-DDThh:mm:ss`, then up to six digits of a fraction, then perhaps `Z` (ISO 8601), as microseconds since
+/// 1970-01-01T00:00:00 and whether there was a `Z`. Other offsets, leap seconds and hour 24 are left as text.
+pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
+    let (date, time) = cell.split_at_checked(10)?;
+    let days = parse_date(date)?;
+    let (time, utc) = match time.strip_suffix(b"Z") {
+        Some(time) => (time, true),
+        None => (time, false),
+    };
+    let (seconds, fraction) = time.split_at_checked(9)?;
+    let [b'T', h0, h1, b':', m0, m1, b':', s0, s1] = *seconds else {
+        return None;
+    };
+    let (hour, minute, second) = (two_digits(h0, h1)?, two_digits(m0, m1)?, two_digits(s0, s1)?);
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let micros = match fraction {
+        [] => 0,
+        [b'.', digits @ ..] if (1..=6).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) => {
+            let value = digits.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+            value * 10_i64.pow(6 - u32::try_from(digits.len()).ok()?)
+        }
+        _ => return None,
+    };
+    let second_of_day = i64::from(hour * 3600 + minute * 60 + second);
+    Some(((i64::from(days) * 86_400 + second_of_day) * 1_000_000 + micros, utc))
+}
+
+/// A cell as ColumnSum sees it: trimmed of ASCII white space it is empty and adds nothing, or `[+-]?[0-9]+` in 64 bits.
+///
+/// The cell is the first `len` bytes of `window`. What follows does not matter, but if there is enough of it, eight
+/// digits can be looked at together.
+#[inline]
+pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
+    if let Some(nine) = window.first_chunk::<9>() {
+        // Without a branch on the sign, which in real columns is anyone's guess.
+        let negative = u64::from(nine[0] == b'-') & u64::from(len > 0);
+        let [from_first, from_second] = [0, 1].map(|start| {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(&nine[start..start + 8]);
+            u64::from_le_bytes(eight)
+        });
+        let mask = negative.wrapping_neg();
+        let digits = from_first ^ (from_first ^ from_second) & mask;
+        if let Some(value) = parse_up_to_eight(len as u64 - negative, digits) {
+            return Ok(Some(((value ^ mask).wrapping_sub(mask)).cast_signed())); // negated where the mask is all ones
+        }
+    }
+    any_summand(&window[..len])
+}
+
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The value of 1 to 8 digits in the low bytes, first digit lowest; none if one of them is no digit.
+#[inline]
+fn parse_up_to_eight(len: u64, bytes: u64) -> Option<u64> {
+    if len.wrapping_sub(1) >= 8 {
+        return None;
+    }
+    // Moved up to the end of the word, with zeros before it. Shifted twice, as 64 at once is no shift.
+    eight_digits(bytes << (64 - 8 * len) | ZEROS >> (8 * len - 8) >> 8)
+}
+
+/// The value of eight digits, first digit lowest; none if one of them is no digit. The three multiplications are from
+/// Lemire, "Quickly parsing eight digits" (2018).
+#[inline]
+fn eight_digits(digits: u64) -> Option<u64> {
+    const HIGH_NIBBLES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    // A digit's high nibble is 3, and stays so when 6 is added.
+    let is_high_three = |word: u64| word & HIGH_NIBBLES == ZEROS;
+    if !is_high_three(digits) || !is_high_three(digits.wrapping_add(0x0606_0606_0606_0606)) {
+        return None;
+    }
+    let values = digits - ZEROS;
+    let pairs = values.wrapping_mul(10) + (values >> 8);
+    let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+    let high = (pairs >> 16 & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+    Some(low.wrapping_add(high) >> 32)
+}
+
+fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
+    // Nearly every cell is a few plain digits.
+    if let 1..=18 = cell.len() {
+        let mut value = 0_i64;
+        let mut all_digits = true;
+        for &byte in cell {
+            let digit = byte.wrapping_sub(b'0');
+            all_digits &= digit < 10;
+            value = value.wrapping_mul(10).wrapping_add(i64::from(digit)); // wraps only on what is no digit
+        }
+        if all_digits {
+            return Ok(Some(value));
+        }
+    }
+    let cell = cell.trim_ascii();
+    let digits = match cell {
+        [] => return Ok(None),
+        [b'+' | b'-', digits @ ..] => digits,
+        digits => digits,
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(CellProblem::NotAnInteger);
+    }
+    let value = parse_digits(digits, cell[0] == b'-').ok_or(CellProblem::TooLarge)?;
+    Ok(Some(value))
+}
+
+/// A cell as the statistics see it: trimmed of ASCII white space it is empty and has no value, or it is what a column of
+/// integers or of doubles takes. An integer beyond 2^53 is the double nearest to it, as its text would be in a column of
+/// doubles, so that a value does not depend on what else stands in its column.
+pub fn number(cell: &[u8]) -> Result<Option<f64>, CellProblem> {
+    let cell = cell.trim_ascii();
+    if cell.is_empty() {
+        return Ok(None);
+    }
+    let value = parse_int64(cell).map(|integer| integer as f64).or_else(|| parse_float64(cell));
+    value.map(Some).ok_or(CellProblem::NotANumber)
+}
+
+/// Decimal digits as a value of 64 bits; none if it does not fit or is no digit.
+fn parse_digits(digits: &[u8], negative: bool) -> Option<i64> {
+    let mut value = 0_i64;
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        // Built on the negative side, which reaches one further.
+        value = value.checked_mul(10)?.checked_sub(i64::from(digit))?;
+    }
+    if negative { Some(value) } else { value.checked_neg() }
+}
+
+fn two_digits(tens: u8, ones: u8) -> Option<u32> {
+    (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| u32::from(tens - b'0') * 10 + u32::from(ones - b'0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INT: Class = Class::INT64.or(Class::NUMBER);
+
+    #[test]
+    fn each_cell_has_its_class() {
+        let cases: &[(&str, Class)] = &[
+            ("0", INT),
+            ("-1", INT),
+            ("12345678901234567", INT),
+            ("123456789012345678", Class::INT64), // 18 digits: an integer, but no double
+            ("9223372036854775807", Class::INT64),
+            ("-9223372036854775808", Class::INT64),
+            ("9223372036854775808", Class::TEXT),
+            ("-9223372036854775809", Class::TEXT),
+            ("-0", Class::NUMBER), // a JSON number, but not how an integer is printed
+            ("007", Class::TEXT),
+            ("-01", Class::TEXT),
+            ("+5", Class::TEXT),
+            (" 5", Class::TEXT),
+            ("5 ", Class::TEXT),
+            ("-", Class::TEXT),
+            ("1.5", Class::NUMBER),
+            ("-0.0", Class::NUMBER),
+            ("1e5", Class::NUMBER),
+            ("1E+05", Class::NUMBER),
+            ("1.", Class::TEXT),
+            (".5", Class::TEXT),
+            ("1e", Class::TEXT),
+            ("1e+", Class::TEXT),
+            ("0x10", Class::TEXT),
+            ("1_000", Class::TEXT),
+            ("NaN", Class::TEXT),
+            ("inf", Class::TEXT),
+            ("1e309", Class::TEXT),                   // no double is so large
+            ("1e-400", Class::TEXT),                  // would become 0
+            ("4.9406564584124654e-324", Class::TEXT), // a subnormal double keeps fewer digits
+            ("2.2250738585072014e-308", Class::NUMBER),
+            ("0e999", Class::NUMBER),
+            ("1.2345678901234567", Class::NUMBER),
+            ("1.23456789012345678", Class::TEXT),      // 18 significant digits
+            ("0.00012345678901234567", Class::NUMBER), // leading zeros are not significant
+            ("true", Class::BOOLEAN),
+            ("false", Class::BOOLEAN),
+            ("True", Class::TEXT),
+            ("2024-02-29", Class::DATE32),
+            ("2023-02-29", Class::TEXT),
+            ("0000-01-01", Class::TEXT),
+            ("2024-1-01", Class::TEXT),
+            ("2024-01-01T00:00:00", Class::TIMESTAMP),
+            ("2024-01-01T23:59:59.123456", Class::TIMESTAMP),
+            ("2024-01-01T23:59:59.1Z", Class::TIMESTAMP_UTC),
+            ("2024-01-01T23:59:59.1234567", Class::TEXT), // would lose a digit
+            ("2024-01-01T23:59:60", Class::TEXT),
+            ("2024-01-01T24:00:00", Class::TEXT),
+            ("2024-01-01T00:00:00+01:00", Class::TEXT), // would lose the offset
+            ("2024-01-01 00:00:00", Class::TEXT),
+            ("2024-01-01T00:00:00.", Class::TEXT),
+            ("text", Class::TEXT),
+            ("\u{660}", Class::TEXT), // a digit, but not an ASCII one
+        ];
+        for &(cell, expected) in cases {
+            assert_eq!(class(cell.as_bytes()), expected, "{cell}");
+        }
+    }
+
+    #[test]
+    fn values_are_what_the_text_says() {
+        assert_eq!(parse_int64(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(parse_float64(b"0.1"), Some(0.1));
+        assert_eq!(parse_float64(b"-0.0").map(f64::to_bits), Some((-0.0_f64).to_bits()));
+        assert_eq!(parse_date(b"1970-01-01"), Some(0));
+        assert_eq!(parse_date(b"0001-01-01"), Some(-719_162));
+        assert_eq!(parse_date(b"9999-12-31"), Some(2_932_896));
+        assert_eq!(parse_timestamp(b"1970-01-02T00:00:01.5"), Some((86_401_500_000, false)));
+        assert_eq!(parse_timestamp(b"1969-12-31T23:59:59.999999Z"), Some((-1, true)));
+    }
+
+    #[test]
+    fn numbers_do_not_depend_on_the_columns_type() {
+        for text in ["0", "-7", "34.1", "-0.0", "1e308", "12345678901234567", "9007199254740993"] {
+            let double = parse_float64(text.as_bytes()).expect(text);
+            assert_eq!(number(format!(" {text}\t").as_bytes()), Ok(Some(double)), "{text}");
+            if let Some(integer) = parse_int64(text.as_bytes()) {
+                assert_eq!((integer as f64).to_bits(), double.to_bits(), "{text}");
+            }
+        }
+        assert_eq!(number(b"9223372036854775807"), Ok(Some(9_223_372_036_854_775_807.0)));
+        assert_eq!(number(b" \r\n"), Ok(None));
+        for text in ["~", "NaN", "inf", "1e309", "4e-324", "+5", "007", "1,000", "true", "34.1%"] {
+            assert_eq!(number(text.as_bytes()), Err(CellProblem::NotANumber), "{text}");
+        }
+    }
+
+    #[test]
+    fn summands_are_what_the_design_says() {
+        let cases: &[(&str, Result<Option<i64>, CellProblem>)] = &[
+            ("", Ok(None)),
+            (" \t\r\n\u{c}", Ok(None)),
+            ("0", Ok(Some(0))),
+            ("007", Ok(Some(7))),
+            ("+5", Ok(Some(5))),
+            (" -5 ", Ok(Some(-5))),
+            ("-0", Ok(Some(0))),
+            ("999999999999999999", Ok(Some(999_999_999_999_999_999))),
+            ("0000000000000000000000000000001", Ok(Some(1))),
+            ("9223372036854775807", Ok(Some(i64::MAX))),
+            ("-9223372036854775808", Ok(Some(i64::MIN))),
+            ("9223372036854775808", Err(CellProblem::TooLarge)),
+            ("-9223372036854775809", Err(CellProblem::TooLarge)),
+            ("99999999999999999999999", Err(CellProblem::TooLarge)),
+            ("+", Err(CellProblem::NotAnInteger)),
+            ("--5", Err(CellProblem::NotAnInteger)),
+            ("+-5", Err(CellProblem::NotAnInteger)),
+            ("5 5", Err(CellProblem::NotAnInteger)),
+            ("1.0", Err(CellProblem::NotAnInteger)),
+            ("1e3", Err(CellProblem::NotAnInteger)),
+            ("x", Err(CellProblem::NotAnInteger)),
+            ("\u{a0}5", Err(CellProblem::NotAnInteger)), // white space, but not ASCII
+            ("\u{b}5", Err(CellProblem::NotAnInteger)),  // vertical tab: not in Rust's ASCII white space
+        ];
+        for &(cell, expected) in cases {
+            assert_eq!(summand(cell.len(), cell.as_bytes()), expected, "{cell:?}");
+            for after in [",12345678", "\n0000000", "999999999"] {
+                let window = [cell, after].concat();
+                assert_eq!(summand(cell.len(), window.as_bytes()), expected, "{cell:?} before {after:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn eight_at_once_equals_one_by_one() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..100_000 {
+            let mut window = [0; 10];
+            // Digits, at times a sign, and now and then their neighbours in ASCII or any byte.
+            window.fill_with(|| match random.u8(..40) {
+                0 => *b"/:+- ,\n\0".get(random.usize(..8)).unwrap(),
+                1 => random.u8(..),
+                _ => random.u8(b'0'..=b'9'),
+            });
+            if random.bool() {
+                window[0] = b'-';
+            }
+            for len in 0..=8 {
+                assert_eq!(summand(len, &window), any_summand(&window[..len]), "{:?}", &window[..len]);
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What can be wrong with a CSV file, and where: row and column as data.
+
+use std::fmt;
+
+use super::quoted::Quoted;
+
+/// Why a file is refused. Rows count from 1 after the header; row 0 is the header.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CsvError {
+    /// Nothing but empty lines.
+    #[error("the file has no header row")]
+    NoHeader,
+    /// A header over the limit.
+    #[error("the header has more than {columns_max} columns")]
+    TooManyColumns {
+        /// The limit.
+        columns_max: usize,
+    },
+    /// A header over the limit.
+    #[error("the header is longer than {bytes_max} bytes")]
+    HeaderTooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Two columns of one name.
+    #[error("the header names two columns {}", Quoted(.name))]
+    DuplicateColumn {
+        /// The name.
+        name: String,
+    },
+    /// A row with too few or too many cells.
+    #[error("row {row} has {cells} cell{}, the header has {header_cells}", if *.cells == 1 { "" } else { "s" })]
+    Ragged {
+        /// Which row.
+        row: u64,
+        /// What it has.
+        cells: usize,
+        /// What it should have.
+        header_cells: usize,
+    },
+    /// A row over the limit.
+    #[error("row {row} is longer than {bytes_max} bytes; is a quote not closed?")]
+    RowTooLong {
+        /// Which row.
+        row: u64,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A cell that is wrong in itself.
+    #[error("{place}: {problem}")]
+    Cell {
+        /// Where it stands.
+        place: Place,
+        /// What is wrong with it.
+        problem: CellFault,
+    },
+    /// A column that was asked for.
+    #[error("the file has no column {}", Quoted(.name))]
+    NoColumn {
+        /// Its name.
+        name: String,
+    },
+    /// A cell that cannot be added.
+    #[error("row {row}, column {}: {} {problem}", Quoted(.column), Quoted(.cell))]
+    Summand {
+        /// Which row.
+        row: u64,
+        /// The column's name.
+        column: String,
+        /// The cell's text.
+        cell: String,
+        /// Why it cannot be added.
+        problem: CellProblem,
+    },
+}
+
+impl CsvError {
+    /// The same in a file whose rows were counted from the middle, when so many rows come before.
+    #[must_use]
+    pub fn after_rows(mut self, rows_before: u64) -> Self {
+        match &mut self {
+            Self::Ragged { row, .. } | Self::RowTooLong { row, .. } | Self::Summand { row, .. } => *row += rows_before,
+            Self::Cell { place, .. } if place.row > 0 => place.row += rows_before,
+            Self::Cell { .. }
+            | Self::NoHeader
+            | Self::TooManyColumns { .. }
+            | Self::HeaderTooLong { .. }
+            | Self::DuplicateColumn { .. }
+            | Self::NoColumn { .. } => {}
+        }
+        self
+    }
+}
+
+/// What can be wrong with one cell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CellFault {
+    /// The file ends inside a quoted cell.
+    #[error("a quoted cell is not closed")]
+    UnclosedQuote,
+    /// `"a"b`
+    #[error("text after a closing quote")]
+    TextAfterQuote,
+    /// Bytes that are no UTF-8.
+    #[error("invalid UTF-8")]
+    NotUtf8,
+    /// A NUL byte.
+    #[error("a NUL byte")]
+    Nul,
+    /// A cell over the limit.
+    #[error("the cell is longer than {bytes_max} bytes")]
+    TooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+}
+
+/// A cell's place in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Data row from 1; 0 is the header.
+    pub row: u64,
+    /// From 0.
+    pub column_index: usize,
+    /// The column's name; none in the header itself and beyond its end.
+    pub column: Option<String>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.row {
+            0 => write!(f, "header")?,
+            row => write!(f, "row {row}")?,
+        }
+        match &self.column {
+            Some(name) => write!(f, ", column {}", Quoted(name)),
+            None => write!(f, ", column {}", self.column_index + 1),
+        }
+    }
+}
+
+/// Why a cell's text cannot be added to a sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CellProblem {
+    /// It is something else.
+    NotAnInteger,
+    /// It is an integer of more than 64 bits.
+    TooLarge,
+    /// It is no number, or none that a double holds well.
+    NotANumber,
+}
+
+impl fmt::Display for CellProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAnInteger => "is not an integer",
+            Self::TooLarge => "does not fit in 64 bits",
+            Self::NotANumber => "is not a number that a double holds",
+        })
+    }
+}

@@ -1,0 +1,8 @@
+//! Plain data that every layer shares: parts, receipts, columns, formats. It knows no other module.
+
+pub mod checksum;
+pub mod durability;
+pub mod file_mode;
+pub mod format;
+pub mod part;
+pub mod schema;

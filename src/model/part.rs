@@ -1,0 +1,179 @@
+//! What a part is: its id, its receipt, its columns and their types. Plain data; no files, no lock, no protocol.
+
+use std::{fmt, num::NonZeroU64, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    checksum::from_hex,
+    schema::{Column, Schema},
+};
+
+/// The receipt's version. A server refuses to start on parts of a version that it does not know.
+///
+/// Version 1 had neither [`Receipt::checks`] nor a checksum of the receipt itself. Such a part is verified whole at its first
+/// use, and then gets a receipt of this version.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// A part's number, from 1. Parts are read in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PartId(NonZeroU64);
+
+impl PartId {
+    /// The first part of a table.
+    pub const FIRST: Self = Self(NonZeroU64::MIN);
+    /// The end of the range, which is no part's: none could follow it.
+    pub const END: Self = Self(NonZeroU64::MAX);
+
+    /// None for 0, which is no part.
+    pub fn new(id: u64) -> Option<Self> {
+        NonZeroU64::new(id).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The id after this one, or [`Self::END`].
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for PartId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is known of a part, as `N.json` has it. Its rename into the folder of parts is the commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// [`FORMAT_VERSION`]
+    pub format: u32,
+    /// The id, which is also the file's name.
+    pub part: PartId,
+    /// Data rows; the header is not counted.
+    pub rows: u64,
+    /// In the order of the file.
+    pub columns: Vec<Column>,
+    /// The file as it was sent.
+    pub csv: FileInfo,
+    /// The same rows as Parquet.
+    pub parquet: FileInfo,
+    /// Row groups of the Parquet file.
+    pub row_groups: u32,
+    /// Size of its footer, without the 8 bytes after it.
+    pub footer_bytes: u32,
+    /// RFC 3339, UTC.
+    pub uploaded_at: String,
+    /// What reading is verified against, beside the checksums of the two files. Version 1 has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<ReceiptChecks>,
+}
+
+/// What a receipt says of how its files are verified. Checksums and seeds are 16 lower case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptChecks {
+    /// The seed of `N.sums`; none if the CSV is one block, whose checksum is the file's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sums_seed: Option<String>,
+    /// The checksum of the Parquet footer with the 8 bytes after it.
+    pub footer_xxh3: String,
+    /// Whether the checksums of the column chunks are in `N.sums`, after those of the CSV. Otherwise the footer has them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chunks_in_sums: bool,
+}
+
+impl Receipt {
+    /// What the registry keeps of its checksums; none if it is of version 1, or has none that can be read.
+    pub fn checks(&self) -> Option<Checks> {
+        let checks = self.checks.as_ref()?;
+        let csv = checks.sums_seed.as_ref().unwrap_or(&self.csv.xxh3);
+        let is_small = is_small_parquet(self.parquet.bytes, self.footer_bytes);
+        let parquet = if is_small { &self.parquet.xxh3 } else { &checks.footer_xxh3 };
+        Some(Checks { csv: from_hex(csv)?, parquet: from_hex(parquet)?, chunks_in_sums: checks.chunks_in_sums })
+    }
+}
+
+fn is_small_parquet(bytes: u64, footer_bytes: u32) -> bool {
+    bytes <= SMALL_PARQUET_BYTES + u64::from(footer_bytes) + PARQUET_TAIL_BYTES as u64
+}
+
+/// A stored file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Its size.
+    pub bytes: u64,
+    /// XXH3 of 64 bits, seed 0, as 16 lower case hexadecimal digits.
+    pub xxh3: String,
+}
+
+/// What the bytes of a part's files are verified against when they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// The checksum of `N.csv` if that is one block, otherwise the seed of `N.sums`.
+    pub csv: u64,
+    /// The checksum of `N.parquet` if [`Part::is_small_parquet`], otherwise that of its footer.
+    pub parquet: u64,
+    /// Whether `N.sums` has the checksums of the column chunks, too.
+    pub chunks_in_sums: bool,
+}
+
+/// A Parquet file is read and verified whole if what is before its footer takes no more than this: it is one page of the
+/// system's cache, so no less would be read of a disk.
+pub const SMALL_PARQUET_BYTES: u64 = 4 * 1024;
+/// The footer's length and the magic number at the very end of a Parquet file.
+pub const PARQUET_TAIL_BYTES: usize = 8;
+
+/// What the registry keeps of a part: all of one size, whatever the part's.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its number.
+    pub id: PartId,
+    /// Data rows.
+    pub rows: u64,
+    /// Size of `N.csv`.
+    pub csv_bytes: u64,
+    /// Size of `N.parquet`.
+    pub parquet_bytes: u64,
+    /// Row groups of `N.parquet`.
+    pub row_groups: u32,
+    /// Size of its footer.
+    pub footer_bytes: u32,
+    /// How many columns.
+    pub columns_count: u32,
+    /// Its columns; none if the registry's room for distinct headers was used up: then the receipt has them.
+    pub schema: Option<Arc<Schema>>,
+    /// None in format version 1, until the part has been verified whole.
+    pub checks: Option<Checks>,
+}
+
+impl Part {
+    /// The registry's view of a receipt.
+    pub fn of(receipt: &Receipt, schema: Option<Arc<Schema>>) -> Self {
+        Self {
+            checks: receipt.checks(),
+            id: receipt.part,
+            rows: receipt.rows,
+            csv_bytes: receipt.csv.bytes,
+            parquet_bytes: receipt.parquet.bytes,
+            row_groups: receipt.row_groups,
+            footer_bytes: receipt.footer_bytes,
+            columns_count: u32::try_from(receipt.columns.len()).unwrap_or(u32::MAX),
+            schema,
+        }
+    }
+
+    /// Whether its Parquet file is so small that it is read whole.
+    pub fn is_small_parquet(&self) -> bool {
+        is_small_parquet(self.parquet_bytes, self.footer_bytes)
+    }
+
+    /// Entries in the Parquet file's footer.
+    pub fn column_chunks(&self) -> u64 {
+        u64::from(self.row_groups) * u64::from(self.columns_count)
+    }
+}

@@ -1,0 +1,103 @@
+//! The columns of a part: names and types.
+
+use std::{collections::HashMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// What all cells of a column have in common, so that none loses anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnType {
+    /// Integers as they would be printed.
+    Int64,
+    /// JSON numbers of at most 17 significant digits, at least one of them no integer.
+    Float64,
+    /// `true` and `false`.
+    Boolean,
+    /// `2026-11-20`: days since 1970-01-01.
+    Date32,
+    /// `2026-11-20T08:48:57.123456`: microseconds, no time zone.
+    Timestamp,
+    /// The same with a `Z` at the end of every cell.
+    TimestampUtc,
+    /// Anything else, and columns without a value.
+    Utf8,
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Int64 => "Int64",
+            Self::Float64 => "Float64",
+            Self::Boolean => "Boolean",
+            Self::Date32 => "Date32",
+            Self::Timestamp => "Timestamp",
+            Self::TimestampUtc => "Timestamp (UTC)",
+            Self::Utf8 => "Utf8",
+        })
+    }
+}
+
+/// A column of one part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// As in the header.
+    pub name: String,
+    /// Of the whole file.
+    #[serde(rename = "type")]
+    pub column_type: ColumnType,
+    /// Empty cells.
+    pub nulls: u64,
+}
+
+/// The columns of a part without what differs from part to part, so that parts can share it.
+#[derive(Debug)]
+pub struct Schema {
+    columns: Vec<(String, ColumnType)>,
+    index_of: HashMap<String, usize>,
+    bytes: usize,
+}
+
+impl Schema {
+    /// The schema of a receipt.
+    pub fn of(columns: &[Column]) -> Self {
+        const ENTRY_BYTES: usize = 128;
+        Self {
+            columns: columns.iter().map(|c| (c.name.clone(), c.column_type)).collect(),
+            index_of: columns.iter().enumerate().map(|(i, c)| (c.name.clone(), i)).collect(),
+            bytes: columns.iter().map(|c| 2 * c.name.len() + ENTRY_BYTES).sum(),
+        }
+    }
+
+    /// Index and type of a column.
+    pub fn find(&self, name: &str) -> Option<(usize, ColumnType)> {
+        let index = *self.index_of.get(name)?;
+        Some((index, self.columns[index].1))
+    }
+
+    /// How many columns.
+    pub fn columns_count(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The names, in the order of the file.
+    pub fn names(&self) -> Vec<String> {
+        self.columns.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Names and types, in the order of the file.
+    pub fn columns(&self) -> &[(String, ColumnType)] {
+        &self.columns
+    }
+}
+
+impl PartialEq for Schema {
+    fn eq(&self, other: &Self) -> bool {
+        self.columns == other.columns
+    }
+}
