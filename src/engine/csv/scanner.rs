@@ -1,4 +1,4 @@
-//! CSV bytes into rows: the dialect (RFC 4180 as README.md narrows it), the limits, the positions of errors.
+//! CSV bytes into rows: the dialect (RFC 4180 as docs/csv.md narrows it), the limits, the positions of errors.
 //!
 //! A [`Scanner`] is fed blocks cut anywhere and calls a [`Rows`] once a row. What it delivers, and the error it ends
 //! in, do not depend on where the blocks were cut. A [`FileScan`] feeds it from a file, a slice at a time. Nothing here
