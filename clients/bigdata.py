@@ -31,7 +31,7 @@ Y_VALUES = range(-50_000, 50_000)
 Z_VALUES = range(1_000_000)
 BLOCK_ROWS = 10_000  # formatted by one % and sent as one chunk of about 150 kB
 
-LINE_INTERVAL_S = 5  # between progress lines where there is no terminal
+LINE_INTERVAL_S = 5  # between progress lines if standard error is not a terminal
 
 
 class Plan(NamedTuple):
@@ -121,7 +121,7 @@ def client(plan: Plan, client_index: int, results: multiprocessing.connection.Co
 
 def start_clients(plan: Plan) -> dict[multiprocessing.connection.Connection, multiprocessing.Process]:
     """Starts the client processes; each is found by the pipe that its results come from."""
-    # Spawned, not forked: gRPC's threads do not survive a fork.
+    # Spawned, because gRPC's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     clients = {}
     # A process that is still starting Python would answer Ctrl-C with a traceback. It ignores what is ignored
@@ -131,7 +131,7 @@ def start_clients(plan: Plan) -> dict[multiprocessing.connection.Connection, mul
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=client, args=(plan, client_index, sender), daemon=True)
         process.start()
-        sender.close()  # the process has its own; with ours open, its end would never show
+        sender.close()  # the process has its own copy; as long as this one is open, the end of the process is not noticed
         clients[receiver] = process
     signal.signal(signal.SIGINT, on_interrupt)
     return clients
@@ -161,7 +161,7 @@ def upload_all(plan: Plan) -> dict[str, int]:
                 progress.add(result)
     finally:
         progress.close()
-        for process in clients.values():  # none is left unless something failed
+        for process in clients.values():  # empty unless something failed
             process.terminate()
     return sums
 
@@ -227,7 +227,7 @@ def ask_sums() -> dict[tuple[str, str], tuple[int, float]]:
 
 
 def sums_before() -> dict[str, int]:
-    """The sums of what the table holds already."""
+    """The sums of the rows that are in the table already."""
     try:
         answers = ask_sums()
     except connection.Failure as failure:
@@ -244,7 +244,7 @@ def sums_before() -> dict[str, int]:
 
 
 def check(expected: dict[str, int]) -> None:
-    """Asks all sums, prints them beside what they should be, and fails if one differs."""
+    """Asks for all sums, prints them beside the expected ones, and fails if one differs."""
     try:
         answers = ask_sums()
     except connection.Failure as failure:

@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Counts:
-    """What a thread asked and was answered."""
+    """Counts of the requests of a thread and of their answers."""
 
     set_num: int = 0
     not_set: int = 0  # Fact of a key that no SetNum has reached yet
@@ -74,7 +74,7 @@ def send(stub: numstore_pb2_grpc.NumStoreStub, request: Request, counts: Counts)
     counts.times_ms.append((time.perf_counter() - start) * 1000)
 
     if request.value is not None:
-        counts.set_num += 1  # the total cannot be checked: others change it meanwhile
+        counts.set_num += 1  # the total cannot be checked, because other threads change it
     elif reply.error == f'key "{request.key}" is not set':
         counts.not_set += 1
     elif reply.error:

@@ -1,4 +1,4 @@
-"""What the client programs share: which server, how to reach it, and how a program that fails ends.
+"""Shared by the client programs: the server's address, the channel to it, and how a program ends that fails.
 
 Imports no stub, so that each program needs those of its own service alone.
 """
@@ -12,7 +12,7 @@ from typing import NoReturn, Optional
 # Ctrl-C ends a client at once, without a traceback: there is nothing to tidy up, for the server drops what
 # arrived of an unfinished upload. Set before grpc is imported, which takes long enough to be interrupted.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-# gRPC's own log would stand between the user and the one line that says what is wrong.
+# The log of gRPC would hide the one line that says what is wrong.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc  # noqa: E402
@@ -32,7 +32,7 @@ CHANNEL_OPTIONS = [
 
 
 class Failure(Exception):
-    """Ends a program with this one line and exit code 1."""
+    """Ends the program with this line on standard error and exit code 1."""
 
 
 def server_address() -> str:
@@ -53,11 +53,11 @@ def open_channel(address: Optional[str] = None) -> grpc.Channel:
 
 
 def explain(error: grpc.RpcError, address: Optional[str] = None) -> str:
-    """What went wrong with a call to that server, in one line."""
+    """The error of a call to that server, as one line."""
     address = address or server_address()
     code, details = error.code(), " ".join((error.details() or "").split())
     if code == grpc.StatusCode.INVALID_ARGUMENT:
-        return details  # the server's own words on a file or a key
+        return details  # the server's message about a file or a key
     if code == grpc.StatusCode.UNAVAILABLE and "failed to connect" in details.lower():
         return f"no server at {address}: {details.rpartition(': ')[2]}"
     if code == grpc.StatusCode.UNAVAILABLE and "resol" in details.lower():

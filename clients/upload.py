@@ -22,7 +22,7 @@ CHUNK_BYTES = 256 * 1024
 def upload(path: str) -> None:
     try:
         with open(path, "rb") as file, connection.open_channel() as channel:
-            # The size of a file is known by reading on, not by asking: a pipe has none, a log still grows.
+            # Reads on instead of asking for the size: a pipe has no size, and a log may still grow.
             head = file.read(MESSAGE_BYTES_MAX + 1)
             if len(head) <= MESSAGE_BYTES_MAX:
                 reply = table_pb2_grpc.TableStub(channel).Upload(table_pb2.UploadReq(csv_data=head))
@@ -35,7 +35,7 @@ def upload(path: str) -> None:
 
 
 def stream(stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO) -> None:
-    """Sends head and the rest of the file in chunks. What is wrong with the file comes as a status."""
+    """Sends `head` and the rest of the file in chunks. An error in the file is reported as a status."""
     read_error = None
 
     def chunks() -> Iterator[tally_pb2.UploadChunk]:
@@ -46,7 +46,7 @@ def stream(stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO) -> None:
             while chunk := file.read(CHUNK_BYTES):
                 yield tally_pb2.UploadChunk(data=chunk)
         except OSError as error:
-            # Raising breaks the call off, so the server keeps nothing; the call's error would not say why.
+            # Raising cancels the call, so that the server keeps nothing. The error of the call would not say why.
             read_error = error
             raise
 

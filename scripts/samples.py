@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes inputs/survey.csv and inputs/plays.csv: small tables like those that the statistics and the file processing are
+"""Makes inputs/survey.csv and inputs/plays.csv: small tables of the kind that the statistics and the file processing are
 about. All names are real or plausible, all numbers are invented; a seed makes them the same everywhere.
 
     scripts/samples.py           # writes both files

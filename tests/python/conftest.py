@@ -1,4 +1,4 @@
-"""What all Python tests share: a server under test, stubs to talk to it, the client programs as processes.
+"""Shared by all Python tests: a server under test, the stubs to call it, and the client programs as processes.
 
     import table_pb2
     from conftest import Server, run_client, step_aside, table, tally, wait_until

@@ -1,4 +1,4 @@
-"""Every byte of small files and many places of large ones, damaged one after the other; every question after each.
+"""Damages every byte of small files and many of large ones, one at a time, and asks every question after each.
 
     TALLY_BINARY=target/release/tally .venv/bin/python tests/python/damage_all.py [WHAT ...] [--places 2000] [--seed 1]
 
@@ -24,7 +24,7 @@ SHORT_BYTES_MAX = 8 * 1024
 
 
 def short(whole: dict) -> List[str]:
-    """Files of which every byte is tried."""
+    """Flips in every byte of these files."""
     return [path for path in sorted(whole) if len(whole[path]) <= SHORT_BYTES_MAX]
 
 
@@ -36,14 +36,14 @@ def every_byte(numbers: random.Random, whole: dict, paths: List[str]) -> List[Da
 
 
 def places(numbers: random.Random, whole: dict, paths: List[str], count: int) -> List[Damage]:
-    """So many flips of each file, or as many as it has bytes if that is less."""
+    """`count` flips in each file, or as many as the file has bytes."""
     return [
         damage.random_flip(numbers, whole, path) for path in paths for _ in range(min(count, len(whole[path])))
     ]
 
 
 def others(whole: dict, kinds: List[str]) -> List[Damage]:
-    """What is no flip, for the files of two parts."""
+    """Damage other than flipped bits, for the files of two parts."""
     pairs = [(f"parts/{a}.{kind}", f"parts/{b}.{kind}") for kind in kinds for a, b in [(2, 3), (1, 2), (3, 1)]]
     return [each for path, other in pairs for each in damage.other_damages(whole, path, other)]
 

@@ -58,7 +58,7 @@ def send_file(server: Server, content: bytes, name: str = "plays.csv", query: st
 
 
 def start_task(server: Server, content: bytes, query: str = "") -> str:
-    """The id of a task that was accepted."""
+    """Sends a file, which must be accepted; returns the id of the task."""
     accepted = send_file(server, content, query=query)
     assert accepted.status_code == 202, accepted.text
     task = accepted.json()["task"]
@@ -68,7 +68,7 @@ def start_task(server: Server, content: bytes, query: str = "") -> str:
 
 
 def ended_task(server: Server, task_id: str) -> dict:
-    """Polls until the task has ended; what its status then says."""
+    """Polls until the task has ended; returns its status."""
 
     def ended():
         answer = get(server, f"{TASKS}{task_id}/status")
@@ -94,7 +94,7 @@ def download(server: Server, task_id: str, **headers) -> requests.Response:
 
 
 def check_failure(answer: requests.Response, status: int, field: str, word: str) -> None:
-    """The error form of the file-processing API."""
+    """Checks an error, in the form that the file-processing API gives it."""
     assert answer.status_code == status, answer.text
     failure = answer.json()
     assert sorted(failure) == ["code", "details", "message"]
@@ -105,7 +105,7 @@ def check_failure(answer: requests.Response, status: int, field: str, word: str)
 
 
 def metrics(server: Server) -> dict:
-    """Each sample's value by its name and labels."""
+    """The value of each metric, by its name and labels."""
     answer = get(server, "/metrics")
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -118,7 +118,7 @@ END_OF_FORM = b"\r\n--B--\r\n"
 
 
 def head_of_form(server: Server, content_bytes: int) -> bytes:
-    """What a client sends before a file of that size, whose form would end with END_OF_FORM."""
+    """The request head and the beginning of a form with a file of that size. The form ends with END_OF_FORM."""
     part = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
     body_bytes = len(part) + content_bytes + len(END_OF_FORM)
     head = (
@@ -134,7 +134,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the server closes."""
+    """All bytes that are received until the server closes the connection."""
     answer = b""
     while True:
         try:

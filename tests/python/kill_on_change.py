@@ -1,8 +1,8 @@
-"""Kills a process in the middle of what it does to its files: `python kill_on_change.py PID COUNT FOLDER...`
+"""Kills a process while it changes its files: `python kill_on_change.py PID COUNT FOLDER...`
 
 Prints "watching", then sends SIGKILL at the COUNT-th change (a file made, moved, written to its end or
-removed) in any of the folders. A process of its own, because a thread next to eight uploading ones would
-wake up too late; the standard library alone, because it should be there at once. Linux only: inotify(7).
+removed) in any of the folders. It is a separate process, because a thread beside eight uploading ones would
+wake up too late, and it imports only the standard library, so that it starts at once. Linux only: inotify(7).
 """
 
 import ctypes

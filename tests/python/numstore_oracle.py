@@ -24,7 +24,7 @@ class Oracle:
         self.cache = OrderedDict()  # number: factorial, the one used last at the end
 
     def set_num(self, key: str, value: int):
-        """The total, or what the refused change would have made it."""
+        """The total, or the error if the total would not fit."""
         total = sum({**self.numbers, key: value}.values())
         if INT64_MIN <= total <= INT64_MAX:
             self.numbers[key] = value

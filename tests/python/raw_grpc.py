@@ -26,19 +26,19 @@ class Call:
 
     @property
     def status(self):
-        """gRPC's status, None if there is none (yet)."""
+        """The gRPC status; None if it has not been received."""
         status = self.headers.get("grpc-status")
         return None if status is None else int(status)
 
     def response(self, message_type):
-        """The one message of a call that went well."""
+        """The one message of a call that succeeded."""
         assert (self.status, self.reset) == (OK, None), (self.headers, self.reset)
         assert self.data[:PREFIX_BYTES] == struct.pack(">BI", 0, len(self.data) - PREFIX_BYTES)
         return message_type.FromString(self.data[PREFIX_BYTES:])
 
 
 class Connection:
-    """An HTTP/2 client that does what it is told. It sends and receives in the caller's thread."""
+    """An HTTP/2 client that sends and receives in the caller's thread, and does nothing by itself."""
 
     def __init__(self, server):
         self.socket = socket.create_connection((server.address.rsplit(":", 1)[0].strip("[]"), server.port))
@@ -92,7 +92,7 @@ class Connection:
         self._flush()
 
     def finish(self, call: Call) -> Call:
-        """Waits for the server's last word."""
+        """Waits until the server has ended the call."""
         while not call.ended:
             self._receive()
         return call
@@ -103,7 +103,7 @@ class Connection:
         return self.finish(call)
 
     def round_trip(self) -> None:
-        """Returns when the server has taken everything so far off the connection."""
+        """Returns when the server has read everything that was sent so far."""
         answered = self.pings_answered
         self.http2.ping(b"wireping")
         self._flush()

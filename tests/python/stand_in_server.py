@@ -19,7 +19,7 @@ from conftest import CHANNEL_OPTIONS
 
 
 class StandIn(table_pb2_grpc.TableServicer, tally_pb2_grpc.TallyServicer):
-    """A server that keeps nothing, records the uploads that came to their end, and answers as a test says."""
+    """A server that stores nothing, records completed uploads, and answers as a test says."""
 
     def __init__(self):
         self.unary = []  # the bytes of each message to Table.Upload
@@ -37,10 +37,10 @@ class StandIn(table_pb2_grpc.TableServicer, tally_pb2_grpc.TallyServicer):
         return self._stream(request, context)
 
     def _stream(self, chunks, context):
-        context.add_callback(self.stream_goes_on.set)  # the client is gone: nothing to hang for
+        context.add_callback(self.stream_goes_on.set)  # the client is gone, so the stream need not hang any longer
         self.stream_began.set()
         sizes, newlines = [], 0
-        for chunk in chunks:  # raises if the client breaks off
+        for chunk in chunks:  # raises if the client cancels
             sizes.append(len(chunk.data))
             newlines += chunk.data.count(b"\n")
         if self.abort_streams_with:

@@ -4,7 +4,7 @@ import csv
 import io
 
 QUESTION = "Percent of adults who engage in no leisure-time physical activity"
-QUESTIONS = [  # route, what it needs beside the question
+QUESTIONS = [  # the route, and its arguments other than the question
     ("states_mean", {}),
     ("state_mean", {"state": "Ohio"}),
     ("best5", {}),
@@ -19,7 +19,7 @@ SURVEY_HEADER = "Question,LocationDesc,Data_Value,StratificationCategory1,Strati
 
 
 def survey_csv() -> bytes:
-    """Seven states, two categories, some values missing; and rows of another question."""
+    """A survey with seven states and two categories, some missing values, and rows of another question."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["Year", *SURVEY_HEADER.split(",")])
@@ -41,7 +41,7 @@ SMALLEST_IS_BEST = (
 
 
 def survey_oracle(route: str, rows: list, state: str = "", question: str = QUESTION):
-    """Means as anybody would compute them."""
+    """The answer of a route, with means computed in the simplest way."""
     values = [
         (row["LocationDesc"], (row["StratificationCategory1"], row["Stratification1"]), float(row["Data_Value"]))
         for row in rows
@@ -74,7 +74,7 @@ def survey_oracle(route: str, rows: list, state: str = "", question: str = QUEST
 
 
 def flat(data: dict) -> dict:
-    """Nested answers side by side, so that numbers can be compared with a tolerance."""
+    """A nested answer as one flat dictionary, so that numbers can be compared with a tolerance."""
     if all(isinstance(value, float) for value in data.values()):
         return data
     return {(outer, inner): value for outer, values in data.items() for inner, value in values.items()}

@@ -55,17 +55,17 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
 
 
 def head_of_call(path: str, stream_id: int, ends: bool = False, content_length: str = "") -> bytes:
-    """HEADERS of a call."""
+    """The HEADERS frame of a call."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")]
     fields += [("content-type", "application/grpc"), ("te", "trailers")]
     fields += [("content-length", content_length)] if content_length else []
-    # An encoder of its own for each call, so that they can be sent in any order, or again.
+    # Each call has its own encoder, so that the frames can be sent in any order, and repeated.
     payload = hpack.Encoder().encode(fields)
     return frame(HEADERS, END_HEADERS | (END_STREAM if ends else 0), stream_id, payload)
 
 
 class Http2:
-    """An HTTP/2 client that acknowledges settings and answers pings, and else only does what it is told."""
+    """An HTTP/2 client that acknowledges settings and answers pings, and otherwise only does what it is told."""
 
     def __init__(self, server):
         host, port = server.address.rsplit(":", 1)
@@ -77,7 +77,7 @@ class Http2:
         self.is_closed = False
 
     def send(self, data: bytes) -> None:
-        """Sends what fits; an attacker does not care for the rest."""
+        """Sends as much as the socket takes now, and drops the rest."""
         try:
             self.socket.send(data)
         except (BlockingIOError, TimeoutError):
@@ -113,7 +113,7 @@ class Http2:
 
 
 class Http1:
-    """An HTTP client that sends `first`, whatever comes back."""
+    """An HTTP client that sends `first` and ignores the answer."""
 
     def __init__(self, server, first: bytes):
         host, port = server.http_addresses[0].rsplit(":", 1)
@@ -146,7 +146,7 @@ def attackers(connect, count: int, each_second=None):
             try:
                 connection = connect()
             except OSError:
-                return  # the backlog is full: it comes again
+                return  # the backlog is full: it tries again later
             selector.register(connection.socket, selectors.EVENT_READ, connection)
 
         turn, next_turn = 0, time.monotonic()
@@ -176,7 +176,7 @@ def attackers(connect, count: int, each_second=None):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        time.sleep(ATTACK_SECONDS)  # the attack is what is waited for
+        time.sleep(ATTACK_SECONDS)  # waits for the attack to take effect
         yield
     finally:
         stop.set()
@@ -185,7 +185,7 @@ def attackers(connect, count: int, each_second=None):
 
 
 class Times:
-    """How long honest calls took, by what they were."""
+    """How long honest calls took, by kind of call."""
 
     def __init__(self):
         self.seconds = {}
@@ -220,7 +220,7 @@ def check_health(server) -> None:
 
 
 def check_container_health(server) -> None:
-    """What the image's HEALTHCHECK runs."""
+    """Runs the HEALTHCHECK of the image."""
     command = [binary(), "health", "--server", server.address]
     ran = subprocess.run(command, env=clean_environment(), capture_output=True, timeout=WAIT_SECONDS_MAX)
     assert ran.returncode == 0, ran
@@ -232,7 +232,7 @@ def check_http_probes(server) -> None:
 
 
 def send_form(server) -> None:
-    """As often as the server says to come again."""
+    """Sends a form, again and again as long as the server says to try again."""
     form = {"file": ("a.csv", b"Song,Date,Number of Plays\na,2024-01-01,1\n")}
     deadline = time.monotonic() + HONEST_SECONDS_MAX
     while True:
@@ -264,7 +264,7 @@ def test_idle_connections_that_answer_pings(server):
 
 
 def test_connections_that_have_called_once_and_idle(server):
-    """The reserve for newcomers is not theirs; the longest idle of them makes room for a call."""
+    """They may not use the connections reserved for new clients; the one that was idle longest makes room for a call."""
 
     def connect():
         connection = Http2(server)
@@ -276,12 +276,12 @@ def test_connections_that_have_called_once_and_idle(server):
 
 
 def test_a_client_that_is_known_is_served_beside_newcomers(server):
-    """Its connection may be closed while it does nothing, which it does not notice but for the time."""
+    """Its connection may be closed while it is idle; it only notices that a call takes longer."""
     with attackers(lambda: Http2(server), CONNECTIONS_MAX + 12):
         for _ in range(5):
             request = table_pb2.UploadReq(csv_data=CSV)
             assert table(server).Upload(request, timeout=HONEST_SECONDS_MAX, wait_for_ready=True).error == ""
-            time.sleep(0.3)  # a client that thinks
+            time.sleep(0.3)  # a client that is idle between calls
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /livez HTTP/1.1\r\nHost: local"], ids=["nothing", "half a head"])
@@ -307,12 +307,12 @@ def test_probes_have_a_listener_of_their_own(start_server, tmp_path):
 
 
 def slow_uploads(server, uploads: int):
-    """A connection with so many uploads, and what sends a byte of each every second."""
+    """A connection with this many uploads, and a function that sends one byte of each every second."""
 
     def connect():
         connection = Http2(server)
         for stream_id in range(1, 2 * uploads, 2):
-            content = struct.pack(">BI", 0, 100_000) + b"\x0a" + b"\x9c\x8d\x06" + b"x,y\n"  # 99,996 bytes of it
+            content = struct.pack(">BI", 0, 100_000) + b"\x0a" + b"\x9c\x8d\x06" + b"x,y\n"  # announces 99,996 bytes of CSV, sends 4
             connection.send(head_of_call(UPLOAD, stream_id) + frame(DATA, 0, stream_id, content))
         return connection
 
@@ -324,14 +324,14 @@ def slow_uploads(server, uploads: int):
 
 
 def test_slow_uploads_on_one_connection(server):
-    """However slow they are, they have half of what there is."""
+    """Slow uploads of one connection get at most half of the permits."""
     connect, each_second = slow_uploads(server, UPLOADS_MAX)
     with attackers(connect, 1, each_second):
         honest_clients_are_served(server)
 
 
 def test_slow_uploads_on_some_connections(server):
-    """They have all of it, until somebody wants some."""
+    """Slow uploads of several connections get all permits, until another client needs one."""
     connect, each_second = slow_uploads(server, UPLOADS_MAX // 2)
     with attackers(connect, 4, each_second):
         honest_clients_are_served(server)
@@ -360,7 +360,7 @@ def test_few_file_descriptors(start_server, tmp_path):
 
 
 def test_a_server_that_ran_out_of_descriptors_goes_on(server):
-    """Something else takes them, or the limit is lowered beneath it."""
+    """The limit of file descriptors is lowered while the server runs."""
     upload_as_a_new_client(server)
     lower = ["prlimit", "--pid", str(server.pid), f"--nofile={len(os.listdir(f'/proc/{server.pid}/fd'))}:"]
     subprocess.run(lower, check=True)
@@ -393,7 +393,7 @@ def reset_at_once(stream_id: int) -> bytes:
 
 
 def window_overflow(stream_id: int) -> bytes:
-    """The server must reset the call (RFC 9113, section 6.9.1), which goes on behind it: MadeYouReset."""
+    """The server must reset the call (RFC 9113, section 6.9.1), but its handler goes on (the attack MadeYouReset)."""
     return head_of_call(UPLOAD, stream_id) + frame(WINDOW_UPDATE, 0, stream_id, struct.pack(">I", 2**31 - 1))
 
 
@@ -442,10 +442,10 @@ def test_a_client_that_never_answers_does_not_hold_up_the_end(server):
     half_a_head = Http1(server, b"GET /livez HTTP/1.1\r\n")
     form = Http1(server, FORM_HEAD)
     try:
-        check_health(server)  # the server has had time for them
+        check_health(server)  # so that the server has accepted them
         began = time.monotonic()
         server.stop()
-        # It gives such clients 5 s, and 30 s to those that go on.
+        # The server waits 5 s for such clients, and 30 s for those that keep sending.
         assert time.monotonic() - began < 20
         assert "were cut off" not in server.stderr
         silent.read()
@@ -474,7 +474,7 @@ def test_an_upload_that_moves_is_waited_for_at_the_end(start_server, tmp_path):
 
 
 def test_silent_connections_do_not_keep_a_client_out(start_server, tmp_path):
-    """More connections than the server has places for, none of which ever says a word."""
+    """More connections than the server accepts, none of which ever sends a byte."""
     server = start_server(tmp_path / "data")
     host, port = server.address.rsplit(":", 1)
     with ExitStack() as silent:

@@ -31,7 +31,7 @@ def test_bigdata_refuses_what_makes_no_sense(flag, nobody):
 
 
 def last_line(result) -> str:
-    """What bigdata.py says at the end, after its lines on progress."""
+    """The last line of standard error, after the progress lines."""
     assert "Traceback" not in result.stderr
     return result.stderr.splitlines()[-1]
 
@@ -44,7 +44,7 @@ def bigdata_table(stdout: str) -> dict:
 
 
 def csv_files(server) -> list:
-    """The stored CSV files, in an order that does not depend on who came first."""
+    """The stored CSV files, in an order that does not depend on the order of the uploads."""
     return sorted(path.read_bytes() for path in (server.data / "parts").glob("*.csv"))
 
 
@@ -160,7 +160,7 @@ def test_bigdata_rewrites_one_line_on_a_terminal(stand_in):
 
 
 def read_to_end(terminal) -> bytes:
-    """Reads until nobody has the other side open, which a terminal reports as an error."""
+    """Reads until the other side is closed, which a terminal reports as an error."""
     blocks = []
     while True:
         try:

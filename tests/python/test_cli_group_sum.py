@@ -1,4 +1,4 @@
-"""`tally group-sum` against DuckDB, under a hard memory limit, and what it says of a file that is wrong."""
+"""`tally group-sum`: compared with DuckDB, under a hard memory limit, and on files with errors."""
 
 import resource
 import subprocess
@@ -14,8 +14,8 @@ MIB = 1024 * 1024
 PLAYS = ROOT.parent / "shared" / "data" / "plays_100k.csv"
 
 GROUPS = 20_000_000
-STEP = 7919  # shares no factor with GROUPS, so that multiples of it take every value below GROUPS once
-# All that the process may write to in memory, its heap and its stacks: beyond it an allocation fails.
+STEP = 7919  # coprime to GROUPS, so that its multiples modulo GROUPS take every value once
+# The limit of heap and stacks of the process: beyond it an allocation fails.
 DATA_BYTES_MAX = 192 * MIB
 PEAK_BYTES_MAX = 96 * MIB
 
@@ -35,7 +35,7 @@ def test_plays_as_duckdb_has_them(tally_binary, tmp_path):
         tally_binary, PLAYS, "--by", "Song,Date", "--sum", "Number of Plays", "--output", result
     )
     assert (by_tally.returncode, by_tally.stdout, by_tally.stderr) == (0, "", "")
-    # DuckDB wants one kind of row end; the file has two.
+    # DuckDB accepts only one kind of row end; the file has two.
     unified = tmp_path / "plays.csv"
     unified.write_bytes(PLAYS.read_bytes().replace(b"\r\n", b"\n"))
     read = "read_csv('{}', header = true, auto_detect = false, columns = {{{}}}, delim = ',', quote = '\"')"
@@ -51,8 +51,8 @@ def test_plays_as_duckdb_has_them(tally_binary, tmp_path):
 
 
 def high_water_bytes(pid: int) -> int:
-    """The most that a process has held so far; 0 once it has ended. (What wait4 tells counts this process's own memory
-    too, of which the other one is a fork for a moment.)"""
+    """The peak memory of a process so far; 0 once it has ended. (wait4 would count the memory of this process too, because
+    the other one is a fork of it for a moment.)"""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -84,7 +84,7 @@ def test_20_million_groups_under_a_hard_limit(tally_binary, tmp_path):
         source.unlink()
         assert [path.name for path in tmp_path.iterdir()] == [result.name], "files are left"
 
-        # Each key once, in order, with the one value that it came with.
+        # Each key occurs once, in order, with the value of its row.
         inverse = pow(STEP, -1, GROUPS)
         totals = f"read_csv('{result}', header = true, columns = {{'key': 'VARCHAR', 'total': 'BIGINT'}})"
         rows, right, ordered = connection.execute(

@@ -174,7 +174,7 @@ def test_ctrl_c_ends_a_program_and_all_its_processes_without_a_traceback(stand_i
         env=clean_environment(TALLY_SERVER=stand_in.address),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # a terminal sends Ctrl-C to the whole group
+        start_new_session=True,  # a terminal sends Ctrl-C to the whole process group
         text=True,
     )
     assert stand_in.stream_began.wait(60)
@@ -251,7 +251,7 @@ def test_a_large_file_is_never_held_in_memory(stand_in, tmp_path):
 
 
 def test_a_file_that_breaks_while_it_is_read_is_not_uploaded_in_part(server):
-    """What is sent before the file breaks is a valid CSV file by itself: only how the call ends tells."""
+    """What is sent before the error is a valid CSV file: only the end of the call shows that it is incomplete."""
     code = (
         "import connection, tally_pb2_grpc, upload\n"
         "class Broken:\n"
@@ -266,7 +266,7 @@ def test_a_file_that_breaks_while_it_is_read_is_not_uploaded_in_part(server):
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=CLIENTS, env=environment, capture_output=True, text=True)
     assert failed_with(result) == "Input/output error"
-    server.stop()  # which lets finish what it still takes for an upload
+    server.stop()  # it would finish a running upload first
     assert server.parts() == [] and server.leftovers() == []
 
 
@@ -278,7 +278,7 @@ def test_400_mb_in_one_message_from_a_client_without_settings(server):
         "rows = (b'1,-250,' + b'text' * 23 + b'\\n') * 4_000_000\n"
         "print(repr(stub.Upload(table_pb2.UploadReq(csv_data=b'x,y,t\\n' + rows)).error))\n"
     )
-    # In a process of its own, because the message stands in its memory several times.
+    # In a separate process, because its memory holds several copies of the message.
     output = subprocess.check_output([sys.executable, "-c", code, server.address], cwd=CLIENTS, text=True)
     assert output == "''\n"
     (receipt,) = server.parts()

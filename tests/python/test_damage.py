@@ -56,7 +56,7 @@ def check(found: damage.Tally, told_min: int) -> None:
 def damage_running(
     table: Table, damages: List[Damage], kinds: Dict[str, str], found: damage.Tally, is_used_before: bool = False
 ) -> None:
-    """Each damage in turn under a running server, which asked again answers right once the file is put back."""
+    """Damages files in turn under a running server. Once a file is restored, the answers must be right again."""
     with Server(table.folder.path, *FLAGS, "--jobs-sweep-s", "1") as server:
         if is_used_before:
             for question in damage.QUESTIONS:
@@ -85,7 +85,7 @@ def damage_and_restart(table: Table, damages: List[Damage], found: damage.Tally)
         table.folder.restore()
 
 
-# What is asked after a file of a kind was damaged: what reads it. The exhaustive run asks everything.
+# The questions that are asked after a kind of file was damaged: those that read it. damage_all.py asks all of them.
 KINDS = {"csv": "csv", "sums": "csv parquet", "parquet": "parquet", "json": "json"}
 
 
@@ -139,7 +139,7 @@ def test_a_part_damaged_while_the_server_runs_stays_and_is_whole_once_it_is_put_
     numbers = random.Random(SEED + 4)
     with Server(small.folder.path, *FLAGS) as server:
         for put_back_by in ("writing", "renaming"):
-            # Behind any header and before any footer; of Parquet in the first column's chunk, which is asked for.
+            # Behind any header and before any footer; in Parquet files in the chunk of the first column, which is asked for.
             offset = numbers.randrange(len(whole) // 4, min(len(whole) // 2, len(whole) // 4 + 2000))
             if kind == "parquet":
                 offset = numbers.randrange(64, 2000)
@@ -167,7 +167,7 @@ def test_a_part_damaged_while_the_server_runs_stays_and_is_whole_once_it_is_put_
 
 
 class Jobs:
-    """A folder with a statistic, a small and a large result of a task, and what they answer."""
+    """A folder with a statistic and with a small and a large result of a task, and their right answers."""
 
     def __init__(self, path):
         self.folder = Folder(path)
@@ -214,7 +214,7 @@ def start_task(server: Server, content: bytes) -> str:
 
 
 def task_result(server: Server, task: str) -> bytes:
-    """A result in two ranges, so that the task does not count as downloaded."""
+    """Fetches a result in two ranges, so that the task does not count as downloaded."""
     pieces = []
     for piece in ("bytes=0-9", "bytes=10-"):
         answer = damage.http_get(server, f"{TASKS}{task}/download", Range=piece)
@@ -224,7 +224,7 @@ def task_result(server: Server, task: str) -> bytes:
             raise damage.Other(answer.text)
         assert answer.status_code == 206, answer.text
         if answer.headers["Content-Type"] == "application/json":
-            damage.judge_text(answer.text)  # it has failed since
+            damage.judge_text(answer.text)  # the task has failed meanwhile
         pieces.append(answer.content)
     return b"".join(pieces)
 
@@ -240,7 +240,7 @@ def ask_jobs(server: Server, jobs: Jobs, each: Damage, found: damage.Tally, afte
         is_set_aside = any((jobs.folder.path / "quarantine").glob(f"{job}.*"))
         is_missing = any(name.startswith(f"jobs/{job}.") and content is None for name, content in each.files.items())
         if outcome == "other" and (is_set_aside or is_missing):
-            outcome = "told"  # a job set aside by a start is not known any more: the log tells of it
+            outcome = "told"  # a job that a start set aside is unknown afterwards; the log has a line about it
         name = "statistic" if job == jobs.survey else "task"
         found.note(each.kind, name, outcome, each.what, text)
 
@@ -286,7 +286,7 @@ def test_damaged_records_and_results_of_jobs(jobs, is_restarted):
 
 
 def test_damaged_inputs_of_tasks_that_wait(tmp_path):
-    """A task that was accepted runs after a `kill -9`, on what was sent or not at all."""
+    """An accepted task runs after a `kill -9` on exactly the file that was sent, or fails."""
     numbers = random.Random(SEED + 8)
     folder = Folder(tmp_path / "data")
     rows = "".join(f"song {number % 5000},2020-01-{1 + number % 28:02},{number}\n" for number in range(600_000))
@@ -294,7 +294,7 @@ def test_damaged_inputs_of_tasks_that_wait(tmp_path):
         long = submit(server, b"Song,Date,Number of Plays\n" + rows.encode())
         waiting = {}
         for number in range(8):
-            # Some are of several blocks.
+            # Some have several blocks.
             count = 10 if number % 2 else 6000
             rows = "".join(f"song {song},2020-01-01,{song * number}\n" for song in range(1, count))
             content = b"Song,Date,Number of Plays\n" + rows.encode()
@@ -336,7 +336,7 @@ def test_damaged_inputs_of_tasks_that_wait(tmp_path):
 
 
 def in_format_1(receipt: dict) -> bytes:
-    """A receipt as it was before files were verified: sizes and checksums of whole files, and none of its own."""
+    """A receipt of format version 1: sizes and checksums of whole files, and no checksum of its own."""
     of_file = {"bytes", "xxh3"}
     old = {"format": 1}
     for field in ("part", "rows", "columns", "csv", "parquet", "row_groups", "footer_bytes", "uploaded_at"):
@@ -346,7 +346,7 @@ def in_format_1(receipt: dict) -> bytes:
 
 
 def old_table(path) -> Table:
-    """The small parts as the version before would have left them."""
+    """A table with the small parts in format version 1."""
     table = Table(path, damage.small_parts)
     parts = table.folder.path / "parts"
     for path in parts.iterdir():

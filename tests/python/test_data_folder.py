@@ -1,4 +1,4 @@
-"""What is in the data folder beside what the server put there: FIFOs, sockets, links, ids at the end of their range."""
+"""Things in the data folder that the server did not put there: FIFOs, sockets, links, and ids at the end of their range."""
 
 import json
 import os
@@ -25,7 +25,7 @@ LAST_ID = 2**64 - 1
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """A folder with three parts, left in order."""
+    """A folder with three parts, whose server has stopped."""
     folder = tmp_path / "data"
     with Server(folder) as server:
         for csv in CSVS:
@@ -52,7 +52,7 @@ def make_fifo(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    # A socket's path is at most 108 bytes long, so it is named from its folder.
+    # The path of a socket has at most 108 bytes, so the path is relative to its folder.
     folder = os.open(path.parent, os.O_PATH)
     try:
         socket.socket(socket.AF_UNIX).bind(f"/proc/self/fd/{folder}/{path.name}")
@@ -68,7 +68,7 @@ def make_device(path: Path) -> None:
 
 
 def make_link_to_itself_elsewhere(path: Path) -> None:
-    """What was there, or a file with a cell in it, behind a symbolic link."""
+    """Replaces a file by a symbolic link to its content, or to another file with a cell."""
     elsewhere = path.parents[1] / f"elsewhere-{path.name}"
     if path.is_dir():
         shutil.copytree(path, elsewhere)
@@ -118,7 +118,7 @@ def names_and_contents(folder: Path) -> dict:
 
 
 def check_refused(data: Path, name: str, kind: str) -> None:
-    """The start fails, says what is where, and changes nothing."""
+    """The start fails, names the file and its kind, and changes nothing."""
     (data / "tmp" / "leftover").write_bytes(b"x\n1")
     before = names_and_contents(data)
     with pytest.raises(ServerDidNotStart) as failure:
@@ -176,7 +176,7 @@ def test_a_file_replaced_while_serving_holds_up_nobody(start_server, data, make,
         path.unlink()
     make(path)
 
-    # More than there are workers: one that waited would be missed.
+    # More requests than workers: a worker that waits for the file would be missing.
     with ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(error_of, lambda: column_sum(server, kind)) for _ in range(20)]
         for answer in asked:

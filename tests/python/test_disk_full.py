@@ -40,13 +40,13 @@ from http_calls import (
 from survey_oracle import QUESTION
 
 DISK_BYTES = 24 * 1024 * 1024
-PAGE_BYTES = 4096  # what a tmpfs gives out at a time
+PAGE_BYTES = 4096  # the unit in which a tmpfs allocates
 CHUNK_BYTES = 64 * 1024
 IN_NAMESPACE = "TALLY_TEST_IN_NAMESPACE"
 
 
 class Csv(NamedTuple):
-    """A file and the sums that it adds."""
+    """A file, and what it adds to the sums."""
 
     content: bytes
     x: int
@@ -74,7 +74,7 @@ WAYS = (unary, stream)
 
 
 class SmallDisk:
-    """A mounted tmpfs, the data folder on it, and a file that takes up whatever a test wants gone."""
+    """A mounted tmpfs, the data folder on it, and a file that fills as much of it as a test needs."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -86,7 +86,7 @@ class SmallDisk:
         return facts.f_bavail * facts.f_frsize
 
     def leave(self, free_bytes: int) -> None:
-        """Takes up all but so many bytes, which are whole pages."""
+        """Fills the disk up to this many free bytes, a multiple of pages."""
         with open(self.filler, "ab") as filler:
 
             def exactly_left() -> bool:
@@ -104,7 +104,7 @@ class SmallDisk:
 
 
 def on_small_disk(test: Callable[[SmallDisk], None]) -> Callable:
-    """Makes a test of a function that wants a SmallDisk."""
+    """Turns a function that takes a SmallDisk into a test."""
 
     def run(tmp_path):
         root = tmp_path / "disk"
@@ -139,7 +139,7 @@ def on_small_disk(test: Callable[[SmallDisk], None]) -> Callable:
 
 
 def check_refused(upload: Callable, server: Server, csv: Csv) -> None:
-    """The upload fails for want of room, says so, and leaves nothing behind."""
+    """The upload fails because the disk is full, says so, and leaves nothing behind."""
     with pytest.raises(grpc.RpcError) as refused:
         upload(server.channel(), csv)
     check_says_full(refused.value)
@@ -164,7 +164,7 @@ def deleted_but_open(server: Server) -> List[str]:
         try:
             targets.append(os.readlink(descriptor))
         except FileNotFoundError:
-            continue  # closed while we looked
+            continue  # closed meanwhile
     inside = [target for target in targets if target.startswith(str(server.data))]
     return [target for target in inside if target.endswith(" (deleted)")]
 
@@ -312,12 +312,12 @@ def test_a_start_on_a_full_disk(disk):
 # --- jobs ---------------------------------------------------------------------------------------------------
 
 SPARE_BYTES = 256 * 1024
-# An end that could not be written is tried again so often.
+# How often the server tries again to record the end of a job.
 JOB_FLAGS = ("--jobs-sweep-s", "1")
 
 
 class Task(NamedTuple):
-    """A file for a task, and what comes of it."""
+    """A file for a task, and its result."""
 
     content: bytes
     query: str

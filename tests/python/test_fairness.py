@@ -36,13 +36,13 @@ SUMS_BESIDE_A_TASK_MAX = 40
 
 
 def worker_names(server: Server) -> List[str]:
-    """The names of the server's threads that are workers, by the kernel's account."""
+    """The names of the worker threads, as the kernel lists them."""
     names = []
     for task in Path(f"/proc/{server.pid}/task").iterdir():
         try:
             names.append((task / "comm").read_text().strip())
         except (FileNotFoundError, ProcessLookupError):
-            continue  # this thread ended while we looked
+            continue  # this thread has ended meanwhile
     return sorted(name for name in names if name.startswith("tally-worker"))
 
 
@@ -91,7 +91,7 @@ def long_table(tmp_path_factory):
 
 
 class SumsAndUploads:
-    """Long sums from some clients beside small uploads from one, and who got ahead of whom."""
+    """Long sums from some clients beside small uploads from one, and how many uploads overtook each sum."""
 
     def __init__(self, server: Server, file_format: str):
         self.server = server
@@ -147,8 +147,8 @@ def test_small_uploads_overtake_long_sums(long_table):
     race = SumsAndUploads(server, "csv")
     race.run()
     print(f"small uploads acknowledged during each sum: {race.overtaken}")
-    # If an upload waited for all of what was asked before it, a sum would see one or two of them go by. The
-    # workers' turns decide, not their speed: the sum that saw most needs a hundred turns, an upload a few.
+    # If an upload waited for all requests before it, one or two of them would overtake a sum. The order of tasks
+    # decides, not the speed of the machine: a sum takes more than a hundred tasks, an upload a few.
     assert max(race.overtaken) > 3
 
 
@@ -162,7 +162,7 @@ def test_sums_are_right_under_load(long_table):
 
 
 def test_slow_uploads_hold_up_nobody(start_server, tmp_path):
-    """As many half sent uploads as workers: a client that takes its time keeps no worker from others."""
+    """As many unfinished uploads as workers: a slow client does not occupy a worker."""
     server = start_server(tmp_path / "data")
     go_on = threading.Event()
     first_half, second_half = b"x,y\n" + b"1,2\n" * 200_000, b"1,2\n"
@@ -226,7 +226,7 @@ def test_uploads_and_sums_overtake_long_tasks(start_server, tmp_path):
             answer = table(server).ColumnSum(table_pb2.ColSumReq(column="x", format=file_format))
             assert (answer.error, answer.total) == ("", 10 * overtaking)
     print(f"uploads and sums answered before the tasks ended: {overtaking}")
-    # If they waited for what was asked before them, one or two would see the tasks undone.
+    # If they waited for all requests before them, only one or two would end before the jobs do.
     assert overtaking > 3
     for task_id, blocks in tasks.items():
         check_task_is_right(server, task_id, blocks)
@@ -269,8 +269,8 @@ def test_a_task_ends_beside_sums_and_uploads_without_end(long_table):
 
             wait_until(is_decided, "the end of the task, or too many sums", SUMS_SECONDS_MAX)
             print(f"sums answered before the task ended: {sums_beside_it()}")
-            # The task takes a few turns of the workers, a sum more than a hundred. If it had those alone that
-            # nobody else wants, it would have none.
+            # The job takes a few turns of the workers, a sum more than a hundred. If it only had the turns that
+            # nobody else needs, it would have none.
             assert sums_beside_it() <= SUMS_BESIDE_A_TASK_MAX
         finally:
             task_ended.set()

@@ -24,7 +24,7 @@ def upload(server: Server, rows: int = 1) -> tally_pb2.Receipt:
 
 
 def modes(folder: Path) -> dict:
-    """How many of the folders and of the files below have which mode."""
+    """The number of folders and of files for each mode."""
     found = {"folders": {}, "files": {}}
     for path in [folder, *folder.rglob("*")]:
         kind, mode = ("folders" if path.is_dir() else "files"), oct(stat.S_IMODE(path.stat().st_mode))
@@ -33,7 +33,7 @@ def modes(folder: Path) -> dict:
 
 
 def fill(server: Server) -> None:
-    """Parts that were small and large, a task, and a statistic."""
+    """Uploads a small and a large part, and runs a task."""
     upload(server)
     upload(server, 300_000)
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -79,7 +79,7 @@ def test_what_an_earlier_start_left_open_is_closed_and_opened_again(start_server
     assert 'folder="parts" old="2777" new="2700"' in server.stderr
     found = modes(data)
     assert set(found["files"]) == {"0o600"}
-    # The data folder itself may be anything that somebody chose.
+    # The mode of the data folder itself is left alone: its owner may have chosen it.
     assert found["folders"] == {"0o755": 1, "0o2700": 1, "0o700": 3}
     server.stop()
     server = start_server(data)

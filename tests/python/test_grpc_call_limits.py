@@ -1,4 +1,4 @@
-"""What clients can make the server hold is bounded: open calls, headers, answers that nobody reads, sums that wait.
+"""The memory that clients can make the server use is limited: open calls, headers, unread answers, waiting sums.
 
 Each attack runs against a real server in a control group of 512 MiB without swap, where this machine lets us make one.
 Beside it honest clients are answered, the anonymous memory stays below its bound, and it is back soon after.
@@ -45,7 +45,7 @@ WORKERS = 8
 
 @contextmanager
 def control_group() -> Iterator[Optional[Path]]:
-    """A fresh memory control group of 512 MiB without swap, of either version; none if it cannot be made."""
+    """A fresh memory control group of 512 MiB without swap, of either version; `None` if it cannot be made."""
     root = Path("/sys/fs/cgroup")
     version_1 = (root / "memory" / "memory.limit_in_bytes").exists()
     group = (root / "memory" if version_1 else root) / f"tally-test-{os.getpid()}"
@@ -136,14 +136,14 @@ class Peak(threading.Thread):
             try:
                 self.bytes = max(self.bytes, self.server.anonymous_bytes())
             except (OSError, AssertionError):
-                return  # it has ended, which the test sees
+                return  # the server has ended, which the test notices
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
 def test_attack(contained_server, name):
     server = contained_server
     honest, peak = Honest(server), Peak(server)
-    # What the first calls of each kind leave, in each worker, is there before.
+    # The first calls of each kind allocate memory that workers keep. It is part of the baseline.
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(lambda _: table(server).ColSum(LARGE_SUM, timeout=HONEST_SECONDS_MAX), range(2 * WORKERS)))
     honest.ask()
@@ -209,7 +209,7 @@ def test_a_question_that_stops_coming_ends(start_server, tmp_path):
             connection.finish(call)
             assert call.status == DEADLINE_EXCEEDED
             assert call.headers["grpc-message"] == "nothing%20of%20the%20call%20came%20for%201%20s"
-        # The connection is as good as before.
+        # The connection still works.
         assert connection.call(SUM, sum_of_honest()).response(table_pb2.ColSumResp).total == 0
 
 
@@ -225,7 +225,7 @@ def test_an_upload_that_moves_is_not_ended_by_it(start_server, tmp_path):
 
 
 def test_the_clients_deadline_ends_an_answer(server):
-    """A stream of answers to questions that do not come: tonic's own deadline ends with the answer's head."""
+    """A stream of answers to questions that are never sent. tonic checks a deadline only until the head of the answer."""
     with Connection(server) as connection:
         call = connection.finish(connection.start(REFLECTION, grpc_timeout="300m"))
         assert call.status == DEADLINE_EXCEEDED
@@ -242,7 +242,7 @@ def test_an_answer_that_is_not_read_costs_the_connection(start_server, tmp_path)
         connection.send(call, message(b""), end=True)
         wait_until(lambda: "not read: the connection is closed" in server.stderr, "it is given up")
         assert is_closed(connection)
-        # What it held is there for others again.
+        # Its memory is free for others again.
         path = "/tally.v1.Tally/ListParts"
         listed = wait_until(lambda: ok_or_none(reader.call(path, message(b""))), "room for another answer")
         assert len(listed.response(tally_pb2.Receipt).columns) == COLUMNS

@@ -71,7 +71,7 @@ def test_what_cannot_be_summed_is_told(server):
 
 
 def upload_long(server, rows: int) -> None:
-    """Groups of which a client that reads nothing is sent far less than there are, by HTTP/2's flow control."""
+    """Uploads more groups than HTTP/2 flow control lets the server send to a client that reads nothing."""
     padding = "long" * 50
     header = [tally_pb2.UploadChunk(data=b"key,n\n")]
     blocks = (
@@ -87,13 +87,13 @@ def test_a_client_that_stops_reading_holds_up_nobody(server):
     request = tally_pb2.GroupSumRequest(by=["key"], sum=["n"])
     slow = tally(server).GroupSum(request)
     read = [group.totals[0] for group in next(slow).groups]
-    # A channel of its own, so that nothing of the first call's connection is in its way.
+    # On another channel, because the connection of the first call is blocked.
     with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
         stub = tally_pb2_grpc.TallyStub(channel)
         for _ in range(2):
             blocks = stub.GroupSum(request, timeout=60)
             assert [group.totals[0] for block in blocks for group in block.groups] == list(range(rows))
-    # And it may go on whenever it likes.
+    # The slow client can go on at any time.
     read += [group.totals[0] for block in slow for group in block.groups]
     assert read == list(range(rows))
 
@@ -113,12 +113,12 @@ def test_a_client_that_stops_reading_for_too_long_loses_its_place(start_server, 
     slow = tally(server).GroupSum(request)
     next(slow)
     wait_until(lambda: "not read: the connection is closed" in server.stderr, "it is given up")
-    # It is told to go away first, and given a moment in which it could still read.
+    # The server sends GOAWAY first, and gives it a moment to read the rest.
     wait_until(lambda: open_connections(server) == 0, "its connection is closed")
     with pytest.raises(grpc.RpcError) as error:
         list(slow)
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
-    # Who reads at all, however slowly, is served; on a connection of its own, as the other's is closing.
+    # A client that reads is served, on another connection, because the first one is closing.
     with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
         blocks = tally_pb2_grpc.TallyStub(channel).GroupSum(request, timeout=60)
         assert sum(len(block.groups) for block in blocks) == rows

@@ -26,7 +26,7 @@ TALLY_UPLOAD = "/tally.v1.Tally/Upload"
 UPLOADS = pytest.mark.parametrize("path", [TABLE_UPLOAD, TALLY_UPLOAD])
 UPLOADS_MAX = 128  # the server's default
 WIDE_CONNECTIONS_MAX = 12
-# Bytes on the way of a call and of its connection, and of a frame.
+# Flow-control windows of a call and of its connection, and the largest frame, in bytes.
 WIDE = (448 * KIB, 512 * KIB, 65_474)
 USUAL = (136 * KIB, 152 * KIB, 48 * KIB)
 TURNS = 200
@@ -37,7 +37,7 @@ UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
 
 
 def field(content: bytes) -> bytes:
-    """csv_data of an UploadReq; the data of an UploadChunk reads the same."""
+    """csv_data of an UploadReq; the data of an UploadChunk is encoded in the same way."""
     return table_pb2.UploadReq(csv_data=content).SerializeToString()
 
 
@@ -51,7 +51,7 @@ LARGE = csv_of(100_000)  # 400 kB, beyond all windows and blocks
 
 
 def content_of(turn: int) -> bytes:
-    """Mostly small files, so that the turns are quick."""
+    """Mostly small files, so that the test is quick."""
     return LARGE if turn % 20 == 0 else SMALL
 
 
@@ -78,7 +78,7 @@ class UploadBeside:
 
 
 def assert_kept(server, contents: list) -> None:
-    """On disk and in the sums is what `contents` says and nothing else, and one more upload is accepted."""
+    """Files and sums are exactly those of `contents`, and one more upload is accepted."""
     wait_until(lambda: not server.leftovers(), "nothing is left over")
     kept = [(server.data / "parts" / f"{part['part']}.csv").read_bytes() for part in server.parts()]
     assert sorted(kept) == sorted(contents)
@@ -163,7 +163,7 @@ def test_content_length_that_disagrees(server, path, lie):
 @pytest.mark.parametrize("code", [ErrorCodes.CANCEL, ErrorCodes.NO_ERROR, ErrorCodes.INTERNAL_ERROR])
 @pytest.mark.parametrize("sent", ["nothing", "half", "all_but_the_end"])
 def test_cancelled_upload(server, path, code, sent):
-    """Also when all that came is a valid file: without END_STREAM it is not known to be whole."""
+    """Even if everything that was sent is a valid file: without END_STREAM it may be incomplete."""
     with Connection(server) as connection:
         with UploadBeside(connection, path):
             for turn in range(TURNS):
@@ -200,7 +200,7 @@ def test_a_stream_may_have_any_number_of_messages(server):
         body = b"".join(message(field(piece)) + message(b"") for piece in pieces)
         call = connection.call(TALLY_UPLOAD, body)
         assert call.response(tally_pb2.Receipt).rows == SMALL.count(b"\n") - 1
-        # An upload of nothing has no header row: the caller's mistake, told as such.
+        # An empty upload has no header row, which is reported as an error of the caller.
         for path, nothing in [(TALLY_UPLOAD, b""), (TALLY_UPLOAD, message(b""))]:
             empty = connection.call(path, nothing)
             assert empty.status == INVALID_ARGUMENT and "header" in empty.headers["grpc-message"]
@@ -282,7 +282,7 @@ class Trickle:
         self.sent = 0
 
     def go_on(self) -> None:
-        """Sends a KiB of each, but never the end."""
+        """Sends 1 KiB of each upload, but never the end."""
         upto = min(self.sent + KIB, len(self.body) - 10)
         for call in self.calls:
             self.connection.send(call, self.body[self.sent : upto])
@@ -301,7 +301,7 @@ class Trickle:
 
 @UPLOADS
 def test_the_129th_upload_at_once_is_refused(server, path):
-    """As long as those before it move; which of the 129 comes last inside the server is its own business."""
+    """As long as the others keep sending. Which of the 129 is refused depends on the order inside the server."""
     with Connection(server) as first, Connection(server) as second, Connection(server) as third:
         half = UPLOADS_MAX // 2
         all_of_them = [Trickle(first, path, half), Trickle(second, path, half), Trickle(third, path, 1)]
@@ -358,7 +358,7 @@ def test_reflection(server):
     pool = descriptor_pool.DescriptorPool(database)
     table_methods = pool.FindServiceByName("Table").methods_by_name
     assert set(table_methods) == {"Upload", "ColumnSum", "ColSum"}
-    # The code behind it reads a stream, but the world sees what table.proto says.
+    # The code behind it reads a stream, but clients see the definition in table.proto.
     assert not table_methods["Upload"].client_streaming and not table_methods["Upload"].server_streaming
     upload = pool.FindServiceByName("tally.v1.Tally").methods_by_name["Upload"]
     assert upload.client_streaming and not upload.server_streaming
@@ -380,7 +380,7 @@ def test_services_work_on_one_channel(server):
 
 
 def test_the_connections_that_come_first_may_have_more_on_the_way(start_server, tmp_path):
-    """An upload over one of them waits less often; there is not the memory for all to be so."""
+    """The first connections have larger windows, which make uploads faster; there is not enough memory for all to have them."""
     server = start_server(tmp_path / "data")
 
     def bounds(connection: Connection) -> tuple:

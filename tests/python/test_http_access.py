@@ -95,7 +95,7 @@ def test_a_proxy_on_this_machine_is_not_this_machine(start_server, tmp_path):
         {"X-Forwarded-For": "192.0.2.1"},
         {"Forwarded": "for=192.0.2.1"},
         {"Via": "1.1 proxy"},
-        {"Host": "evil.example"},  # made to point here
+        {"Host": "evil.example"},  # a name of somebody else that resolves to this machine
         {"Origin": "http://evil.example"},
     ):
         assert requests.get(url, headers=headers, timeout=ANSWER_SECONDS_MAX).status_code == 403, headers

@@ -71,7 +71,7 @@ def test_a_statistic_can_be_cancelled(server):
     def cancelled():
         job_id = ask(server, "states_mean", {"question": QUESTION}).json()["job_id"]
         answer = cancel(job_id)
-        if answer.status_code == 409:  # it was faster
+        if answer.status_code == 409:  # it ended before it could be cancelled
             assert answer.json() == {"status": "error", "reason": "the job has ended already"}
             return None
         assert (answer.status_code, answer.json()) == (200, {"status": "done"})
@@ -92,7 +92,7 @@ def test_a_statistic_can_be_cancelled(server):
 def test_a_full_queue_says_when_to_come_again(start_server, tmp_path):
     server = start_server(tmp_path / "data", "--jobs-max", "1")
     content = PLAYS + b"Umbrella,2020-01-01,1\n" * 10_000
-    with connect(server) as client:  # a task has its place before its file has come
+    with connect(server) as client:  # a task counts before its file has been received
         client.sendall(head_of_form(server, len(content)) + content[:-10])
         wait_until(lambda: metrics(server)["tally_received_bytes_total"] > 0, "some of the file")
         refused = ask(server, "states_mean", {"question": QUESTION})
@@ -115,13 +115,13 @@ def test_after_a_graceful_shutdown_nothing_new_is_taken(server):
         refused = ask(server, route, {"question": QUESTION, **needed})
         assert (refused.status_code, refused.json()) == (405, {"status": "error", "reason": "shutting down"})
     check_failure(send_file(server, PLAYS), 503, "file", "shutting down")
-    # Whatever the body says: it is not judged.
+    # The body is not even parsed.
     refused = requests.post(f"{server.http}/api/states_mean", data=b"[", timeout=ANSWER_SECONDS_MAX)
     assert (refused.status_code, refused.json()["reason"]) == (405, "shutting down")
     refused = send_file(server, PLAYS, name="a.txt", query="?group_by=")
     check_failure(refused, 503, "file", "shutting down")
     assert refused.headers["Retry-After"] == "1"
-    # What was accepted is finished and can be fetched.
+    # Accepted jobs are finished, and their results can be fetched.
     wait_until(lambda: get(server, "/api/num_jobs").json() == {"num_jobs": 0}, "no jobs")
     assert get(server, "/api/graceful_shutdown").json() == {"status": "done"}
     rows = list(csv.DictReader(io.StringIO(survey_csv().decode())))
@@ -129,4 +129,4 @@ def test_after_a_graceful_shutdown_nothing_new_is_taken(server):
     assert result_of(server, job_id) == {"status": "done", "data": expected}
     assert ended_task(server, task_id)["task"]["status"] == "COMPLETED"
     assert download(server, task_id).text == PLAYS_SUMMED
-    assert get(server, "/readyz").status_code == 200  # uploads and sums go on
+    assert get(server, "/readyz").status_code == 200  # uploads and sums still work

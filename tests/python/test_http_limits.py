@@ -60,7 +60,7 @@ def test_few_large_json_bodies_at_once(server):
         def is_full() -> bool:
             if ask(server, "states_mean", large).status_code == 429:
                 return True
-            hold_one_more()  # the question itself may have had the place of one that came just before it
+            hold_one_more()  # the request may have used a permit that was free for a moment
             return False
 
         for _ in range(LARGE_BODIES_MAX - 1):
@@ -98,7 +98,7 @@ def test_heads_are_bounded(server):
 
 
 def test_silent_connections_make_room(server):
-    """More than are served at once, and none of them ends a request's head."""
+    """More connections than are served at a time, none of which sends a whole request head."""
     with ExitStack() as silent:
         for number in range(CONNECTIONS_MAX + 8):
             client = silent.enter_context(connect(server))
@@ -108,7 +108,7 @@ def test_silent_connections_make_room(server):
 
 
 def test_clients_that_keep_their_connections_make_room(server):
-    """As many as are served at once ask again and again, each on one connection; others get through all the same."""
+    """As many clients as are served at a time poll on their connections without a pause; others are served nevertheless."""
     stop = threading.Event()
     connected = []
 
@@ -135,7 +135,7 @@ def is_busy(answer: requests.Response) -> bool:
 
 
 def test_open_forms_leave_room_for_short_calls(server):
-    """Forms that move: those that do not make room for others."""
+    """Forms that keep sending: a form that stops would make room for others."""
     with ExitStack() as held:
         clients, stop = [], threading.Event()
 
@@ -188,14 +188,14 @@ def test_open_downloads_leave_room_for_short_calls(server):
             assert client.recv(12) == b"HTTP/1.1 200"
         for _ in range(20):
             assert get(server, "/livez").status_code == 200
-        # One that does not read makes room for one that does.
+        # A download that is not read makes room for one that is.
         assert download(server, task_id).status_code == 200
     wait_until(lambda: download(server, task_id).status_code == 200, "the places are free again")
 
 
 @pytest.mark.parametrize("what", ["question", "form"])
 def test_bodies_that_trickle_are_given_up(start_server, tmp_path, what):
-    """Never silent for long, and never at their end."""
+    """The client keeps sending, but too slowly, and never to the end."""
     server = start_server(tmp_path / "data", "--upload-idle-s", "2")
     with connect(server) as client:
         if what == "form":

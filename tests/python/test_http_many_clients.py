@@ -1,4 +1,4 @@
-"""Twenty clients at once, each a process that asks every question and sends files, as the original suites do."""
+"""Twenty clients at once, each a process that asks every question and sends files, as the test suites of the original servers do."""
 
 import csv
 import io
@@ -19,12 +19,12 @@ CLIENT_SECONDS_MAX = 300
 
 
 def until_accepted(send) -> requests.Response:
-    """A full queue says when to come again."""
+    """Sends until the queue has room; a full queue says when to try again."""
     while True:
         answer = send()
         if answer.status_code != 429:
             return answer
-        time.sleep(float(answer.headers["Retry-After"]))  # what the server asks of its clients
+        time.sleep(float(answer.headers["Retry-After"]))  # as the server asks
 
 
 def poll(url: str, ended) -> dict:
@@ -38,7 +38,7 @@ def poll(url: str, ended) -> dict:
 
 
 def whole_suite(url: str) -> dict:
-    """Every question and some files; what came back."""
+    """Asks every question and sends some files; returns the answers."""
     job_ids = []
     for route, needed in QUESTIONS:
         body = {"question": QUESTION, **needed}
@@ -69,7 +69,7 @@ def test_twenty_clients_at_once(server):
         suites = pool.map(whole_suite, [server.http] * CLIENTS_AT_ONCE)
     job_ids = [job_id for suite in suites for job_id in suite["job_ids"]]
     assert sorted(job_ids) == sorted(f"job_id_{n}" for n in range(1, len(QUESTIONS) * CLIENTS_AT_ONCE + 1))
-    # Nothing changed meanwhile, so all got the same, and what is right.
+    # The table did not change meanwhile, so all clients got the same right answers.
     for answer, (route, needed) in zip(suites[0]["answers"], QUESTIONS):
         assert answer["status"] == "done", answer
         expected = flat(survey_oracle(route, rows, **needed))

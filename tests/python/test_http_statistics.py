@@ -46,7 +46,7 @@ def test_a_real_survey(server):
             place = state if needed else ""
             data = flat(answer_of(server, route, {"question": question, **({"state": place} if place else {})}))
             expected = flat(survey_oracle(route, rows, place, question))
-            if route in ("best5", "worst5"):  # where two states are level, either may come
+            if route in ("best5", "worst5"):  # states with the same mean may come in any order
                 assert list(data.values()) == pytest.approx(list(expected.values()), abs=1e-9)
                 means = survey_oracle("states_mean", rows, "", question)
                 expected = {state: means[state] for state in data}
@@ -110,7 +110,7 @@ def test_wrong_questions_say_what_is_wrong(server, route, body, word):
 
 
 def test_what_else_a_question_holds_is_ignored(server):
-    """Other fields, whatever their type; and the content type."""
+    """Other fields of any type, and any content type."""
     extra = {"question": QUESTION, "state": 5, "best": [1], "unit": {"a": None}}
     assert ask(server, "states_mean", extra).status_code == 200
     assert ask(server, "best5", {"question": QUESTION, "best": None}).status_code == 200

@@ -65,7 +65,7 @@ def shared(name: str) -> bytes:
 
 
 def test_real_plays(server):
-    """Mixed row ends, quoted commas: 28,028 groups, as a naive sum has them."""
+    """A file with two kinds of row ends and with quoted commas; its 28,028 groups are compared with a simple sum."""
     content = shared("plays_100k.csv")
     totals = {}
     for row in csv.DictReader(io.StringIO(content.decode(), newline="")):
@@ -81,7 +81,7 @@ def test_real_plays(server):
 
 
 def test_a_large_file_is_never_in_memory(server):
-    """As long as this one takes, a file of any size takes the same."""
+    """A file of 300 MB takes little memory, and so does one of any size."""
     block = b"".join(b"song %d,2020-01-01,1\n" % (row % 1000) for row in range(50_000))
     blocks = 300
     assert len(block) * blocks > LARGE_FILE_BYTES_MIN
@@ -170,7 +170,7 @@ def test_wrong_groupings(server, query, field):
 def test_files_that_cannot_be_summed_say_where(server, content, words):
     task_id = start_task(server, content)
     status = ended_task(server, task_id)
-    assert sorted(status) == ["task"]  # nothing is next
+    assert sorted(status) == ["task"]  # without a next step
     assert (status["task"]["id"], status["task"]["status"]) == (task_id, "FAILED")
     assert list(status["task"]["errors"]) == ["file"]
     for word in words:
@@ -220,7 +220,7 @@ def test_unknown_tasks(server, task_id):
 
 
 def test_a_file_that_is_broken_off_leaves_nothing(server):
-    for cut in (10, len(PLAYS)):  # within the file, and before the form's end
+    for cut in (10, len(PLAYS)):  # inside the file, and before the end of the form
         with connect(server) as client:
             client.sendall(head_of_form(server, len(PLAYS)) + PLAYS[:cut])
             client.shutdown(socket.SHUT_WR)
@@ -250,7 +250,7 @@ def test_an_endless_file_is_bounded(start_server, tmp_path):
 
 
 def test_what_comes_after_a_file_is_not_kept(server):
-    """The head of a part that does not end: its parser would keep it until it does."""
+    """A form part whose head does not end: a parser that waits for its end would keep all of it in memory."""
     part = b"\r\n--B\r\nX: "
     most = [0]
 
@@ -262,7 +262,7 @@ def test_what_comes_after_a_file_is_not_kept(server):
                     client.sendall(b"x" * (64 * KIB))
                     most[0] = max(most[0], server.anonymous_bytes())
             except OSError:
-                pass  # it has been answered
+                pass  # the server has answered and closed
             most[0] = max(most[0], server.anonymous_bytes())
 
     before = server.anonymous_bytes()
@@ -298,9 +298,9 @@ def test_ranges_and_heads_are_no_downloads(server):
         assert answer.headers["Content-Range"] == f"bytes */{size}"
     tag = head.headers["ETag"]
     assert download(server, task_id, Range="bytes=0-3", If_Range=tag).status_code == 206
-    # Through all of this it stayed what it was.
+    # None of this has changed its state.
     assert get(server, f"{TASKS}{task_id}/status").json()["task"]["status"] == "COMPLETED"
-    # What is no single range is answered with the whole, which is a download.
+    # Several ranges are answered with the whole file, which counts as a download.
     answer = download(server, task_id, Range="bytes=0-1,3-4")
     assert (answer.status_code, answer.text) == (200, whole)
 
@@ -312,7 +312,7 @@ def test_a_range_of_another_file_is_the_whole(server):
 
 
 def test_a_download_that_is_broken_off_can_be_taken_up(server):
-    """The result is larger than what fits on the way between the two programs."""
+    """The result is larger than the socket buffers between server and client."""
     rows = "".join(f"song {row:07},2020-01-01,{row}\n" for row in range(600_000))
     task_id = completed_task(server, b"Song,Date,Number of Plays\n" + rows.encode())
     with connect(server) as client:
@@ -320,7 +320,7 @@ def test_a_download_that_is_broken_off_can_be_taken_up(server):
         client.sendall(head.encode())
         got = client.recv(64 * KIB)
         assert got.startswith(b"HTTP/1.1 200 OK\r\n")
-    # Its connection is gone when the server has written that it broke; until then nothing may have changed.
+    # The server notices the broken connection some time later. Nothing may change until then.
     for _ in range(20):
         assert get(server, f"{TASKS}{task_id}/status").json()["task"]["status"] == "COMPLETED"
     rest = download(server, task_id, Range="bytes=1000-")

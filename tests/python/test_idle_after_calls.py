@@ -1,4 +1,4 @@
-"""After the last call the server is idle: every RPC and every HTTP path, finished, broken off and failed, leaves no
+"""After the last call the server is idle: every RPC and every HTTP path, finished, interrupted and failed, leaves no
 task behind and no processor time. A task that spins, or waits for what will never come, fails here."""
 
 import os
@@ -32,7 +32,7 @@ TASKS_OF_A_CONNECTION = 1
 
 
 def tasks_count(server: Server) -> int:
-    """The server's asynchronous tasks, that of the connection that asks among them."""
+    """The number of asynchronous tasks in the server, including the one of the connection that asks."""
     return int(metrics(server)["tally_tokio_tasks"])
 
 
@@ -111,7 +111,7 @@ def rpcs(channel: grpc.Channel) -> List[Rpc]:
 
 
 def watch_health(channel: grpc.Channel) -> None:
-    """It has no end but that its client goes, or its deadline, or that there is no such service."""
+    """A call that ends only when its client cancels it, at its deadline, or because the service is unknown."""
     stub = health_pb2_grpc.HealthStub(channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS_MAX)
     next(watch)
@@ -147,7 +147,7 @@ def http_calls(server: Server, task: str) -> List[Tuple[str, str, dict]]:
     for path, methods in described.items():
         for method in methods:
             if path.endswith("graceful_shutdown"):
-                continue  # the server would take no jobs any more
+                continue  # the server would refuse all later jobs
             body = {}
             if path == TASKS:
                 body = {"files": {"file": ("plays.csv", PLAYS)}}
@@ -175,7 +175,7 @@ def ask_over_http(server: Server) -> None:
 
 
 def break_off_http(server: Server, method: str, path: str) -> None:
-    """The connection goes in the middle of the head, of the body, and before the answer is read."""
+    """Closes the connection in the middle of the head, of the body, and before the answer is read."""
     host, port = server.http.removeprefix("http://").rsplit(":", 1)
     head = f"{method.upper()} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     for sent in (head, head + "Content-Length: 100\r\n\r\n{", head + "\r\n"):

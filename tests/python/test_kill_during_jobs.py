@@ -1,4 +1,4 @@
-"""Jobs and `kill -9`: what was accepted before it is answered after it, whatever it was doing."""
+"""Jobs and `kill -9`: a job that was accepted before the kill has its result after it."""
 
 import os
 import random
@@ -13,7 +13,7 @@ ROUNDS = 8
 
 
 def plays(numbers: random.Random, rows: int) -> tuple[bytes, bytes]:
-    """A file, and what comes of it."""
+    """A file, and its group sums."""
     totals = {}
     lines = ["Song,Date,Number of Plays"]
     for _ in range(rows):
@@ -61,7 +61,7 @@ def test_what_was_accepted_is_answered_after_a_kill(start_server, tmp_path):
         jobs.append(ask(server))
         if round_index % 3 == 2:
             newest = list(tasks)[-2]
-            # Killed while one is worked on, as far as can be met, and others wait.
+            # Killed while one task probably runs and others wait.
             wait_until(lambda task=newest: status(server, task) != "QUEUED", "its turn")
         server.kill()
         server = start_server(tmp_path / "data", "--load", INPUTS / "survey.csv")

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments while eight clients upload: nothing acknowledged is lost, nothing half is shown.
+"""SIGKILL at random moments while eight clients upload: no acknowledged upload is lost, and no half of one is visible.
 
 The data folder grows through all rounds, so that each restart also proves what earlier rounds left. The seed
 of a run is printed when it fails; TALLY_TEST_SEED=N makes the same choices again (the threads still race as
@@ -94,7 +94,7 @@ class Clients:
         self.acknowledged: Dict[str, Optional[tally_pb2.Receipt]] = {}  # None: acknowledged by the unary call
         self.changed = threading.Condition()
         self.acknowledged_count = 0  # in this round
-        self.kill_is_due = False  # from now on a lost connection is what should happen
+        self.kill_is_due = False  # from now on a lost connection is expected
         self.failures: List[str] = []
 
     def run_until_killed(self, server: Server, choices: random.Random) -> None:
@@ -296,6 +296,6 @@ def test_sigkill_loses_no_acknowledged_upload_and_shows_no_half_one(tmp_path):
     finally:
         server.kill()
         print(server.stderr)
-    # The rounds were worth something: they kept uploads, and kills did hit uploads under way.
+    # The rounds were meaningful: uploads succeeded, and some were running when the server was killed.
     assert len(clients.acknowledged) >= ROUNDS
     assert len(clients.sent) > len(clients.acknowledged)

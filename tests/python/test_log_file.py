@@ -35,12 +35,12 @@ def test_the_log_file_has_entry_and_exit_of_each_call(start_server, tmp_path):
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected):
         assert re.fullmatch(pattern, line), line
-    # The time is UTC, and this is when it was.
+    # The time stamp is the current time in UTC.
     logged = time.strptime(lines[0][:19], "%Y-%m-%dT%H:%M:%S")
     now = time.gmtime()
     assert abs(time.mktime(now) - time.mktime(logged)) < ANSWER_SECONDS_MAX
 
-    # A second run goes on where the first one ended.
+    # A second run appends to the file.
     server = start_server(tmp_path / "data", "--log-file", path)
     get(server, "/livez")
     after = stop_and_read(server, path)
@@ -88,7 +88,7 @@ def test_the_log_file_is_rotated(start_server, tmp_path, way):
     newest_first = [(tmp_path / name).read_text() for name in names]
     assert all(len(text) < 2000 + KIB for text in newest_first)
     calls = [int(call) for text in reversed(newest_first) for call in re.findall(r"call=(\d+) .*entry", text)]
-    assert calls == list(range(calls[0], 101))  # none is lost on the way from file to file
+    assert calls == list(range(calls[0], 101))  # no line is lost at a rotation
 
 
 def test_a_log_file_on_a_full_disk_costs_lines_and_nothing_else(start_server, tmp_path):
@@ -104,7 +104,7 @@ def test_a_log_file_on_a_full_disk_costs_lines_and_nothing_else(start_server, tm
 
 
 def test_a_log_file_that_stalls_stops_nothing(start_server, tmp_path):
-    """A pipe that nobody empties, in place of a disk."""
+    """The log file is a pipe that is never read, as a disk that hangs."""
     path = tmp_path / "webserver.log"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

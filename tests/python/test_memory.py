@@ -79,7 +79,7 @@ def roomy_server(start_server, tmp_path):
 
 
 def stream(server: Server, blocks: Iterable[bytes]) -> tally_pb2.Receipt:
-    """Uploads on a connection of its own, as separate clients do."""
+    """Uploads on a new connection, as separate clients do."""
     with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
         return tally_pb2_grpc.TallyStub(channel).Upload(chunks(blocks))
 
@@ -119,7 +119,7 @@ def test_a_unary_upload_of_400_mb_by_a_plain_client(roomy_server):
     request = table_pb2.UploadReq(csv_data=rows.HEADER + rows.rows * repeats)
     assert len(request.csv_data) >= 400_000_000
     with MemoryWatch(roomy_server):
-        # As P3's clients make it, without any option.
+        # As the clients of the P3 assignment make it, without any option.
         with grpc.insecure_channel(roomy_server.address) as channel:
             response = table_pb2_grpc.TableStub(channel).Upload(request)
         assert response.error == ""
@@ -144,7 +144,7 @@ def test_a_stream_of_1_gb(roomy_server):
 
 
 def test_every_cell_quoted(roomy_server):
-    """100 MB in which no cell can be used as it stands in the file."""
+    """100 MB in which every cell is quoted, so that none can be used without a copy."""
     record = b'"1","-17","Anna ""the first"", of\nmany","0.5",""\r\n'
     block = record * 20_000
     repeats = 100_000_000 // len(block) + 1

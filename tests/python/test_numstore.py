@@ -18,7 +18,7 @@ from numstore_oracle import CACHED_MAX, FACTORIAL_OF_MAX, INT64_MAX, INT64_MIN, 
 
 KEY_BYTES_MAX = 128
 KEYS_MAX = 50_000
-QUOTED_CHARS_MAX = 64  # a message shows so much of a key
+QUOTED_CHARS_MAX = 64  # a message shows this much of a key
 
 
 def set_num_refused(server, key: str, value: int) -> tuple:
@@ -93,7 +93,7 @@ def test_the_cache_knows_numbers_not_keys(server):
     for key in ("a", "b", "c"):
         set_num(server, key, 7)
     assert [fact(server, key)[1] for key in ("a", "b", "c")] == [False, True, True]
-    set_num(server, "a", 8)  # and the 7 stays, which b and c still have
+    set_num(server, "a", 8)  # b and c still have the 7, so it stays
     assert [fact(server, key) for key in ("a", "b")] == [(40_320, False, ""), (5_040, True, "")]
 
 
@@ -125,7 +125,7 @@ def test_hits_are_those_of_an_lru_cache(server, seed):
             assert fact(server, key) == expected, (seed, step)
             hits += expected[1]
             misses += not expected[1] and not expected[2]
-    assert hits > 200 and misses > 200  # or the sequence would tell little
+    assert hits > 200 and misses > 200  # otherwise the sequence tests little
 
 
 # --- the total ----------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_a_total_that_does_not_fit_changes_nothing(server):
     assert fact_error(server, "new") == 'key "new" is not set'
     assert fact_error(server, "x") == f'key "x": the factorial of {INT64_MAX - 5} does not fit in 64 bits'
     assert set_num(server, "five", 5) == INT64_MAX
-    # A way through numbers that would not fit together: only the total must.
+    # The numbers may be of any size as long as their total fits.
     assert set_num(server, "x", INT64_MIN) == INT64_MIN + 5
     text = 'key "five": the total -9223372036854775809 would not fit in 64 bits'
     assert set_num_refused(server, "five", -1) == (grpc.StatusCode.OUT_OF_RANGE, text)
@@ -194,7 +194,7 @@ def test_the_total_is_exact_after_many_threads_at_once(server):
                 assert error == f'key "{shared_key}" is not set' if error else value in number_of
         return large
 
-    # No two numbers from 1 to 20 have one factorial, so the server can be asked who was last on a shared key.
+    # No two numbers from 1 to 20 have one factorial, so a factorial shows which number was set last for a shared key.
     number_of = {math.factorial(number): number for number in range(1, FACTORIAL_OF_MAX + 1)}
     with ThreadPoolExecutor(threads_count) as pool:
         total = sum(pool.map(client, range(threads_count)))
@@ -207,7 +207,7 @@ def test_the_total_is_exact_after_many_threads_at_once(server):
 
 
 def quoted(key: str) -> str:
-    """A key as messages have it."""
+    """A key as it is quoted in messages."""
     return f'"{key}"' if len(key) <= QUOTED_CHARS_MAX else f'"{key[:QUOTED_CHARS_MAX]}…"'
 
 
@@ -249,7 +249,7 @@ def test_the_number_of_keys_has_a_limit(server):
     for key in ("new", ""):
         assert set_num_refused(server, key, 1) == refusal
         assert fact_error(server, key) == f'key "{key}" is not set'
-    # The keys that are there go on.
+    # Existing keys can still be changed.
     assert set_num(server, "key 7", 7) == total
     assert set_num(server, "key 49999", 0) == total - 49_999
     assert fact(server, "key 7") == (5_040, False, "")

@@ -30,7 +30,7 @@ REPORT = re.compile(
 
 
 def report(result: subprocess.CompletedProcess) -> dict:
-    """The numbers of a run of client.py that went well, those that depend on each other checked."""
+    """The numbers that a successful run of client.py printed. Those that depend on each other are checked."""
     assert (result.returncode, result.stderr) == (0, ""), result
     match = REPORT.fullmatch(result.stdout)
     assert match, result.stdout
@@ -56,7 +56,7 @@ def run_client_on(server, *flags) -> subprocess.CompletedProcess:
 
 
 class StandIn(numstore_pb2_grpc.NumStoreServicer):
-    """A server that counts, remembers nothing and answers Fact as a test says."""
+    """A server that records requests, stores nothing, and answers Fact as a test says."""
 
     def __init__(self):
         self.fact_reply = numstore_pb2.FactResponse(value=1)
@@ -89,7 +89,7 @@ def stand_in():
 
 
 def test_client_as_p2_runs_it(server):
-    """The port alone is said; the server listens on 127.0.0.1, which localhost must be among others."""
+    """With the port alone. The server listens on 127.0.0.1, one of the addresses of localhost."""
     numbers = report(run_client("client.py", server.port))
     assert (numbers["threads"], numbers["each"]) == (8, 100)
     assert numbers["server"] == f"localhost:{server.port}"
@@ -101,13 +101,13 @@ def test_client_as_p2_runs_it(server):
 
 
 def evaluate(expression: str):
-    """A value of client.py's, from another process: in this one its modules would change what Ctrl-C does."""
+    """The value of an expression in client.py, from another process, because its modules change what Ctrl-C does."""
     command = [sys.executable, "-c", f"import client, json; print(json.dumps({expression}))"]
     return json.loads(subprocess.check_output(command, cwd=CLIENTS, env=clean_environment()))
 
 
 def requests_of(seed: int, thread_index: int, count: int) -> list:
-    """What client.py sends."""
+    """The requests that client.py sends."""
     requests = evaluate(f"list(client.random_requests({seed}, {thread_index}, {count}))")
     return [tuple(request) for request in requests]
 
@@ -129,7 +129,7 @@ def test_percentiles_are_by_nearest_rank():
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_client_counts_what_an_oracle_counts(start_server, tmp_path, seed):
-    """With one thread a seed decides everything but the times."""
+    """With one thread everything but the times depends on the seed."""
     oracle = Oracle()
     answers = []
     requests = requests_of(seed, 0, 1000)
@@ -151,7 +151,7 @@ def test_client_counts_what_an_oracle_counts(start_server, tmp_path, seed):
         fresh = start_server(tmp_path / f"run {run}")
         numbers = report(run_client_on(fresh, "--threads=1", "--requests=1000", f"--seed={seed}"))
         assert {name: numbers[name] for name in expected} == expected
-        # The server has in the end what the oracle has.
+        # In the end the server has the same numbers as the simple computation.
         assert set_num(fresh, "last", 0) == sum(oracle.numbers.values())
 
 
@@ -163,7 +163,7 @@ def test_client_sends_what_p2_asks_for(stand_in):
     assert len(keys) == 100
     assert set(values) == set(range(1, 16))
     assert len(values) == run["set_num"] and 3700 < len(values) < 4300
-    # The threads settle their order among themselves. No two of them send the same.
+    # The order of the threads is random. No two of them send the same requests.
     threads = [requests_of(3, thread_index, 1000) for thread_index in range(8)]
     assert Counter(stand_in.requests) == sum(map(Counter, threads), Counter())
     assert len(set(map(tuple, threads))) == 8
@@ -255,7 +255,7 @@ def test_client_refuses_what_makes_no_sense(arguments):
 
 
 def test_client_needs_no_other_stubs(server, tmp_path):
-    """As P2 has it: a folder with the client and the stubs of numstore.proto alone."""
+    """As in the P2 assignment: a folder with the client and the stubs of numstore.proto only."""
     for name in ("client.py", "connection.py"):
         shutil.copy(CLIENTS / name, tmp_path)
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}"]

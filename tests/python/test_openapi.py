@@ -14,7 +14,7 @@ SEED = 20261120
 EXAMPLES = 25
 RUN_SECONDS_MAX = 600
 
-# That a file's name ends with .csv cannot be described, so right calls of this path are refused, too.
+# The description cannot say that the name of a file must end with .csv, so generated calls of this path are refused too.
 CONFIG = f"""
 [[operations]]
 include-path = "{TASKS}"
@@ -44,12 +44,12 @@ def make_up_calls(server: Server, folder, config: str, *flags: str) -> None:
 
 
 def test_calls_of_every_path(server, tmp_path):
-    # After the shutdown the server would take no questions any more.
+    # After the shutdown the server would refuse all questions.
     make_up_calls(server, tmp_path, CONFIG, "--exclude-path", "/api/graceful_shutdown")
 
 
 def test_calls_about_tasks_that_exist(server, tmp_path):
-    """Nobody could make up their ids."""
+    """Ids of existing tasks cannot be generated, so they are given."""
     for content in (PLAYS, PLAYS + b"x,y,z\n"):
         task_id = start_task(server, content)
         ended_task(server, task_id)

@@ -43,7 +43,7 @@ def test_a_full_table_says_so_and_warns_before(start_server, tmp_path, durabilit
     server.stop()
     assert server.stderr.count(warning) == 1, "once"
 
-    # A lower limit later takes nothing away.
+    # A lower limit later removes nothing.
     server = start_server(data, env={"TALLY_PARTS_MAX": "3"})
     assert server.stderr.count(warning) == 1 and "parts=5 parts_max=3" in server.stderr
     assert table(server).ColumnSum(table_pb2.ColSumReq(column="x", format="csv")).total == 5
@@ -70,7 +70,7 @@ def test_uploads_at_once_do_not_pass_the_limit(start_server, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    # One that was refused may have held the last place while another asked for it.
+    # An upload that failed may have held the last slot while another needed it.
     assert outcomes.count("kept") <= 4 and set(outcomes) <= {"kept", "RESOURCE_EXHAUSTED"}, outcomes
     while len(server.parts()) < 4:
         upload(server)

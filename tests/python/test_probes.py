@@ -54,7 +54,7 @@ def workers(server: Server) -> List[int]:
 
 @contextlib.contextmanager
 def held(threads: List[int]):
-    """Stops these threads and no other of their process, as a disk that hangs would."""
+    """Stops these threads of a process and no others, as a disk that hangs would."""
     stopped = []
     try:
         for thread in threads:

@@ -27,7 +27,7 @@ def upload(server: Server, csv: bytes) -> int:
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """A folder that a server filled with the three parts and left in order."""
+    """A folder with the three parts, whose server has stopped."""
     folder = tmp_path / "data"
     with Server(folder) as server:
         assert [upload(server, csv) for csv in CSVS] == [1, 2, 3]
@@ -36,7 +36,7 @@ def data(tmp_path) -> Path:
 
 
 def cut_last_byte(path: Path) -> bytes:
-    """Damages a file, and returns what it was."""
+    """Damages a file, and returns its content before."""
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     return whole
@@ -113,7 +113,7 @@ def run_tally(server: Server, *arguments) -> subprocess.CompletedProcess:
 
 
 def check_told(server: Server, missing: List[int]) -> None:
-    """The quarantine shows wherever somebody may look for it, and nowhere if it is empty."""
+    """Every place that reports the quarantine does so, unless it is empty."""
     assert server.quarantine_count_at_start >= len(missing)
     assert f"tally_parts_quarantined {len(missing)}\n" in fetched(server, "/metrics")
     plural = "" if len(missing) == 1 else "s"
@@ -132,7 +132,7 @@ def test_a_missing_part_refuses_every_question(start_server, data):
     server = start_server(data)
     check_refuses(server, [2])
     check_told(server, [2])
-    # Uploads and lists are about what is there.
+    # Uploads and lists still work.
     assert upload(server, CSVS[0]) == 4
     assert [receipt.part for receipt in tally(server).ListParts(tally_pb2.ListPartsRequest())] == [1, 3, 4]
     server.stop()
@@ -233,7 +233,7 @@ def test_a_loss_that_is_accepted_stays_so(start_server, data):
         assert server.quarantine_count_at_start == 0
     kept = sorted(path.name for path in (data / "quarantine").iterdir() if path.suffix != ".forgotten")
     assert kept == [f"{part}.{kind}" for part in (1, 3) for kind in ("csv", "json", "parquet")]
-    # Their numbers are not given to others.
+    # Their ids are not used again.
     assert upload(server, CSVS[0]) == 4
 
 
@@ -244,7 +244,7 @@ def test_a_part_that_was_forgotten_restored_and_damaged_again_is_missing_again(s
     server.stop()
     for kind in ("csv", "parquet", "json"):
         (data / "quarantine" / f"2.{kind}").rename(data / "parts" / f"2.{kind}")
-    # It is as damaged as it was.
+    # It is still damaged.
     server = start_server(data)
     check_refuses(server, [2])
     assert tally(server).Forget(tally_pb2.ForgetRequest(part=2)).quarantined == 0

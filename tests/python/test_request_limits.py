@@ -43,7 +43,7 @@ class HeldUpload:
 
 # --- limits of a file ---------------------------------------------------------------------------------------
 
-# A setting, a file that is just within it, one that is just beyond it, and what the server says to that.
+# A setting, a file at the limit, a file just beyond it, and the error for that one.
 FILE_LIMITS = [
     ("columns_max", 2, b"x,y\n1,2\n", b"x,y,z\n1,2,3\n", "the header has more than 2 columns"),
     (
@@ -90,7 +90,7 @@ def test_a_file_beyond_a_limit_is_refused(start_server, tmp_path, way, setting, 
 def test_one_upload_too_many_is_refused(start_server, tmp_path, way):
     server = start_with(start_server, tmp_path / "data", way, uploads_max=1)
     large = CSV + b"1,2\n" * 100_000
-    # One that stopped would make room for the next.
+    # It must keep sending: an upload that stops would make room for the next.
     with HeldUpload(server, large, trickle=b"1,2\n" * 1000) as held:
         spools = server.data / "tmp"
         wait_until(lambda: any(spool.stat().st_size for spool in spools.iterdir()), "the upload arrives")
@@ -107,7 +107,7 @@ def test_one_upload_too_many_is_refused(start_server, tmp_path, way):
 @BOTH_WAYS
 @pytest.mark.parametrize("sent", [b"", CSV], ids=["nothing", "some"])
 def test_an_upload_that_goes_silent_is_given_up(start_server, tmp_path, way, sent):
-    # Idle uploads take the only place, so the last upload proves that each of them gave it back.
+    # Idle uploads take the only permit, so the last upload shows that each of them released it.
     server = start_with(start_server, tmp_path / "data", way, upload_idle_s=1, uploads_max=1)
     for _ in range(2):
         with HeldUpload(server, sent) as held:

@@ -1,4 +1,4 @@
-"""inputs/survey.csv and inputs/plays.csv are what scripts/samples.py prints, and have in them what they are there for."""
+"""inputs/survey.csv and inputs/plays.csv are what scripts/samples.py prints, and contain the special cases that they are meant to show."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ SCRIPT = ROOT / "scripts" / "samples.py"
 
 
 def printed(*names: str) -> bytes:
-    # Whatever the locale and the hash seed are.
+    # The result must not depend on the locale or the hash seed.
     environment = {**os.environ, "LC_ALL": "C", "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "ascii"}
     script = [sys.executable, str(SCRIPT), *names]
     return subprocess.run(script, stdout=subprocess.PIPE, env=environment, check=True).stdout

@@ -1,4 +1,4 @@
-"""`tally serve --load FILE...`: what is in the table before the server is ready."""
+"""`tally serve --load FILE...`: files that are uploaded before the server is ready."""
 
 import pytest
 import table_pb2
@@ -19,7 +19,7 @@ def test_files_are_in_the_table_once_however_often_it_starts(start_server, tmp_p
     first = start_server(data, "--load", *files)
     assert first.parts_count_at_start == 2
     assert sum_of(first, "x") == 10
-    # An upload while it runs counts too; the same bytes once more are another part, because somebody sent them.
+    # Uploading the same bytes by a client makes another part.
     with open(files[0], "rb") as file:
         table(first).Upload(table_pb2.UploadReq(csv_data=file.read()))
     first.stop()
@@ -28,7 +28,7 @@ def test_files_are_in_the_table_once_however_often_it_starts(start_server, tmp_p
     changed.write_bytes(files[0].read_bytes().replace(b"1", b"2"))  # of the same size
     again = start_server(data, "--load", *files, "--load", changed)
     assert again.parts_count_at_start == 4
-    # 1 + 4 and 5 + 0 by --load, 1 + 4 by hand, 2 + 4 of the changed file.
+    # 1 + 4 and 5 + 0 by --load, 1 + 4 by the client, 2 + 4 of the changed file.
     assert sum_of(again, "x") == 10 + 5 + 6
     receipts = list(tally(again).ListParts(tally_pb2.ListPartsRequest()))
     assert [receipt.part for receipt in receipts] == [1, 2, 3, 4]
@@ -51,6 +51,6 @@ def test_a_file_that_cannot_be_loaded_ends_the_start(start_server, tmp_path, con
     assert failure.value.exit_code == 1
     last = failure.value.stderr.splitlines()[-1]
     assert last.startswith(f"error: --load {bad}: ") and reason in last
-    # What was loaded before it stays, and is not loaded twice by the start that goes well.
+    # Files loaded before the error stay, and the next start does not load them again.
     server = start_server(tmp_path / "data", "--load", INPUTS / "simple.csv")
     assert server.parts_count_at_start == 1

@@ -1,4 +1,4 @@
-"""Starts and stops: the lock, what a start cleans up, sets aside or refuses, and stops that lose nothing."""
+"""Starts and stops: the lock of the data folder, what a start removes, sets aside or refuses, and stops that lose nothing."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ ANSWER_SECONDS_MAX = 60
 
 
 def upload(server: Server, csv: bytes) -> int:
-    """Uploads by the stream, whose answer tells the part."""
+    """Uploads by the stream, whose answer has the part."""
     return tally(server).Upload(iter([tally_pb2.UploadChunk(data=csv)])).part
 
 
@@ -93,7 +93,7 @@ def tree(folder: Path) -> Dict[str, tuple]:
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """A folder that a server filled with the three parts and left in order."""
+    """A folder with the three parts, whose server has stopped."""
     folder = tmp_path / "data"
     with Server(folder) as server:
         assert [upload(server, csv) for csv in CSVS] == [1, 2, 3]
@@ -106,7 +106,7 @@ def data(tmp_path) -> Path:
 
 def test_a_second_server_on_the_folder_names_the_folder_and_the_holder(start_server, data):
     first = start_server(data)
-    (data / "tmp" / "upload-under-way").write_bytes(b"x\n1")  # nobody but the holder may remove it
+    (data / "tmp" / "upload-under-way").write_bytes(b"x\n1")  # only the process that holds the lock may remove it
     message = fails_to_start(data)
     assert str(data) in message
     assert re.search(rf"\b{first.pid}\b", message), message
@@ -246,7 +246,7 @@ def test_several_damaged_parts_are_counted(start_server, data):
 def test_the_id_of_a_part_set_aside_is_not_used_again(start_server, data, kind):
     (remove if kind != "json" else write_garbage)(data / "parts" / f"3.{kind}")
     start_server(data).stop()
-    # The start after the next one sees number 3 in quarantine/ alone.
+    # The start after the next one finds id 3 only in quarantine/.
     server = start_server(data, "--incomplete", "answer")
     check_serves(server, [1, 2])
     part = upload(server, LATER_CSV)
@@ -268,7 +268,7 @@ def sealed(record):
 def test_a_receipt_of_a_newer_format_is_refused_and_nothing_touched(data):
     path = data / "parts" / "2.json"
     path.write_bytes(sealed({**json.loads(path.read_text()), "format": 999}))
-    # Things that a start which does go on would remove or set aside.
+    # Things that a successful start would remove or set aside.
     remove(data / "parts" / "1.csv")
     (data / "parts" / "9.csv").write_bytes(b"x\n1\n")
     (data / "tmp" / "1").write_bytes(b"x\n1")
@@ -350,7 +350,7 @@ def test_a_running_upload_is_finished_and_new_connections_are_refused(start_serv
 
 
 def test_an_upload_that_never_ends_does_not_hold_up_a_stop_for_ever(start_server, data):
-    """Takes the server's whole patience, 30 s; what it then breaks off leaves nothing behind."""
+    """Takes the 30 s that a stopping server waits. The upload that it then ends leaves nothing behind."""
     server = start_server(data)
     held = HeldUpload(server)
     assert server.terminate() == 0, server.stderr
@@ -417,7 +417,7 @@ def test_a_port_in_use(start_server, data, tmp_path):
     check_serves(first, [1, 2, 3])
 
 
-# Arguments, environment, and the word that the message must name.
+# Arguments, environment, and a word that the message must contain.
 WRONG_COMMAND_LINES = [
     (["serve", "--no-such-flag"], {}, "--no-such-flag"),
     (["serve", "--durability", "perhaps"], {}, "perhaps"),

@@ -1,4 +1,4 @@
-"""The log on standard error: it holds up no call, grows within bounds, tells who called, and not what is in cells."""
+"""The log on standard error: it delays no call, its size is limited, it names the client of a call, and shows no cells."""
 
 import fcntl
 import json
@@ -25,7 +25,7 @@ SECRET = "cell-that-nobody-may-see"
 
 
 class StuckPipe:
-    """A pipe, full to the brim, that nobody reads."""
+    """A full pipe that nobody reads."""
 
     def __init__(self, path: Path):
         os.mkfifo(path)
@@ -37,7 +37,7 @@ class StuckPipe:
         assert os.write(self._writer, b"\n" * self.filled_bytes) == self.filled_bytes
 
     def read(self) -> str:
-        """What came so far, but for what filled it."""
+        """Everything that was written to it so far, without the bytes that filled it."""
         text = b""
         while True:
             try:
@@ -87,7 +87,7 @@ def test_standard_error_that_nobody_reads_holds_up_nobody(start_server, tmp_path
     assert 0 < lost <= 2003
     assert server.anonymous_bytes() < 100 * 1024 * 1024
 
-    # Who reads again sees what was kept, and is told what was not.
+    # A reader that returns gets the lines that were kept, and the number of those that were lost.
     log = []
     wait_until(lambda: log.append(pipe.read()) or "log lines were lost" in "".join(log), "the loss is told")
     told = re.search(r"log lines were lost: .* lines=(\d+)", "".join(log))
@@ -206,7 +206,7 @@ def test_each_call_is_one_line_of_json(start_server, tmp_path, way):
     expected = []
 
     def check_next(call: str, level: str) -> dict:
-        """Exactly one line has come since the last look."""
+        """Exactly one line was logged since the last call."""
         expected.append((call, level))
         wait_until(lambda: len(call_lines(server)) >= len(expected), f"a line on {call}")
         assert [(line["call"], line["level"]) for line in call_lines(server)] == expected
@@ -236,7 +236,7 @@ def test_each_call_is_one_line_of_json(start_server, tmp_path, way):
 
 
 def test_hostile_text_is_one_short_harmless_line(start_server, tmp_path):
-    """In the log for people, where nothing but the server's own care keeps a line together."""
+    """In the text format, where the server must escape newlines itself."""
     server = start_server(tmp_path / "data")
     lines_before = server.stderr.count("\n")
     answer = table(server).ColumnSum(table_pb2.ColSumReq(column=HOSTILE_NAME, format="csv"))

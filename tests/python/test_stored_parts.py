@@ -1,4 +1,4 @@
-"""What is on disk, as others see it: pyarrow, DuckDB and Polars read parts/*.parquet and find what was sent.
+"""Stored parts, as other programs see them: pyarrow, DuckDB and Polars read parts/*.parquet and find what was sent.
 
 What was sent is parsed here with Python's csv module and typed by the few lines of `column_type`, so nothing
 of the server's own reading is trusted. Every file goes in by the unary call and by the stream.
@@ -64,7 +64,7 @@ id,int64,float64,boolean,date32,timestamp,timestamp_utc,utf8,none,zeros,plus,lar
 '''
 TYPES = (
     ["int64", "int64", "float64", "boolean", "date32", "timestamp", "timestamp_utc"]
-    + ["utf8"] * 7  # text, without a value, and what only looks like a number
+    + ["utf8"] * 7  # text, empty, and values that only look like numbers
 )
 
 FILES = {
@@ -111,7 +111,7 @@ def parse(data: bytes) -> Sent:
 
 
 def column_type(cells: list[str]) -> str:
-    """The type of a column by the words of the design, one cell at a time."""
+    """The type of a column by the rules of the documentation, one cell at a time."""
     values = [cell for cell in cells if cell != ""]
     for type in ("int64", "float64", "boolean", "date32", "timestamp", "timestamp_utc"):
         if values and all(is_of_type(value, type) for value in values):
@@ -182,7 +182,7 @@ def by_pyarrow(path: Path):
 
 def by_duckdb(path: Path):
     with duckdb.connect() as connection:
-        # DuckDB hands out time stamps with a zone in the session's own.
+        # DuckDB converts time stamps with a zone to the zone of the session.
         connection.execute("SET TimeZone = 'UTC'")
         relation = connection.read_parquet(str(path))
         types = [str(type) for type in relation.types]
@@ -197,7 +197,7 @@ def by_polars(path: Path):
 
 
 def nameless(engine: str, index: int) -> str:
-    """How an engine calls a column whose name is empty; DuckDB has no such thing."""
+    """How an engine calls a column whose name is empty; DuckDB does not allow that."""
     return f"C{index}" if engine == "duckdb" else ""
 
 
@@ -238,7 +238,7 @@ def test_every_engine_finds_what_was_sent(server, name, send):
 
 
 def test_types_are_those_of_the_design():
-    """The oracle above, held against types written down by hand."""
+    """Checks `column_type` itself against types written by hand."""
     assert parse(TYPES_CSV).types == TYPES
 
 

@@ -15,11 +15,11 @@ TASKS = "/api/v1/file-processing/tasks/"
 
 
 def file_of(size: int, is_text: bool) -> bytes:
-    """A file of exactly so many bytes: all integers, which is converted while it comes, or not."""
+    """A file of exactly so many bytes: all integers, which is converted while it is received, or not."""
     header = b"Song,Date,Number of Plays\n"
     row = b"Umbrella,2020-01-02,123456\n" if is_text else b"7,20200102,123456\n"
     rows, rest = divmod(size - len(header), len(row))
-    # What is left over makes the last number longer by zeros before it, which change no sum.
+    # The remaining bytes are leading zeros of the last number, which do not change the sum.
     last = row[: -len(b"123456\n")] + b"0" * rest + b"123456\n"
     content = header + row * (rows - 1) + last
     assert len(content) == size

@@ -16,7 +16,7 @@ def stream(server: Server, csv: bytes) -> tally_pb2.Receipt:
 
 
 def stream_error(server: Server, csv: bytes) -> str:
-    """What the stream answers to a file that the caller can mend; no text if it is accepted."""
+    """The error of a stream upload that the caller can fix; empty if the file is accepted."""
     try:
         stream(server, csv)
     except grpc.RpcError as error:
