@@ -1,12 +1,12 @@
-# Everything a person does with this project. `make` alone lists it.
-# What is installed or built stays in the checkout: target/ (Rust), .venv/ (Python), stubs in clients/.
+# All commands for working on this project; `make` lists them.
+# Everything that is installed or built stays in the checkout: target/ (Rust), .venv/ (Python), stubs in clients/.
 
 VENV := .venv
 BENCH_VENV := target/bench/venv
 PYTHON := $(VENV)/bin/python
 PROTOS := $(wildcard proto/*.proto)
 RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
-# One of the stubs stands for all of them: protoc makes them in one go.
+# One stub represents all of them, because protoc generates them in one run.
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
@@ -15,14 +15,14 @@ STUBS := clients/table_pb2.py
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The debug build, because `make test` needs the same one: a newcomer waits for one build, not for two.
+# The debug build, because `make test` needs it too.
 demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums and jobs, stops it
 	cargo build --locked
 	@scripts/demo.sh target/debug/tally
 
-# The last cargo command gives target/debug/tally its usual form back: the model check leaves one there whose lock and
-# workers run under the checker only, and the Python tests need the real one. Those make folders of many 100 MB, which
-# /tmp may have no room for: they lie in target/, and what a run leaves of them the next one removes.
+# The last cargo command builds target/debug/tally again: the model check leaves a binary there whose lock and workers run
+# under the checker only, and the Python tests need the normal one. The Python tests create folders of some 100 MB, for
+# which /tmp may be too small: they are in target/, and the next run removes those of the last one.
 test: need-cargo venv stubs ## all tests: Rust, the model check, Python (and docker, where an engine answers)
 	cargo test --locked
 	cargo test --locked --features model --test model
@@ -39,8 +39,7 @@ check: need-cargo ## format, lints and documentation, without a warning
 
 venv: $(VENV)/requirements.txt ## the Python environment of the tests, in .venv
 
-# The copy of the list is made last, so an installation that failed is tried again, and a whole one is kept until the
-# list changes.
+# The list is copied last, so a failed installation is tried again, and a complete one is kept until the list changes.
 $(VENV)/requirements.txt: tests/python/requirements.txt | need-python
 	rm -rf $(VENV)
 	python3 -m venv $(VENV)
@@ -70,28 +69,28 @@ bench-plots: need-cargo $(BENCH_VENV)/requirements.txt ## times against rows, pa
 	$(BENCH_BUILD)
 	$(BENCH_VENV)/bin/python bench/plot.py $(ARGS)
 
-# What tells the fuzzer which way an input went. With --target it is not for build scripts, which have no fuzzer.
+# Coverage, which guides the fuzzer. With --target the flags do not apply to build scripts, which have no fuzzer.
 FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
 FUZZ_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-fuzz: need-cargo need-cxx ## fast paths beside their careful twins, a minute each; ARGS="-max_total_time=3600" for longer
+fuzz: need-cargo need-cxx ## compares fast code with simple code, a minute each; ARGS="-max_total_time=3600" for longer
 	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --release --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target $(FUZZ_TARGET)
 	for target in csv pages; do mkdir -p target/fuzz/$$target && \
 	  target/fuzz/$(FUZZ_TARGET)/release/$$target -max_total_time=60 -max_len=8192 -artifact_prefix=target/fuzz/ $(ARGS) \
 	  target/fuzz/$$target inputs || exit 1; done
 
-# Apart from the tests' environment, because the peers are large.
+# Separate from the environment of the tests, because the peers are large.
 $(BENCH_VENV)/requirements.txt: bench/requirements.txt | need-python
 	rm -rf $(BENCH_VENV)
 	python3 -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	cp $< $@
 
-clean: ## removes what was built and installed here
+clean: ## removes everything that was built and installed here
 	rm -rf target $(VENV) clients/*_pb2.py clients/*_pb2_grpc.py
 
-# What is missing, in one line, before anything has been waited for.
+# Report a missing tool at once, in one line.
 need-cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
 	@cargo --version | awk -v min=$(RUST_VERSION_MIN) \

@@ -28,7 +28,8 @@ RELEASE = ROOT / "target" / "release"
 LOAD, LIMIT = RELEASE / "bench-load", RELEASE / "bench-limit"
 CORES = 2
 MIB = 1024 * 1024
-# No limit on the size of an answer and no proxy. A connection of its own: gRPC would otherwise use one that it made to an
+# No limit on the size of an answer and no proxy. A connection of its own: gRPC would otherwise use one that it made
+# to an
 # earlier server on the same port.
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -148,7 +149,9 @@ class Peer:
         return answer
 
     def prepare(self, task: str, expected: object = None, **arguments: object) -> "Peer":
-        """Sets the task. The engine does it in each of its ways, checks the result, and uses the fastest from now on."""
+        """Sets the task. The engine does it in each of its ways, checks the result, and uses the fastest from now
+        on.
+        """
         answer = self._ask({"task": task, **arguments})
         self.way = answer["way"]
         self._expected = self._check(answer["result"], expected)

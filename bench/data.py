@@ -209,7 +209,9 @@ def plays_file(size: Size) -> Path:
 
 
 def make_plays(size: Size, folder: Path) -> dict:
-    """The header, then the same 100,000 rows many times. Lines end with CRLF, which all engines read in the same way."""
+    """The header, then the same 100,000 rows many times. Lines end with CRLF, which all engines read in the same
+    way.
+    """
     header, rows = ",".join([*PLAYS_BY, PLAYS_SUM]).encode(), plays_rows()
     with open(folder / "plays.csv", "wb") as file:
         file.write(header + b"\r\n")

@@ -283,7 +283,9 @@ DD = {"none": "dd", "fsync": "dd conv=fsync"}
 def upload_small(
     durability: str, lines: Dict[str, Tuple[int, str]], uploads: Callable[[Size], int]
 ) -> Callable[[Run], Contenders]:
-    """Uploads of 10 rows. `lines`: the name of a line -> the number of clients, and the figure of bench-load's report."""
+    """Uploads of 10 rows. `lines`: the name of a line -> the number of clients, and the figure of bench-load's
+    report.
+    """
 
     def opened(run: Run) -> Contenders:
         files = list(data.small_files(BENCH / run.size.name / "small"))

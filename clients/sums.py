@@ -19,7 +19,9 @@ def column_sum(channel: grpc.Channel, column: str, format: str) -> int:
 
 
 def print_column_sum(format: str) -> None:
-    """The main program of csvsum.py and parquetsum.py: prints the total on standard output, its time on standard error."""
+    """The main program of csvsum.py and parquetsum.py: prints the total on standard output, its time on standard
+    error.
+    """
     parser = argparse.ArgumentParser(description=f"Prints the sum of a column, from the {format} files.")
     parser.add_argument("column", metavar="COLUMN", type=utf8, help="its name in the header")
     column = parser.parse_args().column

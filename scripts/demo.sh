@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows what the server does in one screen: starts it on a temporary folder and a free port, uploads inputs/*.csv, asks
 # for sums over both formats, lists the parts, loads the key/value store, asks for one job of each kind over HTTP,
-# stops it. Leaves nothing behind, however it ends.
+# stops it. Leaves nothing behind, even if it fails.
 #
 #   scripts/demo.sh [path of tally]
 set -euo pipefail
@@ -25,11 +25,11 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-# The commands below are shown as a person would type them, so `tally` must be this binary.
+# The commands below are printed as a user would type them, so `tally` must be this binary.
 mkdir "$work/bin"
 ln -s "$binary" "$work/bin/tally"
 PATH="$work/bin:$PATH"
-# Nor may settings of the caller's own show here.
+# Settings of the caller must not have an effect.
 for name in "${!TALLY_@}"; do unset "$name"; done
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
@@ -72,7 +72,7 @@ run tally parts
 say 'the key/value store on the same port: totals, factorials and their cache, from 2 clients'
 run tally load-numstore --clients 2 --requests 1000 --seed 1
 
-# Polls until what a job says of itself no longer matches, and shows it.
+# Polls a job until its state no longer matches, and prints it.
 poll() {
   local url=$1 pattern=$2 answer
   for _ in {1..300}; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks what the dependencies bring in (deny.toml): bans, licences and sources, with cargo-deny, which is installed from
-# the package registry into target/tools where cargo does not have it. That takes about a minute on two idle cores.
+# Checks the dependencies against deny.toml: bans, licences and sources, with cargo-deny, which is installed from
+# the package registry into target/tools if cargo does not have it. That takes about a minute on two idle cores.
 #
 # Security advisories need a database, RustSec's advisory-db: TALLY_ADVISORY_DB names a folder that holds a copy of it.
 # Without one they are not checked, and the last line of the output says so.
@@ -25,8 +25,8 @@ if [ -z "${TALLY_ADVISORY_DB:-}" ]; then
   exit 0
 fi
 [ -d "$TALLY_ADVISORY_DB/crates" ] || { echo "advisories: $TALLY_ADVISORY_DB has no folder crates" >&2; exit 1; }
-# deny.toml looks there; the name is what cargo-deny makes of the address of the usual database, and the time of
-# FETCH_HEAD is the database's age.
+# deny.toml names this folder. cargo-deny derives the name from the URL of the usual database, and takes the time of
+# FETCH_HEAD as the age of the database.
 copy=target/tools/advisory-dbs/advisory-db-3157b0e258782691
 rm -rf "$copy"
 mkdir -p "$copy/.git"

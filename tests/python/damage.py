@@ -17,7 +17,6 @@ import grpc
 import requests
 import table_pb2
 import tally_pb2
-
 from conftest import KIB, Server, table, tally, wait_until
 
 ANSWER_SECONDS_MAX = 60

@@ -1,9 +1,10 @@
-"""Calls of the HTTP API: statistics jobs and file-processing tasks as the original clients make them, and raw connections."""
+"""Calls of the HTTP API: statistics jobs and file-processing tasks as the original clients make them, and raw
+connections.
+"""
 
 import socket
 
 import requests
-
 from conftest import KIB, Server, wait_until
 
 TASKS = "/api/v1/file-processing/tasks/"

@@ -4,7 +4,6 @@ import math
 from collections import OrderedDict
 
 import numstore_pb2
-
 from conftest import numstore
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1

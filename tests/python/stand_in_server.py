@@ -14,7 +14,6 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-
 from conftest import CHANNEL_OPTIONS
 
 

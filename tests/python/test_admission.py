@@ -22,9 +22,8 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from conftest import CHANNEL_OPTIONS, KIB, ServerDidNotStart, binary, clean_environment, table, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from uploads import unary_error
 
 CSV = b"x,y\n1,2\n"
@@ -135,7 +134,9 @@ class Http1:
 
 @contextmanager
 def attackers(connect, count: int, each_second=None):
-    """So many connections, made again whenever the server closes one. `each_second(connection, turn)` goes on with it."""
+    """So many connections, made again whenever the server closes one. `each_second(connection, turn)` goes on with
+    it.
+    """
     stop = threading.Event()
     failed = []
 
@@ -264,7 +265,9 @@ def test_idle_connections_that_answer_pings(server):
 
 
 def test_connections_that_have_called_once_and_idle(server):
-    """They may not use the connections reserved for new clients; the one that was idle longest makes room for a call."""
+    """They may not use the connections reserved for new clients; the one that was idle longest makes room for a
+    call.
+    """
 
     def connect():
         connection = Http2(server)
@@ -312,7 +315,7 @@ def slow_uploads(server, uploads: int):
     def connect():
         connection = Http2(server)
         for stream_id in range(1, 2 * uploads, 2):
-            content = struct.pack(">BI", 0, 100_000) + b"\x0a" + b"\x9c\x8d\x06" + b"x,y\n"  # announces 99,996 bytes of CSV, sends 4
+            content = struct.pack(">BI", 0, 100_000) + b"\x0a" + b"\x9c\x8d\x06" + b"x,y\n"  # announces 99,996 bytes
             connection.send(head_of_call(UPLOAD, stream_id) + frame(DATA, 0, stream_id, content))
         return connection
 

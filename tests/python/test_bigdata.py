@@ -11,7 +11,6 @@ from pathlib import Path
 import grpc
 import pytest
 import table_pb2
-
 from conftest import CLIENTS, KIB, clean_environment, run_client, table
 from stand_in_server import failed_with, running_stand_in
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import duckdb
 import pytest
-
 from conftest import ROOT, clean_environment, step_aside
 
 MIB = 1024 * 1024

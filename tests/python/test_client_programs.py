@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import table_pb2
-
 from conftest import CLIENTS, INPUTS, KIB, clean_environment, run_client, table, wait_until
 from stand_in_server import failed_with, one_line, running_stand_in
 

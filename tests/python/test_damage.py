@@ -6,11 +6,10 @@ import random
 import time
 from typing import Dict, List
 
+import damage
 import pytest
 import requests
 import tally_pb2
-
-import damage
 from conftest import Server, ServerDidNotStart, tally, wait_until
 from damage import ANSWER_SECONDS_MAX, FLAGS, KEEP_JOBS, TASKS, Damage, Folder, Told
 
@@ -139,7 +138,8 @@ def test_a_part_damaged_while_the_server_runs_stays_and_is_whole_once_it_is_put_
     numbers = random.Random(SEED + 4)
     with Server(small.folder.path, *FLAGS) as server:
         for put_back_by in ("writing", "renaming"):
-            # Behind any header and before any footer; in Parquet files in the chunk of the first column, which is asked for.
+            # Behind any header and before any footer; in Parquet files in the chunk of the first column, which is
+            # asked for.
             offset = numbers.randrange(len(whole) // 4, min(len(whole) // 2, len(whole) // 4 + 2000))
             if kind == "parquet":
                 offset = numbers.randrange(64, 2000)

@@ -1,4 +1,6 @@
-"""Things in the data folder that the server did not put there: FIFOs, sockets, links, and ids at the end of their range."""
+"""Things in the data folder that the server did not put there: FIFOs, sockets, links, and ids at the end of their
+range.
+"""
 
 import json
 import os
@@ -14,7 +16,6 @@ import grpc
 import pytest
 import table_pb2
 import tally_pb2
-
 from conftest import Server, ServerDidNotStart, step_aside, table, tally, wait_until
 from test_damage import in_format_1
 

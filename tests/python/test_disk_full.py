@@ -21,7 +21,6 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-
 from conftest import CHANNEL_OPTIONS, INPUTS, Server, step_aside, table, wait_until
 from http_calls import (
     PLAYS,

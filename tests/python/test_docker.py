@@ -24,7 +24,6 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-
 from conftest import (
     CHANNEL_OPTIONS,
     CLIENTS,
@@ -253,7 +252,8 @@ def test_server_is_not_root_and_can_write_nothing_but_data(image: str, label: st
     server = Container(image, label)
     assert server.exec("id", "-u") == str(USER_ID)
     assert server.exec("stat", "--format", "%u", "/proc/1") == str(USER_ID)
-    # -xdev: of what the engine mounts (/proc, /dev, and /data itself), find names the folder and does not go in. It ends
+    # -xdev: of what the engine mounts (/proc, /dev, and /data itself), find names the folder and does not go in. It
+    # ends
     # with 1 for folders that it may not even read.
     find = r"find / -xdev \( -type f -o -type d \) -writable 2>/dev/null || true"
     assert server.exec("sh", "-c", find) == "/data"

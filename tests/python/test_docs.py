@@ -394,7 +394,9 @@ def lines_with(phrase: str, root: Path) -> list:
 
 
 def wrong_links(page: Path, root: Path = ROOT) -> list:
-    """What is wrong with the links of a page: files, headings and lines that are not there, or lines without the phrase."""
+    """What is wrong with the links of a page: files, headings and lines that are not there, or lines without the
+    phrase.
+    """
     wrong = []
     for shown, link in LINK.findall(without_blocks(page.read_text())):
         if re.match(r"[a-z]+:", link):

@@ -16,7 +16,6 @@ import requests
 import table_pb2
 import table_pb2_grpc
 import tally_pb2
-
 from conftest import CHANNEL_OPTIONS, Server, table, tally, wait_until
 from http_calls import CLIENT_SECONDS_MAX, END_OF_FORM, TASKS, download, ended_task, get
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import tally_pb2
-
 from conftest import Server, tally, wait_until
 
 ANSWER_SECONDS_MAX = 60

@@ -22,11 +22,10 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from h2.settings import SettingCodes
-
 from attackers import ATTACKS
 from conftest import CHANNEL_OPTIONS, Server, table, tally, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from h2.settings import SettingCodes
 from raw_grpc import OK, Connection, message
 
 MIB = 1024 * 1024
@@ -225,7 +224,9 @@ def test_an_upload_that_moves_is_not_ended_by_it(start_server, tmp_path):
 
 
 def test_the_clients_deadline_ends_an_answer(server):
-    """A stream of answers to questions that are never sent. tonic checks a deadline only until the head of the answer."""
+    """A stream of answers to questions that are never sent. tonic checks a deadline only until the head of the
+    answer.
+    """
     with Connection(server) as connection:
         call = connection.finish(connection.start(REFLECTION, grpc_timeout="300m"))
         assert call.status == DEADLINE_EXCEEDED

@@ -8,7 +8,6 @@ import pytest
 import table_pb2
 import tally_pb2
 import tally_pb2_grpc
-
 from conftest import CHANNEL_OPTIONS, table, tally, wait_until
 
 

@@ -13,12 +13,11 @@ import grpc
 import pytest
 import table_pb2
 import tally_pb2
+from conftest import KIB, table, tally, wait_until
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from h2.errors import ErrorCodes
-
-from conftest import KIB, table, tally, wait_until
 from raw_grpc import OK, PREFIX_BYTES, Connection, message
 
 TABLE_UPLOAD = "/Table/Upload"
@@ -380,7 +379,9 @@ def test_services_work_on_one_channel(server):
 
 
 def test_the_connections_that_come_first_may_have_more_on_the_way(start_server, tmp_path):
-    """The first connections have larger windows, which make uploads faster; there is not enough memory for all to have them."""
+    """The first connections have larger windows, which make uploads faster; there is not enough memory for all to
+    have them.
+    """
     server = start_server(tmp_path / "data")
 
     def bounds(connection: Connection) -> tuple:

@@ -1,11 +1,12 @@
-"""Who may do what over HTTP: pages of other sites, other machines, the admin token, and the addresses that the server listens on."""
+"""Who may do what over HTTP: pages of other sites, other machines, the admin token, and the addresses that the
+server listens on.
+"""
 
 import socket
 
 import pytest
 import requests
 import table_pb2
-
 from conftest import ServerDidNotStart, step_aside, table
 from http_calls import ANSWER_SECONDS_MAX, TASKS, UNKNOWN_TASK, ask, check_failure, get
 from survey_oracle import QUESTION

@@ -6,7 +6,6 @@ import io
 import pytest
 import requests
 import table_pb2
-
 from conftest import KIB, table, wait_until
 from http_calls import (
     ANSWER_SECONDS_MAX,

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 import pytest
 import requests
-
 from conftest import KIB, wait_until
 from http_calls import (
     ANSWER_SECONDS_MAX,
@@ -108,7 +107,9 @@ def test_silent_connections_make_room(server):
 
 
 def test_clients_that_keep_their_connections_make_room(server):
-    """As many clients as are served at a time poll on their connections without a pause; others are served nevertheless."""
+    """As many clients as are served at a time poll on their connections without a pause; others are served
+    nevertheless.
+    """
     stop = threading.Event()
     connected = []
 

@@ -1,4 +1,6 @@
-"""Twenty clients at once, each a process that asks every question and sends files, as the test suites of the original servers do."""
+"""Twenty clients at once, each a process that asks every question and sends files, as the test suites of the
+original servers do.
+"""
 
 import csv
 import io
@@ -8,7 +10,6 @@ import time
 import pytest
 import requests
 import table_pb2
-
 from conftest import table
 from http_calls import ANSWER_SECONDS_MAX, PLAYS, PLAYS_SUMMED, TASKS
 from survey_oracle import QUESTION, QUESTIONS, flat, survey_csv, survey_oracle

@@ -6,7 +6,6 @@ import io
 import pytest
 import requests
 import table_pb2
-
 from conftest import KIB, ROOT, step_aside, table
 from http_calls import ANSWER_SECONDS_MAX, answer_of, ask, get, result_of
 from survey_oracle import ORDERED, QUESTION, QUESTIONS, SURVEY_HEADER, flat, survey_csv, survey_oracle

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import pytest
 import requests
-
 from conftest import KIB, ROOT, step_aside, wait_until
 from http_calls import (
     ANSWER_SECONDS_MAX,

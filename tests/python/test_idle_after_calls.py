@@ -16,10 +16,9 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
+from conftest import CHANNEL_OPTIONS, Server, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
-from conftest import CHANNEL_OPTIONS, Server, wait_until
 from http_calls import PLAYS, TASKS, UNKNOWN_TASK, metrics
 
 CALL_SECONDS_MAX = 30

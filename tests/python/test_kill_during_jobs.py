@@ -4,7 +4,6 @@ import os
 import random
 
 import requests
-
 from conftest import INPUTS, wait_until
 
 TASKS = "/api/v1/file-processing/tasks"

@@ -22,7 +22,6 @@ import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
 import xxhash
-
 from conftest import CHANNEL_OPTIONS, Server, binary, clean_environment, table, tally
 
 ROUNDS = 25

@@ -7,7 +7,6 @@ import time
 import pytest
 import requests
 import table_pb2
-
 from conftest import KIB, Server, ServerDidNotStart, table, wait_until
 from http_calls import ANSWER_SECONDS_MAX, ask, connect, get, metrics, read_all
 

@@ -16,7 +16,6 @@ import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
-
 from conftest import CHANNEL_OPTIONS, Server, table, tally
 
 MIB = 1024 * 1024

@@ -3,7 +3,6 @@
 import requests
 import table_pb2
 import tally_pb2
-
 from conftest import KIB, table, tally
 from http_calls import ANSWER_SECONDS_MAX, ask, get, metrics
 

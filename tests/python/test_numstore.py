@@ -9,11 +9,10 @@ import grpc
 import numstore_pb2
 import pytest
 import table_pb2
+from conftest import numstore, table
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-
-from conftest import numstore, table
 from numstore_oracle import CACHED_MAX, FACTORIAL_OF_MAX, INT64_MAX, INT64_MIN, Oracle, set_num
 
 KEY_BYTES_MAX = 128

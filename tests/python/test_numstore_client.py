@@ -15,7 +15,6 @@ import grpc
 import numstore_pb2
 import numstore_pb2_grpc
 import pytest
-
 from conftest import CHANNEL_OPTIONS, CLIENTS, PROTO, clean_environment, run_client
 from numstore_oracle import Oracle, set_num
 

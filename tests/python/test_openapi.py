@@ -1,11 +1,12 @@
-"""The OpenAPI description: it names every path, its page works offline, and calls generated from it are answered as described."""
+"""The OpenAPI description: it names every path, its page works offline, and calls generated from it are answered as
+described.
+"""
 
 import re
 import subprocess
 import sys
 
 import requests
-
 from conftest import Server, clean_environment
 from http_calls import ANSWER_SECONDS_MAX, PLAYS, TASKS, check_failure, ended_task, get, start_task
 from survey_oracle import QUESTIONS
@@ -14,7 +15,8 @@ SEED = 20261120
 EXAMPLES = 25
 RUN_SECONDS_MAX = 600
 
-# The description cannot say that the name of a file must end with .csv, so generated calls of this path are refused too.
+# The description cannot say that the name of a file must end with .csv, so generated calls of this path are refused
+# too.
 CONFIG = f"""
 [[operations]]
 include-path = "{TASKS}"

@@ -7,7 +7,6 @@ import grpc
 import pytest
 import table_pb2
 import tally_pb2
-
 from conftest import Server, table, tally, wait_until
 from http_calls import ANSWER_SECONDS_MAX, metrics
 

@@ -9,7 +9,6 @@ from typing import List
 
 import table_pb2
 import tally_pb2
-
 from conftest import Server, step_aside, table, tally, wait_until
 from http_calls import ANSWER_SECONDS_MAX, ask, get, metrics
 

@@ -12,7 +12,6 @@ import grpc
 import pytest
 import table_pb2
 import tally_pb2
-
 from conftest import Server, binary, clean_environment, table, tally, wait_until
 
 # Three parts whose sums tell them apart, each with the columns of the survey.

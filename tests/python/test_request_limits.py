@@ -1,4 +1,6 @@
-"""Limits of single requests over gRPC: sizes of a file and of a question, uploads at the same time, uploads that stop."""
+"""Limits of single requests over gRPC: sizes of a file and of a question, uploads at the same time, uploads that
+stop.
+"""
 
 import threading
 
@@ -6,7 +8,6 @@ import grpc
 import pytest
 import table_pb2
 import tally_pb2
-
 from conftest import KIB, Server, start_with, table, tally, wait_until
 from http_calls import ANSWER_SECONDS_MAX
 from uploads import stream, stream_error, unary_error

@@ -1,4 +1,6 @@
-"""inputs/survey.csv and inputs/plays.csv are what scripts/samples.py prints, and contain the special cases that they are meant to show."""
+"""inputs/survey.csv and inputs/plays.csv are what scripts/samples.py prints, and contain the special cases that they
+are meant to show.
+"""
 
 import csv
 import io
@@ -8,7 +10,6 @@ import sys
 from typing import Dict, List
 
 import pytest
-
 from conftest import INPUTS, ROOT
 
 SCRIPT = ROOT / "scripts" / "samples.py"

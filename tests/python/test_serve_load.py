@@ -3,7 +3,6 @@
 import pytest
 import table_pb2
 import tally_pb2
-
 from conftest import INPUTS, ServerDidNotStart, table, tally
 
 

@@ -1,4 +1,6 @@
-"""Starts and stops: the lock of the data folder, what a start removes, sets aside or refuses, and stops that lose nothing."""
+"""Starts and stops: the lock of the data folder, what a start removes, sets aside or refuses, and stops that lose
+nothing.
+"""
 
 import errno
 import json
@@ -17,7 +19,6 @@ import pytest
 import table_pb2
 import tally_pb2
 import xxhash
-
 from conftest import (
     Server,
     ServerDidNotStart,

@@ -1,4 +1,6 @@
-"""The log on standard error: it delays no call, its size is limited, it names the client of a call, and shows no cells."""
+"""The log on standard error: it delays no call, its size is limited, it names the client of a call, and shows no
+cells.
+"""
 
 import fcntl
 import json
@@ -14,7 +16,6 @@ import pytest
 import requests
 import table_pb2
 import tally_pb2
-
 from conftest import KIB, Server, numstore, start_with, table, tally, wait_until
 from uploads import stream_error, unary_error
 

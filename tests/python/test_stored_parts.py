@@ -19,7 +19,6 @@ import pytest
 import table_pb2
 import tally_pb2
 import xxhash
-
 from conftest import INPUTS, ROOT, step_aside, table, tally
 
 SAMPLES = ROOT.parent / "shared" / "data"

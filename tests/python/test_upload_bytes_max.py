@@ -5,7 +5,6 @@ import pytest
 import requests
 import table_pb2
 import tally_pb2
-
 from conftest import KIB, Server, table, tally, wait_until
 
 BYTES_MAX = 5_000_011  # no multiple of any block

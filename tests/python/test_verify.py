@@ -1,4 +1,6 @@
-"""`tally verify`, offline and through the server, and the scrub in the background: every damaged file is found, no whole one is."""
+"""`tally verify`, offline and through the server, and the scrub in the background: every damaged file is found, no
+whole one is.
+"""
 
 import json
 import os
@@ -14,7 +16,6 @@ import requests
 import table_pb2
 import tally_pb2
 import tally_pb2_grpc
-
 from conftest import CHANNEL_OPTIONS, Server, binary, clean_environment, table, tally, wait_until
 
 TASKS = "/api/v1/file-processing/tasks"

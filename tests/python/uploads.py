@@ -3,7 +3,6 @@
 import grpc
 import table_pb2
 import tally_pb2
-
 from conftest import Server, table, tally
 
 

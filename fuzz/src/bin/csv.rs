@@ -1,6 +1,6 @@
-//! A CSV file by every fast path and by its careful twin: the same sums, the same errors, the same Parquet.
+//! Reads a CSV file with each fast path and with the simple code beside it, and compares sums, errors and Parquet.
 //!
-//! The last two bytes of an input choose a column and where the file is cut; what comes before them is the file.
+//! The last two bytes of an input choose a column and where the file is cut into blocks. The bytes before them are the file.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -31,13 +31,13 @@ use tally::{
 use tempfile::TempDir;
 
 static STORE: LazyLock<(Arc<Store>, TempDir)> = LazyLock::new(|| {
-    // In memory where there is such a folder: a file is made for nearly every input.
+    // In memory if there is such a folder, because nearly every input creates a file.
     let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a folder");
     let store = Store::open(folder.path(), Durability::None).expect("a data folder");
     (Arc::new(store), folder)
 });
 
-/// What the path that takes everything makes of a file.
+/// The cells and types of a file, by the code that accepts every file.
 #[derive(Default)]
 struct Careful {
     typer: Typer,
@@ -59,7 +59,7 @@ impl Rows for Careful {
     }
 }
 
-/// The sum of a column, fast if `FAST`.
+/// The sum of a column, with the fast path if `FAST`.
 #[derive(Default)]
 struct Summing<const FAST: bool>(Sum);
 
@@ -97,8 +97,8 @@ fn sum<const FAST: bool>(column: usize, blocks: &[&[u8]]) -> Result<(i128, u64),
     Ok((rows.0.exact(), scanner.into_resume().rows))
 }
 
-/// The path for integers, if it takes the file.
-fn quickly(blocks: &[&[u8]]) -> Option<Converted> {
+/// Converts a file with the path for integers; `None` if that path does not accept it.
+fn convert_integers(blocks: &[&[u8]]) -> Option<Converted> {
     let mut integers = unless_unsuited(Integers::begin(&STORE.0, CsvLimits::default(), blocks[0]))?;
     for block in &blocks[1..] {
         unless_unsuited(integers.see(block))?;
@@ -170,7 +170,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(sum::<true>(column, &[left, right]), expected);
 
     for blocks in [&[file][..], &[left, right]] {
-        if let Some(converted) = quickly(blocks) {
+        if let Some(converted) = convert_integers(blocks) {
             read.as_ref().expect("taken, and refused by the careful path");
             let mut typer = Typer::default();
             let mut scanner = Scanner::new(CsvLimits::default(), Wanted::All, Resume::default());

@@ -1,5 +1,5 @@
-//! Parquet pages: any bytes are taken or not, and never more rows than there may be; and integers packed with the wide
-//! vectors, or as narrow ones, are byte for byte what they are without, and add up to what they were.
+//! Sums of Parquet pages accept or refuse any bytes, and never count more rows than allowed. Integers that are packed with
+//! vector instructions, or as narrow integers, give the same bytes as the simple code.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -20,10 +20,10 @@ fuzz_target!(|input: &[u8]| {
         at += taken;
     }
 
-    // The first byte says how many bits the values have.
+    // The first byte is the number of bits of the values.
     let Some((&bits, rest)) = input.split_first() else { return };
     let values = rest.as_chunks::<8>().0.iter().map(|chunk| i64::from_le_bytes(*chunk) >> (bits % 64));
-    // Each a few times, so that there are whole blocks of them.
+    // Seven values for each, so that there are whole blocks.
     let values: Vec<i64> = values.flat_map(|value| (0..7).map(move |more| value.wrapping_add(more))).collect();
     let (mut wide, mut plain) = (Vec::new(), Vec::new());
     assert_eq!(kernels::put_deltas(&values, &mut wide), delta::put(&values, &mut plain));
