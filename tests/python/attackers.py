@@ -1,4 +1,4 @@
-"""Clients that take what they can: each opens as many calls as it is let, and reads nothing of what comes back.
+"""Clients that use up what they can: each opens as many calls as the server allows, and reads no answer.
 
 Run as `python attackers.py NAME ADDRESS SECONDS`: a process of its own, so that what the honest clients of the test see
 is the server's doing. Frames are made by hand (RFC 9113), as no library would send so many. A connection that the server
@@ -15,11 +15,11 @@ from typing import Callable, Dict, NamedTuple
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8
 END_STREAM, END_HEADERS = 1, 4
-# Nobody sent such a ping; it is ignored.
+# The answer to a ping that the server never sent, which it ignores.
 MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 3, 4
 FRAME_HEAD_BYTES = 9
 WINDOW_BYTES_MAX = 2**31 - 1
-# How many bytes of one connection are on the way before the next has its turn.
+# Bytes that are sent on one connection before the next one is served.
 TURN_BYTES = 256 * 1024
 # After which one that has asked for all it wants is replaced.
 CONNECTION_SECONDS = 4
@@ -33,7 +33,7 @@ PING_ACK = frame(6, 1, 0, b"attacker")
 
 
 def literal(text: bytes) -> bytes:
-    """A string of HPACK (RFC 7541, section 5.2), without Huffman's code."""
+    """A string of HPACK (RFC 7541, section 5.2), without Huffman coding."""
     if len(text) < 127:
         return bytes([len(text)]) + text
     rest, head = len(text) - 127, [127]
@@ -44,7 +44,7 @@ def literal(text: bytes) -> bytes:
 
 
 def headers(path: str, *more: bytes) -> bytes:
-    """A header block that uses no table, so that all of it is sent each time."""
+    """A header block that uses no table, so that it is sent in full each time."""
     fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"a")]
     fields += [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
     fields += [(b"x-more-%d" % index, value) for index, value in enumerate(more)]
@@ -78,7 +78,7 @@ def unfinished(path: str, *more: bytes) -> Callable[[int], bytes]:
 
 
 def reflection(stream: int) -> bytes:
-    """Many questions with long answers, but on no connection more bytes of them than it may send unasked."""
+    """Many questions with long answers, but on each connection only as many bytes as the initial flow-control window allows."""
     asked = message(text_field(4, b"tally.v1.Tally"))
     return unfinished(REFLECTION)(stream) + frame(DATA, 0, stream, asked * 50)
 
@@ -102,7 +102,7 @@ ATTACKS: Dict[str, Attack] = {
 
 
 class Client:
-    """One connection of an attack, which is written to whenever the kernel takes some, and never read."""
+    """One connection of an attack, which is written to whenever the socket is writable, and never read."""
 
     def __init__(self, attack: Attack, address: str):
         host, port = address.rsplit(":", 1)
@@ -111,7 +111,7 @@ class Client:
         # Of the connection: 65,535 bytes are open at the start.
         opened = frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW_BYTES_MAX - 65_535))
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, window) + opened)
-        # As many as the server allows: it would close the connection for many more.
+        # As many as the server allows: it closes a connection with many more.
         calls = min(attack.calls_of_each, self._streams_max())
         self.frames = map(attack.call, range(1, 2 * calls, 2))
         self.unsent = b""

@@ -1,4 +1,4 @@
-"""Stored files to damage, questions to ask of the server that has them, and what each answer must be.
+"""Damages stored files, asks the server questions about them, and judges the answers.
 
 An answer is one of two: the right one, or DATA_LOSS with a text that names the part (or job) and the file.
 Whatever else comes is a failure: a wrong number, an error that blames the user's data, an internal error, a text
@@ -24,7 +24,7 @@ TASKS = "/api/v1/file-processing/tasks/"
 FLAGS = ("--durability", "none", "--log", "warn")
 KEEP_JOBS = ("--jobs-sweep-s", "86400")
 PROGRESS_ANSWERS = 5000  # between two lines of a long run
-# No table may cost more, whatever is in its files.
+# The limit of memory, whatever is in the files.
 PEAK_BYTES_MAX = 300 * KIB * KIB
 
 SURVEY_COLUMNS = ["Question", "LocationDesc", "Data_Value", "StratificationCategory1", "Stratification1"]
@@ -38,7 +38,7 @@ QUOTED = ['a, "b"', "two\nlines", "it's; fine", '""', "plain"]
 
 
 class Part(NamedTuple):
-    """A file, and its rows as they were before they became text."""
+    """A CSV file, and the values that it was made of."""
 
     csv: bytes
     names: List[str]
@@ -77,13 +77,15 @@ def mixed_part(numbers: random.Random, rows_count: int) -> Part:
 
 
 def integer_part(numbers: random.Random, rows_count: int) -> Part:
-    """Integers alone, which are converted another way. All have one width, so that twins have the same size."""
+    """A file with integers only, which the server converts in another way. All have the same width, so that files with as
+    many rows have the same size.
+    """
     rows = [[numbers.randrange(10**5, 10**6), numbers.randrange(10, 60)] for _ in range(rows_count)]
     return Part(csv_of(["n", "m"], rows), ["n", "m"], rows)
 
 
 def small_parts(numbers: random.Random) -> List[Part]:
-    """Three under 4 KiB, two of them of the same size and with the same columns; and two of about 100 KB, which is
+    """Three files under 4 KiB, two of them of the same size and with the same columns, and two of about 100 KB, which is
     more than one block."""
     parts = [mixed_part(numbers, 20), integer_part(numbers, 60), integer_part(numbers, 60)]
     assert all(len(part.csv) < 4 * KIB for part in parts) and len(parts[1].csv) == len(parts[2].csv)
@@ -91,7 +93,7 @@ def small_parts(numbers: random.Random) -> List[Part]:
 
 
 def large_parts(numbers: random.Random) -> List[Part]:
-    """A small part, two of some MB."""
+    """A small file, and two of some MB."""
     return [
         mixed_part(numbers, 20),
         mixed_part(numbers, 12_000),
@@ -103,15 +105,15 @@ def large_parts(numbers: random.Random) -> List[Part]:
 
 
 class Told(Exception):
-    """DATA_LOSS, or what HTTP has for it, with its text."""
+    """DATA_LOSS, or the same over HTTP."""
 
 
 class Blamed(Exception):
-    """An error that says that the user's data or question is wrong."""
+    """An error that blames the user's data or question."""
 
 
 class Other(Exception):
-    """An error that is neither."""
+    """Any other error."""
 
 
 def call(ask: Callable):
@@ -152,8 +154,10 @@ BROKEN_OFF = (requests.exceptions.ChunkedEncodingError, requests.exceptions.Conn
 
 
 def http_get(server: Server, path: str, **headers) -> requests.Response:
-    """An answer whose body came whole. One that is broken off after its first KiB is no answer, and tells of damage
-    as well as HTTP can by then; one that is broken off before could have been an error that says why."""
+    """An answer whose body was received completely. One that is interrupted after its first KiB counts as a report of damage,
+    because HTTP has no other way by then; one that is interrupted earlier is a failure, because it could have been an error
+    with a text.
+    """
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     came = b""
     try:
@@ -168,9 +172,9 @@ def http_get(server: Server, path: str, **headers) -> requests.Response:
 
 
 def survey_result(server: Server, job: str):
-    """The result as it came, for a job that has ended; none if it has not."""
+    """The result of a job that has ended; None if it has not."""
     answer = http_get(server, f"/api/get_results/{job}")
-    # A statistic's clients look at the status in the body, and only there.
+    # Clients of a statistic look only at the status in the body.
     body = answer.content
     if body.startswith(b'{"status":"done","data":'):
         return body
@@ -196,7 +200,7 @@ def receipts(server: Server):
 
 
 class Question(NamedTuple):
-    """What is asked, of which kinds of file it may depend while the server runs, and how."""
+    """A question, how it is asked, and the kinds of file that its answer may depend on while the server runs."""
 
     name: str
     kinds: str
@@ -243,7 +247,7 @@ def mean_oracle(parts: List[Part]) -> float:
 
 
 def check_oracle(server: Server, parts: List[Part]) -> Dict[str, object]:
-    """The answers of a server whose files are whole, once it is certain that they are right."""
+    """The answers of a server with undamaged files, after checking that they are right."""
     answers = {question.name: question.ask(server) for question in QUESTIONS}
     for column in ("n", "m"):
         for kind in ("csv", "parquet"):
@@ -262,7 +266,7 @@ def check_oracle(server: Server, parts: List[Part]) -> Dict[str, object]:
 
 
 class Failure(NamedTuple):
-    """An answer that must not be."""
+    """A wrong answer."""
 
     kind: str
     question: str
@@ -271,7 +275,7 @@ class Failure(NamedTuple):
 
 
 class Tally:
-    """What came of all questions, by kind of file and question."""
+    """The outcomes of all questions, by kind of file and question."""
 
     def __init__(self):
         self.counts = Counter()
@@ -315,8 +319,8 @@ FILE_WORDS = {"csv": ["csv"], "parquet": ["parquet"], "json": ["receipt", "json"
 
 
 def names_file(text: str, paths: List[str], after_start: bool) -> bool:
-    """Whether an error's text names the part, or the job, and the file; after a start the part is enough, for all of
-    its files are in quarantine then."""
+    """Whether an error's text names the part, or the job, and the file; after a start the part is enough, because all
+    of its files are in quarantine then."""
     for path in paths:
         folder, name = path.split("/")
         stem, extension = name.split(".")
@@ -332,7 +336,7 @@ def names_file(text: str, paths: List[str], after_start: bool) -> bool:
 
 
 class Damage(NamedTuple):
-    """Files of the data folder with other bytes; none: the file is gone."""
+    """Files of the data folder and their damaged content; None: the file is missing."""
 
     what: str
     files: Dict[str, Optional[bytes]]
@@ -360,7 +364,7 @@ def random_flip(numbers: random.Random, whole: Dict[str, bytes], path: str) -> D
 
 
 def other_damages(whole: Dict[str, bytes], path: str, other: str) -> List[Damage]:
-    """Truncation, extension, exchange with another part's (or job's) file, and what else is no flip."""
+    """Damage other than a flip: truncation, extension, exchange with the file of another part or job, and so on."""
     content = whole[path]
     files = {
         "last byte cut": content[:-1],
@@ -379,14 +383,14 @@ def other_damages(whole: Dict[str, bytes], path: str, other: str) -> List[Damage
 
 
 class Folder:
-    """A data folder whose files are known, so that they can be damaged and put back."""
+    """A data folder whose files are known, so that they can be damaged and restored."""
 
     def __init__(self, path: Path):
         self.path = path
         self.whole: Dict[str, bytes] = {}
 
     def learn(self) -> None:
-        """Its files are whole now."""
+        """Remembers the files, which are undamaged now."""
         self.whole = {name: (self.path / name).read_bytes() for name in self._names()}
 
     def _names(self) -> List[str]:
@@ -394,7 +398,7 @@ class Folder:
         return sorted(f"{folder.name}/{entry.name}" for folder in folders for entry in folder.iterdir())
 
     def apply(self, damage: Damage) -> None:
-        """Writes in place what has the same size, and otherwise the whole file."""
+        """Overwrites a file in place if the size is the same, and replaces it otherwise."""
         for name, content in damage.files.items():
             self._write(name, content)
 
@@ -403,7 +407,7 @@ class Folder:
             self._write(name, self.whole[name])
 
     def restore(self) -> None:
-        """Everything as it was learned, whatever a start made of it. No server may run."""
+        """Restores all files as they were remembered, whatever a start has changed. No server may run."""
         for name in self._names():
             if name not in self.whole:
                 (self.path / name).unlink()
@@ -424,10 +428,10 @@ class Folder:
 
 
 def fill(folder: Folder, parts: List[Part]) -> Dict[str, object]:
-    """A folder with these parts, in which nothing runs, and the right answers."""
+    """A folder with these parts, whose server has stopped, and the right answers."""
     with Server(folder.path, *FLAGS) as server:
         for part in parts:
-            # The stream, which takes any size.
+            # By the stream, which accepts any size.
             chunks = (part.csv[start : start + 256 * KIB] for start in range(0, len(part.csv), 256 * KIB))
             receipt = tally(server).Upload(tally_pb2.UploadChunk(data=chunk) for chunk in chunks)
             assert receipt.rows == len(part.rows)
@@ -463,7 +467,7 @@ def ask_all(
     after_start: bool = False,
 ) -> None:
     """Asks every question that may depend on a damaged file: all of them if `kinds` is empty."""
-    # A part that a start set aside is not listed; that it is missing shows elsewhere.
+    # A part that a start set aside is not in the list of parts; other answers show that it is missing.
     set_aside = {entry.stem for entry in (server.data / "quarantine").iterdir()}
     for question in QUESTIONS:
         if not kinds or question.kinds in kinds:

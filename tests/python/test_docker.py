@@ -43,12 +43,12 @@ USER_ID = 10001
 MB = 1000 * 1000
 MIB = 1024 * KIB
 
-# What the server may hold of its own in a container of 512 MB; the rest is for the kernel's copies of files.
+# The anonymous memory that the server may take in a container of 512 MB; the rest is for the page cache.
 ANONYMOUS_BYTES_MAX = 256 * MIB
 IMAGE_BYTES_MAX = 400 * MB
 SAMPLE_SECONDS = 0.02
 
-# No measure of speed, which depends on what else the machine does: a build or a command that hangs must end.
+# These limits do not judge speed. They end a build or a command that hangs.
 BUILD_SECONDS_MAX = 900
 COMMAND_SECONDS_MAX = 900
 HEALTHY_SECONDS_MAX = 60
@@ -61,11 +61,11 @@ BIGDATA_ROWS = 400 * 250_000
 # Songs of a head and a tail, each song once: 20 million groups.
 SONG_HEADS = range(1000, 3000)
 SONG_TAILS = range(10_000)
-SONG_TAILS_STEP = 7919  # shares no factor with their count, so that multiples of it take every tail once
+SONG_TAILS_STEP = 7919  # coprime to their number, so that its multiples take every tail once
 
 
 def docker(*args, timeout: float = COMMAND_SECONDS_MAX) -> str:
-    """Runs `docker ARGS` and returns its standard output; anything but exit code 0 fails the test with what it said."""
+    """Runs `docker ARGS` and returns its standard output; any other exit code than 0 fails the test with its output."""
     command = ["docker", *(str(arg) for arg in args)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout)
     said = (done.stdout + done.stderr)[-4000:]
@@ -84,7 +84,7 @@ def remove_everything(label: str) -> None:
     for listing, removal in [
         (["ps", "--all", "--quiet"], ["rm", "--force", "--volumes"]),
         (["volume", "ls", "--quiet"], ["volume", "rm"]),
-        # The layers stay, they are what makes the next build quick.
+        # The layers stay, because they make the next build quick.
         (["images", "--quiet"], ["rmi", "--force", "--no-prune"]),
     ]:
         found = docker(*listing, "--filter", f"label={label}").split()
@@ -146,7 +146,7 @@ class Container:
 
 
 class MemoryWatch:
-    """Reads the server's anonymous memory again and again while its block runs, and judges it at the end."""
+    """Samples the server's anonymous memory while its block runs, and compares it with the limit at the end."""
 
     def __init__(self, container: Container):
         self.container = container
@@ -187,7 +187,7 @@ class MemoryWatch:
 
 
 def out_of_memory_kills(container: Container) -> int:
-    """Processes of the container that the kernel ended for want of memory, as its control group (v2 or v1) counts."""
+    """Processes of the container that the kernel ended because memory ran out, as its control group (v2 or v1) counts."""
     counters = "/sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control"
     lines = container.exec("sh", "-c", f"cat {counters} 2>/dev/null || true").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
@@ -195,7 +195,7 @@ def out_of_memory_kills(container: Container) -> int:
 
 @pytest.fixture(scope="session")
 def image():
-    """The image, built from the checkout as the README says, under a name of this run's own."""
+    """The image, built from the checkout as the README says, under a name for this run."""
     if not engine_answers():
         step_aside("no docker engine answers")
     # CI chooses the name, so that it can remove the containers of a run that it had to kill.
@@ -224,7 +224,7 @@ def large_files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def small_server(image: str, label: str, large_files: Path):
     """A server with 512 MB and no swap, which the tests of this module load one after the other."""
-    # The second folder is no part of P3's session: it is for a file too large to keep in inputs/.
+    # The second folder is not in the session of the P3 assignment: it is for a file that is too large for inputs/.
     volumes = ["--volume", f"{INPUTS}:/inputs", "--volume", f"{large_files}:/large:ro"]
     ports = ["--publish", "127.0.0.1::5440", "--publish", "127.0.0.1::5000"]
     container = Container(image, label, "--memory", "512m", "--memory-swap", "512m", *ports, *volumes)
@@ -252,9 +252,8 @@ def test_server_is_not_root_and_can_write_nothing_but_data(image: str, label: st
     server = Container(image, label)
     assert server.exec("id", "-u") == str(USER_ID)
     assert server.exec("stat", "--format", "%u", "/proc/1") == str(USER_ID)
-    # -xdev: of what the engine mounts (/proc, /dev, and /data itself), find names the folder and does not go in. It
-    # ends
-    # with 1 for folders that it may not even read.
+    # -xdev: find names the mounted folders (/proc, /dev, and /data itself) and does not enter them. It ends with 1 if it
+    # may not read a folder.
     find = r"find / -xdev \( -type f -o -type d \) -writable 2>/dev/null || true"
     assert server.exec("sh", "-c", find) == "/data"
 
@@ -285,7 +284,7 @@ def test_eight_clients_from_outside_upload_200_mb_each_at_once(small_server: Con
         for column, total in before.items():
             assert small_server.sum(column) == total + sum(upload[column] for upload in uploads)
 
-    # Sums could not tell if rows had changed places between uploads.
+    # Sums do not show whether rows were moved from one upload to another.
     kept = small_server.exec("sha256sum", *(small_server.csv_files() - csv_files_before))
     assert sorted(line.split()[0] for line in kept.splitlines()) == sorted(upload["sha256"] for upload in uploads)
 
@@ -301,7 +300,7 @@ def upload_at_once(address: str) -> list:
 
 
 def join_the_others(barrier) -> None:
-    """Runs first in each client's process: a barrier can be handed over only then."""
+    """Runs first in each client's process: a barrier can be passed only then."""
     global all_connected
     all_connected = barrier
 
@@ -319,7 +318,7 @@ def upload_from_outside(address: str, client: int) -> dict:
         all_connected.wait(CONNECT_SECONDS_MAX)
         try:
             error = table_pb2_grpc.TableStub(channel).Upload(request, timeout=COMMAND_SECONDS_MAX).error
-        except grpc.RpcError as failure:  # cannot be handed to another process as it is
+        except grpc.RpcError as failure:  # this exception cannot be passed to another process
             error = f"{failure.code()}: {failure.details()}"
     return {**sent, "error": error}
 
@@ -344,8 +343,9 @@ def test_one_gigabyte_uploads_inside_the_container(small_server: Container, larg
 
 
 def songs_as_they_come():
-    """A form with a file of 20 million songs, 300 MB, in no order, and never whole in memory. A song's plays are its
-    head."""
+    """A form with a file of 20 million songs, 300 MB, unsorted, and never in memory as a whole. The plays of a song
+    are its head.
+    """
     yield b'--B\r\nContent-Disposition: form-data; name="file"; filename="songs.csv"\r\n\r\n'
     yield b"Song,Date,Number of Plays\n"
     rows = b"".join(b"%d####,,%d\n" % (head, head) for head in SONG_HEADS)
@@ -355,7 +355,7 @@ def songs_as_they_come():
 
 
 def songs_in_order():
-    """What must come of it."""
+    """The expected result."""
     yield b"Song,Date,Total Number of Plays for Date\n"
     rows = b"".join(b"####%04d,,####\n" % tail for tail in SONG_TAILS)
     for head in SONG_HEADS:
@@ -436,7 +436,7 @@ print(stub.Fact(numstore_pb2.FactRequest(key="A")).value)
 
 
 def test_p2s_session_from_outside_and_inside(image: str, label: str, tmp_path: Path) -> None:
-    """P2 publishes 54321:5440; here the engine chooses the port outside, for it may be taken."""
+    """P2 publishes 54321:5440; here docker chooses the port outside, because that one may be in use."""
     server = Container(image, label, "--publish", "127.0.0.1::5440")
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}"]
     outputs = [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]

@@ -51,7 +51,7 @@ def task_status(server: Server, task: str) -> str:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory) -> Path:
-    """A folder with four parts, the result of a task and that of a statistic, all of it whole."""
+    """A folder with four parts and the results of a task and of a statistic, all undamaged."""
     folder = tmp_path_factory.mktemp("verify") / "data"
     with Server(folder) as server:
         assert [upload(server, csv) for csv in CSVS] == [1, 2, 3, 4]
@@ -72,7 +72,7 @@ def data(filled, tmp_path) -> Path:
 
 
 class Verified:
-    """What `tally verify --json` said."""
+    """The output of `tally verify --json`."""
 
     def __init__(self, *arguments, env: Optional[Dict[str, str]] = None, cwd=None):
         done = subprocess.run(
@@ -90,7 +90,7 @@ class Verified:
         self.damaged = {one["file"]: one["what"] for one in objects}
 
     def files(self) -> List[str]:
-        """The damaged files, if the exit code and the summary say the same."""
+        """The damaged files. Exit code and summary must agree with them."""
         assert self.stderr == ""
         assert self.code == (1 if self.damaged else 0)
         assert self.summary["damaged"] == len(self.damaged)
@@ -135,7 +135,7 @@ def stored_files(folder: Path) -> List[str]:
 
 
 def damages(folder: Path) -> List[tuple]:
-    """Files, and something to do to each."""
+    """Files, and a kind of damage for each."""
     does = [flip, flip_first, flip_last, cut, extend]
     return [(name, do) for name in stored_files(folder) for do in does]
 
@@ -145,7 +145,7 @@ def part_of(name: str) -> Optional[int]:
 
 
 def owner(name: str) -> str:
-    """Files of one part or job: which of them is reported if one is missing is not said."""
+    """Files of one part or job: any of them may be reported if one is missing."""
     return name.split(".")[0]
 
 
@@ -177,7 +177,7 @@ def test_every_damaged_file_is_found_and_damaged_parts_are_set_aside(filled, tmp
         part = part_of(name)
         assert verified.summary["set_aside"] == ([part] if part else []), (name, do.__name__)
         assert verified.summary["quarantined"] == (1 if part else 0)
-        # Nothing is lost: the files of the part are in quarantine, those of the jobs where they were.
+        # Nothing is lost: the files of the part are in quarantine, and those of jobs are where they were.
         moved = {
             (f"quarantine/{path.split('/')[1]}" if part_of(path) == part and part else path): content
             for path, content in before.items()
@@ -217,7 +217,7 @@ def test_parts_that_two_have_exchanged_are_damaged(filled, tmp_path):
 
 
 def as_version_1(folder: Path) -> None:
-    """Receipts as they were before there were checksums of blocks."""
+    """Receipts of format version 1, which have no checksums of blocks."""
     for path in (folder / "parts").glob("*.json"):
         receipt = json.loads(path.read_text())
         receipt["format"] = 1
@@ -275,7 +275,7 @@ def test_a_server_finds_every_damaged_file_and_touches_none(start_server, data):
         assert verified.summary["set_aside"] == []
         assert tree(data) == before
         path.write_bytes(whole)
-    # What was put back is whole, and nothing was taken from the table.
+    # The restored file is valid, and no part was removed from the table.
     assert Verified(data, env={"TALLY_SERVER": server.address}).files() == []
     answer = table(server).ColumnSum(table_pb2.ColSumReq(column="x", format="csv"))
     assert (answer.total, answer.error) == (X_TOTAL, "")
@@ -301,7 +301,7 @@ def test_one_verification_at_a_time_beside_uploads_and_sums(start_server, tmp_pa
     server = start_server(data, "--durability", "none")
     for part in range(parts_count):
         assert upload(server, b"x\n1\n") == part + 1
-    # So much is to be told that the server has to wait for a client that does not read.
+    # There are so many damaged files that the server has to wait for a client that does not read.
     for path in (data / "parts").iterdir():
         cut(path)
     options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
@@ -316,7 +316,7 @@ def test_one_verification_at_a_time_beside_uploads_and_sums(start_server, tmp_pa
         assert (answer.total, answer.error) == (0, "")
         damaged = [one.file for part in (progress, *first) for one in part.damaged]
         assert len(damaged) == len(set(damaged)) >= parts_count
-    # One that is given up makes room for the next.
+    # A verification that is cancelled makes room for the next.
     with grpc.insecure_channel(server.address, options=options) as channel:
         next(tally_pb2_grpc.TallyStub(channel).Verify(tally_pb2.VerifyRequest()))
 
