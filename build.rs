@@ -11,9 +11,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(["table.proto", "numstore.proto", "tally.proto"], ["proto"])?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
-    tonic_prost_build::configure()
-        .bytes(".")
-        .codec_path("crate::api::grpc::adapter::Codec")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::proto::codec::Codec").compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,4 +8,5 @@ pub mod engine;
 pub mod error;
 pub mod limits;
 pub mod model;
+pub mod proto;
 pub mod server;

@@ -13,7 +13,7 @@ use super::{
     connect::{ClientArgs, call_failure, connect},
     write_json,
 };
-use crate::api::grpc::pb::tally::{ForgetRequest, tally_client::TallyClient};
+use crate::proto::pb::tally::{ForgetRequest, tally_client::TallyClient};
 
 /// Accept the loss of parts that are in quarantine
 ///

@@ -20,7 +20,7 @@ use super::{
     connect::{ClientArgs, ServerAddr, call_failure, connect},
     style, write_json,
 };
-use crate::api::grpc::pb::{FactRequest, FactResponse, SetNumRequest, num_store_client::NumStoreClient};
+use crate::proto::pb::{FactRequest, FactResponse, SetNumRequest, num_store_client::NumStoreClient};
 
 /// P2's values, and with them the factorials that may be answered.
 const VALUES: std::ops::RangeInclusive<i64> = 1..=15;

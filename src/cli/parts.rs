@@ -17,7 +17,7 @@ use super::{
     connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect},
     escaped, rows_text, write_json,
 };
-use crate::api::grpc::pb::tally::{
+use crate::proto::pb::tally::{
     Column, ColumnType, File, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, Receipt,
     tally_client::TallyClient,
 };

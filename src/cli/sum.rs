@@ -13,7 +13,7 @@ use super::{
     connect::{ClientArgs, call_failure, connect},
     write_json,
 };
-use crate::api::grpc::pb::{ColSumReq, table_client::TableClient};
+use crate::proto::pb::{ColSumReq, table_client::TableClient};
 
 /// Print the exact sum of an integer column over all parts
 ///

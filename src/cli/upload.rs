@@ -40,11 +40,11 @@ use super::{
     print_error, rows_text, style, write_json,
 };
 use crate::{
-    api::grpc::{
-        adapter::{MESSAGE_HEAD_BYTES_MAX, message_head},
+    limits::WIDE_FRAME_BYTES_MAX,
+    proto::{
+        message::{MESSAGE_HEAD_BYTES_MAX, message_head},
         pb::tally::{Receipt, tally_client::TallyClient},
     },
-    limits::WIDE_FRAME_BYTES_MAX,
 };
 
 /// Bytes of a block of a file, which a message brings: whole pages of the page cache, as many as fit in HTTP/2 frames of the
@@ -505,7 +505,7 @@ mod tests {
     use futures_util::FutureExt;
     use prost::Message;
 
-    use crate::api::grpc::pb::tally::UploadChunk;
+    use crate::proto::pb::tally::UploadChunk;
 
     use super::*;
 

@@ -15,11 +15,9 @@ use super::{
     escaped, write_json,
 };
 use crate::{
-    api::grpc::pb::tally::{
-        DamagedFile, ListQuarantineRequest, VerifyProgress, VerifyRequest, tally_client::TallyClient,
-    },
     engine::scrub,
     error::Error,
+    proto::pb::tally::{DamagedFile, ListQuarantineRequest, VerifyProgress, VerifyRequest, tally_client::TallyClient},
 };
 
 /// The data folder and the server where neither is given.

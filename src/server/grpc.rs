@@ -25,7 +25,6 @@ use crate::{
             budget::{Account, CallBudget},
             count::CountLayer,
             hold::{Deadline, HoldLayer, without_unused_headers},
-            pb,
         },
         metrics::Metrics,
     },
@@ -36,6 +35,7 @@ use crate::{
         STREAMS_PER_CONNECTION_MAX, UNSEEN_RESETS_MAX, WIDE_CONNECTION_WINDOW_BYTES, WIDE_CONNECTIONS_MAX,
         WIDE_FRAME_BYTES_MAX, WIDE_STREAM_WINDOW_BYTES, WIDE_STREAMS_PER_CONNECTION_MAX,
     },
+    proto::pb,
 };
 
 /// How often a silent connection is asked whether it is still there, and how long it may take to answer.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
-use tally::api::grpc::pb::{
+use tally::proto::pb::{
     FactRequest, FactResponse, SetNumRequest, SetNumResponse,
     num_store_server::{NumStore, NumStoreServer},
     tally::{

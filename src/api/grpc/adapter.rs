@@ -10,32 +10,22 @@
 
 use std::{
     future::{Ready, ready},
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use crossbeam_utils::atomic::AtomicCell;
 use futures_util::{Stream, future::Either};
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::CONTENT_LENGTH};
 use http_body::{Body as _, Frame};
 use http_body_util::Full;
-use prost::{
-    Message,
-    encoding::{encode_varint, encoded_len_varint},
-};
-use tonic::{
-    Code, Status,
-    body::Body,
-    codec::{BufferSettings, DecodeBuf, Decoder},
-};
-use tonic_prost::ProstCodec;
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use super::frames::{FrameError, FrameParser, Framing, Mode};
-use crate::limits::{ANSWER_PIECE_BYTES, CALL_BUFFER_BYTES, REQUEST_BYTES_MAX};
+use crate::limits::REQUEST_BYTES_MAX;
 
 /// Adapts request bodies for the services below it. It has to see the bodies as they come from the transport.
 #[derive(Debug, Clone, Copy)]
@@ -238,23 +228,6 @@ impl Stream for ContentStream {
     }
 }
 
-/// The most that a message's beginning has: gRPC's prefix, the key of field 1, and its length.
-pub(crate) const MESSAGE_HEAD_BYTES_MAX: usize = 5 + 1 + 5;
-/// Field 1, length-delimited.
-const CONTENT_KEY: u8 = 1 << 3 | 2;
-
-/// The beginning of a message that so many bytes of content complete.
-pub(crate) fn message_head(content_bytes: usize) -> Bytes {
-    let content_bytes = content_bytes as u64;
-    let field_bytes = 1 + encoded_len_varint(content_bytes) as u64 + content_bytes;
-    let mut head = BytesMut::with_capacity(MESSAGE_HEAD_BYTES_MAX);
-    head.put_u8(0); // not compressed
-    head.put_uint(field_bytes, 4);
-    head.put_u8(CONTENT_KEY);
-    encode_varint(content_bytes, &mut head);
-    head.freeze()
-}
-
 /// A body that passes unchanged, and ends in an error where its framing is wrong.
 #[derive(Debug)]
 struct CheckedBody {
@@ -292,70 +265,21 @@ impl http_body::Body for CheckedBody {
     }
 }
 
-/// tonic makes two such buffers for each call as soon as it comes, of 8 KiB unless told otherwise. They grow with their
-/// messages; answers are handed on as soon as there is so much of them.
-fn buffers() -> BufferSettings {
-    BufferSettings::new(CALL_BUFFER_BYTES, ANSWER_PIECE_BYTES)
-}
-
-/// prost's codec, but for bytes that are no such message: they are INVALID_ARGUMENT, where tonic-prost says INTERNAL.
-///
-/// build.rs names it to the generated code.
-#[derive(Debug)]
-pub(crate) struct Codec<E, D>(PhantomData<(E, D)>);
-
-impl<E, D> Default for Codec<E, D> {
-    fn default() -> Self {
-        Codec(PhantomData)
-    }
-}
-
-impl<E, D> tonic::codec::Codec for Codec<E, D>
-where
-    E: Message + 'static,
-    D: Message + Default + 'static,
-{
-    type Encode = E;
-    type Decode = D;
-    type Encoder = <ProstCodec<E, D> as tonic::codec::Codec>::Encoder;
-    type Decoder = MessageDecoder<<ProstCodec<E, D> as tonic::codec::Codec>::Decoder>;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<E, D>::raw_encoder(buffers())
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        MessageDecoder(ProstCodec::<E, D>::raw_decoder(buffers()))
-    }
-}
-
-/// See [`Codec`].
-#[derive(Debug)]
-pub(crate) struct MessageDecoder<P>(P);
-
-impl<P: Decoder<Error = Status>> Decoder for MessageDecoder<P> {
-    type Item = P::Item;
-    type Error = Status;
-
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<P::Item>, Status> {
-        self.0.decode(source).map_err(|status| Status::invalid_argument(status.message()))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        self.0.buffer_settings()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
     use std::{collections::VecDeque, convert::Infallible, future::Future};
 
+    use bytes::BufMut as _;
     use futures_util::StreamExt as _;
     use http_body_util::BodyExt as _;
+    use prost::{Message, encoding::encode_varint};
     use tonic::{Streaming, codec::Codec as _};
 
-    use crate::limits::FRAME_BYTES_MAX;
+    use crate::{
+        limits::FRAME_BYTES_MAX,
+        proto::{codec::Codec, message::CONTENT_KEY},
+    };
 
     use super::*;
 

@@ -2,7 +2,6 @@
 
 use tonic::{Code, Status};
 
-use super::pb::tally;
 use crate::{
     engine::{
         MissingParts,
@@ -14,6 +13,7 @@ use crate::{
         part::{FileInfo, Receipt},
         schema::{Column, ColumnType},
     },
+    proto::pb::tally,
 };
 
 /// A failure as a gRPC status.

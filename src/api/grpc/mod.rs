@@ -6,7 +6,6 @@
 use std::{net::SocketAddr, time::Instant};
 
 use futures_util::{Stream, TryStreamExt};
-use pb::{num_store_server::NumStoreServer, table_server::TableServer, tally::tally_server::TallyServer};
 use tonic::{Extensions, Status};
 use tracing::field::{DisplayValue, display};
 
@@ -17,6 +16,7 @@ use crate::{
     error::{Error, logged::Logged},
     limits::REQUEST_BYTES_MAX,
     model::part::Receipt,
+    proto::pb::{num_store_server::NumStoreServer, table_server::TableServer, tally::tally_server::TallyServer},
 };
 
 pub(crate) mod adapter;
@@ -28,19 +28,6 @@ pub(crate) mod hold;
 mod numstore;
 mod table;
 mod tally;
-
-/// Generated from proto/ by build.rs.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
-pub mod pb {
-    // table.proto and numstore.proto have no package.
-    tonic::include_proto!("_");
-    /// tally.proto
-    pub mod tally {
-        tonic::include_proto!("tally.v1");
-    }
-    /// All files as they are on the wire, for reflection.
-    pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
-}
 
 /// P3's service.
 pub fn table_server(engine: Engine) -> TableServer<table::TableService> {

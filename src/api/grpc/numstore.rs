@@ -2,14 +2,12 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{
-    convert::{to_reply, to_status},
-    pb::{FactRequest, FactResponse, SetNumRequest, SetNumResponse, num_store_server::NumStore},
-};
+use super::convert::{to_reply, to_status};
 use crate::{
     api::Caller,
     engine::{Engine, Factorial},
     error::Error,
+    proto::pb::{FactRequest, FactResponse, SetNumRequest, SetNumResponse, num_store_server::NumStore},
 };
 
 /// The handlers of `NumStore`.

@@ -2,17 +2,13 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{
-    CallLog,
-    adapter::Content,
-    convert::to_reply,
-    pb::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
-};
+use super::{CallLog, adapter::Content, convert::to_reply};
 use crate::{
     api::Caller,
     engine::{ColumnSum, Engine, Read},
     error::{Error, logged::Logged, quoted::Quoted},
     model::format::Format,
+    proto::pb::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
 };
 
 /// The handlers of `Table`.

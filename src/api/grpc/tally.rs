@@ -11,10 +11,6 @@ use super::{
     budget::{Call, Exhausted, Reservation},
     convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_status},
     hold::OpenCall,
-    pb::tally::{
-        ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
-        ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest, tally_server::Tally,
-    },
 };
 use crate::{
     api::Caller,
@@ -26,6 +22,10 @@ use crate::{
     error::{Error, logged::Logged},
     limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN},
     model::part::{PartId, Receipt as EngineReceipt},
+    proto::pb::tally::{
+        ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
+        ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest, tally_server::Tally,
+    },
 };
 
 /// The handlers of `tally.v1.Tally`.
