@@ -142,18 +142,55 @@ async fn files_of_another_part_or_size_are_not_summed() {
     assert_eq!((sum(Format::Csv).await, sum(Format::Parquet).await), (Ok(total), Ok(total)));
 }
 
+/// The files that a verification finds damaged.
+async fn verify(engine: &Engine) -> Vec<String> {
+    let (mut verification, mut damaged) = (engine.verify().expect("the only one"), Vec::new());
+    while let Some(progress) = verification.next().await.expect("verified") {
+        damaged.extend(progress.damaged.into_iter().map(|damaged| damaged.file));
+    }
+    damaged
+}
+
+#[tokio::test]
+async fn a_damaged_receipt_hides_no_other_damage() {
+    for rows in [20, 60_000] {
+        let folder = DataFolder::new();
+        let engine = folder.open().await;
+        engine.upload_valid(csv_of(rows)).await;
+        let receipt = part_file(&folder, "json");
+        let good_receipt = fs::read(&receipt).expect("readable");
+        let extensions = ["csv", "parquet", "sums"].into_iter();
+        let extensions: Vec<_> = extensions.filter(|extension| part_file(&folder, extension).exists()).collect();
+        // One bit of it, all of it, and none of it is left.
+        let mut flipped = good_receipt.clone();
+        flipped[good_receipt.len() / 2] ^= 1;
+        for bad_receipt in [flipped, vec![0; good_receipt.len()], Vec::new()] {
+            fs::write(&receipt, bad_receipt).expect("written");
+            assert_eq!(verify(&engine).await, ["parts/1.json"]);
+            for extension in &extensions {
+                let path = part_file(&folder, extension);
+                let good = fs::read(&path).expect("readable");
+                for at in [5, good.len() / 2, good.len() - 9] {
+                    let mut bad = good.clone();
+                    bad[at] ^= 1;
+                    fs::write(&path, bad).expect("written");
+                    let (damaged, file) = (verify(&engine).await, format!("parts/1.{extension}"));
+                    assert!(damaged.contains(&file), "{rows} rows, byte {at} of {extension}: {damaged:?}");
+                }
+                fs::write(&path, good).expect("written");
+            }
+        }
+        fs::write(&receipt, good_receipt).expect("written");
+        assert_eq!(verify(&engine).await, Vec::<String>::new());
+    }
+}
+
 #[tokio::test]
 async fn a_part_is_verified_on_request() {
     let folder = DataFolder::new();
     let engine = folder.open().await;
     engine.upload_valid(csv_of(20_000)).await;
-    let verify = async || {
-        let (mut verification, mut damaged) = (engine.verify().expect("the only one"), Vec::new());
-        while let Some(progress) = verification.next().await.expect("verified") {
-            damaged.extend(progress.damaged.into_iter().map(|damaged| damaged.file));
-        }
-        damaged
-    };
+    let verify = async || verify(&engine).await;
     assert_eq!(verify().await, Vec::<String>::new());
     for extension in ["csv", "parquet", "json", "sums"] {
         let good = fs::read(part_file(&folder, extension)).expect("readable");
@@ -268,6 +305,28 @@ async fn a_damaged_receipt_of_version_1_hides_no_part() {
     fs::write(&path, good).expect("written");
     let engine = folder.open().await;
     assert!(is_right(&engine, Format::Csv, 3_000, "restored").await);
+}
+
+/// The checksums of the column chunks follow those of the CSV there, so only the footer tells how many there are.
+#[tokio::test]
+async fn a_list_of_version_1_that_ends_with_a_page_before_its_end_is_damaged() {
+    const COLUMNS: usize = 600;
+    const PAGE_BYTES: usize = 4096;
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    let names: Vec<_> = (0..COLUMNS).map(|column| format!("c{column}")).collect();
+    engine.upload_valid(format!("{}\n{}\n", names.join(","), vec!["1"; COLUMNS].join(","))).await;
+    drop(engine);
+    downgrade(&folder);
+    let engine = folder.open().await;
+    assert_eq!(engine.column_sum("c7", Format::Parquet).await.expect("the first use").total, 1);
+    assert_eq!(verify(&engine).await, Vec::<String>::new());
+    let list = fs::read(part_file(&folder, "sums")).expect("a list");
+    assert!(list.len() > PAGE_BYTES && list.len() < 2 * PAGE_BYTES, "{} bytes", list.len());
+    fs::write(part_file(&folder, "sums"), &list[..PAGE_BYTES]).expect("written");
+    assert_eq!(verify(&engine).await, ["parts/1.sums"]);
+    fs::write(part_file(&folder, "sums"), list).expect("written");
+    assert_eq!(verify(&engine).await, Vec::<String>::new());
 }
 
 /// The folder is as a kill between the two renames of an upgrade leaves it.

@@ -21,10 +21,12 @@ use crate::{
     engine::{
         Engine, Inner,
         jobs::record::{self, Record, RecordState, Work},
+        parquet::{file::ParquetFile, wide::is_wide},
         runtime::workers::Workers,
         state::{Lane, Shared},
         storage::{
             self, Store,
+            checksums::listed_blocks,
             draft::checksum_text,
             job_files::JobFile,
             reader::{Blocks, Reader},
@@ -35,7 +37,7 @@ use crate::{
     model::{
         durability::Durability,
         format::Format,
-        part::{Part, PartId},
+        part::{Part, PartId, Remains},
     },
 };
 
@@ -80,8 +82,8 @@ pub struct VerifiedFolder {
 
 /// What is to be verified, and how far that is.
 struct Walk {
-    /// Parts that have not been begun.
-    parts: Box<dyn Iterator<Item = PartId> + Send>,
+    /// Parts that have not been begun, with what the table has of them; none of a folder that no server holds.
+    parts: Box<dyn Iterator<Item = (PartId, Option<Arc<Part>>)> + Send>,
     /// Names of jobs that have not been begun; none before all parts are done.
     jobs: Option<std::vec::IntoIter<String>>,
     /// Files of the part or job that was begun.
@@ -94,11 +96,20 @@ struct Walk {
 
 /// A file that is to be read next.
 enum Target {
-    Receipt(PartId),
+    /// And what is known of the part if that cannot be used.
+    Receipt(PartId, Option<Arc<Part>>),
     /// A part as its receipt describes it, and the checksum that the receipt has of the file.
     PartFile(Arc<Part>, Format, String),
     /// The list of checksums of the part's files.
     Sums(Arc<Part>),
+    /// The CSV of a part whose receipt is damaged, block by block.
+    CsvBlocks(Arc<Part>),
+    /// Its Parquet file, from a block of its column chunks on.
+    ParquetBlocks(Arc<Part>, u64),
+    /// A file of a part of which nothing is known but what is left of its receipt.
+    Remaining(PartId, Format, Arc<Remains>),
+    /// The list of checksums of such a part.
+    RemainingSums(PartId, Arc<Remains>),
     Record(String),
     JobFile(Arc<Record>, JobFile),
 }
@@ -112,6 +123,8 @@ struct Reading {
     hash: XxHash3_64,
     /// Of the whole file; none if its blocks are all that there is.
     expected: Option<String>,
+    /// Whether `expected` is from a receipt that is damaged itself.
+    is_doubtful: bool,
 }
 
 /// Whose file that is.
@@ -121,7 +134,7 @@ enum Owner {
 }
 
 impl Walk {
-    fn new(parts: impl Iterator<Item = PartId> + Send + 'static) -> Self {
+    fn new(parts: impl Iterator<Item = (PartId, Option<Arc<Part>>)> + Send + 'static) -> Self {
         Self {
             parts: Box::new(parts),
             jobs: None,
@@ -132,20 +145,28 @@ impl Walk {
         }
     }
 
-    /// A slice of work. Says whether more is to be done.
+    /// Whether the next slice decodes a long Parquet footer.
+    fn is_wide_read_next(&self) -> bool {
+        self.reading.is_none() && self.targets.front().is_some_and(decodes_long_footer)
+    }
+
+    /// A slice of work. Says whether more is to be done. Without `wide_reads` it ends before a long Parquet footer would be
+    /// decoded.
     ///
     /// Errors: the folder of jobs cannot be read.
-    fn step(&mut self, store: &Store) -> Result<bool, Error> {
+    fn step(&mut self, store: &Store, wide_reads: bool) -> Result<bool, Error> {
         // A file's end counts as much as the bytes that it might have had, so that a slice of small files ends, too.
         const FILE_BYTES: u64 = (SLICE_BYTES / SLICE_PARTS_MAX / 4) as u64;
         let before = self.progress.bytes + self.progress.files * FILE_BYTES;
         while self.progress.bytes + self.progress.files * FILE_BYTES < before + SLICE_BYTES as u64 {
             if self.reading.is_some() {
                 self.read_block(store);
+            } else if self.is_wide_read_next() && !wide_reads {
+                break;
             } else if let Some(target) = self.targets.pop_front() {
                 self.begin(store, target);
-            } else if let Some(id) = self.parts.next() {
-                self.targets.push_back(Target::Receipt(id));
+            } else if let Some((id, part)) = self.parts.next() {
+                self.targets.push_back(Target::Receipt(id, part));
             } else if let Some(jobs) = &mut self.jobs {
                 let Some(name) = jobs.next() else { return Ok(false) };
                 self.targets.push_back(Target::Record(name));
@@ -158,7 +179,7 @@ impl Walk {
 
     fn begin(&mut self, store: &Store, target: Target) {
         match target {
-            Target::Receipt(id) => match store.receipt(id) {
+            Target::Receipt(id, known) => match store.receipt(id) {
                 Ok(receipt) => {
                     self.end_file(0);
                     let part = Arc::new(Part::of(&receipt, None));
@@ -168,7 +189,12 @@ impl Walk {
                         Target::Sums(part),
                     ]);
                 }
-                Err(error) => self.part_is_damaged(id, format!("parts/{id}.json"), &error),
+                Err(error) => {
+                    self.part_is_damaged(id, format!("parts/{id}.json"), &error);
+                    if error.kind() == Kind::DataLoss {
+                        self.go_on_without_receipt(store, id, known);
+                    }
+                }
             },
             Target::PartFile(part, format, expected) => {
                 let (id, file) = (part.id, format!("parts/{}.{format}", part.id));
@@ -182,10 +208,40 @@ impl Walk {
                     Err(error) => self.part_is_damaged(id, file, &error),
                 }
             }
-            Target::Sums(part) => match store.check_part_sums(&part) {
+            Target::Sums(part) => match check_sums(store, &part) {
                 Ok(None) => {}
                 Ok(Some(bytes)) => self.end_file(bytes),
                 Err(error) => self.part_is_damaged(part.id, format!("parts/{}.sums", part.id), &error),
+            },
+            Target::CsvBlocks(part) => {
+                let (id, file) = (part.id, format!("parts/{}.csv", part.id));
+                match store.open_part(&part, Format::Csv) {
+                    Ok(reader) => self.reading = Some(Reading::new(Owner::Part(id), file, &reader, None)),
+                    Err(error) => self.part_is_damaged(id, file, &error),
+                }
+            }
+            Target::ParquetBlocks(part, from) => match verify_blocks(store, &part, from) {
+                Ok((bytes, None)) => self.end_file(bytes),
+                Ok((bytes, Some(next))) => {
+                    self.progress.bytes += bytes;
+                    self.targets.push_front(Target::ParquetBlocks(part, next));
+                }
+                Err(error) => self.part_is_damaged(part.id, format!("parts/{}.parquet", part.id), &error),
+            },
+            Target::Remaining(id, format, remains) => {
+                let file = format!("parts/{id}.{format}");
+                match store.open_part_without_receipt(id, format, remains.sums_seed) {
+                    Ok(reader) => {
+                        let reading = Reading::new(Owner::Part(id), file, &reader, remains.checksum(format).cloned());
+                        self.reading = Some(Reading { is_doubtful: true, ..reading });
+                    }
+                    Err(error) => self.part_is_damaged(id, file, &error),
+                }
+            }
+            Target::RemainingSums(id, remains) => match check_remaining_sums(store, id, &remains) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => self.end_file(bytes),
+                Err(error) => self.part_is_damaged(id, format!("parts/{id}.sums"), &error),
             },
             Target::Record(name) => match Record::read(store, &name) {
                 Ok(record) => {
@@ -222,10 +278,24 @@ impl Walk {
         }
     }
 
+    /// The files of a part whose receipt is damaged, as far as there is something to compare them with: what the table
+    /// knows of the part, or else what is left of the receipt.
+    fn go_on_without_receipt(&mut self, store: &Store, id: PartId, known: Option<Arc<Part>>) {
+        if let Some(part) = known.filter(|part| part.checks.is_some()) {
+            let files = [Target::CsvBlocks(Arc::clone(&part)), Target::ParquetBlocks(Arc::clone(&part), 0)];
+            self.targets.extend(files.into_iter().chain([Target::Sums(part)]));
+            return;
+        }
+        let remains = Arc::new(store.receipt_remains(id));
+        self.targets
+            .extend([Format::Csv, Format::Parquet].map(|format| Target::Remaining(id, format, Arc::clone(&remains))));
+        self.targets.push_back(Target::RemainingSums(id, remains));
+    }
+
     fn read_block(&mut self, store: &Store) {
         let Some(mut reading) = self.reading.take() else { return };
         let ended = match reading.next_block() {
-            Ok(0) => reading.compare(),
+            Ok(0) => reading.compare(store),
             Ok(bytes) => {
                 self.progress.bytes += bytes;
                 self.reading = Some(reading);
@@ -270,7 +340,8 @@ impl Walk {
 
 impl Reading {
     fn new(of: Owner, file: String, reader: &Reader, expected: Option<String>) -> Self {
-        Self { of, file, blocks: reader.blocks(), offset: 0, hash: XxHash3_64::new(), expected }
+        let (blocks, hash) = (reader.blocks(), XxHash3_64::new());
+        Self { of, file, blocks, offset: 0, hash, expected, is_doubtful: false }
     }
 
     /// Reads a block, and says how many bytes it has; 0 at the end of the file.
@@ -283,15 +354,71 @@ impl Reading {
     }
 
     /// Compares the whole file with its checksum.
-    fn compare(&self) -> Result<(), Error> {
+    fn compare(&self, store: &Store) -> Result<(), Error> {
         let found = checksum_text(&self.hash);
-        match &self.expected {
-            Some(expected) if *expected != found => Err(self
+        let Some(expected) = self.expected.as_ref().filter(|expected| **expected != found) else { return Ok(()) };
+        match self.of {
+            // The receipt's damage is in this very checksum, and the file is what was written.
+            Owner::Part(id) if self.is_doubtful && store.is_only_damage_of_receipt(id, expected, &found) => Ok(()),
+            Owner::Part(_) if self.is_doubtful => Err(self.blocks.damaged(&format!(
+                "its checksum is {found}, what is left of the receipt says {expected}: one of the two is damaged"
+            ))),
+            Owner::Part(_) | Owner::Job(_) => Err(self
                 .blocks
                 .damaged(&format!("it is not what was written: its checksum is {found}, the receipt says {expected}"))),
-            Some(_) | None => Ok(()),
         }
     }
+}
+
+/// Whether a target decodes a Parquet footer of those of which few may be in memory.
+fn decodes_long_footer(target: &Target) -> bool {
+    match target {
+        Target::ParquetBlocks(part, _) => is_wide(part),
+        Target::Sums(part) => is_wide(part) && part.checks.is_some_and(|checks| checks.chunks_in_sums),
+        Target::Receipt(..)
+        | Target::PartFile(..)
+        | Target::CsvBlocks(_)
+        | Target::Remaining(..)
+        | Target::RemainingSums(..)
+        | Target::Record(_)
+        | Target::JobFile(..) => false,
+    }
+}
+
+/// Verifies all of the list of checksums of a part, and says how many bytes it has; none if the part needs no list.
+fn check_sums(store: &Store, part: &Part) -> Result<Option<u64>, Error> {
+    let csv_blocks = listed_blocks(part.csv_bytes);
+    let Some(checks) = part.checks.filter(|checks| checks.chunks_in_sums || csv_blocks > 0) else { return Ok(None) };
+    let blocks = match checks.chunks_in_sums {
+        false => csv_blocks..=csv_blocks,
+        true => {
+            let file = store.open_part(part, Format::Parquet);
+            match file.and_then(|file| Ok(ParquetFile::open(&file, part)?.blocks_count())) {
+                Ok(chunk_blocks) => csv_blocks + chunk_blocks..=csv_blocks + chunk_blocks,
+                // Then the Parquet file was found damaged, or that it cannot be read, and nobody knows.
+                Err(_) => csv_blocks..=u64::MAX,
+            }
+        }
+    };
+    store.check_part_sums(part.id, checks.csv, blocks).map(Some)
+}
+
+/// The same by what is left of the part's receipt.
+fn check_remaining_sums(store: &Store, id: PartId, remains: &Remains) -> Result<Option<u64>, Error> {
+    let Some(seed) = remains.sums_seed else { return Ok(None) };
+    let csv = store.open_part_without_receipt(id, Format::Csv, None);
+    let blocks = match csv.map(|csv| listed_blocks(csv.bytes())) {
+        Ok(blocks) if !remains.chunks_in_sums => blocks..=blocks,
+        Ok(blocks) => blocks..=u64::MAX,
+        Err(_) => 0..=u64::MAX, // which was found before
+    };
+    store.check_part_sums(id, seed, blocks).map(Some)
+}
+
+/// Verifies some blocks of a part's Parquet file, from one of them on. Returns bytes and the next, if there is one.
+fn verify_blocks(store: &Store, part: &Part, from: u64) -> Result<(u64, Option<u64>), Error> {
+    let file = store.open_part(part, Format::Parquet)?;
+    ParquetFile::open(&file, part)?.verify_blocks(from, SLICE_BYTES as u64)
 }
 
 impl Engine {
@@ -313,7 +440,7 @@ impl Engine {
 impl Verification {
     fn new(engine: Engine, permit: Option<OwnedSemaphorePermit>) -> Self {
         let parts = engine.0.state.with(|state| state.parts.snapshot());
-        let walk = Walk::new(parts.into_iter().map(|(id, _part)| id));
+        let walk = Walk::new(parts.into_iter().map(|(id, part)| (id, Some(part))));
         Self { engine, walk: Some(walk), damaged_count: 0, _permit: permit }
     }
 
@@ -324,8 +451,13 @@ impl Verification {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
         let inner = &self.engine.0;
         let store = Arc::clone(&inner.store);
+        let wide_permit = match walk.is_wide_read_next() {
+            true => Some(Arc::clone(&inner.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
+            false => None,
+        };
         let slice = move || {
-            let more = walk.step(&store)?;
+            let more = walk.step(&store, wide_permit.is_some())?;
+            drop(wide_permit);
             Ok((walk, more))
         };
         let (mut walk, more) = inner.workers.run(Lane::Job, slice).await.flatten()?;
@@ -392,30 +524,19 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
     let open = move || {
         let store = Store::open(&root, Durability::Fsync)?;
         record::find(&store)?; // a newer version is refused before anything is changed
-        let mut parts = Vec::new();
-        let found = store.recover(|receipt| parts.push(receipt.part))?;
+        let mut parts = BTreeSet::new();
+        let found = store.tidy(|receipt| {
+            parts.insert(receipt.part);
+        })?;
+        parts.extend(found.quarantined.iter().map(|(id, _reason)| *id));
         Ok((Arc::new(store), parts, found))
     };
     let (store, parts, found) = workers.run(Lane::Job, open).await.flatten()?;
-    let mut set_aside = Vec::new();
-    let mut damaged = Vec::new();
-    for (id, reason) in found.quarantined {
-        // Reasons begin with the file's kind.
-        let extension = match reason.split_once(": ") {
-            Some((extension @ ("csv" | "parquet" | "sums"), _)) => extension,
-            _ => "json",
-        };
-        let (file, what) = (format!("parts/{id}.{extension}"), Error::Damaged { part: id, what: reason }.to_string());
-        damaged.push(DamagedFile { file, what });
-        set_aside.push(id);
-    }
-    report(Progress { damaged, ..Progress::default() });
-
-    let mut walk = Walk::new(parts.into_iter());
+    let mut walk = Walk::new(parts.into_iter().map(|id| (id, None)));
     loop {
         let store = Arc::clone(&store);
         let slice = move || {
-            let more = walk.step(&store)?;
+            let more = walk.step(&store, true)?;
             Ok((walk, more))
         };
         let more;
@@ -425,9 +546,16 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
             break;
         }
     }
-    set_aside.extend(&walk.damaged_parts);
-    set_aside.sort_unstable();
-    let damaged_parts = walk.damaged_parts;
+    // The walk has found these damaged, too, but for a part whose number is the only thing wrong with it.
+    let mut damaged_parts = walk.damaged_parts;
+    for (id, reason) in found.quarantined {
+        if damaged_parts.insert(id) {
+            let what = Error::Damaged { part: id, what: reason }.to_string();
+            let damaged = vec![DamagedFile { file: format!("parts/{id}.json"), what }];
+            report(Progress { damaged, ..Progress::default() });
+        }
+    }
+    let set_aside = damaged_parts.iter().copied().collect();
     let put_in_order = move || {
         damaged_parts.iter().try_for_each(|id| store.set_aside(*id))?;
         let missing = store.quarantine()?.missing(|id| store.has_receipt(*id));
@@ -449,7 +577,7 @@ mod tests {
         let mut walk = Walk::new(std::iter::empty());
         walk.jobs = Some(Vec::new().into_iter());
         walk.targets.push_back(target);
-        while walk.step(store).expect("readable") {}
+        while walk.step(store, true).expect("readable") {}
         walk.progress.damaged.into_iter().map(|damaged| damaged.file).collect()
     }
 

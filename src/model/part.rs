@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checksum::from_hex,
+    format::Format,
     schema::{Column, Schema},
 };
 
@@ -95,6 +96,46 @@ impl Receipt {
         let is_small = is_small_parquet(self.parquet.bytes, self.footer_bytes);
         let parquet = if is_small { &self.parquet.xxh3 } else { &checks.footer_xxh3 };
         Some(Checks { csv: from_hex(csv)?, parquet: from_hex(parquet)?, chunks_in_sums: checks.chunks_in_sums })
+    }
+}
+
+/// What the text of a damaged receipt still says about the part's files. Each of it may be the damage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// The checksum of `N.csv`.
+    pub csv_xxh3: Option<String>,
+    /// The checksum of `N.parquet`.
+    pub parquet_xxh3: Option<String>,
+    /// The seed of `N.sums`.
+    pub sums_seed: Option<u64>,
+    /// Whether `N.sums` has the checksums of the column chunks, too.
+    pub chunks_in_sums: bool,
+}
+
+impl Remains {
+    /// Looks for fields as [`Receipt`] is serialized; the text around them may be anything.
+    pub fn of(text: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(text);
+        let after = |key: &str| text.split_once(key).map(|(_, rest)| rest);
+        let digits = |rest: &str| rest.get(..16).filter(|digits| from_hex(digits).is_some()).map(str::to_owned);
+        let checksum_in = |object: &str| {
+            let (fields, _) = after(object)?.split_once('}')?;
+            digits(fields.split_once("\"xxh3\":\"")?.1)
+        };
+        Self {
+            csv_xxh3: checksum_in("\"csv\":{"),
+            parquet_xxh3: checksum_in("\"parquet\":{"),
+            sums_seed: after("\"sums_seed\":\"").and_then(digits).and_then(|seed| from_hex(&seed)),
+            chunks_in_sums: after("\"chunks_in_sums\":true").is_some(),
+        }
+    }
+
+    /// The checksum of a file.
+    pub fn checksum(&self, format: Format) -> Option<&String> {
+        match format {
+            Format::Csv => self.csv_xxh3.as_ref(),
+            Format::Parquet => self.parquet_xxh3.as_ref(),
+        }
     }
 }
 

@@ -203,6 +203,40 @@ def test_the_file_that_is_damaged_is_the_one_that_is_named(data):
     assert verified.summary["set_aside"] == [1, 2, 3]
 
 
+def flip_field(path: Path, key: str) -> None:
+    """A digit of the receipt's last field of that name."""
+    text = path.read_text()
+    at = text.rindex(f'"{key}":') + len(key) + 4
+    path.write_text(text[:at] + ("1" if text[at] == "0" else "0") + text[at + 1 :])
+
+
+def test_a_damaged_receipt_hides_no_other_damage(data):
+    """The server is not there to say what the receipt was: what is left of it has to do."""
+    copies = data.parent / "copies"
+    for kinds in (["csv"], ["parquet"], ["sums"], ["csv", "parquet", "sums"]):
+        folder = Path(shutil.copytree(data, copies))
+        flip_field(folder / "parts" / "2.json", "rows")
+        flip_field(folder / "parts" / "3.json", "rows")
+        for kind in kinds:
+            flip(folder / "parts" / f"2.{kind}")
+            flip(folder / "parts" / f"3.{kind}") if kind != "sums" else None
+        verified = Verified(folder)
+        expected = [f"parts/2.{kind}" for kind in kinds] + [f"parts/3.{kind}" for kind in kinds if kind != "sums"]
+        assert verified.files() == sorted([*expected, "parts/2.json", "parts/3.json"]), (kinds, verified.damaged)
+        assert verified.summary["set_aside"] == [2, 3]
+        shutil.rmtree(copies)
+
+
+def test_a_receipt_whose_checksum_of_a_file_is_damaged_accuses_no_file(data):
+    for part in (1, 2):
+        receipt = data / "parts" / f"{part}.json"
+        text = receipt.read_text()
+        at = text.index('"xxh3":"') + len('"xxh3":"')
+        receipt.write_text(text[:at] + ("1" if text[at] == "0" else "0") + text[at + 1 :])
+    (data / "parts" / "3.json").write_bytes(b"")
+    assert Verified(data).files() == ["parts/1.json", "parts/2.json", "parts/3.json"]
+
+
 def test_parts_that_two_have_exchanged_are_damaged(filled, tmp_path):
     for kind in ("csv", "parquet", "json"):
         folder = Path(shutil.copytree(filled, tmp_path / "data"))

@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// A part's Parquet file, its footer verified and read.
-pub(super) struct ParquetFile<'a> {
+pub(crate) struct ParquetFile<'a> {
     pub(super) file: &'a Reader,
     pub(super) footer: ParquetMetaData,
     /// All bytes of a small file, verified; none of another.
@@ -52,7 +52,7 @@ pub(super) struct ParquetFile<'a> {
 
 impl<'a> ParquetFile<'a> {
     /// Reads the footer. Errors: it is not what was written; it is not what the receipt says; it cannot be read.
-    pub(super) fn open(file: &'a Reader, part: &Part) -> Result<Self, Error> {
+    pub(crate) fn open(file: &'a Reader, part: &Part) -> Result<Self, Error> {
         let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
         let is_whole = part.is_small_parquet();
         let footer_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
@@ -93,13 +93,50 @@ impl<'a> ParquetFile<'a> {
         Ok(Chunk { parquet: self, group, metadata, start, end, place: (row_group, column_index) })
     }
 
+    /// How many blocks its column chunks have together.
+    pub(crate) fn blocks_count(&self) -> u64 {
+        self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns).map(blocks).sum()
+    }
+
+    /// Compares blocks of the column chunks with their checksums, from the block `from` of all until `bytes_max` have been
+    /// read. Returns how many bytes were read, and the next block, if there is one.
+    pub(crate) fn verify_blocks(&self, from: u64, bytes_max: u64) -> Result<(u64, Option<u64>), Error> {
+        if self.whole.is_some() {
+            return Ok((self.file.bytes(), None)); // that was done when it was opened
+        }
+        let (mut first, mut bytes, mut block) = (0, 0, Vec::new());
+        for chunk in self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+            let ((chunk_start, chunk_bytes), next_first) = (chunk.byte_range(), first + blocks(chunk));
+            for index in from.max(first)..next_first {
+                if bytes >= bytes_max {
+                    return Ok((bytes, Some(index)));
+                }
+                let offset = (index - first) * CHUNK_BLOCK_BYTES as u64;
+                let left = usize::try_from(chunk_bytes - offset).unwrap_or(usize::MAX);
+                block.resize(CHUNK_BLOCK_BYTES.min(left), 0);
+                let start = chunk_start.saturating_add(offset);
+                self.file.fill_unverified(start, &mut block)?;
+                if self.block_sums(index, 1)? != [checksum(&block)] {
+                    let end = start + block.len() as u64;
+                    return Err(self.damaged(&format!("the bytes from {start} to {end} are not what was written")));
+                }
+                bytes += block.len() as u64;
+            }
+            first = next_first;
+        }
+        Ok((bytes, None))
+    }
+
     /// The checksums of a chunk's blocks.
     pub(super) fn chunk_sums(&self, (row_group, column_index): (usize, usize)) -> Result<Vec<u64>, Error> {
-        let blocks = |chunk: &ColumnChunkMetaData| chunk.byte_range().1.div_ceil(CHUNK_BLOCK_BYTES as u64);
         let (group, groups) = (self.footer.row_group(row_group), &self.footer.row_groups()[..row_group]);
         let before = groups.iter().flat_map(RowGroupMetaData::columns).chain(&group.columns()[..column_index]);
         let first: u64 = before.map(blocks).sum();
-        let count = usize::try_from(blocks(group.column(column_index))).unwrap_or(usize::MAX);
+        self.block_sums(first, usize::try_from(blocks(group.column(column_index))).unwrap_or(usize::MAX))
+    }
+
+    /// The checksums of so many blocks of the column chunks, from the block `first` of all on.
+    fn block_sums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
         if let Some(listed_from) = self.listed_from {
             return self.file.listed_sums(listed_from + first, count);
         }
@@ -129,6 +166,11 @@ impl<'a> ParquetFile<'a> {
             error => self.damaged(&error.to_string()),
         }
     }
+}
+
+/// How many blocks a column chunk has.
+fn blocks(chunk: &ColumnChunkMetaData) -> u64 {
+    chunk.byte_range().1.div_ceil(CHUNK_BLOCK_BYTES as u64)
 }
 
 /// A column chunk of a part's file. No byte of it is handed out before it was verified.

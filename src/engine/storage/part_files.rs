@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -43,21 +44,32 @@ impl Store {
     ///
     /// Errors: a receipt of a newer version, in which case nothing has been touched; a file operation fails.
     pub fn recover(&self, mut part: impl FnMut(Receipt)) -> Result<Found, Error> {
+        let mut served = BTreeSet::new();
+        let mut found = self.tidy(|receipt| {
+            served.insert(receipt.part);
+            part(receipt);
+        })?;
+        found.quarantined.iter().try_for_each(|(id, _reason)| self.set_aside(*id))?;
+        let quarantine = self.quarantine()?;
+        found.missing = quarantine.missing(|id| served.contains(id));
+        found.in_quarantine = quarantine.parts.into_iter().collect();
+        Ok(found)
+    }
+
+    /// The same, but parts that cannot be served stay where they are: they are [`Found::quarantined`], and it is the caller
+    /// who sets them aside. What is in quarantine is not looked for.
+    pub(crate) fn tidy(&self, mut part: impl FnMut(Receipt)) -> Result<Found, Error> {
         assert_unlocked();
         let mut found = Found::default();
         let files = self.list_parts()?;
         let was_in_quarantine = self.quarantine()?;
-        let (mut broken, mut served) = (Vec::new(), BTreeSet::new());
         for (&id, &present) in &files {
             if !present.receipt {
                 continue;
             }
             match self.check_part(id)? {
-                Ok(receipt) => {
-                    part(receipt);
-                    served.insert(id);
-                }
-                Err(reason) => broken.push((id, reason)),
+                Ok(receipt) => part(receipt),
+                Err(reason) => found.quarantined.push((id, reason)),
             }
         }
         // Nothing was changed up to here.
@@ -88,13 +100,6 @@ impl Store {
             self.remove(&entry)?;
             found.leftovers += 1;
         }
-        for (id, reason) in broken {
-            self.set_aside(id)?;
-            found.quarantined.push((id, reason));
-        }
-        let quarantine = self.quarantine()?;
-        found.missing = quarantine.missing(|id| served.contains(id));
-        found.in_quarantine = quarantine.parts.into_iter().collect();
         Ok(found)
     }
 
@@ -104,13 +109,12 @@ impl Store {
         self.part_path(id, "json").exists()
     }
 
-    /// Verifies all of the list of checksums of a part, and says how many bytes it has; none if the part needs no list.
-    pub(crate) fn check_part_sums(&self, part: &Part) -> Result<Option<u64>, Error> {
-        let blocks = listed_blocks(part.csv_bytes);
-        let Some(checks) = part.checks.filter(|checks| checks.chunks_in_sums || blocks > 0) else { return Ok(None) };
-        let damaged = |what: String| Error::Damaged { part: part.id, what: format!("sums: {what}") };
-        let what = || Error::io(format!("part {}, sums", part.id));
-        let file = match data_folder::open(&self.part_path(part.id, "sums")) {
+    /// Verifies all of the list of checksums of a part, and says how many bytes it has. `blocks` is how many checksums it
+    /// may have.
+    pub(crate) fn check_part_sums(&self, id: PartId, seed: u64, blocks: RangeInclusive<u64>) -> Result<u64, Error> {
+        let damaged = |what: String| Error::Damaged { part: id, what: format!("sums: {what}") };
+        let what = || Error::io(format!("part {id}, sums"));
+        let file = match data_folder::open(&self.part_path(id, "sums")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound || data_folder::is_no_file(&error) => {
                 return Err(damaged(error.to_string()));
             }
@@ -122,15 +126,18 @@ impl Store {
             if read == 0 {
                 break;
             }
-            let found = read_page(checks.csv, index, &page[..read]);
+            let found = read_page(seed, index, &page[..read]);
             let found = found.ok_or_else(|| damaged(format!("its page {index} is not what was written")))?;
             bytes += read as u64;
             sums += found.len() as u64;
         }
-        if sums < blocks || (sums > blocks && !checks.chunks_in_sums) {
-            return Err(damaged(format!("it has {sums} checksums, and the CSV has {blocks} blocks")));
+        if !blocks.contains(&sums) {
+            return Err(damaged(format!(
+                "it has {sums} checksums, and the part's files have {} blocks",
+                blocks.start()
+            )));
         }
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
     /// A stored file, if it still has the size that its receipt gives. Its CSV is verified as it is read; Parquet is by
@@ -171,6 +178,32 @@ impl Store {
         };
         if reader.bytes != bytes {
             return Err(reader.damaged(&format!("{} bytes, the receipt says {bytes}", reader.bytes)));
+        }
+        Ok(reader)
+    }
+
+    /// A stored file of a part whose receipt is damaged. Its CSV is verified as it is read if `seed` is that of its list of
+    /// checksums.
+    pub(crate) fn open_part_without_receipt(
+        &self,
+        id: PartId,
+        format: Format,
+        seed: Option<u64>,
+    ) -> Result<Reader, Error> {
+        let name = FileName::Part(id, format);
+        let mut reader = match Reader::open_as(&self.part_path(id, &format.to_string()), name.clone()) {
+            Err(Error::Io { cause, .. }) if data_folder::is_no_file(&cause) => {
+                return Err(name.damaged(&cause.to_string()));
+            }
+            opened => opened?,
+        };
+        if let (Format::Csv, Some(seed)) = (format, seed)
+            && let Ok(list) = data_folder::open(&self.part_path(id, "sums"))
+        {
+            let listed = Reader { check: Check::List(Arc::new(list), seed), ..reader.clone() };
+            if listed.listed_sums(0, 1).is_ok() {
+                reader = listed;
+            }
         }
         Ok(reader)
     }

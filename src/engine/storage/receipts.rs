@@ -12,10 +12,21 @@ use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
     limits::{KIB, MIB},
-    model::part::{FORMAT_VERSION, PartId, Receipt},
+    model::part::{FORMAT_VERSION, PartId, Receipt, Remains},
 };
 
 impl Store {
+    /// What a damaged receipt still says.
+    pub(crate) fn receipt_remains(&self, id: PartId) -> Remains {
+        self.read_receipt(id).map(|text| Remains::of(&text)).unwrap_or_default()
+    }
+
+    /// Whether a damaged receipt would be whole if it said `found` where it says `told`: both are checksums.
+    pub(crate) fn is_only_damage_of_receipt(&self, id: PartId, told: &str, found: &str) -> bool {
+        let Ok(Ok(text)) = self.read_receipt(id).map(String::from_utf8) else { return false };
+        check_seal(text.replace(told, found).as_bytes()) == Seal::Whole
+    }
+
     /// A part's receipt, verified.
     ///
     /// Errors: it is damaged or gone; it cannot be read.
