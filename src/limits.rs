@@ -28,10 +28,9 @@ pub const DESCRIPTORS_MIN: usize = 64;
 /// File descriptors that are for neither connections nor uploads: listeners, the runtime, the log, the files that the
 /// workers read.
 pub const DESCRIPTORS_OWN: usize = 34;
-/// File descriptors that are kept for each upload. It has 4 until it is converted: its CSV and the list of its checksums,
-/// each open for writing and for reading. While it is converted it has 2 more: its Parquet, and pages that wait on disk.
-/// Not all are converted at once; with 1024 descriptors in all, 113 of 128 can be.
-pub const DESCRIPTORS_PER_UPLOAD: usize = 5;
+/// File descriptors that are kept for each upload: its CSV, the list of its checksums, and while it is converted its
+/// Parquet, and pages that wait on disk. Each is open once, for writing and for reading.
+pub const DESCRIPTORS_PER_UPLOAD: usize = 4;
 /// File descriptors that a long call takes: a result and the list of its checksums.
 pub const DESCRIPTORS_PER_LONG_CALL: usize = 2;
 

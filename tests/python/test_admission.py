@@ -12,6 +12,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 import grpc
@@ -346,6 +347,41 @@ def test_slow_forms(server):
 
     with attackers(lambda: Http1(server, FORM_HEAD), LONG_CALLS_MAX + 4, trickle):
         honest_clients_are_served(server, send_form)
+
+
+def test_no_file_of_an_upload_is_open_twice(server):
+    """Descriptors are planned for each upload: one for each of its files."""
+    rows = b"".join(b"text %d,%d\n" % (row, row) for row in range(100_000))
+    uploads = [
+        threading.Thread(target=upload_content, args=(server, b"name,x\n" + rows), daemon=True) for _ in range(12)
+    ]
+    for upload in uploads:
+        upload.start()
+    most, seen = {}, 0
+    while any(upload.is_alive() for upload in uploads):
+        opened = files_in(server.pid, server.data / "tmp")
+        seen = max(seen, len(opened))
+        most.update((name, count) for name, count in opened.items() if count > 1)
+    assert seen > 3 and not most, most
+
+
+def upload_content(server, content: bytes) -> None:
+    with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
+        request = table_pb2.UploadReq(csv_data=content)
+        assert table_pb2_grpc.TableStub(channel).Upload(request, timeout=WAIT_SECONDS_MAX).error == ""
+
+
+def files_in(pid: int, folder) -> Counter:
+    """How often a process has each file of a folder open."""
+    names = Counter()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+        except OSError:
+            continue  # closed meanwhile
+        if path.startswith(f"{folder}/"):
+            names[path] += 1
+    return names
 
 
 # --- file descriptors ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::PathBuf,
+    sync::Arc,
 };
 
 use super::{
@@ -18,8 +19,8 @@ pub(super) struct BlockList {
     hasher: BlockHasher,
     pages: PageWriter,
     pub(super) path: PathBuf,
-    /// Made when the first page is written.
-    pub(super) file: Option<File>,
+    /// Made when the first page is written. Who reads it shares it.
+    pub(super) file: Option<Arc<File>>,
     /// Whether the last page is written: no more blocks come.
     is_whole: bool,
 }

@@ -29,8 +29,8 @@ use crate::{
 /// lies in `tmp/`. It is removed when dropped, unless it was published.
 pub struct Draft {
     pub(super) path: PathBuf,
-    /// None as long as all of it is held.
-    pub(super) file: Option<File>,
+    /// None as long as all of it is held. Who reads or syncs it shares it, so that it is open once.
+    pub(super) file: Option<Arc<File>>,
     /// What is not written yet.
     pub(super) held: Vec<u8>,
     pub(super) bytes: u64,
@@ -51,7 +51,7 @@ pub struct Draft {
 
 /// What was on disk of a [`Draft`] at some moment, to be synced while more is written.
 pub struct SoFar {
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     /// What errors call it.
     what: &'static str,
 }
@@ -123,31 +123,29 @@ impl Draft {
     /// What was written so far, open for reading.
     pub fn reader(&mut self) -> Result<Reader, Error> {
         const WHAT: &str = "a new file in the data folder";
-        self.whole().map_err(Error::io(WHAT))?;
-        let mut reader = Reader::open_as(&self.path, FileName::Other(WHAT.into()))?;
-        reader.check = match &self.blocks {
+        let file = Arc::clone(self.whole().map_err(Error::io(WHAT))?);
+        let check = match &self.blocks {
             Some(blocks) => {
-                Check::List(Arc::new(data_folder::open(&blocks.path).map_err(Error::io(WHAT))?), blocks.seed)
+                let list = blocks.file.as_ref().ok_or_else(|| Error::Internal("a list has no page".to_owned()))?;
+                Check::List(Arc::clone(list), blocks.seed)
             }
             None if self.is_listed => Check::Whole(self.checksum.finish()),
             None => Check::Nothing,
         };
-        Ok(reader)
+        Ok(Reader { file, bytes: self.bytes, name: FileName::Other(WHAT.into()), check })
     }
 
     /// Waits until what was written is safe.
     pub fn sync(&mut self) -> io::Result<()> {
         sync_file(self.whole()?)?;
-        self.blocks.iter().filter_map(|blocks| blocks.file.as_ref()).try_for_each(sync_file)?;
+        self.blocks.iter().filter_map(|blocks| blocks.file.as_deref()).try_for_each(sync_file)?;
         self.synced = true;
         Ok(())
     }
 
-    /// What is on disk so far, to be synced while more is written. None if nothing is, or if no more files can be open: it
-    /// will be synced with the rest.
+    /// What is on disk so far, to be synced while more is written. None if nothing is.
     pub fn so_far(&self, what: &'static str) -> Option<SoFar> {
-        assert_unlocked();
-        let file = self.file.as_ref()?.try_clone().ok()?;
+        let file = Arc::clone(self.file.as_ref()?);
         Some(SoFar { file, what })
     }
 
@@ -161,7 +159,7 @@ impl Draft {
     }
 
     /// The file in `tmp/` with all that was held.
-    pub(super) fn on_disk(&mut self) -> io::Result<&mut File> {
+    pub(super) fn on_disk(&mut self) -> io::Result<&mut Arc<File>> {
         let file = made(&mut self.file, &self.path)?;
         if !self.held.is_empty() {
             file.write_all(&self.held)?;
@@ -201,7 +199,7 @@ impl Draft {
     }
 
     /// The file in `tmp/` with all of it, and no room beyond, and the list of its blocks' checksums.
-    pub(super) fn whole(&mut self) -> io::Result<&mut File> {
+    pub(super) fn whole(&mut self) -> io::Result<&mut Arc<File>> {
         self.blocks.iter_mut().try_for_each(|blocks| blocks.end())?;
         let (bytes, reserved_bytes) = (self.bytes, std::mem::take(&mut self.reserved_bytes));
         let file = self.on_disk()?;
@@ -247,11 +245,11 @@ pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
 }
 
 /// A draft's file, which is made now unless it is there.
-pub(super) fn made<'a>(file: &'a mut Option<File>, path: &Path) -> io::Result<&'a mut File> {
+pub(super) fn made<'a>(file: &'a mut Option<Arc<File>>, path: &Path) -> io::Result<&'a mut Arc<File>> {
     assert_unlocked();
     let made = match file.take() {
         Some(made) => made,
-        None => OpenOptions::new().read(true).write(true).create_new(true).open(path)?,
+        None => Arc::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?),
     };
     Ok(file.insert(made))
 }
@@ -271,7 +269,7 @@ impl SoFar {
     #[allow(clippy::expect_used, reason = "a panic fails the test")]
     pub(crate) fn unsyncable(path: &Path) -> Self {
         let file = rustix::fs::open(path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
-        Self { file: File::from(file.expect("opened")), what: "a folder" }
+        Self { file: Arc::new(File::from(file.expect("opened"))), what: "a folder" }
     }
 }
 

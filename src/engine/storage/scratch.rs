@@ -52,7 +52,7 @@ impl Scratch {
 
     /// It was made with the scratch.
     pub(super) fn file(&self) -> io::Result<&File> {
-        self.draft.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.draft.file.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Nothing in it is needed any more: its room is used again.

@@ -81,7 +81,7 @@ impl Staged {
                 file => file.and_then(|file| sync_file(&file)).map_err(what())?,
             }
         }
-        self.receipt.iter().filter_map(|receipt| receipt.file.as_ref()).try_for_each(sync_file).map_err(what())
+        self.receipt.iter().filter_map(|receipt| receipt.file.as_deref()).try_for_each(sync_file).map_err(what())
     }
 
     /// Makes it a part that nothing is synced of.

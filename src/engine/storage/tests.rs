@@ -119,7 +119,7 @@ fn a_batch_of_which_one_cannot_be_renamed_leaves_nothing() {
 
 fn store_that_cannot_sync_at_once(folder: &tempfile::TempDir) -> Arc<Store> {
     let mut store = store(folder);
-    store.folder = SoFar::unsyncable(folder.path()).file;
+    store.folder = Arc::into_inner(SoFar::unsyncable(folder.path()).file).expect("nobody shares it");
     store.syncs_at_once = true;
     Arc::new(store)
 }
