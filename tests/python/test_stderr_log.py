@@ -172,6 +172,23 @@ def test_each_call_is_logged_with_its_clients_address(start_server, tmp_path):
         assert re.fullmatch(r"127\.0\.0\.1:\d+", line["peer"]), line
 
 
+@pytest.mark.parametrize("path", ["/api/v1/file-processing/tasks/", "/api/states_mean"])
+def test_a_failure_over_http_is_logged_with_its_clients_address(start_server, tmp_path, path):
+    server = start_server(tmp_path / "data", "--log-format", "json", "--log", "error")
+    jobs = server.data / "jobs"
+    jobs.rename(server.data / "jobs-elsewhere")
+    jobs.write_text("no folder")  # nothing can be written into it, whoever runs this
+    url, form = server.http + path, {"file": ("a.csv", b"Song,Date,Number of Plays\na,2024-01-01,1\n")}
+    question = {"files": form} if path.startswith("/api/v1/") else {"json": {"question": "q"}}
+    answer = requests.post(url, timeout=ANSWER_SECONDS_MAX, **question)
+    assert answer.status_code == 500, answer.text
+    jobs.unlink()
+    (server.data / "jobs-elsewhere").rename(jobs)
+    server.stop()
+    [failed] = [line for line in lines_of(server) if line["message"] == "a request failed"]
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", failed["peer"]), failed
+
+
 @pytest.mark.parametrize("flags, env", [([], {}), (["--log-values"], {}), ([], {"TALLY_LOG_VALUES": "true"})])
 def test_what_is_in_cells_is_logged_on_request_only(start_server, tmp_path, flags, env):
     server = start_server(tmp_path / "data", "--log", "trace", *flags, env=env)

@@ -5,7 +5,7 @@ use std::fmt;
 use axum::{
     Json,
     extract::Query,
-    http::{HeaderValue, StatusCode, header},
+    http::{Extensions, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
@@ -50,7 +50,7 @@ pub(super) fn refuse(path: &str, status: StatusCode, reason: impl Into<String>) 
     if is_of_surveys(path) {
         return SurveyRefusal::new(status, reason).into_response();
     }
-    Refusal { status, field: "request", message: reason.into() }.into_response()
+    Refusal::new(status, "request", reason).into_response()
 }
 
 /// Whether a path is one of the statistics servers'.
@@ -159,13 +159,15 @@ impl From<JobId> for Accepted {
 pub(super) struct SurveyRefusal {
     #[serde(skip)]
     code: StatusCode,
+    #[serde(skip)]
+    fault: Option<Fault>,
     status: SurveyStatus,
     reason: String,
 }
 
 impl SurveyRefusal {
     pub(super) fn new(code: StatusCode, reason: impl Into<String>) -> Self {
-        Self { code, status: SurveyStatus::Error, reason: reason.into() }
+        Self { code, fault: None, status: SurveyStatus::Error, reason: reason.into() }
     }
 }
 
@@ -174,15 +176,16 @@ impl From<Error> for SurveyRefusal {
     fn from(error: Error) -> Self {
         match status_of(&error) {
             StatusCode::SERVICE_UNAVAILABLE => Self::new(StatusCode::METHOD_NOT_ALLOWED, SHUTTING_DOWN),
-            code => Self::new(code, told(code, &error)),
+            code => Self { fault: Fault::of(code, &error), ..Self::new(code, error.to_string()) },
         }
     }
 }
 
 impl IntoResponse for SurveyRefusal {
     fn into_response(self) -> Response {
-        let (code, is_shutting_down) = (self.code, self.reason == SHUTTING_DOWN);
+        let (code, is_shutting_down, fault) = (self.code, self.reason == SHUTTING_DOWN, self.fault.clone());
         let mut response = (code, Json(self)).into_response();
+        response.extensions_mut().extend(Fault::extension(fault));
         if code == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
         }
@@ -324,7 +327,7 @@ pub(super) fn to_group(Query(grouping): Query<Grouping>) -> Result<(GroupBy, Vec
 }
 
 fn to_names(field: &'static str, record: &str) -> Result<Vec<String>, Refusal> {
-    let refused = |message: String| Refusal { status: StatusCode::BAD_REQUEST, field, message };
+    let refused = |message: String| Refusal::new(StatusCode::BAD_REQUEST, field, message);
     let mut records = csv::ReaderBuilder::new().has_headers(false).from_reader(record.as_bytes()).into_records();
     let names = records.next().transpose().map_err(|error| refused(error.to_string()))?.unwrap_or_default();
     if names.is_empty() || records.next().is_some() {
@@ -412,29 +415,33 @@ pub(super) struct Refusal {
     /// What of the request is wrong.
     pub(super) field: &'static str,
     pub(super) message: String,
+    fault: Option<Fault>,
 }
 
 impl Refusal {
+    pub(super) fn new(status: StatusCode, field: &'static str, message: impl Into<String>) -> Self {
+        Self { status, field, message: message.into(), fault: None }
+    }
+
     pub(super) fn bad_file(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, field: "file", message: message.into() }
+        Self::new(StatusCode::BAD_REQUEST, "file", message)
     }
 
     pub(super) fn unknown_task() -> Self {
-        let message = "There is no such task, or its result is gone".to_owned();
-        Self { status: StatusCode::NOT_FOUND, field: "task_id", message }
+        Self::new(StatusCode::NOT_FOUND, "task_id", "There is no such task, or its result is gone")
     }
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let status = status_of(&error);
-        Self { status, field: "file", message: told(status, &error) }
+        Self { fault: Fault::of(status, &error), ..Self::new(status, "file", error.to_string()) }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Self { status, field, message } = self;
+        let Self { status, field, message, fault } = self;
         let general = match status {
             StatusCode::BAD_REQUEST => "The request is invalid or missing required data.",
             StatusCode::NOT_FOUND => "The requested resource was not found.",
@@ -446,6 +453,7 @@ impl IntoResponse for Refusal {
             details: [Detail { field, message }],
         };
         let mut response = (status, Json(failure)).into_response();
+        response.extensions_mut().extend(Fault::extension(fault));
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
         }
@@ -478,12 +486,23 @@ pub(super) struct Detail {
     message: String,
 }
 
-/// An error's text; what is our own fault is in the log too.
-fn told(status: StatusCode, error: &Error) -> String {
-    if status.is_server_error() {
-        tracing::error!(error = %Logged(error), "a request failed");
+/// What went wrong in the server itself, in the words of the log. It is in the extensions of the answer, for the log of
+/// calls, which knows the client's address.
+#[derive(Clone, Debug)]
+pub(super) struct Fault(pub(super) String);
+
+impl Fault {
+    fn of(status: StatusCode, error: &Error) -> Option<Self> {
+        status.is_server_error().then(|| Self(Logged(error).to_string()))
     }
-    error.to_string()
+
+    fn extension(fault: Option<Self>) -> Extensions {
+        let mut extensions = Extensions::new();
+        if let Some(fault) = fault {
+            extensions.insert(fault);
+        }
+        extensions
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use axum::{
 };
 use tracing::{Instrument, Span, field::display};
 
-use super::{Surface, guard::Arrival};
+use super::{Surface, convert::Fault, guard::Arrival};
 use crate::{api::metrics::HttpCall, limits::LOG_TEXT_CHARS_MAX};
 
 /// The target of these lines: what is written to the file of `--log-file`.
@@ -29,6 +29,9 @@ pub(super) async fn log(State(surface): State<Surface>, request: Request, next: 
     let mut call = Call { surface, span: span.clone(), started, route, method, peer, status: None };
     let response = next.run(request).instrument(span).await;
     call.status = Some(response.status());
+    if let Some(Fault(error)) = response.extensions().get() {
+        tracing::error!(parent: &call.span, peer = peer.map(display), error, "a request failed");
+    }
     response
 }
 

@@ -49,7 +49,7 @@ impl From<Busy> for SurveyRefusal {
 
 impl From<Busy> for Refusal {
     fn from(busy: Busy) -> Self {
-        Self { status: StatusCode::TOO_MANY_REQUESTS, field: "request", message: busy.message() }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "request", busy.message())
     }
 }
 

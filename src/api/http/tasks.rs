@@ -103,11 +103,7 @@ async fn submit(
     grouping: Result<Query<Grouping>, QueryRejection>,
     form: &mut FileForm,
 ) -> Result<JobId, Refusal> {
-    let grouping = grouping.map_err(|error| Refusal {
-        status: StatusCode::BAD_REQUEST,
-        field: "query",
-        message: error.body_text(),
-    })?;
+    let grouping = grouping.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "query", error.body_text()))?;
     let (group, header) = to_group(grouping)?;
     Ok(surface.engine.submit_task_from(origin, form.file().await?, group, header).await?)
 }
@@ -175,8 +171,8 @@ async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap
         Part::Whole => (StatusCode::OK, 0..bytes),
         Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
         Part::Unsatisfiable => {
-            let (status, field) = (StatusCode::RANGE_NOT_SATISFIABLE, "Range");
-            let refusal = Refusal { status, field, message: format!("The file has {bytes} bytes") };
+            let message = format!("The file has {bytes} bytes");
+            let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "Range", message);
             return Ok(([(header::CONTENT_RANGE, format!("bytes */{bytes}"))], refusal).into_response());
         }
     };
@@ -216,8 +212,7 @@ async fn cancel(
     if surface.engine.cancel_job(job.id).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
-    let message = "The task has ended already".to_owned();
-    Err(Refusal { status: StatusCode::CONFLICT, field: "task_id", message })
+    Err(Refusal::new(StatusCode::CONFLICT, "task_id", "The task has ended already"))
 }
 
 fn find(surface: &Surface, task_id: Result<Path<String>, PathRejection>) -> Result<Job, Refusal> {
