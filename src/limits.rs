@@ -129,7 +129,7 @@ pub const PROBE_BUFFER_BYTES: usize = 8 * KIB;
 /// Calls whose body or answer takes its time, of those connections: the rest is for probes and short calls.
 pub const HTTP_LONG_CALLS_MAX: usize = 20;
 /// Such calls that wait for their turn: each keeps a connection meanwhile.
-pub const HTTP_LONG_CALL_WAITS_MAX: usize = 8;
+pub const HTTP_LONG_CALL_WAITS_MAX: usize = 12;
 /// Permits for those connections that are kept free: while fewer are, a connection ends with its answer.
 pub const HTTP_PERMITS_SPARE: usize = 8;
 /// Bytes of an answer that the kernel takes at once, so that its call is a short one.
@@ -150,6 +150,10 @@ pub const JSON_BYTES_MAX: usize = MIB;
 pub const SMALL_JSON_BYTES_MAX: usize = 8 * KIB;
 /// Larger JSON bodies that are held at once; one more is refused.
 pub const LARGE_JSON_BODIES_MAX: usize = 1;
+/// Larger JSON bodies that wait to be read.
+pub const LARGE_JSON_BODY_WAITS_MAX: usize = 4;
+/// Seconds for which one may be read while another waits.
+pub const LARGE_JSON_BODY_S: u64 = 5;
 /// How often a JSON body is in memory while it is parsed: as it came, and what its parser makes of a text with escapes,
 /// in a buffer that doubles while the one before it is still there.
 pub const JSON_COPIES_MAX: usize = 4;
@@ -193,7 +197,7 @@ const LOG_BYTES_MAX: usize = LOG_QUEUE_BYTES_MAX
 pub const UPLOADS_MAX: usize = 128;
 /// Uploads that wait for a permit; one more is refused at once.
 pub const UPLOAD_WAITS_MAX: usize = UPLOADS_MAX;
-/// Milliseconds that an upload, or a long call over HTTP, waits for a permit before it is refused.
+/// Milliseconds that an upload, a long call over HTTP or a large JSON body waits for a permit before it is refused.
 pub const TRANSFER_WAIT_MAX_MS: u64 = 3000;
 /// Bytes that a transfer moves in a second in which its client is waited for, ...
 pub const TRANSFER_BYTES_PER_S_MIN: u64 = KIB as u64;
@@ -376,7 +380,8 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
         + WIDE_CONNECTIONS_MAX * WIDE_STREAMS_PER_CONNECTION_MAX as usize) * STREAM_BYTES // what HTTP/2 knows of calls
     + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
     + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES                          // probes
-    + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
+    + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX
+        + LARGE_JSON_BODIES_MAX + LARGE_JSON_BODY_WAITS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
     + LOG_BYTES_MAX                                                           // logged to standard error
@@ -398,8 +403,9 @@ const _: () = assert!(UPLOADS_MAX < WIDE_STREAMS_PER_CONNECTION_MAX as usize);
 const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(WIDE_STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= WIDE_CONNECTION_WINDOW_BYTES);
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PERMITS_SPARE <= HTTP_CONNECTIONS_MAX);
-/// A call that waits for its turn, or is short, finds a connection that long calls do not have.
-const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE < HTTP_CONNECTIONS_MAX);
+/// On every connection that may be used a long call can wait for its turn: if more came than may wait, those that are ended
+/// for being slow would come again at once, and keep others from waiting. A short call then needs one of them to be idle.
+const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE == HTTP_CONNECTIONS_MAX);
 const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
 /// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.
 const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);

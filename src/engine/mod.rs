@@ -73,9 +73,10 @@ use crate::{
     },
     error::Error,
     limits::{
-        GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, HTTP_LONG_CALL_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits,
-        NUMBER_CALLS_MAX, RECEIPTS_PAGE_BYTES, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX,
-        UPLOAD_WAITS_MAX, UPLOADS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
+        GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, HTTP_LONG_CALL_WAITS_MAX, LARGE_CONVERSION_BYTES,
+        LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_S, LARGE_JSON_BODY_WAITS_MAX, Limits, NUMBER_CALLS_MAX,
+        RECEIPTS_PAGE_BYTES, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX,
+        UPLOADS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
     model::{
         format::Format,
@@ -274,6 +275,13 @@ impl Engine {
     pub fn long_calls(&self, calls_max: usize) -> Admission {
         let calls = Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX);
         Admission::new(&self.0.state, TransferKind::LongCall, calls)
+    }
+
+    /// Gives permits for bodies of which few are held in memory at once.
+    pub fn large_bodies(&self) -> Admission {
+        let bodies = Transfers::new(LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_WAITS_MAX);
+        let bodies = bodies.held_at_most(Duration::from_secs(LARGE_JSON_BODY_S));
+        Admission::new(&self.0.state, TransferKind::LargeBody, bodies)
     }
 
     /// Runs `work` as a task of its own. If the caller goes away, `work` is told, and sees to the clean-up itself.

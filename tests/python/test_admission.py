@@ -31,6 +31,7 @@ CSV = b"x,y\n1,2\n"
 CONNECTIONS_MAX = 128  # the server's default, as those below
 UPLOADS_MAX = 128
 HTTP_CONNECTIONS_MAX = 40
+USED_HTTP_CONNECTIONS_MAX = 32
 LONG_CALLS_MAX = 20
 SILENT_CONNECTIONS = 300
 HONEST_SECONDS_MAX = 5
@@ -39,7 +40,7 @@ WAIT_SECONDS_MAX = 60
 ROUNDS = 5
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 CANCEL = 8
 UPLOAD = "/tally.v1.Tally/Upload"
@@ -67,7 +68,8 @@ def head_of_call(path: str, stream_id: int, ends: bool = False, content_length: 
 class Http2:
     """An HTTP/2 client that acknowledges settings and answers pings, and otherwise only does what it is told."""
 
-    def __init__(self, server):
+    def __init__(self, server, answers_pings: bool = True):
+        self.answers_pings = answers_pings
         host, port = server.address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS_MAX)
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0))
@@ -101,6 +103,8 @@ class Http2:
                 return
             kind, flags, _stream = struct.unpack(">BBI", self.received[3:9])
             payload, self.received = self.received[9 : 9 + length], self.received[9 + length :]
+            if not self.answers_pings and kind in (SETTINGS, PING):
+                continue
             if kind == SETTINGS and not flags & ACK:
                 self.send(frame(SETTINGS, ACK, 0))
             elif kind == PING and not flags & ACK:
@@ -123,6 +127,14 @@ class Http1:
         self.send(first)
 
     send, close = Http2.send, Http2.close
+
+    def receive(self) -> bytes:
+        """What has come, or comes within a moment."""
+        self.socket.settimeout(0.5)
+        try:
+            return self.socket.recv(64 * KIB)
+        except OSError:
+            return b""
 
     def read(self) -> None:
         try:
@@ -243,7 +255,7 @@ def send_form(server) -> None:
         )
         if answer.status_code == 202:
             return
-        assert answer.status_code == 429 and time.monotonic() < deadline, answer.text
+        assert answer.status_code in (429, 503) and time.monotonic() < deadline, answer.text
         time.sleep(float(answer.headers["Retry-After"]))
 
 
@@ -341,12 +353,77 @@ def test_slow_uploads_on_some_connections(server):
         honest_clients_are_served(server)
 
 
-def test_slow_forms(server):
-    def trickle(connection, _turn) -> None:
-        connection.send(b"1")
+def trickle(connection, _turn) -> None:
+    connection.send(b"1")
 
-    with attackers(lambda: Http1(server, FORM_HEAD), LONG_CALLS_MAX + 4, trickle):
+
+@pytest.mark.parametrize("count", [LONG_CALLS_MAX + 4, USED_HTTP_CONNECTIONS_MAX - 2, USED_HTTP_CONNECTIONS_MAX])
+def test_slow_forms(server, count):
+    with attackers(lambda: Http1(server, FORM_HEAD), count, trickle):
         honest_clients_are_served(server, send_form)
+
+
+def test_a_slow_form_gives_way_and_is_told(server):
+    with ExitStack() as stack:
+        forms = [Http1(server, FORM_HEAD) for _ in range(LONG_CALLS_MAX)]
+        for form in forms:
+            stack.callback(form.close)
+        time.sleep(ATTACK_SECONDS)  # from then on it is too slow
+        send_form(server)
+        answers = [form.receive() for form in forms]
+        assert [answer for answer in answers if answer] and all(
+            answer.startswith(b"HTTP/1.1 408 ") for answer in answers if answer
+        )
+
+
+# --- large JSON bodies --------------------------------------------------------------------------------------
+
+ASK = "/api/states_mean"
+JSON_HEAD = b"POST " + ASK.encode() + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+# More than is read without the one permit for such bodies.
+JSON_START = b'{"question": "' + b"q" * 20_000
+
+
+def ask_at_length(server) -> None:
+    """A body of 60 KiB, as often as the server says to come again."""
+    body = '{"question": "q", "more": "' + 60_000 * "m" + '"}'
+    deadline = time.monotonic() + 2 * HONEST_SECONDS_MAX
+    while True:
+        answer = requests.post(server.http + ASK, data=body, timeout=2 * HONEST_SECONDS_MAX)
+        if answer.status_code == 200:
+            return
+        assert answer.status_code == 429 and time.monotonic() < deadline, answer.text
+        time.sleep(float(answer.headers["Retry-After"]))
+
+
+def test_a_slow_large_body_that_comes_again(server):
+    with attackers(lambda: Http1(server, JSON_HEAD + JSON_START), 1, trickle):
+        honest_clients_are_served(server, ask_at_length, rounds=2)
+
+
+@pytest.mark.parametrize("bytes_each_second", [1, 2048], ids=["stalled", "beyond its time"])
+def test_a_slow_large_body_gives_way_to_one_that_waits(server, bytes_each_second):
+    slow = Http1(server, JSON_HEAD + JSON_START)
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.wait(1):
+            slow.send(b"q" * bytes_each_second)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        time.sleep(0.5)  # it has the permit
+        body = '{"question": "q", "more": "' + 60_000 * "m" + '"}'
+        began = time.monotonic()
+        answer = requests.post(server.http + ASK, data=body, timeout=WAIT_SECONDS_MAX)
+        assert (answer.status_code, answer.json().get("job_id")) == (200, "job_id_1"), answer.text
+        assert time.monotonic() - began < 7
+        assert slow.receive().startswith(b"HTTP/1.1 408 ")
+    finally:
+        stop.set()
+        sender.join(WAIT_SECONDS_MAX)
+        slow.close()
 
 
 def test_no_file_of_an_upload_is_open_twice(server):
@@ -425,6 +502,47 @@ def test_the_soft_limit_of_descriptors_is_raised(start_server, tmp_path):
 
 
 # --- resets and windows -------------------------------------------------------------------------------------
+
+
+def headers_without_end(stream_id: int) -> bytes:
+    """HEADERS that say that more of the head comes, in CONTINUATION frames (RFC 9113, section 6.10)."""
+    return frame(HEADERS, 0, stream_id, hpack.Encoder().encode([(":method", "POST"), (":path", UPLOAD)]))
+
+
+def head_that_never_ends(server, is_used: bool = False) -> Http2:
+    """It cannot even answer a ping: no frame may come between those of a head (RFC 9113, section 6.10)."""
+    connection = Http2(server, answers_pings=False)
+    if is_used:
+        connection.send(head_of_call("/NumStore/Fact", 1, ends=True))
+    connection.send(headers_without_end(3))
+    return connection
+
+
+@pytest.mark.parametrize("is_used", [False, True], ids=["at first", "after a call"])
+def test_heads_that_never_end_shut_nobody_out(server, is_used):
+    first = head_that_never_ends(server, is_used)
+    try:
+        with attackers(lambda: head_that_never_ends(server, is_used), CONNECTIONS_MAX + 12):
+            honest_clients_are_served(server, rounds=2)
+            wait_until(lambda: first.read() or first.is_closed, "it makes room", HONEST_SECONDS_MAX)
+    finally:
+        first.close()
+
+
+def test_a_head_that_goes_on_for_ever_costs_the_connection(server):
+    connection = head_that_never_ends(server)
+
+    def is_closed() -> bool:
+        time.sleep(0.1)  # slow enough for no bound of a rate
+        connection.send(frame(CONTINUATION, 0, 3))
+        connection.read()
+        return connection.is_closed
+
+    try:
+        wait_until(is_closed, "the connection is closed", HONEST_SECONDS_MAX)
+    finally:
+        connection.close()
+    upload_as_a_new_client(server)
 
 
 def reset_at_once(stream_id: int) -> bytes:

@@ -21,10 +21,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use multer::{Field, Multipart};
 use serde::de::DeserializeOwned;
-use tokio::{
-    sync::SemaphorePermit,
-    time::{Sleep, sleep, timeout},
-};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,13 +32,13 @@ use super::{
 use crate::{
     api::Caller,
     engine::{
-        runtime::transfers::TooSlow,
+        runtime::transfers::{Permit, TooSlow},
         state::transfers::{self, Origin},
     },
     error::{Error, quoted::Quoted},
     limits::{
-        FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JSON_BYTES_MAX, REFUSED_BYTES_MAX, SMALL_JSON_BYTES_MAX,
-        TRANSFER_SHORT_GRACE_S,
+        FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JSON_BYTES_MAX, LARGE_JSON_BODY_S, REFUSED_BYTES_MAX,
+        SMALL_JSON_BYTES_MAX, TRANSFER_SHORT_GRACE_S,
     },
 };
 
@@ -80,18 +77,21 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for Asked<T> {
 }
 
 /// The whole body, and the permit that a large one takes for as long as it is there.
-type Read<'a> = (Vec<u8>, Option<SemaphorePermit<'a>>);
+type Read = (Vec<u8>, Option<Permit>);
 
 /// The same of a client that may be slow. One that takes more than a moment takes a permit for a long call.
-async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -> Result<Read<'_>, SurveyRefusal> {
-    let pace = OnceLock::new(); // set once the call has a permit
-    let mut reading = std::pin::pin!(read_json(body, surface, &pace));
+async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -> Result<Read, SurveyRefusal> {
+    let long_call = Turns::default();
+    let mut reading = std::pin::pin!(read_json(body, origin, surface, &long_call));
     if let Ok(read) = timeout(SHORT_BODY_MAX, &mut reading).await {
         return read;
     }
     let end = CancellationToken::new();
-    let permit = surface.long_call(origin, end.clone()).await.map_err(SurveyRefusal::from)?;
-    pace.get_or_init(|| permit.pace()).waits(); // until it has come whole
+    let permit = tokio::select! {
+        read = &mut reading => return read,
+        permit = surface.long_call(origin, end.clone()) => permit.map_err(SurveyRefusal::from)?,
+    };
+    long_call.begin(permit.pace());
     let seconds = surface.idle_max.as_secs();
     let reason = format!("the body did not come within {seconds} s");
     let too_slow = SurveyRefusal::new(StatusCode::REQUEST_TIMEOUT, reason);
@@ -101,19 +101,59 @@ async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -
     }
 }
 
-async fn read_json<'a>(
-    mut body: BodyDataStream,
-    surface: &'a Surface,
-    pace: &OnceLock<Arc<transfers::Pace>>,
-) -> Result<Read<'a>, SurveyRefusal> {
-    let mut bytes = Vec::new();
-    let mut permit = None;
-    while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| SurveyRefusal::from(broken(error)))?;
-        if let Some(pace) = pace.get() {
-            pace.moved(piece.len());
+/// Whose turn it is in a call that may get a permit later: its pace is measured from then on.
+#[derive(Default)]
+struct Turns {
+    pace: OnceLock<Arc<transfers::Pace>>,
+    is_clients: AtomicBool,
+}
+
+impl Turns {
+    /// The call has a permit from here on.
+    fn begin(&self, pace: Arc<transfers::Pace>) {
+        let pace = self.pace.get_or_init(|| pace);
+        if self.is_clients.load(Ordering::Relaxed) {
             pace.waits();
         }
+    }
+
+    /// From here on the client is waited for.
+    fn is_clients(&self) {
+        self.is_clients.store(true, Ordering::Relaxed);
+        self.pace.get().into_iter().for_each(|pace| pace.waits());
+    }
+
+    /// The client is not waited for any more: so many bytes have come.
+    fn is_ours(&self, bytes: usize) {
+        self.is_clients.store(false, Ordering::Relaxed);
+        self.pace.get().into_iter().for_each(|pace| pace.moved(bytes));
+    }
+}
+
+/// The body of a call, whose turns `long_call` is told.
+async fn read_json(
+    mut body: BodyDataStream,
+    origin: Origin,
+    surface: &Surface,
+    long_call: &Turns,
+) -> Result<Read, SurveyRefusal> {
+    let mut bytes = Vec::new();
+    let (mut permit, large, end_large) = (None, Turns::default(), CancellationToken::new());
+    loop {
+        [long_call, &large].into_iter().for_each(Turns::is_clients);
+        let piece = tokio::select! {
+            piece = body.next() => piece,
+            () = end_large.cancelled() => {
+                let reason = format!(
+                    "the body came at less than 1 KiB/s or took more than {LARGE_JSON_BODY_S} s while another waited"
+                );
+                return Err(SurveyRefusal::new(StatusCode::REQUEST_TIMEOUT, reason));
+            }
+        };
+        let piece = piece.transpose().map_err(|error| SurveyRefusal::from(broken(error)))?;
+        let bytes_come = piece.as_ref().map_or(0, Bytes::len);
+        [long_call, &large].into_iter().for_each(|turns| turns.is_ours(bytes_come));
+        let Some(piece) = piece else { break };
         let so_far = bytes.len() + piece.len();
         if so_far > JSON_BYTES_MAX {
             drop((bytes, permit));
@@ -122,8 +162,10 @@ async fn read_json<'a>(
             return Err(SurveyRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
         if so_far > SMALL_JSON_BYTES_MAX && permit.is_none() {
-            permit = surface.large_bodies.try_acquire().ok();
-            if permit.is_none() {
+            permit = surface.large_bodies.enter(origin, end_large.clone()).await;
+            if let Some(permit) = &permit {
+                large.begin(permit.pace());
+            } else {
                 drop(bytes);
                 throw_away(body, REFUSED_MAX).await;
                 let reason = "too many large bodies are being read: try again";

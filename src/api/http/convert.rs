@@ -33,6 +33,10 @@ const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
 /// A failure as an HTTP status.
 pub(super) fn status_of(error: &Error) -> StatusCode {
+    // There is room, but not for a client that takes so long.
+    if matches!(error, Error::TooSlow { .. }) {
+        return StatusCode::REQUEST_TIMEOUT;
+    }
     match error.kind() {
         Kind::Input | Kind::Malformed | Kind::OutOfRange => StatusCode::BAD_REQUEST,
         Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,

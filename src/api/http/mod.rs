@@ -18,13 +18,11 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
     response::Response,
 };
-use tokio::sync::Semaphore;
 
 use self::{guard::AdminToken, log_file::LostLines};
 use crate::{
     api::metrics::Metrics,
     engine::{Engine, runtime::transfers::Admission},
-    limits::LARGE_JSON_BODIES_MAX,
 };
 
 mod body;
@@ -48,7 +46,7 @@ pub(crate) struct Inner {
     metrics: Arc<Metrics>,
     admin_token: Option<AdminToken>,
     /// JSON bodies that are too large to be held for every connection.
-    large_bodies: Semaphore,
+    large_bodies: Admission,
     /// Calls whose body or answer takes its time.
     long_calls: Admission,
     /// How long a body may keep us waiting.
@@ -79,10 +77,10 @@ impl Surface {
     ) -> Self {
         Self(Arc::new(Inner {
             long_calls: engine.long_calls(long_calls_max),
+            large_bodies: engine.large_bodies(),
             engine,
             metrics,
             admin_token,
-            large_bodies: Semaphore::new(LARGE_JSON_BODIES_MAX),
             idle_max,
             lost_lines,
             calls: AtomicU64::new(0),

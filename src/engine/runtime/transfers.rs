@@ -44,13 +44,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Admission {
     state: Shared,
     kind: TransferKind,
+    /// How long a newcomer waits: for as long as another may hold its permit, and then some.
+    wait_max: Duration,
 }
 
 impl Admission {
     /// From here on, `transfers` is the table of this kind.
     pub fn new(state: &Shared, kind: TransferKind, transfers: Transfers) -> Self {
+        let wait_max = WAIT_MAX + transfers.held_max.unwrap_or_default();
         state.with(|state| state.transfers[kind as usize] = transfers);
-        Self { state: state.clone(), kind }
+        Self { state: state.clone(), kind, wait_max }
     }
 
     /// A permit, or none within a few seconds. `end` is cancelled when the transfer has to end for another.
@@ -60,7 +63,7 @@ impl Admission {
         let (id, rx) = entered?;
         let permit = Permit { admission: self.clone(), id, pace };
         let Some(mut rx) = rx else { return Some(permit) };
-        let deadline = Instant::now() + WAIT_MAX;
+        let deadline = Instant::now() + self.wait_max;
         // Each that waits ends one transfer at most.
         let mut has_ended_one = false;
         while Instant::now() < deadline {
@@ -96,7 +99,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Admission { state, kind } = &self.admission;
+        let Admission { state, kind, .. } = &self.admission;
         for tx in state.with(|state| state.transfers[*kind as usize].leave(self.id)) {
             // One that has just given up waiting leaves by itself.
             let _gave_up = tx.send(());
@@ -276,6 +279,22 @@ mod tests {
         let _other = now(&admission, origin(4, "192.0.2.4"));
         let mut newcomer = Box::pin(admission.enter(origin(5, "192.0.2.5"), CancellationToken::new()));
         assert!(newcomer.as_mut().now_or_never().is_none() && !fast.pace.end.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn one_that_has_had_its_time_gives_way_however_fast_it_is() {
+        let transfers = Transfers::new(1, 8).held_at_most(Duration::from_millis(200));
+        let admission = Admission::new(&Shared::new(), TransferKind::LargeBody, transfers);
+        let held = now(&admission, origin(1, "192.0.2.1")).expect("a permit");
+        held.pace.waits();
+        let mut newcomer = Box::pin(admission.enter(origin(2, "192.0.2.2"), CancellationToken::new()));
+        assert!(newcomer.as_mut().now_or_never().is_none() && !held.pace.end.is_cancelled(), "it has had no time yet");
+        tokio::select! {
+            _ = &mut newcomer => panic!("there is no permit yet"),
+            () = held.pace.end.cancelled() => {}
+        }
+        drop(held);
+        assert!(newcomer.await.is_some());
     }
 
     #[tokio::test]

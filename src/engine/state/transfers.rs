@@ -51,17 +51,21 @@ pub enum TransferKind {
     Upload,
     /// A call whose body or answer takes its time, on a connection that serves one call at a time.
     LongCall,
+    /// A body of which few are held in memory at once.
+    LargeBody,
 }
 
 impl TransferKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
 }
 
 /// The transfers of one kind, those that run and those that wait.
 pub struct Transfers {
     max: usize,
     waits_max: usize,
+    /// How long one may hold its permit while others wait, however fast it is; none if there is no bound.
+    pub(crate) held_max: Option<Duration>,
     running: Vec<Running>,
     waiting: VecDeque<Waiting>,
     next_id: u64,
@@ -72,6 +76,8 @@ struct Running {
     id: u64,
     origin: Origin,
     pace: Arc<Pace>,
+    /// When it got its permit, or began to wait for one.
+    since: Instant,
     /// It was told to end.
     is_ending: bool,
 }
@@ -105,7 +111,12 @@ enum Obstacle {
 impl Transfers {
     /// None so far, of at most `max` at once, and of as many beside them that wait.
     pub fn new(max: usize, waits_max: usize) -> Self {
-        Self { max, waits_max, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
+        Self { max, waits_max, held_max: None, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
+    }
+
+    /// The same, but each may hold its permit for no longer than this while others wait.
+    pub fn held_at_most(self, held_max: Duration) -> Self {
+        Self { held_max: Some(held_max), ..self }
     }
 
     /// What keeps a transfer from starting, if anything does.
@@ -124,7 +135,7 @@ impl Transfers {
 
     /// Starts a transfer, or lets it wait; says whether it runs. None if as many wait as may.
     pub(crate) fn enter(&mut self, origin: Origin, pace: Arc<Pace>) -> Option<(u64, Option<oneshot::Receiver<()>>)> {
-        let transfer = Running { id: self.next_id, origin, pace, is_ending: false };
+        let transfer = Running { id: self.next_id, origin, pace, since: Instant::now(), is_ending: false };
         let id = transfer.id;
         // Those that wait could not start, so whoever comes now overtakes none that could.
         let rx = if self.obstacle(origin).is_none() {
@@ -189,14 +200,14 @@ impl Transfers {
         while self.running.len() < self.max
             && let Some(Waiting { transfer, tx }) = self.next_waiting().and_then(|index| self.waiting.remove(index))
         {
-            self.running.push(transfer);
+            self.running.push(Running { since: Instant::now(), ..transfer });
             told.push(tx);
         }
         told
     }
 
-    /// Of those that keep `origin` from starting and wait for their client, the one that is furthest behind, if it is too
-    /// far behind.
+    /// Of those that keep `origin` from starting and wait for their client, and that are too far behind or have had their
+    /// time, the one that is furthest behind.
     pub(crate) fn slowest(&mut self, origin: Origin) -> Option<Arc<Pace>> {
         let obstacle = self.obstacle(origin)?;
         let in_the_way = |other: Origin| match obstacle {
@@ -204,12 +215,15 @@ impl Transfers {
             Obstacle::Peer => other.peer == origin.peer,
             Obstacle::Full => true,
         };
-        let may_end = |other: &&mut Running| !other.is_ending && other.pace.is_waiting() && in_the_way(other.origin);
+        let held_max = self.held_max;
+        let is_too_slow = |other: &Running| {
+            other.pace.behind() >= SHORT_GRACE || held_max.is_some_and(|held_max| other.since.elapsed() >= held_max)
+        };
+        let may_end = |other: &&mut Running| {
+            !other.is_ending && other.pace.is_waiting() && in_the_way(other.origin) && is_too_slow(other)
+        };
         let candidates = self.running.iter_mut().filter(may_end);
         let slowest = candidates.max_by_key(|other| other.pace.behind())?;
-        if slowest.pace.behind() < SHORT_GRACE {
-            return None;
-        }
         slowest.is_ending = true;
         Some(Arc::clone(&slowest.pace))
     }
