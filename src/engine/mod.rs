@@ -61,6 +61,7 @@ use crate::{
         query::column_sum,
         runtime::{
             memory_pool::Pool,
+            secret_file,
             transfers::{Admission, Paced, Permit},
             workers::{Workers, panic_text},
         },
@@ -68,7 +69,7 @@ use crate::{
             Lane, Shared,
             transfers::{Origin, TransferKind, Transfers},
         },
-        storage::{host, reader::Reader},
+        storage::reader::Reader,
         survey::{answer::Answer, question::SurveyQuestion},
     },
     error::Error,
@@ -98,7 +99,7 @@ pub use crate::engine::state::numbers::Factorial;
 pub use crate::engine::state::numbers::Key;
 pub use crate::engine::stats::Vitals;
 pub use crate::engine::storage::Store;
-pub use crate::engine::storage::part_files::Found;
+pub use crate::engine::storage::recover::Found;
 pub use crate::model::durability::Durability;
 pub use crate::model::file_mode::FileMode;
 
@@ -487,7 +488,7 @@ impl Engine {
 
     /// The one line of a file that holds a secret. Errors: it has none.
     pub async fn read_secret(&self, path: PathBuf) -> Result<String, Error> {
-        self.0.workers.run(Lane::Question, move || host::read_secret(&path)).await.flatten()
+        self.0.workers.run(Lane::Question, move || secret_file::read_secret(&path)).await.flatten()
     }
 
     /// Gives what an earlier start made in the data folder the mode that new files have.

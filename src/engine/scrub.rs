@@ -28,7 +28,7 @@ use crate::{
             self, Store,
             checksums::listed_blocks,
             draft::checksum_text,
-            job_files::JobFile,
+            names::JobFile,
             reader::{Blocks, Reader},
         },
     },

@@ -1,12 +1,15 @@
 //! What the server measures of itself, for those who watch it.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    fs::File,
+    io::Read,
+    sync::{Arc, atomic::Ordering},
+};
 
 use crate::{
     engine::{
         Engine,
-        state::{Lane, jobs::JobCounts},
-        storage::host,
+        state::{Lane, jobs::JobCounts, lock_check::assert_unlocked},
     },
     error::Error,
 };
@@ -40,7 +43,7 @@ impl Engine {
         let Engine(inner) = self;
         let waiting = inner.state.waiting_work();
         let store = Arc::clone(&inner.store);
-        let measure = move || Ok((store.spilled_bytes(), host::resident_bytes()?));
+        let measure = move || Ok((store.spilled_bytes(), resident_bytes()?));
         let (spilled_bytes, resident_bytes) = inner.workers.run(Lane::Question, measure).await.flatten()?;
         Ok(Vitals {
             parts: self.parts_count(),
@@ -54,4 +57,16 @@ impl Engine {
             resident_bytes,
         })
     }
+}
+
+/// This process's memory without what is swapped out, as Linux reports it (`VmRSS`, proc(5)).
+fn resident_bytes() -> Result<u64, Error> {
+    const STATUS_BYTES_MAX: u64 = 64 * 1024;
+    assert_unlocked();
+    let mut status = String::new();
+    let read = File::open("/proc/self/status").and_then(|file| file.take(STATUS_BYTES_MAX).read_to_string(&mut status));
+    read.map_err(Error::io("/proc/self/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| Error::Internal("/proc/self/status has no VmRSS".to_owned()))
 }

@@ -2,6 +2,7 @@
 //! price is that lines can be lost: they are counted, and the first of each failure is told on standard error.
 
 use std::{
+    fs::{self, OpenOptions},
     io::{self, Write},
     path::Path,
     sync::{
@@ -13,7 +14,7 @@ use std::{
 use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use crate::{config::LogFile, engine::storage::host, error::Error, limits::LOG_LINES_MAX};
+use crate::{config::LogFile, engine::state::lock_check::assert_unlocked, error::Error, limits::LOG_LINES_MAX};
 
 /// How many lines did not come into the file; clones count the same.
 #[derive(Clone, Default)]
@@ -39,7 +40,7 @@ impl LostLines {
 /// Errors: the file cannot be appended to.
 pub(crate) fn open(file: &LogFile) -> Result<(NonBlocking, WorkerGuard, LostLines), Error> {
     let LogFile { path, bytes_max, files_kept } = file;
-    host::check_appendable(path)?; // FileRotate itself would write nowhere
+    check_appendable(path)?; // FileRotate itself would write nowhere
     let limit = ContentLimit::BytesSurpassed(*bytes_max);
     let file = FileRotate::new(Path::new(path), AppendCount::new(*files_kept), limit, Compression::None, None);
     let lost = LostLines::default();
@@ -47,6 +48,16 @@ pub(crate) fn open(file: &LogFile) -> Result<(NonBlocking, WorkerGuard, LostLine
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES_MAX).finish(file);
     lost.0.dropped.get_or_init(|| writer.error_counter());
     Ok((writer, guard, lost))
+}
+
+/// Makes sure that a file can be appended to, and makes it if it is not there.
+fn check_appendable(path: &Path) -> Result<(), Error> {
+    assert_unlocked();
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io(folder.display().to_string()))?;
+    }
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map(drop).map_err(Error::io(path.display().to_string()))
 }
 
 /// A writer of lines whose failures are told: the thread that writes keeps them to itself.

@@ -37,7 +37,7 @@ use crate::{
             Lane, Shared,
             jobs::{Cancelled, Entry, JobId, JobState},
         },
-        storage::{draft::Draft, job_files::JobFile},
+        storage::{draft::Draft, names::JobFile},
         survey::question::SurveyQuestion,
     },
     error::Error,

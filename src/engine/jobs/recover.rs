@@ -15,7 +15,7 @@ use crate::{
             Lane,
             jobs::{Entry, JobId, JobState, Jobs},
         },
-        storage::{Store, job_files::JobFile},
+        storage::{Store, names::JobFile},
     },
     error::Error,
 };

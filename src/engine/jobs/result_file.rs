@@ -16,7 +16,7 @@ use crate::{
             Lane,
             jobs::{Entry, JobId, JobState},
         },
-        storage::{job_files::JobFile, reader::Reader},
+        storage::{names::JobFile, reader::Reader},
     },
     error::Error,
 };

@@ -16,7 +16,7 @@ use crate::{
             Lane,
             jobs::{JobId, JobState},
         },
-        storage::{draft::Draft, job_files::JobFile},
+        storage::{draft::Draft, names::JobFile},
         survey,
     },
     error::Error,

@@ -2,5 +2,6 @@
 
 pub mod drop_on_worker;
 pub mod memory_pool;
+pub mod secret_file;
 pub mod transfers;
 pub mod workers;

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     checksums::{BLOCK_BYTES, BlockHasher, PageWriter},
-    draft::made,
+    data_folder::open_or_create,
 };
 use crate::engine::state::lock_check::assert_unlocked;
 
@@ -42,14 +42,14 @@ impl BlockList {
             if let Some(page) = pages.push(sum)
                 && written.is_ok()
             {
-                written = made(file, path).and_then(|file| file.write_all(&page));
+                written = open_or_create(file, path).and_then(|file| file.write_all(&page));
             }
         });
         written
     }
 
     pub(super) fn push(&mut self, sum: u64) -> io::Result<()> {
-        self.pages.push(sum).map_or(Ok(()), |page| made(&mut self.file, &self.path)?.write_all(&page))
+        self.pages.push(sum).map_or(Ok(()), |page| open_or_create(&mut self.file, &self.path)?.write_all(&page))
     }
 
     /// The last block and the last page.
@@ -61,7 +61,7 @@ impl BlockList {
             self.push(sum)?;
         }
         if let Some(page) = self.pages.end() {
-            made(&mut self.file, &self.path)?.write_all(&page)?;
+            open_or_create(&mut self.file, &self.path)?.write_all(&page)?;
         }
         self.is_whole = true;
         Ok(())

@@ -9,6 +9,7 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::fs::OFlags;
@@ -144,6 +145,16 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
         }
         created => created,
     }
+}
+
+/// The open file, or a new one of this path, which must not exist.
+pub(super) fn open_or_create<'a>(file: &'a mut Option<Arc<File>>, path: &Path) -> io::Result<&'a mut Arc<File>> {
+    assert_unlocked();
+    let opened = match file.take() {
+        Some(opened) => opened,
+        None => Arc::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?),
+    };
+    Ok(file.insert(opened))
 }
 
 /// No link is followed, and nothing is waited for: a FIFO that nobody writes to, a terminal, a lease.

@@ -1,7 +1,7 @@
 //! A file that is being written, in `tmp/`, until it is published under its last name or dropped.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     hash::Hasher,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -14,8 +14,9 @@ use twox_hash::XxHash3_64;
 use super::{
     block_list::BlockList,
     checksums::BLOCK_BYTES,
-    data_folder, name_of,
-    reader::{Check, FileName, Reader},
+    data_folder::{self, open_or_create},
+    names::{FileName, name_of},
+    reader::{Check, Reader},
     sync::{rename, sync_file},
 };
 use crate::{
@@ -34,18 +35,18 @@ pub struct Draft {
     /// What is not written yet.
     pub(super) held: Vec<u8>,
     pub(super) bytes: u64,
-    pub(super) will_be_synced: bool,
+    will_be_synced: bool,
     /// Where the room on disk ends that was asked for; `u64::MAX` if there is none to be had.
-    pub(super) reserved_bytes: u64,
+    reserved_bytes: u64,
     /// Whether all of it is safe.
     pub(super) synced: bool,
-    pub(super) checksum: Box<XxHash3_64>,
+    checksum: Box<XxHash3_64>,
     /// Whether its blocks get checksums of their own.
     pub(super) is_listed: bool,
     /// Their checksums, once there is more than one.
-    pub(super) blocks: Option<Box<BlockList>>,
+    blocks: Option<Box<BlockList>>,
     /// Where its last bytes begin that get a checksum of their own, and that.
-    pub(super) tail: Option<(u64, Box<XxHash3_64>)>,
+    tail: Option<(u64, Box<XxHash3_64>)>,
     pub(super) failure: Arc<OnceLock<io::ErrorKind>>,
 }
 
@@ -62,6 +63,24 @@ pub(crate) fn checksum_text(hash: &XxHash3_64) -> String {
 }
 
 impl Draft {
+    /// An empty file, which gets this path once it does not fit in memory.
+    pub(super) fn new(path: PathBuf, will_be_synced: bool) -> Self {
+        Self {
+            path,
+            file: None,
+            held: Vec::new(),
+            bytes: 0,
+            will_be_synced,
+            reserved_bytes: 0,
+            synced: false,
+            checksum: Box::default(),
+            is_listed: false,
+            blocks: None,
+            tail: None,
+            failure: Arc::default(),
+        }
+    }
+
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -160,7 +179,7 @@ impl Draft {
 
     /// The file in `tmp/` with all that was held.
     pub(super) fn on_disk(&mut self) -> io::Result<&mut Arc<File>> {
-        let file = made(&mut self.file, &self.path)?;
+        let file = open_or_create(&mut self.file, &self.path)?;
         if !self.held.is_empty() {
             file.write_all(&self.held)?;
             self.held.clear();
@@ -185,7 +204,7 @@ impl Draft {
             return;
         }
         let (start, room) = (self.reserved_bytes, end.next_multiple_of(RESERVED_BYTES));
-        let reserved = made(&mut self.file, &self.path).and_then(|file| {
+        let reserved = open_or_create(&mut self.file, &self.path).and_then(|file| {
             let has_plenty = free_bytes(file)? >= RESERVE_FREE_BYTES_MIN;
             Ok(has_plenty && {
                 rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, start, room - start)?;
@@ -242,16 +261,6 @@ impl Draft {
 pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
     let free = rustix::fs::fstatvfs(file)?;
     Ok(free.f_bavail.saturating_mul(free.f_frsize))
-}
-
-/// A draft's file, which is made now unless it is there.
-pub(super) fn made<'a>(file: &'a mut Option<Arc<File>>, path: &Path) -> io::Result<&'a mut Arc<File>> {
-    assert_unlocked();
-    let made = match file.take() {
-        Some(made) => made,
-        None => Arc::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?),
-    };
-    Ok(file.insert(made))
 }
 
 impl SoFar {

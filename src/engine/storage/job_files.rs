@@ -9,43 +9,18 @@ use std::{
 };
 
 use super::{
-    Store,
     checksums::{Seal, check_seal, listed_blocks, seal},
     data_folder,
     draft::Draft,
-    reader::{Check, FileName, Reader},
+    names::{FileName, JobFile},
+    reader::{Check, Reader},
+    store::Store,
     sync::sync_folder,
 };
 use crate::{engine::state::lock_check::assert_unlocked, error::Error, limits::KIB, model::durability::Durability};
 
 /// Bytes of a job's record: a question, or names of columns, which JSON may escape to six times their size.
 const JOB_RECORD_BYTES_MAX: usize = 256 * KIB;
-
-/// What a job may have beside its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobFile {
-    /// What was sent for it to work on.
-    Input,
-    /// What came of it.
-    Result,
-}
-
-impl JobFile {
-    pub(crate) fn extension(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Result => "result",
-        }
-    }
-
-    /// Of the file that lists the checksums of its blocks.
-    fn sums_extension(self) -> &'static str {
-        match self {
-            Self::Input => "input-sums",
-            Self::Result => "result-sums",
-        }
-    }
-}
 
 /// The files of a job that are there, and their sizes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -179,9 +154,5 @@ impl Store {
             }
         }
         Ok(jobs)
-    }
-
-    fn job_path(&self, name: &str, extension: &str) -> PathBuf {
-        self.root.join("jobs").join(format!("{name}.{extension}"))
     }
 }

@@ -10,7 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{Store, checksums::BLOCK_BYTES, draft::Draft, job_files::JobFile, name_of, staged::Staged};
+use super::{
+    Store,
+    checksums::BLOCK_BYTES,
+    draft::Draft,
+    names::{JobFile, name_of},
+    staged::Staged,
+};
 use crate::{
     limits::DRAFT_BYTES_HELD,
     model::{

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Store,
-    part_files::split_name_in_quarantine,
+    names::split_name_in_quarantine,
+    store::Store,
     sync::{rename, sync_folder},
 };
 use crate::{
@@ -69,10 +69,6 @@ impl Store {
         draft.write_all(text.as_bytes()).and_then(|()| draft.sync()).map_err(what())?;
         draft.rename(&self.quarantine_path(id, "forgotten"))?;
         sync_folder(&self.root.join("quarantine")).map_err(what())
-    }
-
-    pub(super) fn quarantine_path(&self, id: PartId, extension: &str) -> PathBuf {
-        self.root.join("quarantine").join(format!("{id}.{extension}"))
     }
 
     /// The names, without extensions, of all that was set aside.

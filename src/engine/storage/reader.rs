@@ -1,17 +1,13 @@
 //! Reading stored files: whole blocks, each compared with its checksum before anyone sees it.
 
-use std::{fmt, fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use super::{
     checksums::{BLOCK_BYTES, PAGE_BYTES_MAX, PAGE_SUMS_MAX, checksum, read_page},
     data_folder,
-    job_files::JobFile,
+    names::FileName,
 };
-use crate::{
-    engine::state::lock_check::assert_unlocked,
-    error::Error,
-    model::{format::Format, part::PartId},
-};
+use crate::{engine::state::lock_check::assert_unlocked, error::Error};
 
 /// A file open for reading at any place.
 #[derive(Clone)]
@@ -20,14 +16,6 @@ pub struct Reader {
     pub(super) bytes: u64,
     pub(super) name: FileName,
     pub(super) check: Check,
-}
-
-/// What errors call a file.
-#[derive(Clone)]
-pub(super) enum FileName {
-    Part(PartId, Format),
-    Job(Arc<str>, JobFile),
-    Other(Arc<str>),
 }
 
 /// What the blocks of a file are compared with before anyone sees them.
@@ -49,29 +37,6 @@ pub struct Blocks {
     index: Option<u64>,
     /// A page of checksums, and which.
     page: (Option<u64>, Vec<u64>),
-}
-
-impl FileName {
-    /// What is not as it was written.
-    pub(super) fn damaged(&self, what: &str) -> Error {
-        match self {
-            Self::Part(part, format) => Error::Damaged { part: *part, what: format!("{format}: {what}") },
-            Self::Job(name, kind) => {
-                Error::DamagedJob { name: name.to_string(), what: format!("{}: {what}", kind.extension()) }
-            }
-            Self::Other(name) => Error::Internal(format!("{name}: {what}")),
-        }
-    }
-}
-
-impl fmt::Display for FileName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Part(part, format) => write!(f, "part {part}, {format}"),
-            Self::Job(name, kind) => write!(f, "job {name}, {}", kind.extension()),
-            Self::Other(name) => f.write_str(name),
-        }
-    }
 }
 
 impl Reader {
@@ -174,9 +139,9 @@ pub(super) fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result
 impl Reader {
     /// A file of the first part that cannot be read: nothing is at the start of a process's memory, which is an I/O error.
     #[allow(clippy::expect_used, reason = "a panic fails the test")]
-    pub(crate) fn unreadable(format: Format, bytes: u64) -> Self {
+    pub(crate) fn unreadable(format: crate::model::format::Format, bytes: u64) -> Self {
         let file = Arc::new(File::open("/proc/self/mem").expect("this process may read its memory"));
-        Self { file, bytes, name: FileName::Part(PartId::FIRST, format), check: Check::Whole(0) }
+        Self { file, bytes, name: FileName::Part(crate::model::part::PartId::FIRST, format), check: Check::Whole(0) }
     }
 }
 

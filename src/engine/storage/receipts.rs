@@ -3,10 +3,10 @@
 use std::io::{self, Read};
 
 use super::{
-    Store,
     checksums::{Seal, check_seal, seal},
     data_folder,
     draft::Draft,
+    store::Store,
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,

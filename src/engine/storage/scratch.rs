@@ -15,12 +15,17 @@ use crate::engine::state::lock_check::assert_unlocked;
 
 /// Room on disk for what does not fit in memory for a while. Removed when dropped.
 pub struct Scratch {
-    pub(super) draft: Draft,
-    pub(super) end: AtomicU64,
-    pub(super) spilled_bytes: Arc<AtomicU64>,
+    draft: Draft,
+    end: AtomicU64,
+    spilled_bytes: Arc<AtomicU64>,
 }
 
 impl Scratch {
+    pub(super) fn new(mut draft: Draft, spilled_bytes: Arc<AtomicU64>) -> io::Result<Self> {
+        draft.on_disk()?;
+        Ok(Self { draft, end: AtomicU64::new(0), spilled_bytes })
+    }
+
     /// Keeps bytes, with their checksum, and says where.
     pub fn put(&self, bytes: &[u8]) -> io::Result<u64> {
         assert_unlocked();

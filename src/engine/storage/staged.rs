@@ -6,9 +6,10 @@ use std::{
 };
 
 use super::{
-    Store, data_folder,
+    data_folder,
     draft::Draft,
     receipts::receipt_text,
+    store::Store,
     sync::{sync_file, sync_file_system, sync_folder},
 };
 use crate::{

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use super::reader::{Check, FileName, Reader};
+use super::{
+    names::FileName,
+    reader::{Check, Reader},
+};
 use crate::{engine::state::lock_check::assert_unlocked, error::Error};
 
 /// A folder for files that nobody but their maker sees.

@@ -17,7 +17,7 @@ use twox_hash::XxHash3_64;
 use super::{
     Store,
     draft::{Draft, SoFar, checksum_text, free_bytes},
-    name_of,
+    names::name_of,
     reader::Reader,
     staged::Staged,
     sync::reports_failed_syncfs,

@@ -1,0 +1,22 @@
+//! Reading a secret from a file that an operator names. It runs on a worker, as all file operations do.
+
+use std::{fs::File, io::Read, path::Path};
+
+use crate::{engine::state::lock_check::assert_unlocked, error::Error};
+
+/// The one word that the file holds, without the white space around it.
+///
+/// Errors: it holds no word, several, or one that is too long; it cannot be read.
+pub fn read_secret(path: &Path) -> Result<String, Error> {
+    const SECRET_BYTES_MAX: u64 = 1024;
+    assert_unlocked();
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text));
+    read.map_err(Error::io(path.display().to_string()))?;
+    let secret = text.trim();
+    if secret.is_empty() || text.len() as u64 > SECRET_BYTES_MAX || secret.contains(char::is_whitespace) {
+        let path = path.display();
+        return Err(Error::Secret(format!("{path}: it holds one word of at most {SECRET_BYTES_MAX} bytes")));
+    }
+    Ok(secret.to_owned())
+}

@@ -1,0 +1,88 @@
+//! How the files of the data folder are named: on disk, and in errors.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use crate::{
+    error::Error,
+    model::{format::Format, part::PartId},
+};
+
+/// What a job may have beside its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobFile {
+    /// What was sent for it to work on.
+    Input,
+    /// What came of it.
+    Result,
+}
+
+impl JobFile {
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Result => "result",
+        }
+    }
+
+    /// Of the file that lists the checksums of its blocks.
+    pub(super) fn sums_extension(self) -> &'static str {
+        match self {
+            Self::Input => "input-sums",
+            Self::Result => "result-sums",
+        }
+    }
+}
+
+/// What errors call a file.
+#[derive(Clone)]
+pub(super) enum FileName {
+    Part(PartId, Format),
+    Job(Arc<str>, JobFile),
+    Other(Arc<str>),
+}
+
+impl FileName {
+    /// What is not as it was written.
+    pub(super) fn damaged(&self, what: &str) -> Error {
+        match self {
+            Self::Part(part, format) => Error::Damaged { part: *part, what: format!("{format}: {what}") },
+            Self::Job(name, kind) => {
+                Error::DamagedJob { name: name.to_string(), what: format!("{}: {what}", kind.extension()) }
+            }
+            Self::Other(name) => Error::Internal(format!("{name}: {what}")),
+        }
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(part, format) => write!(f, "part {part}, {format}"),
+            Self::Job(name, kind) => write!(f, "job {name}, {}", kind.extension()),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+/// `12.csv` is `(12, "csv")`.
+pub(super) fn split_name(path: &Path) -> Option<(PartId, &str)> {
+    let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
+    let id = PartId::new(stem.parse().ok()?)?;
+    (id.to_string() == stem).then_some((id, extension))
+}
+
+/// The same of a file in `quarantine/`, where `12-2.csv` is a second one of part 12.
+pub(super) fn split_name_in_quarantine(path: &Path) -> Option<(PartId, &str)> {
+    let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
+    let number = match stem.split_once('-') {
+        Some((number, copy)) if copy.parse::<u32>().is_ok() => number,
+        _ => stem,
+    };
+    let id = PartId::new(number.parse().ok()?)?;
+    (id.to_string() == number).then_some((id, extension))
+}
+
+/// What clients may be told of a path: where the data folder is on this machine is not for them.
+pub(super) fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

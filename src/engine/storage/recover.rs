@@ -1,0 +1,165 @@
+//! Recovery: what a start finds in the data folder, and how it puts the folder in order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
+
+use super::{
+    names::split_name,
+    receipts::{ReceiptFault, parse_receipt},
+    store::Store,
+};
+use crate::{
+    engine::state::{lock_check::assert_unlocked, missing_parts::MissingParts},
+    error::Error,
+    model::part::{FORMAT_VERSION, PartId, Receipt},
+};
+
+/// What a start found in the data folder.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Files without a receipt, removed.
+    pub leftovers: usize,
+    /// Parts set aside now, with the reason.
+    pub quarantined: Vec<(PartId, String)>,
+    /// Ids of all parts in quarantine.
+    pub in_quarantine: Vec<PartId>,
+    /// Those of them that are not in the table, and whose loss no operator has accepted.
+    pub missing: MissingParts,
+    /// Jobs set aside now, with the reason.
+    pub jobs_set_aside: Vec<(String, String)>,
+}
+
+impl Store {
+    /// Puts the folder in order and calls `part` with every receipt that can be served, in the order of their ids.
+    ///
+    /// Errors: a receipt of a newer version, in which case nothing has been touched; a file operation fails.
+    pub fn recover(&self, mut part: impl FnMut(Receipt)) -> Result<Found, Error> {
+        let mut served = BTreeSet::new();
+        let mut found = self.tidy(|receipt| {
+            served.insert(receipt.part);
+            part(receipt);
+        })?;
+        found.quarantined.iter().try_for_each(|(id, _reason)| self.set_aside(*id))?;
+        let quarantine = self.quarantine()?;
+        found.missing = quarantine.missing(|id| served.contains(id));
+        found.in_quarantine = quarantine.parts.into_iter().collect();
+        Ok(found)
+    }
+
+    /// The same, but parts that cannot be served stay where they are: they are [`Found::quarantined`], and it is the caller
+    /// who sets them aside. What is in quarantine is not looked for.
+    pub(crate) fn tidy(&self, mut part: impl FnMut(Receipt)) -> Result<Found, Error> {
+        assert_unlocked();
+        let mut found = Found::default();
+        let files = self.list_parts()?;
+        let was_in_quarantine = self.quarantine()?;
+        for (&id, &present) in &files {
+            if !present.receipt {
+                continue;
+            }
+            match self.check_part(id)? {
+                Ok(receipt) => part(receipt),
+                Err(reason) => found.quarantined.push((id, reason)),
+            }
+        }
+        // Nothing was changed up to here.
+        for (id, present) in files {
+            if present.receipt {
+                // It is no loss any more; if it is damaged again, that is a new one.
+                if was_in_quarantine.accepted.contains(&id) {
+                    self.remove(&self.quarantine_path(id, "forgotten"))?;
+                }
+                continue;
+            }
+            if was_in_quarantine.parts.contains(&id) {
+                // Somebody has put them back without the receipt: they are no leftovers.
+                self.set_aside(id)?;
+                continue;
+            }
+            for extension in present.extensions() {
+                let path = self.part_path(id, extension);
+                if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+                    let what = format!("data folder: {} is a folder: move it elsewhere", path.display());
+                    return Err(Error::DataFolder(what)); // what is in it is not ours to remove
+                }
+                self.remove(&path)?;
+                found.leftovers += 1;
+            }
+        }
+        for entry in self.entries("tmp")? {
+            self.remove(&entry)?;
+            found.leftovers += 1;
+        }
+        Ok(found)
+    }
+
+    fn list_parts(&self) -> Result<BTreeMap<PartId, Present>, Error> {
+        let mut files = BTreeMap::<PartId, Present>::new();
+        for path in self.entries("parts")? {
+            match split_name(&path) {
+                Some((id, "csv")) => files.entry(id).or_default().csv = true,
+                Some((id, "parquet")) => files.entry(id).or_default().parquet = true,
+                Some((id, "sums")) => files.entry(id).or_default().sums = true,
+                Some((id, "json")) => files.entry(id).or_default().receipt = true,
+                _ => tracing::warn!(path = %path.display(), "not a file of ours, left alone"),
+            }
+        }
+        Ok(files)
+    }
+
+    /// The receipt of a part whose files are as it says, or why the part cannot be served.
+    fn check_part(&self, id: PartId) -> Result<Result<Receipt, String>, Error> {
+        assert_unlocked();
+        // Only what the files are decides; that they cannot be read now ends the start, with nothing touched.
+        let text = self.read_receipt(id).map_err(Error::io(format!("receipt of part {id}")))?;
+        let receipt = match parse_receipt(id, &text) {
+            Err(ReceiptFault::Newer(format)) => {
+                let root = self.root.display();
+                return Err(Error::DataFolder(format!(
+                    "data folder {root}: part {id} has format version {format}, this program knows {FORMAT_VERSION}: use a newer one"
+                )));
+            }
+            Ok(receipt) => receipt,
+            Err(ReceiptFault::Damaged(what)) => return Ok(Err(format!("receipt: {what}"))),
+        };
+        if id == PartId::END {
+            return Ok(Err("receipt: its number is the last that there is, so none could follow it".to_owned()));
+        }
+        let is_listed =
+            receipt.checks.as_ref().is_some_and(|checks| checks.sums_seed.is_some() || checks.chunks_in_sums);
+        // The list is verified page by page as it is read.
+        let files = [("csv", Some(receipt.csv.bytes)), ("parquet", Some(receipt.parquet.bytes)), ("sums", None)];
+        for (extension, bytes) in files.into_iter().filter(|(_, bytes)| bytes.is_some() || is_listed) {
+            match fs::symlink_metadata(self.part_path(id, extension)).map(|metadata| metadata.len()) {
+                Ok(found) if found == bytes.unwrap_or(found) => {}
+                Ok(found) => {
+                    let expected = bytes.unwrap_or(found);
+                    return Ok(Err(format!("{extension}: {found} bytes, the receipt says {expected}")));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Err(format!("{extension}: {error}")));
+                }
+                Err(error) => return Err(Error::io(format!("part {id}, {extension}"))(error)),
+            }
+        }
+        Ok(Ok(receipt))
+    }
+}
+
+/// Which files of a part are there.
+#[derive(Clone, Copy, Default)]
+struct Present {
+    csv: bool,
+    parquet: bool,
+    sums: bool,
+    receipt: bool,
+}
+
+impl Present {
+    fn extensions(self) -> impl Iterator<Item = &'static str> {
+        let files = [("csv", self.csv), ("parquet", self.parquet), ("sums", self.sums)];
+        files.into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
+    }
+}

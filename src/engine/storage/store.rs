@@ -1,0 +1,167 @@
+//! The open data folder: what it can make (drafts, scratch space, records) and where its files are.
+//!
+//! What is done with the files of parts, of jobs and of the quarantine is in the files of those names.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    data_folder,
+    draft::Draft,
+    lock,
+    names::name_of,
+    scratch::Scratch,
+    sync::{reports_failed_syncfs, sync_folder},
+    temp_file::TempFolder,
+};
+use crate::{
+    engine::state::lock_check::assert_unlocked,
+    error::Error,
+    model::{durability::Durability, file_mode::FileMode, part::PartId},
+};
+
+/// The data folder. At most one server has it open.
+pub struct Store {
+    pub(super) root: PathBuf,
+    pub(super) durability: Durability,
+    drafts: AtomicU64,
+    /// Bytes that ever went to scratch files.
+    spilled_bytes: Arc<AtomicU64>,
+    /// Open from the start, so that no failed write on its file system goes unnoticed.
+    pub(super) folder: File,
+    /// Whether one `syncfs` may stand for the syncs of many files.
+    pub(super) syncs_at_once: bool,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the folder, makes what is missing in it and takes its lock.
+    ///
+    /// Errors: another server holds it, or it cannot be written.
+    pub fn open(root: &Path, durability: Durability) -> Result<Self, Error> {
+        assert_unlocked();
+        let is_new = !root.exists();
+        data_folder::prepare(root)?;
+        if durability == Durability::Fsync {
+            // Or the folders' own names could be lost with all that is in them.
+            let what = || Error::io(format!("data folder {}", root.display()));
+            sync_folder(root).map_err(what())?;
+            if is_new {
+                let parent = root.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+                sync_folder(parent).map_err(what())?;
+            }
+        }
+        let lock = lock::take(root)?;
+        let folder = File::open(root).map_err(Error::io(format!("data folder {}", root.display())))?;
+        // Those of the others are checked when they are read, which is before anything is changed, too.
+        for folder in ["tmp", "quarantine"] {
+            data_folder::entries(root, folder)?;
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            durability,
+            drafts: AtomicU64::new(0),
+            spilled_bytes: Arc::default(),
+            folder,
+            syncs_at_once: reports_failed_syncfs(&rustix::system::uname().release().to_string_lossy()),
+            _lock: lock,
+        })
+    }
+
+    /// A new empty file whose blocks are verified when it is read.
+    pub fn listed_draft(&self) -> Result<Draft, Error> {
+        let mut draft = self.draft()?;
+        draft.is_listed = true;
+        Ok(draft)
+    }
+
+    /// A new empty file.
+    pub fn draft(&self) -> Result<Draft, Error> {
+        assert_unlocked();
+        let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
+        Ok(Draft::new(path, self.is_synced()))
+    }
+
+    /// Empty room in `tmp/`.
+    pub fn scratch(&self) -> Result<Scratch, Error> {
+        let scratch = Scratch::new(self.draft()?, Arc::clone(&self.spilled_bytes));
+        scratch.map_err(Error::io("a new file in the data folder"))
+    }
+
+    /// Bytes that went to scratch files since the start.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.spilled_bytes.load(Ordering::Relaxed)
+    }
+
+    /// `tmp/`, for files without a name.
+    pub fn temp_folder(&self) -> TempFolder {
+        TempFolder(self.root.join("tmp"))
+    }
+
+    /// Gives folders and files that are there the mode that new ones have.
+    pub fn apply_file_mode(&self, mode: FileMode) -> Result<(), Error> {
+        assert_unlocked();
+        data_folder::apply_mode(&self.root, mode)
+    }
+
+    /// Whether files are to be synced before they count.
+    pub fn is_synced(&self) -> bool {
+        self.durability == Durability::Fsync
+    }
+
+    /// What cannot be removed now is no reason to fail: it is found and removed at start.
+    pub(super) fn remove_if_there(&self, path: &Path) {
+        assert_unlocked();
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %path.display(), %error, "a file that is not wanted any more is left");
+            }
+            _ => {}
+        }
+    }
+
+    /// The one way a record comes to be on disk: written aside, synced, renamed into place, its folder synced.
+    pub(super) fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
+        let what = || Error::io(format!("record {}", name_of(path)));
+        let mut draft = self.draft()?;
+        draft.write_all(text).and_then(|()| draft.whole().map(|_file| ())).map_err(what())?;
+        if self.is_synced() {
+            draft.sync().map_err(what())?;
+        }
+        draft.rename(path)?;
+        if self.durability == Durability::Fsync {
+            let folder = path.parent().unwrap_or(path);
+            sync_folder(folder).map_err(what())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn entries(&self, folder: &str) -> Result<Vec<PathBuf>, Error> {
+        data_folder::entries(&self.root, folder)
+    }
+
+    pub(super) fn remove(&self, path: &Path) -> Result<(), Error> {
+        assert_unlocked();
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.map_err(Error::io(format!("leftover {}", path.display())))
+    }
+
+    pub(super) fn part_path(&self, id: PartId, extension: &str) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.{extension}"))
+    }
+
+    pub(super) fn quarantine_path(&self, id: PartId, extension: &str) -> PathBuf {
+        self.root.join("quarantine").join(format!("{id}.{extension}"))
+    }
+
+    pub(super) fn job_path(&self, name: &str, extension: &str) -> PathBuf {
+        self.root.join("jobs").join(format!("{name}.{extension}"))
+    }
+}
