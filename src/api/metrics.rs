@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use crate::engine::Vitals;
 
 /// Counters of calls, and places for the engine's figures, which are read when somebody asks.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     grpc_calls: Family<GrpcCall, Counter>,
     http_calls: Family<HttpCall, Counter>,

@@ -20,11 +20,14 @@ use super::{
 use crate::{
     api::{
         grpc::{
-            self,
-            adapter::UploadLayer,
-            budget::{Account, CallBudget},
-            count::CountLayer,
-            hold::{Deadline, HoldLayer, without_unused_headers},
+            budget_layer::BudgetLayer,
+            call_budget::{Account, CallBudget},
+            metrics_layer::MetricsLayer,
+            numstore::NumStoreService,
+            request_head::{Deadline, without_unused_headers},
+            table::TableService,
+            tally::TallyService,
+            upload_layer::UploadLayer,
         },
         metrics::Metrics,
     },
@@ -99,11 +102,11 @@ pub(super) fn services(
     let routes = Routes::new(health)
         .add_service(reflection().build_v1().map_err(internal)?)
         .add_service(reflection().build_v1alpha().map_err(internal)?)
-        .add_service(grpc::table_server(engine.clone()))
-        .add_service(grpc::numstore_server(engine.clone()))
-        .add_service(grpc::tally_server(engine.clone()))
+        .add_service(TableService::server(engine.clone()))
+        .add_service(NumStoreService::server(engine.clone()))
+        .add_service(TallyService::server(engine.clone()))
         .prepare();
-    Ok(CountLayer(metrics).layer(HoldLayer(budget).layer(UploadLayer.layer(routes))))
+    Ok(MetricsLayer(metrics).layer(BudgetLayer(budget).layer(UploadLayer.layer(routes))))
 }
 
 /// The bounds of a connection: of bytes on the way to us in a call, in all calls, and in a frame.

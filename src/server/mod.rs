@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     api::{
-        grpc::budget::CallBudget,
+        grpc::call_budget::CallBudget,
         http::{Surface, guard::AdminToken, probe_router, router},
         metrics::Metrics,
     },

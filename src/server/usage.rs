@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
 use crate::{
-    api::Caller,
+    api::caller::Caller,
     engine::state::transfers::Origin,
     limits::{EARLY_RESET_MS, EARLY_RESETS_MAX, TRANSFER_BYTES_PER_S_MIN, TRANSFER_SHORT_GRACE_S},
 };

@@ -1,4 +1,4 @@
-//! The only place where engine words become protobuf and gRPC words, and back.
+//! Conversions between the engine's types and those of protobuf and gRPC. Nothing else in this folder converts.
 
 use tonic::{Code, Status};
 
@@ -16,7 +16,7 @@ use crate::{
     proto::pb::tally,
 };
 
-/// A failure as a gRPC status.
+/// The gRPC status of an error.
 pub(super) fn to_status(error: &Error) -> Status {
     let code = match error.kind() {
         Kind::Input | Kind::Malformed => Code::InvalidArgument,
@@ -33,7 +33,8 @@ pub(super) fn to_status(error: &Error) -> Status {
     Status::new(code, error.to_string())
 }
 
-/// What the caller can mend goes into the reply's `error` field, as P3's clients expect; the rest is a status.
+/// The answer to a call of `Table` or `NumStore`. An error that the caller can fix goes into the answer's `error` field,
+/// as the clients of the course projects expect; any other is a status.
 pub(super) fn to_reply<T, R>(result: Result<T, Error>, ok: fn(T) -> R, bad: fn(String) -> R) -> Result<R, Status> {
     match result {
         Ok(value) => Ok(ok(value)),
@@ -42,7 +43,7 @@ pub(super) fn to_reply<T, R>(result: Result<T, Error>, ok: fn(T) -> R, bad: fn(S
     }
 }
 
-/// An error of the request's stream: what the adapter found, or that the client went away.
+/// The error of a request's body: it is malformed, or the client has interrupted it.
 pub(super) fn from_status(status: &Status) -> Error {
     let message = status.message().to_owned();
     match status.code() {

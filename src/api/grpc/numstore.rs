@@ -1,17 +1,22 @@
-//! P2's service `NumStore`. Its calls are many and small, so those that went well are logged at the level debug.
+//! The service `NumStore`, whose clients come from an earlier course project. Its calls are many and small, so those
+//! that succeed are logged at the level debug.
 
 use tonic::{Request, Response, Status};
 
 use super::convert::{to_reply, to_status};
 use crate::{
-    api::Caller,
+    api::caller::Caller,
     engine::{Engine, Factorial},
     error::Error,
-    proto::pb::{FactRequest, FactResponse, SetNumRequest, SetNumResponse, num_store_server::NumStore},
+    limits::REQUEST_BYTES_MAX,
+    proto::pb::{
+        FactRequest, FactResponse, SetNumRequest, SetNumResponse,
+        num_store_server::{NumStore, NumStoreServer},
+    },
 };
 
 /// The handlers of `NumStore`.
-pub struct NumStoreService(pub(super) Engine);
+pub(crate) struct NumStoreService(Engine);
 
 #[tonic::async_trait]
 impl NumStore for NumStoreService {
@@ -33,7 +38,7 @@ impl NumStore for NumStoreService {
             Ok(Factorial { factorial, hit }) => {
                 tracing::debug!(call = "NumStore/Fact", peer, factorial, hit, "answered")
             }
-            // A key that is not set yet is the rule for who has just begun.
+            // A client that has just begun usually asks for keys that are not set yet.
             Err(error) => tracing::debug!(call = "NumStore/Fact", peer, %error, "refused"),
         }
         let ok = |Factorial { factorial, hit }| FactResponse { value: factorial, hit, error: String::new() };
@@ -42,6 +47,11 @@ impl NumStore for NumStoreService {
 }
 
 impl NumStoreService {
+    /// The service, for a gRPC server.
+    pub(crate) fn server(engine: Engine) -> NumStoreServer<Self> {
+        NumStoreServer::new(Self(engine)).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+
     async fn set_key(&self, key: String, value: i64) -> Result<i64, Error> {
         self.0.set_number(key.try_into()?, value).await
     }

@@ -1,25 +1,28 @@
-//! P3's service `Table`.
+//! The service `Table`, whose clients come from a course project.
 
 use tonic::{Request, Response, Status};
 
-use super::{CallLog, adapter::Content, convert::to_reply};
+use super::{call_log::CallLog, client_body::Content, convert::to_reply, upload::upload};
 use crate::{
-    api::Caller,
     engine::{ColumnSum, Engine, Read},
     error::{Error, logged::Logged, quoted::Quoted},
+    limits::REQUEST_BYTES_MAX,
     model::format::Format,
-    proto::pb::{ColSumReq, ColSumResp, UploadReq, UploadResp, table_server::Table},
+    proto::pb::{
+        ColSumReq, ColSumResp, UploadReq, UploadResp,
+        table_server::{Table, TableServer},
+    },
 };
 
 /// The handlers of `Table`.
-pub struct TableService(pub(super) Engine);
+pub(crate) struct TableService(Engine);
 
 #[tonic::async_trait]
 impl Table for TableService {
-    /// The message is empty: its content comes beside it, as the client sends it.
+    /// The message is empty: `upload_layer` passes its content in the request's extensions.
     async fn upload(&self, request: Request<UploadReq>) -> Result<Response<UploadResp>, Status> {
-        let caller = Caller::of(request.extensions());
-        let result = super::upload(&self.0, caller, Content::take(request.extensions())?, "Table/Upload").await;
+        let extensions = request.extensions();
+        let result = upload(&self.0, extensions, Content::take(extensions)?, "Table/Upload").await;
         let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
         Ok(Response::new(reply))
     }
@@ -48,6 +51,11 @@ impl Table for TableService {
 }
 
 impl TableService {
+    /// The service, for a gRPC server.
+    pub(crate) fn server(engine: Engine) -> TableServer<Self> {
+        TableServer::new(Self(engine)).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+
     async fn sum(&self, column: &str, format: &str) -> Result<ColumnSum, Error> {
         self.0.column_sum(column, format.parse::<Format>()?).await
     }

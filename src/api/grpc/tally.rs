@@ -1,35 +1,39 @@
 //! The service `tally.v1.Tally`.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Answers, CallLog,
-    adapter::Content,
-    budget::{Call, Exhausted, Reservation},
+    budget_layer::OpenCall,
+    call_budget::{Call, Exhausted, Reservation},
+    call_log::CallLog,
+    client_body::Content,
     convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_status},
-    hold::OpenCall,
+    upload::upload,
 };
 use crate::{
-    api::Caller,
     engine::{
         Engine, Page,
         group_by::{output::StoredGroups, spec::GroupBy},
         scrub::Verification,
     },
     error::{Error, logged::Logged},
-    limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN},
+    limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN, REQUEST_BYTES_MAX},
     model::part::{PartId, Receipt as EngineReceipt},
     proto::pb::tally::{
         ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
-        ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest, tally_server::Tally,
+        ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest,
+        tally_server::{Tally, TallyServer},
     },
 };
 
 /// The handlers of `tally.v1.Tally`.
-pub struct TallyService(pub(super) Engine);
+pub(crate) struct TallyService(Engine);
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Tally for TallyService {
@@ -38,8 +42,8 @@ impl Tally for TallyService {
     type VerifyStream = Answers<VerifyProgress>;
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
-        let caller = Caller::of(request.extensions());
-        let result = super::upload(&self.0, caller, Content::take(request.extensions())?, "Tally/Upload").await;
+        let extensions = request.extensions();
+        let result = upload(&self.0, extensions, Content::take(extensions)?, "Tally/Upload").await;
         result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
     }
 
@@ -165,6 +169,11 @@ impl Tally for TallyService {
 }
 
 impl TallyService {
+    /// The service, for a gRPC server.
+    pub(crate) fn server(engine: Engine) -> TallyServer<Self> {
+        TallyServer::new(Self(engine)).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+
     fn begin_verification(&self, process: u64) -> Result<Verification, Error> {
         let own = u64::from(std::process::id());
         if process != 0 && process != own {
@@ -191,7 +200,7 @@ fn reserve_page(
     count_max: usize,
 ) -> Result<(Page, Reservation), Exhausted> {
     let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES);
-    if let Ok(held) = call.reserve_spare(page.bytes) {
+    if let Ok(held) = call.try_reserve(page.bytes) {
         return Ok((page, held));
     }
     let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES_MIN);

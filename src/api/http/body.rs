@@ -30,7 +30,7 @@ use super::{
     log,
 };
 use crate::{
-    api::Caller,
+    api::caller::Caller,
     engine::{
         runtime::transfers::{Permit, TooSlow},
         state::transfers::{self, Origin},

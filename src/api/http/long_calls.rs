@@ -24,7 +24,7 @@ use super::{
     survey::{RESULTS_PATH, running},
 };
 use crate::{
-    api::Caller,
+    api::caller::Caller,
     engine::{
         runtime::transfers::Permit,
         state::transfers::{Origin, Pace},

@@ -21,7 +21,7 @@ use super::{
     download::{Download, Part, pieces_of},
 };
 use crate::{
-    api::Caller,
+    api::caller::Caller,
     engine::state::{
         jobs::{Job, JobId, JobState},
         transfers::Origin,

@@ -1,4 +1,4 @@
-//! Counts each call by method and by the code it ended with, which gRPC sends after the answer.
+//! The layer that counts each call by its method and its status code, which gRPC sends after the answer.
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use crate::api::metrics::{GrpcCall, Metrics};
 
-/// The calls that are counted by their name. A test compares this with the proto files.
+/// The methods that are counted by name. A test compares this with the proto files.
 const METHODS: [&str; 11] = [
     "/Table/Upload",
     "/Table/ColumnSum",
@@ -29,31 +29,31 @@ const METHODS: [&str; 11] = [
     "/tally.v1.Tally/Verify",
 ];
 
-/// Whether this is a call of our own services, and not of health or reflection.
-pub(super) fn is_ours(path: &str) -> bool {
+/// Whether a call is one of Tally's own services, and not of health or reflection.
+pub(super) fn is_own_method(path: &str) -> bool {
     METHODS.contains(&path)
 }
 
 /// Counts the calls of the services below it.
 #[derive(Clone)]
-pub(crate) struct CountLayer(pub(crate) Arc<Metrics>);
+pub(crate) struct MetricsLayer(pub(crate) Arc<Metrics>);
 
-impl<S> Layer<S> for CountLayer {
-    type Service = CountService<S>;
+impl<S> Layer<S> for MetricsLayer {
+    type Service = MetricsService<S>;
 
-    fn layer(&self, inner: S) -> CountService<S> {
-        CountService { inner, metrics: Arc::clone(&self.0) }
+    fn layer(&self, inner: S) -> MetricsService<S> {
+        MetricsService { inner, metrics: Arc::clone(&self.0) }
     }
 }
 
-/// A service behind [`CountLayer`].
+/// A service behind [`MetricsLayer`].
 #[derive(Clone)]
-pub(crate) struct CountService<S> {
+pub(crate) struct MetricsService<S> {
     inner: S,
     metrics: Arc<Metrics>,
 }
 
-impl<S> Service<Request<Body>> for CountService<S>
+impl<S> Service<Request<Body>> for MetricsService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -73,7 +73,7 @@ where
         let answered = self.inner.call(request);
         Box::pin(async move {
             let response = answered.await?;
-            // A call that ends without a message has its status here already.
+            // An answer without a message has its status in the headers.
             call.end(response.headers());
             Ok(response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
@@ -87,7 +87,7 @@ where
     }
 }
 
-/// A call under way. One that is dropped before its status was sent was not waited for.
+/// A running call. If it is dropped before its status was sent, its client has cancelled it.
 struct Call {
     metrics: Arc<Metrics>,
     method: &'static str,

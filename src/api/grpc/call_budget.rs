@@ -1,12 +1,12 @@
-//! What the calls of all connections may make the server hold, counted in bytes against one budget.
+//! The memory budget that the calls of all connections share, in bytes.
 //!
-//! Each connection has an [`Account`]. An open call, the page of receipts that it lists and every message of its answer
-//! that the client has not taken are [`Reservation`]s of that account. The first [`CONNECTION_CALL_BYTES`] of a
-//! connection are its own, so a client with few calls is served whatever the others do. What goes beyond comes out of
-//! [`SHARED_CALL_BYTES`]. When that is used up the call is refused, and the connection that holds most is closed if that
-//! is another one.
+//! Each connection has an [`Account`]. It is charged with [`Reservation`]s: for an open call, for the page of receipts
+//! that it lists, and for every message of its answer that the client has not read. The first [`CONNECTION_CALL_BYTES`]
+//! of a connection are reserved for it alone, so a client with few calls is served whatever the others do. The bytes
+//! above them come out of [`SHARED_CALL_BYTES`], which all connections share. When those are used up the call is
+//! refused, and the connection that holds the most bytes is closed unless it is the one that asks.
 //!
-//! All of it is atomic counters in two arrays of fixed size: no lock, and nothing that grows.
+//! Invariant: the budget is atomic counters in two arrays of fixed size. It has no lock, and nothing grows.
 
 use std::{
     convert::Infallible,
@@ -28,47 +28,49 @@ use tracing::field::display;
 
 use crate::limits::{ANSWER_AHEAD_BYTES, CALLS_MAX, CONNECTION_ACCOUNTS_MAX, CONNECTION_CALL_BYTES, SHARED_CALL_BYTES};
 
-/// How often unread answers are looked for, at least and at most.
-const LOOK_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// The shortest and the longest interval between two searches for answers that are not read.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// A handle on the one budget.
+/// The budget; clones share it.
 #[derive(Clone)]
 pub(crate) struct CallBudget(Arc<Inner>);
 
 struct Inner {
     started: Instant,
-    /// How long a client may take nothing of an answer.
+    /// How long a client may read nothing of an answer.
     stall_max: Duration,
-    /// What all connections together hold beyond their own share.
+    /// The bytes of all connections above [`CONNECTION_CALL_BYTES`] each.
     shared_bytes: AtomicUsize,
     connections: Box<[ConnectionSlot]>,
     calls: Box<[CallSlot]>,
-    /// Where the search for a free slot of a call begins.
+    /// The index in `calls` at which the next search for a free slot begins.
     next_call: AtomicUsize,
 }
 
-/// A connection, or room for one.
+/// A connection, or a free slot for one.
 #[derive(Default)]
 struct ConnectionSlot {
     is_taken: AtomicBool,
     held_bytes: AtomicUsize,
-    /// Closes it, once; and its client's address, for the log.
+    /// The token that closes the connection, and the client's address for the log. Taken when it is closed.
     close: AtomicCell<Option<(CancellationToken, Option<SocketAddr>)>>,
 }
 
-/// An open call, or room for one.
+/// An open call, or a free slot for one.
 #[derive(Default)]
 struct CallSlot {
     is_taken: AtomicBool,
     connection: AtomicUsize,
-    /// Bytes of its answer that were handed to the connection, which has not written them yet.
+    /// Bytes of its answer that were passed to the connection and that it has not written yet, because the client does
+    /// not read.
     unread_bytes: AtomicUsize,
-    /// When it wrote some last, or was handed the first, in ms after the start.
+    /// When the connection last wrote some of them, or got the first, in ms after `started`.
     progress_ms: AtomicU64,
 }
 
 impl CallBudget {
-    /// All of it unused. A connection is closed when its client takes nothing of an answer for `stall_max`.
+    /// A connection is closed when its client reads nothing of an answer for `stall_max`.
     pub(crate) fn new(stall_max: Duration) -> Self {
         let connections = (0..CONNECTION_ACCOUNTS_MAX).map(|_| ConnectionSlot::default()).collect();
         let calls = (0..CALLS_MAX).map(|_| CallSlot::default()).collect();
@@ -82,22 +84,22 @@ impl CallBudget {
         }))
     }
 
-    /// An account for a new connection of `peer`, which `close` closes. None while calls of too many closed connections still run.
+    /// An account for a new connection of `peer`, which `close` closes. None if calls of too many closed connections
+    /// still run.
     pub(crate) fn open_account(&self, close: CancellationToken, peer: Option<SocketAddr>) -> Option<Account> {
         let index = self.0.connections.iter().position(|slot| !slot.is_taken.swap(true, SeqCst))?;
         self.0.connections[index].close.store(Some((close, peer)));
         Some(Account(Arc::new(Lease { budget: self.clone(), index })))
     }
 
-    /// How long a client may take nothing of an answer, and send nothing of a question.
+    /// How long a client may read nothing of an answer, and send nothing of a request.
     pub(crate) fn stall_max(&self) -> Duration {
         self.0.stall_max
     }
 
-    /// Closes connections whose client stopped reading an answer, for as long as it is polled.
+    /// Closes connections whose clients stopped reading an answer, for as long as the future is polled.
     pub(crate) async fn close_stalled(&self) -> Infallible {
-        let (often, seldom) = LOOK_INTERVALS;
-        let interval = (self.0.stall_max / 8).clamp(often, seldom);
+        let interval = (self.0.stall_max / 8).clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX);
         loop {
             sleep(interval).await;
             for call in &self.0.calls {
@@ -105,7 +107,7 @@ impl CallBudget {
                 let stalled_ms = self.now_ms().saturating_sub(progress_ms);
                 let is_stalled =
                     call.unread_bytes.load(SeqCst) > 0 && u128::from(stalled_ms) > self.0.stall_max.as_millis();
-                // A slot that went to another call meanwhile has made progress.
+                // If the slot has been given to another call meanwhile, its progress has changed.
                 if is_stalled && call.progress_ms.load(SeqCst) == progress_ms {
                     self.close(call.connection.load(SeqCst), "an answer is not read: the connection is closed");
                 }
@@ -113,7 +115,7 @@ impl CallBudget {
         }
     }
 
-    /// Closes the connection that holds most, if it holds more than the one that asks for more.
+    /// Closes the connection that holds the most bytes, if it holds more than the one that asks.
     fn make_room(&self, asking: usize) {
         let held = |index: usize| self.0.connections[index].held_bytes.load(SeqCst);
         let most = (0..self.0.connections.len()).max_by_key(|&index| held(index)).unwrap_or(asking);
@@ -137,11 +139,11 @@ impl CallBudget {
     }
 }
 
-/// What one connection holds. The server gives a clone to each call.
+/// The account of a connection. The server gives a clone to each call.
 #[derive(Clone)]
 pub(crate) struct Account(Arc<Lease>);
 
-/// A slot of the budget, until the last clone of its account is gone.
+/// The slot of a connection, until the last clone of its account is dropped.
 struct Lease {
     budget: CallBudget,
     index: usize,
@@ -159,39 +161,41 @@ impl Lease {
         &self.budget.0.connections[self.index]
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         let before = self.slot().held_bytes.fetch_sub(bytes, SeqCst);
         let from_shared = beyond_share(before) - beyond_share(before - bytes);
         self.budget.0.shared_bytes.fetch_sub(from_shared, SeqCst);
     }
 }
 
-/// What of a connection's bytes is not its own.
+/// The bytes of a connection that count against the shared budget.
 fn beyond_share(held_bytes: usize) -> usize {
     held_bytes.saturating_sub(CONNECTION_CALL_BYTES)
 }
 
 impl Account {
-    /// Room for so many bytes, for which a connection that holds more may be closed. Errors: there is none yet.
+    /// Reserves memory. If there is none, closes the connection that holds the most bytes unless that is this one.
+    ///
+    /// Errors: there is not enough memory yet.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
-        self.reserve_spare(bytes).inspect_err(|Exhausted| self.0.budget.make_room(self.0.index))
+        self.try_reserve(bytes).inspect_err(|Exhausted| self.0.budget.make_room(self.0.index))
     }
 
-    /// Room for so many bytes that could be done without. Errors: there is none.
-    fn reserve_spare(&self, bytes: usize) -> Result<Reservation, Exhausted> {
+    /// Reserves memory without closing another connection. Errors: there is not enough memory.
+    fn try_reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
         let budget = &self.0.budget;
         let before = self.0.slot().held_bytes.fetch_add(bytes, SeqCst);
         let from_shared = beyond_share(before + bytes) - beyond_share(before);
         let shared = budget.0.shared_bytes.fetch_add(from_shared, SeqCst);
         let reservation = Reservation { account: self.clone(), bytes };
         if from_shared > 0 && shared + from_shared > SHARED_CALL_BYTES {
-            return Err(Exhausted); // and what was taken is given back
+            return Err(Exhausted); // dropping the reservation releases the bytes
         }
         Ok(reservation)
     }
 }
 
-/// Bytes of an account, given back when it is dropped.
+/// Bytes of an account, released when dropped.
 pub(crate) struct Reservation {
     account: Account,
     bytes: usize,
@@ -199,11 +203,11 @@ pub(crate) struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.account.0.give_back(self.bytes);
+        self.account.0.release(self.bytes);
     }
 }
 
-/// There is no room for what a call needs.
+/// There is no memory left for what a call needs.
 #[derive(Debug)]
 pub(crate) struct Exhausted;
 
@@ -215,16 +219,16 @@ impl From<Exhausted> for Status {
     }
 }
 
-/// An open call: what it holds as long as it runs or some of its answer is unread.
+/// An open call, until it has ended and its answer has been read.
 pub(crate) struct Call {
     reservation: Reservation,
     index: usize,
-    /// Wakes the task that hands the answer on.
+    /// Wakes the task that passes the answer to the connection.
     waker: AtomicWaker,
 }
 
 impl Call {
-    /// Errors: there is no room for it.
+    /// Errors: there is no memory or no slot for it.
     pub(crate) fn open(account: &Account, bytes: usize) -> Result<Arc<Self>, Exhausted> {
         let reservation = account.reserve(bytes)?;
         let budget = &account.0.budget.0;
@@ -237,18 +241,18 @@ impl Call {
         Ok(Arc::new(Self { reservation, index, waker: AtomicWaker::new() }))
     }
 
-    /// Room for so many bytes that it needs beside. Errors: there is none.
+    /// Reserves more memory for the call, as [`Account::reserve`] does.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
         self.reservation.account.reserve(bytes)
     }
 
-    /// The same, if nobody has to give way for it.
-    pub(super) fn reserve_spare(&self, bytes: usize) -> Result<Reservation, Exhausted> {
-        self.reservation.account.reserve_spare(bytes)
+    /// Reserves more memory for the call without closing another connection.
+    pub(super) fn try_reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
+        self.reservation.account.try_reserve(bytes)
     }
 
-    /// Some of the answer goes to the connection.
-    pub(super) fn hand_on(&self, bytes: usize) {
+    /// Bytes of the answer are passed to the connection.
+    pub(super) fn add_unread(&self, bytes: usize) {
         let slot = self.slot();
         if slot.unread_bytes.load(SeqCst) == 0 {
             slot.progress_ms.store(self.budget().now_ms(), SeqCst);
@@ -256,15 +260,15 @@ impl Call {
         slot.unread_bytes.fetch_add(bytes, SeqCst);
     }
 
-    /// The connection wrote it, or was closed.
-    pub(super) fn taken(&self, bytes: usize) {
+    /// The connection wrote them or was closed.
+    pub(super) fn remove_unread(&self, bytes: usize) {
         let slot = self.slot();
         slot.progress_ms.store(self.budget().now_ms(), SeqCst);
         slot.unread_bytes.fetch_sub(bytes, SeqCst);
         self.waker.wake();
     }
 
-    /// Completes when the connection has written enough to be handed more.
+    /// Completes when the connection has written enough to be given more.
     pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         let has_room = || self.slot().unread_bytes.load(SeqCst) < ANSWER_AHEAD_BYTES;
         if has_room() {
@@ -304,22 +308,22 @@ mod tests {
         budget.0.shared_bytes.load(SeqCst)
     }
 
-    /// An account, and what tells that its connection is closed.
+    /// An account, and the token that its connection is closed with.
     fn open(budget: &CallBudget) -> (Account, CancellationToken) {
         let close = CancellationToken::new();
         (budget.open_account(close.clone(), None).unwrap(), close)
     }
 
     #[test]
-    fn a_connection_has_its_share_whatever_others_hold() {
+    fn a_connection_has_its_own_bytes_whatever_others_hold() {
         let budget = budget();
         let ((greedy, greedy_closed), (modest, modest_closed)) = (open(&budget), open(&budget));
         let all = greedy.reserve(CONNECTION_CALL_BYTES + SHARED_CALL_BYTES).unwrap();
         assert!(greedy.reserve(1).is_err());
-        assert!(!greedy_closed.is_cancelled(), "the one that asks is refused, and nobody is closed for it");
+        assert!(!greedy_closed.is_cancelled(), "the one that asks is refused, and no connection is closed for it");
         let share = modest.reserve(CONNECTION_CALL_BYTES).unwrap();
-        assert!(modest.reserve_spare(1).is_err());
-        assert!(!greedy_closed.is_cancelled(), "nobody gives way for what can be done without");
+        assert!(modest.try_reserve(1).is_err());
+        assert!(!greedy_closed.is_cancelled(), "`try_reserve` closes no connection");
         assert!(modest.reserve(1).is_err());
         assert!(greedy_closed.is_cancelled() && !modest_closed.is_cancelled(), "the one that holds most is closed");
         drop(all);
@@ -329,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_free_again_and_its_next_connection_is_not_closed() {
+    fn a_slot_is_reused_and_its_next_connection_is_not_closed() {
         let budget = budget();
         let (first, first_closed) = open(&budget);
         let held = first.reserve(1).unwrap();
@@ -338,14 +342,14 @@ mod tests {
         assert!(first_closed.is_cancelled());
         drop(first);
         let others: Vec<_> = std::iter::from_fn(|| budget.open_account(CancellationToken::new(), None)).collect();
-        assert_eq!(others.len(), CONNECTION_ACCOUNTS_MAX - 1, "what a call still holds keeps the account");
+        assert_eq!(others.len(), CONNECTION_ACCOUNTS_MAX - 1, "a reservation keeps the account open");
         drop(held);
         let (next, next_closed) = open(&budget);
         assert!(next.0.index == index && !next_closed.is_cancelled());
     }
 
     #[test]
-    fn all_is_given_back_whoever_asks_at_once() {
+    fn all_is_released_when_many_threads_reserve_at_once() {
         const MOST: usize = SHARED_CALL_BYTES / 8;
         let budget = budget();
         let accounts: Vec<_> = (0..4).map(|_| open(&budget).0).collect();
@@ -369,17 +373,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_closed_when_an_answer_stalls_not_when_it_moves() {
+    async fn a_connection_is_closed_when_an_answer_stalls_and_not_when_it_moves() {
         let budget = budget();
         let ((still, still_closed), (moving, moving_closed)) = (open(&budget), open(&budget));
         let (stalled, read) = (Call::open(&still, 1).unwrap(), Call::open(&moving, 1).unwrap());
-        stalled.hand_on(10);
-        read.hand_on(1000);
+        stalled.add_unread(10);
+        read.add_unread(1000);
         let move_on = async {
             while !still_closed.is_cancelled() {
                 sleep(Duration::from_millis(10)).await;
-                read.hand_on(1);
-                read.taken(1);
+                read.add_unread(1);
+                read.remove_unread(1);
             }
         };
         tokio::select! {
@@ -390,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_bounded_and_their_slots_come_back() {
+    fn calls_are_bounded_and_their_slots_are_reused() {
         let budget = budget();
         let (account, _closed) = open(&budget);
         let mut calls: Vec<_> = std::iter::from_fn(|| Call::open(&account, 0).ok()).collect();
