@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     engine::{
-        kernels::{self, RowCell, Stopped, classify::structure},
+        kernels::{self, LANES, RowCell, Stopped, classify::structure},
         values::sum::Sum,
     },
     error::csv::{CellFault, CsvError, Place},
@@ -415,6 +415,3 @@ const SUMMED_BYTES: usize = if cfg!(test) { 200 } else { 16 * KIB };
 
 /// Rows of which the cells of one column are found together.
 const CELLS_AT_ONCE: usize = if cfg!(test) { 4 } else { 128 };
-
-/// Bytes that are looked at together.
-pub(crate) const LANES: usize = 64;

@@ -2,11 +2,14 @@
 
 use super::{
     rows::{Resume, Row, Rows, Wanted},
-    scanner::{LANES, Scanner},
+    scanner::Scanner,
 };
 use crate::{
     engine::{
-        kernels::classify::{structure_of, structure_plain},
+        kernels::{
+            LANES,
+            classify::{structure_of, structure_plain},
+        },
         values::sum::Sum,
     },
     error::csv::CsvError,

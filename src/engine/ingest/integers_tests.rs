@@ -15,9 +15,9 @@ use crate::{
             scanner::Scanner,
         },
         kernels::{
-            self,
+            self, LANES,
             integer_table::Number as _,
-            integer_table::{CELLS_MAX, Cells, LANES, Rest, Table, parse_plain},
+            integer_table::{CELLS_MAX, Cells, Rest, Table, parse_plain},
         },
         parquet::integer_writer::{Output, Stop},
         storage::Store,

@@ -1,8 +1,12 @@
-//! Which of 64 bytes are quotes, commas and line ends, as bit masks.
+//! Which of 64 bytes are commas, row ends or quotes, as one bit mask, without vector instructions of a certain processor.
+//!
+//! For code that looks at one mark after the other. The vector kernels compare for themselves, as they need a mask for each kind
+//! of byte and have the bytes in registers.
 
-use crate::engine::csv::scanner::LANES;
+use super::types::LANES;
 
-/// One bit for each of the 64 bytes from `base` that is a comma, a row end or a quote. Bytes past the end have none.
+/// A bit for each of the 64 bytes from `base` that is a comma, a row end or a quote. Bytes past the end have none.
+#[inline]
 pub(crate) fn structure(block: &[u8], base: usize) -> u64 {
     if let Some(lanes) = block[base..].first_chunk::<LANES>() {
         structure_of(lanes)
@@ -13,8 +17,9 @@ pub(crate) fn structure(block: &[u8], base: usize) -> u64 {
     }
 }
 
-/// The comparisons become vector instructions; the multiplication gathers the lowest bit of each of eight bytes in the
-/// highest byte, first byte first.
+/// The same for 64 bytes. The compiler makes the comparisons vector instructions; the multiplication gathers the lowest bit of
+/// each of eight bytes in the highest byte, first byte first.
+#[inline]
 pub(crate) fn structure_of(lanes: &[u8; LANES]) -> u64 {
     const GATHER: u64 = 0x0102_0408_1020_4080;
     let is_mark = lanes.map(|byte| u8::from((byte == b',') | (byte == b'\n') | (byte == b'\r') | (byte == b'"')));
@@ -23,7 +28,7 @@ pub(crate) fn structure_of(lanes: &[u8; LANES]) -> u64 {
     gathered.enumerate().fold(0, |marks, (index, bits)| marks | bits << (8 * index))
 }
 
-/// What `structure_of` means, byte by byte.
+/// The scalar twin of [`structure_of`].
 #[cfg(test)]
 pub(crate) fn structure_plain(lanes: &[u8; LANES]) -> u64 {
     let is_mark = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r' | b'"');

@@ -1,19 +1,19 @@
-//! Integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): differences, less the least of their block, in as many bits
-//! as the largest needs. Arithmetic alone: no pages, no files.
+//! Integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): differences, less the smallest of their block, in as many bits
+//! as the largest needs. Only arithmetic: no pages, no files.
 
 use crate::engine::values::varint::{put_varint, put_zigzag};
 
-/// Values of a block, and of each of its four parts that has a width of its own: as Parquet's writer has them, so that
-/// `pages.rs` takes them.
+/// Values of a block, and of each of its four miniblocks, which have a width each. They are those of the parquet crate's
+/// writer, so that `parquet/page_sum.rs` takes both.
 const BLOCK_VALUES: usize = 256;
 const MINIBLOCK_VALUES: usize = 64;
 const MINIBLOCKS: usize = BLOCK_VALUES / MINIBLOCK_VALUES;
 
-/// Two values that are less than this from zero are less than 2^31 apart.
-pub const NARROW_END: u32 = 1 << 30;
+/// The limit of [`put_narrow`]: two values that are less than this from zero are less than 2^31 apart.
+pub const NARROW_DELTAS_END: u32 = 1 << 30;
 
-/// Appends values as DELTA_BINARY_PACKED, and returns the least and the most of them. Inline, so that it is compiled for
-/// whatever its caller is.
+/// Appends values as DELTA_BINARY_PACKED, and returns the smallest and the largest of them. Inline, so that it is compiled for
+/// the processor features of its caller.
 #[inline(always)]
 pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     put_varint(BLOCK_VALUES as u64, out);
@@ -33,7 +33,7 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
         }
         let least = deltas[..count].iter().copied().min().unwrap_or(0);
         put_zigzag(least, out);
-        // What is missing in the last block becomes 0.
+        // The last block is filled up with differences that are packed as 0.
         deltas[count..].fill(least);
         let (miniblocks, _) = deltas.as_chunks::<MINIBLOCK_VALUES>();
         let mut offsets = [[0; MINIBLOCK_VALUES]; MINIBLOCKS];
@@ -44,7 +44,7 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
                 *offset = delta.wrapping_sub(least).cast_unsigned();
                 all |= *offset;
             }
-            out.push(64 - all.leading_zeros().to_le_bytes()[0]);
+            out.push(width_of(all));
         }
         for (index, offsets) in offsets.iter().enumerate() {
             let width = out[widths_at + index];
@@ -65,9 +65,9 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     range
 }
 
-/// [`put`] for values less than [`NARROW_END`] from zero, to the same bytes: half as many bits to carry about.
+/// [`put`] for values less than [`NARROW_DELTAS_END`] from zero, to the same bytes: vectors hold twice as many values.
 #[inline(always)]
-#[allow(clippy::cast_sign_loss, reason = "bits are bits")]
+#[allow(clippy::cast_sign_loss, reason = "differences are kept as their bits")]
 pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     put_varint(BLOCK_VALUES as u64, out);
     put_varint(MINIBLOCKS as u64, out);
@@ -79,7 +79,7 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     while start < values.len() {
         let block = &values[start - 1..values.len().min(start + BLOCK_VALUES)];
         let count = block.len() - 1;
-        debug_assert!(block.iter().all(|value| value.unsigned_abs() < NARROW_END), "differences would wrap");
+        debug_assert!(block.iter().all(|value| value.unsigned_abs() < NARROW_DELTAS_END), "differences would wrap");
         let mut least = i32::MAX;
         for ((offset, value), before) in offsets.iter_mut().zip(&block[1..]).zip(block) {
             *offset = (value - before) as u32;
@@ -87,7 +87,7 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
             range = (range.0.min(*value), range.1.max(*value));
         }
         put_zigzag(least.into(), out);
-        // What is missing in the last block becomes 0.
+        // The last block is filled up with differences that are packed as 0.
         offsets[count..].fill(least as u32);
         let mut widths = [0; MINIBLOCKS];
         for (width, offsets) in widths.iter_mut().zip(offsets.as_chunks_mut::<MINIBLOCK_VALUES>().0) {
@@ -96,7 +96,7 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
                 *offset = offset.wrapping_sub(least as u32);
                 all |= *offset;
             }
-            *width = 32 - all.leading_zeros().to_le_bytes()[0];
+            *width = width_of(all.into());
         }
         out.extend_from_slice(&widths);
         for (width, offsets) in widths.into_iter().zip(offsets.as_chunks::<MINIBLOCK_VALUES>().0) {
@@ -114,10 +114,17 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     (!values.is_empty()).then_some((range.0.into(), range.1.into()))
 }
 
+/// The bits that a value needs.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "64 at most")]
+fn width_of(value: u64) -> u8 {
+    (u64::BITS - value.leading_zeros()) as u8
+}
+
 /// Pairs of values in a miniblock.
 const PAIRS: usize = MINIBLOCK_VALUES / 2;
 
-/// Appends a miniblock of values of at most 32 bits, which are put together two by two.
+/// Appends a miniblock of values of at most 32 bits, given as pairs that are packed already.
 #[inline(always)]
 fn put_pairs(pairs: &[u64; PAIRS], width: u8, out: &mut Vec<u8>) {
     let at = out.len();
@@ -128,7 +135,7 @@ fn put_pairs(pairs: &[u64; PAIRS], width: u8, out: &mut Vec<u8>) {
 /// Writes pairs of values of one width, first value lowest.
 type Pack = fn(&[u64; PAIRS], &mut [[u8; 8]]);
 
-/// By the width of a value.
+/// A packer for each width of a value.
 const PACK: [Pack; 33] = {
     macro_rules! of_widths {
         ($($width:literal)*) => { [$(pack_pairs::<$width>),*] };
@@ -136,8 +143,8 @@ const PACK: [Pack; 33] = {
     of_widths!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32)
 };
 
-/// The width is a constant and the loop is unrolled, so that every place and shift is a constant too: no vectors, and so
-/// nothing to compile it otherwise for.
+/// The width is a constant and the loop is unrolled, so that every index and shift is a constant too. It has no use for
+/// vectors, so it need not be inlined to be compiled for them.
 fn pack_pairs<const WIDTH: usize>(pairs: &[u64; PAIRS], out: &mut [[u8; 8]]) {
     let mut words = out[..WIDTH].iter_mut();
     let mut word = 0;
@@ -149,7 +156,7 @@ fn pack_pairs<const WIDTH: usize>(pairs: &[u64; PAIRS], out: &mut [[u8; 8]]) {
                 if let Some(out) = words.next() {
                     *out = word.to_le_bytes();
                 }
-                // What did not fit in any more.
+                // The bits that did not fit.
                 word = if bit + 2 * WIDTH == 64 { 0 } else { pairs[$index] >> (64 - bit) };
             }
         )*};
@@ -167,7 +174,7 @@ fn pack(values: &[u64; MINIBLOCK_VALUES], width: usize, out: &mut Vec<u8>) {
         if filled >= 64 {
             out.extend_from_slice(&word.to_le_bytes());
             filled -= 64;
-            // What did not fit in any more.
+            // The bits that did not fit.
             word = if filled == 0 { 0 } else { value >> (width - filled) };
         }
     }

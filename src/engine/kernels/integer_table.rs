@@ -1,71 +1,73 @@
-//! Rows of integers as they stand in a block, parsed into one flat buffer until they are as many as make pages. No file, no
-//! Parquet: `integers.rs` has those, and says what a file that is none of integers means.
+//! Rows of integers, parsed from a block into one flat buffer until they are enough to make pages of. No file and no
+//! Parquet: `ingest/integers.rs` has those, and decides what a file with other cells means.
 //!
-//! As long as its cells are short a table keeps them in 32 bits, sixteen to a vector; from the first longer one on in 64,
-//! until all of a table's cells were short again. A cell of bigdata's takes 1.4 ns so, from its text to the page, and in 64
+//! As long as its cells are short, a table keeps them in 32 bits, sixteen to a vector; from the first longer one on in 64
+//! bits, until all cells of a table are short again. In 32 bits a cell of bigdata takes 1.4 ns from its text to the page, in 64
 //! bits 2.3 (read 0.9 and 1.1, gathered to columns 0.2 and 0.4, packed 0.4 and 0.8).
 //!
-//! Memory: for a cell 8 bytes, 8 more for an empty one, and 8 while a column is gathered.
+//! Memory: 8 bytes for a cell, 8 more for an empty one, and 8 while a column is gathered.
 
-use super::Taken;
-use crate::{
-    engine::{kernels, values::parse},
-    limits::KIB,
+use super::{
+    classify::structure,
+    dispatch,
+    types::{LANES, NARROW_CELL_END, Taken},
 };
+use crate::{engine::values::parse, limits::KIB};
 
 /// Cells that are gathered before they become a page of each column: small enough to stay in a core's cache.
 pub(crate) const CELLS_MAX: usize = 48 * KIB;
+
 /// Rows that are not in a page yet.
 pub(crate) struct Table {
     pub(crate) columns: usize,
     pub(crate) cells: Cells,
-    /// How many of them there are.
+    /// How many of the cells are filled.
     pub(crate) filled: usize,
-    /// The indexes of the empty ones, ascending.
+    /// The indexes of the empty cells, ascending.
     pub(crate) empty: Vec<u32>,
 }
 
 pub(crate) enum Cells {
-    /// All so far are short.
+    /// All cells seen are short.
     Narrow(Flat<i32>),
-    /// One was not, of these or of those before.
+    /// Some cell was long, of these or of those before.
     Wide(Flat<i64>),
 }
 
 pub(crate) struct Flat<N> {
     /// Row by row; 0 for an empty cell.
     pub(crate) cells: Vec<N>,
-    /// One column of them, as long as it is made a page of.
+    /// One column of them, while a page is made of it.
     column: Vec<N>,
 }
 
-/// What a cell is kept as: the narrower, the more of them a vector has, and a core's cache.
+/// The type that cells are kept as. Of a narrower one, more fit in a vector and in a core's cache.
 pub(crate) trait Number: Copy + Default {
-    /// None: it may need more room.
+    /// `None` if the value may need the wider type.
     fn of(value: i64) -> Option<Self>;
-    /// Reads cells of whole rows as far as they are as usual.
+    /// Reads the cells of whole rows as far as vectors can.
     fn read(bytes: &[u8], columns: usize, cells: &mut [Self], filled: usize, empty: &mut Vec<u32>) -> Taken;
     /// Gathers the cells of one column.
     fn gather(cells: &[Self], columns: usize, index: usize, column: &mut Vec<Self>);
-    /// Appends values as DELTA_BINARY_PACKED, and returns the least and the most of them.
+    /// Appends values as DELTA_BINARY_PACKED, and returns the smallest and the largest of them.
     fn put_deltas(values: &[Self], page: &mut Vec<u8>) -> Option<(i64, i64)>;
 }
 
 impl Number for i32 {
     fn of(value: i64) -> Option<i32> {
-        i32::try_from(value).ok().filter(|value| value.unsigned_abs() < kernels::NARROW_END)
+        i32::try_from(value).ok().filter(|value| value.unsigned_abs() < NARROW_CELL_END)
     }
 
     fn read(bytes: &[u8], columns: usize, cells: &mut [i32], filled: usize, empty: &mut Vec<u32>) -> Taken {
-        kernels::read_narrow_integers(bytes, columns, cells, filled, empty)
+        dispatch::read_narrow_integers(bytes, columns, cells, filled, empty)
     }
 
     fn gather(cells: &[i32], columns: usize, index: usize, column: &mut Vec<i32>) {
-        kernels::gather(cells, columns, index, column);
+        dispatch::gather(cells, columns, index, column);
     }
 
     fn put_deltas(values: &[i32], page: &mut Vec<u8>) -> Option<(i64, i64)> {
-        kernels::put_narrow_deltas(values, page)
+        dispatch::put_narrow_deltas(values, page)
     }
 }
 
@@ -75,7 +77,7 @@ impl Number for i64 {
     }
 
     fn read(bytes: &[u8], columns: usize, cells: &mut [i64], filled: usize, empty: &mut Vec<u32>) -> Taken {
-        kernels::read_integers(bytes, columns, cells, filled, empty)
+        dispatch::read_integers(bytes, columns, cells, filled, empty)
     }
 
     fn gather(cells: &[i64], columns: usize, index: usize, column: &mut Vec<i64>) {
@@ -84,7 +86,7 @@ impl Number for i64 {
     }
 
     fn put_deltas(values: &[i64], page: &mut Vec<u8>) -> Option<(i64, i64)> {
-        kernels::put_deltas(values, page)
+        dispatch::put_deltas(values, page)
     }
 }
 
@@ -93,7 +95,7 @@ impl<N: Number> Flat<N> {
         Self { cells, column: Vec::new() }
     }
 
-    /// A column of the first cells.
+    /// One column of the first `filled` cells.
     pub(crate) fn gather(&mut self, filled: usize, columns: usize, index: usize) -> &mut Vec<N> {
         N::gather(&self.cells[..filled], columns, index, &mut self.column);
         &mut self.column
@@ -103,14 +105,14 @@ impl<N: Number> Flat<N> {
 /// How far a table took a block.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
-    /// So many bytes of it: it is full, or no row is complete any more.
+    /// So many bytes of it: the table is full, or no complete row is left.
     Taken(usize),
-    /// So many bytes, and then there is a cell that may need more room.
+    /// So many bytes; then comes a cell that may need the wider type.
     Wider(usize),
 }
 
 impl Table {
-    /// Room for as many rows as `file_bytes` can have, and not more than make pages.
+    /// Has room for as many rows as `file_bytes` can have, and not more than pages are made of.
     pub(crate) fn new(columns: usize, file_bytes: usize) -> Self {
         let rows_max = (CELLS_MAX / columns).min(file_bytes / columns + 1);
         Self { columns, cells: Cells::Narrow(Flat::new(vec![0; rows_max * columns])), filled: 0, empty: Vec::new() }
@@ -124,7 +126,7 @@ impl Table {
         self.filled == room
     }
 
-    /// Begins anew, with room for as many.
+    /// Removes all cells, and keeps the room for them.
     pub(crate) fn clear(&mut self) {
         if let Cells::Wide(flat) = &self.cells
             && flat.cells[..self.filled].iter().all(|cell| i32::of(*cell).is_some())
@@ -139,7 +141,7 @@ impl Table {
         self.filled / self.columns
     }
 
-    /// Whether every column has a value: one that has none is text.
+    /// Whether every column has a value. A column without one has the type text.
     pub(crate) fn has_all_types(&self) -> bool {
         let mut seen = vec![false; self.columns];
         let mut empty = self.empty.iter().peekable();
@@ -150,7 +152,8 @@ impl Table {
         seen.into_iter().all(|seen| seen)
     }
 
-    /// Takes complete rows until it is full, and says how many bytes they were. None: a row is not one of integers.
+    /// Takes complete rows until it is full, and returns how many bytes they were. `None` if a row has a cell that is neither an
+    /// integer nor empty.
     pub(crate) fn parse(&mut self, block: &[u8]) -> Option<usize> {
         let Self { columns, cells, filled, empty } = self;
         let (taken, wide) = match cells {
@@ -168,7 +171,7 @@ impl Table {
     }
 }
 
-/// Takes complete rows until there are as many cells as fit. None: a row is not one of integers.
+/// [`Table::parse`] with vectors where there are any, and for the rest without.
 fn parse<N: Number>(
     block: &[u8],
     columns: usize,
@@ -187,7 +190,7 @@ fn parse<N: Number>(
     })
 }
 
-/// The same cell by cell.
+/// The same, cell by cell.
 #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
 pub(crate) fn parse_plain<N: Number>(
     block: &[u8],
@@ -202,7 +205,7 @@ pub(crate) fn parse_plain<N: Number>(
     let mut index = *filled;
     let mut fits = true;
     'bytes: for base in (0..block.len()).step_by(LANES) {
-        let mut marks = marks(block, base)?;
+        let mut marks = structure(block, base);
         while marks != 0 {
             let at = base + marks.trailing_zeros() as usize;
             marks &= marks - 1;
@@ -247,38 +250,9 @@ pub(crate) fn parse_plain<N: Number>(
             }
         }
     }
-    // The cells of a row that is not complete come again with it.
+    // The cells of a row that is not complete are read again with it.
     while empty.last().is_some_and(|last| *last as usize >= *filled) {
         empty.pop();
     }
     Some(if fits { Rest::Taken(row) } else { Rest::Wider(row) })
-}
-
-/// Bytes that are looked at together.
-pub(crate) const LANES: usize = 64;
-
-/// One bit for each of the 64 bytes from `base` that comes before `-` in ASCII: comma and row ends, and else only what
-/// stands in no integer. None if a byte is not ASCII.
-fn marks(block: &[u8], base: usize) -> Option<u64> {
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    /// Carries a byte's highest bit if it is `-` or beyond.
-    const BEYOND: u64 = 0x5353_5353_5353_5353;
-    let mut padded = [b'0'; LANES];
-    let lanes = match block[base..].first_chunk::<LANES>() {
-        Some(lanes) => lanes,
-        None => {
-            padded[..block.len() - base].copy_from_slice(&block[base..]);
-            &padded
-        }
-    };
-    let (mut marks, mut high) = (0, 0);
-    for (index, eight) in lanes.as_chunks::<8>().0.iter().enumerate() {
-        let word = u64::from_le_bytes(*eight);
-        high |= word;
-        let found = !word.wrapping_add(BEYOND) & HIGH;
-        // The lowest bit of each byte, gathered in the highest byte, first byte first.
-        let bits = (found >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        marks |= bits << (8 * index);
-    }
-    (high & HIGH == 0).then_some(marks)
 }

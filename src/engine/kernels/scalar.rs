@@ -1,13 +1,13 @@
 //! Scalar twins of the vector code: the same answers, one byte after the other. Tests compare the two.
 
-use super::{LANES, RowCell, Rows, Stopped};
+use super::types::{LANES, RowCell, Rows, Stopped};
 
-/// The same one after the other, behind what is there.
+/// Appends a column of cells that are given row by row.
 pub(super) fn gather_plain(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
     column.extend(cells.chunks_exact(columns_count).map(|row| row[column_index]));
 }
 
-/// What 64 bytes are, a bit for each.
+/// Which of 64 bytes are separators or quotes, a bit for each byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marks {
     pub(super) commas: u64,
@@ -15,7 +15,7 @@ pub(super) struct Marks {
     pub(super) quotes: u64,
 }
 
-/// What vector instructions do, byte by byte.
+/// The marks of 64 bytes, byte by byte.
 pub(super) fn marks_plain(lanes: &[u8; LANES]) -> Marks {
     let bits = |is: fn(u8) -> bool| (0..).zip(lanes).fold(0, |bits, (at, &byte)| bits | u64::from(is(byte)) << at);
     Marks {
@@ -25,8 +25,8 @@ pub(super) fn marks_plain(lanes: &[u8; LANES]) -> Marks {
     }
 }
 
-/// [`find_cells`] with any way to get marks. A quote opens a cell or closes one by turns, so what stands inside quotes
-/// is known from how many come before it; that this is what they mean is checked at each of them.
+/// [`find_cells`](super::find_cells), given a function that marks 64 bytes. Quotes open and close cells in turn, so whether a
+/// byte is inside quotes follows from the number of quotes before it; each quote is checked to be at a cell's start or end.
 #[inline(always)]
 pub(super) fn find_cells_by(
     bytes: &[u8],
@@ -38,8 +38,8 @@ pub(super) fn find_cells_by(
     let mut count = 0;
     let mut found = RowCell::default();
     let mut commas_before = 0; // in the row
-    let mut quoted = 0; // all ones if the last byte stands inside quotes, or opens them
-    let mut after_separator = 1; // in the lowest bit what the last byte was
+    let mut quoted = 0; // all ones if the last byte is inside quotes, or opens them
+    let mut after_separator = 1; // in the lowest bit: whether the last byte was one
     let mut after_close = 0;
     let mut base = 0;
     let mut last = [0; LANES];
@@ -65,7 +65,7 @@ pub(super) fn find_cells_by(
             after_separator = separators >> 63;
             after_close = closes >> 63;
         }
-        // What follows the first odd byte is not known.
+        // The meaning of what follows the first odd byte is not known.
         let known = (odd & odd.wrapping_neg()).wrapping_sub(1);
         (commas, row_ends) = (commas & known, row_ends & known);
         loop {
@@ -74,10 +74,10 @@ pub(super) fn find_cells_by(
             let commas_here = here.count_ones() as usize;
             let wanted = column_index.wrapping_sub(commas_before);
             if wanted.wrapping_sub(1) < commas_here {
-                found.start = base + place_of(here, wanted - 1) + 1;
+                found.start = base + nth_bit(here, wanted - 1) + 1;
             }
             if wanted < commas_here {
-                found.end = base + place_of(here, wanted);
+                found.end = base + nth_bit(here, wanted);
             }
             commas_before += commas_here;
             if row_end == 0 {
@@ -117,9 +117,9 @@ fn prefix_xor(bits: u64) -> u64 {
     [1, 2, 4, 8, 16, 32].iter().fold(bits, |bits, by| bits ^ bits << by)
 }
 
-/// Where the bit stands that has so many below it.
+/// The index of the set bit that has `below` set bits below it.
 #[inline(always)]
-fn place_of(mut bits: u64, below: usize) -> usize {
+fn nth_bit(mut bits: u64, below: usize) -> usize {
     for _ in 0..below {
         bits &= bits - 1;
     }

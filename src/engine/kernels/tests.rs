@@ -1,15 +1,16 @@
 //! Every kernel beside its scalar twin.
 
 use super::{
-    Added, COLUMNS_MAX, LANES, RowCell, STRETCH_BYTES_MAX, delta, find_cells, gather, put_deltas, put_narrow_deltas,
-    read_integers, read_narrow_integers,
+    Added, LANES, RowCell, delta, find_cells, gather, put_deltas, put_narrow_deltas, read_integers,
+    read_narrow_integers,
     scalar::{find_cells_by, gather_plain, marks_plain},
     serves, sum_rows,
+    types::{GATHER_COLUMNS_MAX, SUM_BYTES_MAX, SUM_COLUMNS_MAX},
 };
 
 /// What `sum_rows` means, row by row and cell by cell: the safe twin.
-fn sum_rows_plain(stretch: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
-    let lines = stretch.split(|byte| matches!(byte, b'\n' | b'\r'));
+fn sum_rows_plain(block: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
+    let lines = block.split(|byte| matches!(byte, b'\n' | b'\r'));
     let mut added = Added { rows: 0, total: 0 };
     for row in lines.filter(|line| !line.is_empty()) {
         let cells: Vec<_> = row.split(|&byte| byte == b',').collect();
@@ -57,7 +58,7 @@ fn vectors_equal_their_plain_twin() {
     let (mut plain, mut refused) = (0, 0);
     for seed in 0..6000 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let columns_count = random.usize(1..=COLUMNS_MAX);
+        let columns_count = random.usize(1..=SUM_COLUMNS_MAX);
         let bytes = [10, 60, 64, 70, 130, 700][random.usize(..6)];
         let mut rows = random_rows(&mut random, columns_count, bytes);
         if random.bool() {
@@ -70,7 +71,7 @@ fn vectors_equal_their_plain_twin() {
             let found = sum_rows(&rows, columns_count, column_index);
             if serves(columns_count) {
                 let shown = String::from_utf8_lossy(&rows);
-                // Rows whose ends are mixed may be left to the careful scan.
+                // Rows whose ends are mixed may be left to the scanner.
                 let mixed = rows.contains(&b'\r') && !rows.ends_with(b"\r") && !rows.ends_with(b"\r\n");
                 if !mixed && matches!(rows.last(), Some(b'\n' | b'\r')) || found.is_some() {
                     assert_eq!(found, expected, "seed {seed}, column {column_index} of {columns_count}: {shown:?}");
@@ -125,7 +126,7 @@ fn deltas_are_the_same_by_wide_vectors() {
 fn narrow_deltas_are_the_same_bytes() {
     for round in 0..3000 {
         let mut random = fastrand::Rng::with_seed(round);
-        let end = i64::from(delta::NARROW_END);
+        let end = i64::from(delta::NARROW_DELTAS_END);
         let bits = random.u32(0..31);
         let values: Vec<i64> = (0..round % 600).map(|_| random.i64(1 - end..end) >> bits).collect();
         let narrow: Vec<_> = values.iter().map(|value| i32::try_from(*value).unwrap()).collect();
@@ -182,7 +183,7 @@ fn deltas_of_every_width_are_packed_bit_by_bit() {
 }
 
 #[test]
-fn seven_digits_are_narrow_and_eight_are_not_wherever_they_stand() {
+fn seven_digits_are_narrow_and_eight_are_not_at_any_offset() {
     for (cell, is_narrow) in [("9999999", true), ("-9999999", true), ("10000000", false), ("-10000000", false)] {
         for before in 0..2 * LANES {
             // Empty lines are no rows.
@@ -204,7 +205,7 @@ fn a_column_is_gathered_alike() {
     let mut random = fastrand::Rng::with_seed(1);
     let (mut column, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..2000 {
-        let columns_count = random.usize(1..=COLUMNS_MAX + 2);
+        let columns_count = random.usize(1..=GATHER_COLUMNS_MAX + 2);
         let cells: Vec<_> = (0..columns_count * random.usize(..100)).map(|_| random.i32(..)).collect();
         let column_index = random.usize(..columns_count);
         gather(&cells, columns_count, column_index, &mut column);
@@ -219,7 +220,7 @@ fn narrow_cells_are_what_wide_ones_are() {
     let (mut short, mut long) = (0, 0);
     for seed in 0..6000 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let columns_count = random.usize(1..=COLUMNS_MAX);
+        let columns_count = random.usize(1..=SUM_COLUMNS_MAX);
         // Long cells are rare, so that some stand across 64 bytes and their neighbours.
         let bits = [54, 44, 41, 36][random.usize(..4)];
         let mut rows = Vec::new();
@@ -267,7 +268,7 @@ fn narrow_cells_are_what_wide_ones_are() {
 #[test]
 fn totals_do_not_wrap() {
     for (row, columns_count) in [("9\n", 1), ("99999999\n", 1), ("-999999999999999999,9\n", 2), ("9,-9\r\n", 2)] {
-        let rows = row.repeat(STRETCH_BYTES_MAX / row.len()).into_bytes();
+        let rows = row.repeat(SUM_BYTES_MAX / row.len()).into_bytes();
         for column_index in 0..columns_count {
             let found = sum_rows(&rows, columns_count, column_index);
             let expected = sum_rows_plain(&rows, columns_count, column_index);
