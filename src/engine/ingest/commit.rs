@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
 
-use super::convert::Converted;
 use crate::{
     engine::{
+        parquet::writer::Converted,
         state::Shared,
         storage::{Store, draft::Draft, staged::Staged},
     },

@@ -9,24 +9,14 @@ use crate::{
         csv::rows::{Row, Rows},
         parquet::{
             batch::BatchBuilder,
-            integer_writer::Stop,
-            writer::{Layout, PartWriter, Written},
+            integer_writer::IntegersError,
+            writer::{Converted, Layout, PartWriter},
         },
         storage::Store,
     },
     error::Error,
     model::schema::Column,
 };
-
-/// A file's rows as Parquet, and what its receipt says of them.
-pub struct Converted {
-    /// The file.
-    pub parquet: Written,
-    /// With their types.
-    pub columns: Vec<Column>,
-    /// Data rows.
-    pub rows: u64,
-}
 
 /// Rows on their way into a Parquet file.
 pub(super) struct Conversion {
@@ -77,10 +67,10 @@ impl Rows for Conversion {
 }
 
 /// What the path for integers makes of a file, none if it does not take it.
-pub(super) fn unless_unsuited<T>(result: Result<T, Stop>) -> Result<Option<T>, Error> {
+pub(super) fn unless_unsuited<T>(result: Result<T, IntegersError>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(Stop::Unsuited) => Ok(None),
-        Err(Stop::Failed(error)) => Err(error),
+        Err(IntegersError::Unsuited) => Ok(None),
+        Err(IntegersError::Failed(error)) => Err(error),
     }
 }

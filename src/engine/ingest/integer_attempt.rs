@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    convert::{Converted, unless_unsuited},
+    convert::unless_unsuited,
     integers::{self, Integers},
 };
 use crate::{
     engine::{
         Engine,
+        parquet::writer::Converted,
         storage::{Store, draft::SoFar},
     },
     error::Error,

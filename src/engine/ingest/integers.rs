@@ -8,7 +8,6 @@
 //!
 //! Memory: [`CLAIM_BYTES`], whatever the file's size.
 
-use super::convert::Converted;
 use crate::{
     engine::{
         csv::{
@@ -18,19 +17,15 @@ use crate::{
         kernels::integer_table::{CELLS_MAX, Table},
         parquet::{
             chunk_sums::ChunkSums,
-            integer_writer::{Output, Stop},
-            writer::DELTA_COLUMNS_MAX,
+            integer_writer::{COLUMN_CHUNKS_MAX, IntegerWriter, IntegersError, PAGES_BYTES_MAX},
+            writer::{Converted, DELTA_COLUMNS_MAX},
         },
         storage::{Store, draft::SoFar},
     },
     error::csv::CsvError,
-    limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BYTES_HELD, KIB, MIB},
+    limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BYTES_HELD},
 };
 
-/// A row group is written out when its pages take so much.
-pub(crate) const PAGES_BYTES_MAX: usize = 4 * MIB;
-/// Column chunks of a file: their entries of the footer wait in memory for its end.
-pub(crate) const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
 /// An integer's longest text.
 const CELL_BYTES_MAX: usize = 20;
 /// What is gathered, its nulls, one column of it and that as a page, which is there twice while it grows, to twice its
@@ -46,41 +41,41 @@ pub struct Integers {
     pub(super) table: Table,
     /// A row whose end has not come yet.
     carry: Vec<u8>,
-    output: Output,
+    output: IntegerWriter,
 }
 
 impl Integers {
     /// Begins with the first block of a file, which must hold its header and a row that tells the types.
-    pub fn begin(store: &Store, limits: CsvLimits, first: &[u8]) -> Result<Self, Stop> {
-        let (names, header_bytes) = header(first, limits).ok_or(Stop::Unsuited)?;
+    pub fn begin(store: &Store, limits: CsvLimits, first: &[u8]) -> Result<Self, IntegersError> {
+        let (names, header_bytes) = header(first, limits).ok_or(IntegersError::Unsuited)?;
         // No row of integers is too long, then.
         let row_bytes = names.len() * (CELL_BYTES_MAX + 1);
         let fits = limits.cell_bytes_max >= CELL_BYTES_MAX && limits.row_bytes_max >= row_bytes;
         if names.len() > DELTA_COLUMNS_MAX || !fits {
-            return Err(Stop::Unsuited);
+            return Err(IntegersError::Unsuited);
         }
         // Before a file is begun: most that are none show it in their first rows.
         let rows = &first[header_bytes..];
         let mut table = Table::new(names.len(), first.len());
-        let taken = table.parse(rows).ok_or(Stop::Unsuited)?;
+        let taken = table.parse(rows).ok_or(IntegersError::Unsuited)?;
         if !table.has_all_types() {
-            return Err(Stop::Unsuited);
+            return Err(IntegersError::Unsuited);
         }
-        let mut integers = Self { table, carry: Vec::new(), output: Output::new(store, names)? };
+        let mut integers = Self { table, carry: Vec::new(), output: IntegerWriter::new(store, names)? };
         if integers.table.is_full() {
-            integers.output.pages(&mut integers.table)?;
+            integers.output.write_pages(&mut integers.table)?;
         }
         integers.see(&rows[taken..])?;
         Ok(integers)
     }
 
     /// A whole file that is in memory.
-    pub fn of_file(store: &Store, limits: CsvLimits, csv: &[u8]) -> Result<Converted, Stop> {
+    pub fn of_file(store: &Store, limits: CsvLimits, csv: &[u8]) -> Result<Converted, IntegersError> {
         Self::begin(store, limits, csv)?.finish()
     }
 
     /// The next bytes of the file.
-    pub fn see(&mut self, mut block: &[u8]) -> Result<(), Stop> {
+    pub fn see(&mut self, mut block: &[u8]) -> Result<(), IntegersError> {
         if !self.carry.is_empty() {
             let Some(end) = block.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
                 return self.carry_on(block);
@@ -101,7 +96,7 @@ impl Integers {
     }
 
     /// The end of the file.
-    pub fn finish(mut self) -> Result<Converted, Stop> {
+    pub fn finish(mut self) -> Result<Converted, IntegersError> {
         if !self.carry.is_empty() {
             let mut carry = std::mem::take(&mut self.carry);
             carry.push(b'\n');
@@ -111,21 +106,21 @@ impl Integers {
     }
 
     /// Takes all complete rows and returns what follows them.
-    fn rows<'a>(&mut self, mut block: &'a [u8]) -> Result<&'a [u8], Stop> {
+    fn rows<'a>(&mut self, mut block: &'a [u8]) -> Result<&'a [u8], IntegersError> {
         loop {
-            let taken = self.table.parse(block).ok_or(Stop::Unsuited)?;
+            let taken = self.table.parse(block).ok_or(IntegersError::Unsuited)?;
             block = &block[taken..];
             if !self.table.is_full() {
                 return Ok(block);
             }
-            self.output.pages(&mut self.table)?;
+            self.output.write_pages(&mut self.table)?;
         }
     }
 
-    fn carry_on(&mut self, rest: &[u8]) -> Result<(), Stop> {
+    fn carry_on(&mut self, rest: &[u8]) -> Result<(), IntegersError> {
         self.carry.extend_from_slice(rest);
         let row_bytes_max = self.table.columns * (CELL_BYTES_MAX + 1);
-        if self.carry.len() > row_bytes_max { Err(Stop::Unsuited) } else { Ok(()) }
+        if self.carry.len() > row_bytes_max { Err(IntegersError::Unsuited) } else { Ok(()) }
     }
 }
 

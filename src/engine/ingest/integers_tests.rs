@@ -2,11 +2,11 @@
 
 use std::{fs::File, sync::Arc};
 
-use arrow::datatypes::Int64Type;
+use arrow::{array::Int64Array, datatypes::Int64Type};
 use bytes::Bytes;
 use parquet::{arrow::arrow_reader::ParquetRecordBatchReaderBuilder, file::statistics::Statistics};
 
-use super::{convert::Converted, integers::Integers};
+use super::integers::Integers;
 use crate::{
     engine::{
         csv::{
@@ -19,9 +19,13 @@ use crate::{
             integer_table::Number as _,
             integer_table::{CELLS_MAX, Cells, Rest, Table, parse_plain},
         },
-        parquet::integer_writer::{Output, Stop},
+        parquet::{
+            integer_writer::{IntegerWriter, IntegersError},
+            tests::{part_of, random_integers, sum_of_pages},
+            writer::Converted,
+        },
         storage::Store,
-        values::parse,
+        values::{parse, sum::Sum},
     },
     error::Error,
     limits::{CsvLimits, KIB, MIB},
@@ -107,7 +111,7 @@ fn what_parquet_readers_see_is_what_was_sent() {
         let mut integers = match Integers::begin(&store, CsvLimits::default(), &csv[..at]) {
             Ok(integers) => integers,
             // The one row has no end yet.
-            Err(Stop::Unsuited) if cells.len() == 1 => continue,
+            Err(IntegersError::Unsuited) if cells.len() == 1 => continue,
             Err(stop) => panic!("round {round}: {stop:?}"),
         };
         while at < csv.len() {
@@ -159,11 +163,11 @@ fn quickly(store: &Store, limits: CsvLimits, blocks: &[&[u8]]) -> Option<Convert
     unless_stopped(integers.finish())
 }
 
-fn unless_stopped<T>(result: Result<T, Stop>) -> Option<T> {
+fn unless_stopped<T>(result: Result<T, IntegersError>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
-        Err(Stop::Unsuited) => None,
-        Err(Stop::Failed(error)) => panic!("{error}"),
+        Err(IntegersError::Unsuited) => None,
+        Err(IntegersError::Failed(error)) => panic!("{error}"),
     }
 }
 
@@ -375,7 +379,7 @@ fn long_cells_are_kept_wherever_they_stand_among_short_ones() {
 fn long_pages_are_not_copied_behind_their_headers() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Store::open(folder.path(), Durability::None).expect("a data folder");
-    let mut output = Output::new(&store, vec!["a".to_owned()]).expect("a draft");
+    let mut output = IntegerWriter::new(&store, vec!["a".to_owned()]).expect("a draft");
     let mut random = fastrand::Rng::with_seed(1);
     for (rows, pieces) in [(10, 1), (CELLS_MAX, 2)] {
         let mut column: Vec<i32> = (0..rows).map(|_| random.i32(-9_999_999..10_000_000)).collect();
@@ -449,7 +453,7 @@ fn what_is_no_table_of_integers_is_given_up() {
     for cell in cells {
         for before in [&b"a,b\n1,1\n"[..], b"a,b\n1,1\n1,222222222\n"] {
             let csv = [before, b"1,", cell, b"\n1,1\n"].concat();
-            assert!(matches!(of(&csv), Err(Stop::Unsuited)), "{}", String::from_utf8_lossy(&csv));
+            assert!(matches!(of(&csv), Err(IntegersError::Unsuited)), "{}", String::from_utf8_lossy(&csv));
         }
     }
     for csv in [
@@ -464,6 +468,34 @@ fn what_is_no_table_of_integers_is_given_up() {
         "\"a\nb\"\n1\n",
         "a\r\"\n1\n2\n",
     ] {
-        assert!(matches!(of(csv.as_bytes()), Err(Stop::Unsuited)), "{csv:?}");
+        assert!(matches!(of(csv.as_bytes()), Err(IntegersError::Unsuited)), "{csv:?}");
+    }
+}
+
+/// The sums in `parquet/` read these pages without the library, which needs them as its own writer has them.
+#[test]
+fn pages_of_integer_files_are_summed_without_the_library() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+    for seed in 0..40 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let rows = [1, 64, 65, 256, 257, 5000, 60_000][random.usize(..7)];
+        let columns = [random_integers(&mut random, rows), random_integers(&mut random, rows)];
+        let mut csv = b"a,b\n0,0\n".to_vec(); // a column without a value would be text
+        for row in 0..rows {
+            let text = |column: &Int64Array| {
+                if column.is_null(row) { String::new() } else { column.value(row).to_string() }
+            };
+            csv.extend_from_slice(format!("{},{}\n", text(&columns[0]), text(&columns[1])).as_bytes());
+        }
+        let mut converted = Integers::of_file(&store, CsvLimits::default(), &csv).expect("integers");
+        let (file, part) = part_of(&mut converted.parquet, converted.rows, 2);
+        for (index, values) in columns.iter().enumerate() {
+            let total = values.iter().flatten().fold(Sum::default(), |mut sum, value| {
+                sum.add(value);
+                sum
+            });
+            assert_eq!(sum_of_pages(&file, &part, index, ["a", "b"][index]), total, "seed {seed}");
+        }
     }
 }

@@ -2,12 +2,12 @@
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{
-    convert::{Converted, unless_unsuited},
-    integers::Integers,
-};
+use super::{convert::unless_unsuited, integers::Integers};
 use crate::{
-    engine::storage::{Store, reader::Reader},
+    engine::{
+        parquet::writer::Converted,
+        storage::{Store, reader::Reader},
+    },
     error::Error,
     limits::{CONVERT_SLICE_BYTES, CsvLimits, SPOOL_BLOCK_BYTES},
 };

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     commit::{StagedPart, stage},
-    convert::{Conversion, Converted, unless_unsuited},
+    convert::{Conversion, unless_unsuited},
     integers::Integers,
     memory_plan::{Plan, typing_bytes},
 };
@@ -25,6 +25,7 @@ use crate::{
             rows::{Resume, Wanted},
             scanner::Scanner,
         },
+        parquet::writer::Converted,
         runtime::workers::{Workers, caught},
         state::{Lane, Shared},
         storage::Store,

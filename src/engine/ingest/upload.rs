@@ -23,7 +23,7 @@ use super::{
     blocks::Incoming,
     commit::{StagedPart, stage},
     commit_queue::Waiting,
-    convert::{Conversion, Converted},
+    convert::Conversion,
     early_sync::sync_slice,
     integer_attempt::{Bet, Outcome},
     integers,
@@ -40,6 +40,7 @@ use crate::{
             infer::Typer,
             rows::{Resume, Row, Rows, Wanted},
         },
+        parquet::writer::Converted,
         runtime::transfers::Paced,
         state::{Lane, Shared},
         storage::{

@@ -16,7 +16,7 @@ use super::{
     file::{Chunk, ParquetFile},
     page_sum::{Pages, SLACK_BYTES, Taken, Unknown},
     read_rows::{TEXTS_MAX, TypedReader, read_rows},
-    writer::CHUNK_BYTES_MAX,
+    window::CHUNK_BYTES_MAX,
 };
 use crate::{
     engine::{
@@ -24,15 +24,12 @@ use crate::{
         values::{parse, sum::Sum},
     },
     error::{Error, csv::CellProblem},
-    limits::{KIB, SLICE_ROWS},
+    limits::SLICE_ROWS,
     model::{part::Part, schema::ColumnType},
 };
 
 /// Values that are decoded at once.
 const VALUES_MAX: usize = 16 * 1024;
-
-/// No header of a page that our writer wrote is longer.
-pub(super) const PAGE_HEADER_BYTES_MAX: usize = 64 * KIB;
 
 /// The first cell of a column that cannot be added.
 #[derive(Debug)]

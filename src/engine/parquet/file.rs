@@ -24,8 +24,7 @@ use parquet::{
 use super::{
     batch::arrow_schema,
     chunk_sums::{CHUNK_SUM_DIGITS, CHUNK_SUMS_KEY},
-    window::Window,
-    writer::CHUNK_BYTES_MAX,
+    window::{CHUNK_BYTES_MAX, Window},
 };
 use crate::{
     engine::storage::{

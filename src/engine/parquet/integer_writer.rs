@@ -27,14 +27,10 @@ use parquet::{
 use super::{
     batch::arrow_schema,
     chunk_sums::ChunkSums,
-    writer::{CREATED_BY, write_error, written},
+    writer::{CREATED_BY, Converted, write_error, written},
 };
 use crate::{
     engine::{
-        ingest::{
-            convert::Converted,
-            integers::{COLUMN_CHUNKS_MAX, PAGES_BYTES_MAX},
-        },
         kernels::integer_table::{Cells, Number, Table},
         storage::{
             Store,
@@ -44,13 +40,17 @@ use crate::{
         values::varint,
     },
     error::Error,
-    limits::ROW_GROUP_ROWS_MAX,
+    limits::{KIB, MIB, ROW_GROUP_ROWS_MAX},
     model::schema::{Column, ColumnType},
 };
 
+/// A row group is written out when its pages take so much.
+pub(crate) const PAGES_BYTES_MAX: usize = 4 * MIB;
+/// Column chunks of a file: their entries of the footer wait in memory for its end.
+pub(crate) const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
 /// The Parquet file.
-pub(crate) struct Output {
-    pub(crate) columns: Vec<Chunk>,
+pub(crate) struct IntegerWriter {
+    pub(crate) columns: Vec<ColumnPages>,
     pub(crate) writer: SerializedFileWriter<Draft>,
     failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
     group_rows: usize,
@@ -61,7 +61,7 @@ pub(crate) struct Output {
 }
 
 /// A column's pages in the row group at hand.
-pub(crate) struct Chunk {
+pub(crate) struct ColumnPages {
     name: String,
     pub(crate) pages: Vec<Bytes>,
     /// Of the page before this one, which will be about as long.
@@ -72,22 +72,22 @@ pub(crate) struct Chunk {
     nulls: u64,
 }
 
-/// Why it was given up.
+/// Why a file was not converted as one of integers.
 #[derive(Debug)]
-pub enum Stop {
-    /// It is not such a file, or may be none.
+pub enum IntegersError {
+    /// A cell is not an integer, or the file is one that the general conversion has to judge.
     Unsuited,
-    /// The disk.
+    /// A file operation failed.
     Failed(Error),
 }
 
-impl From<Error> for Stop {
+impl From<Error> for IntegersError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl Output {
+impl IntegerWriter {
     pub(crate) fn new(store: &Store, names: Vec<String>) -> Result<Self, Error> {
         let int64 = |name| Column { name, column_type: ColumnType::Int64, nulls: 0 };
         let columns: Vec<_> = names.into_iter().map(int64).collect();
@@ -99,7 +99,7 @@ impl Output {
             .convert(&arrow_schema(&columns))
             .and_then(|schema| SerializedFileWriter::new(draft, schema.root_schema_ptr(), Arc::new(properties)))
             .map_err(|error| write_error(&error, &failures))?;
-        let chunk = |column: Column| Chunk {
+        let chunk = |column: Column| ColumnPages {
             name: column.name,
             pages: Vec::new(),
             page_bytes: 0,
@@ -114,7 +114,7 @@ impl Output {
     }
 
     /// Makes a page of each column of what the table holds.
-    pub(crate) fn pages(&mut self, table: &mut Table) -> Result<(), Stop> {
+    pub(crate) fn write_pages(&mut self, table: &mut Table) -> Result<(), IntegersError> {
         let rows = table.rows();
         for (index, column) in self.columns.iter_mut().enumerate() {
             let Table { columns, ref mut cells, filled, ref empty } = *table;
@@ -129,15 +129,15 @@ impl Output {
         self.rows += rows as u64;
         let bytes: usize = self.columns.iter().map(|column| column.bytes).sum();
         if bytes >= PAGES_BYTES_MAX || self.group_rows >= ROW_GROUP_ROWS_MAX {
-            self.row_group()?;
+            self.write_row_group()?;
         }
         Ok(())
     }
 
     /// Writes the row group out.
-    fn row_group(&mut self) -> Result<(), Stop> {
+    fn write_row_group(&mut self) -> Result<(), IntegersError> {
         // Beyond it, row groups must grow with the file.
-        self.chunks_left = self.chunks_left.checked_sub(self.columns.len()).ok_or(Stop::Unsuited)?;
+        self.chunks_left = self.chunks_left.checked_sub(self.columns.len()).ok_or(IntegersError::Unsuited)?;
         let rows = self.group_rows;
         let mut write = || {
             let descriptors = self.writer.schema_descr().columns().to_vec();
@@ -177,16 +177,16 @@ impl Output {
         Ok(())
     }
 
-    pub(crate) fn finish(mut self, table: &mut Table) -> Result<Converted, Stop> {
+    pub(crate) fn finish(mut self, table: &mut Table) -> Result<Converted, IntegersError> {
         if table.rows() > 0 {
-            self.pages(table)?;
+            self.write_pages(table)?;
         }
         if self.group_rows > 0 {
-            self.row_group()?;
+            self.write_row_group()?;
         }
         let rows = self.rows;
         if self.columns.iter().any(|column| column.nulls == rows) {
-            return Err(Stop::Unsuited);
+            return Err(IntegersError::Unsuited);
         }
         let columns = self
             .columns
@@ -201,7 +201,7 @@ impl Output {
     }
 }
 
-impl Chunk {
+impl ColumnPages {
     /// A page of one column of `columns`, the one at `index`. `column` has a cell for each row; those that `empty` names by
     /// their place among all cells are taken out of it.
     pub(crate) fn page<N: Number>(

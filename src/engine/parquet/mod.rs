@@ -14,4 +14,4 @@ pub mod window;
 pub mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

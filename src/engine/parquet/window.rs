@@ -9,14 +9,19 @@ use parquet::{
     file::reader::{ChunkReader, Length},
 };
 
-use super::column_sum::PAGE_HEADER_BYTES_MAX;
 use crate::{
     engine::storage::{
         checksums::{CHUNK_BLOCK_BYTES, checksum},
         reader::Reader,
     },
     error::Error,
+    limits::{KIB, MIB},
 };
+
+/// A column chunk up to this size is read in one piece.
+pub(super) const CHUNK_BYTES_MAX: usize = MIB;
+/// No header of a page that our writer wrote is longer.
+const PAGE_HEADER_BYTES_MAX: usize = 64 * KIB;
 
 /// One column chunk of a file: whoever reads through it cannot read beside it, and sees verified bytes only.
 pub(super) struct Window {

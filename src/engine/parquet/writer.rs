@@ -27,7 +27,7 @@ use super::{
 use crate::{
     engine::storage::{Store, draft::Draft, scratch::Scratch},
     error::Error,
-    limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, MIB, ROW_GROUP_ROWS_MAX},
+    limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, ROW_GROUP_ROWS_MAX},
     model::{
         part::PARQUET_TAIL_BYTES,
         schema::{Column, ColumnType},
@@ -39,8 +39,6 @@ pub(super) const CREATED_BY: &str = concat!("tally version ", env!("CARGO_PKG_VE
 
 /// Tables with more columns have plain integers: the encoder of packed deltas reserves 1 MiB for each column.
 pub(crate) const DELTA_COLUMNS_MAX: usize = 32;
-/// A column chunk up to this size is read in one piece.
-pub(super) const CHUNK_BYTES_MAX: usize = MIB;
 
 /// Writes the rows of a part to a draft.
 pub struct PartWriter {
@@ -65,13 +63,23 @@ enum Output {
 }
 
 /// A finished Parquet file that is not published yet.
-pub struct Written {
+pub struct WrittenFile {
     /// The file.
     pub draft: Draft,
     /// Its row groups.
     pub row_groups: u32,
     /// The size of its footer without the tail of 8 bytes.
     pub footer_bytes: u32,
+}
+
+/// A CSV file as Parquet, and what its receipt says of the rows.
+pub struct Converted {
+    /// The file.
+    pub parquet: WrittenFile,
+    /// With their types.
+    pub columns: Vec<Column>,
+    /// Data rows.
+    pub rows: u64,
 }
 
 /// How the Parquet file of a part is laid out, so that its conversion keeps to its memory and its footer stays small.
@@ -111,7 +119,7 @@ impl PartWriter {
     }
 
     /// Writes the last row group and the footer.
-    pub fn finish(mut self) -> Result<Written, Error> {
+    pub fn finish(mut self) -> Result<WrittenFile, Error> {
         self.open(None)?;
         self.flush()?;
         let Output::Open(mut writer) = self.output else {
@@ -167,10 +175,10 @@ impl PartWriter {
 }
 
 /// A file that is finished, of which so many bytes stand before the footer.
-pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> Result<Written, Error> {
+pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> Result<WrittenFile, Error> {
     let footer_bytes = draft.bytes() - before_footer as u64 - PARQUET_TAIL_BYTES as u64;
     let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
-    Ok(Written {
+    Ok(WrittenFile {
         draft,
         row_groups: u32::try_from(row_groups).map_err(too_large)?,
         footer_bytes: u32::try_from(footer_bytes).map_err(too_large)?,
