@@ -1,43 +1,57 @@
-//! Flags and environment to one checked [`Config`]. The environment is read here and nowhere else.
+//! The flags of `tally serve` and their environment variables, as one checked [`Config`].
+//!
+//! Only this module and `cli/` read the environment, and only they and `main.rs` know clap: the types that clap parses
+//! are turned into plain ones here.
 
 use std::{
+    ffi::OsStr,
     io,
     net::{SocketAddr, ToSocketAddrs},
+    os::unix::ffi::OsStrExt,
     path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
-use clap::Args;
+use clap::{
+    Arg, Args, Command, ValueEnum,
+    builder::{PathBufValueParser, TypedValueParser},
+    parser::ValueSource,
+    value_parser,
+};
 
 use crate::{
-    engine::{Durability, FileMode},
     limits::{
         CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNDONE_MAX, JobLimits, Limits, PARTS_MAX,
         ROW_BYTES_CEILING, ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
     },
+    model::{durability::Durability, file_mode::FileMode},
 };
 
 /// Serves the table in a folder over gRPC, and jobs over HTTP, until SIGTERM or SIGINT.
 ///
-/// Prints one line on standard output when it is ready; logs go to standard error. A signal stops it from accepting,
-/// lets running calls finish for up to 30 s (5 s for those whose client moves nothing), and ends it with exit code 0; a second signal ends it at once.
+/// Prints one line on standard output when it is ready; logs go to standard error. A signal stops it from accepting calls,
+/// lets running calls finish for up to 30 s (5 s if their client moves no bytes), and ends it with exit code 0. A second
+/// signal ends it at once.
 ///
 /// Example: tally serve --data /srv/table --grpc 127.0.0.1:5440 --http 127.0.0.1:5000
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Folder that holds the table; made if it is not there. One server at a time.
+    /// Folder that holds the table; it is created if it does not exist. Only one server at a time can use it.
     #[arg(long, env = "TALLY_DATA", value_name = "DIR", default_value = "./tally-data")]
     pub data: PathBuf,
 
-    /// CSV files to append to the table before serving; one that a part has already, byte for byte, is left out.
-    #[arg(long, env = "TALLY_LOAD", value_name = "FILE", num_args = 1.., value_delimiter = ',')]
-    pub load: Vec<PathBuf>,
+    /// CSV files to append to the table before serving. A file that is already a part, byte for byte, is skipped.
+    ///
+    /// Each argument is one file, and the flag may be repeated: --load a.csv b.csv --load c.csv. In TALLY_LOAD, commas
+    /// separate the files.
+    #[arg(long, env = "TALLY_LOAD", value_name = "FILE", num_args = 1.., value_parser = LoadedFilesParser)]
+    pub load: Vec<LoadedFiles>,
 
-    /// Address for gRPC; may be given more than once. Port 0 takes a free port, which the ready line names.
+    /// Address for gRPC; may be repeated. Port 0 takes a free port, which the ready line names.
     ///
     /// There is no authentication: whoever reaches this address can add to the table and read sums. An IPv6 address
-    /// on a machine without IPv6 is left out if another address remains.
+    /// is ignored on a machine without IPv6 if there is another address.
     #[arg(
         long,
         env = "TALLY_GRPC",
@@ -47,11 +61,11 @@ pub struct ServeArgs {
     )]
     pub grpc: Vec<ListenAddress>,
 
-    /// Address for HTTP; may be given more than once. Port 0 takes a free port, which the ready line names. `none`, alone,
+    /// Address for HTTP; may be repeated. Port 0 takes a free port, which the ready line names. `none`, as the only value,
     /// turns HTTP off.
     ///
-    /// There is no authentication here either. Where it listens on loopback, what a browser sends for a foreign page is
-    /// refused.
+    /// There is no authentication here either. On a loopback address, requests that a browser sends for a page of another
+    /// site are refused.
     #[arg(
         long,
         env = "TALLY_HTTP",
@@ -61,37 +75,37 @@ pub struct ServeArgs {
     )]
     pub http: Vec<HttpAddress>,
 
-    /// Address for probes alone, `/livez` and `/readyz` over HTTP; may be given more than once. Nothing that comes in
-    /// elsewhere can take its connections. The ready line names it.
+    /// Address that answers only the probes `/livez` and `/readyz`, over HTTP; may be repeated. Clients of the other
+    /// addresses cannot take its connections. The ready line names it.
     #[arg(long, env = "TALLY_PROBE", value_name = "ADDR", value_delimiter = ',')]
     pub probe: Vec<ListenAddress>,
 
-    /// File whose one line is the admin token. `GET /api/graceful_shutdown` is then taken with the header
-    /// `Authorization: Bearer TOKEN` and from wherever it comes; without the header not even from this machine.
+    /// File with one line, the admin token. `GET /api/graceful_shutdown` then needs the header `Authorization: Bearer
+    /// TOKEN`: with it the request may come from any address, without it the request is refused even from this machine.
     #[arg(long, env = "TALLY_ADMIN_TOKEN_FILE", value_name = "PATH")]
     pub admin_token_file: Option<PathBuf>,
 
-    /// What an acknowledged upload survives: `fsync` a power failure, `none` the end of the process.
+    /// What an acknowledged upload survives: with `fsync` a power failure, with `none` only the end of the process.
     #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
-    pub durability: Durability,
+    pub durability: DurabilityFlag,
 
-    /// What sums, group sums and statistics get while a damaged part is in quarantine: `refuse` the error DATA_LOSS,
-    /// which names the part, until it is restored or its loss is accepted with `tally forget`; `answer` what the other
-    /// parts give.
+    /// What sums, group sums and statistics answer while a damaged part is in quarantine. `refuse`: the error DATA_LOSS,
+    /// which names the part, until the part is restored or its loss is accepted with `tally forget`. `answer`: the result
+    /// over the other parts.
     #[arg(long, env = "TALLY_INCOMPLETE", value_name = "WHAT", default_value = "refuse")]
-    pub incomplete: Incomplete,
+    pub incomplete: IncompleteFlag,
 
-    /// Permissions of the files in the data folder, in octal, whatever the umask: 0640 lets the group read them, with DuckDB
-    /// or Spark for example. A folder may be entered by whoever may read its files. What is there already is changed at start.
+    /// Permissions of the files in the data folder, in octal, whatever the umask. 0640 for example lets the group read
+    /// them, with DuckDB or Spark. Whoever may read files may also enter their folder. Existing files are changed at start.
     #[arg(long, env = "TALLY_FILE_MODE", value_name = "MODE", default_value = "0600")]
     pub file_mode: FileMode,
 
-    /// Seconds between two verifications of all that is stored, in the background: each file is read and compared with its
-    /// checksum. What is damaged is logged and counted in `tally_damaged_files`, and stays where it is. Off by default.
-    #[arg(long, visible_alias = "scrub-interval", env = "TALLY_SCRUB_INTERVAL_S", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    /// Seconds between two verifications of everything that is stored, in the background: each file is read and compared
+    /// with its checksum. Damaged files are logged, counted in `tally_damaged_files`, and left where they are. Off by default.
+    #[arg(long, visible_alias = "scrub-interval", env = "TALLY_SCRUB_INTERVAL_S", value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=31_536_000))]
     pub scrub_interval_s: Option<u64>,
 
-    /// Columns that a header may have.
+    /// Columns that a file may have.
     #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
     pub columns_max: usize,
 
@@ -99,74 +113,107 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_CELL_BYTES_MAX", value_name = "BYTES", default_value_t = CELL_BYTES_MAX, value_parser = up_to(ROW_BYTES_CEILING))]
     pub cell_bytes_max: usize,
 
-    /// Bytes that a row may have as it stands in the file.
+    /// Bytes that a row may have in the file.
     #[arg(long, env = "TALLY_ROW_BYTES_MAX", value_name = "BYTES", default_value_t = ROW_BYTES_MAX, value_parser = up_to(ROW_BYTES_CEILING))]
     pub row_bytes_max: usize,
 
     /// Bytes that an upload may have. A unary call cannot carry more than 2 GiB - 1 anyway.
-    #[arg(long, env = "TALLY_UPLOAD_BYTES_MAX", value_name = "BYTES", default_value_t = UPLOAD_BYTES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "TALLY_UPLOAD_BYTES_MAX", value_name = "BYTES", default_value_t = UPLOAD_BYTES_MAX, value_parser = value_parser!(u64).range(1..))]
     pub upload_bytes_max: u64,
 
-    /// Uploads that are received at once, half of them over one connection. One more waits for up to 3 s, and is then
-    /// refused with RESOURCE_EXHAUSTED; an upload that is 2 s behind 1 KiB/s ends for it.
+    /// Uploads that are received at once; one connection may have half of them. One more waits for up to 3 s, and is then
+    /// refused with RESOURCE_EXHAUSTED. While it waits, an upload that is 2 s behind a rate of 1 KiB/s is ended for it.
     #[arg(long, env = "TALLY_UPLOADS_MAX", value_name = "N", default_value_t = UPLOADS_MAX, value_parser = up_to(UPLOADS_MAX))]
     pub uploads_max: usize,
 
-    /// Seconds that an upload may send nothing before it is given up. Over HTTP a JSON body has to come whole within them, and of a form 1 KiB for each of them.
-    #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Seconds without a byte after which an upload is ended. Over HTTP, a JSON body must arrive completely within this time,
+    /// and a form must bring 1 KiB for each second.
+    #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 
-    /// Parts that the table may have; uploads beyond are refused with RESOURCE_EXHAUSTED. The log warns at 80 %.
+    /// Parts that the table may have; further uploads are refused with RESOURCE_EXHAUSTED. The log warns at 80 %.
     #[arg(long, env = "TALLY_PARTS_MAX", value_name = "N", default_value_t = PARTS_MAX, value_parser = up_to(PARTS_MAX))]
     pub parts_max: usize,
 
-    /// Seconds that a gRPC call may make no progress: nothing of its question comes, or nothing of its answer is taken. The
-    /// first ends the call, the second its connection. A call that is worked on may take longer. An upload that comes has
+    /// Seconds without progress after which a gRPC call is ended. If its request does not arrive, the call ends; if its
+    /// answer is not read, the connection is closed. Time that the server works on the answer does not count. Uploads have
     /// `--upload-idle-s` instead.
-    #[arg(long, env = "TALLY_CALL_TIMEOUT_S", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, env = "TALLY_CALL_TIMEOUT_S", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=86_400))]
     pub call_timeout_s: u64,
 
     /// Jobs that may wait or run; one more is refused.
     #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNDONE_MAX, value_parser = up_to(JOBS_UNDONE_MAX))]
     pub jobs_max: usize,
 
-    /// Seconds after which a job that ended is forgotten, with its result.
-    #[arg(long, env = "TALLY_JOBS_AGE_S", value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    /// Seconds after which a job that has ended is removed, with its result.
+    #[arg(long, env = "TALLY_JOBS_AGE_S", value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
     pub jobs_age_s: u64,
 
-    /// Bytes that results and files of jobs that ended may have; over it the oldest are forgotten.
+    /// Bytes that the results and files of jobs that have ended may take; above it the oldest jobs are removed.
     #[arg(long, env = "TALLY_JOBS_BYTES_MAX", value_name = "BYTES", default_value_t = 10 * 1024 * 1024 * 1024)]
     pub jobs_bytes_max: u64,
 
-    /// Seconds between two looks at what jobs have left to remove: downloaded results, files of failed tasks.
-    #[arg(long, env = "TALLY_JOBS_SWEEP_S", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Seconds between two removals of what jobs no longer need: downloaded results, files of failed tasks.
+    #[arg(long, env = "TALLY_JOBS_SWEEP_S", value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=86_400))]
     pub jobs_sweep_s: u64,
 
     /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter such as `tally=debug`.
     #[arg(long, env = "TALLY_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
-    /// Log what is in cells too, where an error is about them. Without it the log has no content of tables, but the names of
-    /// their columns.
+    /// Also log the content of cells that an error is about. Without it the log has names of columns, but no content of cells.
     #[arg(long, env = "TALLY_LOG_VALUES")]
     pub log_values: bool,
 
-    /// How it is logged.
+    /// Format of the log.
     #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// File to which the entry and the exit of each HTTP call are written, in UTC. It is never wiped, but rotated. A disk
-    /// that is too slow or full costs lines, never calls: `tally_log_lines_lost_total` in `/metrics` counts them.
+    /// File to which the entry and the exit of each HTTP call are written, in UTC. It is appended to, and rotated. A disk that
+    /// is too slow or full costs lines, never calls: `tally_log_lines_lost_total` in `/metrics` counts the lost lines.
     #[arg(long, env = "TALLY_LOG_FILE", value_name = "PATH")]
     pub log_file: Option<PathBuf>,
 
-    /// Bytes after which the log file becomes an old one, PATH.1.
+    /// Bytes at which the log file is rotated: it is renamed to PATH.1.
     #[arg(long, env = "TALLY_LOG_FILE_BYTES_MAX", value_name = "BYTES", default_value_t = 10_485_760, value_parser = up_to(usize::MAX))]
     pub log_file_bytes_max: usize,
 
-    /// Old log files that are kept.
+    /// Rotated log files that are kept.
     #[arg(long, env = "TALLY_LOG_FILES_KEPT", value_name = "N", default_value_t = 5, value_parser = up_to(1000))]
     pub log_files_kept: usize,
+}
+
+/// The files that one value of `--load` or of `TALLY_LOAD` names.
+#[derive(Clone, Debug)]
+pub struct LoadedFiles(Vec<PathBuf>);
+
+/// Takes an argument as one file, so that its name may have commas, and the environment variable as a list.
+#[derive(Clone)]
+struct LoadedFilesParser;
+
+impl TypedValueParser for LoadedFilesParser {
+    type Value = LoadedFiles;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<LoadedFiles, clap::Error> {
+        PathBufValueParser::new().parse_ref(command, arg, value).map(|file| LoadedFiles(vec![file]))
+    }
+
+    fn parse_ref_(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+        source: ValueSource,
+    ) -> Result<LoadedFiles, clap::Error> {
+        if source != ValueSource::EnvVariable {
+            return self.parse_ref(command, arg, value);
+        }
+        let names = value.as_bytes().split(|byte| *byte == b',').map(OsStr::from_bytes);
+        names
+            .map(|name| PathBufValueParser::new().parse_ref(command, arg, name))
+            .collect::<Result<_, _>>()
+            .map(LoadedFiles)
+    }
 }
 
 /// Where to listen, as `127.0.0.1:5440`, `[::1]:5440` or a name and a port; a name can stand for several addresses.
@@ -181,12 +228,12 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// Where to listen for HTTP, or that this is not wanted.
+/// A value of `--http`: an address, or `none`.
 #[derive(Clone, Debug)]
 pub enum HttpAddress {
-    /// `none`
+    /// `none`: no HTTP.
     None,
-    /// Anything else.
+    /// Where to listen.
     Some(ListenAddress),
 }
 
@@ -198,8 +245,44 @@ impl FromStr for HttpAddress {
     }
 }
 
+/// The values of `--durability`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DurabilityFlag {
+    /// Files and their folder are synced before the answer.
+    Fsync,
+    /// The operating system writes when it likes.
+    None,
+}
+
+impl From<DurabilityFlag> for Durability {
+    fn from(flag: DurabilityFlag) -> Self {
+        match flag {
+            DurabilityFlag::Fsync => Self::Fsync,
+            DurabilityFlag::None => Self::None,
+        }
+    }
+}
+
+/// The values of `--incomplete`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum IncompleteFlag {
+    /// Refuse: the error names the part that is missing.
+    Refuse,
+    /// Answer from the other parts.
+    Answer,
+}
+
+impl From<IncompleteFlag> for Incomplete {
+    fn from(flag: IncompleteFlag) -> Self {
+        match flag {
+            IncompleteFlag::Refuse => Self::Refuse,
+            IncompleteFlag::Answer => Self::Answer,
+        }
+    }
+}
+
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -207,28 +290,28 @@ pub enum LogFormat {
     Json,
 }
 
-/// What the flags mean.
+/// What the flags and the environment say, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The data folder.
     pub data: PathBuf,
     /// Where gRPC listens.
     pub grpc: Vec<SocketAddr>,
-    /// Where HTTP listens; nowhere if there is none.
+    /// Where HTTP listens; empty if HTTP is off.
     pub http: Vec<SocketAddr>,
-    /// Where probes alone are answered; nowhere if there is none.
+    /// The addresses that answer only probes; may be empty.
     pub probe: Vec<SocketAddr>,
-    /// Where the admin token is, if there is one.
+    /// The file of the admin token, if one is used.
     pub admin_token_file: Option<PathBuf>,
-    /// Where HTTP calls are logged, if they are.
+    /// The log of HTTP calls, if one is written.
     pub log_file: Option<LogFile>,
     /// What an acknowledged upload survives.
     pub durability: Durability,
-    /// Who may read what is in the data folder.
+    /// Permissions of the files in the data folder.
     pub file_mode: FileMode,
-    /// The bounds that can be changed.
+    /// The bounds that flags can change.
     pub limits: Limits,
-    /// Files to append before serving.
+    /// Files to append before serving, in this order.
     pub load: Vec<PathBuf>,
 }
 
@@ -237,36 +320,17 @@ pub struct Config {
 pub struct LogFile {
     /// Absolute.
     pub path: PathBuf,
-    /// When it is rotated.
+    /// The size at which it is rotated.
     pub bytes_max: usize,
-    /// Old ones beside it.
+    /// Rotated files that are kept beside it.
     pub files_kept: usize,
 }
 
 impl Config {
-    /// What was typed, which clap has checked piece by piece. Errors: pieces that do not go together.
+    /// Combines the flags; clap has checked each by itself.
+    ///
+    /// Errors: flags that contradict each other, or a log file whose absolute path cannot be found.
     pub fn of(args: &ServeArgs) -> Result<Self, String> {
-        let csv = CsvLimits {
-            columns_max: args.columns_max,
-            cell_bytes_max: args.cell_bytes_max,
-            row_bytes_max: args.row_bytes_max,
-        };
-        let limits = Limits {
-            csv,
-            upload_bytes_max: args.upload_bytes_max,
-            uploads_max: args.uploads_max,
-            parts_max: args.parts_max,
-            upload_idle_max: Duration::from_secs(args.upload_idle_s),
-            call_idle_max: Duration::from_secs(args.call_timeout_s),
-            jobs: JobLimits {
-                undone_max: args.jobs_max,
-                age_max: Duration::from_secs(args.jobs_age_s),
-                bytes_max: args.jobs_bytes_max,
-                sweep_interval: Duration::from_secs(args.jobs_sweep_s),
-            },
-            scrub_interval: args.scrub_interval_s.map(Duration::from_secs),
-            incomplete: args.incomplete,
-        };
         let log_file = match &args.log_file {
             Some(path) => Some(LogFile {
                 path: std::path::absolute(path).map_err(|error| format!("--log-file: {error}"))?,
@@ -282,19 +346,44 @@ impl Config {
             probe: args.probe.iter().flat_map(|address| address.0.clone()).collect(),
             admin_token_file: args.admin_token_file.clone(),
             log_file,
-            durability: args.durability,
+            durability: args.durability.into(),
             file_mode: args.file_mode,
-            limits,
-            load: args.load.clone(),
+            limits: limits(args),
+            load: args.load.iter().flat_map(|files| files.0.clone()).collect(),
         })
     }
 }
 
-fn http_addresses(typed: &[HttpAddress]) -> Result<Vec<SocketAddr>, String> {
+fn limits(args: &ServeArgs) -> Limits {
+    Limits {
+        csv: CsvLimits {
+            columns_max: args.columns_max,
+            cell_bytes_max: args.cell_bytes_max,
+            row_bytes_max: args.row_bytes_max,
+        },
+        upload_bytes_max: args.upload_bytes_max,
+        uploads_max: args.uploads_max,
+        parts_max: args.parts_max,
+        upload_idle_max: Duration::from_secs(args.upload_idle_s),
+        call_idle_max: Duration::from_secs(args.call_timeout_s),
+        jobs: JobLimits {
+            undone_max: args.jobs_max,
+            age_max: Duration::from_secs(args.jobs_age_s),
+            bytes_max: args.jobs_bytes_max,
+            sweep_interval: Duration::from_secs(args.jobs_sweep_s),
+        },
+        scrub_interval: args.scrub_interval_s.map(Duration::from_secs),
+        incomplete: args.incomplete.into(),
+    }
+}
+
+fn http_addresses(values: &[HttpAddress]) -> Result<Vec<SocketAddr>, String> {
     let mut addresses = Vec::new();
-    for address in typed {
-        match address {
-            HttpAddress::None if typed.len() > 1 => return Err("--http: none stands alone".to_owned()),
+    for value in values {
+        match value {
+            HttpAddress::None if values.len() > 1 => {
+                return Err("--http: none must be the only value".to_owned());
+            }
             HttpAddress::None => {}
             HttpAddress::Some(address) => addresses.extend(&address.0),
         }
@@ -302,16 +391,16 @@ fn http_addresses(typed: &[HttpAddress]) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses)
 }
 
-/// Refuses what is no filter; the filter itself cannot be cloned, so the text is kept.
+/// Refuses a text that is not a filter. The text is kept because the filter itself cannot be cloned.
 fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
     tracing_subscriber::EnvFilter::try_new(text).map(|_filter| text.to_owned())
 }
 
-/// Parses a number from 1 to the ceiling that the memory plan allows.
+/// Parses a number from 1 to a ceiling, for most flags the one that the memory sum in `limits.rs` counts with.
 fn up_to(ceiling: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| match text.parse() {
         Ok(value) if (1..=ceiling).contains(&value) => Ok(value),
-        _ => Err(format!("it is a number from 1 to {ceiling}")),
+        _ => Err(format!("expected a number from 1 to {ceiling}")),
     }
 }
 
@@ -352,17 +441,17 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_reaches_its_place() {
+    fn every_flag_reaches_its_field() {
         let line = "--data /d --grpc 127.0.0.1:1,[::1]:2 --grpc 127.0.0.1:3 --durability none --columns-max 4 \
                     --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
-                    --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a.csv b.csv --load c.csv \
+                    --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a,b.csv c.csv --load d.csv \
                     --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
                     --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
                     --scrub-interval 15 --call-timeout-s 16";
         let Config { data, grpc, http, probe, admin_token_file, log_file, durability, file_mode, limits, load } =
             config(line).expect("valid");
         assert_eq!(data, PathBuf::from("/d"));
-        assert_eq!(load, ["a.csv", "b.csv", "c.csv"].map(PathBuf::from));
+        assert_eq!(load, ["a,b.csv", "c.csv", "d.csv"].map(PathBuf::from));
         assert_eq!(grpc, addresses(["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"]));
         assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
         assert_eq!(probe, addresses(["127.0.0.1:13", "[::1]:14"]));
@@ -382,12 +471,12 @@ mod tests {
     #[test]
     fn http_can_be_turned_off() {
         assert_eq!(config("--http none").expect("valid").http, []);
-        assert_eq!(config("--http none --http 127.0.0.1:1").expect_err("both"), "--http: none stands alone");
+        assert_eq!(config("--http none --http 127.0.0.1:1").expect_err("both"), "--http: none must be the only value");
         assert!(config("--http none,none").is_err());
     }
 
     #[test]
-    fn what_is_above_its_ceiling_or_no_address_is_refused() {
+    fn values_above_their_ceiling_and_wrong_addresses_are_refused() {
         for line in [
             "--columns-max 4097",
             "--columns-max 0",

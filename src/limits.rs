@@ -445,7 +445,7 @@ pub struct Limits {
 }
 
 /// Whether questions about all of the table are answered while a part of it is in quarantine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Incomplete {
     /// No: they are told which part is missing.
     #[default]

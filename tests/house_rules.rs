@@ -65,16 +65,19 @@ fn one_mutex_and_where_it_stands() {
 }
 
 #[test]
-fn the_engine_knows_no_protocol() {
+fn the_engine_knows_no_protocol_and_no_command_line() {
     for (name, code) in sources() {
         if name.starts_with("engine/")
             || name.starts_with("error/")
             || name.starts_with("model/")
             || name == "limits.rs"
         {
-            for word in ["tonic", "prost", "hyper", "axum", "http", "http_body", "tower"] {
+            for word in ["tonic", "prost", "hyper", "axum", "http", "http_body", "tower", "clap", "utoipa"] {
                 assert!(!has_word(&code, word), "{name} names {word}");
             }
+            // Records and results are stored as JSON.
+            let stores_json = name.starts_with("engine/storage/") || name.starts_with("engine/jobs/");
+            assert!(stores_json || !has_word(&code, "serde_json"), "{name} names serde_json");
         }
     }
 }

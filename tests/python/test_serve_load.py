@@ -34,6 +34,21 @@ def test_files_are_in_the_table_once_however_often_it_starts(start_server, tmp_p
     again.stop()
 
 
+def test_a_file_may_have_a_comma_in_its_name(start_server, tmp_path):
+    file = tmp_path / "a,b.csv"
+    file.write_bytes((INPUTS / "simple.csv").read_bytes())
+    server = start_server(tmp_path / "data", "--load", file, INPUTS / "second.csv")
+    assert server.parts_count_at_start == 2
+    assert sum_of(server, "x") == 10
+
+
+def test_commas_separate_the_files_in_the_environment_variable(start_server, tmp_path):
+    files = f"{INPUTS / 'simple.csv'},{INPUTS / 'second.csv'}"
+    server = start_server(tmp_path / "data", env={"TALLY_LOAD": files})
+    assert server.parts_count_at_start == 2
+    assert sum_of(server, "x") == 10
+
+
 @pytest.mark.parametrize(
     "content, reason",
     [

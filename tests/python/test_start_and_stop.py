@@ -425,13 +425,13 @@ WRONG_COMMAND_LINES = [
     (["serve", "--grpc", "nonsense"], {}, "nonsense"),
     (["serve", "--grpc", "127.0.0.1:70000"], {}, "70000"),
     (["serve", "--http", "nonsense"], {}, "nonsense"),
-    (["serve", "--http", "none", "--http", "127.0.0.1:0"], {}, "none stands alone"),
+    (["serve", "--http", "none", "--http", "127.0.0.1:0"], {}, "none must be the only value"),
     (["serve", "--data"], {}, "--data"),
     (["no-such-command"], {}, "no-such-command"),
     ([], {}, "serve"),
     (["serve"], {"TALLY_DURABILITY": "perhaps"}, "perhaps"),
     (["serve"], {"TALLY_GRPC": "127.0.0.1:0,nonsense"}, "nonsense"),
-    (["serve"], {"TALLY_HTTP": "127.0.0.1:0,none"}, "none stands alone"),
+    (["serve"], {"TALLY_HTTP": "127.0.0.1:0,none"}, "none must be the only value"),
 ]
 
 
