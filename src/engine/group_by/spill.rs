@@ -1,7 +1,7 @@
 //! Groups in the order of their keys: the runs that a full table leaves on disk, and the merge of runs and tables.
 //!
-//! A run is entries one after the other: the key's length, a total for each column, the key. Numbers are LEB128
-//! (DWARF 5, section 7.6), totals folded so that small negative ones are small. Memory: a block for each run that is
+//! A run is entries one after the other: the key's length, a total for each column, the key. Numbers are
+//! those of `values/varint.rs`. Memory: a block for each run that is
 //! read, or its longest entry where that is longer.
 
 use std::{ops::Range, sync::Arc};
@@ -15,7 +15,7 @@ use crate::{
         },
         values::{
             sum::Sum,
-            varint::{put_number, take_number},
+            varint::{self, put_i128, put_u64, take_i128, take_u64},
         },
     },
     error::Error,
@@ -24,10 +24,8 @@ use crate::{
 
 /// Bytes that are read from a run or written to one at once, where memory allows it.
 const BLOCK_BYTES: usize = 64 * KIB;
-/// A number of 128 bits as LEB128.
-pub(crate) const NUMBER_BYTES_MAX: usize = 19;
 /// All of an entry before its key.
-pub(super) const HEAD_BYTES_MAX: usize = NUMBER_BYTES_MAX * (1 + GROUP_COLUMNS_MAX);
+pub(super) const HEAD_BYTES_MAX: usize = varint::BYTES_MAX * (1 + GROUP_COLUMNS_MAX);
 
 /// A stretch of a file, in the order of keys.
 #[derive(Clone)]
@@ -86,10 +84,9 @@ impl RunWriter {
             self.flush()?;
         }
         let before = self.block.len();
-        put_number(&mut self.block, key_bytes as u128);
+        put_u64(key_bytes as u64, &mut self.block);
         for total in totals {
-            let total = total.exact();
-            put_number(&mut self.block, (total << 1 ^ total >> 127).cast_unsigned());
+            put_i128(total.exact(), &mut self.block);
         }
         self.entry_bytes = self.block.len() - before + key_bytes;
         self.entry_bytes_max = self.entry_bytes_max.max(self.entry_bytes);
@@ -195,10 +192,9 @@ impl RunReader {
         }
         let mut head = &self.block[self.next..];
         let before = head.len();
-        let key_bytes = usize::try_from(take_number(&mut head)?).ok().ok_or_else(damaged)?;
+        let key_bytes = take_u64(&mut head).and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(damaged)?;
         for total in &mut self.totals {
-            let folded = take_number(&mut head)?;
-            *total = Sum::of((folded >> 1).cast_signed() ^ -((folded & 1).cast_signed()));
+            *total = Sum::of(take_i128(&mut head).ok_or_else(damaged)?);
         }
         self.next += before - head.len();
         self.fill(key_bytes)?;
@@ -231,6 +227,6 @@ impl RunReader {
     }
 }
 
-pub(crate) fn damaged() -> Error {
+fn damaged() -> Error {
     Error::Internal("a run is not what was written".to_owned())
 }

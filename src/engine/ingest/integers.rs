@@ -17,7 +17,7 @@ use crate::{
         kernels::integer_table::{CELLS_MAX, Table},
         parquet::{
             chunk_sums::ChunkSums,
-            integer_writer::{COLUMN_CHUNKS_MAX, IntegerWriter, IntegersError, PAGES_BYTES_MAX},
+            integer_writer::{INTEGER_CHUNKS_MAX, IntegerWriter, IntegersError, PAGES_BYTES_MAX},
             writer::{Converted, DELTA_COLUMNS_MAX},
         },
         storage::{Store, draft::SoFar},
@@ -27,13 +27,13 @@ use crate::{
 };
 
 /// An integer's longest text.
-const CELL_BYTES_MAX: usize = 20;
+const INTEGER_BYTES_MAX: usize = 20;
 /// What is gathered, its nulls, one column of it and that as a page, which is there twice while it grows, to twice its
 /// length; the pages, an eighth more at most; the footer and the checksums in it; what the draft holds.
 pub const CLAIM_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX / 8 * 9
-    + COLUMN_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
-    + ChunkSums::bytes_max(COLUMN_CHUNKS_MAX, COLUMN_CHUNKS_MAX * PAGES_BYTES_MAX)
+    + INTEGER_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
+    + ChunkSums::bytes_max(INTEGER_CHUNKS_MAX, INTEGER_CHUNKS_MAX * PAGES_BYTES_MAX)
     + DRAFT_BYTES_HELD;
 
 /// A file that has been all integers so far.
@@ -49,8 +49,8 @@ impl Integers {
     pub fn begin(store: &Store, limits: CsvLimits, first: &[u8]) -> Result<Self, IntegersError> {
         let (names, header_bytes) = header(first, limits).ok_or(IntegersError::Unsuited)?;
         // No row of integers is too long, then.
-        let row_bytes = names.len() * (CELL_BYTES_MAX + 1);
-        let fits = limits.cell_bytes_max >= CELL_BYTES_MAX && limits.row_bytes_max >= row_bytes;
+        let row_bytes = names.len() * (INTEGER_BYTES_MAX + 1);
+        let fits = limits.cell_bytes_max >= INTEGER_BYTES_MAX && limits.row_bytes_max >= row_bytes;
         if names.len() > DELTA_COLUMNS_MAX || !fits {
             return Err(IntegersError::Unsuited);
         }
@@ -119,7 +119,7 @@ impl Integers {
 
     fn carry_on(&mut self, rest: &[u8]) -> Result<(), IntegersError> {
         self.carry.extend_from_slice(rest);
-        let row_bytes_max = self.table.columns * (CELL_BYTES_MAX + 1);
+        let row_bytes_max = self.table.columns * (INTEGER_BYTES_MAX + 1);
         if self.carry.len() > row_bytes_max { Err(IntegersError::Unsuited) } else { Ok(()) }
     }
 }

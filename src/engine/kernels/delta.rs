@@ -1,7 +1,7 @@
 //! Integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): differences, less the smallest of their block, in as many bits
 //! as the largest needs. Only arithmetic: no pages, no files.
 
-use crate::engine::values::varint::{put_varint, put_zigzag};
+use crate::engine::values::varint::{put_i64, put_u64};
 
 /// Values of a block, and of each of its four miniblocks, which have a width each. They are those of the parquet crate's
 /// writer, so that `parquet/page_sum.rs` takes both.
@@ -16,10 +16,10 @@ pub const NARROW_DELTAS_END: u32 = 1 << 30;
 /// the processor features of its caller.
 #[inline(always)]
 pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
-    put_varint(BLOCK_VALUES as u64, out);
-    put_varint(MINIBLOCKS as u64, out);
-    put_varint(values.len() as u64, out);
-    put_zigzag(values.first().copied().unwrap_or(0), out);
+    put_u64(BLOCK_VALUES as u64, out);
+    put_u64(MINIBLOCKS as u64, out);
+    put_u64(values.len() as u64, out);
+    put_i64(values.first().copied().unwrap_or(0), out);
     let mut range = values.first().map(|first| (*first, *first));
     let mut deltas = [0_i64; BLOCK_VALUES];
     let mut start = 1;
@@ -32,7 +32,7 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
             *delta = pair[1].wrapping_sub(pair[0]);
         }
         let least = deltas[..count].iter().copied().min().unwrap_or(0);
-        put_zigzag(least, out);
+        put_i64(least, out);
         // The last block is filled up with differences that are packed as 0.
         deltas[count..].fill(least);
         let (miniblocks, _) = deltas.as_chunks::<MINIBLOCK_VALUES>();
@@ -69,10 +69,10 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
 #[inline(always)]
 #[allow(clippy::cast_sign_loss, reason = "differences are kept as their bits")]
 pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
-    put_varint(BLOCK_VALUES as u64, out);
-    put_varint(MINIBLOCKS as u64, out);
-    put_varint(values.len() as u64, out);
-    put_zigzag(values.first().copied().unwrap_or(0).into(), out);
+    put_u64(BLOCK_VALUES as u64, out);
+    put_u64(MINIBLOCKS as u64, out);
+    put_u64(values.len() as u64, out);
+    put_i64(values.first().copied().unwrap_or(0).into(), out);
     let mut range = (*values.first().unwrap_or(&0), *values.first().unwrap_or(&0));
     let mut offsets = [0_u32; BLOCK_VALUES];
     let mut start = 1;
@@ -86,7 +86,7 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
             least = least.min(value - before);
             range = (range.0.min(*value), range.1.max(*value));
         }
-        put_zigzag(least.into(), out);
+        put_i64(least.into(), out);
         // The last block is filled up with differences that are packed as 0.
         offsets[count..].fill(least as u32);
         let mut widths = [0; MINIBLOCKS];

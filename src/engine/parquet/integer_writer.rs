@@ -47,7 +47,7 @@ use crate::{
 /// A row group is written out when its pages take so much.
 pub(crate) const PAGES_BYTES_MAX: usize = 4 * MIB;
 /// Column chunks of a file: their entries of the footer wait in memory for its end.
-pub(crate) const COLUMN_CHUNKS_MAX: usize = 2 * KIB;
+pub(crate) const INTEGER_CHUNKS_MAX: usize = 2 * KIB;
 /// The Parquet file.
 pub(crate) struct IntegerWriter {
     pub(crate) columns: Vec<ColumnPages>,
@@ -109,7 +109,7 @@ impl IntegerWriter {
             nulls: 0,
         };
         let columns = columns.into_iter().map(chunk).collect();
-        let chunks_left = COLUMN_CHUNKS_MAX;
+        let chunks_left = INTEGER_CHUNKS_MAX;
         Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0, chunk_sums: ChunkSums::default() })
     }
 
@@ -217,7 +217,7 @@ impl ColumnPages {
         if nulls == 0 {
             // One run of levels that are 1: its length, then the level.
             let mut run = Vec::new();
-            varint::put_varint((rows as u64) << 1, &mut run);
+            varint::put_u64((rows as u64) << 1, &mut run);
             run.push(1);
             page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
             page.append(&mut run);
@@ -237,7 +237,7 @@ impl ColumnPages {
             }
             column.truncate(present);
             let mut run = Vec::new();
-            varint::put_varint((bits.len() as u64) << 1 | 1, &mut run);
+            varint::put_u64((bits.len() as u64) << 1 | 1, &mut run);
             run.append(&mut bits);
             page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
             page.append(&mut run);

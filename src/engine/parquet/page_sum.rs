@@ -8,7 +8,10 @@
 //! The formats: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>; a page's header is a struct of
 //! Thrift's compact protocol.
 
-use crate::engine::values::sum::Sum;
+use crate::engine::values::{
+    sum::Sum,
+    varint::{take_i64, take_u64},
+};
 
 /// Bytes beyond a chunk's end that must be there to be read, whatever they are: packed values are read 8 bytes at a time.
 pub const SLACK_BYTES: usize = 8;
@@ -432,27 +435,18 @@ impl<'a> Cursor<'a> {
         Ok(self.take(1)?[0])
     }
 
-    /// Seven bits a byte, the lowest first.
     fn varint(&mut self) -> Result<u64, Unknown> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                return Err(Unknown);
-            }
-            value |= bits << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(Unknown)
+        let mut rest = self.rest();
+        let value = take_u64(&mut rest).ok_or(Unknown)?;
+        self.at = self.end - rest.len();
+        Ok(value)
     }
 
-    /// 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
     fn zigzag(&mut self) -> Result<i64, Unknown> {
-        let value = self.varint()?;
-        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+        let mut rest = self.rest();
+        let value = take_i64(&mut rest).ok_or(Unknown)?;
+        self.at = self.end - rest.len();
+        Ok(value)
     }
 
     /// The next field of a struct, an integer.
