@@ -106,7 +106,7 @@ fn files_are_touched_in_the_store_alone() {
     let expected = [
         "api/http/log_file.rs", // whether the log file can be written
         "cli/group_sum.rs",
-        "cli/upload.rs",
+        "cli/upload/blocks.rs",
         "engine/group_by/spill.rs",
         "engine/runtime/secret_file.rs",
         "engine/stats.rs",    // /proc/self/status

@@ -9,9 +9,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Failure,
     connect::{ClientArgs, call_failure, connect},
-    write_json,
+    failure::Failure,
+    output::write_json,
 };
 use crate::proto::pb::tally::{ForgetRequest, tally_client::TallyClient};
 

@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, value_parser};
 use tempfile::{Builder, NamedTempFile};
 
-use super::{Failure, upload::byte_bar};
+use super::{failure::Failure, upload::progress::byte_bar};
 use crate::{
     engine::{
         group_by::{

@@ -11,9 +11,10 @@ use serde::Serialize;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{
-    Failure,
-    connect::{ClientArgs, ServerAddr, call_failure, connect},
-    write_json,
+    connect::{ClientArgs, call_failure, connect},
+    failure::Failure,
+    output::write_json,
+    server_addr::ServerAddr,
 };
 
 /// A server that is well answers at once; one that is stuck must not hold the asker.

@@ -16,9 +16,10 @@ use tokio::{task::JoinSet, time::sleep_until};
 use tonic::transport::Channel;
 
 use super::{
-    Failure,
-    connect::{ClientArgs, ServerAddr, call_failure, connect},
-    style, write_json,
+    connect::{ClientArgs, call_failure, connect},
+    failure::Failure,
+    output::{style, write_json},
+    server_addr::ServerAddr,
 };
 use crate::proto::pb::{FactRequest, FactResponse, SetNumRequest, num_store_client::NumStoreClient};
 

@@ -1,44 +1,42 @@
-//! The command line: one file a subcommand, and here what they share: how text is shown and how a failure is told.
-//! All but `serve` and `group-sum` are clients of the server. They know proto/ and nothing of the engine, and hold a few
-//! blocks or one receipt at a time. `group-sum` needs no server, nor does `verify` where none runs: they alone use the
-//! engine. All leave with 0, or with 1
-//! after a line on standard error (2, wrong usage, is clap's).
+//! The command line: one module for each subcommand.
+//!
+//! Except for `serve`, the subcommands are clients of a server. They know `proto/`, not `api/`, and hold a few blocks or one
+//! receipt in memory at a time. Only `group-sum`, and `verify` if no server holds the data folder, use the engine themselves.
+//! Exit codes: 0 done, 1 failed (a line on standard error says why), 2 wrong usage (clap's).
 
 mod connect;
+mod failure;
 mod forget;
 mod group_sum;
 mod health;
 mod load_numstore;
+mod output;
 mod parts;
+mod receipt;
+mod server_addr;
 mod sum;
 mod upload;
 mod verify;
 
-use std::{
-    borrow::Cow,
-    fmt::Display,
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-    thread,
-};
+use std::{io, process::ExitCode, thread};
 
 use clap::{Parser, Subcommand};
-use indicatif::ProgressStyle;
-use serde::Serialize;
 use tokio::runtime::Builder;
 
-pub use self::connect::{ClientArgs, ServerAddr};
+use self::{failure::Failure, output::print_error};
+
+pub use self::connect::ClientArgs;
 pub use self::forget::ForgetArgs;
 pub use self::group_sum::GroupSumArgs;
 pub use self::health::HealthArgs;
 pub use self::load_numstore::LoadNumstoreArgs;
 pub use self::parts::PartsArgs;
+pub use self::server_addr::ServerAddr;
 pub use self::sum::{Format, SumArgs};
 pub use self::upload::UploadArgs;
 pub use self::verify::VerifyArgs;
 
-/// A table server: CSV files come in over gRPC, each is kept as CSV and as Parquet, and column sums are exact.
+/// A table server: CSV files are uploaded over gRPC and stored as CSV and as Parquet, and column sums are exact.
 #[derive(Debug, Parser)]
 #[command(
     name = "tally",
@@ -53,7 +51,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The subcommands. What each does stands at its arguments, for readers and for `--help`; a text here would hide it.
+/// The subcommands. The doc comment of each one's arguments is its `--help`; a doc comment on a variant would replace it.
 #[allow(missing_docs)]
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -68,10 +66,10 @@ pub enum Command {
     LoadNumstore(LoadNumstoreArgs),
 }
 
-/// Runs the subcommand to its end. The result is the process's exit code.
+/// Runs the subcommand to its end and returns the process's exit code.
 pub fn run(cli: Cli) -> ExitCode {
-    // These threads pass bytes between the network and those that work on them, for whom the other half of the cores is.
-    // On two cores a second one would mostly be woken to wake the first.
+    // These threads only pass bytes between the network and the workers, which need the other half of the cores. On two
+    // cores, a second thread would mostly be woken to wake the first one.
     let threads = thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     let runtime = match Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
@@ -95,7 +93,7 @@ pub fn run(cli: Cli) -> ExitCode {
     });
     match outcome {
         Ok(code) => code,
-        // Whoever read us has seen enough: `tally parts | head` is no failure.
+        // The reader of our output has seen enough: `tally parts | head` has not failed.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             print_error(&failure);
@@ -104,115 +102,14 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// Why a command leaves with exit code 1. Its text is for [`print_error`], which makes it safe for a terminal.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("no server at {server}: {reason}")]
-    NoServer { server: ServerAddr, reason: String },
-    /// The connection broke, or what answered speaks no gRPC.
-    #[error("no answer from {server}: {reason}")]
-    NoAnswer { server: ServerAddr, reason: String },
-    /// What the server says, in its own words.
-    #[error("{0}")]
-    Refused(String),
-    /// A file to upload, or standard input.
-    #[error("cannot read: {0}")]
-    Input(io::Error),
-    /// The server answered, but not the truth.
-    #[error("{0}")]
-    WrongAnswer(String),
-    /// A bug of ours.
-    #[error("internal error: {0}")]
-    Internal(String),
-    #[error("cannot write to standard output: {0}")]
-    Output(#[from] io::Error),
-    /// A file that a result is written to.
-    #[error("cannot write to {}: {}", .0.display(), .1)]
-    File(PathBuf, io::Error),
-}
-
-/// One line on standard error. Where even that is closed, the exit code has to do.
-fn print_error(text: impl Display) {
-    let _ = writeln!(io::stderr(), "error: {}", escaped(&text.to_string()));
-}
-
-/// `value` as JSON on a line of its own. JSON itself allows DEL, C1 and the like inside a string; a terminal may act
-/// on them, so they are written as JSON's own escapes.
-fn write_json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    let json = serde_json::to_string(value)?;
-    let safe = replaced(&json, |c| format!("\\u{:04x}", u32::from(c)));
-    writeln!(out, "{safe}")
-}
-
-/// Text that came from a user or a server, for a terminal: what would move the cursor, change colours or turn the
-/// reading direction is shown as an escape (`\n`, `\u{1b}`).
-fn escaped(text: &str) -> Cow<'_, str> {
-    replaced(text, |c| c.escape_default().to_string())
-}
-
-fn replaced(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, str> {
-    if !text.contains(acts_on_terminals) {
-        return Cow::Borrowed(text);
-    }
-    let mut safe = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if acts_on_terminals(c) {
-            safe.push_str(&escape(c));
-        } else {
-            safe.push(c);
-        }
-    }
-    Cow::Owned(safe)
-}
-
-/// How a progress bar looks. The templates are ours, so a wrong one shows when it is first drawn.
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_invalid| ProgressStyle::default_bar())
-}
-
-/// `1 row`, `2 rows`.
-fn rows_text(rows_count: u64) -> String {
-    format!("{rows_count} {}", if rows_count == 1 { "row" } else { "rows" })
-}
-
-/// Control characters, and the separators and direction marks of Unicode that make a line read as another.
-fn acts_on_terminals(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn text_cannot_act_on_a_terminal() {
-        let cases = [
-            ("plain, ünïcode, 数, \"quoted\"", "plain, ünïcode, 数, \"quoted\""),
-            ("a\nb\tc\r", "a\\nb\\tc\\r"),
-            ("\x1b[31mred\x07", "\\u{1b}[31mred\\u{7}"),
-            ("del\x7f csi\u{9b}2J", "del\\u{7f} csi\\u{9b}2J"),
-            ("\u{202e}gpj.exe\u{2066}", "\\u{202e}gpj.exe\\u{2066}"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(escaped(text), expected);
-        }
-    }
-
-    #[test]
-    fn json_cannot_act_on_a_terminal_and_says_the_same() -> Result<(), Box<dyn std::error::Error>> {
-        let text = "\x1b[2J \u{9b}2J \x7f \u{202e} \"quoted\" \\ \n ü";
-        let mut line = Vec::new();
-        write_json(&mut line, &text)?;
-        let line = String::from_utf8(line)?;
-        assert!(!line.trim_end_matches('\n').contains(acts_on_terminals), "{line:?}");
-        assert_eq!(serde_json::from_str::<String>(&line)?, text);
-        Ok(())
     }
 }

@@ -13,13 +13,13 @@ use serde::Serialize;
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
-    Failure,
     connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect},
-    escaped, rows_text, write_json,
+    failure::Failure,
+    output::{escaped, rows_text, write_json},
+    receipt::{ReceiptJson, file_bytes, type_name},
 };
 use crate::proto::pb::tally::{
-    Column, ColumnType, File, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, Receipt,
-    tally_client::TallyClient,
+    Column, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, Receipt, tally_client::TallyClient,
 };
 
 /// Characters of a line where standard output is no terminal.
@@ -60,65 +60,6 @@ pub struct PartsArgs {
     /// Where and how to ask.
     #[command(flatten)]
     pub client: ClientArgs,
-}
-
-/// A receipt as JSON, with the field names of the N.json files in the server's data folder.
-#[derive(Serialize)]
-pub(super) struct ReceiptJson<'a> {
-    part: u64,
-    rows: u64,
-    columns: Vec<ColumnJson<'a>>,
-    csv: Option<FileJson<'a>>,
-    parquet: Option<FileJson<'a>>,
-    uploaded_at: &'a str,
-}
-
-#[derive(Serialize)]
-struct ColumnJson<'a> {
-    name: &'a str,
-    r#type: &'static str,
-    nulls: u64,
-}
-
-#[derive(Serialize)]
-struct FileJson<'a> {
-    bytes: u64,
-    xxh3: &'a str,
-}
-
-impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
-    fn from(receipt: &'a Receipt) -> Self {
-        let column =
-            |column: &'a Column| ColumnJson { name: &column.name, r#type: type_name(column), nulls: column.nulls };
-        let file = |file: &'a File| FileJson { bytes: file.bytes, xxh3: &file.xxh3 };
-        Self {
-            part: receipt.part,
-            rows: receipt.rows,
-            columns: receipt.columns.iter().map(column).collect(),
-            csv: receipt.csv.as_ref().map(file),
-            parquet: receipt.parquet.as_ref().map(file),
-            uploaded_at: &receipt.uploaded_at,
-        }
-    }
-}
-
-fn type_name(column: &Column) -> &'static str {
-    match column.r#type() {
-        ColumnType::Int64 => "int64",
-        ColumnType::Float64 => "float64",
-        ColumnType::Boolean => "boolean",
-        ColumnType::Date32 => "date32",
-        ColumnType::Timestamp => "timestamp",
-        ColumnType::TimestampUtc => "timestamp_utc",
-        ColumnType::Utf8 => "utf8",
-        // Also what a newer server has and this client does not know.
-        ColumnType::Unspecified => "unknown",
-    }
-}
-
-/// Bytes of a part's CSV or Parquet file; a server always says.
-pub(super) fn file_bytes(file: Option<&File>) -> u64 {
-    file.map_or(0, |file| file.bytes)
 }
 
 /// A part in quarantine as JSON.
@@ -335,6 +276,8 @@ fn cut(text: &str, chars_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::proto::pb::tally::{ColumnType, File};
+
     use super::*;
 
     fn receipt(part: u64, rows: u64, names: &[&str]) -> Receipt {

@@ -10,9 +10,10 @@ use clap::{Args, builder::BoolishValueParser};
 use serde::Serialize;
 
 use super::{
-    Failure,
-    connect::{ServerAddr, call_failure, connect},
-    escaped, write_json,
+    connect::{call_failure, connect},
+    failure::Failure,
+    output::{escaped, write_json},
+    server_addr::ServerAddr,
 };
 use crate::{
     engine::scrub,

@@ -1,0 +1,65 @@
+//! How `tally parts` and `tally upload` show a receipt.
+
+use serde::Serialize;
+
+use crate::proto::pb::tally::{Column, ColumnType, File, Receipt};
+
+/// A receipt as JSON. The fields are named as in the `N.json` files of the data folder.
+#[derive(Serialize)]
+pub(super) struct ReceiptJson<'a> {
+    part: u64,
+    rows: u64,
+    columns: Vec<ColumnJson<'a>>,
+    csv: Option<FileJson<'a>>,
+    parquet: Option<FileJson<'a>>,
+    uploaded_at: &'a str,
+}
+
+#[derive(Serialize)]
+struct ColumnJson<'a> {
+    name: &'a str,
+    r#type: &'static str,
+    nulls: u64,
+}
+
+#[derive(Serialize)]
+struct FileJson<'a> {
+    bytes: u64,
+    xxh3: &'a str,
+}
+
+impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
+    fn from(receipt: &'a Receipt) -> Self {
+        let column =
+            |column: &'a Column| ColumnJson { name: &column.name, r#type: type_name(column), nulls: column.nulls };
+        let file = |file: &'a File| FileJson { bytes: file.bytes, xxh3: &file.xxh3 };
+        Self {
+            part: receipt.part,
+            rows: receipt.rows,
+            columns: receipt.columns.iter().map(column).collect(),
+            csv: receipt.csv.as_ref().map(file),
+            parquet: receipt.parquet.as_ref().map(file),
+            uploaded_at: &receipt.uploaded_at,
+        }
+    }
+}
+
+/// The name of a column's type, as in the `N.json` files.
+pub(super) fn type_name(column: &Column) -> &'static str {
+    match column.r#type() {
+        ColumnType::Int64 => "int64",
+        ColumnType::Float64 => "float64",
+        ColumnType::Boolean => "boolean",
+        ColumnType::Date32 => "date32",
+        ColumnType::Timestamp => "timestamp",
+        ColumnType::TimestampUtc => "timestamp_utc",
+        ColumnType::Utf8 => "utf8",
+        // Also a type of a newer server that this client does not know.
+        ColumnType::Unspecified => "unknown",
+    }
+}
+
+/// Bytes of a part's CSV or Parquet file. A server always sends them.
+pub(super) fn file_bytes(file: Option<&File>) -> u64 {
+    file.map_or(0, |file| file.bytes)
+}
