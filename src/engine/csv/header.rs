@@ -1,24 +1,99 @@
 //! The header: the first row of a file, and the names in it.
 
+use std::ops::Range;
+
 use super::{
+    file_scan::FileScan,
     row_end::State,
-    rows::{Resume, Row, Wanted, text_of},
+    rows::{Resume, Row, Rows, Wanted, text_of},
     scanner::{BYTE_ORDER_MARK, Scanner},
 };
 use crate::{
-    error::csv::{CellFault, CsvError},
-    limits::{COLUMNS_MAX, CsvLimits},
+    engine::storage::reader::Reader,
+    error::{
+        Error,
+        csv::{CellFault, CsvError},
+    },
+    limits::{COLUMNS_MAX, CsvLimits, HEADER_BYTES_MAX, KIB},
 };
 
-/// The header row of a file that is in memory, as it stands there; empty if the file has none.
-pub fn header_of(csv: &[u8]) -> &[u8] {
-    let csv = csv.strip_prefix(BYTE_ORDER_MARK).unwrap_or(csv);
-    let start = csv.iter().position(|byte| !matches!(byte, b'\n' | b'\r')).unwrap_or(csv.len());
-    let header = &csv[start..];
-    &header[..State::CellStart.row_end(header).unwrap_or(header.len())]
+/// Bytes of a file that are read at once to find its header.
+const BLOCK_BYTES: usize = 16 * KIB;
+
+/// The names of a file's columns. Reads about as far as the header goes, and looks at no row after it.
+///
+/// Errors: what is wrong with the header; no header, or more empty lines before it than a header may have bytes.
+pub fn read_header(file: &Reader, limits: CsvLimits) -> Result<Vec<String>, Error> {
+    let mut scan = FileScan::new(file.clone(), limits, Wanted::All, Resume::default(), OnlyHeader);
+    for _ in 0..=2 * HEADER_BYTES_MAX / BLOCK_BYTES {
+        match scan.step(BLOCK_BYTES) {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(HeaderStop::Found(names)) => return Ok(names),
+            Err(HeaderStop::Failed(error)) => return Err(error),
+        }
+    }
+    Err(CsvError::NoHeader.into())
 }
 
-/// The cells of one row that stands by itself.
+/// The names of the columns of a file that begins with `first`, and where the header's row end is over. `None` if the header is
+/// not complete, or if something is wrong with it.
+pub fn parse_header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
+    let rows_start = header_range(first).end + 1;
+    let mut scanner = Scanner::new(limits, Wanted::All, Resume::default());
+    match scanner.feed(first.get(..rows_start)?, &mut OnlyHeader) {
+        Err(HeaderStop::Found(names)) => Some((names, rows_start)),
+        Err(HeaderStop::Failed(_)) | Ok(()) => None,
+    }
+}
+
+/// The text of the header of a file that is in memory; empty if the file has none.
+pub fn header_of(csv: &[u8]) -> &[u8] {
+    &csv[header_range(csv)]
+}
+
+/// From the first byte of the header to its row end, or to the end of `csv`.
+fn header_range(csv: &[u8]) -> Range<usize> {
+    let text_start = if csv.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+    let empty_lines = csv[text_start..].iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+    let start = text_start + empty_lines;
+    let end = State::CellStart.row_end(&csv[start..]).map_or(csv.len(), |len| start + len);
+    start..end
+}
+
+/// Ends a scan as soon as the header is known.
+struct OnlyHeader;
+
+enum HeaderStop {
+    Found(Vec<String>),
+    Failed(Error),
+}
+
+impl Rows for OnlyHeader {
+    type Error = HeaderStop;
+
+    fn header(&mut self, names: &[String]) -> Result<(), HeaderStop> {
+        Err(HeaderStop::Found(names.to_vec()))
+    }
+
+    fn row(&mut self, _row: Row<'_>) -> Result<(), HeaderStop> {
+        Ok(())
+    }
+}
+
+impl From<CsvError> for HeaderStop {
+    fn from(error: CsvError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Error> for HeaderStop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The cells of a single row.
 pub fn split_record(text: &str) -> Result<Vec<String>, CellFault> {
     let mut scanner = Scanner::new(CsvLimits::default(), Wanted::All, Resume::default());
     let bytes = text.as_bytes();
@@ -29,4 +104,27 @@ pub fn split_record(text: &str) -> Result<Vec<String>, CellFault> {
     }
     let row = Row { number: 0, bytes, unescaped: &scanner.unescaped, spans: &scanner.spans };
     row.cells().map(|cell| text_of(cell).map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_parsed_once_it_is_complete() {
+        let limits = CsvLimits::default();
+        let complete = [
+            ("a,b\n1,2\n", "a|b", 4),
+            ("a,b\r\n1,2\n", "a|b", 4),
+            ("a,b\r1,2\r", "a|b", 4),
+            ("\u{feff}\n\r\na,\"b\n\"\"c\"\n1,2\n", "a|b\n\"c", 17),
+        ];
+        for (first, names, rows_start) in complete {
+            let parsed = parse_header(first.as_bytes(), limits).map(|(names, start)| (names.join("|"), start));
+            assert_eq!(parsed, Some((names.to_owned(), rows_start)), "{first:?}");
+        }
+        for first in ["", "\n\n", "a,b", "a,\"b\n1,2\n", "a,a\n1,2\n", "a,\"b\"c\n1,2\n", "\u{feff}"] {
+            assert_eq!(parse_header(first.as_bytes(), limits), None, "{first:?}");
+        }
+    }
 }

@@ -7,15 +7,11 @@ use imbl::OrdMap;
 use super::spec::GroupBy;
 use crate::{
     engine::{
-        csv::{
-            file_scan::FileScan,
-            rows::{Resume, Row, Rows, Wanted},
-            split::guess_row_start,
-        },
+        csv::{header::read_header, split::guess_row_start},
         storage::{Store, reader::Reader},
     },
     error::{Error, csv::CsvError},
-    limits::{COLUMNS_MAX, CsvLimits, HEADER_BYTES_MAX, KIB, ROW_BYTES_CEILING},
+    limits::{COLUMNS_MAX, CsvLimits, KIB, ROW_BYTES_CEILING},
     model::{
         format::Format,
         part::{Part, PartId},
@@ -215,30 +211,13 @@ impl Source {
         Ok(start.map(|start| (names, from + start as u64)))
     }
 
-    /// The names of the columns; none if the file does not begin as it should, which whoever reads it from its start
+    /// The names of the columns; none if something is wrong with the header, which whoever reads the file from its start
     /// will say.
-    fn header(&self) -> Result<Option<Vec<String>>, Stop> {
-        const HEADER_BLOCK_BYTES: usize = 16 * KIB;
-        struct Nothing;
-        impl Rows for Nothing {
-            type Error = Stop;
-            fn header(&mut self, _names: &[String]) -> Result<(), Stop> {
-                Ok(())
-            }
-            fn row(&mut self, _row: Row<'_>) -> Result<(), Stop> {
-                Ok(())
-            }
+    fn header(&self) -> Result<Option<Vec<String>>, Error> {
+        match read_header(&self.file, self.limits) {
+            Ok(names) => Ok(Some(names)),
+            Err(Error::Csv(_)) => Ok(None),
+            Err(error) => Err(error),
         }
-        let mut scan = FileScan::new(self.file.clone(), self.limits, Wanted::All, Resume::default(), Nothing);
-        // A wrong row in the first block is not the header's fault, but may keep the scan from saying so.
-        for _ in 0..2 * HEADER_BYTES_MAX / HEADER_BLOCK_BYTES {
-            match scan.step(HEADER_BLOCK_BYTES) {
-                Ok(at_end) if at_end || !scan.names().is_empty() => return Ok(Some(scan.names().to_vec())),
-                Ok(_) => {}
-                Err(Stop::Other(error)) => return Err(Stop::Other(error)),
-                Err(_wrong) => return Ok(None),
-            }
-        }
-        Ok(None)
     }
 }

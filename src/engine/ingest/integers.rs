@@ -10,10 +10,7 @@
 
 use crate::{
     engine::{
-        csv::{
-            rows::{Resume, Row, Rows, Wanted},
-            scanner::Scanner,
-        },
+        csv::header::parse_header,
         kernels::integer_table::{CELLS_MAX, Table},
         parquet::{
             chunk_sums::ChunkSums,
@@ -22,7 +19,6 @@ use crate::{
         },
         storage::{Store, draft::SoFar},
     },
-    error::csv::CsvError,
     limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BYTES_HELD},
 };
 
@@ -47,7 +43,7 @@ pub struct Integers {
 impl Integers {
     /// Begins with the first block of a file, which must hold its header and a row that tells the types.
     pub fn begin(store: &Store, limits: CsvLimits, first: &[u8]) -> Result<Self, IntegersError> {
-        let (names, header_bytes) = header(first, limits).ok_or(IntegersError::Unsuited)?;
+        let (names, header_bytes) = parse_header(first, limits).ok_or(IntegersError::Unsuited)?;
         // No row of integers is too long, then.
         let row_bytes = names.len() * (INTEGER_BYTES_MAX + 1);
         let fits = limits.cell_bytes_max >= INTEGER_BYTES_MAX && limits.row_bytes_max >= row_bytes;
@@ -122,31 +118,4 @@ impl Integers {
         let row_bytes_max = self.table.columns * (INTEGER_BYTES_MAX + 1);
         if self.carry.len() > row_bytes_max { Err(IntegersError::Unsuited) } else { Ok(()) }
     }
-}
-
-/// The names of the columns, and where the rows begin. None: the block does not tell, or the file is refused.
-pub(super) fn header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
-    #[derive(Default)]
-    struct Header {
-        names: Vec<String>,
-        has_rows: bool,
-    }
-    impl Rows for Header {
-        type Error = CsvError;
-        fn header(&mut self, names: &[String]) -> Result<(), CsvError> {
-            self.names = names.to_vec();
-            Ok(())
-        }
-        fn row(&mut self, _row: Row<'_>) -> Result<(), CsvError> {
-            self.has_rows = true;
-            Ok(())
-        }
-    }
-    let end = memchr::memchr(b'\n', first)? + 1;
-    let mut header = Header::default();
-    let mut scanner = Scanner::new(limits, Wanted::All, Resume::default());
-    scanner.feed(&first[..end], &mut header).ok()?;
-    // After a header that ended in a carriage return, a quoted cell may have begun.
-    let is_all = scanner.into_resume().offset == end as u64;
-    (is_all && !header.names.is_empty() && !header.has_rows).then_some((header.names, end))
 }

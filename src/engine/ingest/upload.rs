@@ -37,8 +37,9 @@ use crate::{
         Engine,
         csv::{
             file_scan::FileScan,
+            header::read_header,
             infer::Typer,
-            rows::{Resume, Row, Rows, Wanted},
+            rows::{Resume, Rows, Wanted},
         },
         parquet::writer::Converted,
         runtime::transfers::Paced,
@@ -48,8 +49,8 @@ use crate::{
             reader::Reader,
         },
     },
-    error::{Error, csv::CsvError},
-    limits::{CONVERT_SLICE_BYTES, CsvLimits, HEADER_BYTES_MAX, KIB, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES},
+    error::Error,
+    limits::{CONVERT_SLICE_BYTES, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES},
     model::{
         part::{Part, Receipt},
         schema::Schema,
@@ -154,7 +155,7 @@ impl Upload {
     async fn type_and_convert(&self, file: Reader) -> Result<Converted, Error> {
         let inner = &self.engine.0;
         let (bytes, limits, header) = (file.bytes(), inner.limits.csv, file.clone());
-        let columns_count = slice(&self.engine, &self.cancel, move || count_columns(&header, limits)).await?;
+        let columns_count = slice(&self.engine, &self.cancel, move || read_header(&header, limits)).await?.len();
         let claim = self.claim(bytes, typing_bytes(bytes, columns_count, inner.limits.csv)).await?;
         let (columns, rows, longest_row_bytes) = self
             .to_the_end(self.scan(&file, Typer::default()), |scan| {
@@ -249,32 +250,6 @@ impl Upload {
     }
 }
 
-/// How wide a file is, which decides what its conversion may take.
-fn count_columns(file: &Reader, limits: CsvLimits) -> Result<usize, Error> {
-    struct Count(usize);
-    impl Rows for Count {
-        type Error = Error;
-        fn header(&mut self, names: &[String]) -> Result<(), Error> {
-            self.0 = names.len();
-            Ok(())
-        }
-        fn row(&mut self, _row: Row<'_>) -> Result<(), Error> {
-            Ok(())
-        }
-    }
-    const HEADER_BLOCK_BYTES: usize = 16 * KIB;
-    let mut scan = FileScan::new(file.clone(), limits, Wanted::Column(0), Resume::default(), Count(0));
-    let mut bytes = 0;
-    while scan.rows.0 == 0 && !scan.step(HEADER_BLOCK_BYTES)? {
-        // Only empty lines can come before the header.
-        bytes += HEADER_BLOCK_BYTES;
-        if bytes > 2 * HEADER_BYTES_MAX {
-            return Err(CsvError::NoHeader.into());
-        }
-    }
-    Ok(scan.rows.0)
-}
-
 /// The same header kept once for all parts that have it; none if there is no room for another.
 pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
     let mut hash = XxHash3_128::new();
@@ -302,7 +277,7 @@ mod tests {
 
     use crate::{
         engine::engine_tests::in_time,
-        limits::{LARGE_CONVERSION_BYTES, Limits},
+        limits::{KIB, LARGE_CONVERSION_BYTES, Limits},
         model::{durability::Durability, format::Format},
     };
 
