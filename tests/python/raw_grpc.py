@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 
 import grpc
 import h2.config
@@ -93,8 +94,10 @@ class Connection:
 
     def finish(self, call: Call) -> Call:
         """Waits until the server has ended the call."""
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
         while not call.ended:
-            self._receive()
+            assert time.monotonic() < deadline, "the server does not end the call"
+            self._receive()  # pings come, too
         return call
 
     def call(self, path: str, body: bytes, **headers: str) -> Call:

@@ -215,10 +215,13 @@ mod tests {
     async fn a_connection_has_half_and_a_peer_three_quarters() {
         let admission = admission(8);
         let mut held = Vec::new();
-        for connection in [1, 1, 1, 1, 2, 2] {
-            held.push(now(&admission, origin(connection, "192.0.2.1")).expect("within its share"));
+        for _ in 0..4 {
+            held.push(now(&admission, origin(1, "192.0.2.1")).expect("within its share"));
         }
         assert!(now(&admission, origin(1, "192.0.2.1")).is_none(), "half of 8");
+        for _ in 0..2 {
+            held.push(now(&admission, origin(2, "192.0.2.1")).expect("within its share"));
+        }
         assert!(now(&admission, origin(3, "192.0.2.1")).is_none(), "three quarters of 8");
         held.push(now(&admission, origin(4, "192.0.2.2")).expect("another peer"));
         held.push(now(&admission, Origin::SERVER).expect("the server itself"));
@@ -264,7 +267,12 @@ mod tests {
         fast.pace.waits();
         slow.pace.waits();
         fast.pace.behind_us.store(1_000_000, Ordering::Relaxed);
-        slow.pace.behind_us.store(2_000_001, Ordering::Relaxed);
+        slow.pace.behind_us.store(1_500_000, Ordering::Relaxed);
+        let early = admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()).now_or_never();
+        assert!(early.is_none() && !slow.pace.end.is_cancelled(), "neither is too far behind");
+        // From here on both are.
+        fast.pace.behind_us.store(2_000_001, Ordering::Relaxed);
+        slow.pace.behind_us.store(3_000_000, Ordering::Relaxed);
         let mut newcomer = Box::pin(admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()));
         assert!(newcomer.as_mut().now_or_never().is_none());
         assert!(slow.pace.end.is_cancelled() && !fast.pace.end.is_cancelled());
@@ -293,6 +301,7 @@ mod tests {
             _ = &mut newcomer => panic!("there is no permit yet"),
             () = held.pace.end.cancelled() => {}
         }
+        assert!(held.pace.behind() < SHORT_GRACE, "it did not end for being slow");
         drop(held);
         assert!(newcomer.await.is_some());
     }
@@ -346,6 +355,18 @@ mod tests {
         assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "the last of connection 2 is refused");
         held.remove(0);
         assert!(newcomer.await.is_some(), "before those that came before it");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_waits_for_much_makes_room_for_another_of_its_peer() {
+        let admission = admission(1);
+        let _held = now(&admission, Origin::SERVER);
+        let enter = |connection| Box::pin(admission.enter(origin(connection, "192.0.2.1"), CancellationToken::new()));
+        let mut waiting: Vec<_> = (0..8).map(|_| enter(1)).collect();
+        assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
+        let mut newcomer = enter(2);
+        assert!(newcomer.as_mut().now_or_never().is_none(), "it waits");
+        assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "the last of connection 1 is refused");
     }
 
     #[tokio::test]
