@@ -22,7 +22,7 @@ use clap::{
 
 use crate::{
     limits::{
-        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNDONE_MAX, JobLimits, Limits, PARTS_MAX,
+        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNFINISHED_MAX, JobLimits, Limits, PARTS_MAX,
         ROW_BYTES_CEILING, ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
     },
     model::{durability::Durability, file_mode::FileMode},
@@ -142,7 +142,7 @@ pub struct ServeArgs {
     pub call_timeout_s: u64,
 
     /// Jobs that may wait or run; one more is refused.
-    #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNDONE_MAX, value_parser = up_to(JOBS_UNDONE_MAX))]
+    #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNFINISHED_MAX, value_parser = up_to(JOBS_UNFINISHED_MAX))]
     pub jobs_max: usize,
 
     /// Seconds after which a job that has ended is removed, with its result.
@@ -367,7 +367,7 @@ fn limits(args: &ServeArgs) -> Limits {
         upload_idle_max: Duration::from_secs(args.upload_idle_s),
         call_idle_max: Duration::from_secs(args.call_timeout_s),
         jobs: JobLimits {
-            undone_max: args.jobs_max,
+            unfinished_max: args.jobs_max,
             age_max: Duration::from_secs(args.jobs_age_s),
             bytes_max: args.jobs_bytes_max,
             sweep_interval: Duration::from_secs(args.jobs_sweep_s),
@@ -464,8 +464,8 @@ mod tests {
         assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
         assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
         assert_eq!(limits.call_idle_max.as_secs(), 16);
-        let JobLimits { undone_max, age_max, bytes_max, sweep_interval } = limits.jobs;
-        assert_eq!((age_max.as_secs(), bytes_max, sweep_interval.as_secs(), undone_max), (10, 11, 12, 13));
+        let JobLimits { unfinished_max, age_max, bytes_max, sweep_interval } = limits.jobs;
+        assert_eq!((age_max.as_secs(), bytes_max, sweep_interval.as_secs(), unfinished_max), (10, 11, 12, 13));
     }
 
     #[test]

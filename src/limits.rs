@@ -27,7 +27,7 @@ pub const SLICE_PARTS_MAX: usize = 64;
 pub const DESCRIPTORS_MIN: usize = 64;
 /// File descriptors that are for neither connections nor uploads: listeners, the runtime, the log, the files that the
 /// workers read.
-pub const DESCRIPTORS_OWN: usize = 34;
+pub const DESCRIPTORS_BASE: usize = 34;
 /// File descriptors that are kept for each upload: its CSV, the list of its checksums, and while it is converted its
 /// Parquet, and pages that wait on disk. Each is open once, for writing and for reading.
 pub const DESCRIPTORS_PER_UPLOAD: usize = 4;
@@ -198,7 +198,7 @@ pub const UPLOADS_MAX: usize = 128;
 /// Uploads that wait for a permit; one more is refused at once.
 pub const UPLOAD_WAITS_MAX: usize = UPLOADS_MAX;
 /// Milliseconds that an upload, a long call over HTTP or a large JSON body waits for a permit before it is refused.
-pub const TRANSFER_WAIT_MAX_MS: u64 = 3000;
+pub const TRANSFER_WAIT_MS_MAX: u64 = 3000;
 /// Bytes that a transfer moves in a second in which its client is waited for, ...
 pub const TRANSFER_BYTES_PER_S_MIN: u64 = KIB as u64;
 /// ... and the seconds that it may be behind that ...
@@ -208,24 +208,24 @@ pub const TRANSFER_SHORT_GRACE_S: u64 = 2;
 /// Bytes of memory that a transfer takes beside what it moves, whether it runs or waits.
 pub const TRANSFER_ENTRY_BYTES: usize = KIB / 2;
 /// Bytes between a stream and its spool file. Shorter files are in memory with their first block, and stay there.
-pub const SPOOL_BLOCK_BYTES: usize = 64 * KIB;
+pub const RECEIVE_BLOCK_BYTES: usize = 64 * KIB;
 /// The most that such a block may have if there is memory for it: the fewer blocks, the less often threads wake others.
-pub const AHEAD_BLOCK_BYTES: usize = 512 * KIB;
+pub const READ_AHEAD_BLOCK_BYTES: usize = 512 * KIB;
 /// What it should have then, though a worker waits for it.
-pub const AHEAD_BLOCK_BYTES_MIN: usize = 128 * KIB;
+pub const READ_AHEAD_BLOCK_BYTES_MIN: usize = 128 * KIB;
 /// Bytes of a stream from one sync of what is written of its files to the next, at least, where files are to be safe.
 pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
 /// Syncs of files of large uploads that run at once, each on a worker: the others go on.
 pub const SYNCS_MAX: usize = 2;
 /// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay. Later
 /// as many are held again, so that short pieces are written as one.
-pub const DRAFT_BYTES_HELD: usize = 64 * KIB;
+pub const DRAFT_BUFFER_BYTES: usize = 64 * KIB;
 /// Bytes of room on disk that a growing file asks for at once. What it does not need goes back when it is whole.
 pub const RESERVED_BYTES: u64 = 4 * MIB as u64;
 /// Bytes that must be free for that: four times what the files of all uploads at once may ask for and not need.
 pub const RESERVE_FREE_BYTES_MIN: u64 = 4 * 2 * UPLOADS_MAX as u64 * RESERVED_BYTES;
 /// Checksums of an upload's blocks that are in memory until their page is full.
-pub const SUMS_PAGE_BYTES: usize = 4 * KIB;
+pub const CHECKSUM_PAGE_BYTES: usize = 4 * KIB;
 /// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
 pub const READ_BLOCK_BYTES: usize = 64 * KIB;
 
@@ -265,10 +265,10 @@ pub const KEY_ENTRY_BYTES: usize = 25 * 65_536 / KEYS_MAX + 1 + KEY_BYTES_MAX;
 #[allow(clippy::unwrap_used, reason = "it is checked when compiling")]
 pub const FACTORIALS_MAX: NonZeroUsize = NonZeroUsize::new(10).unwrap();
 /// Calls of NumStore that compute at once: P2's threads. More wait their turn.
-pub const NUMBER_CALLS_MAX: usize = 4;
+pub const NUMSTORE_CALLS_MAX: usize = 4;
 
 /// Jobs that wait or run, by default and at most; one more is refused.
-pub const JOBS_UNDONE_MAX: usize = 1000;
+pub const JOBS_UNFINISHED_MAX: usize = 1000;
 /// Jobs that are known; the oldest that ended make room.
 pub const JOBS_MAX: usize = 2000;
 /// Bytes of a job in memory: its entry, with why it failed.
@@ -319,7 +319,7 @@ pub const DICTIONARY_BYTES_MAX: usize = 256 * KIB;
 /// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
 pub const CONVERT_SLICE_BYTES: usize = MIB;
 /// Files that were held until they were whole, and that one slice types, converts and puts in place.
-pub const SMALL_FILES_PER_SLICE_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BYTES_HELD;
+pub const SMALL_FILES_PER_SLICE_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BUFFER_BYTES;
 
 /// Uploads up to this size are typed and converted beside the large ones, so that they never wait for those.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
@@ -352,7 +352,7 @@ pub const SURVEY_SLICE_ROWS: usize = 32 * KIB;
 /// Bytes that a row takes between two columns.
 pub const SURVEY_ROW_BYTES: usize = 32;
 /// What one survey question may take: the groups of its slices and those that they are merged into, and the slices' rows.
-pub const SURVEY_CLAIM_BYTES: usize =
+pub const SURVEY_MEMORY_BYTES: usize =
     (SURVEY_SLICES_MAX + 1) * SURVEY_BYTES_MAX + SURVEY_SLICES_MAX * SURVEY_SLICE_ROWS * SURVEY_ROW_BYTES;
 /// Bytes of the one group sum that may run: its groups in memory, then the merge of what it spilled.
 pub const GROUP_BYTES_MAX: usize = 40 * MIB;
@@ -385,14 +385,14 @@ pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES +
     + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
     + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
     + LOG_BYTES_MAX                                                           // logged to standard error
-    + UPLOADS_MAX * (SPOOL_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + SUMS_PAGE_BYTES) // on the way to a spool file
+    + UPLOADS_MAX * (RECEIVE_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + CHECKSUM_PAGE_BYTES) // on the way to a spool file
     + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
     + WORKERS * SCAN_BYTES                                                    // being summed
     + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
     + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX + MISSING_PARTS_LISTED_MAX * 8 // the registry
-    + (VERIFY_CALLS_MAX + 1) * (READ_BLOCK_BYTES + SUMS_PAGE_BYTES)           // being verified
+    + (VERIFY_CALLS_MAX + 1) * (READ_BLOCK_BYTES + CHECKSUM_PAGE_BYTES)           // being verified
     + KEYS_MAX * KEY_ENTRY_BYTES                                              // NumStore
-    + SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES                                    // statistics
+    + SURVEYS_AT_ONCE * SURVEY_MEMORY_BYTES                                    // statistics
     + JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES // jobs
     + GROUP_BYTES_MAX //                                                         groups, in memory or being merged
     + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES; //                                    groups that wait to become a message
@@ -417,9 +417,9 @@ const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK
 const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
 
 /// A buffer that grows by doubling ends there.
-const _: () = assert!(DRAFT_BYTES_HELD.is_power_of_two());
+const _: () = assert!(DRAFT_BUFFER_BYTES.is_power_of_two());
 /// What is in memory with its first block can stay there.
-const _: () = assert!(SPOOL_BLOCK_BYTES <= DRAFT_BYTES_HELD);
+const _: () = assert!(RECEIVE_BLOCK_BYTES <= DRAFT_BUFFER_BYTES);
 
 /// The bounds that flags can change.
 #[derive(Clone, Copy, Debug)]
@@ -460,7 +460,7 @@ pub struct JobLimits {
     /// The age at which those that ended are forgotten.
     pub age_max: Duration,
     /// Jobs that wait or run.
-    pub undone_max: usize,
+    pub unfinished_max: usize,
     /// Bytes of the inputs and results of those that ended; over it the oldest are forgotten.
     pub bytes_max: u64,
     /// Time between two looks.
@@ -504,7 +504,7 @@ impl Default for JobLimits {
     fn default() -> Self {
         Self {
             age_max: Duration::from_secs(24 * 60 * 60),
-            undone_max: JOBS_UNDONE_MAX,
+            unfinished_max: JOBS_UNFINISHED_MAX,
             bytes_max: 10 * 1024 * MIB as u64,
             sweep_interval: Duration::from_secs(30),
         }

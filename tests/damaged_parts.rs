@@ -311,7 +311,7 @@ async fn a_damaged_receipt_of_version_1_hides_no_part() {
 #[tokio::test]
 async fn a_list_of_version_1_that_ends_with_a_page_before_its_end_is_damaged() {
     const COLUMNS: usize = 600;
-    const PAGE_BYTES: usize = 4096;
+    const LIST_PAGE_BYTES: usize = 4096;
     let folder = DataFolder::new();
     let engine = folder.open().await;
     let names: Vec<_> = (0..COLUMNS).map(|column| format!("c{column}")).collect();
@@ -322,8 +322,8 @@ async fn a_list_of_version_1_that_ends_with_a_page_before_its_end_is_damaged() {
     assert_eq!(engine.column_sum("c7", Format::Parquet).await.expect("the first use").total, 1);
     assert_eq!(verify(&engine).await, Vec::<String>::new());
     let list = fs::read(part_file(&folder, "sums")).expect("a list");
-    assert!(list.len() > PAGE_BYTES && list.len() < 2 * PAGE_BYTES, "{} bytes", list.len());
-    fs::write(part_file(&folder, "sums"), &list[..PAGE_BYTES]).expect("written");
+    assert!(list.len() > LIST_PAGE_BYTES && list.len() < 2 * LIST_PAGE_BYTES, "{} bytes", list.len());
+    fs::write(part_file(&folder, "sums"), &list[..LIST_PAGE_BYTES]).expect("written");
     assert_eq!(verify(&engine).await, ["parts/1.sums"]);
     fs::write(part_file(&folder, "sums"), list).expect("written");
     assert_eq!(verify(&engine).await, Vec::<String>::new());

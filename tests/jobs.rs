@@ -299,7 +299,7 @@ async fn a_job_that_ends_every_server_is_given_up() {
 async fn jobs_are_limited_and_leave_nothing_when_the_caller_leaves() {
     let folder = DataFolder::new();
     let engine =
-        folder.open_with(Durability::None, with_jobs(JobLimits { undone_max: 2, ..JobLimits::default() })).await;
+        folder.open_with(Durability::None, with_jobs(JobLimits { unfinished_max: 2, ..JobLimits::default() })).await;
     engine.upload_valid(SURVEY).await;
     // A task whose file is still being received counts as a job, but is not listed yet.
     let group = || GroupBy::new(vec!["a".to_owned()], vec!["b".to_owned()]).expect("different columns");

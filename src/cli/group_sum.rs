@@ -28,9 +28,9 @@ use crate::{
     limits::{CsvLimits, MIB},
 };
 
-const MEMORY_BYTES: u64 = 64 * MIB as u64;
-const MEMORY_BYTES_MIN: u64 = MIB as u64;
-const MEMORY_BYTES_MAX: u64 = 1024 * 1024 * MIB as u64;
+const GROUP_MEMORY_BYTES_DEFAULT: u64 = 64 * MIB as u64;
+const GROUP_MEMORY_BYTES_MIN: u64 = MIB as u64;
+const GROUP_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * MIB as u64;
 
 /// Print the exact sums of a CSV file's columns for each group of its rows
 ///
@@ -66,7 +66,7 @@ pub struct GroupSumArgs {
 
     /// Memory for groups, in bytes; the program itself takes about 20 MB more
     #[arg(long, value_name = "BYTES", env = "TALLY_MEMORY_BYTES", hide_env_values = true,
-          default_value_t = MEMORY_BYTES, value_parser = value_parser!(u64).range(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX))]
+          default_value_t = GROUP_MEMORY_BYTES_DEFAULT, value_parser = value_parser!(u64).range(GROUP_MEMORY_BYTES_MIN..=GROUP_MEMORY_BYTES_MAX))]
     pub memory_bytes: u64,
 
     /// Folder for groups that do not fit in memory [default: the system's folder for temporary files]

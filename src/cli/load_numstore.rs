@@ -21,14 +21,15 @@ use super::{
     output::{style, write_json},
     server_addr::ServerAddr,
 };
-use crate::proto::pb::{FactRequest, FactResponse, SetNumRequest, num_store_client::NumStoreClient};
+use crate::{
+    limits::KEYS_MAX,
+    proto::pb::{FactRequest, FactResponse, SetNumRequest, num_store_client::NumStoreClient},
+};
 
 /// P2's values, and with them the factorials that may be answered.
 const VALUES: std::ops::RangeInclusive<i64> = 1..=15;
 /// Digits to which a response time is kept: its error is below 0.1 %.
 const DIGITS: u8 = 3;
-/// Keys that the server has room for.
-const KEYS_MAX: i64 = 50_000;
 /// Where the lines of the histogram end, in nanoseconds, from a microsecond on; then ten times that, and so on.
 const STEPS: [u64; 6] = [1_000, 1_500, 2_000, 3_000, 5_000, 7_000];
 /// How often: up to 700 s. A response that takes longer counts as that.
@@ -71,7 +72,7 @@ pub struct LoadNumstoreArgs {
 
     /// Keys to choose from, 1 to 50,000, which is all that the server has room for
     #[arg(long, value_name = "N", env = "TALLY_KEYS", hide_env_values = true, default_value_t = 100,
-          value_parser = value_parser!(u32).range(1..=KEYS_MAX))]
+          value_parser = value_parser!(u32).range(1..=KEYS_MAX as i64))]
     pub keys: u32,
 
     /// Makes the requests the same as in another run; by chance unless given

@@ -75,8 +75,8 @@ use crate::{
     error::Error,
     limits::{
         GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, HTTP_LONG_CALL_WAITS_MAX, LARGE_CONVERSION_BYTES,
-        LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_S, LARGE_JSON_BODY_WAITS_MAX, Limits, NUMBER_CALLS_MAX,
-        RECEIPTS_PAGE_BYTES, SMALL_CONVERSION_BYTES, SURVEY_CLAIM_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX,
+        LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_S, LARGE_JSON_BODY_WAITS_MAX, Limits, NUMSTORE_CALLS_MAX,
+        RECEIPTS_PAGE_BYTES, SMALL_CONVERSION_BYTES, SURVEY_MEMORY_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX,
         UPLOADS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
     model::{
@@ -197,10 +197,10 @@ impl Engine {
             syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             large: Pool::new(LARGE_CONVERSION_BYTES),
             small: Pool::new(SMALL_CONVERSION_BYTES),
-            surveys: Pool::new(SURVEYS_AT_ONCE * SURVEY_CLAIM_BYTES),
+            surveys: Pool::new(SURVEYS_AT_ONCE * SURVEY_MEMORY_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
             upgrades: Semaphore::new(1),
-            number_calls: Semaphore::new(NUMBER_CALLS_MAX),
+            number_calls: Semaphore::new(NUMSTORE_CALLS_MAX),
             group_room: Arc::new(Semaphore::new(1)),
             received_bytes: AtomicU64::new(0),
             group_waits: Semaphore::new(GROUP_WAITS_MAX),

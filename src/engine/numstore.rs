@@ -1,7 +1,7 @@
 //! NumStore, P2's service: values by key, their running total, and the factorials that were asked for last.
 //!
 //! [`Numbers`] is what the lock guards, map operations alone. `set` and `factorial` are the calls: each holds one of
-//! `NUMBER_CALLS_MAX` places from its beginning to its end, and a factorial is computed between two short turns of the
+//! `NUMSTORE_CALLS_MAX` places from its beginning to its end, and a factorial is computed between two short turns of the
 //! lock, never under it. All of it lives in memory and ends with the server.
 //!
 //! Invariant: `total` is the sum of all values, and fits in 64 bits.
@@ -60,7 +60,7 @@ mod tests {
     use crate::{
         engine::state::numbers::Numbers,
         error::Kind,
-        limits::{KEY_BYTES_MAX, KEYS_MAX, Limits, NUMBER_CALLS_MAX},
+        limits::{KEY_BYTES_MAX, KEYS_MAX, Limits, NUMSTORE_CALLS_MAX},
         model::durability::Durability,
     };
 
@@ -186,7 +186,7 @@ mod tests {
     fn four_calls_compute_at_once() {
         const CALLS: usize = 16;
         for is_set in [true, false] {
-            let threads = NUMBER_CALLS_MAX + 1;
+            let threads = NUMSTORE_CALLS_MAX + 1;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(threads)
                 .enable_all()
@@ -219,7 +219,7 @@ mod tests {
             for call in calls {
                 runtime.block_on(call).expect("no panic").expect("its turn came");
             }
-            assert_eq!((NUMBER_CALLS_MAX, engine.0.number_calls.available_permits()), (4, 4));
+            assert_eq!((NUMSTORE_CALLS_MAX, engine.0.number_calls.available_permits()), (4, 4));
             engine.close();
         }
     }

@@ -8,7 +8,7 @@ use super::{connections::Bounds, http::HTTP_SHORT_HEAD_MAX};
 use crate::{
     error::Error,
     limits::{
-        CONNECTION_WAITS_MAX, CONNECTIONS_MAX, CONNECTIONS_SPARE, DESCRIPTORS_MIN, DESCRIPTORS_OWN,
+        CONNECTION_WAITS_MAX, CONNECTIONS_MAX, CONNECTIONS_SPARE, DESCRIPTORS_BASE, DESCRIPTORS_MIN,
         DESCRIPTORS_PER_LONG_CALL, DESCRIPTORS_PER_UPLOAD, HTTP_CONNECTION_WAITS_MAX, HTTP_CONNECTIONS_MAX,
         HTTP_CONNECTIONS_SPARE, HTTP_LONG_CALLS_MAX, PROBE_CONNECTIONS_MAX, UPLOADS_MAX,
     },
@@ -65,7 +65,7 @@ impl Capacity {
     }
 
     fn of(descriptors: usize) -> Self {
-        const SPREAD: usize = DESCRIPTORS_WANTED - (DESCRIPTORS_MIN - DESCRIPTORS_OWN);
+        const SPREAD: usize = DESCRIPTORS_WANTED - (DESCRIPTORS_MIN - DESCRIPTORS_BASE);
         let free = descriptors.saturating_sub(DESCRIPTORS_MIN).min(SPREAD);
         // Between what the least limit allows and what there may be at most.
         let share = |max: usize, min: usize| min + (max - min) * free / SPREAD;
@@ -93,7 +93,7 @@ impl Capacity {
     #[cfg(test)]
     fn descriptors(&self) -> usize {
         let connections = [self.grpc, self.http, self.probes].map(|bounds| bounds.served + bounds.waiting);
-        DESCRIPTORS_OWN
+        DESCRIPTORS_BASE
             + connections.iter().sum::<usize>()
             + self.uploads_max * DESCRIPTORS_PER_UPLOAD
             + self.long_calls_max * DESCRIPTORS_PER_LONG_CALL

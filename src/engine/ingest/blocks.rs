@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     engine::{Engine, runtime::transfers::Paced},
     error::Error,
-    limits::{DRAFT_BYTES_HELD, SPOOL_BLOCK_BYTES},
+    limits::{DRAFT_BUFFER_BYTES, RECEIVE_BLOCK_BYTES},
 };
 
 /// Some of a stream.
@@ -63,7 +63,7 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
 
     /// The first one, of a usual size.
     pub(crate) async fn first_block(&mut self) -> Result<Block, Error> {
-        self.next_block(&Wish::new(SPOOL_BLOCK_BYTES), Vec::new()).await
+        self.next_block(&Wish::new(RECEIVE_BLOCK_BYTES), Vec::new()).await
     }
 
     /// As much of the stream as is wished for, and whether that was its end. Copied, so that small pieces pin no large
@@ -82,7 +82,7 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
             let taken = self.rest.split_to(room.min(self.rest.len()));
             let bytes = block.len() + taken.len();
             // What is longer than a small file will be a whole block, most likely.
-            let grown = if bytes > DRAFT_BYTES_HELD { block.len() + room } else { bytes.next_power_of_two() };
+            let grown = if bytes > DRAFT_BUFFER_BYTES { block.len() + room } else { bytes.next_power_of_two() };
             if bytes > block.capacity() {
                 block.reserve_exact(grown - block.len());
             }

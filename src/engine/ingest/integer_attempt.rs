@@ -15,7 +15,7 @@ use crate::{
         storage::{Store, draft::SoFar},
     },
     error::Error,
-    limits::{AHEAD_BLOCK_BYTES, CsvLimits},
+    limits::{CsvLimits, READ_AHEAD_BLOCK_BYTES},
 };
 
 /// How long a block may be on its way before the memory of a bet on the file goes to others.
@@ -53,7 +53,7 @@ impl Bet {
     pub(super) fn on_integers(engine: &Engine) -> Self {
         let claim = || {
             let integers = engine.0.large.try_claim(integers::CLAIM_BYTES)?;
-            let blocks = engine.0.large.try_claim(2 * AHEAD_BLOCK_BYTES)?;
+            let blocks = engine.0.large.try_claim(2 * READ_AHEAD_BLOCK_BYTES)?;
             Some(BetClaim { _integers: integers, blocks: Arc::new(blocks) })
         };
         claim().map_or(Self::Off, Self::On)

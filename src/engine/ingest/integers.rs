@@ -19,7 +19,7 @@ use crate::{
         },
         storage::{Store, draft::SoFar},
     },
-    limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BYTES_HELD},
+    limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BUFFER_BYTES},
 };
 
 /// An integer's longest text.
@@ -30,7 +30,7 @@ pub const CLAIM_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX / 8 * 9
     + INTEGER_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
     + ChunkSums::bytes_max(INTEGER_CHUNKS_MAX, INTEGER_CHUNKS_MAX * PAGES_BYTES_MAX)
-    + DRAFT_BYTES_HELD;
+    + DRAFT_BUFFER_BYTES;
 
 /// A file that has been all integers so far.
 pub struct Integers {

@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     limits::{
         BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, CsvLimits,
-        DICTIONARY_COLUMNS_MAX, DRAFT_BYTES_HELD, KIB, PAGE_BYTES, PAGE_BYTES_MIN, READ_BLOCK_BYTES, ROW_GROUP_BYTES,
+        DICTIONARY_COLUMNS_MAX, DRAFT_BUFFER_BYTES, KIB, PAGE_BYTES, PAGE_BYTES_MIN, READ_BLOCK_BYTES, ROW_GROUP_BYTES,
         ROW_GROUP_BYTES_CEILING, SPILL_PAGES_BYTES,
     },
 };
@@ -56,7 +56,7 @@ impl Plan {
         // The cells of a batch stand in the builders, in the pages and in a compressed copy of a page; the last row of
         // each may be the longest.
         let batch_bytes = 3 * (BATCH_BYTES_MAX + 8 * BATCH_CELLS_MAX.min(in_memory)) + 6 * longest_row_bytes;
-        let claim_bytes = (READ_BLOCK_BYTES + DRAFT_BYTES_HELD).min(in_memory)
+        let claim_bytes = (READ_BLOCK_BYTES + DRAFT_BUFFER_BYTES).min(in_memory)
             + pages_bytes
             + in_memory.min(batch_bytes)
             + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES)

@@ -30,7 +30,7 @@ use crate::{
         storage::{Store, draft::Draft},
     },
     error::Error,
-    limits::{AHEAD_BLOCK_BYTES, AHEAD_BLOCK_BYTES_MIN, CsvLimits, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES},
+    limits::{CsvLimits, READ_AHEAD_BLOCK_BYTES, READ_AHEAD_BLOCK_BYTES_MIN, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
 };
 
 /// What errors call a draft that a stream goes to.
@@ -103,7 +103,7 @@ where
         (draft, bet, claim, spare) = (Some(written.draft), written.bet, ahead, written.buffer);
         let next = match next {
             Some(next) => next,
-            None => incoming.next_block(&Wish::new(SPOOL_BLOCK_BYTES), std::mem::take(&mut spare)).await,
+            None => incoming.next_block(&Wish::new(RECEIVE_BLOCK_BYTES), std::mem::take(&mut spare)).await,
         };
         block = match next {
             Ok(next) => next,
@@ -125,7 +125,7 @@ where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let engine = incoming.engine;
-    let (wish, came) = (Wish::new(AHEAD_BLOCK_BYTES), Notify::new());
+    let (wish, came) = (Wish::new(READ_AHEAD_BLOCK_BYTES), Notify::new());
     let next = async {
         let next = incoming.next_block(&wish, spare).await;
         came.notify_one();
@@ -133,7 +133,7 @@ where
     };
     let write = async {
         let mut written = write.await?;
-        wish.lower(AHEAD_BLOCK_BYTES_MIN); // the worker has nothing to do until it comes
+        wish.lower(READ_AHEAD_BLOCK_BYTES_MIN); // the worker has nothing to do until it comes
         // Others wait for the memory of a bet no longer than this, however slow its client is.
         let patient = !engine.0.large.is_waited_for();
         let in_time = patient && timeout(BET_IDLE_MAX, came.notified()).await.is_ok();
@@ -173,7 +173,7 @@ impl Work {
         }
         let so_far = sync.map(|place| ([draft.so_far(SPOOL_FILE), bet.so_far()], place));
         bytes.clear();
-        let buffer = if bet.is_on() || bytes.capacity() <= SPOOL_BLOCK_BYTES { bytes } else { Vec::new() };
+        let buffer = if bet.is_on() || bytes.capacity() <= RECEIVE_BLOCK_BYTES { bytes } else { Vec::new() };
         Ok(Written { draft, bet, outcome: None, buffer, so_far })
     }
 }
@@ -230,7 +230,7 @@ mod tests {
 
     use crate::{
         engine::{state::transfers::Pace, storage::draft::SoFar},
-        limits::{DRAFT_BYTES_HELD, KIB, Limits, SYNC_STEP_BYTES, SYNCS_MAX},
+        limits::{DRAFT_BUFFER_BYTES, KIB, Limits, SYNC_STEP_BYTES, SYNCS_MAX},
         model::durability::Durability,
     };
 
@@ -253,7 +253,7 @@ mod tests {
         let (body, pace) = paced(stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending()));
         let cancel = CancellationToken::new();
         let mut incoming = Incoming::new(&engine, &cancel, body);
-        let wish = Wish::new(SPOOL_BLOCK_BYTES);
+        let wish = Wish::new(RECEIVE_BLOCK_BYTES);
         {
             let mut block = std::pin::pin!(incoming.next_block(&wish, Vec::new()));
             assert!(futures_util::FutureExt::now_or_never(block.as_mut()).is_none() && pace.is_waiting());
@@ -273,18 +273,18 @@ mod tests {
             let cancel = CancellationToken::new();
             let mut incoming = Incoming::new(&engine, &cancel, paced(stream::iter(pieces)).0);
             let (mut seen, mut spare) = (Vec::new(), Vec::new());
-            let wish = Wish::new(SPOOL_BLOCK_BYTES);
+            let wish = Wish::new(RECEIVE_BLOCK_BYTES);
             loop {
                 let memory = (spare.capacity() > 0).then_some(spare.as_ptr());
                 let Block { bytes, at_end } = incoming.next_block(&wish, spare).await.expect("it comes");
-                assert!(bytes.capacity() <= SPOOL_BLOCK_BYTES, "no more memory than wished for");
+                assert!(bytes.capacity() <= RECEIVE_BLOCK_BYTES, "no more memory than wished for");
                 assert!(memory.is_none_or(|memory| bytes.as_ptr() == memory), "the same memory again");
                 seen.extend_from_slice(&bytes);
                 assert_eq!(incoming.bytes, seen.len() as u64);
                 if at_end {
                     break;
                 }
-                assert_eq!(bytes.len(), SPOOL_BLOCK_BYTES);
+                assert_eq!(bytes.len(), RECEIVE_BLOCK_BYTES);
                 spare = bytes;
                 spare.clear();
             }
@@ -297,7 +297,7 @@ mod tests {
     async fn a_long_file_is_synced_step_by_step() {
         let (folder, engine) = open(Durability::Fsync).await.expect("a data folder");
         let mut draft = engine.0.store.draft().expect("a draft");
-        draft.write_all(&vec![b'7'; 2 * DRAFT_BYTES_HELD]).expect("written");
+        draft.write_all(&vec![b'7'; 2 * DRAFT_BUFFER_BYTES]).expect("written");
         let mut early = EarlySyncs::default();
         assert!(early.place(&engine, SYNC_STEP_BYTES - 1).is_none());
         let places: Vec<_> = (0..SYNCS_MAX).map(|_| engine.0.syncs.try_acquire()).collect();

@@ -9,7 +9,7 @@ use crate::{
         storage::{Store, reader::Reader},
     },
     error::Error,
-    limits::{CONVERT_SLICE_BYTES, CsvLimits, SPOOL_BLOCK_BYTES},
+    limits::{CONVERT_SLICE_BYTES, CsvLimits, RECEIVE_BLOCK_BYTES},
 };
 
 /// What a slice leaves.
@@ -32,7 +32,7 @@ impl Reread {
     pub(super) fn step(mut self, store: &Store, limits: CsvLimits) -> Result<Step<Self, Option<Converted>>, Error> {
         let stop = self.file.bytes().min(self.offset + CONVERT_SLICE_BYTES as u64);
         while self.offset < stop {
-            let block = self.file.block(self.offset, SPOOL_BLOCK_BYTES)?;
+            let block = self.file.block(self.offset, RECEIVE_BLOCK_BYTES)?;
             self.offset += block.len() as u64;
             let seen = match self.integers.take() {
                 None => Integers::begin(store, limits, &block),

@@ -50,7 +50,7 @@ use crate::{
         },
     },
     error::Error,
-    limits::{CONVERT_SLICE_BYTES, SMALL_UPLOAD_BYTES, SPOOL_BLOCK_BYTES},
+    limits::{CONVERT_SLICE_BYTES, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
     model::{
         part::{Part, Receipt},
         schema::Schema,
@@ -81,7 +81,7 @@ pub(crate) fn blocks_of(engine: &Engine, file: Reader) -> impl Stream<Item = Res
     let workers = engine.0.workers.clone();
     Box::pin(stream::try_unfold((workers, file, 0), |(workers, file, offset)| async move {
         let from = file.clone();
-        let read = move || from.block(offset, SPOOL_BLOCK_BYTES);
+        let read = move || from.block(offset, RECEIVE_BLOCK_BYTES);
         let block = workers.run(Lane::Upload, read).await.flatten()?;
         let next = offset + block.len() as u64;
         Ok(if block.is_empty() { None } else { Some((Bytes::from(block), (workers, file, next))) })
@@ -140,7 +140,7 @@ impl Upload {
     /// None: it is no file of integers, or may be none.
     async fn convert_integers(&self, file: Reader) -> Result<Option<Converted>, Error> {
         let inner = &self.engine.0;
-        let claim = self.claim(file.bytes(), integers::CLAIM_BYTES + SPOOL_BLOCK_BYTES).await?;
+        let claim = self.claim(file.bytes(), integers::CLAIM_BYTES + RECEIVE_BLOCK_BYTES).await?;
         let mut reread = Reread { file, offset: 0, integers: None, _claim: claim };
         loop {
             let (store, limits) = (Arc::clone(&inner.store), inner.limits.csv);
@@ -294,7 +294,7 @@ mod tests {
             let engine = engine.clone();
             async move { engine.upload(Box::pin(body)).await }
         });
-        let rows = Bytes::from("1,2\n".repeat(SPOOL_BLOCK_BYTES / 4));
+        let rows = Bytes::from("1,2\n".repeat(RECEIVE_BLOCK_BYTES / 4));
         client.send(Bytes::from_static(b"a,b\n")).await.expect("it is received");
         client.send(rows.clone()).await.expect("it is received");
         // Less than a block, of which a row is not complete. Once the second is taken, the first was read ahead.

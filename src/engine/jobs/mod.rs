@@ -8,7 +8,7 @@
 //! Jobs run in the order in which they were accepted, a few of each kind at once; what they compute are slices on the
 //! workers, in a lane of their own. What a job is to do stays on disk until its turn, and its result stays there.
 //!
-//! Memory: at most [`JOBS_MAX`] entries, of which `JOBS_UNDONE_MAX` have work to do.
+//! Memory: at most [`JOBS_MAX`] entries, of which `JOBS_UNFINISHED_MAX` have work to do.
 
 pub mod record;
 pub mod recover;
@@ -97,8 +97,8 @@ where
 
 /// A place for one more job, for which the oldest that ended may have to go.
 fn reserve(engine: &Engine) -> Result<Place, Error> {
-    let undone_max = engine.0.limits.jobs.undone_max;
-    let (order, evicted) = engine.0.state.with(|state| state.jobs.reserve(undone_max))?;
+    let unfinished_max = engine.0.limits.jobs.unfinished_max;
+    let (order, evicted) = engine.0.state.with(|state| state.jobs.reserve(unfinished_max))?;
     if !evicted.is_empty() {
         let engine = engine.clone();
         tokio::spawn(async move { remove(&engine, evicted, Vec::new()).await });

@@ -25,7 +25,7 @@ use crate::{
         transfers::{Origin, Pace, TransferKind, Transfers},
     },
     error::Error,
-    limits::{TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MAX_MS},
+    limits::{TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MS_MAX},
 };
 
 /// How far a transfer may be behind the least rate, unless its client may be silent for longer.
@@ -35,7 +35,7 @@ pub(crate) const SHORT_GRACE: Duration = Duration::from_secs(TRANSFER_SHORT_GRAC
 /// By how much longer the pace waits than the timer for silent clients, so that a silent one is always said to be silent.
 const AFTER_IDLE: Duration = Duration::from_secs(1);
 /// How long a newcomer waits for a permit.
-const WAIT_MAX: Duration = Duration::from_millis(TRANSFER_WAIT_MAX_MS);
+const WAIT_MAX: Duration = Duration::from_millis(TRANSFER_WAIT_MS_MAX);
 /// How often one that waits looks for a transfer that is too slow.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 

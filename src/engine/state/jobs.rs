@@ -219,12 +219,12 @@ impl Jobs {
 
     /// Room for a job that is about to be accepted: its order, and the jobs that were forgotten to make it, whose files
     /// are to be removed.
-    pub(crate) fn reserve(&mut self, undone_max: usize) -> Result<(u64, Vec<JobId>), Error> {
+    pub(crate) fn reserve(&mut self, unfinished_max: usize) -> Result<(u64, Vec<JobId>), Error> {
         if self.refused {
             return Err(Error::JobsRefused);
         }
-        if self.undone >= undone_max {
-            return Err(Error::TooManyJobs { jobs_max: undone_max });
+        if self.undone >= unfinished_max {
+            return Err(Error::TooManyJobs { jobs_max: unfinished_max });
         }
         let mut evicted = Vec::new();
         if self.entries.len() + self.reserved >= JOBS_MAX {

@@ -16,7 +16,7 @@ use std::hash::Hasher;
 use twox_hash::XxHash3_64;
 
 use crate::{
-    limits::{READ_BLOCK_BYTES, SUMS_PAGE_BYTES},
+    limits::{CHECKSUM_PAGE_BYTES, READ_BLOCK_BYTES},
     model::checksum::{from_hex, to_hex},
 };
 
@@ -27,7 +27,7 @@ pub const CHUNK_BLOCK_BYTES: usize = 4 * READ_BLOCK_BYTES;
 /// Checksums of blocks in a full page of `N.sums`.
 pub const PAGE_SUMS_MAX: usize = PAGE_BYTES_MAX / SUM_BYTES - 1;
 /// Bytes of a full page.
-pub const PAGE_BYTES_MAX: usize = SUMS_PAGE_BYTES;
+pub const PAGE_BYTES_MAX: usize = CHECKSUM_PAGE_BYTES;
 /// Bytes of a checksum.
 const SUM_BYTES: usize = 8;
 

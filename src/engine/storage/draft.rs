@@ -22,7 +22,7 @@ use super::{
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
-    limits::{DRAFT_BYTES_HELD, RESERVE_FREE_BYTES_MIN, RESERVED_BYTES},
+    limits::{DRAFT_BUFFER_BYTES, RESERVE_FREE_BYTES_MIN, RESERVED_BYTES},
     model::{checksum::to_hex, part::FileInfo},
 };
 
@@ -187,7 +187,7 @@ impl Draft {
         Ok(file)
     }
 
-    /// Keeps bytes for which there is room in memory, without ever taking more than [`DRAFT_BYTES_HELD`].
+    /// Keeps bytes for which there is room in memory, without ever taking more than [`DRAFT_BUFFER_BYTES`].
     fn hold(&mut self, bytes: &[u8]) {
         let held_bytes = self.held.len() + bytes.len();
         if held_bytes > self.held.capacity() {
@@ -288,7 +288,7 @@ impl Write for Draft {
         if let Some(&failed) = self.failure.get() {
             return Err(failed.into()); // what is held may be on disk or not
         }
-        let room = DRAFT_BYTES_HELD - self.held.len();
+        let room = DRAFT_BUFFER_BYTES - self.held.len();
         let written = if bytes.len() < room {
             self.hold(bytes);
             Ok(bytes.len())

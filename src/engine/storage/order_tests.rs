@@ -18,7 +18,7 @@ use super::{
     staged::Staged,
 };
 use crate::{
-    limits::DRAFT_BYTES_HELD,
+    limits::DRAFT_BUFFER_BYTES,
     model::{
         durability::Durability,
         part::{FORMAT_VERSION, FileInfo, PartId, Receipt},
@@ -109,7 +109,7 @@ fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
 
 /// A small part, or one that is large enough for drafts on disk; synced before it is staged if asked for.
 fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> Staged {
-    let bytes = if is_large { 3 * DRAFT_BYTES_HELD } else { 10 };
+    let bytes = if is_large { 3 * DRAFT_BUFFER_BYTES } else { 10 };
     let (mut csv, mut parquet) = (draft(store, bytes), draft(store, bytes + 1));
     if is_synced {
         csv.sync().expect("synced");
@@ -201,7 +201,7 @@ fn where_nothing_is_to_be_durable_nothing_is_synced() {
 
 #[test]
 fn a_draft_that_says_it_is_synced_is() {
-    for bytes in [10, 3 * DRAFT_BYTES_HELD] {
+    for bytes in [10, 3 * DRAFT_BUFFER_BYTES] {
         let folder = tempfile::TempDir::new().expect("a folder");
         let store = store(&folder, Durability::Fsync);
         let mut draft = draft(&store, bytes);
@@ -227,7 +227,7 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
         assert_eq!(take(), expected(&format!("tmp/{number}"), &format!("jobs/job_id_1.{name}")));
     }
     // One that was synced as it came needs no second sync.
-    let mut large = draft(&store, 3 * DRAFT_BYTES_HELD);
+    let mut large = draft(&store, 3 * DRAFT_BUFFER_BYTES);
     large.sync().expect("synced");
     store.publish_job_file(large, "job_id_1", JobFile::Result).expect("published");
     let file = expected("tmp/4", "jobs/job_id_1.result");

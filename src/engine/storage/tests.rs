@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    limits::{DRAFT_BYTES_HELD, MIB, RESERVE_FREE_BYTES_MIN, RESERVED_BYTES},
+    limits::{DRAFT_BUFFER_BYTES, MIB, RESERVE_FREE_BYTES_MIN, RESERVED_BYTES},
     model::{
         checksum::to_hex,
         durability::Durability,
@@ -43,7 +43,7 @@ fn staged(store: &Arc<Store>, parts: u64) -> Vec<Staged> {
 fn staged_after(store: &Arc<Store>, parts: u64, done: impl Fn(&mut Draft, &mut Draft)) -> Vec<Staged> {
     let stage = |number| {
         let (mut csv, mut parquet) = (store.draft().expect("a draft"), store.draft().expect("a draft"));
-        let bytes = if number % 2 == 0 { 10 } else { 3 * DRAFT_BYTES_HELD };
+        let bytes = if number % 2 == 0 { 10 } else { 3 * DRAFT_BUFFER_BYTES };
         csv.write_all(&vec![b'c'; bytes]).expect("written");
         parquet.write_all(&vec![b'p'; bytes + 1]).expect("written");
         done(&mut csv, &mut parquet);
@@ -149,7 +149,7 @@ fn what_is_on_disk_of_a_draft_can_be_synced_while_it_grows() {
     let mut draft = store(&folder).draft().expect("a draft");
     draft.write_all(b"held").expect("written");
     assert!(draft.so_far("it").is_none(), "it has no file");
-    draft.write_all(&vec![b'c'; 3 * DRAFT_BYTES_HELD]).expect("written");
+    draft.write_all(&vec![b'c'; 3 * DRAFT_BUFFER_BYTES]).expect("written");
     draft.so_far("it").expect("it has a file").sync().expect("synced");
     assert!(!draft.synced, "nobody knows whether that was all");
 }
@@ -159,7 +159,7 @@ fn a_draft_is_what_was_written_however_it_was_cut() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = store(&folder);
     let all: Vec<u8> = (0..300_007_u32).map(|number| number.to_le_bytes()[1]).collect();
-    let (held, mut checksum) = (DRAFT_BYTES_HELD, XxHash3_64::new());
+    let (held, mut checksum) = (DRAFT_BUFFER_BYTES, XxHash3_64::new());
     checksum.write(&all);
     for piece_bytes in [1, 1000, held / 8, held - 1, held, held + 1, 3 * held, all.len()] {
         let mut draft = store.draft().expect("a draft");
@@ -185,7 +185,7 @@ fn short_pieces_are_written_as_one() {
     for _ in 0..100 {
         draft.write_all(&[b'p'; 1000]).expect("written");
         let on_disk = draft.file.as_ref().map_or(0, |file| file.metadata().expect("readable").len());
-        assert_eq!(on_disk, draft.bytes / DRAFT_BYTES_HELD as u64 * DRAFT_BYTES_HELD as u64);
+        assert_eq!(on_disk, draft.bytes / DRAFT_BUFFER_BYTES as u64 * DRAFT_BUFFER_BYTES as u64);
     }
 }
 
@@ -198,9 +198,9 @@ fn a_draft_that_failed_takes_no_more() {
     let (tmp, not_found) = (store.root.join("tmp"), Err(io::ErrorKind::NotFound));
     let mut write = |bytes| draft.write_all(&vec![b'c'; bytes]).map_err(|error| error.kind());
     fs::remove_dir(&tmp).expect("removed");
-    assert_eq!(write(DRAFT_BYTES_HELD), not_found);
+    assert_eq!(write(DRAFT_BUFFER_BYTES), not_found);
     fs::create_dir(&tmp).expect("made");
-    assert_eq!(write(DRAFT_BYTES_HELD), not_found, "though it could be written now");
+    assert_eq!(write(DRAFT_BUFFER_BYTES), not_found, "though it could be written now");
     assert_eq!(draft.bytes(), 4);
 }
 
@@ -220,9 +220,9 @@ fn room_that_a_file_does_not_need_goes_back() {
         }
         let store = Store::open(folder.path(), durability).expect("a data folder");
         let (mut draft, kept) = (store.draft().expect("a draft"), folder.path().join("kept"));
-        draft.write_all(&vec![b'c'; 2 * DRAFT_BYTES_HELD]).expect("written");
+        draft.write_all(&vec![b'c'; 2 * DRAFT_BUFFER_BYTES]).expect("written");
         let (bytes, room) = on_disk(&draft.path);
-        assert_eq!(bytes, 2 * DRAFT_BYTES_HELD as u64);
+        assert_eq!(bytes, 2 * DRAFT_BUFFER_BYTES as u64);
         assert_eq!(room >= RESERVED_BYTES, durability == Durability::Fsync);
         draft.sync().expect("synced");
         assert!(on_disk(&draft.path).1 < RESERVED_BYTES, "it was whole");
@@ -231,7 +231,7 @@ fn room_that_a_file_does_not_need_goes_back() {
         draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
         draft.keep(&kept, &folder.path().join("sums")).expect("kept");
         let (bytes, room) = on_disk(&kept);
-        assert_eq!(bytes, (2 * DRAFT_BYTES_HELD + 6 * MIB) as u64);
+        assert_eq!(bytes, (2 * DRAFT_BUFFER_BYTES + 6 * MIB) as u64);
         assert!(durability == Durability::None || room < bytes + MIB as u64, "{room} bytes for {bytes}");
     }
 }

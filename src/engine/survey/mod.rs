@@ -36,7 +36,7 @@ use crate::{
         storage::Store,
     },
     error::Error,
-    limits::{SLICE_BYTES, SURVEY_CLAIM_BYTES, SURVEY_ROW_BYTES, SURVEY_SLICE_ROWS, SURVEY_SLICES_MAX},
+    limits::{SLICE_BYTES, SURVEY_MEMORY_BYTES, SURVEY_ROW_BYTES, SURVEY_SLICE_ROWS, SURVEY_SLICES_MAX},
     model::{format::Format, part::Part, schema::Schema},
 };
 
@@ -63,7 +63,7 @@ pub(super) async fn answer(
     lane: Lane,
     progress: impl Fn(u64, u64),
 ) -> Result<Answer, Error> {
-    let memory = Arc::new(engine.0.surveys.claim(SURVEY_CLAIM_BYTES).await?);
+    let memory = Arc::new(engine.0.surveys.claim(SURVEY_MEMORY_BYTES).await?);
     let question = Arc::new(question.clone());
     let parts = parts_to_read(engine, lane).await?;
     let parts_count = parts.len() as u64;
