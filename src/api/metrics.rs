@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 use tokio::runtime::Handle;
 
-use crate::engine::Vitals;
+use crate::engine::Stats;
 
 /// Counters of calls, and places for the engine's figures, which are read when somebody asks.
 pub(crate) struct Metrics {
@@ -119,9 +119,9 @@ impl Metrics {
 
     /// Everything as OpenMetrics 1.0 text, with the engine's figures, the log file's and the runtime's as they are now. It is called from an
     /// asynchronous task.
-    pub(crate) fn text(&self, vitals: &Vitals, log_lines_lost: u64) -> Result<String, fmt::Error> {
-        let Vitals { parts, parts_max, parts_missing, damaged_files, jobs, waiting, .. } = vitals;
-        let Vitals { received_bytes, spilled_bytes, resident_bytes, .. } = vitals;
+    pub(crate) fn text(&self, stats: &Stats, log_lines_lost: u64) -> Result<String, fmt::Error> {
+        let Stats { parts, parts_max, parts_missing, damaged_files, jobs, waiting, .. } = stats;
+        let Stats { received_bytes, spilled_bytes, resident_bytes, .. } = stats;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
         self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);

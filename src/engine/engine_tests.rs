@@ -41,7 +41,7 @@ pub(crate) async fn in_time<T>(what: &str, wanted: impl Future<Output = T>) -> T
 async fn the_memory_of_a_small_upload_comes_back_however_it_ends() {
     let (folder, engine) = open(Limits::default()).await;
     let all = async |after| {
-        let claimed = in_time(after, engine.0.small.claim(SMALL_CONVERSION_BYTES)).await;
+        let claimed = in_time(after, engine.context.small_conversions.claim(SMALL_CONVERSION_BYTES)).await;
         drop(claimed.expect("all of the memory"));
     };
     // Refused as integers, as text, for its header; and one whose Parquet is refused its name.
@@ -67,7 +67,7 @@ async fn the_place_of_a_part_that_was_not_kept_is_free_again() {
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
     assert_eq!(upload(&engine, b"a\n1\n").await.expect("it is kept").part.get(), 4, "no number is given twice");
-    let free = engine.0.state.with(|state| std::iter::from_fn(|| state.parts.reserve()).count());
+    let free = engine.context.state.with(|state| std::iter::from_fn(|| state.parts.reserve()).count());
     assert_eq!(free, PARTS_MAX - 1, "one part is in the table, and nothing else has a place");
     engine.close();
 }
@@ -94,7 +94,7 @@ async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
             }
         });
         let cancel = CancellationToken::new();
-        let came = Incoming::new(&engine, &cancel, paced(Box::pin(pieces))).first_block().await;
+        let came = Incoming::new(&engine.context, &cancel, paced(Box::pin(pieces))).first_block().await;
         if longest.get() > IDLE_MAX / 2 {
             assert!(Instant::now() < deadline, "this machine never goes on for {PIECES} pieces");
             continue; // it stalled, which says nothing
@@ -106,7 +106,7 @@ async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
     // And one that stops for good does end.
     let silent = stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending());
     let cancel = CancellationToken::new();
-    let mut incoming = Incoming::new(&engine, &cancel, paced(silent));
+    let mut incoming = Incoming::new(&engine.context, &cancel, paced(silent));
     let Err(error) = in_time("the end of a silent one", incoming.first_block()).await else { panic!("it is silent") };
     assert_eq!(error.to_string(), "the upload stopped: nothing came for 1 s");
     engine.close();
@@ -123,7 +123,7 @@ async fn a_csv_file_with_other_rows_than_its_part_is_damaged_however_it_is_cut()
         assert_eq!(receipt.rows, rows as u64);
         for registered in [receipt.rows, receipt.rows - 1, receipt.rows + 1] {
             let part = Part { rows: registered, ..Part::of(&receipt, None) };
-            engine.0.state.with(|state| state.parts.restore(Arc::new(part)));
+            engine.context.state.with(|state| state.parts.restore(Arc::new(part)));
             match engine.column_sum("a", Format::Csv).await {
                 Ok(sum) => assert!(registered == receipt.rows && sum.total == rows as i64, "{registered}: {sum:?}"),
                 Err(Error::Damaged { part, .. }) => assert!(registered != receipt.rows && part == receipt.part),
@@ -148,7 +148,7 @@ async fn a_file_of_another_size_than_its_receipt_says_is_not_read() {
         let longer = [&whole[..], b"\n"].concat();
         for damaged in [&other[..], &longer, &whole[..whole.len() - 1], b""] {
             fs::write(&path, damaged).expect("written");
-            let opened = engine.0.store.open_part(&part, format);
+            let opened = engine.context.store.open_part(&part, format);
             let Err(Error::Damaged { part, what }) = opened else { panic!("{extension} of {} bytes", damaged.len()) };
             assert_eq!(part, receipt.part);
             assert!(what.contains(extension), "it names the file: {what}");

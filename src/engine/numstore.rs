@@ -8,7 +8,7 @@
 
 use crate::{
     engine::{
-        Engine,
+        runtime::context::Context,
         state::{
             lock_check::assert_unlocked,
             numbers::{Factorial, Key},
@@ -18,17 +18,17 @@ use crate::{
 };
 
 /// Gives a key a value; the total of all values after it.
-pub(crate) async fn set(engine: &Engine, key: Key, value: i64) -> Result<i64, Error> {
-    let _place = engine.0.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
-    engine.0.state.with(|state| state.numbers.set(key, value))
+pub(crate) async fn set(context: &Context, key: Key, value: i64) -> Result<i64, Error> {
+    let _place = context.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
+    context.state.with(|state| state.numbers.set(key, value))
 }
 
 /// The factorial of a key's value.
 ///
 /// Errors: the key was never set; its value is below 0; the factorial does not fit in 64 bits.
-pub(crate) async fn factorial(engine: &Engine, key: Key) -> Result<Factorial, Error> {
-    let _place = engine.0.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
-    let Some((value, cached)) = engine.0.state.with(|state| state.numbers.look_up(&key)) else {
+pub(crate) async fn factorial(context: &Context, key: Key) -> Result<Factorial, Error> {
+    let _place = context.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
+    let Some((value, cached)) = context.state.with(|state| state.numbers.look_up(&key)) else {
         return Err(Error::KeyNotSet { key: key.0.into_string() });
     };
     if let Some(factorial) = cached {
@@ -41,7 +41,7 @@ pub(crate) async fn factorial(engine: &Engine, key: Key) -> Result<Factorial, Er
         return Err(Error::FactorialTooLarge { key: key.0.into_string(), value });
     };
     // Another call may have computed and kept the same meanwhile: it is the same number.
-    engine.0.state.with(|state| state.numbers.keep(value, factorial));
+    context.state.with(|state| state.numbers.keep(value, factorial));
     Ok(Factorial { factorial, hit: false })
 }
 
@@ -53,6 +53,7 @@ fn factorial_of(value: i64) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use crate::engine::Engine;
     use std::{collections::BTreeMap, sync::mpsc, time::Duration};
 
     use tempfile::TempDir;
@@ -124,10 +125,10 @@ mod tests {
         }
         assert!((500..2000).contains(&hits), "{hits} hits: the sequence must meet both");
         // What has no factorial is never in the cache, and takes nobody's place.
-        let before = engine.0.state.with(|state| state.numbers.factorials.len());
+        let before = engine.context.state.with(|state| state.numbers.factorials.len());
         engine.set_number(key("bad"), 21).await.expect("fits");
         assert!(engine.factorial(key("bad")).await.is_err());
-        assert_eq!((before, engine.0.state.with(|state| state.numbers.factorials.len())), (10, 10));
+        assert_eq!((before, engine.context.state.with(|state| state.numbers.factorials.len())), (10, 10));
         engine.close();
     }
 
@@ -206,12 +207,12 @@ mod tests {
                     }
                 })
             };
-            let calls: Vec<_> = engine.0.state.with(|_| {
+            let calls: Vec<_> = engine.context.state.with(|_| {
                 let calls = (0..CALLS).map(call).collect();
                 for _ in 0..CALLS {
                     begun.recv_timeout(Duration::from_secs(20)).expect("more than four calls compute");
                 }
-                while engine.0.number_calls.available_permits() > 0 {
+                while engine.context.number_calls.available_permits() > 0 {
                     std::thread::yield_now(); // the last of the four is on its way
                 }
                 calls
@@ -219,7 +220,7 @@ mod tests {
             for call in calls {
                 runtime.block_on(call).expect("no panic").expect("its turn came");
             }
-            assert_eq!((NUMSTORE_CALLS_MAX, engine.0.number_calls.available_permits()), (4, 4));
+            assert_eq!((NUMSTORE_CALLS_MAX, engine.context.number_calls.available_permits()), (4, 4));
             engine.close();
         }
     }
@@ -236,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn a_factorial_under_the_lock_stops_a_test_build() {
         let (engine, _folder) = engine().await;
-        let under = || engine.0.state.with(|_| factorial_of(5));
+        let under = || engine.context.state.with(|_| factorial_of(5));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(under)).is_err(), "it went unnoticed");
         engine.close();
     }

@@ -19,9 +19,9 @@ use twox_hash::XxHash3_64;
 
 use crate::{
     engine::{
-        Engine, Inner,
         jobs::record::{self, Record, RecordState, Work},
         parquet::{file::ParquetFile, wide::is_wide},
+        runtime::context::Context,
         runtime::workers::Workers,
         state::{Lane, Shared},
         storage::{
@@ -63,7 +63,7 @@ pub struct Progress {
 
 /// A verification of all that the server has stored. Dropping it ends it.
 pub struct Verification {
-    engine: Engine,
+    context: Arc<Context>,
     /// None while a worker has it, and after the end.
     walk: Option<Walk>,
     damaged_count: u64,
@@ -421,27 +421,20 @@ fn verify_blocks(store: &Store, part: &Part, from: u64) -> Result<(u64, Option<u
     ParquetFile::open(&file, part)?.verify_blocks(from, SLICE_BYTES as u64)
 }
 
-impl Engine {
-    /// Begins to verify all that is stored now.
-    ///
-    /// Errors: another call does that already.
-    pub fn verify(&self) -> Result<Verification, Error> {
-        let permit = Arc::clone(&self.0.verify_calls).try_acquire_owned();
-        let permit = permit.ok().ok_or(Error::VerificationRunning)?;
-        Ok(Verification::new(self.clone(), Some(permit)))
-    }
-
-    /// Files that the last verification found damaged, or the running one if they are more.
-    pub fn damaged_files(&self) -> u64 {
-        self.0.damaged_files.load(Ordering::Relaxed)
-    }
+/// Begins to verify all that is stored now.
+///
+/// Errors: another call does that already.
+pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
+    let permit = Arc::clone(&context.verify_calls).try_acquire_owned();
+    let permit = permit.ok().ok_or(Error::VerificationRunning)?;
+    Ok(Verification::new(Arc::clone(context), Some(permit)))
 }
 
 impl Verification {
-    fn new(engine: Engine, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let parts = engine.0.state.with(|state| state.parts.snapshot());
+    fn new(context: Arc<Context>, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let parts = context.state.with(|state| state.parts.snapshot());
         let walk = Walk::new(parts.into_iter().map(|(id, part)| (id, Some(part))));
-        Self { engine, walk: Some(walk), damaged_count: 0, _permit: permit }
+        Self { context, walk: Some(walk), damaged_count: 0, _permit: permit }
     }
 
     /// Verifies some more; none at the end. What is damaged is logged and counted, too.
@@ -449,10 +442,10 @@ impl Verification {
     /// Errors: the folder of jobs cannot be read; the server is shutting down.
     pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
-        let inner = &self.engine.0;
-        let store = Arc::clone(&inner.store);
+        let context = &self.context;
+        let store = Arc::clone(&context.store);
         let wide_permit = match walk.is_wide_read_next() {
-            true => Some(Arc::clone(&inner.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
+            true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
             false => None,
         };
         let slice = move || {
@@ -460,28 +453,28 @@ impl Verification {
             drop(wide_permit);
             Ok((walk, more))
         };
-        let (mut walk, more) = inner.workers.run(Lane::Job, slice).await.flatten()?;
+        let (mut walk, more) = context.workers.run(Lane::Job, slice).await.flatten()?;
         let progress = std::mem::take(&mut walk.progress);
         for DamagedFile { file, what } in &progress.damaged {
             tracing::error!(file, what, "damaged");
         }
         self.damaged_count += progress.damaged.len() as u64;
         if more {
-            inner.damaged_files.fetch_max(self.damaged_count, Ordering::Relaxed);
+            context.damaged_files.fetch_max(self.damaged_count, Ordering::Relaxed);
             self.walk = Some(walk);
         } else {
-            inner.damaged_files.store(self.damaged_count, Ordering::Relaxed);
+            context.damaged_files.store(self.damaged_count, Ordering::Relaxed);
         }
         Ok(Some(progress))
     }
 }
 
 /// Verifies all that is stored, waits, and begins again, until the engine is closed or gone.
-pub(super) async fn keep_scrubbing(engine: Weak<Inner>, interval: Duration) {
+pub(super) async fn keep_scrubbing(context: Weak<Context>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
-        let Some(inner) = engine.upgrade() else { return };
-        match scrub(Engine(inner)).await {
+        let Some(context) = context.upgrade() else { return };
+        match scrub(context).await {
             Ok(()) => {}
             Err(Error::Draining) => return,
             Err(error) => tracing::error!(%error, "the scrub could not go on"),
@@ -489,10 +482,10 @@ pub(super) async fn keep_scrubbing(engine: Weak<Inner>, interval: Duration) {
     }
 }
 
-async fn scrub(engine: Engine) -> Result<(), Error> {
+async fn scrub(context: Arc<Context>) -> Result<(), Error> {
     let started = Instant::now();
     let (mut files, mut bytes, mut damaged) = (0, 0, 0);
-    let mut verification = Verification::new(engine, None);
+    let mut verification = Verification::new(context, None);
     while let Some(progress) = verification.next().await? {
         files += progress.files;
         bytes += progress.bytes;

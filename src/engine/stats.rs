@@ -8,15 +8,16 @@ use std::{
 
 use crate::{
     engine::{
-        Engine,
+        runtime::context::Context,
         state::{Lane, jobs::JobCounts, lock_check::assert_unlocked},
+        storage::Store,
     },
     error::Error,
 };
 
 /// The server's figures at one moment; those in bytes but the memory count from its start.
 #[derive(Clone, Copy, Debug)]
-pub struct Vitals {
+pub struct Stats {
     /// Parts of the table.
     pub parts: usize,
     /// Parts that it may have.
@@ -27,7 +28,7 @@ pub struct Vitals {
     pub damaged_files: u64,
     /// Jobs of both kinds by their state.
     pub jobs: JobCounts,
-    /// Slices that wait for a worker, lane by lane.
+    /// Tasks that wait for a worker, lane by lane.
     pub waiting: [(Lane, usize); Lane::ALL.len()],
     /// Bytes of CSV that came in, whatever became of them.
     pub received_bytes: u64,
@@ -37,26 +38,24 @@ pub struct Vitals {
     pub resident_bytes: u64,
 }
 
-impl Engine {
-    /// Errors: the system does not tell the memory; the server is shutting down.
-    pub async fn vitals(&self) -> Result<Vitals, Error> {
-        let Engine(inner) = self;
-        let waiting = inner.state.waiting_work();
-        let store = Arc::clone(&inner.store);
-        let measure = move || Ok((store.spilled_bytes(), resident_bytes()?));
-        let (spilled_bytes, resident_bytes) = inner.workers.run(Lane::Question, measure).await.flatten()?;
-        Ok(Vitals {
-            parts: self.parts_count(),
-            parts_max: inner.limits.parts_max,
-            parts_missing: self.missing_count(),
-            damaged_files: self.damaged_files(),
-            jobs: self.job_counts(),
-            waiting,
-            received_bytes: inner.received_bytes.load(Ordering::Relaxed),
-            spilled_bytes,
-            resident_bytes,
-        })
-    }
+/// Errors: the system does not tell the memory; the server is shutting down.
+pub(super) async fn stats(context: &Context) -> Result<Stats, Error> {
+    let measure = |store: &Arc<Store>| Ok((store.spilled_bytes(), resident_bytes()?));
+    let (spilled_bytes, resident_bytes) = context.on_worker(Lane::Question, measure).await?;
+    let waiting = context.state.waiting_work();
+    let (parts, parts_missing, jobs) =
+        context.state.with(|state| (state.parts.len(), state.parts.missing().count(), state.jobs.counts()));
+    Ok(Stats {
+        parts,
+        parts_max: context.limits.parts_max,
+        parts_missing,
+        damaged_files: context.damaged_files.load(Ordering::Relaxed),
+        jobs,
+        waiting,
+        received_bytes: context.received_bytes.load(Ordering::Relaxed),
+        spilled_bytes,
+        resident_bytes,
+    })
 }
 
 /// This process's memory without what is swapped out, as Linux reports it (`VmRSS`, proc(5)).

@@ -65,10 +65,10 @@ async fn readyz(State(surface): State<Surface>) -> (StatusCode, String) {
 )]
 async fn metrics(State(surface): State<Surface>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let text = surface.engine.vitals().await.and_then(|vitals| {
+    let text = surface.engine.stats().await.and_then(|stats| {
         surface
             .metrics
-            .text(&vitals, surface.lost_lines.count())
+            .text(&stats, surface.lost_lines.count())
             .map_err(|error| Error::Internal(format!("metrics: {error}")))
     });
     match text {

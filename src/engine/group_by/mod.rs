@@ -1,6 +1,7 @@
 //! Group sums: partitions of the input, a hash table each, spill to disk, merge.
 
 pub mod accumulate;
+pub mod calls;
 pub mod group_sum;
 pub mod hash_table;
 pub mod merge;

@@ -82,7 +82,7 @@ impl Groups {
         let Self { result, workers, lane } = self;
         let spec = Arc::new(result.get()?.work.spec.clone());
         let rest = Held { value: rest, workers: workers.clone() };
-        Ok(StoredGroups { first: first.groups, rest, spec, workers, lane, _place: None })
+        Ok(StoredGroups { first: first.groups, rest, spec, workers, lane, _call: None })
     }
 
     /// Writes all groups as CSV, quoted where RFC 4180 needs it, rows that end with LF, below a header of these names.
@@ -144,14 +144,14 @@ pub struct StoredGroups {
     workers: Workers,
     lane: Lane,
     /// Of the call that they answer.
-    _place: Option<OwnedSemaphorePermit>,
+    _call: Option<OwnedSemaphorePermit>,
 }
 
 impl StoredGroups {
-    /// The same groups, with the place of a call that lasts until they are dropped.
+    /// The same groups, with the permit of the call, which is held until they are dropped.
     #[must_use]
-    pub(crate) fn with_place(self, place: OwnedSemaphorePermit) -> Self {
-        Self { _place: Some(place), ..self }
+    pub(crate) fn with_call(self, call: OwnedSemaphorePermit) -> Self {
+        Self { _call: Some(call), ..self }
     }
 
     /// The next groups, a block of them; none when all were read. Between two calls only the file is kept.

@@ -1,6 +1,9 @@
 //! The blocks of an upload: how much is read ahead of the worker.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -11,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::{Engine, runtime::transfers::Paced},
+    engine::{runtime::context::Context, runtime::transfers::Paced},
     error::Error,
     limits::{DRAFT_BUFFER_BYTES, RECEIVE_BLOCK_BYTES},
 };
@@ -47,7 +50,7 @@ impl Wish {
 
 /// A stream on its way into blocks.
 pub(crate) struct Incoming<'a, S> {
-    pub(super) engine: &'a Engine,
+    pub(super) context: &'a Arc<Context>,
     pub(super) cancel: &'a CancellationToken,
     body: Paced<S>,
     /// What came and is in no block yet.
@@ -57,8 +60,8 @@ pub(crate) struct Incoming<'a, S> {
 }
 
 impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
-    pub(crate) fn new(engine: &'a Engine, cancel: &'a CancellationToken, body: Paced<S>) -> Self {
-        Self { engine, cancel, body, rest: Bytes::new(), bytes: 0 }
+    pub(crate) fn new(context: &'a Arc<Context>, cancel: &'a CancellationToken, body: Paced<S>) -> Self {
+        Self { context, cancel, body, rest: Bytes::new(), bytes: 0 }
     }
 
     /// The first one, of a usual size.
@@ -69,7 +72,7 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
     /// As much of the stream as is wished for, and whether that was its end. Copied, so that small pieces pin no large
     /// buffers; into `spare` if it is large enough.
     pub(super) async fn next_block(&mut self, wish: &Wish, spare: Vec<u8>) -> Result<Block, Error> {
-        let limits = &self.engine.0.limits;
+        let limits = &self.context.limits;
         let mut block = if spare.capacity() >= wish.bytes() {
             spare
         } else {
@@ -103,7 +106,7 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
             match next {
                 Ok(Some(bytes)) => {
                     self.rest = bytes?;
-                    self.engine.0.received_bytes.fetch_add(self.rest.len() as u64, Ordering::Relaxed);
+                    self.context.received_bytes.fetch_add(self.rest.len() as u64, Ordering::Relaxed);
                     patient_until = Instant::now() + limits.upload_idle_max;
                 }
                 Ok(None) => return Ok(Block { bytes: block, at_end: true }),

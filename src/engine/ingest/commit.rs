@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
+use twox_hash::XxHash3_128;
 
 use crate::{
     engine::{
@@ -26,35 +27,35 @@ pub(super) struct StagedPart {
     pub(super) files: Option<Staged>,
     pub(super) receipt: Receipt,
     pub(super) schema: Schema,
-    pub(super) place: PartPlace,
+    pub(super) reservation: PartReservation,
 }
 
-/// A place in the table. It is free again when it is dropped, unless it was taken.
-pub(super) struct PartPlace {
+/// Room for one part in the table. It is free again when this is dropped, unless the part was inserted.
+pub(super) struct PartReservation {
     state: Shared,
     part: PartId,
-    taken: bool,
+    inserted: bool,
 }
 
-impl PartPlace {
+impl PartReservation {
     fn reserve(state: &Shared) -> Result<Self, Error> {
         match state.with(|state| state.parts.reserve()) {
-            Some(part) => Ok(Self { state: state.clone(), part, taken: false }),
+            Some(part) => Ok(Self { state: state.clone(), part, inserted: false }),
             None => Err(check_room(state).err().unwrap_or(Error::NoPartIdLeft)),
         }
     }
 
-    pub(super) fn take(mut self, part: Arc<Part>) {
-        self.taken = true;
+    pub(super) fn insert(mut self, part: Arc<Part>) {
+        self.inserted = true;
         if self.state.with(|state| state.parts.insert(part)) {
             warn_nearly_full(&self.state);
         }
     }
 }
 
-impl Drop for PartPlace {
+impl Drop for PartReservation {
     fn drop(&mut self) {
-        if !self.taken {
+        if !self.inserted {
             self.state.with(|state| state.parts.release());
         }
     }
@@ -78,8 +79,8 @@ pub(crate) fn warn_nearly_full(state: &Shared) {
 
 /// Puts a part's files in place; where nothing is synced, its receipt too.
 pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
-    let place = PartPlace::reserve(state)?;
-    let receipt = receipt_of(place.part, &csv, &converted);
+    let reservation = PartReservation::reserve(state)?;
+    let receipt = receipt_of(reservation.part, &csv, &converted);
     let staged = store.stage(csv, converted.parquet.draft, &receipt)?;
     let files = if store.is_synced() {
         Some(staged)
@@ -88,7 +89,7 @@ pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: C
         None
     };
     let schema = Schema::of(&receipt.columns);
-    Ok(StagedPart { files, receipt, schema, place })
+    Ok(StagedPart { files, receipt, schema, reservation })
 }
 
 fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
@@ -109,4 +110,25 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
             chunks_in_sums: false,
         }),
     }
+}
+
+/// The same header kept once for all parts that have it; none if there is no room for another.
+pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
+    let mut hash = XxHash3_128::new();
+    for (name, column_type) in schema.columns() {
+        hash.write(&(name.len() as u64).to_le_bytes());
+        hash.write(name.as_bytes());
+        hash.write(&[*column_type as u8]);
+    }
+    let hash = hash.finish_128();
+    if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
+        // Compared outside of the lock: a header can be long.
+        return (*kept == schema).then_some(kept);
+    }
+    let schema = Arc::new(schema);
+    if state.with(|state| state.parts.keep_schema(hash, &schema)) {
+        return Some(schema);
+    }
+    // Full, or another upload kept it in between.
+    state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
 }

@@ -14,24 +14,23 @@ use crate::{
     limits::UPLOADS_MAX,
 };
 
-/// A staged part on its way to the next commit, and who is told what came of it.
-pub(crate) struct Waiting {
+/// A staged part that waits for the next commit, and the channel for its outcome.
+pub(crate) struct WaitingCommit {
     pub(super) files: Staged,
-    pub(super) told: oneshot::Sender<Result<(), Error>>,
+    pub(super) tx: oneshot::Sender<Result<(), Error>>,
 }
 
-/// Commits what waits, all that has come while the last commit was under way together, until nobody is left who could
-/// bring more.
-pub(crate) async fn keep_committing(workers: Workers, store: Arc<Store>, mut queue: mpsc::Receiver<Waiting>) {
+/// Commits what waits, in batches: all that arrived during one commit are the next one. Ends when all senders are gone.
+pub(crate) async fn commit_batches(workers: Workers, store: Arc<Store>, mut queue: mpsc::Receiver<WaitingCommit>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, UPLOADS_MAX).await > 0 {
-        let (files, told): (Vec<_>, Vec<_>) = batch.drain(..).map(|waiting| (waiting.files, waiting.told)).unzip();
+        let (files, replies): (Vec<_>, Vec<_>) = batch.drain(..).map(|waiting| (waiting.files, waiting.tx)).unzip();
         let store = Arc::clone(&store);
         let committed = workers.run(Lane::Upload, move || store.commit(files)).await.flatten();
-        for told in told {
+        for tx in replies {
             let outcome = committed.as_ref().copied().map_err(Error::again);
-            // Who does not wait any more has gone with the server.
-            let _nobody_waits = told.send(outcome);
+            // The receiver is gone only when the server shuts down.
+            let _receiver_gone = tx.send(outcome);
         }
     }
 }

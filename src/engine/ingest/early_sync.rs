@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    engine::{Engine, state::Lane, storage::draft::SoFar},
+    engine::{runtime::context::Context, state::Lane, storage::draft::SoFar},
     error::Error,
     limits::SYNC_STEP_BYTES,
 };
@@ -28,19 +28,19 @@ pub(super) struct EarlySyncs {
 
 impl EarlySyncs {
     /// A place for the next one, if it is due now that so much has come.
-    pub(super) fn place(&mut self, engine: &Engine, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn place(&mut self, context: &Arc<Context>, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let is_due = bytes >= self.begun_bytes + SYNC_STEP_BYTES && self.running.is_empty();
-        if !is_due || !engine.0.store.is_synced() {
+        if !is_due || !context.store.is_synced() {
             return None;
         }
-        let place = Arc::clone(&engine.0.syncs).try_acquire_owned().ok()?;
+        let place = Arc::clone(&context.syncs).try_acquire_owned().ok()?;
         self.begun_bytes = bytes;
         Some(place)
     }
 
-    pub(super) fn start(&mut self, engine: &Engine, so_far: Option<(SoFars, OwnedSemaphorePermit)>) {
+    pub(super) fn start(&mut self, context: &Arc<Context>, so_far: Option<(SoFars, OwnedSemaphorePermit)>) {
         let Some((so_far, place)) = so_far else { return };
-        let (workers, bytes) = (engine.0.workers.clone(), self.begun_bytes);
+        let (workers, bytes) = (context.workers.clone(), self.begun_bytes);
         let sync = move || {
             let _place = place;
             so_far.into_iter().flatten().try_for_each(SoFar::sync)
@@ -69,13 +69,13 @@ fn outcome_of(ended: Result<Result<(), Error>, JoinError>) -> Result<(), Error> 
 
 /// A slice that syncs a large file: only so many run at once, and the other workers go on.
 pub(super) async fn sync_slice<T: Send + 'static>(
-    engine: &Engine,
+    context: &Arc<Context>,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let place = Arc::clone(&engine.0.syncs).acquire_owned().await.ok().ok_or(Error::Draining)?;
+    let place = Arc::clone(&context.syncs).acquire_owned().await.ok().ok_or(Error::Draining)?;
     let work = move || {
         let _place = place; // whoever waits for the slice may go before it ends
         work()
     };
-    engine.0.workers.run(Lane::Upload, work).await?
+    context.workers.run(Lane::Upload, work).await?
 }

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     engine::{
-        Engine,
         parquet::writer::Converted,
+        runtime::context::Context,
         storage::{Store, draft::SoFar},
     },
     error::Error,
@@ -50,10 +50,10 @@ pub(super) struct BetClaim {
 
 impl Bet {
     /// None if there is no memory for it now: an upload never waits for a place to be worked on while it comes.
-    pub(super) fn on_integers(engine: &Engine) -> Self {
+    pub(super) fn on_integers(context: &Arc<Context>) -> Self {
         let claim = || {
-            let integers = engine.0.large.try_claim(integers::CLAIM_BYTES)?;
-            let blocks = engine.0.large.try_claim(2 * READ_AHEAD_BLOCK_BYTES)?;
+            let integers = context.large_conversions.try_claim(integers::CLAIM_BYTES)?;
+            let blocks = context.large_conversions.try_claim(2 * READ_AHEAD_BLOCK_BYTES)?;
             Some(BetClaim { _integers: integers, blocks: Arc::new(blocks) })
         };
         claim().map_or(Self::Off, Self::On)

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     engine::{
-        Engine,
+        runtime::context::Context,
         runtime::transfers::Paced,
         state::Lane,
         storage::{Store, draft::Draft},
@@ -39,7 +39,7 @@ pub(super) const SPOOL_FILE: &str = "an upload's spool file";
 /// Takes a stream to its end in a draft; a waiting worker never keeps it open, only the disk does. `finish` runs on a
 /// worker once all of it has come.
 pub(crate) async fn receive<S, T, F>(
-    engine: &Engine,
+    context: &Arc<Context>,
     cancel: &CancellationToken,
     body: Paced<S>,
     finish: F,
@@ -49,13 +49,13 @@ where
     T: Send + 'static,
     F: FnOnce(Draft) -> Result<T, Error> + Send + 'static,
 {
-    let mut incoming = Incoming::new(engine, cancel, body);
+    let mut incoming = Incoming::new(context, cancel, body);
     let first = incoming.first_block().await?;
     let (mut draft, _open) = spool(incoming, first, Bet::Off).await?;
-    if engine.0.store.is_synced() && draft.bytes() > SMALL_UPLOAD_BYTES {
-        draft = sync_slice(engine, move || draft.sync().map(|()| draft).map_err(Error::io(SPOOL_FILE))).await?;
+    if context.store.is_synced() && draft.bytes() > SMALL_UPLOAD_BYTES {
+        draft = sync_slice(context, move || draft.sync().map(|()| draft).map_err(Error::io(SPOOL_FILE))).await?;
     }
-    slice(engine, cancel, move || finish(draft)).await
+    slice(context, cancel, move || finish(draft)).await
 }
 
 /// Writes a stream to a draft, and what came of the bet on what it is.
@@ -67,22 +67,22 @@ pub(super) async fn spool<S>(
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
-    let Incoming { engine, cancel, .. } = incoming;
+    let Incoming { context, cancel, .. } = incoming;
     let mut draft: Option<Draft> = None;
     let mut claim: Option<Arc<OwnedSemaphorePermit>> = None; // on the block's memory, if it was read ahead
     let mut spare = Vec::new(); // what an earlier block was in: it may still be in the cache
     let mut early = EarlySyncs::default();
     loop {
         if let Err(error) = early.check() {
-            engine.0.workers.discard((draft, bet));
+            context.workers.discard((draft, bet));
             return Err(error);
         }
         // While one block of a bet is worked on the next one comes.
         let ahead = if block.at_end { None } else { bet.blocks_claim() };
-        let sync = if block.at_end { None } else { early.place(engine, incoming.bytes) };
-        let (store, limits) = (Arc::clone(&engine.0.store), engine.0.limits.csv);
+        let sync = if block.at_end { None } else { early.place(context, incoming.bytes) };
+        let (store, limits) = (Arc::clone(&context.store), context.limits.csv);
         let work = Work { draft, bet, block, claim, sync };
-        let write = slice(engine, cancel, move || work.run(&store, limits));
+        let write = slice(context, cancel, move || work.run(&store, limits));
         let (written, next) = if ahead.is_some() {
             let (written, next) = while_reading_ahead(write, &mut incoming, spare).await?;
             (written, Some(next))
@@ -90,12 +90,12 @@ where
             drop(spare);
             (write.await?, None)
         };
-        early.start(engine, written.so_far);
+        early.start(context, written.so_far);
         if let Some(outcome) = written.outcome {
             return match early.end().await {
                 Ok(()) => Ok((written.draft, outcome)),
                 Err(error) => {
-                    engine.0.workers.discard((written.draft, outcome));
+                    context.workers.discard((written.draft, outcome));
                     Err(error)
                 }
             };
@@ -108,7 +108,7 @@ where
         block = match next {
             Ok(next) => next,
             Err(error) => {
-                engine.0.workers.discard((draft, bet));
+                context.workers.discard((draft, bet));
                 return Err(error);
             }
         };
@@ -124,7 +124,7 @@ async fn while_reading_ahead<S>(
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
-    let engine = incoming.engine;
+    let context = incoming.context;
     let (wish, came) = (Wish::new(READ_AHEAD_BLOCK_BYTES), Notify::new());
     let next = async {
         let next = incoming.next_block(&wish, spare).await;
@@ -135,11 +135,11 @@ where
         let mut written = write.await?;
         wish.lower(READ_AHEAD_BLOCK_BYTES_MIN); // the worker has nothing to do until it comes
         // Others wait for the memory of a bet no longer than this, however slow its client is.
-        let patient = !engine.0.large.is_waited_for();
+        let patient = !context.large_conversions.is_waited_for();
         let in_time = patient && timeout(BET_IDLE_MAX, came.notified()).await.is_ok();
         if !in_time {
             wish.lower(0);
-            written.call_off(engine);
+            written.call_off(context);
         }
         Ok(written)
     };
@@ -192,9 +192,9 @@ struct Written {
 
 impl Written {
     /// The memory of the bet goes to others.
-    fn call_off(&mut self, engine: &Engine) {
+    fn call_off(&mut self, context: &Arc<Context>) {
         if self.bet.is_on() {
-            engine.0.workers.discard(std::mem::replace(&mut self.bet, Bet::Off));
+            context.workers.discard(std::mem::replace(&mut self.bet, Bet::Off));
             self.buffer = Vec::new();
         }
     }
@@ -202,11 +202,11 @@ impl Written {
 
 /// A slice on a worker, unless the call was cancelled.
 pub(super) async fn slice<T: Send + 'static>(
-    engine: &Engine,
+    context: &Arc<Context>,
     cancel: &CancellationToken,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let workers = &engine.0.workers;
+    let workers = &context.workers;
     if cancel.is_cancelled() {
         workers.discard(work); // it may own a draft
         return Err(Error::Cancelled);
@@ -216,6 +216,7 @@ pub(super) async fn slice<T: Send + 'static>(
 
 #[cfg(all(test, not(feature = "model")))]
 mod tests {
+    use crate::engine::Engine;
     use futures_util::StreamExt as _;
     use std::{
         sync::{
@@ -252,7 +253,7 @@ mod tests {
         let (_folder, engine) = open(Durability::None).await.expect("a data folder");
         let (body, pace) = paced(stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending()));
         let cancel = CancellationToken::new();
-        let mut incoming = Incoming::new(&engine, &cancel, body);
+        let mut incoming = Incoming::new(&engine.context, &cancel, body);
         let wish = Wish::new(RECEIVE_BLOCK_BYTES);
         {
             let mut block = std::pin::pin!(incoming.next_block(&wish, Vec::new()));
@@ -271,7 +272,7 @@ mod tests {
         for piece_bytes in [1, 1000, 16 * KIB, 300 * KIB, all.len()] {
             let pieces: Vec<_> = all.chunks(piece_bytes).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
             let cancel = CancellationToken::new();
-            let mut incoming = Incoming::new(&engine, &cancel, paced(stream::iter(pieces)).0);
+            let mut incoming = Incoming::new(&engine.context, &cancel, paced(stream::iter(pieces)).0);
             let (mut seen, mut spare) = (Vec::new(), Vec::new());
             let wish = Wish::new(RECEIVE_BLOCK_BYTES);
             loop {
@@ -296,29 +297,29 @@ mod tests {
     #[tokio::test]
     async fn a_long_file_is_synced_step_by_step() {
         let (folder, engine) = open(Durability::Fsync).await.expect("a data folder");
-        let mut draft = engine.0.store.draft().expect("a draft");
+        let mut draft = engine.context.store.draft().expect("a draft");
         draft.write_all(&vec![b'7'; 2 * DRAFT_BUFFER_BYTES]).expect("written");
         let mut early = EarlySyncs::default();
-        assert!(early.place(&engine, SYNC_STEP_BYTES - 1).is_none());
-        let places: Vec<_> = (0..SYNCS_MAX).map(|_| engine.0.syncs.try_acquire()).collect();
-        assert!(early.place(&engine, SYNC_STEP_BYTES).is_none(), "others sync");
+        assert!(early.place(&engine.context, SYNC_STEP_BYTES - 1).is_none());
+        let places: Vec<_> = (0..SYNCS_MAX).map(|_| engine.context.syncs.try_acquire()).collect();
+        assert!(early.place(&engine.context, SYNC_STEP_BYTES).is_none(), "others sync");
         drop(places);
-        let place = early.place(&engine, SYNC_STEP_BYTES + 5).expect("it is due");
-        early.start(&engine, Some(([draft.so_far("a file"), None], place)));
-        assert!(early.place(&engine, 3 * SYNC_STEP_BYTES).is_none(), "one is under way");
-        while engine.0.syncs.available_permits() < SYNCS_MAX || !early.running.is_empty() {
+        let place = early.place(&engine.context, SYNC_STEP_BYTES + 5).expect("it is due");
+        early.start(&engine.context, Some(([draft.so_far("a file"), None], place)));
+        assert!(early.place(&engine.context, 3 * SYNC_STEP_BYTES).is_none(), "one is under way");
+        while engine.context.syncs.available_permits() < SYNCS_MAX || !early.running.is_empty() {
             early.check().expect("synced");
             tokio::task::yield_now().await;
         }
-        assert!(early.place(&engine, 2 * SYNC_STEP_BYTES + 4).is_none());
-        assert!(early.place(&engine, 2 * SYNC_STEP_BYTES + 5).is_some());
+        assert!(early.place(&engine.context, 2 * SYNC_STEP_BYTES + 4).is_none());
+        assert!(early.place(&engine.context, 2 * SYNC_STEP_BYTES + 5).is_some());
         early.end().await.expect("nothing runs");
 
         // What cannot be written is told, at once or at the end.
         let start = || {
             let mut early = EarlySyncs::default();
-            let place = early.place(&engine, SYNC_STEP_BYTES)?;
-            early.start(&engine, Some(([None, Some(SoFar::unsyncable(folder.path()))], place)));
+            let place = early.place(&engine.context, SYNC_STEP_BYTES)?;
+            early.start(&engine.context, Some(([None, Some(SoFar::unsyncable(folder.path()))], place)));
             Some(early)
         };
         assert!(matches!(start().expect("a place").end().await, Err(Error::Io { .. })));
@@ -332,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_synced_early_where_nothing_is_synced() {
         let (_folder, engine) = open(Durability::None).await.expect("a data folder");
-        assert!(EarlySyncs::default().place(&engine, 10 * SYNC_STEP_BYTES).is_none());
+        assert!(EarlySyncs::default().place(&engine.context, 10 * SYNC_STEP_BYTES).is_none());
         engine.close();
     }
 
@@ -348,16 +349,16 @@ mod tests {
                     disk.wait(); // and ends
                     Ok(())
                 };
-                sync_slice(&engine, work).await
+                sync_slice(&engine.context, work).await
             }
         });
         let begun = Arc::clone(&disk);
         tokio::task::spawn_blocking(move || begun.wait()).await.expect("no panic");
         sync.abort();
         assert!(sync.await.is_err_and(|error| error.is_cancelled()));
-        assert_eq!(engine.0.syncs.available_permits(), SYNCS_MAX - 1);
+        assert_eq!(engine.context.syncs.available_permits(), SYNCS_MAX - 1);
         tokio::task::spawn_blocking(move || disk.wait()).await.expect("no panic");
-        while engine.0.syncs.available_permits() < SYNCS_MAX {
+        while engine.context.syncs.available_permits() < SYNCS_MAX {
             tokio::task::yield_now().await;
         }
         engine.close();
@@ -375,13 +376,13 @@ mod tests {
                 disk.wait();
                 Ok(())
             };
-            syncs.spawn(async move { sync_slice(&engine, sync).await });
+            syncs.spawn(async move { sync_slice(&engine.context, sync).await });
         }
         for round in 1..=2 {
             while begun.load(Ordering::SeqCst) < round * SYNCS_MAX {
                 tokio::task::yield_now().await;
             }
-            let other = slice(&engine, &CancellationToken::new(), || Ok(7)).await;
+            let other = slice(&engine.context, &CancellationToken::new(), || Ok(7)).await;
             assert_eq!(other.expect("a worker is there"), 7);
             assert_eq!(begun.load(Ordering::SeqCst), round * SYNCS_MAX, "no more than these");
             let disk = Arc::clone(&disk);

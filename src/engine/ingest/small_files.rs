@@ -26,7 +26,10 @@ use crate::{
             scanner::Scanner,
         },
         parquet::writer::Converted,
-        runtime::workers::{Workers, caught},
+        runtime::{
+            context::Context,
+            workers::{Workers, caught},
+        },
         state::{Lane, Shared},
         storage::Store,
     },
@@ -39,7 +42,7 @@ pub(crate) struct SmallFile {
     csv: Vec<u8>,
     claim: OwnedSemaphorePermit,
     cancel: CancellationToken,
-    told: oneshot::Sender<Result<StagedPart, Error>>,
+    tx: oneshot::Sender<Result<StagedPart, Error>>,
 }
 
 impl SmallFile {
@@ -58,26 +61,35 @@ impl SmallFile {
         claim: OwnedSemaphorePermit,
         cancel: CancellationToken,
     ) -> (Self, oneshot::Receiver<Result<StagedPart, Error>>) {
-        let (told, hears) = oneshot::channel();
-        (Self { csv, claim, cancel, told }, hears)
+        let (tx, rx) = oneshot::channel();
+        (Self { csv, claim, cancel, tx }, rx)
     }
 }
 
 /// Where small files become staged parts.
-pub(crate) struct Stage {
+pub(crate) struct SmallFileStage {
     /// Who does it.
-    pub(crate) workers: Workers,
+    workers: Workers,
     /// Where the files go.
-    pub(crate) store: Arc<Store>,
+    store: Arc<Store>,
     /// Where they get their ids.
-    pub(crate) state: Shared,
+    state: Shared,
     /// What a file may have.
-    pub(crate) limits: CsvLimits,
+    limits: CsvLimits,
 }
 
-impl Stage {
-    /// Stages what comes until nobody is left who could bring more.
-    pub(crate) async fn keep_staging(self, mut queue: mpsc::Receiver<SmallFile>) {
+impl SmallFileStage {
+    pub(super) fn of(context: &Context) -> Self {
+        Self {
+            workers: context.workers.clone(),
+            store: Arc::clone(&context.store),
+            state: context.state.clone(),
+            limits: context.limits.csv,
+        }
+    }
+
+    /// Stages the files that arrive. Ends when all senders are gone.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<SmallFile>) {
         // While one slice is in the folder, another types.
         let slices_max = available_parallelism().map_or(1, usize::from).clamp(2, WORKERS);
         let turns = Arc::new(Semaphore::new(slices_max));
@@ -99,7 +111,7 @@ impl Stage {
 
     /// Types, converts and stages a file, unless nobody wants it any more. A panic is the error of this one alone.
     fn stage_one(&self, file: SmallFile) {
-        let SmallFile { csv, claim, cancel, told } = file;
+        let SmallFile { csv, claim, cancel, tx } = file;
         let staged = caught(|| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
@@ -113,8 +125,8 @@ impl Stage {
             draft.write_all(&csv).map_err(Error::io("an upload's spool file"))?;
             stage(&self.store, &self.state, draft, converted)
         });
-        // If nobody hears it, it is dropped here, on a worker.
-        let _unheard = told.send(staged.flatten());
+        // If the receiver is gone, the part is dropped here, on a worker.
+        let _receiver_gone = tx.send(staged.flatten());
     }
 }
 
@@ -201,7 +213,8 @@ mod tests {
         };
         let (barrier, holding) = (Arc::new(Barrier::new(WORKERS + 1)), Arc::new(AtomicUsize::new(0)));
         let hold = |_| {
-            let (workers, barrier, holding) = (engine.0.workers.clone(), Arc::clone(&barrier), Arc::clone(&holding));
+            let (workers, barrier, holding) =
+                (engine.context.workers.clone(), Arc::clone(&barrier), Arc::clone(&holding));
             let wait = move || {
                 holding.fetch_add(1, Ordering::SeqCst);
                 barrier.wait()

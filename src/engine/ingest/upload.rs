@@ -11,30 +11,29 @@
 //! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
 //! and nothing else held.
 
-use std::{hash::Hasher, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, future::join, stream};
+use futures_util::{Stream, future::join};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
-use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::{
     blocks::Incoming,
-    commit::{StagedPart, stage},
-    commit_queue::Waiting,
+    commit::{StagedPart, share_schema, stage},
+    commit_queue::WaitingCommit,
     convert::Conversion,
     early_sync::sync_slice,
     integer_attempt::{Bet, Outcome},
     integers,
     memory_plan::{Plan, typing_bytes},
+    queues::Queues,
     receive::{SPOOL_FILE, slice, spool},
     reread::{Reread, Step},
     small_files::SmallFile,
 };
 use crate::{
     engine::{
-        Engine,
         csv::{
             file_scan::FileScan,
             header::read_header,
@@ -42,33 +41,32 @@ use crate::{
             rows::{Resume, Rows, Wanted},
         },
         parquet::writer::Converted,
-        runtime::transfers::Paced,
-        state::{Lane, Shared},
-        storage::{
-            draft::{Draft, checksum_text},
-            reader::Reader,
-        },
+        runtime::{context::Context, transfers::Paced},
+        state::Lane,
+        storage::{draft::Draft, reader::Reader},
     },
     error::Error,
     limits::{CONVERT_SLICE_BYTES, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
-    model::{
-        part::{Part, Receipt},
-        schema::Schema,
-    },
+    model::part::{Part, Receipt},
 };
 
 /// Runs one upload from its first byte to its receipt.
-pub(crate) async fn run<S>(engine: Engine, body: Paced<S>, cancel: CancellationToken) -> Result<Receipt, Error>
+pub(crate) async fn run<S>(
+    context: Arc<Context>,
+    queues: Queues,
+    body: Paced<S>,
+    cancel: CancellationToken,
+) -> Result<Receipt, Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
-    let upload = Upload { engine, cancel };
-    let mut incoming = Incoming::new(&upload.engine, &upload.cancel, body);
+    let upload = Upload { context, queues, cancel };
+    let mut incoming = Incoming::new(&upload.context, &upload.cancel, body);
     let first = incoming.first_block().await?;
     let staged = if first.at_end {
         upload.keep_small(first.bytes).await?
     } else {
-        match spool(incoming, first, Bet::on_integers(&upload.engine)).await? {
+        match spool(incoming, first, Bet::on_integers(&upload.context)).await? {
             (csv, Outcome::Won(converted)) => upload.stage(csv, converted).await?,
             (csv, outcome) => upload.convert_draft(csv, matches!(outcome, Outcome::Open)).await?,
         }
@@ -76,47 +74,26 @@ where
     upload.commit(staged).await
 }
 
-/// A file of this machine as a stream of blocks.
-pub(crate) fn blocks_of(engine: &Engine, file: Reader) -> impl Stream<Item = Result<Bytes, Error>> + Unpin + use<> {
-    let workers = engine.0.workers.clone();
-    Box::pin(stream::try_unfold((workers, file, 0), |(workers, file, offset)| async move {
-        let from = file.clone();
-        let read = move || from.block(offset, RECEIVE_BLOCK_BYTES);
-        let block = workers.run(Lane::Upload, read).await.flatten()?;
-        let next = offset + block.len() as u64;
-        Ok(if block.is_empty() { None } else { Some((Bytes::from(block), (workers, file, next))) })
-    }))
-}
-
-/// The checksum of a file, as receipts have it, read slice by slice.
-pub(crate) async fn checksum(engine: &Engine, file: &Reader) -> Result<String, Error> {
-    let mut hash = Box::new(XxHash3_64::new());
-    let mut blocks = blocks_of(engine, file.clone());
-    while let Some(block) = blocks.next().await {
-        hash.write(&block?);
-    }
-    Ok(checksum_text(&hash))
-}
-
-pub(super) struct Upload {
-    engine: Engine,
+struct Upload {
+    context: Arc<Context>,
+    queues: Queues,
     cancel: CancellationToken,
 }
 
 impl Upload {
     /// Has a file that is in memory typed, converted and staged.
     async fn keep_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
-        let Engine(inner) = &self.engine;
-        let claim_bytes = SmallFile::claim_bytes(&csv, inner.limits.csv)?;
+        let context = &self.context;
+        let claim_bytes = SmallFile::claim_bytes(&csv, context.limits.csv)?;
         let claim = self.claim(csv.len() as u64, claim_bytes).await?;
-        let (file, hears) = SmallFile::new(csv, claim, self.cancel.clone());
-        inner.small_files.send(file).await.ok().ok_or(Error::Draining)?;
-        hears.await.unwrap_or(Err(Error::Draining))
+        let (file, rx) = SmallFile::new(csv, claim, self.cancel.clone());
+        self.queues.small_files.send(file).await.ok().ok_or(Error::Draining)?;
+        rx.await.unwrap_or(Err(Error::Draining))
     }
 
     /// Converts and stages a file that is complete on disk.
     async fn convert_draft(&self, mut csv: Draft, may_be_integers: bool) -> Result<StagedPart, Error> {
-        let (csv, file) = slice(&self.engine, &self.cancel, move || {
+        let (csv, file) = slice(&self.context, &self.cancel, move || {
             let file = csv.reader()?;
             Ok((csv, file))
         })
@@ -124,7 +101,7 @@ impl Upload {
         match self.convert_file(file, may_be_integers).await {
             Ok(converted) => self.stage(csv, converted).await,
             Err(error) => {
-                self.engine.0.workers.discard(csv);
+                self.context.workers.discard(csv);
                 Err(error)
             }
         }
@@ -139,12 +116,12 @@ impl Upload {
 
     /// None: it is no file of integers, or may be none.
     async fn convert_integers(&self, file: Reader) -> Result<Option<Converted>, Error> {
-        let inner = &self.engine.0;
+        let context = &self.context;
         let claim = self.claim(file.bytes(), integers::CLAIM_BYTES + RECEIVE_BLOCK_BYTES).await?;
         let mut reread = Reread { file, offset: 0, integers: None, _claim: claim };
         loop {
-            let (store, limits) = (Arc::clone(&inner.store), inner.limits.csv);
-            match slice(&self.engine, &self.cancel, move || reread.step(&store, limits)).await? {
+            let (store, limits) = (Arc::clone(&context.store), context.limits.csv);
+            match slice(&self.context, &self.cancel, move || reread.step(&store, limits)).await? {
                 Step::More(more) => reread = more,
                 Step::Done(converted) => return Ok(converted),
             }
@@ -153,10 +130,10 @@ impl Upload {
 
     /// Types and converts a file that is complete on disk, each with the memory it may need.
     async fn type_and_convert(&self, file: Reader) -> Result<Converted, Error> {
-        let inner = &self.engine.0;
-        let (bytes, limits, header) = (file.bytes(), inner.limits.csv, file.clone());
-        let columns_count = slice(&self.engine, &self.cancel, move || read_header(&header, limits)).await?.len();
-        let claim = self.claim(bytes, typing_bytes(bytes, columns_count, inner.limits.csv)).await?;
+        let context = &self.context;
+        let (bytes, limits, header) = (file.bytes(), context.limits.csv, file.clone());
+        let columns_count = slice(&self.context, &self.cancel, move || read_header(&header, limits)).await?.len();
+        let claim = self.claim(bytes, typing_bytes(bytes, columns_count, context.limits.csv)).await?;
         let (columns, rows, longest_row_bytes) = self
             .to_the_end(self.scan(&file, Typer::default()), |scan| {
                 let (rows, longest_row_bytes) = (scan.rows_count(), scan.longest_row_bytes());
@@ -167,20 +144,21 @@ impl Upload {
 
         let plan = Plan::for_file(bytes, columns_count, longest_row_bytes)?;
         let claim = self.claim(bytes, plan.claim_bytes).await?;
-        let mut conversion = Conversion::new(&inner.store, columns, plan.layout);
+        let mut conversion = Conversion::new(&context.store, columns, plan.layout);
         conversion.claim = Some(claim);
         let finish = move |scan: FileScan<Conversion>| scan.rows.finish(rows);
         self.to_the_end(self.scan(&file, conversion), finish).await
     }
 
     fn scan<R: Rows<Error = Error>>(&self, file: &Reader, rows: R) -> FileScan<R> {
-        FileScan::new(file.clone(), self.engine.0.limits.csv, Wanted::All, Resume::default(), rows)
+        FileScan::new(file.clone(), self.context.limits.csv, Wanted::All, Resume::default(), rows)
     }
 
     /// Memory out of the pool for files of this size.
     async fn claim(&self, file_bytes: u64, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let inner = &self.engine.0;
-        let pool = if file_bytes <= SMALL_UPLOAD_BYTES { &inner.small } else { &inner.large };
+        let context = &self.context;
+        let pool =
+            if file_bytes <= SMALL_UPLOAD_BYTES { &context.small_conversions } else { &context.large_conversions };
         tokio::select! {
             () = self.cancel.cancelled() => Err(Error::Cancelled),
             claim = pool.claim(bytes) => claim,
@@ -190,24 +168,24 @@ impl Upload {
     /// From here on a cancelled call no longer matters: what it sent is kept. Where files are to be safe, large ones are
     /// synced here, side by side, so that little is left for the commit that others wait for, too.
     async fn stage(&self, mut csv: Draft, mut converted: Converted) -> Result<StagedPart, Error> {
-        let Engine(inner) = &self.engine;
-        let (store, state) = (Arc::clone(&inner.store), inner.state.clone());
-        if !inner.store.is_synced() || csv.bytes() <= SMALL_UPLOAD_BYTES {
-            return inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten();
+        let context = &self.context;
+        let (store, state) = (Arc::clone(&context.store), context.state.clone());
+        if !context.store.is_synced() || csv.bytes() <= SMALL_UPLOAD_BYTES {
+            return context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten();
         }
         let sync_csv = move || csv.sync().map(|()| csv).map_err(Error::io(SPOOL_FILE));
         let sync_parquet =
             move || converted.parquet.draft.sync().map(|()| converted).map_err(Error::io("the parquet file"));
-        match join(sync_slice(&self.engine, sync_csv), sync_slice(&self.engine, sync_parquet)).await {
+        match join(sync_slice(&self.context, sync_csv), sync_slice(&self.context, sync_parquet)).await {
             (Ok(csv), Ok(converted)) => {
-                inner.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
+                context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
             }
             (Err(error), other) => {
-                inner.workers.discard(other);
+                context.workers.discard(other);
                 Err(error)
             }
             (Ok(csv), Err(error)) => {
-                inner.workers.discard(csv);
+                context.workers.discard(csv);
                 Err(error)
             }
         }
@@ -215,18 +193,18 @@ impl Upload {
 
     /// Makes it a part.
     async fn commit(&self, staged: StagedPart) -> Result<Receipt, Error> {
-        let Engine(inner) = &self.engine;
-        let StagedPart { files, receipt, schema, place } = staged;
+        let context = &self.context;
+        let StagedPart { files, receipt, schema, reservation } = staged;
         if let Some(files) = files {
-            let (told, hears) = oneshot::channel();
-            if let Err(refused) = inner.commits.send(Waiting { files, told }).await {
-                inner.workers.discard(refused);
+            let (tx, rx) = oneshot::channel();
+            if let Err(refused) = self.queues.commits.send(WaitingCommit { files, tx }).await {
+                context.workers.discard(refused);
                 return Err(Error::Draining);
             }
-            hears.await.unwrap_or(Err(Error::Draining))?;
+            rx.await.unwrap_or(Err(Error::Draining))?;
         }
-        let schema = share_schema(&inner.state, schema);
-        place.take(Arc::new(Part::of(&receipt, schema)));
+        let schema = share_schema(&context.state, schema);
+        reservation.insert(Arc::new(Part::of(&receipt, schema)));
         Ok(receipt)
     }
 
@@ -238,7 +216,7 @@ impl Upload {
         F: FnOnce(FileScan<R>) -> Result<T, Error> + Send + 'static,
     {
         loop {
-            let step = slice(&self.engine, &self.cancel, move || {
+            let step = slice(&self.context, &self.cancel, move || {
                 let at_end = scan.step(CONVERT_SLICE_BYTES)?;
                 if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More((scan, finish))) }
             });
@@ -250,29 +228,10 @@ impl Upload {
     }
 }
 
-/// The same header kept once for all parts that have it; none if there is no room for another.
-pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
-    let mut hash = XxHash3_128::new();
-    for (name, column_type) in schema.columns() {
-        hash.write(&(name.len() as u64).to_le_bytes());
-        hash.write(name.as_bytes());
-        hash.write(&[*column_type as u8]);
-    }
-    let hash = hash.finish_128();
-    if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
-        // Compared outside of the lock: a header can be long.
-        return (*kept == schema).then_some(kept);
-    }
-    let schema = Arc::new(schema);
-    if state.with(|state| state.parts.keep_schema(hash, &schema)) {
-        return Some(schema);
-    }
-    // Full, or another upload kept it in between.
-    state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::engine::Engine;
+    use futures_util::stream;
     use tokio::sync::mpsc;
 
     use crate::{
@@ -301,7 +260,11 @@ mod tests {
         client.send(Bytes::from_static(b"3,4\n")).await.expect("it is received");
         client.send(Bytes::from_static(b"5,")).await.expect("it is received");
 
-        let all = in_time("all of it, while the upload goes on", engine.0.large.claim(LARGE_CONVERSION_BYTES)).await;
+        let all = in_time(
+            "all of it, while the upload goes on",
+            engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES),
+        )
+        .await;
         let all = all.expect("it is open");
         assert!(!uploading.is_finished());
         drop(all);
@@ -329,10 +292,12 @@ mod tests {
         };
         for last in ["3,4", "3,x", "3,4,5"] {
             let read_ahead = upload(last).await.expect("no panic");
-            let all = in_time("all of it", engine.0.large.claim(LARGE_CONVERSION_BYTES)).await.expect("it is open");
+            let all = in_time("all of it", engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES))
+                .await
+                .expect("it is open");
             let later = upload(last);
             in_time("the next upload asks for memory", async {
-                while !engine.0.large.is_waited_for() {
+                while !engine.context.large_conversions.is_waited_for() {
                     tokio::task::yield_now().await;
                 }
             })

@@ -1,57 +1,13 @@
-//! Jobs that a start finds, and the removal of what is old.
-
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
-
-use chrono::Utc;
+//! Jobs that a start finds on disk.
 
 use super::record::{FoundJob, FoundJobs, is_beyond_all};
 use crate::{
     engine::{
-        Engine, Inner,
-        state::{
-            Lane,
-            jobs::{Entry, JobId, JobState, Jobs},
-        },
+        state::jobs::{Entry, JobState, Jobs},
         storage::{Store, names::JobFile},
     },
     error::Error,
 };
-
-/// Removes what is no longer wanted: first from what is told, then from disk.
-pub(crate) async fn sweep(engine: &Engine) -> Result<(), Error> {
-    let limits = engine.0.limits.jobs;
-    let (jobs, results) = engine.0.state.with(|state| state.jobs.sweep(&limits, Utc::now()));
-    remove(engine, jobs, results).await
-}
-
-/// Removes whole jobs, and results alone.
-pub(crate) async fn remove(engine: &Engine, jobs: Vec<JobId>, results: Vec<JobId>) -> Result<(), Error> {
-    if jobs.is_empty() && results.is_empty() {
-        return Ok(());
-    }
-    let store = Arc::clone(&engine.0.store);
-    let remove = move || {
-        jobs.iter().for_each(|id| store.remove_job(&id.to_string()));
-        results.iter().for_each(|id| store.remove_job_file(&id.to_string(), JobFile::Result));
-    };
-    engine.0.workers.run(Lane::Job, remove).await
-}
-
-/// Sweeps until the engine is gone.
-pub(crate) async fn keep_sweeping(engine: Weak<Inner>, interval: Duration) {
-    loop {
-        tokio::time::sleep(interval).await;
-        let Some(inner) = engine.upgrade() else { return };
-        match sweep(&Engine(inner)).await {
-            Ok(()) => {}
-            Err(Error::Draining) => return,
-            Err(error) => tracing::error!(%error, "jobs that ended could not be removed"),
-        }
-    }
-}
 
 /// Jobs after a start.
 pub(crate) struct Recovered {

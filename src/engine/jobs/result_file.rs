@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::{
     record::RecordState,
-    run::{change, read},
+    record_changes::{change_record, read_record},
 };
 use crate::{
     engine::{
-        Engine,
+        runtime::context::Context,
         runtime::workers::Workers,
         state::{
             Lane,
@@ -42,37 +42,37 @@ impl ResultFile {
 }
 
 /// Opens the result of a job that is done.
-pub(crate) async fn open_result(engine: &Engine, id: JobId) -> Result<ResultFile, Error> {
+pub(crate) async fn open_result(context: &Arc<Context>, id: JobId) -> Result<ResultFile, Error> {
     let gone = || Error::NoSuchJob { id: id.to_string() };
     let result = |entry: &Entry| Some((entry.result_bytes?, entry.result_check));
-    let Some((bytes, check)) = engine.0.state.with(|state| result(state.jobs.entries.get(&id)?)) else {
+    let Some((bytes, check)) = context.state.with(|state| result(state.jobs.entries.get(&id)?)) else {
         return Err(gone());
     };
-    let store = Arc::clone(&engine.0.store);
+    let store = Arc::clone(&context.store);
     let open = move || store.open_job_file(&id.to_string(), JobFile::Result, check);
-    match engine.0.workers.run(Lane::Question, open).await.flatten() {
+    match context.workers.run(Lane::Question, open).await.flatten() {
         Ok(file) if file.bytes() != bytes => {
             let what = format!("its result has {} bytes, and had {bytes}", file.bytes());
             Err(Error::DamagedJob { name: id.to_string(), what })
         }
-        Ok(file) => Ok(ResultFile { file, workers: engine.0.workers.clone() }),
+        Ok(file) => Ok(ResultFile { file, workers: context.workers.clone() }),
         Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Err(gone()),
         Err(error) => Err(error),
     }
 }
 
 /// Notes that a result was fetched whole: the next sweep removes it.
-pub(crate) async fn mark_downloaded(engine: Engine, id: JobId) -> Result<(), Error> {
-    if !engine.0.state.with(|state| state.jobs.claim(id, |state| matches!(state, JobState::Done { .. }))) {
+pub(crate) async fn mark_downloaded(context: Arc<Context>, id: JobId) -> Result<(), Error> {
+    if !context.state.with(|state| state.jobs.claim(id, |state| matches!(state, JobState::Done { .. }))) {
         return Ok(()); // fetched by another one first, or gone
     }
     let marked = async {
-        let mut record = read(&engine, id).await?;
-        change(&engine, &mut record, RecordState::Downloaded, None).await
+        let mut record = read_record(&context, id).await?;
+        change_record(&context, &mut record, RecordState::Downloaded, None).await
     };
     let marked = marked.await;
     if marked.is_err() {
-        engine.0.state.with(|state| state.jobs.let_go(id));
+        context.state.with(|state| state.jobs.let_go(id));
     }
     marked
 }

@@ -44,7 +44,7 @@ impl Hold {
                 thread::sleep(Duration::from_millis(1));
             }
         };
-        engine.0.workers.hand_over(Lane::Upload, work).await.expect("the queue has room");
+        engine.context.workers.hand_over(Lane::Upload, work).await.expect("the queue has room");
     }
 
     fn count(&self) -> usize {
@@ -80,7 +80,7 @@ fn state_of(engine: &Engine, id: JobId) -> JobState {
 async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let (engine, _) = Engine::open(folder.path(), Durability::None, Limits::default()).await.expect("a data folder");
-    let room = engine.group_room().await.expect("nobody else has it");
+    let room = Arc::clone(&engine.context.group_memory).acquire_owned().await.expect("nobody else has it");
     let first = task(&engine).await;
     until("the first runs", || matches!(state_of(&engine, first), JobState::Running { .. })).await;
     let second = task(&engine).await;
@@ -92,7 +92,7 @@ async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
         others.one(&engine).await;
     }
     until("all workers are", || others.count() == WORKERS - 1).await;
-    let waiting = || engine.0.state.waiting_work()[Lane::Job as usize].1;
+    let waiting = || engine.context.state.waiting_work()[Lane::Job as usize].1;
     assert!(engine.cancel_job(first).await.expect("nothing to write"), "it waits for its turn to compute");
     until("its end is about to be written", || waiting() == 1).await;
     // The one worker that goes on writes that, and is held again.
@@ -102,7 +102,7 @@ async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
     until("what the second is to do is about to be read", || waiting() == 1).await;
 
     assert_eq!(state_of(&engine, first), JobState::Failed { reason: "cancelled".into() });
-    let is_queued = engine.0.state.with(|state| state.jobs.queues[second.kind()].contains(&second));
+    let is_queued = engine.context.state.with(|state| state.jobs.queues[second.kind()].contains(&second));
     assert_eq!((is_queued, state_of(&engine, second)), (false, JobState::Queued));
     assert!(engine.cancel_job(second).await.expect("nothing to write"), "it is about to run");
     drop(others);

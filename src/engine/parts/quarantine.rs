@@ -12,82 +12,72 @@ use imbl::OrdMap;
 
 use crate::{
     engine::{
-        Engine,
-        state::{Lane, missing_parts::MissingParts},
+        runtime::{context::Context, detached::detached},
+        state::Lane,
     },
     error::Error,
     limits::Incomplete,
     model::part::{Part, PartId},
 };
 
-impl Engine {
-    /// All parts as they are now, for an answer that is about all of the table.
-    ///
-    /// Errors: a part is missing, and answers must be complete.
-    pub(super) fn whole_table(&self) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
-        let (parts, missing) = self.0.state.with(|state| (state.parts.snapshot(), state.parts.missing().error()));
-        match (self.0.limits.incomplete, missing) {
-            (Incomplete::Refuse, Some(error)) => Err(error),
-            (Incomplete::Answer, _) | (Incomplete::Refuse, None) => Ok(parts),
-        }
+/// All parts as they are now, for an answer that is about all of the table.
+///
+/// Errors: a part is missing, and answers must be complete.
+pub(super) fn whole_table(context: &Context) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
+    let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().error()));
+    match (context.limits.incomplete, missing) {
+        (Incomplete::Refuse, Some(error)) => Err(error),
+        (Incomplete::Answer, _) | (Incomplete::Refuse, None) => Ok(parts),
     }
+}
 
-    /// The parts that are missing from the table.
-    pub fn missing_parts(&self) -> MissingParts {
-        self.0.state.with(|state| state.parts.missing().clone())
+/// Accepts the loss of a part that is in quarantine, and says how many are missing still. It is recorded on disk
+/// first. Accepting a loss again changes nothing.
+///
+/// Errors: the part is not in quarantine; the record cannot be written.
+pub(crate) async fn forget_part(context: &Arc<Context>, id: PartId) -> Result<usize, Error> {
+    // One at a time, so that none is subtracted from the count twice.
+    let turn = Arc::clone(&context.losses).acquire_owned().await.ok().ok_or(Error::Draining)?;
+    let context = Arc::clone(context);
+    detached(move |_cancel| async move {
+        let _turn = turn; // until the work has ended, even if the caller has gone
+        forget_now(&context, id).await
+    })
+    .await
+}
+
+async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
+    let (is_served, is_listed) = context.state.with(|state| {
+        let parts = &state.parts;
+        (parts.contains(id), parts.missing().listed().binary_search(&id).is_ok())
+    });
+    if is_served {
+        return Err(Error::NotInQuarantine { part: id.get() });
     }
-
-    /// How many parts are missing from the table.
-    pub fn missing_count(&self) -> usize {
-        self.0.state.with(|state| state.parts.missing().count())
-    }
-
-    /// Accepts the loss of a part that is in quarantine, and says how many are missing still. It is recorded on disk
-    /// first. Accepting a loss again changes nothing.
-    ///
-    /// Errors: the part is not in quarantine; the record cannot be written.
-    pub async fn forget_part(&self, id: PartId) -> Result<usize, Error> {
-        // One at a time, so that none is subtracted from the count twice.
-        let turn = Arc::clone(&self.0.forget_turn).acquire_owned().await.ok().ok_or(Error::Draining)?;
-        self.apart(move |engine, _cancel| async move {
-            let _turn = turn; // until the work has ended, even if the caller has gone
-            engine.forget_now(id).await
-        })
-        .await
-    }
-
-    async fn forget_now(&self, id: PartId) -> Result<usize, Error> {
-        let (is_served, is_listed) = self.0.state.with(|state| {
-            let parts = &state.parts;
-            (parts.contains(id), parts.missing().listed().binary_search(&id).is_ok())
-        });
-        if is_served {
+    let store = Arc::clone(&context.store);
+    let record = move || {
+        let (is_there, is_accepted) = store.is_in_quarantine(id)?;
+        if !is_listed && !is_there {
             return Err(Error::NotInQuarantine { part: id.get() });
         }
-        let store = Arc::clone(&self.0.store);
-        let record = move || {
-            let (is_there, is_accepted) = store.is_in_quarantine(id)?;
-            if !is_listed && !is_there {
-                return Err(Error::NotInQuarantine { part: id.get() });
-            }
-            if !is_accepted {
-                store.record_loss(id, &Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true))?;
-            }
-            Ok(is_listed || !is_accepted)
-        };
-        let was_missing = self.0.workers.run(Lane::Question, record).await.flatten()?;
-        if was_missing && self.0.state.with(|state| state.parts.accept_loss(id)) {
-            let (store, parts) = (Arc::clone(&self.0.store), self.0.state.with(|state| state.parts.snapshot()));
-            let look_up = move || Ok(store.quarantine()?.missing(|id| parts.contains_key(id)));
-            let missing = self.0.workers.run(Lane::Question, look_up).await.flatten()?;
-            self.0.state.with(|state| state.parts.set_missing(missing));
+        if !is_accepted {
+            store.record_loss(id, &Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true))?;
         }
-        Ok(self.missing_count())
+        Ok(is_listed || !is_accepted)
+    };
+    let was_missing = context.workers.run(Lane::Question, record).await.flatten()?;
+    if was_missing && context.state.with(|state| state.parts.accept_loss(id)) {
+        let (store, parts) = (Arc::clone(&context.store), context.state.with(|state| state.parts.snapshot()));
+        let look_up = move || Ok(store.quarantine()?.missing(|id| parts.contains_key(id)));
+        let missing = context.workers.run(Lane::Question, look_up).await.flatten()?;
+        context.state.with(|state| state.parts.set_missing(missing));
     }
+    Ok(context.state.with(|state| state.parts.missing().count()))
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::engine::state::missing_parts::MissingParts;
     use crate::{engine::storage::quarantine::Quarantine, limits::MISSING_PARTS_LISTED_MAX};
 
     use super::*;

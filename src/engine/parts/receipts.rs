@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::{Engine, state::Lane},
+    engine::{runtime::context::Context, state::Lane},
     error::Error,
     limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES, SLICE_PARTS_MAX},
     model::part::{PartId, Receipt},
@@ -17,9 +17,9 @@ pub struct Page {
 }
 
 /// Receipts after a part, in order: as many as fit in so much memory, at least one if there is one.
-pub(crate) fn receipts_page(engine: &Engine, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
+pub(crate) fn receipts_page(context: &Arc<Context>, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
     let mut page = Page { ids: Vec::new(), bytes: 0 };
-    let parts = engine.0.state.with(|state| state.parts.snapshot());
+    let parts = context.state.with(|state| state.parts.snapshot());
     let after = after.map_or(0, PartId::get);
     let Some(first) = PartId::new(after.saturating_add(1)) else { return page };
     for (id, part) in parts.range(first..).take(count_max.min(SLICE_PARTS_MAX)) {
@@ -37,10 +37,10 @@ pub(crate) fn receipts_page(engine: &Engine, after: Option<PartId>, count_max: u
 }
 
 /// Reads the receipts of a page.
-pub(crate) async fn read_page(engine: &Engine, page: Page) -> Result<Vec<Receipt>, Error> {
+pub(crate) async fn read_page(context: &Arc<Context>, page: Page) -> Result<Vec<Receipt>, Error> {
     if page.ids.is_empty() {
         return Ok(Vec::new());
     }
-    let store = Arc::clone(&engine.0.store);
-    engine.0.workers.run(Lane::Question, move || page.ids.into_iter().map(|id| store.receipt(id)).collect()).await?
+    let store = Arc::clone(&context.store);
+    context.workers.run(Lane::Question, move || page.ids.into_iter().map(|id| store.receipt(id)).collect()).await?
 }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::upgrade::upgrade;
+use super::{quarantine::whole_table, upgrade::upgrade};
 use crate::{
-    engine::{Engine, state::Lane},
+    engine::{
+        runtime::{context::Context, detached::detached},
+        state::Lane,
+    },
     error::Error,
     model::part::{Part, PartId},
 };
@@ -15,15 +18,16 @@ use crate::{
 /// first: all of them, as the names of their columns are not to be trusted before.
 ///
 /// Errors: a part is missing, and answers must be complete; one of them is of format version 1 and damaged.
-pub(crate) async fn parts_to_read(engine: &Engine, lane: Lane) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
-    let parts = engine.whole_table()?;
-    if engine.0.state.with(|state| state.parts.unchecked()) == 0 {
+pub(crate) async fn parts_to_read(context: &Arc<Context>, lane: Lane) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
+    let parts = whole_table(context)?;
+    if context.state.with(|state| state.parts.unchecked()) == 0 {
         return Ok(parts);
     }
     for part in parts.values().filter(|part| part.checks.is_none()) {
         let part = Arc::clone(part);
         // To its end, even if the one who asks goes away: large parts would never be done otherwise.
-        engine.apart(move |engine, _cancel| async move { upgrade(&engine, lane, &part).await }).await?;
+        let context = Arc::clone(context);
+        detached(move |_cancel| async move { upgrade(&context, lane, &part).await }).await?;
     }
-    engine.whole_table()
+    whole_table(context)
 }

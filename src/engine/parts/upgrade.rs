@@ -12,8 +12,8 @@ use twox_hash::XxHash3_64;
 
 use crate::{
     engine::{
-        Engine,
         parquet::{file::checked_chunk_ranges, wide::is_wide},
+        runtime::context::Context,
         state::Lane,
         storage::{
             Store,
@@ -31,9 +31,9 @@ use crate::{
     },
 };
 
-async fn read_receipt(engine: &Engine, lane: Lane, id: PartId) -> Result<Receipt, Error> {
-    let store = Arc::clone(&engine.0.store);
-    engine.0.workers.run(lane, move || store.receipt(id)).await.flatten()
+async fn read_receipt(context: &Arc<Context>, lane: Lane, id: PartId) -> Result<Receipt, Error> {
+    let store = Arc::clone(&context.store);
+    context.workers.run(lane, move || store.receipt(id)).await.flatten()
 }
 
 fn compare(file: &Reader, hash: &XxHash3_64, expected: &str) -> Result<(), Error> {
@@ -46,7 +46,7 @@ fn compare(file: &Reader, hash: &XxHash3_64, expected: &str) -> Result<(), Error
 
 /// Reads a file from its start to its end on the workers, and has `step` take its bytes: verified, if the file is.
 async fn fold_file<T: Send + 'static>(
-    engine: &Engine,
+    context: &Arc<Context>,
     lane: Lane,
     file: &Reader,
     mut state: T,
@@ -63,7 +63,7 @@ async fn fold_file<T: Send + 'static>(
             }
             Ok::<_, Error>((blocks, offset, state))
         };
-        (blocks, offset, state) = engine.0.workers.run(lane, slice).await.flatten()?;
+        (blocks, offset, state) = context.workers.run(lane, slice).await.flatten()?;
     }
     Ok(state)
 }
@@ -99,44 +99,44 @@ impl SumsFile {
 }
 
 /// Verifies a part of format version 1 whole, and writes down the checksums of its blocks.
-pub(super) async fn upgrade(engine: &Engine, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
+pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
     // One at a time: who comes second finds it done.
-    let _turn = engine.0.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
+    let _turn = context.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
     let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
-    if is_done(engine.0.state.with(|state| state.parts.snapshot()).get(&part.id)) {
+    if is_done(context.state.with(|state| state.parts.snapshot()).get(&part.id)) {
         return Ok(());
     }
-    let mut receipt = read_receipt(engine, lane, part.id).await?;
+    let mut receipt = read_receipt(context, lane, part.id).await?;
     let has_list = listed_blocks(part.csv_bytes) > 0;
     // Not a random number: after a kill between the list and the receipt the next attempt writes the same list again.
     let seed = from_hex(&receipt.csv.xxh3);
     let seed = seed.ok_or_else(|| Error::Damaged { part: part.id, what: "receipt: no checksum".to_owned() })?;
-    let store = Arc::clone(&engine.0.store);
-    let sums = engine.0.workers.run(lane, move || SumsFile::new(&store, seed)).await.flatten()?;
-    let sums = csv_sums(engine, lane, part, &receipt, sums).await?;
-    let (sums, footer) = parquet_sums(engine, lane, part, &receipt, sums).await?;
+    let store = Arc::clone(&context.store);
+    let sums = context.workers.run(lane, move || SumsFile::new(&store, seed)).await.flatten()?;
+    let sums = csv_sums(context, lane, part, &receipt, sums).await?;
+    let (sums, footer) = parquet_sums(context, lane, part, &receipt, sums).await?;
     let chunks_in_sums = !part.is_small_parquet();
     let sums_seed = has_list.then(|| to_hex(seed));
     receipt.format = FORMAT_VERSION;
     receipt.checks = Some(ReceiptChecks { sums_seed, footer_xxh3: to_hex(footer), chunks_in_sums });
-    let (store, schema) = (Arc::clone(&engine.0.store), part.schema.clone());
+    let (store, schema) = (Arc::clone(&context.store), part.schema.clone());
     let write = move || {
         let sums = sums.finish()?;
         store.upgrade_receipt(&receipt, (has_list || chunks_in_sums).then_some(sums))?;
         Ok::<_, Error>(Part::of(&receipt, schema))
     };
-    let upgraded = engine.0.workers.run(lane, write).await.flatten()?;
+    let upgraded = context.workers.run(lane, write).await.flatten()?;
     tracing::info!(part = %upgraded.id, "verified whole, and given checksums of its blocks");
-    engine.0.state.with(|state| state.parts.replace(Arc::new(upgraded)));
+    context.state.with(|state| state.parts.replace(Arc::new(upgraded)));
     Ok(())
 }
 
 /// The list under way, unless an error ends it: then a worker removes it.
-fn unless_failed(engine: &Engine, sums: SumsFile, result: Result<(), Error>) -> Result<SumsFile, Error> {
+fn unless_failed(context: &Arc<Context>, sums: SumsFile, result: Result<(), Error>) -> Result<SumsFile, Error> {
     match result {
         Ok(()) => Ok(sums),
         Err(error) => {
-            engine.0.workers.discard(sums);
+            context.workers.discard(sums);
             Err(error)
         }
     }
@@ -144,29 +144,29 @@ fn unless_failed(engine: &Engine, sums: SumsFile, result: Result<(), Error>) -> 
 
 /// Compares the CSV with the receipt and lists the checksums of its blocks, if it has more than one.
 async fn csv_sums(
-    engine: &Engine,
+    context: &Arc<Context>,
     lane: Lane,
     part: &Arc<Part>,
     receipt: &Receipt,
     sums: SumsFile,
 ) -> Result<SumsFile, Error> {
-    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
-    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, Format::Csv)).await.flatten()?;
+    let (store, of) = (Arc::clone(&context.store), Arc::clone(part));
+    let file = context.workers.run(lane, move || store.open_part_unverified(&of, Format::Csv)).await.flatten()?;
     let is_listed = listed_blocks(part.csv_bytes) > 0;
     let state = (XxHash3_64::new(), sums, is_listed);
     // A block of the reader is a block of the list.
-    let (hash, sums, _) = fold_file(engine, lane, &file, state, |(hash, sums, is_listed), block| {
+    let (hash, sums, _) = fold_file(context, lane, &file, state, |(hash, sums, is_listed), block| {
         hash.write(block);
         if *is_listed { sums.push(checksum(block)) } else { Ok(()) }
     })
     .await?;
-    unless_failed(engine, sums, compare(&file, &hash, &receipt.csv.xxh3))
+    unless_failed(context, sums, compare(&file, &hash, &receipt.csv.xxh3))
 }
 
 /// Compares the Parquet file with the receipt, and the receipt with its footer, and lists the checksums of the blocks of its
 /// column chunks unless it is small. Returns the checksum of its footer, too.
 async fn parquet_sums(
-    engine: &Engine,
+    context: &Arc<Context>,
     lane: Lane,
     part: &Arc<Part>,
     receipt: &Receipt,
@@ -178,24 +178,24 @@ async fn parquet_sums(
         left: u64,
         bytes: Vec<u8>,
     }
-    let (store, of) = (Arc::clone(&engine.0.store), Arc::clone(part));
-    let file = engine.0.workers.run(lane, move || store.open_part_unverified(&of, Format::Parquet)).await.flatten()?;
+    let (store, of) = (Arc::clone(&context.store), Arc::clone(part));
+    let file = context.workers.run(lane, move || store.open_part_unverified(&of, Format::Parquet)).await.flatten()?;
     // Nothing has been compared with the receipt yet that says how long the footer is.
     let tail_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
     let before_tail = file.bytes().checked_sub(tail_bytes).filter(|_| tail_bytes <= FOOTER_BYTES_MAX);
     let before_tail = match before_tail.ok_or_else(|| file.damaged("its footer is not as long as the receipt says")) {
         Ok(before_tail) => before_tail,
         Err(error) => {
-            engine.0.workers.discard(sums);
+            context.workers.discard(sums);
             return Err(error);
         }
     };
     let wide = match is_wide(part) {
-        true => Some(engine.0.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
+        true => Some(context.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
         false => None,
     };
     let tail = Tail { hash: XxHash3_64::new(), left: before_tail, bytes: Vec::new() };
-    let tail = fold_file(engine, lane, &file, tail, |tail, bytes| {
+    let tail = fold_file(context, lane, &file, tail, |tail, bytes| {
         tail.hash.write(bytes);
         let before = usize::try_from(tail.left).unwrap_or(usize::MAX).min(bytes.len());
         tail.left -= before as u64;
@@ -203,18 +203,18 @@ async fn parquet_sums(
         Ok(())
     })
     .await?;
-    let sums = unless_failed(engine, sums, compare(&file, &tail.hash, &receipt.parquet.xxh3))?;
+    let sums = unless_failed(context, sums, compare(&file, &tail.hash, &receipt.parquet.xxh3))?;
     // From here on the footer is what was written.
     let (footer, of, columns) = (checksum(&tail.bytes), Arc::clone(part), receipt.columns.clone());
     let read = move || checked_chunk_ranges(&tail.bytes, &of, &columns);
-    let ranges = engine.0.workers.run(lane, read).await?.map_err(|what| file.damaged(&what));
+    let ranges = context.workers.run(lane, read).await?.map_err(|what| file.damaged(&what));
     drop(wide);
     let ranges = match ranges {
         Ok(ranges) if !part.is_small_parquet() => ranges,
-        result => return Ok((unless_failed(engine, sums, result.map(drop))?, footer)),
+        result => return Ok((unless_failed(context, sums, result.map(drop))?, footer)),
     };
-    let hashed = hash_chunks(engine, lane, &file, ranges, sums).await?;
-    Ok((unless_failed(engine, hashed.sums, compare(&file, &hashed.hash, &receipt.parquet.xxh3))?, footer))
+    let hashed = hash_chunks(context, lane, &file, ranges, sums).await?;
+    Ok((unless_failed(context, hashed.sums, compare(&file, &hashed.hash, &receipt.parquet.xxh3))?, footer))
 }
 
 /// A file that is read once more, chunk by chunk.
@@ -230,7 +230,7 @@ struct ChunkHashes {
 
 /// Lists the checksums of the chunks' blocks. The chunks follow one another, after the bytes before the first.
 async fn hash_chunks(
-    engine: &Engine,
+    context: &Arc<Context>,
     lane: Lane,
     file: &Reader,
     ranges: Vec<(u64, u64)>,
@@ -241,7 +241,7 @@ async fn hash_chunks(
     ends.reverse();
     let hasher = BlockHasher::new(CHUNK_BLOCK_BYTES);
     let state = (ChunkHashes { hash: XxHash3_64::new(), sums, hasher, ends, offset: 0 }, first);
-    let (hashes, _) = fold_file(engine, lane, file, state, |(hashes, first), mut bytes| {
+    let (hashes, _) = fold_file(context, lane, file, state, |(hashes, first), mut bytes| {
         hashes.hash.write(bytes);
         let before = usize::try_from(first.saturating_sub(hashes.offset)).unwrap_or(usize::MAX).min(bytes.len());
         hashes.offset += before as u64;

@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     engine::{
-        Engine,
         parquet::{
             column_sum::{BadCell, sum_column},
             wide::is_wide,
         },
         parts::selection::parts_to_read,
+        runtime::context::Context,
         state::Lane,
         storage::Store,
         values::sum::Sum,
@@ -61,20 +61,26 @@ pub struct Read {
 ///
 /// Errors: the first cell that cannot be added, in part and row order; a type that is no integer; a damaged file; a
 /// part that is missing from the table; a total that does not fit in 64 bits.
-pub(crate) async fn column_sum(engine: &Engine, column: &str, format: Format) -> Result<ColumnSum, Error> {
-    column_sum_by(engine, column, format, SLICE_BYTES as u64).await
+pub(crate) async fn column_sum(context: &Arc<Context>, column: &str, format: Format) -> Result<ColumnSum, Error> {
+    column_sum_by(context, column, format, SLICE_BYTES as u64).await
 }
 
 /// The same with larger CSV files cut into stretches of so many bytes.
-async fn column_sum_by(engine: &Engine, column: &str, format: Format, stretch_bytes: u64) -> Result<ColumnSum, Error> {
+async fn column_sum_by(
+    context: &Arc<Context>,
+    column: &str,
+    format: Format,
+    stretch_bytes: u64,
+) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
-    let parts = parts_to_read(engine, Lane::Question).await?;
+    let parts = parts_to_read(context, Lane::Question).await?;
     let groups = Groups { parts: parts.into_iter().peekable(), format };
     let pieces = stream::iter(groups.flat_map(move |group| pieces_of(group, format, stretch_bytes)));
-    let sum_of = |piece| sum_piece(engine.clone(), piece, Arc::clone(&column), format);
+    let sum_of = |piece| sum_piece(Arc::clone(context), piece, Arc::clone(&column), format);
     // In the order of the pieces, so that the first error is the first in the table.
     let summed = pieces.map(sum_of).buffered(SLICES_IN_FLIGHT_MAX);
-    let answer = Answer { engine, column: &column, sum: Sum::default(), read: Read::default(), before: End::default() };
+    let answer =
+        Answer { context, column: &column, sum: Sum::default(), read: Read::default(), before: End::default() };
     let answer = summed
         .try_fold(answer, async |mut answer, summed| {
             match summed {
@@ -126,13 +132,13 @@ fn pieces_of(group: Vec<Arc<Part>>, format: Format, stretch_bytes: u64) -> impl 
     group.into_iter().chain(stretches)
 }
 
-async fn sum_piece(engine: Engine, piece: Piece, column: Arc<str>, format: Format) -> Result<Summed, Error> {
+async fn sum_piece(context: Arc<Context>, piece: Piece, column: Arc<str>, format: Format) -> Result<Summed, Error> {
     match piece {
         Piece::Group(group) => {
-            sum_group(engine, group, column, format).await.map(|(sum, read)| Summed::Group(sum, read))
+            sum_group(context, group, column, format).await.map(|(sum, read)| Summed::Group(sum, read))
         }
         Piece::Stretch(stretch) => {
-            let found = stretch.clone().sum(&engine, &column, None).await?;
+            let found = stretch.clone().sum(&context, &column, None).await?;
             Ok(Summed::Stretch(stretch, found))
         }
     }
@@ -140,7 +146,7 @@ async fn sum_piece(engine: Engine, piece: Piece, column: Arc<str>, format: Forma
 
 /// The answer to a question as far as it is known.
 struct Answer<'a> {
-    engine: &'a Engine,
+    context: &'a Arc<Context>,
     column: &'a Arc<str>,
     sum: Sum,
     read: Read,
@@ -169,7 +175,7 @@ impl Answer<'_> {
             Reading::Found(found) if follows(&found) => Reading::Found(found),
             // A row went beyond all of it.
             _ if before.offset >= stretch.until && !is_last => return Ok(()),
-            _ => stretch.sum(self.engine, self.column, Some(before)).await?,
+            _ => stretch.sum(self.context, self.column, Some(before)).await?,
         };
         let Reading::Found(Found { start, sum, stop, end }) = reading else { return Ok(()) };
         if let Some(stop) = stop {
@@ -188,16 +194,15 @@ impl Answer<'_> {
 
 /// Sums the parts of a group, one slice after another.
 async fn sum_group(
-    engine: Engine,
+    context: Arc<Context>,
     group: Vec<Arc<Part>>,
     column: Arc<str>,
     format: Format,
 ) -> Result<(Sum, Read), Error> {
-    let inner = &engine.0;
     let wide = match format {
         // A wide part's footer takes memory that there is for few at a time; it is alone in its group or first.
         Format::Parquet if is_wide(&group[0]) => {
-            Some(Arc::clone(&inner.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
+            Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
         }
         _ => None,
     };
@@ -210,12 +215,12 @@ async fn sum_group(
         _wide: wide,
     };
     while work.next < work.group.len() {
-        let (store, column) = (Arc::clone(&inner.store), Arc::clone(&column));
+        let (store, column) = (Arc::clone(&context.store), Arc::clone(&column));
         let slice = move || {
             work.step(&store, &column, format)?;
             Ok(work)
         };
-        work = inner.workers.run(Lane::Question, slice).await.flatten()?;
+        work = context.workers.run(Lane::Question, slice).await.flatten()?;
     }
     Ok((work.sum, work.read))
 }
@@ -329,6 +334,7 @@ impl From<Error> for Stop {
 
 #[cfg(test)]
 mod tests {
+    use crate::engine::Engine;
     use bytes::Bytes;
     use tempfile::TempDir;
 
@@ -373,9 +379,10 @@ mod tests {
                 std::fs::write(folder.path().join("parts/1.csv"), damaged).expect("written");
             }
             for column in ["a", "b", "c"] {
-                let whole = column_sum_by(&engine, column, Format::Csv, u64::MAX).await.map_err(|e| e.to_string());
+                let whole =
+                    column_sum_by(&engine.context, column, Format::Csv, u64::MAX).await.map_err(|e| e.to_string());
                 for stretch_bytes in [4, 5, 17, 64, 1 + random.u64(4..1000)] {
-                    let cut = column_sum_by(&engine, column, Format::Csv, stretch_bytes).await;
+                    let cut = column_sum_by(&engine.context, column, Format::Csv, stretch_bytes).await;
                     assert_eq!(cut.map_err(|e| e.to_string()), whole, "seed {seed}, {column:?} by {stretch_bytes}");
                 }
                 *(if whole.is_ok() { &mut sums } else { &mut errors }) += 1;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::column_sum::{Reading, STORED, Stop};
 use crate::{
     engine::{
-        Engine,
         csv::{
             file_scan::{FileScan, Reached},
             rows::{Resume, Row, Rows, Wanted},
             split::guess_row_start,
         },
         parquet::column_sum::BadCell,
+        runtime::context::Context,
         state::Lane,
         storage::{Store, reader::Reader},
         values::{parse::summand, sum::Sum},
@@ -57,9 +57,14 @@ pub(super) struct End {
 
 impl Stretch {
     /// Sums its rows on a worker: from where the one before it ended, or else from where the first seems to start.
-    pub(super) async fn sum(self, engine: &Engine, column: &Arc<str>, known: Option<End>) -> Result<Reading, Error> {
-        let (store, column) = (Arc::clone(&engine.0.store), Arc::clone(column));
-        engine.0.workers.run(Lane::Question, move || self.sum_now(&store, &column, known)).await.flatten()
+    pub(super) async fn sum(
+        self,
+        context: &Arc<Context>,
+        column: &Arc<str>,
+        known: Option<End>,
+    ) -> Result<Reading, Error> {
+        let (store, column) = (Arc::clone(&context.store), Arc::clone(column));
+        context.workers.run(Lane::Question, move || self.sum_now(&store, &column, known)).await.flatten()
     }
 
     fn sum_now(&self, store: &Store, column: &str, known: Option<End>) -> Result<Reading, Error> {

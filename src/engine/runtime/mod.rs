@@ -1,5 +1,7 @@
 //! What features run on: workers, memory pools, permits.
 
+pub mod context;
+pub mod detached;
 pub mod drop_on_worker;
 pub mod memory_pool;
 pub mod secret_file;

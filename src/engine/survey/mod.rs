@@ -25,13 +25,13 @@ use self::{
 };
 use crate::{
     engine::{
-        Engine,
         parquet::{
             column_reader::{PartColumns, Position},
             wide::is_wide,
         },
         parts::selection::parts_to_read,
         query::part_batches::Groups,
+        runtime::context::Context,
         state::Lane,
         storage::Store,
     },
@@ -58,17 +58,17 @@ pub(super) const SMALLEST_IS_BEST: [&str; 5] = [
 ///
 /// Errors: see [`Engine::survey`].
 pub(super) async fn answer(
-    engine: &Engine,
+    context: &Arc<Context>,
     question: &SurveyQuestion,
     lane: Lane,
     progress: impl Fn(u64, u64),
 ) -> Result<Answer, Error> {
-    let memory = Arc::new(engine.0.surveys.claim(SURVEY_MEMORY_BYTES).await?);
+    let memory = Arc::new(context.statistics.claim(SURVEY_MEMORY_BYTES).await?);
     let question = Arc::new(question.clone());
-    let parts = parts_to_read(engine, lane).await?;
+    let parts = parts_to_read(context, lane).await?;
     let parts_count = parts.len() as u64;
     let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format: Format::Parquet });
-    let read = |group| read_group(engine.clone(), group, Arc::clone(&question), lane, Arc::clone(&memory));
+    let read = |group| read_group(Arc::clone(context), group, Arc::clone(&question), lane, Arc::clone(&memory));
     // In the order of the groups, so that the first error is the first in the table.
     let mut read = pin!(groups.map(read).buffered(SURVEY_SLICES_MAX));
     let mut all = Survey::new(Arc::clone(&memory));
@@ -77,38 +77,37 @@ pub(super) async fn answer(
     while let Some((parts, some)) = read.try_next().await? {
         let question = Arc::clone(&question);
         let merge = move || all.merge(&some, &question).map(|()| all);
-        all = engine.0.workers.run(lane, merge).await.flatten()?;
+        all = context.workers.run(lane, merge).await.flatten()?;
         parts_done += parts;
         progress(parts_done, parts_count);
     }
     let question = Arc::clone(&question);
-    engine.0.workers.run(lane, move || all.into_answer(&question)).await.flatten()
+    context.workers.run(lane, move || all.into_answer(&question)).await.flatten()
 }
 
 /// Reads the parts of a group, one slice after another, and says how many they were.
 async fn read_group(
-    engine: Engine,
+    context: Arc<Context>,
     group: Vec<Arc<Part>>,
     question: Arc<SurveyQuestion>,
     lane: Lane,
     memory: Memory,
 ) -> Result<(u64, Survey), Error> {
-    let inner = &engine.0;
     // A wide part's footer takes memory that there is for few at a time; it is alone in its group or first.
     let wide = match is_wide(&group[0]) {
-        true => Some(Arc::clone(&inner.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
+        true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
         false => None,
     };
     let parts_count = group.len() as u64;
     let mut work =
         GroupRead { group, next: 0, position: Position::default(), survey: Survey::new(memory), _wide: wide };
     while work.next < work.group.len() {
-        let (store, question) = (Arc::clone(&inner.store), Arc::clone(&question));
+        let (store, question) = (Arc::clone(&context.store), Arc::clone(&question));
         let slice = move || {
             work.step(&store, &question)?;
             Ok(work)
         };
-        work = inner.workers.run(lane, slice).await.flatten()?;
+        work = context.workers.run(lane, slice).await.flatten()?;
     }
     Ok((parts_count, work.survey))
 }
@@ -157,6 +156,7 @@ const _: () = assert!(size_of::<(u32, Row)>() <= SURVEY_ROW_BYTES);
 
 #[cfg(test)]
 mod tests {
+    use crate::engine::Engine;
     use crate::{
         engine::survey::question::{Ask, Best},
         limits::{LARGE_CONVERSION_BYTES, Limits},
@@ -246,13 +246,13 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
         let (engine, _) = opened.expect("a data folder");
-        let _running = engine.0.large.claim(LARGE_CONVERSION_BYTES / 2).await.expect("room");
-        let mut waiting = Box::pin(engine.0.large.claim(LARGE_CONVERSION_BYTES));
+        let _running = engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES / 2).await.expect("room");
+        let mut waiting = Box::pin(engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES));
         assert!(futures_util::poll!(&mut waiting).is_pending(), "it wants all that there is");
         let question = question(Ask::GlobalMean, "q", None);
         let begun = std::cell::Cell::new(false);
         // It tells its progress as soon as it has its memory.
-        let mut asked = Box::pin(answer(&engine, &question, Lane::Question, |_, _| begun.set(true)));
+        let mut asked = Box::pin(answer(&engine.context, &question, Lane::Question, |_, _| begun.set(true)));
         let _pending = futures_util::poll!(&mut asked);
         assert!(begun.get(), "the question waits for memory");
         drop(asked);

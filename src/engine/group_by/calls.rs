@@ -1,0 +1,65 @@
+//! The calls for a group sum: whose turn it is, what it reads, how its groups are kept for a slow reader.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    group_sum::GroupSum,
+    output::{Groups, StoredGroups},
+    sources::Sources,
+    spec::{GroupBy, Plan},
+};
+use crate::{
+    engine::{parts::selection::parts_to_read, runtime::context::Context, state::Lane, storage::reader::Reader},
+    error::Error,
+    limits::{GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX},
+};
+
+/// The group sum over the parts of the table. Its groups are stored, so that they may be read at any pace while the next
+/// group sum runs.
+pub(crate) async fn group_sum(context: &Arc<Context>, spec: GroupBy) -> Result<StoredGroups, Error> {
+    let call = Arc::clone(&context.group_calls).try_acquire_owned();
+    let call = call.ok().ok_or(Error::TooManyGroupCalls { calls_max: GROUP_CALLS_MAX })?;
+    let memory = if let Ok(memory) = Arc::clone(&context.group_memory).try_acquire_owned() {
+        memory
+    } else {
+        let wait = context.group_waits.try_acquire();
+        let _wait = wait.ok().ok_or(Error::TooManyGroupWaits { waits_max: GROUP_WAITS_MAX })?;
+        acquire_memory(context).await?
+    };
+    let parts = parts_to_read(context, Lane::Question).await?;
+    let sources = Sources::Parts { store: Arc::clone(&context.store), parts };
+    let groups = run(context, Lane::Question, sources, spec, memory, |_bytes_read| ()).await?;
+    Ok(groups.store().await?.with_call(call))
+}
+
+/// The group sum of a file that is no part, for a job. It waits for its turn however many wait. A total that does not fit
+/// is reported when the [`Groups`] are read; they hold the turn.
+pub(crate) async fn group_sum_file(
+    context: &Arc<Context>,
+    lane: Lane,
+    file: Reader,
+    spec: GroupBy,
+    progress: impl Fn(u64) + Sync,
+) -> Result<Groups, Error> {
+    let memory = acquire_memory(context).await?;
+    run(context, lane, Sources::File { file, limits: context.limits.csv }, spec, memory, progress).await
+}
+
+async fn acquire_memory(context: &Context) -> Result<OwnedSemaphorePermit, Error> {
+    Arc::clone(&context.group_memory).acquire_owned().await.ok().ok_or(Error::Draining)
+}
+
+async fn run(
+    context: &Context,
+    lane: Lane,
+    sources: Sources,
+    spec: GroupBy,
+    memory: OwnedSemaphorePermit,
+    progress: impl Fn(u64) + Sync,
+) -> Result<Groups, Error> {
+    let (workers, folder) = (context.workers.clone(), context.store.temp_folder());
+    let group_sum = GroupSum { workers, lane, folder, plan: Plan::with_bytes(GROUP_BYTES_MAX) };
+    group_sum.run(sources, spec, Some(memory), progress).await
+}

@@ -1,0 +1,30 @@
+//! The two queues of uploads, each with a task that empties it: small files on their way to a worker, and staged parts on
+//! their way to a commit. What waits together is done together.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{
+    commit_queue::{WaitingCommit, commit_batches},
+    small_files::{SmallFile, SmallFileStage},
+};
+use crate::{engine::runtime::context::Context, limits::UPLOADS_MAX};
+
+/// The sending ends. The tasks end when the last clone is dropped.
+#[derive(Clone)]
+pub(crate) struct Queues {
+    pub(super) small_files: mpsc::Sender<SmallFile>,
+    pub(super) commits: mpsc::Sender<WaitingCommit>,
+}
+
+impl Queues {
+    /// Starts both tasks.
+    pub(crate) fn start(context: &Arc<Context>) -> Self {
+        let (commits, waiting) = mpsc::channel(UPLOADS_MAX);
+        tokio::spawn(commit_batches(context.workers.clone(), Arc::clone(&context.store), waiting));
+        let (small_files, waiting) = mpsc::channel(UPLOADS_MAX);
+        tokio::spawn(SmallFileStage::of(context).run(waiting));
+        Self { small_files, commits }
+    }
+}

@@ -1,0 +1,44 @@
+//! Stopping jobs, those that wait and those that run.
+
+use super::{
+    record::RecordState,
+    record_changes::{change_record, is_tried_again, read_record, reason_of},
+};
+use crate::{
+    engine::{
+        runtime::context::Context,
+        state::jobs::{Cancelled, JobId},
+    },
+    error::Error,
+};
+
+use std::sync::Arc;
+
+/// Stops a job's work, or takes it from the queue. Says whether there was something to stop.
+pub(crate) async fn cancel(context: Arc<Context>, id: JobId) -> Result<bool, Error> {
+    match context.state.with(|state| state.jobs.cancel(id)) {
+        None => Ok(false),
+        Some(Cancelled::Running) => Ok(true),
+        Some(Cancelled::Waiting) => {
+            if let Err(error) = end_waiting(&context, id).await {
+                // It runs no more; that it is told on disk may take long.
+                tokio::spawn(async move {
+                    let mut failure = Some(error);
+                    while let Some(error) = failure
+                        && is_tried_again(&context, id, &error).await
+                    {
+                        failure = end_waiting(&context, id).await.err();
+                    }
+                });
+            }
+            Ok(true)
+        }
+    }
+}
+
+/// Writes the end of a job that did not run.
+async fn end_waiting(context: &Arc<Context>, id: JobId) -> Result<(), Error> {
+    let mut record = read_record(context, id).await?;
+    let failed = RecordState::Failed { reason: reason_of(&Error::JobCancelled) };
+    change_record(context, &mut record, failed, None).await
+}

@@ -1,0 +1,48 @@
+//! Removing jobs and results that are old, fetched or too many.
+
+use crate::{
+    engine::{
+        runtime::context::Context,
+        state::{Lane, jobs::JobId},
+        storage::names::JobFile,
+    },
+    error::Error,
+};
+use chrono::Utc;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+/// Removes what is no longer wanted: first from what is told, then from disk.
+pub(crate) async fn sweep(context: &Arc<Context>) -> Result<(), Error> {
+    let limits = context.limits.jobs;
+    let (jobs, results) = context.state.with(|state| state.jobs.sweep(&limits, Utc::now()));
+    remove(context, jobs, results).await
+}
+
+/// Removes whole jobs, and results alone.
+pub(crate) async fn remove(context: &Arc<Context>, jobs: Vec<JobId>, results: Vec<JobId>) -> Result<(), Error> {
+    if jobs.is_empty() && results.is_empty() {
+        return Ok(());
+    }
+    let store = Arc::clone(&context.store);
+    let remove = move || {
+        jobs.iter().for_each(|id| store.remove_job(&id.to_string()));
+        results.iter().for_each(|id| store.remove_job_file(&id.to_string(), JobFile::Result));
+    };
+    context.workers.run(Lane::Job, remove).await
+}
+
+/// Sweeps until the engine is gone.
+pub(crate) async fn keep_sweeping(context: Weak<Context>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(context) = context.upgrade() else { return };
+        match sweep(&context).await {
+            Ok(()) => {}
+            Err(Error::Draining) => return,
+            Err(error) => tracing::error!(%error, "jobs that ended could not be removed"),
+        }
+    }
+}

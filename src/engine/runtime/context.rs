@@ -1,0 +1,107 @@
+//! What every feature of the engine works with: the lock, the workers, the store, and the permits and memory pools that
+//! bound what runs at once. It knows no feature.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use tokio::sync::Semaphore;
+
+use super::{memory_pool::Pool, transfers::Admission, workers::Workers};
+use crate::{
+    engine::{
+        state::{
+            Lane, Shared,
+            transfers::{TransferKind, Transfers},
+        },
+        storage::Store,
+    },
+    error::Error,
+    limits::{
+        GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMSTORE_CALLS_MAX, SMALL_CONVERSION_BYTES,
+        SURVEY_MEMORY_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
+    },
+};
+
+/// Shared by all calls of one engine.
+pub struct Context {
+    /// The lock and the tables that it guards.
+    pub state: Shared,
+    /// The threads that touch files and compute.
+    pub workers: Workers,
+    /// The data folder.
+    pub store: Arc<Store>,
+    /// The limits that the operator may set.
+    pub limits: Limits,
+    /// Permits for uploads.
+    pub uploads: Admission,
+    /// Permits for syncs of large files; few run side by side.
+    pub syncs: Arc<Semaphore>,
+    /// Memory for conversions of large files. Small files have a pool of their own, so they never wait for large ones.
+    pub large_conversions: Pool,
+    /// Memory for conversions of small files.
+    pub small_conversions: Pool,
+    /// Memory for statistics, which therefore never wait for conversions.
+    pub statistics: Pool,
+    /// Permits for Parquet footers of wide parts in memory.
+    pub wide_reads: Arc<Semaphore>,
+    /// Permits for upgrades of parts of format version 1.
+    pub upgrades: Semaphore,
+    /// Permits for calls of NumStore that compute.
+    pub number_calls: Semaphore,
+    /// The permit for the memory of a group sum: there is one.
+    pub group_memory: Arc<Semaphore>,
+    /// Permits for calls of GroupSum that wait for `group_memory`. Jobs wait without one.
+    pub group_waits: Semaphore,
+    /// Permits for open calls of GroupSum, whether they wait, run or are being read.
+    pub group_calls: Arc<Semaphore>,
+    /// The permit for a readiness check.
+    pub readiness_checks: Arc<Semaphore>,
+    /// The permit for accepting the loss of a part.
+    pub losses: Arc<Semaphore>,
+    /// Permits for calls that verify all that is stored.
+    pub verify_calls: Arc<Semaphore>,
+    /// Files that the last verification found damaged.
+    pub damaged_files: AtomicU64,
+    /// Bytes of CSV received since the start.
+    pub received_bytes: AtomicU64,
+}
+
+impl Context {
+    /// The context of an engine whose data folder is open.
+    pub fn new(state: Shared, workers: Workers, store: Arc<Store>, limits: Limits) -> Self {
+        let uploads = Transfers::new(limits.uploads_max, UPLOAD_WAITS_MAX);
+        Self {
+            uploads: Admission::new(&state, TransferKind::Upload, uploads),
+            state,
+            workers,
+            store,
+            limits,
+            syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
+            large_conversions: Pool::new(LARGE_CONVERSION_BYTES),
+            small_conversions: Pool::new(SMALL_CONVERSION_BYTES),
+            statistics: Pool::new(SURVEYS_AT_ONCE * SURVEY_MEMORY_BYTES),
+            wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
+            upgrades: Semaphore::new(1),
+            number_calls: Semaphore::new(NUMSTORE_CALLS_MAX),
+            group_memory: Arc::new(Semaphore::new(1)),
+            group_waits: Semaphore::new(GROUP_WAITS_MAX),
+            group_calls: Arc::new(Semaphore::new(GROUP_CALLS_MAX)),
+            readiness_checks: Arc::new(Semaphore::new(1)),
+            losses: Arc::new(Semaphore::new(1)),
+            verify_calls: Arc::new(Semaphore::new(VERIFY_CALLS_MAX)),
+            damaged_files: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs `work` on a worker, with the store.
+    ///
+    /// Errors: those of `work`; the server is shutting down.
+    pub async fn on_worker<T, F>(&self, lane: Lane, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Arc<Store>) -> Result<T, Error> + Send + 'static,
+    {
+        let store = Arc::clone(&self.store);
+        self.workers.run(lane, move || work(&store)).await.flatten()
+    }
+}

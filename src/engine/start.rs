@@ -1,0 +1,68 @@
+//! The start of the engine: workers, data folder, what is found in it, and the tasks that run as long as the engine does.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    ingest::{commit, queues::Queues},
+    jobs::{
+        record,
+        recover::{self, Recovered},
+        run, sweep,
+    },
+    runtime::{context::Context, workers::Workers},
+    scrub,
+    state::{Lane, Shared},
+    storage::{Store, recover::Found},
+};
+use crate::{
+    error::Error,
+    limits::Limits,
+    model::{durability::Durability, part::Part, schema::Schema},
+};
+
+/// Starts the workers, opens the data folder and puts it in order, then starts the tasks.
+///
+/// Errors: the folder is in use, cannot be written, or holds parts of a newer version.
+pub(super) async fn start(
+    root: &Path,
+    durability: Durability,
+    limits: Limits,
+) -> Result<(Arc<Context>, Queues, Found), Error> {
+    let state = Shared::new();
+    state.with(|state| state.parts.set_parts_max(limits.parts_max));
+    let workers = Workers::start(state.clone()).map_err(Error::io("worker threads"))?;
+    let (root, shared) = (root.to_owned(), state.clone());
+    let open = move || open_folder(&root, durability, &shared);
+    let (store, found) = workers.run(Lane::Upload, open).await.flatten().inspect_err(|_| workers.close())?;
+    if state.with(|state| state.parts.len() >= state.parts.warning_len()) {
+        commit::warn_nearly_full(&state);
+    }
+    let context = Arc::new(Context::new(state, workers, Arc::new(store), limits));
+    let queues = Queues::start(&context);
+    run::dispatch(&context);
+    tokio::spawn(sweep::keep_sweeping(Arc::downgrade(&context), context.limits.jobs.sweep_interval));
+    if let Some(interval) = context.limits.scrub_interval {
+        tokio::spawn(scrub::keep_scrubbing(Arc::downgrade(&context), interval));
+    }
+    Ok((context, queues, found))
+}
+
+/// Opens the data folder, fills the registry and the job table with what is found, and removes leftovers.
+fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(Store, Found), Error> {
+    let store = Store::open(root, durability)?;
+    let found_jobs = record::find(&store)?; // a newer version is refused before anything is changed
+    let mut found = store.recover(|receipt| {
+        let schema = commit::share_schema(shared, Schema::of(&receipt.columns));
+        let part = Arc::new(Part::of(&receipt, schema));
+        shared.with(|state| state.parts.restore(part));
+    })?;
+    let Recovered { jobs, leftovers, set_aside } = recover::recover(&store, found_jobs)?;
+    found.leftovers += leftovers;
+    found.jobs_set_aside = set_aside;
+    shared.with(|state| {
+        found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id));
+        state.parts.set_missing(found.missing.clone());
+        state.jobs = jobs;
+    });
+    Ok((store, found))
+}
