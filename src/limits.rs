@@ -1,7 +1,13 @@
-//! Every bound of the server, its unit in its name, and the sum that they may reach.
+//! Every bound of the server, and the sum of memory that they allow.
 //!
-//! What a user may change is a field of [`Limits`], set by a flag and never above its ceiling here, so that the sum
-//! below holds whatever the flags say. Nothing else lives here: no logic, no I/O.
+//! The unit of a bound is in its name: `_BYTES`, `_ROWS`, `_MS` for milliseconds, `_S` for seconds. A bound without a unit
+//! counts things. `_MAX` and `_MIN` mark the end of a range.
+//!
+//! What a user may change is a field of [`Limits`], set by a flag. No flag can exceed the ceiling that is used here, so the
+//! memory sum at the end holds for all flags. There is no logic and no I/O in this file.
+//!
+//! A slice is a piece of work that a worker runs without a pause, about 10 ms long. A permit is what a call must get before
+//! it starts; there are as many permits as may run at once.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -10,135 +16,162 @@ pub const KIB: usize = 1024;
 /// 1 MiB in bytes.
 pub const MIB: usize = 1024 * KIB;
 
-/// Threads that touch files and compute.
+// ---- Workers ----
+
+/// Threads that read and write files and compute.
 pub const WORKERS: usize = 8;
-/// Slices of work that wait for a worker; whoever brings one more waits its turn without a thread.
+/// Slices in the queue of the workers. A call with one more waits, without blocking a thread.
 pub const WORK_QUEUE_MAX: usize = 1024;
-/// Slices that one question keeps in the queue or in work, so that others get their turn.
+/// Slices of one question that are queued or running at the same time, so that other calls get their turn.
 pub const SLICES_IN_FLIGHT_MAX: usize = WORKERS;
-/// Rows of Parquet that one slice decodes: a constant column has millions in a few KiB.
+/// Rows of Parquet that one slice decodes. A column of equal values has millions of rows in a few KiB.
 pub const SLICE_ROWS: u64 = 4 * 1024 * 1024;
-/// Bytes of CSV that one slice reads, about 10 ms of work. A slice goes on past it to the end of a row.
+/// Bytes of CSV that one slice reads. It reads on from there to the end of the row.
 pub const SLICE_BYTES: usize = 8 * MIB;
-/// Small parts that one slice takes together.
+/// Small parts that one slice reads.
 pub const SLICE_PARTS_MAX: usize = 64;
 
-/// File descriptors that the process must be allowed, or the server does not start.
+/// A slice ends at the end of a row, so it must have room for the longest row.
+const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);
+
+// ---- File descriptors ----
+
+/// File descriptors that the process must be allowed to open; the server does not start with fewer.
 pub const DESCRIPTORS_MIN: usize = 64;
-/// File descriptors that are for neither connections nor uploads: listeners, the runtime, the log, the files that the
-/// workers read.
+/// File descriptors for everything but connections and uploads: listeners, the runtime, the log, files that workers read.
 pub const DESCRIPTORS_BASE: usize = 34;
-/// File descriptors that are kept for each upload: its CSV, the list of its checksums, and while it is converted its
-/// Parquet, and pages that wait on disk. Each is open once, for writing and for reading.
+/// File descriptors of an upload: its CSV, the list of its checksums, and while it is converted its Parquet file and a
+/// temporary file for pages. Each is opened once, for writing and reading.
 pub const DESCRIPTORS_PER_UPLOAD: usize = 4;
-/// File descriptors that a long call takes: a result and the list of its checksums.
+/// File descriptors of a long call: a result and the list of its checksums.
 pub const DESCRIPTORS_PER_LONG_CALL: usize = 2;
 
-/// TCP connections that are served at once; more wait in the kernel's queue.
+// ---- gRPC connections ----
+
+/// gRPC connections that are served at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 128;
-/// Bytes that one connection may have on the way to us, over all its streams (HTTP/2 flow control).
+/// Bytes that the client of one connection may send before the server has read them, over all streams (HTTP/2 flow control).
 pub const CONNECTION_WINDOW_BYTES: usize = 152 * KIB;
-/// Bytes that one call may have on the way to us (HTTP/2 flow control). An upload whose bytes wait for a worker leaves the
-/// rest of its connection's to other calls.
+/// The same for one stream. It is smaller, so that an upload that waits for a worker leaves room for other calls on its
+/// connection.
 pub const STREAM_WINDOW_BYTES: usize = 136 * KIB;
-/// Bytes of one HTTP/2 frame that comes in: the longer they are, the fewer reads and writes of a socket an upload takes.
+/// Bytes of an incoming HTTP/2 frame. Longer frames mean fewer reads and writes of a socket.
 pub const FRAME_BYTES_MAX: usize = 48 * KIB;
-/// Connections at once for which the three bounds above are wider, as follows: each that is accepted while fewer are.
-/// An upload over one of them waits less often for the server to say that it may go on.
+/// Connections with wider windows and longer frames, as follows. A connection is a wide one if fewer than these are open when
+/// it is accepted. An upload on a wide connection waits less often for the server's permission to go on.
 pub const WIDE_CONNECTIONS_MAX: usize = 12;
-/// Bytes that one of them may have on the way to us, over all its streams.
+/// As [`CONNECTION_WINDOW_BYTES`], for a wide connection.
 pub const WIDE_CONNECTION_WINDOW_BYTES: usize = 512 * KIB;
-/// Bytes that one call on one of them may have on the way to us.
+/// As [`STREAM_WINDOW_BYTES`], for a wide connection.
 pub const WIDE_STREAM_WINDOW_BYTES: usize = 448 * KIB;
-/// Bytes of one HTTP/2 frame there: with its head of 9 bytes it fills the longest TCP segment that loopback carries.
+/// As [`FRAME_BYTES_MAX`], for a wide connection. With its head of 9 bytes, the frame fills the longest TCP segment on the
+/// loopback interface.
 pub const WIDE_FRAME_BYTES_MAX: usize = 65_483 - 9;
-/// Connections for gRPC that are kept for newcomers and probes: the others may be used for more than probes.
+/// Connections that are kept free for new clients and probes.
 pub const CONNECTIONS_SPARE: usize = 16;
-/// Connections that are accepted and not served yet, while others end for them.
+/// Connections that are accepted but not yet served, because others must end first.
 pub const CONNECTION_WAITS_MAX: usize = 16;
-/// Milliseconds for which a connection has had no call before it ends for another.
+/// If connections are scarce, one that had no call for this time is closed for another.
 pub const UNUSED_CONNECTION_MS: u64 = 250;
-/// Milliseconds for which no call of a connection has moved before it ends for another.
+/// If connections are scarce, one whose calls have moved no bytes for this time is closed for another.
 pub const STALLED_CONNECTION_MS: u64 = 1000;
-/// Seconds that a call may keep the server at work, with no byte moved, before its connection may end for another.
+/// As [`STALLED_CONNECTION_MS`], if the server is working on a call of the connection.
 pub const BUSY_CONNECTION_S: u64 = 30;
-/// Milliseconds within which a call that its client resets counts as reset at once, ...
+/// A call that its client resets within this time counts as an early reset.
 pub const EARLY_RESET_MS: u64 = 1000;
-/// ... and so many such calls a connection may have beyond those that it saw through.
+/// Early resets of one connection, beyond the number of its calls that were completed.
 pub const EARLY_RESETS_MAX: usize = 500;
-/// Calls that a client resets before the server has looked at them.
+/// Calls of one connection that the client has reset before the server looked at them.
 pub const UNSEEN_RESETS_MAX: usize = 20;
-/// Calls at once on one connection; a client keeps further ones back until then. HTTP/2 makes room for as many as there
-/// were at once, refused ones too, and keeps it as long as the connection.
+/// Calls at once on one connection; the client holds back more. HTTP/2 allocates room for the largest number that there was,
+/// refused calls included, and keeps it as long as the connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 24;
-/// The same on a wide one: all uploads that there may be, and some calls beside.
+/// The same for a wide connection: enough for all uploads and some other calls.
 pub const WIDE_STREAMS_PER_CONNECTION_MAX: u32 = 136;
-/// Bytes that HTTP/2 has for each of them, its answer's head and end among them.
+/// Bytes that HTTP/2 keeps for each call, with the head and the end of its answer.
 pub const STREAM_BYTES: usize = KIB + KIB / 4;
-/// Calls of a connection that we reset for what the client did to them (RFC 9113, section 5.4.2), in all its time: HTTP/2
-/// remembers them for a while.
+/// Calls of one connection, over all its time, that the server resets because of the client's errors (RFC 9113, section
+/// 5.4.2). HTTP/2 remembers such calls for a while.
 pub const STREAM_ERRORS_MAX: usize = 500;
 /// Bytes of a request's HTTP headers.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of a request that is not an upload.
 pub const REQUEST_BYTES_MAX: usize = 16 * KIB;
 
-/// Bytes that the calls of one connection may make the server hold whatever those of others do.
+const _: () = assert!(UPLOADS_MAX < WIDE_STREAMS_PER_CONNECTION_MAX as usize);
+const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
+const _: () = assert!(WIDE_STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= WIDE_CONNECTION_WINDOW_BYTES);
+
+/// Connections that are not wide.
+const PLAIN_CONNECTIONS_MAX: usize = CONNECTIONS_MAX - WIDE_CONNECTIONS_MAX;
+/// Bytes that have arrived and that no call has taken yet.
+const ARRIVED_BYTES: usize = PLAIN_CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX)
+    + WIDE_CONNECTIONS_MAX * (WIDE_CONNECTION_WINDOW_BYTES + WIDE_FRAME_BYTES_MAX);
+/// What HTTP/2 keeps for calls.
+const STREAMS_BYTES: usize = STREAM_BYTES
+    * (PLAIN_CONNECTIONS_MAX * STREAMS_PER_CONNECTION_MAX as usize
+        + WIDE_CONNECTIONS_MAX * WIDE_STREAMS_PER_CONNECTION_MAX as usize);
+
+// ---- gRPC calls ----
+
+/// Bytes that the calls of one connection may use, whatever other connections use.
 pub const CONNECTION_CALL_BYTES: usize = 24 * KIB;
-/// Bytes that calls hold beyond that, over all connections: open calls, and answers that are not read yet.
+/// Bytes that calls of all connections share beyond that, for open calls and answers that are not read yet.
 pub const SHARED_CALL_BYTES: usize = 5 * MIB;
-/// Bytes of an open call of our own services: its task, and what waits for its answer.
+/// Bytes of an open call of our services: its task, and what waits for its answer.
 pub const CALL_BYTES: usize = 8 * KIB;
-/// Bytes of an open call of health and reflection, whose two buffers are made larger.
+/// Bytes of an open call of the health and reflection services. Their buffers are larger, because a library makes them.
 pub const FOREIGN_CALL_BYTES: usize = 16 * KIB;
-/// Bytes of an open call for a sum, with what it has in the queue of the workers. So few hundred of them wait.
+/// Bytes of an open call for a sum, with its slices in the queue of the workers.
 pub const QUESTION_CALL_BYTES: usize = 20 * KIB;
 /// Open calls.
 pub const CALLS_MAX: usize = (CONNECTIONS_MAX * CONNECTION_CALL_BYTES + SHARED_CALL_BYTES) / CALL_BYTES;
-/// Connections whose calls are counted. Those of a connection that is closed can go on for a moment.
+/// Connections whose calls are counted. Calls of a closed connection may go on for a moment.
 pub const CONNECTION_ACCOUNTS_MAX: usize = 2 * CONNECTIONS_MAX;
-/// Bytes of a call's path that are kept; no path of ours is longer.
+/// Bytes of a call's path that are kept; the paths of our services are shorter.
 pub const KEPT_PATH_BYTES_MAX: usize = 128;
-/// Bytes that each of a call's two buffers begins with, for messages that come and that go.
+/// Initial size of each of a call's two buffers, for incoming and outgoing messages.
 pub const CALL_BUFFER_BYTES: usize = 256;
-/// Bytes of an answer that go to the connection at once.
+/// Bytes of an answer that are passed to the connection at once.
 pub const ANSWER_PIECE_BYTES: usize = 16 * KIB;
-/// Bytes of an answer after which no more go to the connection, which has not written them yet.
+/// Bytes of an answer that the connection has and has not written yet; it gets no more until it has written some.
 pub const ANSWER_AHEAD_BYTES: usize = 4 * ANSWER_PIECE_BYTES;
-/// Bytes of a message of an answer beside its text.
+/// Bytes of an answer's message beside its text.
 pub const ANSWER_FRAME_BYTES: usize = 512;
-/// Bytes of receipts that are read at once to be listed; one receipt may have more.
+/// Bytes of receipts that are read together to be listed; a single receipt may be longer.
 pub const RECEIPTS_PAGE_BYTES: usize = 64 * KIB;
-/// The same while there is little room: what a connection has of its own is enough for it.
+/// The same if little memory is left. It fits into what a connection has for itself.
 pub const RECEIPTS_PAGE_BYTES_MIN: usize = 6 * KIB;
-/// Bytes of a receipt in memory without its columns.
+/// Bytes of a receipt in memory, without its columns.
 pub const RECEIPT_BYTES: usize = 256;
-/// Bytes of a column of it, beside its name.
+/// Bytes of one of its columns, without the name.
 pub const RECEIPT_COLUMN_BYTES: usize = 64;
 
-/// TCP connections for HTTP that are served at once; more wait in the kernel's queue.
+// ---- HTTP ----
+
+/// HTTP connections that are served at once; more wait in the kernel's queue.
 pub const HTTP_CONNECTIONS_MAX: usize = 40;
-/// Such connections that are kept for newcomers and probes.
+/// HTTP connections that are kept free for new clients and probes.
 pub const HTTP_CONNECTIONS_SPARE: usize = 8;
-/// Connections that are accepted and not served yet, while others end for them.
+/// HTTP connections that are accepted but not yet served, because others must end first.
 pub const HTTP_CONNECTION_WAITS_MAX: usize = 4;
 /// Connections of `--probe` that are served at once.
 pub const PROBE_CONNECTIONS_MAX: usize = 8;
-/// Bytes that hyper holds of one of them in each direction.
+/// Bytes that hyper buffers for one of them, in each direction.
 pub const PROBE_BUFFER_BYTES: usize = 8 * KIB;
-/// Calls whose body or answer takes its time, of those connections: the rest is for probes and short calls.
+/// Long calls (with a large body or answer) that run at once. The other connections are for probes and short calls.
 pub const HTTP_LONG_CALLS_MAX: usize = 20;
-/// Such calls that wait for their turn: each keeps a connection meanwhile.
+/// Long calls that wait for a permit. Each keeps its connection while it waits.
 pub const HTTP_LONG_CALL_WAITS_MAX: usize = 12;
-/// Permits for those connections that are kept free: while fewer are, a connection ends with its answer.
+/// If fewer permits for connections than this are free, a connection is closed after its answer.
 pub const HTTP_PERMITS_SPARE: usize = 8;
-/// Bytes of an answer that the kernel takes at once, so that its call is a short one.
+/// Bytes of an answer that the kernel takes at once; a call with such an answer is a short one.
 pub const HTTP_SHORT_ANSWER_BYTES: u64 = 64 * KIB as u64;
-/// Bytes of an answer that the kernel holds for a client; the room that it makes for them is twice as large.
+/// Bytes of an answer that the kernel buffers for a client. The kernel allocates twice as many.
 pub const HTTP_SEND_BUFFER_BYTES: usize = 256 * KIB;
-/// Bytes that a form has to bring in a second in which they are waited for.
+/// Bytes a second that a form must bring while the server waits for it.
 pub const FORM_BYTES_PER_S_MIN: u64 = KIB as u64;
-/// Bytes that hyper holds of one connection in each direction, and so the most that a request's head may have.
+/// Bytes that hyper buffers for one connection, in each direction. A request's head cannot be longer.
 pub const HTTP_BUFFER_BYTES: usize = 48 * KIB;
 /// Header fields of a request.
 pub const HTTP_HEADERS_MAX: usize = 64;
@@ -148,333 +181,374 @@ pub const URI_BYTES_MAX: usize = 8 * KIB;
 pub const JSON_BYTES_MAX: usize = MIB;
 /// Bytes of a JSON body that is read without a permit.
 pub const SMALL_JSON_BYTES_MAX: usize = 8 * KIB;
-/// Larger JSON bodies that are held at once; one more is refused.
+/// Larger JSON bodies that are in memory at once.
 pub const LARGE_JSON_BODIES_MAX: usize = 1;
-/// Larger JSON bodies that wait to be read.
+/// Larger JSON bodies that wait for a permit.
 pub const LARGE_JSON_BODY_WAITS_MAX: usize = 4;
-/// Seconds for which one may be read while another waits.
+/// While another one waits, a larger JSON body must arrive within this time.
 pub const LARGE_JSON_BODY_S: u64 = 5;
-/// How often a JSON body is in memory while it is parsed: as it came, and what its parser makes of a text with escapes,
-/// in a buffer that doubles while the one before it is still there.
+/// Copies of a JSON body in memory while it is parsed: the body, and a text without its escapes, in a buffer that doubles
+/// while the old one still exists.
 pub const JSON_COPIES_MAX: usize = 4;
-/// Characters of a question, and of a state's name, in such a body.
+/// Characters of a question and of a state's name in a JSON body.
 pub const TEXT_CHARS_MAX: usize = 4096;
-/// Bytes of a multipart body around its file: part heads, fields that nobody asked for.
+/// Bytes of a multipart body besides its file: heads of the parts, and unknown fields.
 pub const FORM_BYTES_MAX: usize = 128 * KIB;
-/// Bytes of a refused body that are read and thrown away, so that the client gets to read why.
+/// Bytes of a refused body that are read and dropped, so that the client reads the answer.
 pub const REFUSED_BYTES_MAX: u64 = 4 * MIB as u64;
-/// Lines that wait to be written to the file of `--log-file`; one more is dropped, and counted.
+
+const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PERMITS_SPARE <= HTTP_CONNECTIONS_MAX);
+/// A long call can wait on every connection that is not kept free. If more calls came than may wait, clients whose slow calls
+/// were ended would come back at once and keep others from waiting. A short call then needs one of the connections to be idle.
+const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE == HTTP_CONNECTIONS_MAX);
+
+/// Buffers of connections, heads and fields of forms, JSON bodies.
+const HTTP_BYTES: usize = HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES
+    + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES
+    + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX
+    + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX
+    + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX;
+
+// ---- Logs ----
+
+/// Lines that wait to be written to the file of `--log-file`; one more is dropped and counted.
 pub const LOG_LINES_MAX: usize = 90;
-/// Characters of a text that is logged there.
+/// Characters of a text in such a line.
 pub const LOG_TEXT_CHARS_MAX: usize = 512;
-/// Bytes of a line there: two texts, each character escaped, and what stands around them.
+/// Bytes of such a line: two texts in which every character is escaped, and the rest of the line.
 pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
 
-/// Lines that wait to be written to standard error, and their bytes with what is kept beside them; one more is dropped,
-/// and counted.
+/// Lines that wait to be written to standard error; one more is dropped and counted.
 pub const LOG_QUEUE_LINES_MAX: usize = 1024;
-/// See [`LOG_QUEUE_LINES_MAX`].
+/// Bytes of these lines, with what is kept for each; a line beyond that is dropped and counted.
 pub const LOG_QUEUE_BYTES_MAX: usize = 192 * KIB;
-/// Bytes that a place in that queue takes, used or not.
+/// Bytes of a slot of that queue, used or not.
 pub const LOG_QUEUE_SLOT_BYTES: usize = 64;
-/// Bytes of such a line; a longer one is cut.
+/// Bytes of a line on standard error; a longer one is cut.
 pub const STDERR_LINE_BYTES_MAX: usize = 8 * KIB;
-/// Bytes of lines that are written there at once, but for the last of them.
+/// Bytes of lines that are written together. The last line may exceed it.
 pub const LOG_BATCH_BYTES: usize = 32 * KIB;
-/// Lines of one kind, of one call and one client for example, that are written there in 10 s; the others are summed up.
+/// Lines of one kind (for example of one call and one client) that are written within 10 s; one line stands for the others.
 pub const LOG_LINES_PER_KIND_MAX: usize = 20;
-/// Kinds that are told apart.
+/// Kinds of lines that are counted separately.
 pub const LOG_KINDS_MAX: usize = 256;
-/// Bytes that a kind takes: its place in a hash table that may be half empty, and what its lines are like.
+/// Bytes of a kind: its entry in a hash table that may be half empty, and what its lines have in common.
 pub const LOG_KIND_BYTES: usize = 384;
-/// What all of that takes.
-const LOG_BYTES_MAX: usize = LOG_QUEUE_BYTES_MAX
+
+/// The queues of both logs, the lines that are being written, and the kinds.
+const LOG_BYTES: usize = LOG_LINES_MAX * LOG_LINE_BYTES_MAX
+    + LOG_QUEUE_BYTES_MAX
     + LOG_QUEUE_LINES_MAX * LOG_QUEUE_SLOT_BYTES
     + 2 * (LOG_BATCH_BYTES + STDERR_LINE_BYTES_MAX)
     + LOG_KINDS_MAX * LOG_KIND_BYTES;
 
-/// Uploads that are received at once, by default and at most.
+// ---- Uploads and downloads ----
+
+/// Uploads that are received at once: the default and the ceiling of `--uploads-max`.
 pub const UPLOADS_MAX: usize = 128;
 /// Uploads that wait for a permit; one more is refused at once.
 pub const UPLOAD_WAITS_MAX: usize = UPLOADS_MAX;
-/// Milliseconds that an upload, a long call over HTTP or a large JSON body waits for a permit before it is refused.
+/// An upload, a long call over HTTP or a large JSON body waits this long for a permit before it is refused.
 pub const TRANSFER_WAIT_MS_MAX: u64 = 3000;
-/// Bytes that a transfer moves in a second in which its client is waited for, ...
+/// Bytes a second that a transfer must move while the server waits for its client.
 pub const TRANSFER_BYTES_PER_S_MIN: u64 = KIB as u64;
-/// ... and the seconds that it may be behind that ...
+/// A transfer that is this far behind that rate is ended.
 pub const TRANSFER_GRACE_S: u64 = 60;
-/// ... or, while others wait for a permit, before it ends for one of them.
+/// The same while another transfer waits for a permit.
 pub const TRANSFER_SHORT_GRACE_S: u64 = 2;
-/// Bytes of memory that a transfer takes beside what it moves, whether it runs or waits.
+/// Bytes of memory for a transfer that runs or waits, besides what it moves.
 pub const TRANSFER_ENTRY_BYTES: usize = KIB / 2;
-/// Bytes between a stream and its spool file. Shorter files are in memory with their first block, and stay there.
+/// Bytes that are collected from a stream before they are written to a draft. A file that is shorter stays in memory.
 pub const RECEIVE_BLOCK_BYTES: usize = 64 * KIB;
-/// The most that such a block may have if there is memory for it: the fewer blocks, the less often threads wake others.
+/// The same if there is memory for it: fewer blocks wake threads less often.
 pub const READ_AHEAD_BLOCK_BYTES: usize = 512 * KIB;
-/// What it should have then, though a worker waits for it.
+/// The size that such a block should have even if a worker waits for it.
 pub const READ_AHEAD_BLOCK_BYTES_MIN: usize = 128 * KIB;
-/// Bytes of a stream from one sync of what is written of its files to the next, at least, where files are to be safe.
+/// Bytes of a stream between two syncs of its draft, if uploads are synced.
 pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
-/// Syncs of files of large uploads that run at once, each on a worker: the others go on.
+/// Such syncs that run at once. Each keeps a worker busy; the other workers go on.
 pub const SYNCS_MAX: usize = 2;
-/// Bytes of a file that are held until it is made: most files of small uploads are written at once, where they stay. Later
-/// as many are held again, so that short pieces are written as one.
+/// Bytes of a draft that are collected before they are written. Most small uploads are written once, to their final file.
 pub const DRAFT_BUFFER_BYTES: usize = 64 * KIB;
-/// Bytes of room on disk that a growing file asks for at once. What it does not need goes back when it is whole.
+/// Bytes of disk space that a growing file reserves at a time. What it does not need is given back when it is complete.
 pub const RESERVED_BYTES: u64 = 4 * MIB as u64;
-/// Bytes that must be free for that: four times what the files of all uploads at once may ask for and not need.
+/// Bytes that must be free before a file reserves space: four times what all uploads can reserve in excess.
 pub const RESERVE_FREE_BYTES_MIN: u64 = 4 * 2 * UPLOADS_MAX as u64 * RESERVED_BYTES;
-/// Checksums of an upload's blocks that are in memory until their page is full.
+/// Bytes of an upload's checksums that are collected before they are written.
 pub const CHECKSUM_PAGE_BYTES: usize = 4 * KIB;
-/// Bytes that a worker reads from a file at once: small enough to be still in its core's cache when they are scanned.
+/// Bytes that a worker reads from a file at once: few enough to be still in the core's cache when they are scanned.
 pub const READ_BLOCK_BYTES: usize = 64 * KIB;
 
-/// Columns of a table, by default and at most.
+/// The draft's buffer grows by doubling and must end at this size.
+const _: () = assert!(DRAFT_BUFFER_BYTES.is_power_of_two());
+/// A file that is in memory with its first block can stay there.
+const _: () = assert!(RECEIVE_BLOCK_BYTES <= DRAFT_BUFFER_BYTES);
+
+/// Uploads that run, with a block, a frame and a page of checksums each; entries of all transfers that run or wait.
+const TRANSFERS_BYTES: usize = UPLOADS_MAX * (RECEIVE_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + CHECKSUM_PAGE_BYTES)
+    + TRANSFER_ENTRY_BYTES
+        * (UPLOADS_MAX
+            + UPLOAD_WAITS_MAX
+            + HTTP_LONG_CALLS_MAX
+            + HTTP_LONG_CALL_WAITS_MAX
+            + LARGE_JSON_BODIES_MAX
+            + LARGE_JSON_BODY_WAITS_MAX);
+
+// ---- CSV files ----
+
+/// Columns of a file: the default and the ceiling of `--columns-max`.
 pub const COLUMNS_MAX: usize = 4096;
-/// Bytes of a cell, by default.
+/// Bytes of a cell: the default of `--cell-bytes-max`.
 pub const CELL_BYTES_MAX: usize = MIB;
-/// Bytes of a row, by default.
+/// Bytes of a row: the default of `--row-bytes-max`.
 pub const ROW_BYTES_MAX: usize = 4 * MIB;
-/// The most that `--cell-bytes-max` and `--row-bytes-max` may say.
+/// The ceiling of `--cell-bytes-max` and `--row-bytes-max`.
 pub const ROW_BYTES_CEILING: usize = 8 * MIB;
-/// Bytes of a column's name: a Parquet footer repeats it for every row group.
+/// Bytes of a column's name. A Parquet footer repeats it for every row group.
 pub const NAME_BYTES_MAX: usize = KIB;
-/// Bytes of the header row: every part's receipt and Parquet footer repeats the names.
+/// Bytes of the header row. The receipt and the Parquet footer of every part repeat the names.
 pub const HEADER_BYTES_MAX: usize = MIB;
-/// Bytes of one upload, by default.
+/// Bytes of an upload: the default of `--upload-bytes-max`.
 pub const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * MIB as u64;
 
-/// Parts of a table: the registry is the one thing that grows with it.
+const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
+
+// ---- The registry ----
+
+/// Parts of the table: the default and the ceiling of `--parts-max`. Only the registry's memory grows with them.
 pub const PARTS_MAX: usize = 100_000;
-/// The share of the parts that there may be, in percent, from which a table is nearly full: the log says so once.
+/// Percentage of the allowed parts at which the log warns, once.
 pub const PARTS_WARNING_PERCENT: usize = 80;
-/// Bytes that the registry spends on a part: the `Part`, with what its files are verified against, and its place in the map.
+/// Bytes of a part in the registry: the `Part`, what its files are verified with, and its entry in the map.
 pub const PART_BYTES: usize = 160;
-/// Ids that are held of parts in quarantine, the smallest; more are only counted.
+/// Ids of parts in quarantine that are kept, the smallest ones; the others are only counted.
 pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
-/// Bytes of distinct headers that the registry keeps; what is beyond is read from the receipts when asked.
+/// Bytes of distinct schemas that the registry keeps. Others are read from the receipts when they are needed.
 pub const SCHEMA_BYTES_MAX: usize = 8 * MIB;
 
-/// Bytes of a key of NumStore.
+/// Parts, missing parts (8 bytes each) and schemas.
+const REGISTRY_BYTES: usize = PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX + MISSING_PARTS_LISTED_MAX * 8;
+
+// ---- NumStore ----
+
+/// Bytes of a key.
 pub const KEY_BYTES_MAX: usize = 128;
-/// Keys of NumStore.
+/// Keys.
 pub const KEYS_MAX: usize = 50_000;
-/// Bytes that a key takes: of the hash table, which has 65,536 slots of 25 bytes for so many, and its text.
+/// Bytes of a key in memory: its share of the hash table, which has 65,536 slots of 25 bytes for so many keys, and its text.
 pub const KEY_ENTRY_BYTES: usize = 25 * 65_536 / KEYS_MAX + 1 + KEY_BYTES_MAX;
-/// Results that NumStore's cache holds.
+/// Results in the cache of factorials.
 #[allow(clippy::unwrap_used, reason = "it is checked when compiling")]
 pub const FACTORIALS_MAX: NonZeroUsize = NonZeroUsize::new(10).unwrap();
-/// Calls of NumStore that compute at once: P2's threads. More wait their turn.
+/// Calls that compute at once; more wait. The original NumStore server has as many threads.
 pub const NUMSTORE_CALLS_MAX: usize = 4;
 
-/// Jobs that wait or run, by default and at most; one more is refused.
+// ---- Jobs ----
+
+/// Jobs that wait or run: the default and the ceiling of `--jobs-max`.
 pub const JOBS_UNFINISHED_MAX: usize = 1000;
-/// Jobs that are known; the oldest that ended make room.
+/// Jobs that are known. If there are more, the oldest that have ended are removed.
 pub const JOBS_MAX: usize = 2000;
-/// Bytes of a job in memory: its entry, with why it failed.
+/// Bytes of a job in memory: its entry, with the reason if it failed.
 pub const JOB_BYTES: usize = KIB;
-/// Bytes of a running job: what it is to do, twice, and where it stands.
+/// Bytes of a running job: two copies of its question, and its progress.
 pub const JOB_RUN_BYTES: usize = MIB;
-/// Statistics that are computed at once.
+/// Statistics jobs that run at once.
 pub const SURVEYS_AT_ONCE: usize = 2;
-/// Files that are grouped and summed at once: each takes what there is for it.
+/// File-processing tasks that run at once. A task takes all the memory that there is for group sums.
 pub const TASKS_AT_ONCE: usize = 1;
-/// Jobs that make room at once when there are as many as may be known.
+/// Jobs that are removed together if there are too many.
 pub const EVICTED_JOBS: usize = 64;
-/// Times that a job is begun: one that the server did not survive so often is given up.
+/// Attempts per job. A job that was interrupted this often, by a stop or a crash of the server, has failed.
 pub const JOB_STARTS_MAX: u32 = 10;
 /// Bytes of the reason why a job failed.
 pub const JOB_REASON_BYTES_MAX: usize = KIB / 2;
-/// Bytes of all names of columns in a task.
+/// Bytes of all column names of a task.
 pub const JOB_NAMES_BYTES_MAX: usize = 8 * KIB;
 
-/// Rows that are turned into one record batch.
+/// Jobs that are known and jobs that run.
+const JOBS_BYTES: usize = JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES;
+
+// ---- Writing Parquet ----
+
+/// Rows of a record batch.
 pub const BATCH_ROWS_MAX: usize = 16 * KIB;
-/// Cells of one record batch: wide tables have shorter batches.
+/// Cells of a record batch: batches of wide tables have fewer rows.
 pub const BATCH_CELLS_MAX: usize = 128 * KIB;
-/// Bytes of cell text in one record batch, but for its last row.
+/// Bytes of cell text in a record batch. The last row may exceed it.
 pub const BATCH_BYTES_MAX: usize = MIB;
-/// Rows of one row group.
+/// Rows of a row group.
 pub const ROW_GROUP_ROWS_MAX: usize = 1024 * KIB;
-/// Bytes of encoded pages in a row group, which are in memory until it is written out.
+/// Bytes of encoded pages in a row group. They are in memory until the row group is written.
 pub const ROW_GROUP_BYTES: usize = 8 * MIB;
-/// The same for tables so wide and long that small groups would make more than [`COLUMN_CHUNKS_MAX`] column chunks.
-/// Their pages wait on disk.
+/// The same for tables so wide and long that small row groups would have more than [`COLUMN_CHUNKS_MAX`] column chunks. Their
+/// pages are kept in a temporary file.
 pub const ROW_GROUP_BYTES_CEILING: usize = 16 * 1024 * MIB;
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = MIB / 2;
-/// Bytes of unfinished pages in memory while the finished ones wait on disk, over all columns ...
+/// Bytes of unfinished pages in memory, over all columns, while the finished pages are in a temporary file.
 pub const SPILL_PAGES_BYTES: usize = 16 * MIB;
-/// ... but never so little of a column that pages would be mostly header.
+/// Bytes that a column's page has at least then: a smaller page would be mostly header.
 pub const PAGE_BYTES_MIN: usize = 4 * KIB;
-/// Column chunks (columns x row groups) of one part: each has an entry in the footer, which readers hold in memory.
+/// Column chunks (columns times row groups) of a part. Each has an entry in the footer, which readers keep in memory.
 pub const COLUMN_CHUNKS_MAX: usize = 32 * KIB;
-/// Bytes in memory of a footer's entry for one column chunk.
+/// Bytes of such an entry in memory.
 pub const COLUMN_CHUNK_ENTRY_BYTES: usize = 640;
-/// Tables with more columns are written without dictionaries: each column's starts with a table of 4,096 slots.
+/// Columns of a table that is written with dictionaries. Each dictionary begins with a table of 4,096 slots.
 pub const DICTIONARY_COLUMNS_MAX: usize = 128;
-/// Bytes of one column's dictionary before the writer falls back to plain values.
+/// Bytes of a column's dictionary; above it the writer uses plain values.
 pub const DICTIONARY_BYTES_MAX: usize = 256 * KIB;
 
-/// Bytes of CSV that one slice of typing or conversion reads: about 10 ms of work.
+/// Bytes of CSV that one slice types or converts.
 pub const CONVERT_SLICE_BYTES: usize = MIB;
-/// Files that were held until they were whole, and that one slice types, converts and puts in place.
+/// Files, each in memory until it was complete, that one slice types, converts and commits.
 pub const SMALL_FILES_PER_SLICE_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BUFFER_BYTES;
-
-/// Uploads up to this size are typed and converted beside the large ones, so that they never wait for those.
+/// Bytes of a small upload. Small uploads have their own memory for conversion, so that they never wait for large ones.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
-/// Memory for the conversion of large uploads, and for what is read ahead of it, over all of them.
+/// Memory for the conversion of all large uploads, and for what is read ahead of it.
 pub const LARGE_CONVERSION_BYTES: usize = 89 * MIB;
-/// Memory for the conversion of small uploads, over all of them.
+/// Memory for the conversion of all small uploads.
 pub const SMALL_CONVERSION_BYTES: usize = 29 * MIB;
 
-/// Parquet parts with more column chunks count as wide, ...
-pub const WIDE_CHUNKS: usize = 2 * KIB;
-/// ... as do those with a longer footer, ...
-pub const WIDE_FOOTER_BYTES: usize = MIB / 2;
-/// ... and so many of them are open for reading at once.
-pub const WIDE_READS_MAX: usize = 1;
-/// Bytes that the scan of one column needs: a block, the longest row at its end or a page, decoded values.
-pub const SCAN_BYTES: usize = READ_BLOCK_BYTES + ROW_BYTES_CEILING + MIB / 2;
+// ---- Reading parts ----
 
-/// Bytes of a survey's question and of a state's name, in a request.
+/// Column chunks above which a Parquet file counts as wide.
+pub const WIDE_CHUNKS: usize = 2 * KIB;
+/// Bytes of its footer above which a Parquet file counts as wide.
+pub const WIDE_FOOTER_BYTES: usize = MIB / 2;
+/// Wide Parquet files that are open for reading at once.
+pub const WIDE_READS_MAX: usize = 1;
+/// Bytes that the scan of a column needs: a block, the longest row at its end or a page, and decoded values.
+pub const SCAN_BYTES: usize = READ_BLOCK_BYTES + ROW_BYTES_CEILING + MIB / 2;
+/// Calls that verify everything that is stored; one more is refused. The verification in the background is not counted.
+pub const VERIFY_CALLS_MAX: usize = 1;
+
+/// Footers of Parquet files that are open: each worker may have one that is not wide.
+const FOOTERS_BYTES: usize = (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES;
+/// Verifications: those that were asked for, and the one in the background.
+const VERIFY_BYTES: usize = (VERIFY_CALLS_MAX + 1) * (READ_BLOCK_BYTES + CHECKSUM_PAGE_BYTES);
+
+// ---- Statistics ----
+
+/// Bytes of a question and of a state's name, in a request.
 pub const SURVEY_NAME_BYTES_MAX: usize = 16 * KIB;
-/// Bytes of the groups of one survey question: some 3,500 of a state, a category and a stratification.
+/// Bytes of the groups of a question: about 3,500 groups by state, category and stratification.
 pub const SURVEY_BYTES_MAX: usize = 2 * MIB;
-/// Bytes that a group takes beside its texts: an exact sum, its place in the map, its line of the answer.
+/// Bytes of a group besides its texts: an exact sum, its entry in the map, its line of the answer.
 pub const SURVEY_GROUP_BYTES: usize = 512;
-/// Bytes that a distinct state, category or stratification takes beside its text.
+/// Bytes of a distinct state, category or stratification besides its text.
 pub const SURVEY_TEXT_BYTES: usize = 192;
-/// Slices that one survey question keeps in the queue or in work: each has groups of its own until they are merged.
+/// Slices of a question that are queued or running at the same time. Each has its own groups until they are merged.
 pub const SURVEY_SLICES_MAX: usize = 2;
-/// Rows of a survey that one slice goes through, a column at a time, about 10 ms of work.
+/// Rows that one slice reads, one column after the other.
 pub const SURVEY_SLICE_ROWS: usize = 32 * KIB;
-/// Bytes that a row takes between two columns.
+/// Bytes of a row between two columns.
 pub const SURVEY_ROW_BYTES: usize = 32;
-/// What one survey question may take: the groups of its slices and those that they are merged into, and the slices' rows.
+/// Bytes of a question: the groups of its slices, the groups that they are merged into, and the slices' rows.
 pub const SURVEY_MEMORY_BYTES: usize =
     (SURVEY_SLICES_MAX + 1) * SURVEY_BYTES_MAX + SURVEY_SLICES_MAX * SURVEY_SLICE_ROWS * SURVEY_ROW_BYTES;
-/// Bytes of the one group sum that may run: its groups in memory, then the merge of what it spilled.
+
+// ---- Group sums ----
+
+/// Bytes of the one group sum that may run: its groups in memory, then the merge of its temporary files.
 pub const GROUP_BYTES_MAX: usize = 40 * MIB;
 /// Columns that a group sum may name.
 pub const GROUP_COLUMNS_MAX: usize = 64;
-/// Bytes of all the names of these columns together.
+/// Bytes of the names of these columns together.
 pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
-/// Calls for a verification of all that is stored; one more is refused. That of the background is beside them.
-pub const VERIFY_CALLS_MAX: usize = 1;
-/// Calls for group sums that wait for their turn; one more is refused. Jobs, of which one runs, wait beside them.
+/// Calls for group sums that wait for their turn; one more is refused. Jobs wait separately.
 pub const GROUP_WAITS_MAX: usize = 8;
-/// Calls for group sums that wait, run, or have an answer that their client still reads; one more is refused.
+/// Calls for group sums that wait, run, or have an answer that is being read; one more is refused.
 pub const GROUP_CALLS_MAX: usize = 16;
-/// Bytes of groups that are handed on at once, and so of the longest group of an answer.
+/// Bytes of the groups that are sent together, and so of the longest group.
 pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
 
-/// What a wide connection may have on the way beyond what any other may.
-const WIDE_CONNECTION_MORE_BYTES: usize =
-    (WIDE_CONNECTION_WINDOW_BYTES + WIDE_FRAME_BYTES_MAX) - (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX);
-/// All of the above at its worst, in one sum: what the server may hold in memory at once.
-pub const MEMORY_BYTES_MAX: usize = CONNECTIONS_MAX * (CONNECTION_WINDOW_BYTES + FRAME_BYTES_MAX) // came in, not yet taken by a call
-    + WIDE_CONNECTIONS_MAX * WIDE_CONNECTION_MORE_BYTES                       // more of it over wide connections
-    + CONNECTIONS_MAX * CONNECTION_CALL_BYTES + SHARED_CALL_BYTES             // open calls, answers not read yet
-    + ((CONNECTIONS_MAX - WIDE_CONNECTIONS_MAX) * STREAMS_PER_CONNECTION_MAX as usize
-        + WIDE_CONNECTIONS_MAX * WIDE_STREAMS_PER_CONNECTION_MAX as usize) * STREAM_BYTES // what HTTP/2 knows of calls
-    + HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX // over HTTP, both ways
-    + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES                          // probes
-    + (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX
-        + LARGE_JSON_BODIES_MAX + LARGE_JSON_BODY_WAITS_MAX) * TRANSFER_ENTRY_BYTES // who sends and reads
-    + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX           // asked over HTTP
-    + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX + LOG_LINES_MAX * LOG_LINE_BYTES_MAX // and logged of it
-    + LOG_BYTES_MAX                                                           // logged to standard error
-    + UPLOADS_MAX * (RECEIVE_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + CHECKSUM_PAGE_BYTES) // on the way to a spool file
-    + LARGE_CONVERSION_BYTES + SMALL_CONVERSION_BYTES                         // read ahead, typed and written
-    + WORKERS * SCAN_BYTES                                                    // being summed
-    + (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES // open footers
-    + PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX + MISSING_PARTS_LISTED_MAX * 8 // the registry
-    + (VERIFY_CALLS_MAX + 1) * (READ_BLOCK_BYTES + CHECKSUM_PAGE_BYTES)           // being verified
-    + KEYS_MAX * KEY_ENTRY_BYTES                                              // NumStore
-    + SURVEYS_AT_ONCE * SURVEY_MEMORY_BYTES                                    // statistics
-    + JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES // jobs
-    + GROUP_BYTES_MAX //                                                         groups, in memory or being merged
-    + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES; //                                    groups that wait to become a message
-
-/// What is left of 512 MiB is the program itself, its stacks and what the allocator keeps.
-const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
-const _: () = assert!(UPLOADS_MAX < WIDE_STREAMS_PER_CONNECTION_MAX as usize);
-const _: () = assert!(STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= CONNECTION_WINDOW_BYTES);
-const _: () = assert!(WIDE_STREAM_WINDOW_BYTES + REQUEST_BYTES_MAX <= WIDE_CONNECTION_WINDOW_BYTES);
-const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PERMITS_SPARE <= HTTP_CONNECTIONS_MAX);
-/// On every connection that may be used a long call can wait for its turn: if more came than may wait, those that are ended
-/// for being slow would come again at once, and keep others from waiting. A short call then needs one of them to be idle.
-const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE == HTTP_CONNECTIONS_MAX);
-const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BYTES_CEILING);
-/// A slice of a scan ends at the end of a row, so it must be able to hold one to get on.
-const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);
-/// A merge holds two rows that it compares, the one that it writes, and its text, in which every byte may be a quote.
+/// A merge has two rows that it compares, the row that it writes, and the row's text, in which every byte may be a quote.
 const _: () = assert!(GROUP_BYTES_MAX >= 5 * ROW_BYTES_CEILING);
-/// Half of it is for groups while the longest row is read: its bytes, and its cells without their quotes.
+/// Half of the memory must do for reading the longest row: its bytes, and its cells without their quotes.
 const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
-/// The message of a block is no longer than four of it, and clients refuse more than 4 MiB unless told otherwise.
+/// A block's message is at most four times as long as the block, and clients accept 4 MiB by default.
 const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
 
-/// A buffer that grows by doubling ends there.
-const _: () = assert!(DRAFT_BUFFER_BYTES.is_power_of_two());
-/// What is in memory with its first block can stay there.
-const _: () = assert!(RECEIVE_BLOCK_BYTES <= DRAFT_BUFFER_BYTES);
+// ---- The sum ----
+
+/// What the server may have in memory at once, in the worst case.
+pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
+    + STREAMS_BYTES
+    + CONNECTIONS_MAX * CONNECTION_CALL_BYTES
+    + SHARED_CALL_BYTES
+    + HTTP_BYTES
+    + LOG_BYTES
+    + TRANSFERS_BYTES
+    + LARGE_CONVERSION_BYTES
+    + SMALL_CONVERSION_BYTES
+    + REGISTRY_BYTES
+    + WORKERS * SCAN_BYTES
+    + FOOTERS_BYTES
+    + VERIFY_BYTES
+    + KEYS_MAX * KEY_ENTRY_BYTES
+    + JOBS_BYTES
+    + SURVEYS_AT_ONCE * SURVEY_MEMORY_BYTES
+    + GROUP_BYTES_MAX
+    + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES;
+
+/// The rest of 512 MiB is for the program, its stacks and what the allocator keeps.
+const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
 
 /// The bounds that flags can change.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// What a CSV file may measure.
+    /// The size of a CSV file's pieces.
     pub csv: CsvLimits,
     /// Bytes of one upload.
     pub upload_bytes_max: u64,
     /// Uploads that are received at once.
     pub uploads_max: usize,
-    /// Parts of the table; one that has more at start is served, and takes no more.
+    /// Parts of the table. A table that has more at start is served, but accepts no uploads.
     pub parts_max: usize,
-    /// How long an upload may send nothing before its permit goes to another.
+    /// How long an upload may send nothing before it is ended.
     pub upload_idle_max: Duration,
-    /// How long a question may send nothing, and an answer go unread.
+    /// How long a call may go without a byte of its request or of its answer.
     pub call_idle_max: Duration,
-    /// How many jobs are taken, and how long they are kept.
+    /// How many jobs are accepted, and how long they are kept.
     pub jobs: JobLimits,
-    /// Time between two verifications of all that is stored; none if there are none in the background.
+    /// Time between two verifications in the background, if there are any.
     pub scrub_interval: Option<Duration>,
-    /// What questions about all of the table get while a part of it is in quarantine.
+    /// Whether questions are answered while a part is in quarantine.
     pub incomplete: Incomplete,
 }
 
-/// Whether questions about all of the table are answered while a part of it is in quarantine.
+/// Whether sums, group sums and statistics are answered while a part is in quarantine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Incomplete {
-    /// No: they are told which part is missing.
+    /// No: the error names the part that is missing.
     #[default]
     Refuse,
-    /// Yes, from the parts that are there.
+    /// Yes, from the other parts.
     Answer,
 }
 
-/// How many jobs are taken, and how long those that ended are kept.
+/// How many jobs are accepted, and how long jobs that have ended are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct JobLimits {
-    /// The age at which those that ended are forgotten.
+    /// The age at which jobs that have ended are removed.
     pub age_max: Duration,
-    /// Jobs that wait or run.
+    /// Jobs that may wait or run.
     pub unfinished_max: usize,
-    /// Bytes of the inputs and results of those that ended; over it the oldest are forgotten.
+    /// Bytes of the inputs and results of jobs that have ended; above it the oldest jobs are removed.
     pub bytes_max: u64,
-    /// Time between two looks.
+    /// Time between two removals.
     pub sweep_interval: Duration,
 }
 
-/// What a CSV file may measure.
+/// The size of a CSV file's pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct CsvLimits {
     /// Columns in the header.
     pub columns_max: usize,
     /// Bytes of a cell's text, without its quotes.
     pub cell_bytes_max: usize,
-    /// Bytes of a row as it stands in the file, without its row end.
+    /// Bytes of a row in the file, without its row end.
     pub row_bytes_max: usize,
 }
 
