@@ -1,8 +1,11 @@
-//! What both surfaces count of their calls, and the text that Prometheus reads.
+//! The metrics: counters of calls over both protocols, and the engine's figures, as Prometheus reads them.
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use prometheus_client::{
@@ -11,16 +14,18 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use tokio::runtime::Handle;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::engine::Stats;
 
-/// Counters of calls, and places for the engine's figures, which are read when somebody asks.
+/// Counters of calls, and gauges of the engine's figures, which are read when the metrics are asked for.
 pub(crate) struct Metrics {
     registry: Registry,
     grpc_calls: Family<GrpcCall, Counter>,
     http_calls: Family<HttpCall, Counter>,
     received: Counter<u64, AtomicU64>,
     spilled: Counter<u64, AtomicU64>,
+    log_file: LostFileLines,
     log_lines_lost: Counter<u64, AtomicU64>,
     parts: Gauge<u64, AtomicU64>,
     parts_max: Gauge<u64, AtomicU64>,
@@ -32,37 +37,68 @@ pub(crate) struct Metrics {
     tokio_tasks: Gauge<u64, AtomicU64>,
 }
 
-/// What the log did not write to standard error; clones count the same.
-#[derive(Clone, Debug, Default)]
+/// How many lines the log has not written; clones share the counters.
+#[derive(Clone, Default)]
 pub(crate) struct LogCounts {
-    /// Lines that could not be written in time.
+    /// Lines that standard error did not take in time.
     pub(crate) lost: Counter<u64, AtomicU64>,
-    /// Lines that were summed up in another.
+    /// Lines that a summary on standard error stands for.
     pub(crate) summed: Counter<u64, AtomicU64>,
+    /// Lines that are missing from the file of `--log-file`.
+    pub(crate) file: LostFileLines,
+}
+
+/// How many lines are missing from the file of `--log-file`; clones share the counters.
+#[derive(Clone, Default)]
+pub(crate) struct LostFileLines(Arc<LostFileCounters>);
+
+#[derive(Default)]
+struct LostFileCounters {
+    /// Lines that could not be written.
+    failed: AtomicU64,
+    /// Counts the lines that came faster than the disk could take them.
+    dropped: OnceLock<ErrorCounter>,
+}
+
+impl LostFileLines {
+    /// A line could not be written.
+    pub(crate) fn add_failed(&self) {
+        self.0.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the lines that this writer drops, too.
+    pub(crate) fn count_dropped_of(&self, writer: ErrorCounter) {
+        self.0.dropped.get_or_init(|| writer);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        let dropped = self.0.dropped.get().map_or(0, ErrorCounter::dropped_lines);
+        self.0.failed.load(Ordering::Relaxed) + dropped as u64
+    }
 }
 
 /// A gRPC call and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct GrpcCall {
-    /// `Table/Upload`, or `other`: never what a client made up.
+    /// `Table/Upload`, or `other` for a method that does not exist.
     pub(crate) method: &'static str,
-    /// The name of gRPC's code; `Cancelled` too for a client that did not wait for its answer.
+    /// The name of gRPC's code; `Cancelled` also if the client did not wait for its answer.
     pub(crate) code: String,
 }
 
 /// An HTTP call and how it was answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpCall {
-    /// The route's pattern, those of the Swagger page and of a slash at the end among them; `other` if there is none.
+    /// The pattern of the route, also of the Swagger page and of paths with a slash at the end; `other` if there is none.
     pub(crate) route: String,
-    /// The method, or `other`: never what a client made up.
+    /// The method, or `other` for one that a client made up.
     pub(crate) method: &'static str,
-    /// What was answered; 499 for a client that did not wait for it.
+    /// The status of the answer; 499 if the client did not wait for it.
     pub(crate) status: u16,
 }
 
 impl Metrics {
-    /// All of them at 0, but for those of the log, which counts itself.
+    /// All metrics at 0, except those of the log, which counts by itself.
     pub(crate) fn new(log: &LogCounts) -> Self {
         let mut registry = Registry::with_prefix("tally");
         let (grpc_calls, http_calls) = (Family::default(), Family::default());
@@ -97,6 +133,7 @@ impl Metrics {
             http_calls,
             received,
             spilled,
+            log_file: log.file.clone(),
             log_lines_lost,
             parts,
             parts_max,
@@ -117,13 +154,13 @@ impl Metrics {
         self.http_calls.get_or_create(call).inc();
     }
 
-    /// Everything as OpenMetrics 1.0 text, with the engine's figures, the log file's and the runtime's as they are now. It is called from an
-    /// asynchronous task.
-    pub(crate) fn text(&self, stats: &Stats, log_lines_lost: u64) -> Result<String, fmt::Error> {
+    /// All metrics as OpenMetrics 1.0 text, with the current figures of the engine, the log and the runtime. It has to be
+    /// called from an asynchronous task.
+    pub(crate) fn text(&self, stats: &Stats) -> Result<String, fmt::Error> {
         let Stats { parts, parts_max, parts_missing, damaged_files, jobs, waiting, .. } = stats;
         let Stats { received_bytes, spilled_bytes, resident_bytes, .. } = stats;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
-        self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
+        self.log_lines_lost.inner().store(self.log_file.count(), Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
         self.resident.set(*resident_bytes);
         self.tokio_tasks.set(Handle::current().metrics().num_alive_tasks() as u64);

@@ -31,7 +31,7 @@ use super::{
     usage::{Usage, UsePermits},
 };
 use crate::{
-    api::http::guard::Arrival,
+    api::http::access::Arrival,
     engine::state::transfers::Origin,
     limits::{BUSY_CONNECTION_S, STALLED_CONNECTION_MS, UNUSED_CONNECTION_MS},
 };

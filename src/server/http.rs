@@ -25,7 +25,7 @@ use super::{
     usage::{FollowedAnswer, FollowedBody, Usage, follow},
 };
 use crate::{
-    api::http::{guard::Arrival, no_connection},
+    api::http::{access::Arrival, router::no_connection},
     limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, HTTP_PERMITS_SPARE, HTTP_SEND_BUFFER_BYTES, PROBE_BUFFER_BYTES},
 };
 

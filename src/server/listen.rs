@@ -9,7 +9,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{api::http::guard::Arrival, error::Error};
+use crate::{api::http::access::Arrival, error::Error};
 
 /// How long to wait when no connection could be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -1,35 +1,30 @@
-//! Where log lines go: standard error, and the file of `--log-file`.
+//! Starts the log, which goes to standard error and to the file of `--log-file`.
 
 use std::{fs::File, io, os::fd::AsFd, panic};
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{EnvFilter, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::log_queue::{Classified, LogQueue};
+use super::{
+    log_file,
+    log_queue::{Classified, LogQueue},
+};
 use crate::{
-    api::{
-        http::{
-            log::ROUTES,
-            log_file::{self, LostLines},
-        },
-        metrics::LogCounts,
-    },
+    api::{http::access_log::ROUTES, metrics::LogCounts},
     config::{LogFile, LogFormat, ServeArgs},
     engine::runtime::workers::panic_text,
 };
 
-/// The log. When it is dropped, what was logged is written, as far as a second goes.
+/// The log. Dropping it writes the lines in its queues, for at most a second.
 pub(super) struct Log {
     queue: LogQueue,
     _file: Option<WorkerGuard>,
-    /// Lines that are not in the file.
-    pub(super) lost_lines: LostLines,
-    /// Lines that are not on standard error.
+    /// How many lines were not written.
     pub(super) counts: LogCounts,
 }
 
 impl Log {
-    /// Waits until what was logged so far is on standard error, for a second at most.
+    /// Waits until all lines logged before are on standard error, for a second at most.
     pub(super) fn flush(&self) {
         self.queue.flush();
     }
@@ -41,12 +36,12 @@ impl Drop for Log {
     }
 }
 
-/// Logs to standard error, and the calls of HTTP to a file too. No call waits for either.
+/// Starts logging to standard error, and the HTTP calls also to a file. No call waits for either.
 pub(super) fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<Log, String> {
     use tracing_subscriber::Layer as _;
     let filter = EnvFilter::try_new(&args.log).map_err(|error| format!("--log: {error}"))?;
     let (counts, is_json) = (LogCounts::default(), args.log_format == LogFormat::Json);
-    // A handle of our own: whoever writes through std's would wait for its lock as long as nobody reads.
+    // A separate handle: std's has a lock, for which other writers would wait while nobody reads standard error.
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
     let queue = stderr.and_then(|stderr| LogQueue::start(stderr, is_json, counts.clone()));
     let queue = queue.map_err(|error| format!("standard error: {error}"))?;
@@ -57,27 +52,27 @@ pub(super) fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<
         }
         LogFormat::Json => logs.json().flatten_event(true).map_event_format(Classified).boxed(),
     };
-    let (routes, file, lost_lines) = match file {
+    let (routes, file) = match file {
         Some(file) => {
-            let (writer, guard, lost_lines) = log_file::open(file).map_err(|error| format!("--log-file: {error}"))?;
+            let (writer, guard) = log_file::open(file, &counts.file).map_err(|error| format!("--log-file: {error}"))?;
             let routes = tracing_subscriber::fmt::layer()
                 .with_ansi(false)
                 .with_target(false)
                 .with_level(false)
                 .with_writer(writer);
             let routes = routes.with_filter(Targets::new().with_target(ROUTES, tracing::Level::DEBUG));
-            (Some(routes), Some(guard), lost_lines)
+            (Some(routes), Some(guard))
         }
-        None => (None, None, LostLines::default()),
+        None => (None, None),
     };
     let started = tracing_subscriber::registry().with(logs.with_filter(filter)).with(routes).try_init();
     started.map_err(|error| format!("logging: {error}"))?;
-    // The usual hook writes to standard error itself, and a worker that panics would wait for whoever reads it.
+    // The default hook writes to standard error directly, and a panicking worker would wait while nobody reads it.
     panic::set_hook(Box::new(|info| {
         let (thread, location) = (std::thread::current(), info.location().map(ToString::to_string));
         let location = location.as_deref().unwrap_or("?");
         let (thread, said) = (thread.name().unwrap_or("?"), panic_text(info.payload()));
         tracing::error!(thread, location, said, "panicked");
     }));
-    Ok(Log { queue, _file: file, lost_lines, counts })
+    Ok(Log { queue, _file: file, counts })
 }

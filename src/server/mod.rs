@@ -28,7 +28,11 @@ use self::{
 use crate::{
     api::{
         grpc::call_budget::CallBudget,
-        http::{Surface, guard::AdminToken, probe_router, router},
+        http::{
+            access::AdminToken,
+            router::{probe_router, router},
+            surface::Surface,
+        },
         metrics::Metrics,
     },
     config::{Config, ServeArgs},
@@ -41,6 +45,7 @@ mod connections;
 mod grpc;
 mod http;
 mod listen;
+mod log_file;
 mod log_queue;
 mod logging;
 mod preface;
@@ -97,14 +102,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     };
     let metrics = Arc::new(Metrics::new(&log.counts));
     let (idle_max, long_calls_max) = (limits.upload_idle_max, capacity.long_calls_max);
-    let surface = Surface::new(
-        engine.clone(),
-        Arc::clone(&metrics),
-        admin_token,
-        idle_max,
-        long_calls_max,
-        log.lost_lines.clone(),
-    );
+    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, long_calls_max);
     let (listeners, http_listeners, probe_listeners) = (bind(&config.grpc)?, bind(&config.http)?, bind(&config.probe)?);
     log.flush(); // so that what was found is told before
     say_ready(&config, [&listeners, &http_listeners, &probe_listeners], &engine, &found)?;

@@ -1,4 +1,4 @@
-//! A result on its way out: piece by piece from the disk, whole or a range of it (RFC 9110, section 14).
+//! Sends a result piece by piece from the disk: the whole file or a range of it (RFC 9110, section 14).
 
 use std::ops::Range;
 
@@ -12,20 +12,20 @@ use crate::{
     limits::HTTP_BUFFER_BYTES,
 };
 
-/// What of a result was asked for.
+/// The part of a result that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// All of it.
     Whole,
     /// Some bytes.
     Range(Range<u64>),
-    /// Bytes that it does not have.
+    /// Bytes after its end.
     Unsatisfiable,
 }
 
 impl Part {
-    /// What a request's headers ask of a file with this entity tag. What is no single range of bytes is ignored, as
-    /// the RFC allows.
+    /// The part that a request's headers ask for, of a file with this entity tag and length. Anything but a single range of
+    /// bytes is ignored, as the RFC allows.
     pub(super) fn of(method: &Method, headers: &HeaderMap, tag: &str, bytes: u64) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let Some(range) = text(header::RANGE).filter(|_| *method == Method::GET) else { return Self::Whole };
@@ -42,7 +42,8 @@ impl Part {
     }
 }
 
-/// The numbers beside the hyphen of a single range. (The crates for it take `-500` of a shorter file for unsatisfiable.)
+/// The numbers before and after the hyphen of a single range. We parse it because the crates for it reject `-500` if the
+/// file is shorter.
 fn ends_of(range: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (unit, range) = range.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
@@ -55,17 +56,18 @@ fn ends_of(range: &str) -> Option<(Option<u64>, Option<u64>)> {
     unit.eq_ignore_ascii_case("bytes").then_some((number(first)?, number(last)?))
 }
 
-/// The bytes of a range. What is told of their end is kept until the connection has taken the last of them.
+/// The bytes of a range. `observer` is notified when the last piece is passed on, and dropped when the connection has
+/// taken it.
 ///
-/// Errors: the first piece cannot be read, or is not what was written. A later one can only break the body off.
+/// Errors: the first piece cannot be read, or its checksum is wrong. An error in a later piece cuts the body off.
 pub(super) async fn pieces_of<T: AtEnd>(
     file: ResultFile,
     range: Range<u64>,
-    told: T,
+    observer: T,
 ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send, Error> {
-    // Read before the head of the answer is sent, while there can still be another answer.
+    // Read before the head of the answer is sent, while the answer can still be an error.
     let mut first = if range.is_empty() { None } else { Some(piece_of(&file, &range).await?) };
-    Ok(stream::try_unfold((file, range, told), move |(file, mut range, mut told)| {
+    Ok(stream::try_unfold((file, range, observer), move |(file, mut range, mut observer)| {
         let first = first.take();
         async move {
             if range.is_empty() {
@@ -77,9 +79,9 @@ pub(super) async fn pieces_of<T: AtEnd>(
             };
             range.start += piece.len() as u64;
             if range.is_empty() {
-                told.at_end();
+                observer.at_end();
             }
-            Ok(Some((piece, (file, range, told))))
+            Ok(Some((piece, (file, range, observer))))
         }
     }))
 }
@@ -94,22 +96,21 @@ async fn piece_of(file: &ResultFile, range: &Range<u64>) -> Result<Bytes, Error>
     Ok(piece)
 }
 
-/// Who wants to know that all bytes were handed over.
+/// Is notified when the last piece of a range is passed on.
 pub(super) trait AtEnd: Send {
     fn at_end(&mut self);
 }
 
-/// Nobody.
 impl AtEnd for () {
     fn at_end(&mut self) {}
 }
 
 /// Marks a task as downloaded when the connection has taken the whole of its result.
 ///
-/// hyper drops a body once it has taken as many bytes as Content-Length says. What then is still in its buffer and in the
-/// kernel's, which `HTTP_SEND_BUFFER_BYTES` bounds, may never arrive, and no server can know: so the result is kept for a
-/// while. Of a client that reads nothing, results of 400 kB were taken so, of 700 kB not; with a kernel on the client's
-/// side that takes as much as it likes, 600 kB and not 1,000.
+/// hyper drops a body once it has taken as many bytes as Content-Length says. The bytes that are then still in its buffer
+/// and in the kernel's, which `HTTP_SEND_BUFFER_BYTES` bounds, may never arrive, and the server cannot know. So the result
+/// is kept for a while. For a client that reads nothing, a result of 400 kB was marked as downloaded and one of 700 kB was
+/// not; if the client's kernel buffers without a limit, 600 kB was and 1,000 kB was not.
 pub(super) struct Download {
     engine: Engine,
     id: JobId,

@@ -1,5 +1,5 @@
-//! Permits for long calls: those whose body or answer takes its time have 20 of the 40 connections, so that probes and
-//! short calls always find one. When all are taken, the one whose client is furthest behind makes room.
+//! Permits for long calls, those whose body or answer takes long. They may have 20 of the 40 connections, so that probes
+//! and short calls always find one. When all permits are taken, the slowest client's call is ended for a new one.
 
 use std::{
     pin::Pin,
@@ -19,9 +19,10 @@ use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Inner, Surface,
-    convert::{Refusal, SurveyRefusal, refuse},
-    survey::{RESULTS_PATH, running},
+    errors::{StatisticsError, TaskError, refuse},
+    paths::RESULTS_PATH,
+    statistics_json::running,
+    surface::{Inner, Surface},
 };
 use crate::{
     api::caller::Caller,
@@ -32,7 +33,7 @@ use crate::{
     limits::HTTP_SHORT_ANSWER_BYTES,
 };
 
-/// There are as many long calls as there may be.
+/// All permits are taken.
 pub(super) struct Busy;
 
 impl Busy {
@@ -41,26 +42,27 @@ impl Busy {
     }
 }
 
-impl From<Busy> for SurveyRefusal {
+impl From<Busy> for StatisticsError {
     fn from(busy: Busy) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, busy.message())
     }
 }
 
-impl From<Busy> for Refusal {
+impl From<Busy> for TaskError {
     fn from(busy: Busy) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "request", busy.message())
     }
 }
 
 impl Inner {
-    /// A permit for a call that takes its time. `end` is cancelled if it has to end for another.
+    /// A permit for a long call. `end` is cancelled if the call has to end for another.
     pub(super) async fn long_call(&self, origin: Origin, end: CancellationToken) -> Result<Permit, Busy> {
         self.long_calls.enter(origin, end).await.ok_or(Busy)
     }
 }
 
-/// Lets an answer that the kernel does not take at once have a permit until it is sent, or refuses the call.
+/// The middleware that gets a permit for an answer that the kernel does not buffer whole, until it is sent. Without a permit
+/// the call is refused.
 pub(super) async fn long_answers(State(surface): State<Surface>, request: Request, next: Next) -> Response {
     let (is_head, path) = (request.method() == Method::HEAD, request.uri().path().to_owned());
     let Caller { origin, close, .. } = Caller::of(request.extensions());
@@ -68,32 +70,34 @@ pub(super) async fn long_answers(State(surface): State<Surface>, request: Reques
     if is_head || is_short(&response) {
         return response;
     }
-    // A client that does not read is not polled, so its connection is closed if the answer has to end.
+    // The body of a client that does not read is not polled, so the connection is closed if the answer has to end.
     match surface.long_call(origin, close).await {
-        Ok(permit) => response.map(|body| Body::new(Long { body, pace: permit.pace(), bytes: 0, _permit: permit })),
-        // The original clients know no other way to be told to come again.
+        Ok(permit) => {
+            response.map(|body| Body::new(LongAnswer { body, pace: permit.pace(), bytes: 0, _permit: permit }))
+        }
+        // The only answer after which the original clients ask again.
         Err(_busy) if path.starts_with(RESULTS_PATH) => running(),
         Err(busy) => refuse(&path, StatusCode::TOO_MANY_REQUESTS, busy.message()),
     }
 }
 
 fn is_short(response: &Response) -> bool {
-    let told = response.headers().get(header::CONTENT_LENGTH);
-    let told = told.and_then(|bytes| bytes.to_str().ok()).and_then(|bytes| bytes.parse().ok());
-    let bytes: Option<u64> = told.or_else(|| http_body::Body::size_hint(response.body()).upper());
+    let length = response.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|bytes| bytes.to_str().ok()).and_then(|bytes| bytes.parse().ok());
+    let bytes: Option<u64> = length.or_else(|| http_body::Body::size_hint(response.body()).upper());
     bytes.is_some_and(|bytes| bytes <= HTTP_SHORT_ANSWER_BYTES)
 }
 
 /// An answer with its permit.
-struct Long {
+struct LongAnswer {
     body: Body,
     pace: Arc<Pace>,
-    /// Bytes that were handed over last, and are taken when more is asked for.
+    /// Bytes of the last piece. The client has read them when hyper polls for more.
     bytes: usize,
     _permit: Permit,
 }
 
-impl http_body::Body for Long {
+impl http_body::Body for LongAnswer {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,4 +1,5 @@
-//! The OpenAPI 3.1 description, made from the handlers, and the page that shows it. Its assets are in the binary.
+//! The OpenAPI 3.1 description, generated from the handlers, and the Swagger page that shows it, whose assets are in the
+//! binary.
 
 use axum::{
     Router,
@@ -15,7 +16,7 @@ use utoipa::{
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{Surface, convert::is_of_surveys};
+use super::{paths::is_statistics_path, surface::Surface};
 
 const OPENAPI_PATH: &str = "/api/v1/openapi.json";
 const SWAGGER_PATH: &str = "/api/v1/docs/swagger";
@@ -41,22 +42,21 @@ impl Modify for AdminTokenScheme {
     }
 }
 
-/// The routes with their description beside them.
+/// The routes, with those of their description and of the Swagger page.
 pub(super) fn with_docs(routes: OpenApiRouter<Surface>) -> Router<Surface> {
     let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi()).merge(routes).split_for_parts();
     add_shared_answers(&mut description);
-    // Without a word the page asks a server on the internet whether the description is valid.
+    // By default the page asks a server on the internet to validate the description.
     let config = utoipa_swagger_ui::Config::default().validator_url("none");
     let page = Router::from(SwaggerUi::new(SWAGGER_PATH).config(config).url(OPENAPI_PATH, description));
     router.merge(page.layer(axum::middleware::map_response(harden)))
 }
 
-/// What paths have in common: what stands before the handlers refuses, the server fails or goes down, and a refusal for
-/// want of room says when to come again.
+/// Adds the answers that do not come from the handlers: refusals before them, failures, and `Retry-After`.
 fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
     for (path, item) in &mut description.paths.paths {
-        let is_survey = is_of_surveys(path);
-        let form = if is_survey { "SurveyRefusal" } else { "Failure" };
+        let is_statistics = is_statistics_path(path);
+        let form = if is_statistics { "StatisticsError" } else { "Failure" };
         let in_form = |what: &str| {
             let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(form))).build();
             ResponseBuilder::new().description(what).content("application/json", content)
@@ -72,7 +72,7 @@ fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
                 continue;
             }
             add("500", in_form("The server failed: its log says why"));
-            if !is_survey {
+            if !is_statistics {
                 add("503", in_form("The server is shutting down"));
             }
             for status in ["429", "503"] {
@@ -86,7 +86,7 @@ fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// The page may run and load what is served here, and no other page may show it in a frame.
+/// Restricts the page to scripts and data from this server, and forbids others to show it in a frame.
 async fn harden(mut response: Response) -> Response {
     const POLICY: HeaderValue = HeaderValue::from_static(
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",

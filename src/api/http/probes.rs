@@ -1,4 +1,4 @@
-//! What orchestrators and Prometheus ask.
+//! The probes of orchestrators, and the metrics for Prometheus.
 
 use std::time::Duration;
 
@@ -11,15 +11,18 @@ use axum::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Surface, convert::refuse};
+use super::{
+    errors::{refuse, status_of},
+    surface::Surface,
+};
 use crate::error::Error;
 
 pub(super) fn routes() -> OpenApiRouter<Surface> {
     OpenApiRouter::new().routes(routes!(livez)).routes(routes!(readyz)).routes(routes!(metrics))
 }
 
-/// What orchestrators ask, and nothing else.
-pub(super) fn for_probes_alone() -> Router<Surface> {
+/// The probes of orchestrators alone, for the address of `--probe`.
+pub(super) fn probe_routes() -> Router<Surface> {
     Router::new().route("/livez", get(livez)).route("/readyz", get(readyz))
 }
 
@@ -29,7 +32,7 @@ async fn livez() -> &'static str {
     "alive\n"
 }
 
-/// How long a worker and the disk may take to show that they work.
+/// How long a worker may take to write to the disk.
 const READY_CHECK_MAX: Duration = Duration::from_secs(2);
 
 /// Whether the server takes calls and gets work done; and how many parts are in quarantine, if there are any.
@@ -55,24 +58,22 @@ async fn readyz(State(surface): State<Surface>) -> (StatusCode, String) {
     (StatusCode::OK, text)
 }
 
-/// The server's figures, for Prometheus: OpenMetrics 1.0.
+/// The server's metrics for Prometheus, as OpenMetrics 1.0 text.
 #[utoipa::path(
     get, path = "/metrics", tag = "probes",
     responses((
-        status = 200, description = "The figures", body = String,
+        status = 200, description = "The metrics", body = String,
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"
     ))
 )]
 async fn metrics(State(surface): State<Surface>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let text = surface.engine.stats().await.and_then(|stats| {
-        surface
-            .metrics
-            .text(&stats, surface.lost_lines.count())
-            .map_err(|error| Error::Internal(format!("metrics: {error}")))
-    });
+    let text =
+        surface.engine.stats().await.and_then(|stats| {
+            surface.metrics.text(&stats).map_err(|error| Error::Internal(format!("metrics: {error}")))
+        });
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(error) => refuse("/metrics", super::convert::status_of(&error), error.to_string()),
+        Err(error) => refuse("/metrics", status_of(&error), error.to_string()),
     }
 }

@@ -1,4 +1,5 @@
-//! The CSV processing API: a file comes in, its group sums go out. Paths and JSON are those of the original.
+//! The handlers of the file-processing tasks: a CSV file is uploaded, its group sums are downloaded later. Paths and JSON
+//! are those of the original server.
 
 use axum::{
     Json,
@@ -15,10 +16,13 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Surface,
-    body::{BUSY_MAX, FileForm, throw_away},
-    convert::{Failure, Grouping, Refusal, TASKS_PATH, TaskReply, task_id, to_group, to_new_task, to_task},
+    discard::{SHORT_DISCARD_MAX, discard},
     download::{Download, Part, pieces_of},
+    errors::{Failure, TaskError},
+    file_form::FileForm,
+    paths::TASKS_PATH,
+    surface::Surface,
+    tasks_json::{Grouping, TaskReply, parse_task_id, to_group, to_new_task, to_task},
 };
 use crate::{
     api::caller::Caller,
@@ -29,7 +33,7 @@ use crate::{
     error::Error,
 };
 
-/// Each path stands for itself with and without a slash at its end.
+/// Each path is served with and without a slash at its end.
 pub(super) fn routes() -> OpenApiRouter<Surface> {
     let without_slash = TASKS_PATH.trim_end_matches('/');
     OpenApiRouter::new()
@@ -67,7 +71,7 @@ struct Form {
         ),
         (status = 400, description = "No file, or none with the extension .csv", body = Failure),
         (status = 403, description = "The request comes from a foreign page", body = Failure),
-        (status = 408, description = "The body stopped coming", body = Failure),
+        (status = 408, description = "The body stopped arriving", body = Failure),
         (status = 429, description = "The queue or the disk is full, or too many calls with a long body or answer", body = Failure),
         (status = 503, description = "The server is shutting down", body = Failure)
     )
@@ -76,19 +80,19 @@ async fn create(
     State(surface): State<Surface>,
     grouping: Result<Query<Grouping>, QueryRejection>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, TaskError> {
     let Caller { origin, .. } = Caller::of(request.extensions());
     let (Parts { headers, .. }, body) = request.into_parts();
     let accepted = if surface.takes_jobs() {
-        surface.long_call(origin, CancellationToken::new()).await.map_err(Refusal::from)
+        surface.long_call(origin, CancellationToken::new()).await.map_err(TaskError::from)
     } else {
         Err(Error::JobsRefused.into()) // whatever the body holds
     };
     let permit = match accepted {
         Ok(permit) => permit,
-        Err(refusal) => {
-            throw_away(body.into_data_stream(), BUSY_MAX).await;
-            return Err(refusal);
+        Err(error) => {
+            discard(body.into_data_stream(), SHORT_DISCARD_MAX).await;
+            return Err(error);
         }
     };
     let mut form = FileForm::new(&headers, body, permit.pace(), surface.idle_max).await?;
@@ -102,16 +106,16 @@ async fn submit(
     origin: Origin,
     grouping: Result<Query<Grouping>, QueryRejection>,
     form: &mut FileForm,
-) -> Result<JobId, Refusal> {
-    let grouping = grouping.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "query", error.body_text()))?;
+) -> Result<JobId, TaskError> {
+    let grouping = grouping.map_err(|error| TaskError::new(StatusCode::BAD_REQUEST, "query", error.body_text()))?;
     let (group, header) = to_group(grouping)?;
     Ok(surface.engine.submit_task_from(origin, form.file().await?, group, header).await?)
 }
 
-/// Where a task stands.
+/// The state of a task.
 #[utoipa::path(
     get, path = "/api/v1/file-processing/tasks/{task_id}/status", tag = "file processing",
-    params(("task_id" = uuid::Uuid, Path, description = "As the POST told it")),
+    params(("task_id" = uuid::Uuid, Path, description = "The id in the answer to the POST")),
     responses(
         (status = 200, description = "The task", body = TaskReply),
         (status = 404, description = "No such task", body = Failure)
@@ -120,16 +124,16 @@ async fn submit(
 async fn status(
     State(surface): State<Surface>,
     task_id: Result<Path<String>, PathRejection>,
-) -> Result<Json<TaskReply>, Refusal> {
+) -> Result<Json<TaskReply>, TaskError> {
     let job = find(&surface, task_id)?;
-    to_task(job).map(Json).ok_or_else(Refusal::unknown_task)
+    to_task(job).map(Json).ok_or_else(TaskError::unknown_task)
 }
 
 /// The sums as a CSV file. It is removed some time after it was sent whole, in one piece.
 #[utoipa::path(
     get, path = "/api/v1/file-processing/tasks/{task_id}/download", tag = "file processing",
     params(
-        ("task_id" = uuid::Uuid, Path, description = "As the POST told it"),
+        ("task_id" = uuid::Uuid, Path, description = "The id in the answer to the POST"),
         ("Range" = Option<String>, Header, description = "A single range of bytes", example = "bytes=0-99"),
         ("If-Range" = Option<String>, Header, description = "The ETag for which the range is meant")
     ),
@@ -150,13 +154,13 @@ async fn download(
     task_id: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, TaskError> {
     let job = find(&surface, task_id)?;
     match job.state {
         JobState::Done { .. } | JobState::Downloaded if job.has_result => {
             send(&surface, job.id, &method, &headers).await
         }
-        JobState::Done { .. } | JobState::Downloaded => Err(Refusal::unknown_task()),
+        JobState::Done { .. } | JobState::Downloaded => Err(TaskError::unknown_task()),
         JobState::Queued | JobState::Running { .. } | JobState::Failed { .. } => {
             Ok((StatusCode::PARTIAL_CONTENT, Json(to_task(job))).into_response())
         }
@@ -164,7 +168,7 @@ async fn download(
 }
 
 /// A result, or a part of it.
-async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap) -> Result<Response, Refusal> {
+async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap) -> Result<Response, TaskError> {
     let file = surface.engine.open_result(id).await?;
     let (bytes, tag) = (file.bytes(), format!("\"{id}\"")); // a result never changes
     let (status, range) = match Part::of(method, headers, &tag, bytes) {
@@ -172,8 +176,8 @@ async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap
         Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
         Part::Unsatisfiable => {
             let message = format!("The file has {bytes} bytes");
-            let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "Range", message);
-            return Ok(([(header::CONTENT_RANGE, format!("bytes */{bytes}"))], refusal).into_response());
+            let error = TaskError::new(StatusCode::RANGE_NOT_SATISFIABLE, "Range", message);
+            return Ok(([(header::CONTENT_RANGE, format!("bytes */{bytes}"))], error).into_response());
         }
     };
     let mut answer = Response::builder()
@@ -196,7 +200,7 @@ async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap
 /// Cancels a task that has not ended.
 #[utoipa::path(
     delete, path = "/api/v1/file-processing/tasks/{task_id}", tag = "file processing",
-    params(("task_id" = uuid::Uuid, Path, description = "As the POST told it")),
+    params(("task_id" = uuid::Uuid, Path, description = "The id in the answer to the POST")),
     responses(
         (status = 204, description = "It is cancelled"),
         (status = 403, description = "The request comes from a foreign page", body = Failure),
@@ -207,15 +211,15 @@ async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap
 async fn cancel(
     State(surface): State<Surface>,
     task_id: Result<Path<String>, PathRejection>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, TaskError> {
     let job = find(&surface, task_id)?;
     if surface.engine.cancel_job(job.id).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
-    Err(Refusal::new(StatusCode::CONFLICT, "task_id", "The task has ended already"))
+    Err(TaskError::new(StatusCode::CONFLICT, "task_id", "The task has ended already"))
 }
 
-fn find(surface: &Surface, task_id: Result<Path<String>, PathRejection>) -> Result<Job, Refusal> {
-    let id = task_id.ok().and_then(|Path(text)| self::task_id(&text));
-    id.and_then(|id| surface.engine.job(id)).ok_or_else(Refusal::unknown_task)
+fn find(surface: &Surface, task_id: Result<Path<String>, PathRejection>) -> Result<Job, TaskError> {
+    let id = task_id.ok().and_then(|Path(text)| parse_task_id(&text));
+    id.and_then(|id| surface.engine.job(id)).ok_or_else(TaskError::unknown_task)
 }

@@ -1,56 +1,35 @@
-//! The file of `--log-file`: written by a thread of its own, so that a disk that stalls or is full stops no call. The
-//! price is that lines can be lost: they are counted, and the first of each failure is told on standard error.
+//! Writes the file of `--log-file` on its own thread, so that no call waits for a disk that is slow or full. Lines can be
+//! lost instead: they are counted, and the first failure of each series is reported on standard error.
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     path::Path,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
 };
 
 use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use crate::{config::LogFile, engine::state::lock_check::assert_unlocked, error::Error, limits::LOG_LINES_MAX};
+use crate::{
+    api::metrics::LostFileLines, config::LogFile, engine::state::lock_check::assert_unlocked, error::Error,
+    limits::LOG_LINES_MAX,
+};
 
-/// How many lines did not come into the file; clones count the same.
-#[derive(Clone, Default)]
-pub(crate) struct LostLines(Arc<Lost>);
-
-#[derive(Default)]
-struct Lost {
-    /// Those that could not be written.
-    unwritten: AtomicU64,
-    /// Those that came faster than they could be written.
-    dropped: OnceLock<ErrorCounter>,
-}
-
-impl LostLines {
-    pub(crate) fn count(&self) -> u64 {
-        let dropped = self.0.dropped.get().map_or(0, ErrorCounter::dropped_lines);
-        self.0.unwritten.load(Ordering::Relaxed) + dropped as u64
-    }
-}
-
-/// A writer that never waits for the disk. What it took is written when the guard is dropped, as far as a second goes.
+/// A writer that never waits for the disk. Dropping the guard writes the lines in its queue, for at most a second.
 ///
 /// Errors: the file cannot be appended to.
-pub(crate) fn open(file: &LogFile) -> Result<(NonBlocking, WorkerGuard, LostLines), Error> {
+pub(super) fn open(file: &LogFile, lost: &LostFileLines) -> Result<(NonBlocking, WorkerGuard), Error> {
     let LogFile { path, bytes_max, files_kept } = file;
-    check_appendable(path)?; // FileRotate itself would write nowhere
+    check_appendable(path)?; // FileRotate would ignore the error and write nowhere
     let limit = ContentLimit::BytesSurpassed(*bytes_max);
     let file = FileRotate::new(Path::new(path), AppendCount::new(*files_kept), limit, Compression::None, None);
-    let lost = LostLines::default();
-    let file = Told { file, lost: lost.clone(), is_failing: false };
+    let file = CountingWriter { file, lost: lost.clone(), is_failing: false };
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES_MAX).finish(file);
-    lost.0.dropped.get_or_init(|| writer.error_counter());
-    Ok((writer, guard, lost))
+    lost.count_dropped_of(writer.error_counter());
+    Ok((writer, guard))
 }
 
-/// Makes sure that a file can be appended to, and makes it if it is not there.
+/// Checks that a file can be appended to, and creates it if it does not exist.
 fn check_appendable(path: &Path) -> Result<(), Error> {
     assert_unlocked();
     if let Some(folder) = path.parent() {
@@ -60,20 +39,21 @@ fn check_appendable(path: &Path) -> Result<(), Error> {
     opened.map(drop).map_err(Error::io(path.display().to_string()))
 }
 
-/// A writer of lines whose failures are told: the thread that writes keeps them to itself.
-struct Told<W> {
+/// A writer of lines that counts and reports its failures, which the thread of [`NonBlocking`] ignores.
+struct CountingWriter<W> {
     file: W,
-    lost: LostLines,
+    lost: LostFileLines,
+    /// The last line could not be written.
     is_failing: bool,
 }
 
-impl<W: Write> Write for Told<W> {
-    /// Takes the whole line, whatever becomes of it: the rest of one that failed would be a line of its own.
+impl<W: Write> Write for CountingWriter<W> {
+    /// Always accepts the whole line: the rest of a failed one would be written as another line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self.file.write_all(line) {
             Ok(()) => self.is_failing = false,
             Err(error) => {
-                self.lost.0.unwritten.fetch_add(1, Ordering::Relaxed);
+                self.lost.add_failed();
                 if !std::mem::replace(&mut self.is_failing, true) {
                     tracing::error!(%error, "--log-file: lines are lost until it can be written again");
                 }
@@ -91,7 +71,7 @@ impl<W: Write> Write for Told<W> {
 mod tests {
     use super::*;
 
-    /// A disk that is full for the lines that say so.
+    /// A disk that is full for lines that begin with `lost`.
     struct Disk(Vec<u8>);
 
     impl Write for Disk {
@@ -108,9 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_counted_and_the_next_line_is_whole() {
-        let lost = LostLines::default();
-        let mut file = Told { file: Disk(Vec::new()), lost: lost.clone(), is_failing: false };
+    fn a_line_that_cannot_be_written_is_counted_and_the_next_one_is_whole() {
+        let lost = LostFileLines::default();
+        let mut file = CountingWriter { file: Disk(Vec::new()), lost: lost.clone(), is_failing: false };
         for (line, failing) in
             [("a\n", false), ("lost 1\n", true), ("lost 2\n", true), ("b\n", false), ("lost 3\n", true)]
         {

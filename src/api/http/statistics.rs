@@ -1,4 +1,5 @@
-//! The statistics: ask, get a job's id, fetch the answer later. Paths and JSON are those of the original servers.
+//! The handlers of the statistics: a question is answered with a job's id, and the job's result is fetched later. Paths and
+//! JSON are those of the original servers.
 
 use axum::{
     Json,
@@ -13,11 +14,14 @@ use serde_json::json;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Surface,
-    body::Asked,
-    convert::{Accepted, OneJob, Question, RankedQuestion, StateQuestion, SurveyRefusal, SurveyStatus, survey_id},
+    access::{Arrival, may_administer},
     download::pieces_of,
-    guard::{Arrival, may_administer},
+    errors::StatisticsError,
+    json_body::JsonBody,
+    statistics_json::{
+        Accepted, Question, RankedQuestion, StateQuestion, StatisticsJob, StatisticsStatus, parse_job_id, running,
+    },
+    surface::Surface,
 };
 use crate::{
     engine::{
@@ -27,13 +31,7 @@ use crate::{
     error::Error,
 };
 
-/// A GET that changes something.
-pub(super) const SHUTDOWN_PATH: &str = "/api/graceful_shutdown";
-
-/// Where results are fetched.
-pub(super) const RESULTS_PATH: &str = "/api/get_results/";
-
-/// What the originals say of a job that they do not know.
+/// What the original servers answer about an unknown job.
 const UNKNOWN_JOB: &str = "Invalid job_id";
 
 pub(super) fn routes() -> OpenApiRouter<Surface> {
@@ -54,36 +52,39 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
         .routes(routes!(graceful_shutdown))
 }
 
-/// What every POST here answers.
+/// The answers to every POST in this module.
 #[derive(utoipa::IntoResponses)]
 #[allow(dead_code, reason = "it describes the answers for the OpenAPI")]
 enum Submitted {
-    /// The job that will answer.
+    /// The job whose result will be the answer.
     #[response(status = 200)]
     Accepted(#[to_schema] Accepted),
-    /// The body is no JSON object with these fields.
+    /// The body is not a JSON object with these fields.
     #[response(status = 400)]
-    Wrong(#[to_schema] SurveyRefusal),
+    Wrong(#[to_schema] StatisticsError),
     /// The request comes from a foreign page.
     #[response(status = 403)]
-    Foreign(#[to_schema] SurveyRefusal),
+    Foreign(#[to_schema] StatisticsError),
     /// The server takes no new jobs, because it is shutting down.
     #[response(status = 405)]
-    ShuttingDown(#[to_schema] SurveyRefusal),
-    /// The body stopped coming.
+    ShuttingDown(#[to_schema] StatisticsError),
+    /// The body stopped arriving.
     #[response(status = 408)]
-    Stopped(#[to_schema] SurveyRefusal),
+    Stopped(#[to_schema] StatisticsError),
     /// The body has more than 1 MiB.
     #[response(status = 413)]
-    TooLarge(#[to_schema] SurveyRefusal),
+    TooLarge(#[to_schema] StatisticsError),
     /// The queue is full, or too many calls have a long body: ask again after the seconds in Retry-After.
     #[response(status = 429)]
-    Full(#[to_schema] SurveyRefusal),
+    Full(#[to_schema] StatisticsError),
 }
 
 /// Mean of every state, ascending by mean: `{"Ohio": 34.1, ...}`
 #[utoipa::path(post, path = "/api/states_mean", tag = "statistics", request_body = Question, responses(Submitted))]
-async fn states_mean(surface: State<Surface>, Asked(asked): Asked<Question>) -> Result<Json<Accepted>, SurveyRefusal> {
+async fn states_mean(
+    surface: State<Surface>,
+    JsonBody(asked): JsonBody<Question>,
+) -> Result<Json<Accepted>, StatisticsError> {
     submit(&surface, SurveyQuestion::new(Ask::StatesMean, asked.question.0, None, None)).await
 }
 
@@ -91,28 +92,37 @@ async fn states_mean(surface: State<Surface>, Asked(asked): Asked<Question>) -> 
 #[utoipa::path(post, path = "/api/state_mean", tag = "statistics", request_body = StateQuestion, responses(Submitted))]
 async fn state_mean(
     surface: State<Surface>,
-    Asked(asked): Asked<StateQuestion>,
-) -> Result<Json<Accepted>, SurveyRefusal> {
+    JsonBody(asked): JsonBody<StateQuestion>,
+) -> Result<Json<Accepted>, StatisticsError> {
     submit(&surface, SurveyQuestion::new(Ask::StateMean, asked.question.0, Some(asked.state.0), None)).await
 }
 
 /// The five best states and their means, best first.
 #[utoipa::path(post, path = "/api/best5", tag = "statistics", request_body = RankedQuestion, responses(Submitted))]
-async fn best5(surface: State<Surface>, Asked(asked): Asked<RankedQuestion>) -> Result<Json<Accepted>, SurveyRefusal> {
+async fn best5(
+    surface: State<Surface>,
+    JsonBody(asked): JsonBody<RankedQuestion>,
+) -> Result<Json<Accepted>, StatisticsError> {
     let best = asked.best.map(Into::into);
     submit(&surface, SurveyQuestion::new(Ask::Best5, asked.question.0, None, best)).await
 }
 
 /// The five worst states and their means, worst first.
 #[utoipa::path(post, path = "/api/worst5", tag = "statistics", request_body = RankedQuestion, responses(Submitted))]
-async fn worst5(surface: State<Surface>, Asked(asked): Asked<RankedQuestion>) -> Result<Json<Accepted>, SurveyRefusal> {
+async fn worst5(
+    surface: State<Surface>,
+    JsonBody(asked): JsonBody<RankedQuestion>,
+) -> Result<Json<Accepted>, StatisticsError> {
     let best = asked.best.map(Into::into);
     submit(&surface, SurveyQuestion::new(Ask::Worst5, asked.question.0, None, best)).await
 }
 
 /// Mean over all rows: `{"global_mean": 34.5}`
 #[utoipa::path(post, path = "/api/global_mean", tag = "statistics", request_body = Question, responses(Submitted))]
-async fn global_mean(surface: State<Surface>, Asked(asked): Asked<Question>) -> Result<Json<Accepted>, SurveyRefusal> {
+async fn global_mean(
+    surface: State<Surface>,
+    JsonBody(asked): JsonBody<Question>,
+) -> Result<Json<Accepted>, StatisticsError> {
     submit(&surface, SurveyQuestion::new(Ask::GlobalMean, asked.question.0, None, None)).await
 }
 
@@ -120,8 +130,8 @@ async fn global_mean(surface: State<Surface>, Asked(asked): Asked<Question>) -> 
 #[utoipa::path(post, path = "/api/diff_from_mean", tag = "statistics", request_body = Question, responses(Submitted))]
 async fn diff_from_mean(
     surface: State<Surface>,
-    Asked(asked): Asked<Question>,
-) -> Result<Json<Accepted>, SurveyRefusal> {
+    JsonBody(asked): JsonBody<Question>,
+) -> Result<Json<Accepted>, StatisticsError> {
     submit(&surface, SurveyQuestion::new(Ask::DiffFromMean, asked.question.0, None, None)).await
 }
 
@@ -131,8 +141,8 @@ async fn diff_from_mean(
 )]
 async fn state_diff_from_mean(
     surface: State<Surface>,
-    Asked(asked): Asked<StateQuestion>,
-) -> Result<Json<Accepted>, SurveyRefusal> {
+    JsonBody(asked): JsonBody<StateQuestion>,
+) -> Result<Json<Accepted>, StatisticsError> {
     submit(&surface, SurveyQuestion::new(Ask::StateDiffFromMean, asked.question.0, Some(asked.state.0), None)).await
 }
 
@@ -140,8 +150,8 @@ async fn state_diff_from_mean(
 #[utoipa::path(post, path = "/api/mean_by_category", tag = "statistics", request_body = Question, responses(Submitted))]
 async fn mean_by_category(
     surface: State<Surface>,
-    Asked(asked): Asked<Question>,
-) -> Result<Json<Accepted>, SurveyRefusal> {
+    JsonBody(asked): JsonBody<Question>,
+) -> Result<Json<Accepted>, StatisticsError> {
     submit(&surface, SurveyQuestion::new(Ask::MeanByCategory, asked.question.0, None, None)).await
 }
 
@@ -151,12 +161,12 @@ async fn mean_by_category(
 )]
 async fn state_mean_by_category(
     surface: State<Surface>,
-    Asked(asked): Asked<StateQuestion>,
-) -> Result<Json<Accepted>, SurveyRefusal> {
+    JsonBody(asked): JsonBody<StateQuestion>,
+) -> Result<Json<Accepted>, StatisticsError> {
     submit(&surface, SurveyQuestion::new(Ask::StateMeanByCategory, asked.question.0, Some(asked.state.0), None)).await
 }
 
-async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> Result<Json<Accepted>, SurveyRefusal> {
+async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> Result<Json<Accepted>, StatisticsError> {
     let id = surface.engine.submit_survey(question?).await?;
     Ok(Json(id.into()))
 }
@@ -166,7 +176,7 @@ async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> R
     get, path = "/api/get_results/{job_id}", tag = "statistics",
     params(("job_id" = String, Path, description = "`job_id_1` or `1`", example = "job_id_1")),
     responses((
-        status = 200, description = "In each of these cases, as the original clients expect; `running` too while there is no place to send a long answer",
+        status = 200, description = "In each of these cases, as the original clients expect; also `running` while too many long answers are being sent",
         content_type = "application/json", body = serde_json::Value,
         examples(
             ("running" = (value = json!({"status": "running"}))),
@@ -176,7 +186,7 @@ async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> R
     ))
 )]
 async fn get_results(State(surface): State<Surface>, job_id: Result<Path<String>, PathRejection>) -> Response {
-    let id = job_id.ok().and_then(|Path(text)| survey_id(&text));
+    let id = job_id.ok().and_then(|Path(text)| parse_job_id(&text));
     let Some(job) = id.and_then(|id| surface.engine.job(id)) else { return no_data(UNKNOWN_JOB) };
     match job.state {
         JobState::Queued | JobState::Running { .. } => running(),
@@ -188,16 +198,11 @@ async fn get_results(State(surface): State<Surface>, job_id: Result<Path<String>
     }
 }
 
-/// Ask again.
-pub(super) fn running() -> Response {
-    Json(json!({"status": SurveyStatus::Running})).into_response()
-}
-
 fn no_data(reason: &str) -> Response {
-    SurveyRefusal::new(StatusCode::OK, reason).into_response()
+    StatisticsError::new(StatusCode::OK, reason).into_response()
 }
 
-/// The stored answer as it is, however long, in the frame that the clients expect.
+/// The stored result, which may be long, inside the JSON object that the clients expect.
 async fn data_of(surface: &Surface, id: JobId) -> Result<Response, Error> {
     const BEFORE: &[u8] = b"{\"status\":\"done\",\"data\":";
     const AFTER: &[u8] = b"}";
@@ -221,23 +226,23 @@ async fn data_of(surface: &Surface, id: JobId) -> Result<Response, Error> {
 )]
 async fn jobs(State(surface): State<Surface>) -> Response {
     let jobs = surface.engine.survey_jobs();
-    let data: Vec<_> = jobs.iter().map(|job| json!({(job.id.to_string()): SurveyStatus::of(&job.state)})).collect();
-    Json(json!({"status": SurveyStatus::Done, "data": data})).into_response()
+    let data: Vec<_> = jobs.iter().map(|job| json!({(job.id.to_string()): StatisticsStatus::of(&job.state)})).collect();
+    Json(json!({"status": StatisticsStatus::Done, "data": data})).into_response()
 }
 
-/// How far one job is.
+/// The state of one job.
 #[utoipa::path(
     get, path = "/api/jobs/{job_id}", tag = "statistics",
     params(("job_id" = String, Path, description = "`job_id_1` or `1`", example = "job_id_1")),
     responses(
-        (status = 200, description = "The job", body = OneJob),
-        (status = 404, description = "There is no such job", body = SurveyRefusal)
+        (status = 200, description = "The job", body = StatisticsJob),
+        (status = 404, description = "There is no such job", body = StatisticsError)
     )
 )]
 async fn job(
     State(surface): State<Surface>,
     job_id: Result<Path<String>, PathRejection>,
-) -> Result<Json<OneJob>, SurveyRefusal> {
+) -> Result<Json<StatisticsJob>, StatisticsError> {
     find(&surface, job_id).map(|job| Json(job.into()))
 }
 
@@ -250,26 +255,26 @@ async fn job(
             status = 200, description = "It is cancelled", content_type = "application/json", body = serde_json::Value,
             example = json!({"status": "done"})
         ),
-        (status = 403, description = "The request comes from a foreign page", body = SurveyRefusal),
-        (status = 404, description = "There is no such job", body = SurveyRefusal),
-        (status = 409, description = "It has ended before", body = SurveyRefusal)
+        (status = 403, description = "The request comes from a foreign page", body = StatisticsError),
+        (status = 404, description = "There is no such job", body = StatisticsError),
+        (status = 409, description = "It has ended before", body = StatisticsError)
     )
 )]
 async fn cancel(
     State(surface): State<Surface>,
     job_id: Result<Path<String>, PathRejection>,
-) -> Result<Response, SurveyRefusal> {
+) -> Result<Response, StatisticsError> {
     let job = find(&surface, job_id)?;
     if surface.engine.cancel_job(job.id).await? {
-        return Ok(Json(json!({"status": SurveyStatus::Done})).into_response());
+        return Ok(Json(json!({"status": StatisticsStatus::Done})).into_response());
     }
-    Err(SurveyRefusal::new(StatusCode::CONFLICT, "the job has ended already"))
+    Err(StatisticsError::new(StatusCode::CONFLICT, "the job has ended already"))
 }
 
-fn find(surface: &Surface, job_id: Result<Path<String>, PathRejection>) -> Result<Job, SurveyRefusal> {
-    let id = job_id.ok().and_then(|Path(text)| survey_id(&text));
+fn find(surface: &Surface, job_id: Result<Path<String>, PathRejection>) -> Result<Job, StatisticsError> {
+    let id = job_id.ok().and_then(|Path(text)| parse_job_id(&text));
     let job = id.and_then(|id| surface.engine.job(id));
-    job.ok_or_else(|| SurveyRefusal::new(StatusCode::NOT_FOUND, UNKNOWN_JOB))
+    job.ok_or_else(|| StatisticsError::new(StatusCode::NOT_FOUND, UNKNOWN_JOB))
 }
 
 /// How many jobs are not done yet, tasks among them.
@@ -284,7 +289,8 @@ async fn num_jobs(State(surface): State<Surface>) -> Response {
     Json(json!({"num_jobs": surface.engine.jobs_undone()})).into_response()
 }
 
-/// No new jobs from here on; those accepted are finished. For this machine or, where there is one, with the admin token.
+/// Accepts no new jobs from now on, and finishes the accepted ones. Only for requests from this machine or, if the server
+/// has an admin token, with that token.
 #[utoipa::path(
     get, path = "/api/graceful_shutdown", tag = "statistics",
     security((), ("admin_token" = [])),
@@ -293,7 +299,7 @@ async fn num_jobs(State(surface): State<Surface>) -> Response {
             status = 200, description = "`running` while jobs are not done, then `done`", content_type = "application/json",
             body = serde_json::Value, example = json!({"status": "running"})
         ),
-        (status = 403, description = "Not from here, and not without the token", body = SurveyRefusal)
+        (status = 403, description = "Not from here, and not without the token", body = StatisticsError)
     )
 )]
 async fn graceful_shutdown(
@@ -304,9 +310,9 @@ async fn graceful_shutdown(
 ) -> Response {
     if !may_administer(arrival, &uri, &headers, surface.admin_token.as_ref()) {
         let reason = "only from this machine itself; or with the admin token, where the server has one";
-        return SurveyRefusal::new(StatusCode::FORBIDDEN, reason).into_response();
+        return StatisticsError::new(StatusCode::FORBIDDEN, reason).into_response();
     }
     surface.refuse_jobs();
     let undone = surface.engine.jobs_undone();
-    Json(json!({"status": if undone > 0 { SurveyStatus::Running } else { SurveyStatus::Done }})).into_response()
+    Json(json!({"status": if undone > 0 { StatisticsStatus::Running } else { StatisticsStatus::Done }})).into_response()
 }

@@ -1,7 +1,8 @@
-//! Who may ask: what a browser sends for a foreign page is refused, and the shutdown is for those who run the server.
+//! Who may do what: requests that a browser sends for another site's page are refused, and only those who run the server
+//! may shut it down.
 //!
-//! A server on loopback has no password, so a page that the user happens to read must not be able to use it: neither
-//! by sending forms to it (CSRF) nor by a name of its own that it makes point here (DNS rebinding).
+//! A server on loopback has no password, so a page that its user visits must not be able to use it: neither by sending
+//! forms to it (CSRF) nor through a name of the page's own domain that resolves to this machine (DNS rebinding).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,8 +15,8 @@ use axum::{
 use subtle::ConstantTimeEq;
 
 use super::{
-    convert::{TASKS_PATH, refuse},
-    survey::SHUTDOWN_PATH,
+    errors::refuse,
+    paths::{SHUTDOWN_PATH, TASKS_PATH},
 };
 use crate::limits::URI_BYTES_MAX;
 
@@ -24,11 +25,11 @@ use crate::limits::URI_BYTES_MAX;
 pub(crate) struct Arrival {
     /// The client.
     pub(crate) peer: SocketAddr,
-    /// What the listener is bound to.
+    /// The address that the listener is bound to.
     pub(crate) listener: SocketAddr,
 }
 
-/// What `--admin-token-file` holds.
+/// The token in `--admin-token-file`.
 #[derive(Clone)]
 pub(crate) struct AdminToken(String);
 
@@ -37,33 +38,33 @@ impl AdminToken {
         Self(token)
     }
 
-    /// Whether a request shows it. Compared in constant time, but for its length.
-    fn is_shown(&self, headers: &HeaderMap) -> bool {
-        let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-        let token = shown.and_then(|shown| shown.split_at_checked("Bearer ".len()));
+    /// Whether a request has it. The comparison takes constant time, except for the length.
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let value = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        let token = value.and_then(|value| value.split_at_checked("Bearer ".len()));
         token.is_some_and(|(scheme, token)| {
             scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(token.ct_eq(self.0.as_bytes()))
         })
     }
 }
 
-/// Whether a request may shut the server's queue: it shows the token or, where there is none, comes from this machine
-/// itself. What a proxy here passes on does not, and neither does what a page sends by a name that it makes point here.
+/// Whether a request may shut the server down. It has to have the token or, if the server has none, come from this machine
+/// itself: not through a proxy on this machine, and not from a page by a name that it made resolve to this machine.
 pub(super) fn may_administer(arrival: Arrival, uri: &Uri, headers: &HeaderMap, token: Option<&AdminToken>) -> bool {
     match token {
-        Some(token) => token.is_shown(headers),
+        Some(token) => token.is_in(headers),
         None => {
-            let is_passed_on = PROXY_HEADERS.iter().any(|name| headers.contains_key(*name));
-            is_loopback(arrival.peer) && !is_passed_on && names_another(uri, headers).is_none()
+            let is_proxied = PROXY_HEADERS.iter().any(|name| headers.contains_key(*name));
+            is_loopback(arrival.peer) && !is_proxied && names_another(uri, headers).is_none()
         }
     }
 }
 
-/// What proxies add to a request (RFC 7239; RFC 9110, section 7.6.3; and what was usual before).
+/// Headers that proxies add to a request (RFC 7239; RFC 9110, section 7.6.3; and the ones in use before).
 const PROXY_HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
 
-/// Refuses what must not reach a handler.
-pub(super) async fn guard(request: Request, next: Next) -> Response {
+/// The middleware that refuses requests that must not reach a handler.
+pub(super) async fn check(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX) {
         let reason = format!("the path and the query have more than {URI_BYTES_MAX} bytes");
@@ -82,27 +83,27 @@ fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Whether a call may change something. Two GETs do, as the originals have them: the shutdown, and the download of a
-/// task, whose result is removed after it.
+/// Whether a call may change something. Two GETs do, because the original servers had them: the shutdown, and the download
+/// of a task, after which its result is removed.
 fn changes_state(method: &Method, path: &str) -> bool {
     let is_download = path.starts_with(TASKS_PATH) && path.trim_end_matches('/').ends_with("/download");
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || path == SHUTDOWN_PATH || is_download
 }
 
-/// Why a request is taken for one that a foreign page sent.
+/// Why a request seems to come from another site's page, if it does.
 fn foreign(uri: &Uri, headers: &HeaderMap, on_loopback: bool) -> Option<&'static str> {
-    // Fetch Metadata, W3C: browsers say so themselves, also where they send no Origin.
+    // W3C Fetch Metadata: browsers send it themselves, also with requests that have no Origin.
     if headers.get_all("sec-fetch-site").iter().any(|site| site != "same-origin" && site != "none") {
         return Some("a page of another origin may not do this");
     }
-    // The names that lead to another listener are not known.
+    // Which names resolve to another listener is not known.
     if on_loopback { names_another(uri, headers) } else { None }
 }
 
-/// Why a request is not for this machine by the names in it, or not from its own pages.
+/// Why the Host of a request does not name this machine, or its Origin is not one of this machine's pages.
 fn names_another(uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
-    if hosts.any(|host| !is_local(host.as_bytes())) || uri.authority().is_some_and(|name| !is_us(name)) {
+    if hosts.any(|host| !is_local(host.as_bytes())) || uri.authority().is_some_and(|name| !is_loopback_name(name)) {
         return Some("the Host is not this machine, by a name that leads here from it alone");
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
@@ -117,11 +118,11 @@ fn names_another(uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
 }
 
 fn is_local(name: &[u8]) -> bool {
-    str::from_utf8(name).is_ok_and(|name| name.parse().is_ok_and(|name| is_us(&name)))
+    str::from_utf8(name).is_ok_and(|name| name.parse().is_ok_and(|name| is_loopback_name(&name)))
 }
 
-/// A name that leads here from this machine alone, with any port.
-fn is_us(name: &Authority) -> bool {
+/// Whether a name resolves to this machine on this machine alone. It may have any port.
+fn is_loopback_name(name: &Authority) -> bool {
     let host = name.host();
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let is_address = literal.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_pages_are_told_apart() {
+    fn requests_of_foreign_pages_are_recognized() {
         let check = |list: &[(&'static str, &'static str)]| {
             foreign(&Uri::from_static("/api/states_mean"), &headers(list), true).is_none()
         };
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shutdown_is_for_this_machine_and_for_the_token() {
+    fn the_shutdown_is_for_this_machine_or_for_the_token() {
         let token = AdminToken::new("s3cret".to_owned());
         let from = |peer: &str| Arrival {
             peer: peer.parse().expect("an address"),
@@ -211,11 +212,11 @@ mod tests {
                 may(here, &[]) && may(here, &[("host", "localhost:5000"), ("origin", "http://127.0.0.1")]),
                 "{here}"
             );
-            // A proxy beside the server passes on what comes from elsewhere.
+            // A proxy on this machine passes on requests from elsewhere.
             for proxy in ["forwarded", "x-forwarded-for", "x-real-ip", "via"] {
                 assert!(!may(here, &[("host", "localhost"), (proxy, "127.0.0.1")]), "{proxy}");
             }
-            // A name that a foreign page made point here, whatever the listener.
+            // A name that a foreign page made resolve to this machine, whatever the listener.
             assert!(!may(here, &[("host", "evil.example:5000")]));
             assert!(!may(here, &[("host", "localhost"), ("origin", "http://evil.example")]));
         }

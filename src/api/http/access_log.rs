@@ -1,4 +1,4 @@
-//! The entry and the exit of each call, for `--log-file`, and its count for the metrics.
+//! The middleware that logs the entry and the exit of each call, for `--log-file`, and counts the call for the metrics.
 
 use std::{fmt::Debug, net::SocketAddr, time::Instant};
 
@@ -10,19 +10,19 @@ use axum::{
 };
 use tracing::{Instrument, Span, field::display};
 
-use super::{Surface, convert::Fault, guard::Arrival};
+use super::{access::Arrival, errors::Fault, surface::Surface};
 use crate::{api::metrics::HttpCall, limits::LOG_TEXT_CHARS_MAX};
 
-/// The target of these lines: what is written to the file of `--log-file`.
+/// The target of these lines. The file of `--log-file` has the lines of this target.
 pub(crate) const ROUTES: &str = "tally::routes";
 
-/// Logs and counts a call. Texts of the client are escaped and cut, so that no line can be forged.
+/// Logs and counts a call. Text from the client is escaped and shortened, so that it cannot forge a line.
 pub(super) async fn log(State(surface): State<Surface>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method_name(request.method());
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let call = surface.next_call();
-    let target = cut(request.uri().path_and_query().map_or("", |target| target.as_str()));
+    let target = shortened(request.uri().path_and_query().map_or("", |target| target.as_str()));
     let span = tracing::info_span!(target: ROUTES, "http", call, method, target = ?target);
     let peer = request.extensions().get::<Arrival>().map(|arrival| arrival.peer);
     tracing::debug!(target: ROUTES, parent: &span, peer = peer.map(display), "entry");
@@ -35,7 +35,7 @@ pub(super) async fn log(State(surface): State<Surface>, request: Request, next: 
     response
 }
 
-/// Sees to it that every call that entered has an exit, also one whose client did not wait for it.
+/// A call that has entered. Dropping it logs the exit, also if the client did not wait for the answer.
 struct Call {
     surface: Surface,
     span: Span,
@@ -52,9 +52,9 @@ impl Drop for Call {
         let Self { surface, span, started, route, method, peer, status } = self;
         let peer = peer.map(display);
         let ms = started.elapsed().as_millis();
-        // nginx's number for a client that went away; it is in the metrics and in the log alone.
+        // nginx's status for a client that closed the connection. It appears only in the metrics and in the log.
         let status = status.map_or(499, |status| status.as_u16());
-        // Clients poll: what they read is logged to standard error on demand only.
+        // Clients poll, so reads are logged to standard error on demand only.
         if *method == "GET" || *method == "HEAD" {
             tracing::debug!(target: ROUTES, parent: &*span, status, ms, peer, "exit");
         } else {
@@ -64,18 +64,18 @@ impl Drop for Call {
     }
 }
 
-/// What a body asked for.
-pub(super) fn parameters(asked: &impl Debug) {
-    let asked = cut(&format!("{asked:?}"));
+/// Logs the parameters in the body of a request.
+pub(super) fn log_parameters(parameters: &impl Debug) {
+    let asked = shortened(&format!("{parameters:?}"));
     tracing::debug!(target: ROUTES, %asked, "parameters");
 }
 
-/// Text of a client, so long that it says what it is about.
-pub(super) fn cut(text: &str) -> String {
+/// The beginning of a text from a client, long enough to recognize it.
+pub(super) fn shortened(text: &str) -> String {
     text.chars().take(LOG_TEXT_CHARS_MAX).collect()
 }
 
-/// Clients may make up methods; the metrics count those as one.
+/// The name of a method for the metrics. Clients can make up methods, which are counted as one.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -1,0 +1,195 @@
+//! Errors as HTTP answers, in the two forms that clients expect: one on the paths of the original statistics servers,
+//! another on all other paths.
+
+use axum::{
+    Json,
+    http::{Extensions, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{paths::is_statistics_path, statistics_json::StatisticsStatus};
+use crate::error::{Error, Kind, logged::Logged};
+
+/// What the original servers answer to a question while they shut down.
+const SHUTTING_DOWN: &str = "shutting down";
+/// Seconds after which a client that found a queue full may ask again.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+
+/// The HTTP status of an error.
+pub(super) fn status_of(error: &Error) -> StatusCode {
+    // Its kind is Exhausted, but what is exhausted is the client's time.
+    if matches!(error, Error::TooSlow { .. }) {
+        return StatusCode::REQUEST_TIMEOUT;
+    }
+    match error.kind() {
+        Kind::Input | Kind::Malformed | Kind::OutOfRange => StatusCode::BAD_REQUEST,
+        Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        Kind::Cancelled => StatusCode::REQUEST_TIMEOUT,
+        Kind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::OtherServer => StatusCode::CONFLICT,
+        Kind::DataLoss | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The error of a request's body that could not be read.
+pub(super) fn interrupted(error: axum::Error) -> Error {
+    Error::Aborted(error.to_string())
+}
+
+/// An error answer in the form that the clients of this path expect.
+pub(super) fn refuse(path: &str, status: StatusCode, reason: impl Into<String>) -> Response {
+    if is_statistics_path(path) {
+        return StatisticsError::new(status, reason).into_response();
+    }
+    TaskError::new(status, "request", reason).into_response()
+}
+
+/// Why a question was refused, or has no answer.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({"status": "error", "reason": "Invalid job_id"})))]
+pub(super) struct StatisticsError {
+    #[serde(skip)]
+    code: StatusCode,
+    #[serde(skip)]
+    fault: Option<Fault>,
+    status: StatisticsStatus,
+    reason: String,
+}
+
+impl StatisticsError {
+    pub(super) fn new(code: StatusCode, reason: impl Into<String>) -> Self {
+        Self { code, fault: None, status: StatisticsStatus::Error, reason: reason.into() }
+    }
+}
+
+impl From<Error> for StatisticsError {
+    /// The original clients expect 405 from a server that is shutting down.
+    fn from(error: Error) -> Self {
+        match status_of(&error) {
+            StatusCode::SERVICE_UNAVAILABLE => Self::new(StatusCode::METHOD_NOT_ALLOWED, SHUTTING_DOWN),
+            code => Self { fault: Fault::of(code, &error), ..Self::new(code, error.to_string()) },
+        }
+    }
+}
+
+impl IntoResponse for StatisticsError {
+    fn into_response(self) -> Response {
+        let (code, is_shutting_down, fault) = (self.code, self.reason == SHUTTING_DOWN, self.fault.clone());
+        let mut response = (code, Json(self)).into_response();
+        response.extensions_mut().extend(Fault::extension(fault));
+        if code == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
+        }
+        if is_shutting_down {
+            // RFC 9110, section 15.5.6: a 405 lists the allowed methods, and the list may be empty.
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(""));
+        }
+        response
+    }
+}
+
+/// Why a request about tasks was refused.
+#[derive(Debug)]
+pub(super) struct TaskError {
+    pub(super) status: StatusCode,
+    /// The part of the request that is wrong.
+    pub(super) field: &'static str,
+    pub(super) message: String,
+    fault: Option<Fault>,
+}
+
+impl TaskError {
+    pub(super) fn new(status: StatusCode, field: &'static str, message: impl Into<String>) -> Self {
+        Self { status, field, message: message.into(), fault: None }
+    }
+
+    /// The same error, of another part of the request.
+    pub(super) fn of_field(self, field: &'static str) -> Self {
+        Self { field, ..self }
+    }
+
+    pub(super) fn bad_file(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "file", message)
+    }
+
+    pub(super) fn unknown_task() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "task_id", "There is no such task, or its result is gone")
+    }
+}
+
+impl From<Error> for TaskError {
+    fn from(error: Error) -> Self {
+        let status = status_of(&error);
+        Self { fault: Fault::of(status, &error), ..Self::new(status, "file", error.to_string()) }
+    }
+}
+
+impl IntoResponse for TaskError {
+    fn into_response(self) -> Response {
+        let Self { status, field, message, fault } = self;
+        let general = match status {
+            StatusCode::BAD_REQUEST => "The request is invalid or missing required data.",
+            StatusCode::NOT_FOUND => "The requested resource was not found.",
+            _ => "The request could not be answered.",
+        };
+        let failure = Failure {
+            code: status.canonical_reason().unwrap_or_default(),
+            message: general,
+            details: [Detail { field, message }],
+        };
+        let mut response = (status, Json(failure)).into_response();
+        response.extensions_mut().extend(Fault::extension(fault));
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
+        }
+        response
+    }
+}
+
+/// What is wrong with a request.
+#[derive(Serialize, ToSchema)]
+#[schema(examples(json!({
+    "code": "Bad Request",
+    "message": "The request is invalid or missing required data.",
+    "details": [{"field": "file", "message": "No file part in the request"}]
+})))]
+pub(super) struct Failure {
+    /// The reason phrase of the status.
+    #[schema(value_type = String)]
+    code: &'static str,
+    #[schema(value_type = String)]
+    message: &'static str,
+    #[schema(value_type = Vec<Detail>)]
+    details: [Detail; 1],
+}
+
+/// One thing that is wrong with it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Detail {
+    #[schema(value_type = String)]
+    field: &'static str,
+    message: String,
+}
+
+/// What went wrong in the server itself, as the log says it. It is in the extensions of the answer for `access_log`,
+/// which knows the client's address.
+#[derive(Clone, Debug)]
+pub(super) struct Fault(pub(super) String);
+
+impl Fault {
+    fn of(status: StatusCode, error: &Error) -> Option<Self> {
+        status.is_server_error().then(|| Self(Logged(error).to_string()))
+    }
+
+    fn extension(fault: Option<Self>) -> Extensions {
+        let mut extensions = Extensions::new();
+        if let Some(fault) = fault {
+            extensions.insert(fault);
+        }
+        extensions
+    }
+}

@@ -1,0 +1,91 @@
+//! What the handlers of one server share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::access::AdminToken;
+use crate::{
+    api::metrics::Metrics,
+    engine::{Engine, runtime::transfers::Admission},
+};
+
+/// What the handlers share; clones refer to the same.
+#[derive(Clone)]
+pub(crate) struct Surface(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(super) engine: Engine,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) admin_token: Option<AdminToken>,
+    /// Admits JSON bodies that are too large to keep one in memory for every connection.
+    pub(super) large_bodies: Admission,
+    /// Admits calls whose body or answer takes long.
+    pub(super) long_calls: Admission,
+    /// How long a body may send nothing.
+    pub(super) idle_max: Duration,
+    calls: AtomicU64,
+    draining: AtomicBool,
+    /// Lets a call be refused before its body is read. The engine checks again.
+    jobs_refused: AtomicBool,
+}
+
+impl std::ops::Deref for Surface {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Surface {
+    pub(crate) fn new(
+        engine: Engine,
+        metrics: Arc<Metrics>,
+        admin_token: Option<AdminToken>,
+        idle_max: Duration,
+        long_calls_max: usize,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            long_calls: engine.long_calls(long_calls_max),
+            large_bodies: engine.large_bodies(),
+            engine,
+            metrics,
+            admin_token,
+            idle_max,
+            calls: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            jobs_refused: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Inner {
+    /// From now on probes answer that the server is shutting down, and no job is accepted.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.refuse_jobs();
+    }
+
+    pub(super) fn refuse_jobs(&self) {
+        self.jobs_refused.store(true, Ordering::Relaxed);
+        self.engine.refuse_jobs();
+    }
+
+    pub(super) fn takes_jobs(&self) -> bool {
+        !self.jobs_refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The number of a call, for the log.
+    pub(super) fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
