@@ -1,4 +1,4 @@
-//! Turns proto/ into Rust, and into the descriptors that reflection serves.
+//! Generates Rust code from proto/, and the descriptors that the reflection service returns.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

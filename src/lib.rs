@@ -1,5 +1,5 @@
-//! Tally, a table server: CSV files come in over gRPC, each a further portion of one growing table; column sums are
-//! answered by reading the files, exactly, in bounded memory. ARCHITECTURE.md is the map.
+//! Tally, a table server. Clients upload CSV files over gRPC or HTTP; each file is a part of one growing table. Sums are
+//! computed by reading the stored files: exactly, and in bounded memory. ARCHITECTURE.md describes the modules.
 
 pub mod api;
 pub mod cli;

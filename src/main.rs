@@ -1,10 +1,11 @@
-//! Parses the command line, runs it, answers with an exit code.
+//! Parses the command line, runs the command, returns its exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-/// The memory plan counts what is in use; glibc would keep several times that in the arenas of 8 workers.
+/// The bounds in `limits.rs` count memory that is in use. glibc's allocator would keep several times as much in the arenas of
+/// the 8 workers.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -17,11 +17,12 @@ use crate::proto::pb::tally::{ForgetRequest, tally_client::TallyClient};
 
 /// Accept the loss of parts that are in quarantine
 ///
-/// A part that is damaged when the server starts is set aside in quarantine, and sums, group sums
-/// and statistics are refused while it is missing. To restore it, stop the server, move whole
-/// files of the part from wherever you have them to parts/ in the data folder, and start the
-/// server. If there are none, `tally forget` accepts the loss: answers are then about the other
-/// parts. The data folder keeps a record of that, and the part's files stay in quarantine/.
+/// A part that is damaged when the server starts is moved to quarantine, and sums, group sums and
+/// statistics are refused while it is missing. To restore it, stop the server, copy undamaged
+/// files of the part, from a backup for example, to parts/ in the data folder, and start the
+/// server. If you have no such files, `tally forget` accepts the loss: from then on answers are
+/// about the other parts. The data folder keeps a record of this, and the part's files stay in
+/// quarantine/.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -43,7 +44,7 @@ pub struct ForgetArgs {
 #[derive(Serialize)]
 struct ForgottenJson {
     part: u64,
-    /// Parts that are in quarantine still, without those that were forgotten.
+    /// Parts that are still in quarantine and not forgotten.
     quarantined: u64,
 }
 

@@ -1,5 +1,5 @@
-//! `tally group-sum`: the group sums of a CSV file, without a server: the one subcommand that computes by itself, with
-//! the engine's own workers, in the memory that it is given.
+//! `tally group-sum`: the group sums of a CSV file, without a server. It runs the engine's workers in this process, in the
+//! memory that it is given.
 
 use std::{
     env::temp_dir,
@@ -34,11 +34,11 @@ const GROUP_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * MIB as u64;
 
 /// Print the exact sums of a CSV file's columns for each group of its rows
 ///
-/// Needs no server. The file may be larger than memory and have any number of groups: what does
-/// not fit in the memory that it may use waits in files without a name in --temp-dir. The result
-/// is CSV: a header, then one row for each group, sorted by the group's cells as bytes. An empty
-/// cell adds nothing. A cell that is no integer, or a total that does not fit in 64 bits, is an
-/// error.
+/// Needs no server. The file may be larger than memory and have any number of groups: groups that
+/// do not fit in --memory-bytes are kept in unnamed temporary files in --temp-dir. The result is
+/// CSV: a header, then one row for each group, sorted by the bytes of the group's cells. An empty
+/// cell adds nothing. A cell that is not an integer, or a total that does not fit in 64 bits, is
+/// an error.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -52,15 +52,15 @@ pub struct GroupSumArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Columns to group by, as a row of a CSV file; may be repeated
+    /// Columns to group by, written as a CSV row; may be repeated
     #[arg(long, value_name = "COLUMNS", env = "TALLY_BY", hide_env_values = true, required = true)]
     pub by: Vec<String>,
 
-    /// Columns to sum, as a row of a CSV file; may be repeated
+    /// Columns to sum, written as a CSV row; may be repeated
     #[arg(long, value_name = "COLUMNS", env = "TALLY_SUM", hide_env_values = true, required = true)]
     pub sum: Vec<String>,
 
-    /// Write the result there, once it is complete, and not to standard output
+    /// Write the result to this file, not to standard output; the file appears when it is complete
     #[arg(long, value_name = "FILE", env = "TALLY_OUTPUT", hide_env_values = true)]
     pub output: Option<PathBuf>,
 
@@ -78,8 +78,8 @@ pub(super) async fn run(args: GroupSumArgs) -> Result<ExitCode, Failure> {
     let GroupSumArgs { file, by, sum, output, memory_bytes, temp_dir: folder } = args;
     let spec = GroupBy::parse(&by, &sum).map_err(|error| Failure::Refused(error.to_string()))?;
     let header = [spec.by(), spec.sum()].concat();
-    let wrong = |error: Error| Failure::Refused(format!("{}: {error}", file.display()));
-    let source = open(&file).map_err(wrong)?;
+    let refused = |error: Error| Failure::Refused(format!("{}: {error}", file.display()));
+    let source = open(&file).map_err(refused)?;
 
     let bar = byte_bar(&file, Some(source.bytes()));
     let group_sum = GroupSum {
@@ -91,22 +91,22 @@ pub(super) async fn run(args: GroupSumArgs) -> Result<ExitCode, Failure> {
     let sources = Sources::File { file: source, limits: CsvLimits::default() };
     let groups = group_sum.run(sources, spec, None, |bytes| bar.set_position(bytes)).await;
     bar.finish_and_clear();
-    let groups = groups.map_err(wrong)?;
+    let groups = groups.map_err(refused)?;
 
     match output {
         None => {
-            groups.write_csv(&header, io::stdout()).await.map_err(|error| unwritten(error, wrong))?;
+            groups.write_csv(&header, io::stdout()).await.map_err(|error| not_written(error, refused))?;
         }
         Some(path) => {
             let output = Output::create(&path).map_err(|error| Failure::File(path.clone(), error))?;
-            let written = groups.write_csv(&header, output).await.map_err(wrong)?;
+            let written = groups.write_csv(&header, output).await.map_err(refused)?;
             written.publish(&path).map_err(|error| Failure::File(path, error))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A file that can be read at any place. A pipe would block here, and could not be read twice.
+/// Opens a regular file. A pipe would block here, and could be read only once.
 fn open(file: &Path) -> Result<Reader, Error> {
     let metadata = fs::metadata(file).map_err(Error::io("cannot read"))?;
     if !metadata.is_file() {
@@ -115,36 +115,38 @@ fn open(file: &Path) -> Result<Reader, Error> {
     Reader::open(file)
 }
 
-/// Standard output that was closed is not the file's fault.
-fn unwritten(error: Error, wrong: impl FnOnce(Error) -> Failure) -> Failure {
+/// The failure if the result was not written: that nobody reads standard output is not an error of the CSV file.
+fn not_written(error: Error, refused: impl FnOnce(Error) -> Failure) -> Failure {
     match error {
         Error::Io { cause, .. } if cause.kind() == io::ErrorKind::BrokenPipe => Failure::Output(cause),
-        error => wrong(error),
+        error => refused(error),
     }
 }
 
-/// Where the result goes: beside the file of that name until it is complete, or into what is no file.
+/// Where `--output` is written.
 enum Output {
-    Beside(NamedTempFile),
-    Into(File),
+    /// A temporary file in the same folder. It is renamed when it is complete.
+    Temporary(NamedTempFile),
+    /// A device or a pipe, which cannot be replaced.
+    Device(File),
 }
 
 impl Output {
     fn create(path: &Path) -> io::Result<Self> {
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            return File::options().write(true).open(path).map(Self::Into);
+            return File::options().write(true).open(path).map(Self::Device);
         }
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let mut builder = Builder::new();
         #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as for any file
-        builder.prefix(".tally-").tempfile_in(folder).map(Self::Beside)
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // minus the umask, as for any new file
+        builder.prefix(".tally-").tempfile_in(folder).map(Self::Temporary)
     }
 
     fn publish(self, path: &Path) -> io::Result<()> {
         match self {
-            Self::Beside(file) => file.persist(path).map(drop).map_err(|failed| failed.error),
-            Self::Into(_) => Ok(()),
+            Self::Temporary(file) => file.persist(path).map(drop).map_err(|failed| failed.error),
+            Self::Device(_) => Ok(()),
         }
     }
 }
@@ -152,12 +154,12 @@ impl Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Beside(file) => file.write(bytes),
-            Self::Into(file) => file.write(bytes),
+            Self::Temporary(file) => file.write(bytes),
+            Self::Device(file) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // nothing is held back
+        Ok(()) // nothing is buffered
     }
 }

@@ -1,4 +1,4 @@
-//! `tally health`: the standard gRPC health check, as the container's HEALTHCHECK asks it.
+//! `tally health`: calls the standard gRPC health check. The container's HEALTHCHECK runs it.
 
 use std::{
     io::{self, Write},
@@ -17,14 +17,14 @@ use super::{
     server_addr::ServerAddr,
 };
 
-/// A server that is well answers at once; one that is stuck must not hold the asker.
+/// A healthy server answers at once. A server that hangs must not block this command.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Ask a server whether it serves
+/// Ask a server whether it accepts calls
 ///
-/// Prints `serving` and exits with 0; anything else, no answer within 5 seconds among it, exits
-/// with 1. A server that is shutting down is `not serving`. This is the standard grpc.health.v1,
-/// so other tools can ask the same.
+/// Prints `serving` and exits with 0. In all other cases it exits with 1, also if there is no
+/// answer within 5 seconds. A server that is shutting down is `not serving`. The call is the
+/// standard grpc.health.v1, so other tools can ask the same.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -50,7 +50,7 @@ pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
     let serving = match tokio::time::timeout(ANSWER_TIME_MAX, ask(&server)).await {
         Ok(answer) => answer? == ServingStatus::Serving,
         Err(_elapsed) => {
-            let reason = format!("nothing came within {} s", ANSWER_TIME_MAX.as_secs());
+            let reason = format!("no answer within {} s", ANSWER_TIME_MAX.as_secs());
             return Err(Failure::NoAnswer { server, reason });
         }
     };
@@ -66,7 +66,7 @@ pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
 
 async fn ask(server: &ServerAddr) -> Result<ServingStatus, Failure> {
     let mut health = HealthClient::new(connect(server).await?);
-    // The empty name asks for the server as a whole.
+    // The empty name means the server as a whole.
     let request = HealthCheckRequest { service: String::new() };
     let answer = health.check(request).await.map_err(|status| call_failure(server, &status))?;
     Ok(answer.into_inner().status())

@@ -1,4 +1,4 @@
-//! `tally load-numstore`: many clients against P2's store at once, and how long its answers took.
+//! `tally load-numstore`: measures the key/value service with many clients at once.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -26,25 +26,26 @@ use crate::{
     proto::pb::{FactRequest, FactResponse, SetNumRequest, num_store_client::NumStoreClient},
 };
 
-/// P2's values, and with them the factorials that may be answered.
+/// The values that are set, as in the original NumStore client; so the only right answers are their factorials.
 const VALUES: std::ops::RangeInclusive<i64> = 1..=15;
-/// Digits to which a response time is kept: its error is below 0.1 %.
+/// Significant digits of a response time in the histogram: the error is below 0.1 %.
 const DIGITS: u8 = 3;
-/// Where the lines of the histogram end, in nanoseconds, from a microsecond on; then ten times that, and so on.
+/// Where the first lines of the printed histogram end, in nanoseconds. The next lines end at ten times that, and so on.
 const STEPS: [u64; 6] = [1_000, 1_500, 2_000, 3_000, 5_000, 7_000];
-/// How often: up to 700 s. A response that takes longer counts as that.
+/// How often the steps are repeated: up to 700 s. A longer response time counts as 700 s.
 const POWERS: u32 = 9;
 const NANOSECONDS_MAX: u64 = 7_000 * 10_u64.pow(POWERS - 1);
 
 /// Put load on the key/value service: half SetNum, half Fact, on random keys
 ///
-/// Every client has a connection of its own and sends a request when the last one is answered.
+/// Each client has its own connection and sends a request when the previous one is answered.
 /// Prints the rate of requests, the cache hit rate of the factorials, percentiles of the response
-/// time and its histogram. A factorial that is none, or a call that fails, ends it with exit code
-/// 1. It sets the keys key0, key1 and so on to values from 1 to 15: nobody else should meanwhile.
+/// time and its histogram. A wrong factorial, or a call that fails, ends it with exit code 1. It
+/// sets the keys key0, key1 and so on to values from 1 to 15; nobody else should set them meanwhile.
 ///
-/// With --rate the requests are due at fixed times. One that is late because the answer before it
-/// was late counts from when it was due, so that a slow server cannot hide behind its own delay.
+/// With --rate, requests are due at fixed times. The response time of a request counts from the
+/// time that it was due, also if the answer before it came late, so that the delays of a slow
+/// server are fully counted.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -65,17 +66,17 @@ pub struct LoadNumstoreArgs {
           value_parser = value_parser!(u32).range(1..))]
     pub requests: u32,
 
-    /// Requests a second of all clients together; as many as are answered unless given
+    /// Requests a second of all clients together [default: as many as are answered]
     #[arg(long, value_name = "PER_SECOND", env = "TALLY_RATE", hide_env_values = true,
           value_parser = value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
 
-    /// Keys to choose from, 1 to 50,000, which is all that the server has room for
+    /// Keys to choose from, 1 to 50,000 (the server's limit)
     #[arg(long, value_name = "N", env = "TALLY_KEYS", hide_env_values = true, default_value_t = 100,
           value_parser = value_parser!(u32).range(1..=KEYS_MAX as i64))]
     pub keys: u32,
 
-    /// Makes the requests the same as in another run; by chance unless given
+    /// Runs with the same seed send the same requests [default: random]
     #[arg(long, value_name = "N", env = "TALLY_SEED", hide_env_values = true)]
     pub seed: Option<u64>,
 
@@ -84,7 +85,7 @@ pub struct LoadNumstoreArgs {
     pub client: ClientArgs,
 }
 
-/// What came of the requests of one client, or of all.
+/// Counts of the requests of one client, or of all, and their response times.
 struct Outcome {
     set_num: u64,
     fact: u64,
@@ -93,7 +94,7 @@ struct Outcome {
     nanoseconds: Histogram<u64>,
 }
 
-/// The line of `--json`.
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
     clients: u8,
@@ -105,10 +106,10 @@ struct Report {
     requests_per_second: f64,
     set_num: u64,
     fact: u64,
-    /// Factorials asked of a key that had no value yet.
+    /// Factorials of keys that had no value yet.
     not_set: u64,
     hits: u64,
-    /// Of the factorials that were answered; null if none was.
+    /// Hits among the answered factorials; null if there was no such answer.
     hit_rate: Option<f64>,
     p50_ms: f64,
     p90_ms: f64,
@@ -131,7 +132,7 @@ pub(super) async fn run(args: LoadNumstoreArgs) -> Result<ExitCode, Failure> {
         running.spawn(load(channel, server.clone(), Plan::of(&args, seed, index, start), bar.clone()));
     }
     let mut all = Outcome::new()?;
-    // The first failure ends the other clients, too: they are dropped with the set.
+    // The first failure ends the other clients, too: dropping the set aborts them.
     while let Some(ended) = running.join_next().await {
         all.add(&ended.map_err(|panic| Failure::Internal(panic.to_string()))??)?;
     }
@@ -149,19 +150,19 @@ pub(super) async fn run(args: LoadNumstoreArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Of the progress bar, without the fractions that indicatif's own has.
+/// The rate for the progress bar. Indicatif's own has decimals.
 fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
     // A bar that cannot be drawn is not worth an error.
-    let _nobody_reads_it = write!(out, "{:.0}/s", state.per_sec());
+    let _ignored = write!(out, "{:.0}/s", state.per_sec());
 }
 
-/// What one client asks, and when.
+/// What one client sends, and when.
 struct Plan {
     requests: u32,
     keys: u32,
     random: fastrand::Rng,
     first_due: Instant,
-    /// Between two requests; none: each is due when the one before it is answered.
+    /// Time between two requests. `None`: each is due when the one before it is answered.
     interval: Option<Duration>,
 }
 
@@ -170,13 +171,13 @@ impl Plan {
         let interval = args.rate.map(|rate| Duration::from_secs_f64(f64::from(args.clients) / f64::from(rate)));
         // The clients take turns: their first requests are spread over one interval.
         let offset = interval.unwrap_or_default().mul_f64(index as f64 / f64::from(args.clients));
-        // Clients of one seed must not ask the same.
+        // Clients of one run must not send the same requests.
         let random = fastrand::Rng::with_seed(seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self { requests: args.requests, keys: args.keys, random, first_due: start + offset, interval }
     }
 }
 
-/// One client's requests, one after the other.
+/// Sends one client's requests, one after the other.
 async fn load(channel: Channel, server: ServerAddr, mut plan: Plan, bar: ProgressBar) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::new()?;
     let mut numstore = NumStoreClient::new(channel);
@@ -207,7 +208,7 @@ async fn load(channel: Channel, server: ServerAddr, mut plan: Plan, bar: Progres
     Ok(outcome)
 }
 
-/// Whether it is the factorial of one of the values.
+/// Whether it is the factorial of one of [`VALUES`].
 fn is_possible(factorial: i64) -> bool {
     let mut product = 1;
     VALUES.into_iter().any(|value| {
@@ -223,7 +224,7 @@ impl Outcome {
         Ok(Self { set_num: 0, fact: 0, not_set: 0, hits: 0, nanoseconds })
     }
 
-    /// The answer to a Fact.
+    /// Checks and counts the answer to a Fact.
     fn count(&mut self, key: &str, answer: &FactResponse) -> Result<(), Failure> {
         self.fact += 1;
         let FactResponse { value, hit, error } = answer;
@@ -286,7 +287,7 @@ impl Report {
         writeln!(out, "requests a second    {:.0}", self.requests_per_second)?;
         match self.hit_rate {
             Some(rate) => writeln!(out, "cache hit rate       {:.1} %", 100.0 * rate)?,
-            None => writeln!(out, "cache hit rate       none: no factorial was answered")?,
+            None => writeln!(out, "cache hit rate       - (no factorial was answered)")?,
         }
         for (name, ms) in [
             ("p50", self.p50_ms),
@@ -301,13 +302,14 @@ impl Report {
     }
 }
 
-/// From, to and how many took that long, in nanoseconds; the stretches are about equal in the logarithm. The histogram
-/// keeps times in buckets, and one that lies across a border counts below it: every request is in one line.
+/// The lines of the printed histogram: from, to (nanoseconds) and the number of requests that took that long. The ranges are
+/// about equally wide on a logarithmic scale. A bucket of `nanoseconds` that crosses a border counts in the lower range, so
+/// each request is in exactly one line.
 fn lines(nanoseconds: &Histogram<u64>) -> Vec<(u64, u64, u64)> {
     let mut lines = Vec::new();
     let (mut from, mut below) = (0, 0);
     for to in (0..POWERS).flat_map(|power| STEPS.map(|step| step * 10_u64.pow(power))) {
-        // What took longer than can be kept is in the last line.
+        // Times above the histogram's maximum are in the last line.
         let count = if to < NANOSECONDS_MAX { nanoseconds.count_between(0, to - 1) } else { nanoseconds.len() };
         lines.push((from, to, count - below));
         (from, below) = (to, count);
@@ -315,7 +317,7 @@ fn lines(nanoseconds: &Histogram<u64>) -> Vec<(u64, u64, u64)> {
     lines
 }
 
-/// How many requests took how long.
+/// Prints how many requests took how long.
 fn print_histogram(out: &mut impl Write, nanoseconds: &Histogram<u64>) -> io::Result<()> {
     const BAR_CHARS_MAX: usize = 60;
     const LINE_CHARS: usize = 42; // before the bar

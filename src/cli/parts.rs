@@ -1,4 +1,4 @@
-//! `tally parts`: the receipts of the table, and the form in which this and `tally upload` print a receipt.
+//! `tally parts`: lists the receipts of the table.
 
 use std::{
     borrow::Cow,
@@ -22,19 +22,19 @@ use crate::proto::pb::tally::{
     Column, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, Receipt, tally_client::TallyClient,
 };
 
-/// Characters of a line where standard output is no terminal.
+/// Characters of a line if standard output is not a terminal.
 const LINE_CHARS: usize = 120;
-/// Lines that wait until their columns can be aligned; also what bounds the memory of a long list.
+/// Lines that are collected before they are aligned and printed. This bounds the memory for a long list.
 const TABLE_LINES_MAX: usize = 1000;
-/// The longest name of a column type is timestamp_utc.
+/// Characters of the longest name of a column type, timestamp_utc.
 const TYPE_CHARS: usize = 13;
 
 /// List the parts of the table
 ///
-/// One line a part, in the order of the parts: its number, data rows, bytes of the CSV and of the
-/// Parquet file, when it was uploaded (UTC), and its columns, as many as the terminal is wide
-/// (120 characters where there is none). A damaged part that the server has set aside in quarantine
-/// has a line, too: answers are refused until it is restored or forgotten (`tally forget`).
+/// One line for each part, in the order of their numbers: the number, data rows, bytes of the CSV
+/// and of the Parquet file, when it was uploaded (UTC), and as many columns as fit the terminal's
+/// width (120 characters if there is no terminal). A damaged part in quarantine has a line, too:
+/// answers are refused until it is restored or forgotten (`tally forget`).
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -42,10 +42,10 @@ const TYPE_CHARS: usize = 13;
         tally parts\n  \
         tally parts --after 1000 --limit 10\n  \
         tally parts --columns\n  \
-        tally parts --json | jq .rows       every receipt whole, one JSON object a line"
+        tally parts --json | jq .rows       complete receipts, one JSON object a line"
 )]
 pub struct PartsArgs {
-    /// Show the columns of each part with types and empty cells (--json always has them)
+    /// Show the columns of each part with their types and empty cells (--json always has them)
     #[arg(long, env = "TALLY_COLUMNS", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub columns: bool,
 
@@ -53,7 +53,7 @@ pub struct PartsArgs {
     #[arg(long, value_name = "PART", env = "TALLY_AFTER", hide_env_values = true, default_value_t = 0)]
     pub after: u64,
 
-    /// Show at most so many parts; 0 shows all
+    /// Show at most this many parts; 0 shows all
     #[arg(long, value_name = "N", env = "TALLY_LIMIT", hide_env_values = true, default_value_t = 0)]
     pub limit: u64,
 
@@ -69,21 +69,21 @@ struct QuarantinedJson {
     in_quarantine: bool,
 }
 
-/// How many parts are in quarantine beyond those that were listed, as JSON.
+/// The number of parts in quarantine that the server has not listed, as JSON.
 #[derive(Serialize)]
 struct MoreQuarantinedJson {
     more_in_quarantine: u64,
 }
 
-/// The parts in quarantine that have a line still to be printed, each before the receipts of greater numbers.
+/// The parts in quarantine that are not printed yet. Each is printed before the receipts with greater numbers.
 struct Quarantined {
     parts: VecDeque<u64>,
-    /// Those that the server counts only.
+    /// Parts that the server counted, but did not list.
     more: u64,
 }
 
 impl Quarantined {
-    /// Errors: those of the call. A server that does not know the call has none.
+    /// A server that does not know the call has no quarantine. Errors: the call failed.
     async fn ask(tally: &mut TallyClient<Channel>, after: u64) -> Result<Self, Status> {
         let ListQuarantineResponse { parts, count } = match tally.list_quarantine(ListQuarantineRequest {}).await {
             Ok(answer) => answer.into_inner(),
@@ -94,13 +94,13 @@ impl Quarantined {
         Ok(Self { parts: parts.into_iter().filter(|part| *part > after).collect(), more })
     }
 
-    /// The next one with a smaller number.
+    /// The next part with a number below `part`.
     fn next_before(&mut self, part: u64) -> Option<u64> {
         if self.parts.front().is_some_and(|next| *next < part) { self.parts.pop_front() } else { None }
     }
 }
 
-/// Where lines are printed, and in which form.
+/// Prints lines in the form that the flags ask for.
 struct Printer<W> {
     out: W,
     json: bool,
@@ -167,7 +167,7 @@ pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
         printer.receipt(&receipt)?;
         printed += 1;
     };
-    // A list that was cut short ends with its last receipt, so that whoever goes on after that misses no line.
+    // If --limit cut the list, its last line is a receipt. `--after` with that number then shows all the rest.
     let is_cut = limit > 0 && printed == limit;
     while !is_cut && let Some(part) = quarantined.next_before(u64::MAX) {
         printer.quarantined(part)?;
@@ -176,11 +176,11 @@ pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
     ended
 }
 
-/// The list with a line for each part. Widths are those of the lines seen so far, so that a list of any length is
-/// printed as it comes.
+/// The list with a line for each part. A column is as wide as its widest cell so far, so a list of any length can be printed
+/// while it arrives.
 struct Table {
     line_chars: usize,
-    /// The width of each column but the last, which takes the rest of the line.
+    /// The widths of the first five columns; the last one takes the rest of the line.
     widths: [usize; 5],
     /// Lines not yet printed, the header first.
     lines: Vec<([String; 5], String)>,
@@ -220,7 +220,7 @@ impl Table {
             }
         }
         let [part, rows, csv, parquet, uploaded] = self.widths;
-        // Two spaces stand behind each of the five. Numbers end at the same place, text begins there.
+        // Two spaces follow each of the five. Numbers are aligned on the right, text on the left.
         let rest_chars = self.line_chars.saturating_sub(self.widths.iter().sum::<usize>() + 5 * 2);
         for ([p, r, c, q, u], names) in self.lines.drain(..) {
             let names = truncate_str(&names, rest_chars, "…");
@@ -250,7 +250,7 @@ fn write_columns(out: &mut impl Write, receipt: &Receipt, line_chars: usize) -> 
     Ok(())
 }
 
-/// `3: x, y, z`, no longer than is worth keeping for a line of `chars_max`.
+/// `3: x, y, z`, cut when it is longer than a line of `chars_max`.
 fn column_names(columns: &[Column], chars_max: usize) -> String {
     let mut text = format!("{}:", columns.len());
     for (index, column) in columns.iter().enumerate() {
@@ -263,12 +263,12 @@ fn column_names(columns: &[Column], chars_max: usize) -> String {
     text
 }
 
-/// A name as it stands, in quotes where it would otherwise be lost in a list: an empty one, or one with a comma.
+/// The name, in quotes if it is empty or has a comma and so could not be recognised in a list.
 fn shown_name(name: &str) -> Cow<'_, str> {
     if name.is_empty() || name.contains(',') { Cow::Owned(format!("\"{name}\"")) } else { Cow::Borrowed(name) }
 }
 
-/// Safe for a terminal, and at most `chars_max` wide. A name may be megabytes long, so it is cut before it is escaped.
+/// The text, safe for a terminal and at most `chars_max` wide. It is cut before it is escaped, because names may be long.
 fn cut(text: &str, chars_max: usize) -> String {
     let end = text.char_indices().nth(chars_max + 1).map_or(text.len(), |(end, _)| end);
     truncate_str(&escaped(&text[..end]), chars_max, "…").into_owned()

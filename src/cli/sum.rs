@@ -17,9 +17,9 @@ use crate::proto::pb::{ColSumReq, table_client::TableClient};
 
 /// Print the exact sum of an integer column over all parts
 ///
-/// Parts without the column add nothing, and so do empty cells; a column that no part has sums
-/// to 0. A cell that is no integer, or a sum that does not fit in 64 bits, is an error.
-/// Standard output gets the total alone.
+/// Parts without the column add nothing, and neither do empty cells. The sum of a column that no
+/// part has is 0. A cell that is not an integer, or a sum that does not fit in 64 bits, is an
+/// error. Standard output gets the total and nothing else.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -46,9 +46,9 @@ pub struct SumArgs {
 #[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// The file as it was sent
+    /// The file as it was uploaded
     Csv,
-    /// The columns by themselves: only the asked one is read
+    /// The same table in columns; only the one that is summed is read
     Parquet,
 }
 

@@ -1,4 +1,4 @@
-//! `tally verify`: reads all that is stored and compares it with its checksums, through the server or without one.
+//! `tally verify`: reads everything that is stored and compares it with its checksums, through the server if one runs.
 
 use std::{
     io::{self, Write},
@@ -21,20 +21,20 @@ use crate::{
     proto::pb::tally::{DamagedFile, ListQuarantineRequest, VerifyProgress, VerifyRequest, tally_client::TallyClient},
 };
 
-/// The data folder and the server where neither is given.
+/// The defaults of the data folder and the server.
 const DATA: &str = "./tally-data";
 const SERVER: &str = "localhost:5440";
 
-/// Read all that is stored and report what is damaged
+/// Read everything that is stored and report what is damaged
 ///
 /// Reads every file of the parts and jobs and compares it with its checksum. Prints a line for each
-/// file that is not what was written, and leaves with 1 if there is any, with 0 if there is none.
+/// damaged file. Exits with 1 if a file is damaged, otherwise with 0.
 ///
-/// A data folder that no server holds is verified by this program, which puts the folder in order
-/// as a start of the server does: damaged parts are moved to quarantine/. While a server holds
-/// it, the server is asked (at --server) and does the work beside its other work; it only
-/// reports, and a damaged part stays where it is until the next start or until its files are
-/// put back. With --server and without DATA the server is asked, whatever folder it has.
+/// If no server uses the data folder, this program does the work, and moves damaged parts to
+/// quarantine/ as a start of the server does. If a server uses it, that server (at --server) is
+/// asked to do the work beside its other work. It only reports: a damaged part stays where it is
+/// until the next start, or until its files are put back. With --server and without DATA, the
+/// server is asked whatever its data folder is.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -48,7 +48,7 @@ pub struct VerifyArgs {
     #[arg(value_name = "DATA", env = "TALLY_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
 
-    /// The gRPC address of the server that holds the folder [default: localhost:5440]
+    /// The gRPC address of the server that uses the folder [default: localhost:5440]
     #[arg(long, visible_alias = "addr", value_name = "HOST[:PORT]", env = "TALLY_SERVER", hide_env_values = true)]
     pub server: Option<ServerAddr>,
 
@@ -70,15 +70,15 @@ struct SummaryJson {
     damaged: u64,
     /// Parts that were moved to quarantine now.
     set_aside: Vec<u64>,
-    /// Parts in quarantine, without those that were forgotten.
+    /// Parts that are in quarantine and not forgotten.
     quarantined: u64,
 }
 
-/// Prints what is found as it comes, and adds it up.
+/// Prints each damaged file when it is reported, and counts.
 struct Report {
     json: bool,
     summary: SummaryJson,
-    /// The first line that could not be written.
+    /// The error of the first line that could not be written.
     failure: Option<io::Error>,
 }
 
