@@ -7,6 +7,7 @@ pub mod row_end;
 pub mod rows;
 pub mod scanner;
 pub mod split;
+pub mod stored;
 
 #[cfg(test)]
 mod tests;

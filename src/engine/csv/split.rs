@@ -1,16 +1,75 @@
-//! Cutting a CSV file into byte ranges that are read side by side.
+//! Byte ranges of CSV files that are read side by side: guess, verify, redo.
+//!
+//! A range that begins inside a file guesses where its first row starts ([`guess_row_start`]), as nobody knows from the middle
+//! whether a quote is open there. Ranges are read in any order, and verified in the order of the file
+//! ([`RangeStart::follows`]): one that did not begin where the range before it ended is read again from there. So the rows, their
+//! numbers and the first error are those of one reader, whatever was guessed.
 
 use super::{
     row_end::State,
     rows::{Resume, Row, Rows, Wanted},
     scanner::Scanner,
 };
-use crate::{error::csv::CsvError, limits::CsvLimits};
+use crate::{
+    engine::storage::reader::Reader,
+    error::{Error, csv::CsvError},
+    limits::{CsvLimits, KIB},
+};
 
-/// Where a row starts that does not begin before the end of `window`'s first byte; `window` is a piece from the middle
-/// of a file with so many columns. A guess, as nobody knows from the middle whether a quote is open there: of the two
-/// it is the one under which the rows that follow are rows of this file. None if the window does not tell.
-pub fn guess_row_start(window: &[u8], columns_count: usize, limits: CsvLimits) -> Option<usize> {
+/// Bytes in which a row's start is looked for, and more if those do not tell: for ranges that are read in a few milliseconds.
+pub const QUICK_GUESS: &[usize] = &[8 * KIB, 256 * KIB];
+
+/// The same for longer ranges, which cost more to read again after a wrong guess.
+pub const CAREFUL_GUESS: &[usize] = &[256 * KIB];
+
+/// The position at which the reading of a range began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeStart<P> {
+    /// The start of a file, or the end of the range before. The rows before it are known.
+    Known(P),
+    /// The guessed start of a row inside a file, where the header is taken to be known. Rows are counted from there.
+    Guessed(P),
+    /// No guess was possible, and nothing was read.
+    Unknown,
+}
+
+impl<P: PartialEq> RangeStart<P> {
+    /// Whether the range began where the range before it ended, which had read the file's header or not.
+    pub fn follows(&self, end_before: &P, header_was_read: bool) -> bool {
+        match self {
+            Self::Known(start) => start == end_before,
+            Self::Guessed(start) => start == end_before && header_was_read,
+            Self::Unknown => false,
+        }
+    }
+
+    /// What must be added to the row numbers of this range, if so many rows come before it.
+    pub fn uncounted_rows(&self, rows_before: u64) -> u64 {
+        if matches!(self, Self::Guessed(_)) { rows_before } else { 0 }
+    }
+}
+
+/// Guesses where the first row starts that does not begin before `offset`, which is not 0. `None` if the bytes do not tell.
+pub fn guess_row_start(
+    file: &Reader,
+    offset: u64,
+    columns_count: usize,
+    limits: CsvLimits,
+    window_bytes: &[usize],
+) -> Result<Option<u64>, Error> {
+    let from = offset - 1; // a row that ends with this byte is followed by one that starts at the offset
+    for &bytes in window_bytes {
+        let window = file.block(from, bytes)?;
+        if let Some(start) = row_start_in(&window, columns_count, limits) {
+            return Ok(Some(from + start as u64));
+        }
+    }
+    Ok(None)
+}
+
+/// The start of the first row after the first byte of `window`. The first row end is taken that is followed by rows of this
+/// file: first under the assumption that no quote is open at the start of the window, then that one is.
+fn row_start_in(window: &[u8], columns_count: usize, limits: CsvLimits) -> Option<usize> {
     struct Ignore;
     impl Rows for Ignore {
         type Error = CsvError;
@@ -23,7 +82,7 @@ pub fn guess_row_start(window: &[u8], columns_count: usize, limits: CsvLimits) -
     }
     [State::Plain, State::Quoted].into_iter().find_map(|mut state| {
         let start = state.row_end(window)? + 1;
-        // Any names will do: they are counted.
+        // Only the number of names matters.
         let resume = Resume { offset: 1, rows: 0, names: vec![String::new(); columns_count] };
         let mut scanner = Scanner::new(limits, Wanted::All, resume);
         scanner.feed(&window[start..], &mut Ignore).is_ok().then_some(start)

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     engine::{
-        csv::rows::{Row, Rows, text_of},
+        csv::{
+            rows::{Row, Rows, text_of},
+            stored::check_header,
+        },
         values::{parse::summand, sum::Sum},
     },
     error::{
@@ -56,10 +59,8 @@ impl Rows for GroupRows<'_> {
     type Error = Stop;
 
     fn header(&mut self, names: &[String]) -> Result<(), Stop> {
-        if let Some((_, schema)) = &self.source.part
-            && !names.iter().eq(schema.columns().iter().map(|(name, _)| name))
-        {
-            return Err(Stop::Damaged("its header disagrees with the receipt".to_owned()));
+        if let Some((_, schema)) = &self.source.part {
+            check_header(names, schema).map_err(Stop::Damaged)?;
         }
         *self.columns = Columns::of(names, self.work)?;
         Ok(())

@@ -15,6 +15,8 @@ use crate::{
     engine::csv::{
         file_scan::{FileScan, Reached},
         rows::{Resume, Wanted},
+        split::RangeStart,
+        stored::check_rows,
     },
     error::Error,
     limits::{KIB, READ_BLOCK_BYTES},
@@ -27,7 +29,9 @@ const LONG_ROW_BYTES: usize = READ_BLOCK_BYTES;
 
 /// Reads from one mark to another.
 pub(super) struct Strand {
-    start: Start,
+    /// A mark inside a source: the strand begins at the first row that starts there or later. Until that row was looked for.
+    starts_after: Option<Mark>,
+    start: RangeStart<Mark>,
     until: Mark,
     position: End,
     /// Of the source at hand, once its header was read.
@@ -42,19 +46,6 @@ pub(super) struct Strand {
     gathered: Gathered,
     /// The last, as the room is free when the groups are gone.
     work: Arc<Work>,
-}
-
-/// Where a strand begins.
-#[derive(Clone, Copy)]
-enum Start {
-    /// At or after this mark inside a source, where a row starts; nobody has looked yet.
-    After(Mark),
-    /// At this mark inside a source, which is a guess; so its rows are counted from there.
-    Guess(Mark),
-    /// At the start of a source, or where the strand before ended.
-    Known(Mark),
-    /// Where a row starts could not be guessed, and nothing was read.
-    Nowhere,
 }
 
 /// Where a strand ended, which is where the next one must have begun.
@@ -74,7 +65,8 @@ impl Strand {
         let totals = Totals::new(bytes_max - bytes_max / 16, work.spec.sum().len());
         Self {
             work,
-            start: if from.offset == 0 { Start::Known(from) } else { Start::After(from) },
+            starts_after: (from.offset > 0).then_some(from),
+            start: if from.offset == 0 { RangeStart::Known(from) } else { RangeStart::Unknown },
             until,
             position: End { mark: from, ..End::default() },
             columns: Columns::default(),
@@ -91,7 +83,7 @@ impl Strand {
         self.gathered.totals.clear();
         self.gathered.batch.clear();
         self.gathered.runs = None;
-        self.start = Start::Known(end.mark);
+        (self.starts_after, self.start) = (None, RangeStart::Known(end.mark));
         (self.first_rows, self.at_long_row, self.stop, self.read_bytes) = (None, false, None, 0);
         self.columns = Columns::default();
         if !end.names.is_empty() {
@@ -132,32 +124,23 @@ impl Strand {
 
     /// Whether it began where the one before it ended.
     pub(super) fn follows(&self, before: &End) -> bool {
-        match self.start {
-            Start::Known(mark) => mark == before.mark,
-            // It took for granted that the header was behind it.
-            Start::Guess(mark) => mark == before.mark && (mark.offset == 0 || !before.names.is_empty()),
-            Start::After(_) | Start::Nowhere => false,
-        }
+        self.start.follows(&before.mark, !before.names.is_empty())
     }
 
     /// What is wrong with what was read, or where it ended. It began where the one before it ended.
     pub(super) fn check(&mut self, before: &End) -> Result<End, Error> {
-        let (guessed, rows_before) = match self.start {
-            Start::Guess(mark) => (mark.source, before.rows),
-            Start::After(_) | Start::Known(_) | Start::Nowhere => (0, 0),
-        };
-        let sources = &self.work.sources;
-        if let Some((counted, expected)) = self.first_rows
-            && counted + rows_before != expected
-        {
-            return Err(sources.error(guessed, rows_differ(counted + rows_before, expected), 0));
+        let (sources, first) = (&self.work.sources, before.mark.source);
+        let uncounted_rows = self.start.uncounted_rows(before.rows);
+        if let Some((counted, expected)) = self.first_rows {
+            let checked = check_rows(counted + uncounted_rows, expected);
+            checked.map_err(|what| sources.error(first, Stop::Damaged(what), 0))?;
         }
         let mut end = self.position.clone();
-        let rows_before = if end.mark.source == guessed { rows_before } else { 0 };
+        let uncounted_rows = if end.mark.source == first { uncounted_rows } else { 0 };
         if let Some(stop) = self.stop.take() {
-            return Err(sources.error(end.mark.source, stop, rows_before));
+            return Err(sources.error(end.mark.source, stop, uncounted_rows));
         }
-        end.rows += rows_before;
+        end.rows += uncounted_rows;
         Ok(end)
     }
 
@@ -180,10 +163,10 @@ impl Strand {
 
     /// Reads on in one source and answers what that cost, or none at the end of the strand.
     fn read_source(&mut self, bytes_max: usize) -> Result<Option<usize>, Stop> {
-        if let Start::After(mark) = self.start {
+        if let Some(mark) = self.starts_after.take() {
             self.start = self.begin_inside(mark)?;
         }
-        if matches!(self.start, Start::Nowhere) || self.position.mark >= self.until {
+        if self.start == RangeStart::Unknown || self.position.mark >= self.until {
             return Ok(None);
         }
         let work = Arc::clone(&self.work);
@@ -246,11 +229,10 @@ impl Strand {
     fn end_source(&mut self, source: &Source) -> Result<(), Stop> {
         if let Some((part, _)) = &source.part {
             match self.start {
-                Start::Guess(mark) if mark.source == source.id => {
+                RangeStart::Guessed(mark) if mark.source == source.id => {
                     self.first_rows = Some((self.position.rows, part.rows));
                 }
-                _ if self.position.rows != part.rows => return Err(rows_differ(self.position.rows, part.rows)),
-                _ => {}
+                _ => check_rows(self.position.rows, part.rows).map_err(Stop::Damaged)?,
             }
         }
         self.next_source();
@@ -262,32 +244,29 @@ impl Strand {
     }
 
     /// Guesses where the first row starts that does not begin before a mark.
-    fn begin_inside(&mut self, mark: Mark) -> Result<Start, Stop> {
+    fn begin_inside(&mut self, mark: Mark) -> Result<RangeStart<Mark>, Stop> {
         let work = Arc::clone(&self.work);
         let source = match work.sources.open(mark.source, &work.spec) {
             (_, Ok(Opened::Source(source))) => source,
             (_, Ok(Opened::Without { .. })) => {
                 self.next_source();
-                return Ok(Start::Guess(self.position.mark));
+                return Ok(RangeStart::Known(self.position.mark));
             }
             // The strand before reads the start of it, and will say what is wrong.
-            (_, Ok(Opened::None) | Err(_)) => return Ok(Start::Nowhere),
+            (_, Ok(Opened::None) | Err(_)) => return Ok(RangeStart::Unknown),
         };
         let Some((names, offset)) = source.guess(mark.offset)? else {
-            return Ok(Start::Nowhere);
+            return Ok(RangeStart::Unknown);
         };
         let Ok(columns) = Columns::of(&names, &work) else {
-            return Ok(Start::Nowhere);
+            return Ok(RangeStart::Unknown);
         };
         self.columns = columns;
         self.position = End { mark: Mark { source: source.id, offset }, rows: 0, names };
         if offset == source.file.bytes() {
             self.next_source();
+            return Ok(RangeStart::Known(self.position.mark));
         }
-        Ok(Start::Guess(self.position.mark))
+        Ok(RangeStart::Guessed(self.position.mark))
     }
-}
-
-fn rows_differ(rows: u64, expected: u64) -> Stop {
-    Stop::Damaged(format!("{rows} rows, the receipt says {expected}"))
 }

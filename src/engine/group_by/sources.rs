@@ -7,20 +7,21 @@ use imbl::OrdMap;
 use super::spec::GroupBy;
 use crate::{
     engine::{
-        csv::{header::read_header, split::guess_row_start},
+        csv::{
+            header::read_header,
+            split::{CAREFUL_GUESS, guess_row_start},
+            stored::STORED_LIMITS,
+        },
         storage::{Store, reader::Reader},
     },
     error::{Error, csv::CsvError},
-    limits::{COLUMNS_MAX, CsvLimits, KIB, ROW_BYTES_CEILING},
+    limits::{CsvLimits, ROW_BYTES_CEILING},
     model::{
         format::Format,
         part::{Part, PartId},
         schema::{ColumnType, Schema},
     },
 };
-
-/// Bytes that are looked at to guess where a row starts.
-const GUESS_BYTES: usize = 256 * KIB;
 
 /// CSV files in order.
 pub enum Sources {
@@ -179,10 +180,7 @@ impl Sources {
 }
 
 fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, Stop> {
-    let schema = match &part.schema {
-        Some(schema) => Arc::clone(schema),
-        None => Arc::new(Schema::of(&store.receipt(part.id)?.columns)),
-    };
+    let schema = store.schema(part)?;
     if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
         return Ok(Opened::Without { bytes: part.csv_bytes });
     }
@@ -192,11 +190,8 @@ fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, 
             Some((_, column_type)) => return Err(Stop::NotSummable { column: column.clone(), column_type }),
         }
     }
-    // The file was checked under the limits of its time, which may have been other ones.
-    let limits =
-        CsvLimits { columns_max: COLUMNS_MAX, cell_bytes_max: ROW_BYTES_CEILING, row_bytes_max: ROW_BYTES_CEILING };
     let file = store.open_part(part, Format::Csv)?;
-    let source = Source { id: part.id.get(), file, limits, part: Some((Arc::clone(part), schema)) };
+    let source = Source { id: part.id.get(), file, limits: STORED_LIMITS, part: Some((Arc::clone(part), schema)) };
     Ok(Opened::Source(Box::new(source)))
 }
 
@@ -205,10 +200,8 @@ impl Source {
     /// that cannot be guessed.
     pub(super) fn guess(&self, offset: u64) -> Result<Option<(Vec<String>, u64)>, Stop> {
         let Some(names) = self.header()? else { return Ok(None) };
-        let from = offset - 1; // a row that ends with this byte is followed by one that starts at the offset
-        let window = self.file.block(from, GUESS_BYTES)?;
-        let start = guess_row_start(&window, names.len(), self.limits);
-        Ok(start.map(|start| (names, from + start as u64)))
+        let start = guess_row_start(&self.file, offset, names.len(), self.limits, CAREFUL_GUESS)?;
+        Ok(start.map(|start| (names, start)))
     }
 
     /// The names of the columns; none if something is wrong with the header, which whoever reads the file from its start

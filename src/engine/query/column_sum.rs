@@ -13,11 +13,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    csv_ranges::{End, Found, Source, Stretch, find_column, rows_differ},
+    csv_ranges::{End, Found, Source, Stretch, find_column},
     part_batches::Groups,
 };
 use crate::{
     engine::{
+        csv::stored::check_rows,
         parquet::{
             column_sum::{BadCell, sum_column},
             wide::is_wide,
@@ -29,13 +30,9 @@ use crate::{
         values::sum::Sum,
     },
     error::{Error, csv::CsvError},
-    limits::{COLUMNS_MAX, CsvLimits, ROW_BYTES_CEILING, SLICE_BYTES, SLICES_IN_FLIGHT_MAX},
+    limits::{SLICE_BYTES, SLICES_IN_FLIGHT_MAX},
     model::{format::Format, part::Part},
 };
-
-/// A stored file was checked under the limits of its time, which may have been other ones.
-pub(super) const STORED: CsvLimits =
-    CsvLimits { columns_max: COLUMNS_MAX, cell_bytes_max: ROW_BYTES_CEILING, row_bytes_max: ROW_BYTES_CEILING };
 
 /// A sum, and what was read for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,25 +166,25 @@ impl Answer<'_> {
             self.before = End::default();
         }
         let before = self.before;
-        let follows = |found: &Found| found.start == before.offset && (found.start == 0 || before.header_read);
         let reading = match reading {
             Reading::Lacks => return Ok(()),
-            Reading::Found(found) if follows(&found) => Reading::Found(found),
+            Reading::Found(found) if found.start.follows(&before.offset, before.header_read) => Reading::Found(found),
             // A row went beyond all of it.
             _ if before.offset >= stretch.until && !is_last => return Ok(()),
             _ => stretch.sum(self.context, self.column, Some(before)).await?,
         };
-        let Reading::Found(Found { start, sum, stop, end }) = reading else { return Ok(()) };
+        let Reading::Found(Found { start, sum, stop, mut end }) = reading else { return Ok(()) };
+        let uncounted_rows = start.uncounted_rows(before.rows);
         if let Some(stop) = stop {
-            return Err(stop.error(&part, self.column, before.rows));
+            return Err(stop.error(&part, self.column, uncounted_rows));
         }
-        let rows = before.rows + end.rows;
-        self.before = End { rows, ..end };
-        if is_last && rows != part.rows {
-            return Err(rows_differ(&part, rows));
+        end.rows += uncounted_rows;
+        self.before = end;
+        if is_last {
+            check_rows(end.rows, part.rows).map_err(|what| Stop::Damaged(what).error(&part, self.column, 0))?;
         }
         let whole = if is_last { (1, part.rows) } else { (0, 0) };
-        self.add(sum, Read { parts: whole.0, rows: whole.1, bytes: end.offset - start });
+        self.add(sum, Read { parts: whole.0, rows: whole.1, bytes: end.offset - before.offset });
         Ok(())
     }
 }
@@ -265,13 +262,11 @@ impl GroupSum {
     /// A whole file of at most a slice.
     fn sum_csv(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
         let Some(source) = Source::open(store, part, column)? else { return Ok(true) };
-        let Found { sum, stop, end, .. } = source.sum(End::default(), u64::MAX);
+        let Found { sum, stop, end, .. } = source.sum_file();
         if let Some(stop) = stop {
             return Err(stop.error(part, column, 0));
         }
-        if end.rows != part.rows {
-            return Err(rows_differ(part, end.rows));
-        }
+        check_rows(end.rows, part.rows).map_err(|what| Stop::Damaged(what).error(part, column, 0))?;
         self.sum.merge(sum);
         self.read.parts += 1;
         self.read.rows += end.rows;
@@ -301,7 +296,8 @@ impl GroupSum {
 pub(super) enum Stop {
     BadCell(BadCell),
     Csv(CsvError),
-    OtherHeader,
+    /// The file is not what its receipt says.
+    Damaged(String),
     Io(Error),
 }
 
@@ -314,7 +310,7 @@ impl Stop {
                 Error::Cell { part: part.id, row: row + rows_before, column: column.to_owned(), cell, problem }
             }
             Self::Csv(error) => damaged(error.after_rows(rows_before).to_string()),
-            Self::OtherHeader => damaged("its header disagrees with the receipt".to_owned()),
+            Self::Damaged(what) => damaged(what),
             Self::Io(error) => error,
         }
     }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::column_sum::{Reading, STORED, Stop};
+use super::column_sum::{Reading, Stop};
 use crate::{
     engine::{
         csv::{
             file_scan::{FileScan, Reached},
             rows::{Resume, Row, Rows, Wanted},
-            split::guess_row_start,
+            split::{QUICK_GUESS, RangeStart, guess_row_start},
+            stored::{STORED_LIMITS, check_header},
         },
         parquet::column_sum::BadCell,
         runtime::context::Context,
@@ -17,16 +18,12 @@ use crate::{
         values::{parse::summand, sum::Sum},
     },
     error::Error,
-    limits::KIB,
     model::{
         format::Format,
         part::Part,
         schema::{ColumnType, Schema},
     },
 };
-
-/// Bytes that are looked at to guess where a row starts; more if those do not tell.
-const GUESS_BYTES: [usize; 2] = [8 * KIB, 256 * KIB];
 
 /// The rows that start in a range of a part's CSV.
 #[derive(Clone)]
@@ -38,8 +35,7 @@ pub(super) struct Stretch {
 
 /// What a reader of a CSV file found.
 pub(super) struct Found {
-    /// Where it began.
-    pub(super) start: u64,
+    pub(super) start: RangeStart<u64>,
     pub(super) sum: Sum,
     /// What stopped it at the row after its end, if anything did.
     pub(super) stop: Option<Stop>,
@@ -50,7 +46,7 @@ pub(super) struct Found {
 #[derive(Clone, Copy, Default)]
 pub(super) struct End {
     pub(super) offset: u64,
-    /// Rows from where the reader began.
+    /// Data rows before it: of the file, or of the range if its start was guessed.
     pub(super) rows: u64,
     pub(super) header_read: bool,
 }
@@ -69,15 +65,17 @@ impl Stretch {
 
     fn sum_now(&self, store: &Store, column: &str, known: Option<End>) -> Result<Reading, Error> {
         let Some(source) = Source::open(store, &self.part, column)? else { return Ok(Reading::Lacks) };
-        let start = match known {
-            Some(end) => Some(end),
-            None if self.from == 0 => Some(End::default()),
-            None => source.guess(self.from)?.map(|offset| End { offset, rows: 0, header_read: true }),
-        };
-        let Some(start) = start else { return Ok(Reading::NoGuess) };
         // To the end of the file, if it is the last, so that it is read until there is no more.
         let until = if self.until == self.part.csv_bytes { u64::MAX } else { self.until };
-        Ok(Reading::Found(source.sum(start, until)))
+        let known = known.or_else(|| (self.from == 0).then(End::default));
+        if let Some(from) = known {
+            return Ok(Reading::Found(source.sum(RangeStart::Known(from.offset), from, until)));
+        }
+        let columns_count = source.schema.columns_count();
+        let guess = guess_row_start(&source.file, self.from, columns_count, STORED_LIMITS, QUICK_GUESS)?;
+        let Some(offset) = guess else { return Ok(Reading::NoGuess) };
+        let from = End { offset, rows: 0, header_read: true };
+        Ok(Reading::Found(source.sum(RangeStart::Guessed(offset), from, until)))
     }
 }
 
@@ -96,24 +94,18 @@ impl Source {
         Ok(Some(Self { file, schema, column_index }))
     }
 
-    /// Where the first row seems to start that does not begin before `offset`.
-    fn guess(&self, offset: u64) -> Result<Option<u64>, Error> {
-        let from = offset - 1; // a row that ends with this byte is followed by one that starts at the offset
-        for bytes in GUESS_BYTES {
-            let window = self.file.block(from, bytes)?;
-            if let Some(start) = guess_row_start(&window, self.schema.columns_count(), STORED) {
-                return Ok(Some(from + start as u64));
-            }
-        }
-        Ok(None)
+    /// Sums the rows of a whole file.
+    pub(super) fn sum_file(self) -> Found {
+        self.sum(RangeStart::Known(0), End::default(), u64::MAX)
     }
 
-    /// Sums the rows that start before `until`.
-    pub(super) fn sum(self, start: End, until: u64) -> Found {
-        let names = if start.header_read { self.schema.names() } else { Vec::new() };
-        let resume = Resume { offset: start.offset, rows: 0, names };
+    /// Sums the rows that start between `from` and `until`.
+    fn sum(self, start: RangeStart<u64>, from: End, until: u64) -> Found {
+        let names = if from.header_read { self.schema.names() } else { Vec::new() };
+        let resume = Resume { offset: from.offset, rows: from.rows, names };
         let rows = ColumnOfCsv { schema: &self.schema, sum: Sum::default() };
-        let mut scan = FileScan::new(self.file, STORED, Wanted::Column(self.column_index), resume, rows).stop_at(until);
+        let mut scan =
+            FileScan::new(self.file, STORED_LIMITS, Wanted::Column(self.column_index), resume, rows).stop_at(until);
         let stop = loop {
             match scan.step_to_stop(usize::MAX) {
                 Ok(Reached::Pause | Reached::LongRow) => {}
@@ -123,7 +115,7 @@ impl Source {
         };
         let (resume, rows) = scan.into_resume();
         let end = End { offset: resume.offset, rows: resume.rows, header_read: !resume.names.is_empty() };
-        Found { start: start.offset, sum: rows.sum, stop, end }
+        Found { start, sum: rows.sum, stop, end }
     }
 }
 
@@ -133,20 +125,12 @@ pub(super) fn find_column(
     part: &Part,
     column: &str,
 ) -> Result<Option<(Arc<Schema>, usize, ColumnType)>, Error> {
-    let schema = match &part.schema {
-        Some(schema) => Arc::clone(schema),
-        None => Arc::new(Schema::of(&store.receipt(part.id)?.columns)),
-    };
+    let schema = store.schema(part)?;
     match schema.find(column) {
         None => Ok(None),
         Some((index, column_type @ (ColumnType::Int64 | ColumnType::Utf8))) => Ok(Some((schema, index, column_type))),
         Some((_, column_type)) => Err(Error::NotSummable { part: part.id, column: column.to_owned(), column_type }),
     }
-}
-
-pub(super) fn rows_differ(part: &Part, rows: u64) -> Error {
-    let what = format!("csv: {rows} rows, the receipt says {}", part.rows);
-    Error::Damaged { part: part.id, what }
 }
 
 /// Adds the one column that the scan delivers.
@@ -161,8 +145,7 @@ impl Rows for ColumnOfCsv<'_> {
     const TAKES_SUMS: bool = true;
 
     fn header(&mut self, names: &[String]) -> Result<(), Stop> {
-        let same = names.iter().eq(self.schema.columns().iter().map(|(name, _)| name));
-        if same { Ok(()) } else { Err(Stop::OtherHeader) }
+        check_header(names, self.schema).map_err(Stop::Damaged)
     }
 
     fn sum(&mut self, sum: Sum) {

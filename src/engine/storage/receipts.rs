@@ -1,6 +1,9 @@
 //! Receipts on disk: written with a checksum of themselves, verified when they are read.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
 
 use super::{
     checksums::{Seal, check_seal, seal},
@@ -12,7 +15,10 @@ use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
     limits::{KIB, MIB},
-    model::part::{FORMAT_VERSION, PartId, Receipt, Remains},
+    model::{
+        part::{FORMAT_VERSION, Part, PartId, Receipt, Remains},
+        schema::Schema,
+    },
 };
 
 impl Store {
@@ -42,6 +48,16 @@ impl Store {
                 ReceiptFault::Damaged(what) => what,
             })
         })
+    }
+
+    /// A part's columns: as they are kept in memory, or from its receipt where there was no room to keep them.
+    ///
+    /// Errors: those of [`Store::receipt`].
+    pub fn schema(&self, part: &Part) -> Result<Arc<Schema>, Error> {
+        match &part.schema {
+            Some(schema) => Ok(Arc::clone(schema)),
+            None => Ok(Arc::new(Schema::of(&self.receipt(part.id)?.columns))),
+        }
     }
 
     /// Gives a part of format version 1 a receipt of this version, and the list of checksums that belongs to it.

@@ -37,7 +37,7 @@ use crate::{
     },
     error::Error,
     limits::{SLICE_BYTES, SURVEY_MEMORY_BYTES, SURVEY_ROW_BYTES, SURVEY_SLICE_ROWS, SURVEY_SLICES_MAX},
-    model::{format::Format, part::Part, schema::Schema},
+    model::{format::Format, part::Part},
 };
 
 /// The columns of the survey, as [`Columns`] has them.
@@ -127,10 +127,7 @@ impl GroupRead {
     fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
         let (mut rows_left, mut bytes) = (SURVEY_SLICE_ROWS, 0);
         while let Some(part) = self.group.get(self.next).map(Arc::clone) {
-            let schema = match &part.schema {
-                Some(schema) => Arc::clone(schema),
-                None => Arc::new(Schema::of(&store.receipt(part.id)?.columns)),
-            };
+            let schema = store.schema(&part)?;
             if let Some(columns) = Columns::of(&schema) {
                 let file = store.open_part(&part, Format::Parquet)?;
                 let open = PartColumns::open(&file, &part)?;
