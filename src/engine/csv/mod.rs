@@ -1,4 +1,5 @@
-//! CSV: bytes to rows, the header, column types, and cutting a file into ranges that are read side by side.
+//! CSV: bytes to rows and back, the header, column types, and byte ranges of a file that are read side by side. Nothing here
+//! knows what a row is read for.
 
 pub mod file_scan;
 pub mod header;
@@ -8,6 +9,7 @@ pub mod rows;
 pub mod scanner;
 pub mod split;
 pub mod stored;
+pub mod write;
 
 #[cfg(test)]
 mod tests;

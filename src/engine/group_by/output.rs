@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     engine::{
+        csv::write::write_cells,
         runtime::{drop_on_worker::Held, workers::Workers},
         state::Lane,
         values::sum::Sum,
@@ -229,28 +230,4 @@ fn totals_of<'a>(
     totals.iter().zip(&spec.sum).map(move |(sum, column)| {
         sum.total().map_err(|total| Error::GroupOverflow { group: texts_of(key), column: column.clone(), total })
     })
-}
-
-/// Cells as RFC 4180 has them, with commas between them.
-fn write_cells<'a>(text: &mut Vec<u8>, cells: impl Iterator<Item = &'a [u8]>) {
-    for (index, cell) in cells.enumerate() {
-        if index > 0 {
-            text.push(b',');
-        }
-        // A byte order mark is no text where a file begins.
-        let quoted =
-            cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) || cell.starts_with(b"\xef\xbb\xbf");
-        if !quoted {
-            text.extend_from_slice(cell);
-            continue;
-        }
-        text.push(b'"');
-        for piece in cell.split_inclusive(|&byte| byte == b'"') {
-            text.extend_from_slice(piece);
-            if piece.ends_with(b"\"") {
-                text.push(b'"');
-            }
-        }
-        text.push(b'"');
-    }
 }
