@@ -35,11 +35,7 @@ use crate::{
         storage::temp_file::TempFolder,
     },
     error::Error,
-    limits::MIB,
 };
-
-/// A strand with less memory would write runs all the time.
-pub(super) const STRAND_MEMORY_BYTES_MIN: usize = 8 * MIB;
 
 /// Where a group sum works.
 #[derive(Clone)]

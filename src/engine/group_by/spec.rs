@@ -2,12 +2,14 @@
 
 use std::thread::available_parallelism;
 
-use super::group_sum::STRAND_MEMORY_BYTES_MIN;
 use crate::{
     engine::csv::header::split_record,
     error::GroupByError,
-    limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, NAME_BYTES_MAX, SLICE_BYTES, WORKERS},
+    limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, MIB, NAME_BYTES_MAX, SLICE_BYTES, WORKERS},
 };
+
+/// A strand with less memory would write runs all the time.
+const STRAND_MEMORY_BYTES_MIN: usize = 8 * MIB;
 
 /// The columns of a group sum: no name twice, at least one to group by and one to sum.
 #[derive(Clone, Debug, PartialEq, Eq)]

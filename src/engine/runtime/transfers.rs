@@ -30,8 +30,6 @@ use crate::{
 
 /// How far a transfer may be behind the least rate, unless its client may be silent for longer.
 const GRACE: Duration = Duration::from_secs(TRANSFER_GRACE_S);
-/// The same while others wait for its permit.
-pub(crate) const SHORT_GRACE: Duration = Duration::from_secs(TRANSFER_SHORT_GRACE_S);
 /// By how much longer the pace waits than the timer for silent clients, so that a silent one is always said to be silent.
 const AFTER_IDLE: Duration = Duration::from_secs(1);
 /// How long a newcomer waits for a permit.
@@ -197,6 +195,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::engine::state::transfers::SHORT_GRACE;
 
     fn admission(max: usize) -> Admission {
         Admission::new(&Shared::new(), TransferKind::Upload, Transfers::new(max, 8))

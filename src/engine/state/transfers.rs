@@ -14,7 +14,10 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::{engine::runtime::transfers::SHORT_GRACE, limits::TRANSFER_BYTES_PER_S_MIN};
+use crate::limits::{TRANSFER_BYTES_PER_S_MIN, TRANSFER_SHORT_GRACE_S};
+
+/// How far behind the least rate a transfer may be while others wait for its permit.
+pub(crate) const SHORT_GRACE: Duration = Duration::from_secs(TRANSFER_SHORT_GRACE_S);
 
 /// Where a transfer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,10 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    COLUMN_NAMES, RANKED_MAX,
     answer::{Answer, Memory},
     python_repr::{REPR_BYTES_PER_BYTE, tuple_repr},
-    question::{Ask, Best, SurveyQuestion},
+    question::{Ask, Best, COLUMN_NAMES, RANKED_MAX, SurveyQuestion},
 };
 use crate::{
     engine::{

@@ -2,11 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SMALLEST_IS_BEST;
 use crate::{
     error::{Error, NotAQuestion},
     limits::SURVEY_NAME_BYTES_MAX,
 };
+
+/// The columns of the survey, as [`Columns`] has them.
+pub(super) const COLUMN_NAMES: [&str; 5] =
+    ["Question", "Data_Value", "LocationDesc", "StratificationCategory1", "Stratification1"];
+/// How many states `best5` and `worst5` name.
+pub(super) const RANKED_MAX: usize = 5;
+/// Questions with these beginnings ask for what is bad: the best is the smallest mean. For all others it is the largest.
+pub(super) const SMALLEST_IS_BEST: [&str; 5] = [
+    "Percent of adults aged 18 years and older who have an overweight classification",
+    "Percent of adults aged 18 years and older who have obesity",
+    "Percent of adults who engage in no leisure-time physical activity",
+    "Percent of adults who report consuming fruit less than one time daily",
+    "Percent of adults who report consuming vegetables less than one time daily",
+];
 
 /// Which statistic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
