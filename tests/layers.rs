@@ -256,7 +256,15 @@ fn token_paths(tokens: TokenStream, module: &Module, paths: &mut BTreeSet<Vec<St
                 colons += 1;
                 continue;
             }
-            TokenTree::Group(ref group) => token_paths(group.stream(), module, paths),
+            TokenTree::Group(ref group) => {
+                let stream = group.stream();
+                // `pub(in crate::cli)` is no import.
+                let is_scope =
+                    matches!(stream.clone().into_iter().next(), Some(TokenTree::Ident(first)) if first == "in");
+                if !is_scope {
+                    token_paths(stream, module, paths);
+                }
+            }
             _ => {}
         }
         add_code_path(&path, module, paths);
