@@ -1,13 +1,13 @@
-# The server with its Python clients beside it. Three stages are thrown away; the last one is the image.
+# The server and its Python clients. The last of the four stages is the image.
 #
 #   docker build . -t p3
 #   docker run --name=server -d -m 512m -v "$PWD/inputs:/inputs" p3
 #   docker exec server python3 upload.py /inputs/simple.csv
 #
-# Written for every builder, the classic one too: no RUN --mount, no heredocs, no COPY --chmod.
+# It works with every builder, also the classic one: no RUN --mount, no heredocs, no COPY --chmod.
 
-# What the clients need at run time: a Python, here once for the stage that prepares their packages and for the image,
-# so that both have the same one.
+# Python, which the clients need at run time. The stage that prepares their packages and the image both begin with this
+# stage, so that they have the same Python.
 FROM debian:bookworm-slim AS runtime
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 \
@@ -16,8 +16,8 @@ RUN apt-get update \
 
 FROM rust:1-slim-bookworm AS binary
 WORKDIR /src
-# The dependencies in a layer of their own, built for an empty program: a change of the source does not rebuild them.
-# What was built of the empty program must go, or cargo takes it for the real one, whose files are older.
+# The dependencies are built in a separate layer, with an empty program, so that a change of the source does not rebuild
+# them. The empty program is removed, or cargo would take it for the real one, whose source files are older.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo 'fn main() {}' | tee build.rs > src/main.rs \
@@ -33,7 +33,7 @@ RUN cargo build --release --locked
 FROM runtime AS python
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 WORKDIR /build
-# The tests' list of versions holds here too, so what was tested is what is shipped.
+# The versions are those of the tests, so the image has what was tested.
 COPY tests/python/requirements.txt ./
 RUN python3 -m venv venv \
     && venv/bin/pip install --no-cache-dir --only-binary :all: --constraint requirements.txt grpcio-tools \
@@ -41,8 +41,8 @@ RUN python3 -m venv venv \
         --target packages grpcio protobuf
 COPY proto proto
 COPY clients app
-# Nobody may write byte code in the image, so it is made here. It is not checked against the sources' times again,
-# because not every builder keeps them.
+# Byte code is made here, because nobody may write it in the running image. Python does not compare it with the times of the
+# source files, because not every builder preserves them.
 RUN venv/bin/python -m grpc_tools.protoc -Iproto --python_out=app --grpc_python_out=app proto/*.proto \
     && python3 -m compileall -q --invalidation-mode unchecked-hash packages app
 
@@ -51,8 +51,8 @@ FROM runtime
 LABEL org.opencontainers.image.title="Tally" \
       org.opencontainers.image.description="A table server: CSV in over gRPC, kept as CSV and as Parquet, exact sums" \
       org.opencontainers.image.licenses="Apache-2.0"
-# /data alone can be written: it belongs to the server's user, and the folders that Debian opens to everyone are closed.
-# /tmp goes altogether, because `--tmpfs /tmp` would give its own the closed one's mode; without one it is open to all.
+# Only /data can be written: it belongs to the server's user, and the folders that Debian lets everyone write are closed.
+# /tmp is removed: if it existed, `--tmpfs /tmp` would take its closed mode; without it, the tmpfs can be written by all.
 RUN install -d -o 10001 -g 10001 -m 755 /data \
     && chmod 755 /var/tmp /run/lock \
     && rm -rf /tmp
@@ -64,12 +64,13 @@ ENV PYTHONPATH=/opt/python \
     TALLY_DATA=/data \
     TALLY_GRPC="0.0.0.0:5440,[::]:5440" \
     TALLY_HTTP="0.0.0.0:5000,[::]:5000"
-# By number, so that an orchestrator can see that it is not root.
+# A number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 WORKDIR /app
 VOLUME /data
 EXPOSE 5440 5000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=10s --start-period=30s --retries=3 CMD ["tally", "health"]
-# No ENTRYPOINT: `docker run p3` serves, and `docker run p3 tally --help` or `docker run -it p3 bash` is what it says.
+# There is no ENTRYPOINT: `docker run p3` serves, and `docker run p3 tally --help` or `docker run -it p3 bash` run these
+# commands.
 CMD ["tally", "serve"]

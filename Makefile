@@ -23,7 +23,7 @@ demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums and job
 # The last cargo command builds target/debug/tally again: the model check leaves a binary there whose lock and workers run
 # under the checker only, and the Python tests need the normal one. The Python tests create folders of some 100 MB, for
 # which /tmp may be too small: they are in target/, and the next run removes those of the last one.
-test: need-cargo venv stubs ## all tests: Rust, the model check, Python (and docker, where an engine answers)
+test: need-cargo venv stubs ## all tests: Rust, the model check, Python (and docker, if an engine answers)
 	cargo test --locked
 	cargo test --locked --features model --test model
 	cargo build --locked
@@ -61,7 +61,7 @@ cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir tar
 endef
 
 # ARGS chooses rows, sizes and output, for example ARGS="--row csvsum" or ARGS=--quick.
-bench: need-cargo $(BENCH_VENV)/requirements.txt ## times beside other systems and the machine's limits; try ARGS=--quick
+bench: need-cargo $(BENCH_VENV)/requirements.txt ## compares times with other systems and the machine's limits; try ARGS=--quick
 	$(BENCH_BUILD)
 	$(BENCH_VENV)/bin/python bench/run.py $(ARGS)
 

@@ -179,9 +179,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("port", metavar="PORT", type=port, help="where the server listens")
     parser.add_argument("--host", default=connection.DEFAULT_HOST, help="default: %(default)s")
     parser.add_argument("--threads", type=positive, default=8, help="default: %(default)s")
-    parser.add_argument("--requests", type=positive, default=100, help="of each, default: %(default)s")
+    parser.add_argument("--requests", type=positive, default=100, help="of each thread, default: %(default)s")
     seed = random.choice(SEEDS)
-    parser.add_argument("--seed", type=int, default=seed, help="the same seed asks the same, default: any")
+    parser.add_argument("--seed", type=int, default=seed, help="the same seed sends the same requests, default: random")
     return parser.parse_args()
 
 

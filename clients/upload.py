@@ -1,7 +1,7 @@
 """Appends a CSV file to the table: upload.py PATH
 
-A small file goes in one message, as P3's clients send it. A larger one goes as a stream of chunks, so that a
-file of any size can be sent with little memory. `upload.py /dev/stdin` sends what is piped in.
+A small file is sent in one message of the service in table.proto. A larger one is sent as a stream of chunks, so
+that a file of any size can be sent with little memory. `upload.py /dev/stdin` sends what is piped in.
 """
 
 import argparse

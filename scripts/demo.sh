@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows what the server does in one screen: starts it on a temporary folder and a free port, uploads inputs/*.csv, asks
 # for sums over both formats, lists the parts, loads the key/value store, asks for one job of each kind over HTTP,
-# stops it. Leaves nothing behind, even if it fails.
+# stops it. It removes all its files, even if it fails.
 #
 #   scripts/demo.sh [path of tally]
 set -euo pipefail
@@ -29,7 +29,7 @@ trap 'exit 130' INT TERM
 mkdir "$work/bin"
 ln -s "$binary" "$work/bin/tally"
 PATH="$work/bin:$PATH"
-# Settings of the caller must not have an effect.
+# The caller's settings must have no effect.
 for name in "${!TALLY_@}"; do unset "$name"; done
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
@@ -48,9 +48,9 @@ exec 3<"$work/ready" # stays open: the server's standard output must not end in 
 IFS= read -r -t 60 ready <&3 || { echo 'demo: the server did not start' >&2; exit 1; }
 printf '%s\n' "$ready"
 address=${ready#ready: grpc }
-export TALLY_SERVER=${address%%[,;]*} # what tally's client side and the Python clients ask
+export TALLY_SERVER=${address%%[,;]*} # for tally's client commands and the Python clients
 http=${ready#*; http }
-http=http://${http%%[,;]*} # what curl asks
+http=http://${http%%[,;]*} # for curl
 
 say 'each file becomes a part of one growing table'
 run tally upload inputs/*.csv
@@ -59,14 +59,14 @@ say 'a sum over all parts, from the CSV files as they were sent'
 run tally sum x --format csv
 run tally sum z --format csv
 
-say 'the same from the Parquet files, of which that one column alone is read'
+say 'the same from the Parquet files, of which only that column is read'
 run tally sum x --format parquet
 run tally sum z --format parquet
 
 say 'a column that no file has'
 run tally sum w
 
-say 'what is kept'
+say 'the parts of the table'
 run tally parts
 
 say 'the key/value store on the same port: totals, factorials and their cache, from 2 clients'
@@ -84,7 +84,7 @@ poll() {
 }
 
 if command -v curl >/dev/null; then
-  say 'a job over the table: ask now, fetch later'
+  say 'a job over the table: ask now, fetch the result later'
   question='{"question": "Percent of adults who engage in no leisure-time physical activity"}'
   printf "$ curl --data '%s' %s\n" "$question" "$http/api/best5"
   curl --silent --show-error --fail --data "$question" "$http/api/best5"
@@ -111,4 +111,4 @@ printf '$ kill %s\n' "$server"
 kill "$server"
 wait "$server"
 server=
-echo 'It finished what ran and ended with exit code 0. The temporary folder is gone, too.'
+echo 'It finished the running calls and ended with exit code 0. The temporary folder is removed, too.'

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-VERSION=0.20.2 # builds with our Rust; from 0.13 to 0.19 it brought a whole git library, which took minutes to build
+VERSION=0.20.2 # it builds with our Rust; versions 0.13 to 0.19 include a git library that takes minutes to build
 
 tools=$PWD/target/tools
 export PATH="$tools/bin:$PATH"
@@ -21,10 +21,10 @@ fi
 cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
 if [ -z "${TALLY_ADVISORY_DB:-}" ]; then
-  echo "advisories: not checked, for TALLY_ADVISORY_DB names no database"
+  echo "advisories: not checked, because TALLY_ADVISORY_DB is not set"
   exit 0
 fi
-[ -d "$TALLY_ADVISORY_DB/crates" ] || { echo "advisories: $TALLY_ADVISORY_DB has no folder crates" >&2; exit 1; }
+[ -d "$TALLY_ADVISORY_DB/crates" ] || { echo "advisories: $TALLY_ADVISORY_DB has no folder named crates" >&2; exit 1; }
 # deny.toml names this folder. cargo-deny derives the name from the URL of the usual database, and takes the time of
 # FETCH_HEAD as the age of the database.
 copy=target/tools/advisory-dbs/advisory-db-3157b0e258782691

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes inputs/survey.csv and inputs/plays.csv: small tables of the kind that the statistics and the file processing are
-about. All names are real or plausible, all numbers are invented; a seed makes them the same everywhere.
+"""Makes inputs/survey.csv and inputs/plays.csv: small examples for the statistics and for the file processing. All names
+are real or plausible, all numbers are invented. A fixed seed makes the files the same everywhere.
 
     scripts/samples.py           # writes both files
     scripts/samples.py survey    # prints one of them, or `plays`
@@ -19,7 +19,7 @@ SURVEY_HEADER = (
     "YearStart,YearEnd,LocationAbbr,LocationDesc,Class,Topic,Question,Data_Value_Type,Data_Value,"
     "Data_Value_Footnote,Sample_Size,StratificationCategory1,Stratification1"
 ).split(",")
-# Class, topic, question, and about what the answers say, in percent. For the first two the best is the smallest.
+# Class, topic, question, and the approximate answer in percent. For the first two questions, a smaller value is better.
 QUESTIONS: List[Tuple[str, str, str, float]] = [
     (
         "Obesity / Weight Status",
