@@ -41,8 +41,8 @@ pub(crate) async fn in_time<T>(what: &str, wanted: impl Future<Output = T>) -> T
 async fn the_memory_of_a_small_upload_comes_back_however_it_ends() {
     let (folder, engine) = open(Limits::default()).await;
     let all = async |after| {
-        let claimed = in_time(after, engine.context.small_conversions.claim(SMALL_CONVERSION_BYTES)).await;
-        drop(claimed.expect("all of the memory"));
+        let reserved = in_time(after, engine.context.small_conversions.reserve(SMALL_CONVERSION_BYTES)).await;
+        drop(reserved.expect("all of the memory"));
     };
     // Refused as integers, as text, for its header; and one whose Parquet is refused its name.
     for csv in ["a,b\n1,2\n3\n", "a,b\nx,y\nz\n", "a,a\n1,2\n", ""] {

@@ -26,12 +26,12 @@ pub(super) struct Conversion {
     /// Made when the scan begins, on a worker.
     output: Option<(BatchBuilder, PartWriter)>,
     /// Travels with the work: a cancelled upload's slice may still be running.
-    pub(super) claim: Option<OwnedSemaphorePermit>,
+    pub(super) reservation: Option<OwnedSemaphorePermit>,
 }
 
 impl Conversion {
     pub(super) fn new(store: &Arc<Store>, columns: Vec<Column>, layout: Layout) -> Self {
-        Self { store: Arc::clone(store), columns, layout, output: None, claim: None }
+        Self { store: Arc::clone(store), columns, layout, output: None, reservation: None }
     }
 
     fn output(&mut self) -> Result<&mut (BatchBuilder, PartWriter), Error> {

@@ -28,9 +28,9 @@ pub(super) enum Bet {
     /// It is none, or may be none.
     Lost,
     /// Memory for it is there, and nothing was seen.
-    On(BetClaim),
+    On(Reservations),
     /// So far it is one.
-    Good(Box<Integers>, BetClaim),
+    Good(Box<Integers>, Reservations),
 }
 
 /// What came of a bet.
@@ -42,7 +42,7 @@ pub(super) enum Outcome {
 }
 
 /// On the memory that a bet takes.
-pub(super) struct BetClaim {
+pub(super) struct Reservations {
     _integers: OwnedSemaphorePermit,
     /// For a block that is worked on and the one that comes, which may be there longer than the bet.
     blocks: Arc<OwnedSemaphorePermit>,
@@ -51,31 +51,31 @@ pub(super) struct BetClaim {
 impl Bet {
     /// None if there is no memory for it now: an upload never waits for a place to be worked on while it comes.
     pub(super) fn on_integers(context: &Arc<Context>) -> Self {
-        let claim = || {
-            let integers = context.large_conversions.try_claim(integers::CLAIM_BYTES)?;
-            let blocks = context.large_conversions.try_claim(2 * READ_AHEAD_BLOCK_BYTES)?;
-            Some(BetClaim { _integers: integers, blocks: Arc::new(blocks) })
+        let reserve = || {
+            let integers = context.large_conversions.try_reserve(integers::MEMORY_BYTES)?;
+            let blocks = context.large_conversions.try_reserve(2 * READ_AHEAD_BLOCK_BYTES)?;
+            Some(Reservations { _integers: integers, blocks: Arc::new(blocks) })
         };
-        claim().map_or(Self::Off, Self::On)
+        reserve().map_or(Self::Off, Self::On)
     }
 
-    pub(super) fn blocks_claim(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+    pub(super) fn blocks_reservation(&self) -> Option<Arc<OwnedSemaphorePermit>> {
         match self {
             Self::Off | Self::Lost => None,
-            Self::On(claim) | Self::Good(_, claim) => Some(Arc::clone(&claim.blocks)),
+            Self::On(memory) | Self::Good(_, memory) => Some(Arc::clone(&memory.blocks)),
         }
     }
 
     pub(super) fn see(self, store: &Store, limits: CsvLimits, block: &[u8]) -> Result<Self, Error> {
-        let (seen, claim) = match self {
+        let (seen, memory) = match self {
             Self::Off | Self::Lost => return Ok(self),
-            Self::On(claim) => (Integers::begin(store, limits, block), claim),
-            Self::Good(mut integers, claim) => (integers.see(block).map(|()| *integers), claim),
+            Self::On(memory) => (Integers::begin(store, limits, block), memory),
+            Self::Good(mut integers, memory) => (integers.see(block).map(|()| *integers), memory),
         };
-        Ok(unless_unsuited(seen)?.map_or(Self::Lost, |integers| Self::Good(Box::new(integers), claim)))
+        Ok(unless_unsuited(seen)?.map_or(Self::Lost, |integers| Self::Good(Box::new(integers), memory)))
     }
 
-    /// Whether it holds a claim.
+    /// Whether it holds a reservation.
     pub(super) fn is_on(&self) -> bool {
         matches!(self, Self::On(_) | Self::Good(..))
     }
@@ -84,7 +84,7 @@ impl Bet {
     pub(super) fn so_far(&self) -> Option<SoFar> {
         match self {
             Self::Off | Self::Lost | Self::On(_) => None,
-            Self::Good(integers, _claim) => integers.so_far(),
+            Self::Good(integers, _reservation) => integers.so_far(),
         }
     }
 
@@ -92,7 +92,9 @@ impl Bet {
         match self {
             Self::Off | Self::On(_) => Ok(Outcome::Open),
             Self::Lost => Ok(Outcome::Lost),
-            Self::Good(integers, _claim) => Ok(unless_unsuited(integers.finish())?.map_or(Outcome::Lost, Outcome::Won)),
+            Self::Good(integers, _reservation) => {
+                Ok(unless_unsuited(integers.finish())?.map_or(Outcome::Lost, Outcome::Won))
+            }
         }
     }
 }

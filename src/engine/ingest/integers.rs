@@ -6,7 +6,7 @@
 //!
 //! Formats: DELTA_BINARY_PACKED, RLE levels and data pages of version 1, as in Parquet's Encodings.md.
 //!
-//! Memory: [`CLAIM_BYTES`], whatever the file's size.
+//! Memory: [`MEMORY_BYTES`], whatever the file's size.
 
 use crate::{
     engine::{
@@ -26,7 +26,7 @@ use crate::{
 const INTEGER_BYTES_MAX: usize = 20;
 /// What is gathered, its nulls, one column of it and that as a page, which is there twice while it grows, to twice its
 /// length; the pages, an eighth more at most; the footer and the checksums in it; what the draft holds.
-pub const CLAIM_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
+pub const MEMORY_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX / 8 * 9
     + INTEGER_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
     + ChunkSums::bytes_max(INTEGER_CHUNKS_MAX, INTEGER_CHUNKS_MAX * PAGES_BYTES_MAX)

@@ -4,7 +4,7 @@
 //!
 //! What a draft becomes is none of this file's business; `upload.rs` and `jobs.rs` say it.
 //!
-//! Memory: one block and the HTTP/2 frame that it was cut from, whatever the stream's length. A bet holds a claim on two
+//! Memory: one block and the HTTP/2 frame that it was cut from, whatever the stream's length. A bet holds a reservation on two
 //! longer ones, out of the pool for large conversions.
 
 use std::{io::Write, sync::Arc};
@@ -69,7 +69,7 @@ where
 {
     let Incoming { context, cancel, .. } = incoming;
     let mut draft: Option<Draft> = None;
-    let mut claim: Option<Arc<OwnedSemaphorePermit>> = None; // on the block's memory, if it was read ahead
+    let mut reservation: Option<Arc<OwnedSemaphorePermit>> = None; // on the block's memory, if it was read ahead
     let mut spare = Vec::new(); // what an earlier block was in: it may still be in the cache
     let mut early = EarlySyncs::default();
     loop {
@@ -78,10 +78,10 @@ where
             return Err(error);
         }
         // While one block of a bet is worked on the next one comes.
-        let ahead = if block.at_end { None } else { bet.blocks_claim() };
+        let ahead = if block.at_end { None } else { bet.blocks_reservation() };
         let sync = if block.at_end { None } else { early.place(context, incoming.bytes) };
         let (store, limits) = (Arc::clone(&context.store), context.limits.csv);
-        let work = Work { draft, bet, block, claim, sync };
+        let work = Work { draft, bet, block, reservation, sync };
         let write = slice(context, cancel, move || work.run(&store, limits));
         let (written, next) = if ahead.is_some() {
             let (written, next) = while_reading_ahead(write, &mut incoming, spare).await?;
@@ -100,7 +100,7 @@ where
                 }
             };
         }
-        (draft, bet, claim, spare) = (Some(written.draft), written.bet, ahead, written.buffer);
+        (draft, bet, reservation, spare) = (Some(written.draft), written.bet, ahead, written.buffer);
         let next = match next {
             Some(next) => next,
             None => incoming.next_block(&Wish::new(RECEIVE_BLOCK_BYTES), std::mem::take(&mut spare)).await,
@@ -152,15 +152,15 @@ struct Work {
     draft: Option<Draft>,
     bet: Bet,
     block: Block,
-    claim: Option<Arc<OwnedSemaphorePermit>>,
+    reservation: Option<Arc<OwnedSemaphorePermit>>,
     /// A place to sync what is on disk then.
     sync: Option<OwnedSemaphorePermit>,
 }
 
 impl Work {
     fn run(self, store: &Store, limits: CsvLimits) -> Result<Written, Error> {
-        let Self { draft, bet, block: Block { bytes, at_end }, claim, sync } = self;
-        let (_claim, mut bytes) = (claim, bytes); // the claim ends last
+        let Self { draft, bet, block: Block { bytes, at_end }, reservation, sync } = self;
+        let (_reservation, mut bytes) = (reservation, bytes); // the reservation ends last
         let mut draft = draft.map_or_else(|| store.listed_draft(), Ok)?;
         draft.write_all(&bytes).map_err(Error::io(SPOOL_FILE))?;
         if !at_end {

@@ -24,7 +24,7 @@ pub(super) struct Reread {
     pub(super) offset: u64,
     pub(super) integers: Option<Integers>,
     /// Travels with the work: a cancelled upload's slice may still be running.
-    pub(super) _claim: OwnedSemaphorePermit,
+    pub(super) _reservation: OwnedSemaphorePermit,
 }
 
 impl Reread {

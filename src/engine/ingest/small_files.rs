@@ -4,7 +4,7 @@
 //! folder's lock in the kernel, so workers that create one each stand in each other's way, and every slice wakes a
 //! thread: with 16 clients a slice of many takes less time than the same files apart.
 //!
-//! Memory: a file brings a claim for all that is done to it.
+//! Memory: each file comes with a reservation for everything that is done to it.
 
 use std::{io::Write, sync::Arc, thread::available_parallelism};
 
@@ -40,29 +40,29 @@ use crate::{
 /// A file on its way to a worker, and who is told what came of it.
 pub(crate) struct SmallFile {
     csv: Vec<u8>,
-    claim: OwnedSemaphorePermit,
+    reservation: OwnedSemaphorePermit,
     cancel: CancellationToken,
     tx: oneshot::Sender<Result<StagedPart, Error>>,
 }
 
 impl SmallFile {
-    /// Memory that the file may take until it is in place.
+    /// Bytes to reserve for finding the types of a file in memory and for converting it.
     ///
-    /// Errors: it is too wide to be converted.
-    pub(super) fn claim_bytes(csv: &[u8], limits: CsvLimits) -> Result<usize, Error> {
+    /// Errors: the file has too many columns to be converted.
+    pub(super) fn memory_bytes(csv: &[u8], limits: CsvLimits) -> Result<usize, Error> {
         let columns = columns_max(csv);
         let plan = Plan::for_file(csv.len() as u64, columns, csv.len())?;
-        Ok(plan.claim_bytes + typing_bytes(csv.len() as u64, columns, limits))
+        Ok(plan.memory_bytes + typing_bytes(csv.len() as u64, columns, limits))
     }
 
-    /// A file, with its claim, and what will come of it.
+    /// A file with its reservation, and the channel for its outcome.
     pub(super) fn new(
         csv: Vec<u8>,
-        claim: OwnedSemaphorePermit,
+        reservation: OwnedSemaphorePermit,
         cancel: CancellationToken,
     ) -> (Self, oneshot::Receiver<Result<StagedPart, Error>>) {
         let (tx, rx) = oneshot::channel();
-        (Self { csv, claim, cancel, tx }, rx)
+        (Self { csv, reservation, cancel, tx }, rx)
     }
 }
 
@@ -111,7 +111,7 @@ impl SmallFileStage {
 
     /// Types, converts and stages a file, unless nobody wants it any more. A panic is the error of this one alone.
     fn stage_one(&self, file: SmallFile) {
-        let SmallFile { csv, claim, cancel, tx } = file;
+        let SmallFile { csv, reservation, cancel, tx } = file;
         let staged = caught(|| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
@@ -120,7 +120,7 @@ impl SmallFileStage {
                 Some(converted) => converted,
                 None => convert(&self.store, self.limits, &csv)?,
             };
-            drop(claim);
+            drop(reservation);
             let mut draft = self.store.listed_draft()?;
             draft.write_all(&csv).map_err(Error::io("an upload's spool file"))?;
             stage(&self.store, &self.state, draft, converted)
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_small_file_has_more_columns_than_it_claims_memory_for() {
+    fn no_small_file_has_more_columns_than_memory_is_reserved_for() {
         for (csv, columns) in [
             ("a", 1),
             ("a,b\n1,2\n", 2),

@@ -84,9 +84,9 @@ impl Upload {
     /// Has a file that is in memory typed, converted and staged.
     async fn keep_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
         let context = &self.context;
-        let claim_bytes = SmallFile::claim_bytes(&csv, context.limits.csv)?;
-        let claim = self.claim(csv.len() as u64, claim_bytes).await?;
-        let (file, rx) = SmallFile::new(csv, claim, self.cancel.clone());
+        let memory_bytes = SmallFile::memory_bytes(&csv, context.limits.csv)?;
+        let reservation = self.reserve(csv.len() as u64, memory_bytes).await?;
+        let (file, rx) = SmallFile::new(csv, reservation, self.cancel.clone());
         self.queues.small_files.send(file).await.ok().ok_or(Error::Draining)?;
         rx.await.unwrap_or(Err(Error::Draining))
     }
@@ -117,8 +117,8 @@ impl Upload {
     /// None: it is no file of integers, or may be none.
     async fn convert_integers(&self, file: Reader) -> Result<Option<Converted>, Error> {
         let context = &self.context;
-        let claim = self.claim(file.bytes(), integers::CLAIM_BYTES + RECEIVE_BLOCK_BYTES).await?;
-        let mut reread = Reread { file, offset: 0, integers: None, _claim: claim };
+        let reservation = self.reserve(file.bytes(), integers::MEMORY_BYTES + RECEIVE_BLOCK_BYTES).await?;
+        let mut reread = Reread { file, offset: 0, integers: None, _reservation: reservation };
         loop {
             let (store, limits) = (Arc::clone(&context.store), context.limits.csv);
             match slice(&self.context, &self.cancel, move || reread.step(&store, limits)).await? {
@@ -133,19 +133,19 @@ impl Upload {
         let context = &self.context;
         let (bytes, limits, header) = (file.bytes(), context.limits.csv, file.clone());
         let columns_count = slice(&self.context, &self.cancel, move || read_header(&header, limits)).await?.len();
-        let claim = self.claim(bytes, typing_bytes(bytes, columns_count, context.limits.csv)).await?;
+        let reservation = self.reserve(bytes, typing_bytes(bytes, columns_count, context.limits.csv)).await?;
         let (columns, rows, longest_row_bytes) = self
             .to_the_end(self.scan(&file, Typer::default()), |scan| {
                 let (rows, longest_row_bytes) = (scan.rows_count(), scan.longest_row_bytes());
                 Ok((scan.rows.into_columns(), rows, longest_row_bytes))
             })
             .await?;
-        drop(claim);
+        drop(reservation);
 
         let plan = Plan::for_file(bytes, columns_count, longest_row_bytes)?;
-        let claim = self.claim(bytes, plan.claim_bytes).await?;
+        let reservation = self.reserve(bytes, plan.memory_bytes).await?;
         let mut conversion = Conversion::new(&context.store, columns, plan.layout);
-        conversion.claim = Some(claim);
+        conversion.reservation = Some(reservation);
         let finish = move |scan: FileScan<Conversion>| scan.rows.finish(rows);
         self.to_the_end(self.scan(&file, conversion), finish).await
     }
@@ -155,13 +155,13 @@ impl Upload {
     }
 
     /// Memory out of the pool for files of this size.
-    async fn claim(&self, file_bytes: u64, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+    async fn reserve(&self, file_bytes: u64, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let context = &self.context;
         let pool =
             if file_bytes <= SMALL_UPLOAD_BYTES { &context.small_conversions } else { &context.large_conversions };
         tokio::select! {
             () = self.cancel.cancelled() => Err(Error::Cancelled),
-            claim = pool.claim(bytes) => claim,
+            reservation = pool.reserve(bytes) => reservation,
         }
     }
 
@@ -262,7 +262,7 @@ mod tests {
 
         let all = in_time(
             "all of it, while the upload goes on",
-            engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES),
+            engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES),
         )
         .await;
         let all = all.expect("it is open");
@@ -292,7 +292,7 @@ mod tests {
         };
         for last in ["3,4", "3,x", "3,4,5"] {
             let read_ahead = upload(last).await.expect("no panic");
-            let all = in_time("all of it", engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES))
+            let all = in_time("all of it", engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES))
                 .await
                 .expect("it is open");
             let later = upload(last);

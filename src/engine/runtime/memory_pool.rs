@@ -1,4 +1,6 @@
-//! A pool of memory from which conversions and statistics reserve what they may take, before they take it.
+//! Memory pools: conversions and statistics reserve the memory that they may need before they allocate it.
+//!
+//! A pool allocates nothing. It counts the bytes that are reserved, and a reservation ends when its permit is dropped.
 
 use std::sync::{
     Arc,
@@ -9,44 +11,47 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{error::Error, limits::KIB};
 
-/// Memory that uploads share: each takes what it may need and gives it back when it is done.
+/// A bounded amount of memory, counted in KiB.
 pub struct Pool {
     kib: Arc<Semaphore>,
     kib_max: u32,
-    /// Claims that wait, at some time just now.
+    /// How many callers of [`Pool::reserve`] are waiting.
     waits: AtomicUsize,
 }
 
 impl Pool {
-    /// Room for so many bytes.
+    /// A pool of `bytes`.
     pub fn new(bytes: usize) -> Self {
         let kib_max = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
         Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max, waits: AtomicUsize::new(0) }
     }
 
-    /// Waits until there is room. What asks for more than there is gets all of it, and so runs alone.
-    pub async fn claim(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+    /// Reserves `bytes`, and waits until that many are free. A caller that asks for more than the pool has gets all of it, so it
+    /// runs alone.
+    ///
+    /// Errors: the server is shutting down.
+    pub async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib_max);
-        if let Ok(claim) = Arc::clone(&self.kib).try_acquire_many_owned(kib) {
-            return Ok(claim);
+        if let Ok(reservation) = Arc::clone(&self.kib).try_acquire_many_owned(kib) {
+            return Ok(reservation);
         }
         let _waits = Waits::new(&self.waits);
         Arc::clone(&self.kib).acquire_many_owned(kib).await.ok().ok_or(Error::Draining)
     }
 
-    /// Whether somebody waits for room.
+    /// Whether a caller of [`Pool::reserve`] is waiting.
     pub fn is_waited_for(&self) -> bool {
         self.waits.load(Ordering::Relaxed) > 0
     }
 
-    /// The same if there is room now.
-    pub fn try_claim(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    /// Reserves `bytes` if that many are free now.
+    pub fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes.div_ceil(KIB)).ok()?;
         Arc::clone(&self.kib).try_acquire_many_owned(kib).ok()
     }
 }
 
-/// One who waits for a claim, even if it stops waiting.
+/// Counts a waiting caller until it is dropped, so also one whose call is cancelled.
 struct Waits<'a>(&'a AtomicUsize);
 
 impl<'a> Waits<'a> {

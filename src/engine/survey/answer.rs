@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// What a question is answered with: JSON in a fixed order, by its `Serialize`. While it lives, it holds the memory that
-/// was claimed for it.
+/// was reserved for it.
 #[derive(Debug)]
 pub struct Answer {
     pub(super) means: Vec<(String, f64)>,
@@ -15,7 +15,7 @@ pub struct Answer {
     pub(super) _memory: Memory,
 }
 
-/// The claim on memory, shared by all that lives of one question.
+/// The memory reservation, shared by everything that one question keeps in memory.
 pub(super) type Memory = Arc<OwnedSemaphorePermit>;
 
 impl Serialize for Answer {

@@ -6,7 +6,7 @@
 //!
 //! What counts: a row whose question is the one asked for, letter for letter, and whose value is not empty. A row without
 //! a state counts in the global mean alone, and one without both a category and a stratification in no category.
-//! Memory: the states and categories of one question are bounded in bytes, and claimed before any row is read.
+//! Memory: the states and categories of one question are bounded in bytes, and reserved before any row is read.
 
 pub mod accumulator;
 pub mod answer;
@@ -49,7 +49,7 @@ pub(super) async fn answer(
     lane: Lane,
     progress: impl Fn(u64, u64),
 ) -> Result<Answer, Error> {
-    let memory = Arc::new(context.statistics.claim(SURVEY_MEMORY_BYTES).await?);
+    let memory = Arc::new(context.statistics.reserve(SURVEY_MEMORY_BYTES).await?);
     let question = Arc::new(question.clone());
     let parts = parts_to_read(context, lane).await?;
     let parts_count = parts.len() as u64;
@@ -229,8 +229,8 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
         let (engine, _) = opened.expect("a data folder");
-        let _running = engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES / 2).await.expect("room");
-        let mut waiting = Box::pin(engine.context.large_conversions.claim(LARGE_CONVERSION_BYTES));
+        let _running = engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES / 2).await.expect("room");
+        let mut waiting = Box::pin(engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES));
         assert!(futures_util::poll!(&mut waiting).is_pending(), "it wants all that there is");
         let question = question(Ask::GlobalMean, "q", None);
         let begun = std::cell::Cell::new(false);
