@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     engine::{
-        runtime::{drop_on_worker::Held, workers::Workers},
+        runtime::{drop_on_worker::DropOnWorker, workers::Workers},
         state::Lane,
         storage::temp_file::TempFolder,
     },
@@ -76,7 +76,7 @@ impl GroupSum {
         let strands = marks.iter().enumerate().map(async |(index, &from)| {
             let until = marks.get(index + 1).copied().unwrap_or(Mark::END);
             let strand = Strand::new(Arc::clone(&work), from, until, work.tables_bytes() / marks.len());
-            let mut strand = self.read(self.held(strand), &told).await?;
+            let mut strand = self.read(self.drop_on_worker(strand), &told).await?;
             if index == 0 {
                 // Nothing that the others find comes before what is wrong here.
                 strand.get_mut()?.check(&End::default())?;
@@ -92,7 +92,7 @@ impl GroupSum {
                 let (mut again, from) = (strand.take()?, end.clone());
                 let begin = move || again.restart(from).map(|()| again);
                 let again = self.workers.run(self.lane, begin).await.flatten()?;
-                *strand = self.read(self.held(again), &told).await?;
+                *strand = self.read(self.drop_on_worker(again), &told).await?;
             }
             end = strand.get_mut()?.check(&end)?;
         }
@@ -100,7 +100,7 @@ impl GroupSum {
     }
 
     /// Runs a strand to its end, or to what is wrong with its source.
-    async fn read(&self, mut strand: Held<Strand>, told: impl Fn(u64)) -> Result<Held<Strand>, Error> {
+    async fn read(&self, mut strand: DropOnWorker<Strand>, told: impl Fn(u64)) -> Result<DropOnWorker<Strand>, Error> {
         loop {
             let turn = match strand.get()?.long_row_turn() {
                 Some(turn) => Some(turn.acquire_owned().await.ok().ok_or(Error::Cancelled)?),
@@ -115,7 +115,7 @@ impl GroupSum {
             };
             let (stepped, more) = self.workers.run(self.lane, step).await?;
             told(stepped.read_bytes() - before);
-            strand = self.held(stepped);
+            strand = self.drop_on_worker(stepped);
             if !more {
                 return Ok(strand);
             }
@@ -123,7 +123,7 @@ impl GroupSum {
     }
 
     /// Makes one of all that the strands have in memory and on disk.
-    async fn merge(&self, work: &Arc<Work>, strands: Vec<Held<Strand>>) -> Result<Groups, Error> {
+    async fn merge(&self, work: &Arc<Work>, strands: Vec<DropOnWorker<Strand>>) -> Result<Groups, Error> {
         let sums_count = work.spec.sum.len();
         let mut spilled = false;
         for strand in &strands {
@@ -134,9 +134,9 @@ impl GroupSum {
             let runs = try_join_all(strands.into_iter().map(async |mut strand| {
                 let strand = strand.take()?;
                 let runs = self.slice(work, move || strand.into_runs()).await.flatten()?;
-                Ok::<_, Error>(self.held(runs))
+                Ok::<_, Error>(self.drop_on_worker(runs))
             }));
-            let mut all = self.held(Vec::new());
+            let mut all = self.drop_on_worker(Vec::new());
             for mut runs in runs.await? {
                 all.get_mut()?.append(runs.get_mut()?);
             }
@@ -149,12 +149,12 @@ impl GroupSum {
             let tables = tables.await?;
             self.slice(work, move || Merge::of_tables(tables, sums_count)).await.flatten()?
         };
-        let result = self.held(Merged { merge, work: Arc::clone(work) });
+        let result = self.drop_on_worker(Merged { merge, work: Arc::clone(work) });
         Ok(Groups { result, workers: self.workers.clone(), lane: self.lane })
     }
 
     /// Merges runs into longer ones until all that are left can be read at once.
-    async fn merge_runs(&self, work: &Arc<Work>, mut runs: Held<Vec<Run>>) -> Result<Merge, Error> {
+    async fn merge_runs(&self, work: &Arc<Work>, mut runs: DropOnWorker<Vec<Run>>) -> Result<Merge, Error> {
         let (bytes_max, sums_count) = (self.plan.bytes_max, work.spec.sum.len());
         loop {
             let mut all = runs.take()?;
@@ -185,7 +185,7 @@ impl GroupSum {
                     break;
                 }
             }
-            runs = self.held(writer.finish());
+            runs = self.drop_on_worker(writer.finish());
         }
     }
 
@@ -204,7 +204,7 @@ impl GroupSum {
         self.workers.run(self.lane, step).await
     }
 
-    fn held<T: Send + 'static>(&self, value: T) -> Held<T> {
-        Held { value: Some(value), workers: self.workers.clone() }
+    fn drop_on_worker<T: Send + 'static>(&self, value: T) -> DropOnWorker<T> {
+        DropOnWorker { value: Some(value), workers: self.workers.clone() }
     }
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     engine::{
         csv::write::write_cells,
-        runtime::{drop_on_worker::Held, workers::Workers},
+        runtime::{drop_on_worker::DropOnWorker, workers::Workers},
         state::Lane,
         values::sum::Sum,
     },
@@ -33,7 +33,7 @@ pub struct Group {
 /// The groups of a sum in the order of their cells as byte strings, read once. They hold the memory of the sum, so this
 /// is for a reader that does not tarry.
 pub struct Groups {
-    pub(super) result: Held<Merged>,
+    pub(super) result: DropOnWorker<Merged>,
     pub(super) workers: Workers,
     pub(super) lane: Lane,
 }
@@ -82,7 +82,7 @@ impl Groups {
         }
         let Self { result, workers, lane } = self;
         let spec = Arc::new(result.get()?.work.spec.clone());
-        let rest = Held { value: rest, workers: workers.clone() };
+        let rest = DropOnWorker { value: rest, workers: workers.clone() };
         Ok(StoredGroups { first: first.groups, rest, spec, workers, lane, _call: None })
     }
 
@@ -140,7 +140,7 @@ pub struct StoredGroups {
     /// The first block, unless it was read.
     first: Vec<Group>,
     /// What comes after it, until that was read.
-    rest: Held<Run>,
+    rest: DropOnWorker<Run>,
     spec: Arc<GroupBy>,
     workers: Workers,
     lane: Lane,

@@ -3,13 +3,14 @@
 use super::workers::Workers;
 use crate::error::Error;
 
-/// A value that is dropped on a worker, as that may close a file, and is lent to slices.
-pub(crate) struct Held<T: Send + 'static> {
+/// A value that is dropped on a worker, because dropping it may close a file. A slice of work takes the value out and puts
+/// it back when it ends; a slice that is cancelled does not put it back.
+pub(crate) struct DropOnWorker<T: Send + 'static> {
     pub(crate) value: Option<T>,
     pub(crate) workers: Workers,
 }
 
-impl<T: Send + 'static> Held<T> {
+impl<T: Send + 'static> DropOnWorker<T> {
     pub(crate) fn get(&self) -> Result<&T, Error> {
         self.value.as_ref().ok_or(Error::Cancelled)
     }
@@ -23,7 +24,7 @@ impl<T: Send + 'static> Held<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Held<T> {
+impl<T: Send + 'static> Drop for DropOnWorker<T> {
     fn drop(&mut self) {
         if let Some(value) = self.value.take() {
             self.workers.discard(value);
