@@ -343,9 +343,8 @@ fn imports_run_downward() {
 
 #[test]
 fn no_modules_import_each_other() {
-    let imports = imports();
     // Modules that import nothing that is left are taken away until none is left, or only cycles and what leads to them.
-    let mut left = imports.clone();
+    let mut left = imports();
     loop {
         let done: Vec<_> = left
             .iter()
