@@ -1,4 +1,5 @@
-//! Scanning a stored file, block by block, from some row on.
+//! Scanning a stored file, block by block, from some row on. A scan reads a little at a time, so that it can be divided
+//! into tasks of the workers.
 
 use super::{
     rows::{Resume, Rows, Wanted},
@@ -13,19 +14,19 @@ use crate::{
 /// How far a step of a scan came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// As far as it was to go; there is more.
+    /// As many bytes as it may read; there is more.
     Pause,
-    /// The first row that begins where the scan is to stop, or after.
+    /// The first row that begins at or after the offset at which the scan stops.
     Stop,
     /// A row that is longer than the scan has room for.
     LongRow,
-    /// The file's end.
+    /// The end of the file.
     End,
 }
 
-/// A scan of a file that can be put down after any slice.
+/// A scan of a file that can be continued step by step.
 pub struct FileScan<R> {
-    /// Who receives the rows.
+    /// Receives the rows.
     pub rows: R,
     file_bytes: u64,
     blocks: Blocks,
@@ -35,39 +36,39 @@ pub struct FileScan<R> {
 }
 
 impl<R: Rows<Error: From<Error>>> FileScan<R> {
-    /// A scan from where `resume` says.
+    /// Begins or continues at `resume`.
     pub fn new(file: Reader, limits: CsvLimits, wanted: Wanted, resume: Resume, rows: R) -> Self {
         let scanner = Scanner::new(limits, wanted, resume);
         let (file_bytes, blocks) = (file.bytes(), file.blocks());
         Self { rows, file_bytes, blocks, scanner, stop: u64::MAX, long_row_bytes: usize::MAX }
     }
 
-    /// Stops at a row of more than so many bytes, as soon as it has seen so many and a block of it.
+    /// Stops at a row of more than so many bytes, once it has read so many of it and at most a block more.
     pub fn stop_at_long_row(mut self, bytes: usize) -> Self {
         self.long_row_bytes = bytes;
         self
     }
 
-    /// Makes room for a row of so many bytes, in its two buffers, which then never grow by doubling. Pages that are not
-    /// written cost nothing.
+    /// Reserves room for a row of so many bytes in the two buffers for rows, which then never grow by doubling. Pages
+    /// of memory that are never written cost nothing.
     pub fn with_room_for_row(mut self, bytes: usize) -> Self {
         self.scanner.carry.reserve_exact(bytes + READ_BLOCK_BYTES);
         self.scanner.unescaped.reserve_exact(bytes + READ_BLOCK_BYTES);
         self
     }
 
-    /// Leaves the rows alone that begin at this offset or after it.
+    /// Stops before the first row that begins at this offset or after it.
     pub fn stop_at(mut self, offset: u64) -> Self {
         self.stop = offset;
         self
     }
 
-    /// Reads on for about `bytes_max` bytes and says whether that was the end of the file.
+    /// Reads about `bytes_max` bytes more and returns whether that was the end of the file.
     pub fn step(&mut self, bytes_max: usize) -> Result<bool, R::Error> {
         Ok(self.step_to_stop(bytes_max)? == Reached::End)
     }
 
-    /// Reads on for about `bytes_max` bytes, not beyond the row that holds the byte before the stop.
+    /// Reads about `bytes_max` bytes more, but not beyond the row that has the byte before the stop.
     pub fn step_to_stop(&mut self, bytes_max: usize) -> Result<Reached, R::Error> {
         let mut bytes = 0;
         while bytes < bytes_max {
@@ -100,22 +101,22 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
         &self.scanner.names
     }
 
-    /// Where the next row begins, as far as it is known.
+    /// The offset of the first row that was not delivered.
     pub fn offset(&self) -> u64 {
         self.scanner.offset - self.scanner.carry.len() as u64
     }
 
-    /// Data rows so far.
+    /// Data rows delivered.
     pub fn rows_count(&self) -> u64 {
         self.scanner.rows
     }
 
-    /// Bytes of the longest row so far.
+    /// Bytes of the longest row delivered.
     pub fn longest_row_bytes(&self) -> usize {
         self.scanner.longest_row_bytes
     }
 
-    /// How to go on later with what follows the last complete row.
+    /// How to continue later after the last complete row.
     pub fn into_resume(self) -> (Resume, R) {
         (self.scanner.into_resume(), self.rows)
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     file_scan::FileScan,
-    row_end::State,
+    row_end::QuoteState,
     rows::{Resume, Row, Rows, Wanted, text_of},
     scanner::{BYTE_ORDER_MARK, Scanner},
 };
@@ -36,8 +36,8 @@ pub fn read_header(file: &Reader, limits: CsvLimits) -> Result<Vec<String>, Erro
     Err(CsvError::NoHeader.into())
 }
 
-/// The names of the columns of a file that begins with `first`, and where the header's row end is over. `None` if the header is
-/// not complete, or if something is wrong with it.
+/// The names of the columns of a file that begins with `first`, and where the header's row end is over. `None` if the
+/// header is not complete, or if something is wrong with it.
 pub fn parse_header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
     let rows_start = header_range(first).end + 1;
     let mut scanner = Scanner::new(limits, Wanted::All, Resume::default());
@@ -57,7 +57,7 @@ fn header_range(csv: &[u8]) -> Range<usize> {
     let text_start = if csv.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let empty_lines = csv[text_start..].iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
     let start = text_start + empty_lines;
-    let end = State::CellStart.row_end(&csv[start..]).map_or(csv.len(), |len| start + len);
+    let end = QuoteState::CellStart.row_end(&csv[start..]).map_or(csv.len(), |len| start + len);
     start..end
 }
 

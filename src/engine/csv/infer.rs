@@ -1,4 +1,4 @@
-//! Column types from the whole file.
+//! Column types, inferred from all cells of a file. Nothing here converts a value.
 
 use super::rows::{Row, Rows, text_of};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     model::schema::{Column, ColumnType},
 };
 
-/// Sees every cell of a file and says what type each column has. It also refuses cells that are no text.
+/// Sees every cell of a file and infers the type of each column. It also refuses cells that are not text.
 #[derive(Default)]
 pub struct Typer {
     names: Vec<String>,
@@ -26,7 +26,7 @@ struct Typing {
 }
 
 impl Typer {
-    /// The columns as the file has them, once all rows have been seen.
+    /// The columns in the order of the file, once all rows have been seen.
     pub fn into_columns(self) -> Vec<Column> {
         self.names
             .into_iter()

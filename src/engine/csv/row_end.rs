@@ -2,18 +2,22 @@
 
 use memchr::{memchr, memchr3};
 
-/// Where in a row a byte stands: all that is needed to find the row's end.
+/// What the bytes of a row up to some point mean for the next one: all that is needed to find the row's end.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum State {
+pub(super) enum QuoteState {
+    /// A cell begins.
     CellStart,
+    /// Inside a cell without quotes.
     Plain,
+    /// Inside a quoted cell.
     Quoted,
-    /// After a quote inside a quoted cell: the cell's end, or the first of two.
+    /// After a quote inside a quoted cell: it ends the cell, or it is the first of two.
     Closing,
 }
 
-impl State {
-    /// The index of the first byte that ends a row; none if there is none, and then the state is after `bytes`.
+impl QuoteState {
+    /// The index of the first byte that ends a row. `None` if no row ends in `bytes`; the state is then that after
+    /// them.
     pub(super) fn row_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {

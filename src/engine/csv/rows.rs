@@ -7,12 +7,12 @@ use crate::{
     error::csv::{CellFault, CsvError},
 };
 
-/// Who receives the rows of a file.
+/// Receives the rows of a file.
 pub trait Rows {
-    /// What may stop the scan.
+    /// What stops the scan: an error in the file, or one of the receiver.
     type Error: From<CsvError>;
 
-    /// Whether rows may come as what their cells of the one wanted column add up to.
+    /// Whether rows may be delivered as the sum of their cells of the one wanted column.
     const TAKES_SUMS: bool = false;
 
     /// The names of the columns; called once, before any row.
@@ -21,7 +21,7 @@ pub trait Rows {
     /// One row, all its cells or the one that was asked for.
     fn row(&mut self, row: Row<'_>) -> Result<(), Self::Error>;
 
-    /// The sum of the wanted cells of some rows, which are integers all, or empty. Called if `TAKES_SUMS` alone.
+    /// The sum of the wanted cells of some rows, all integers or empty. Called only if `TAKES_SUMS`.
     fn sum(&mut self, _sum: Sum) {}
 }
 
@@ -29,14 +29,15 @@ pub trait Rows {
 pub struct Row<'a> {
     /// From 1; the header is not counted.
     pub number: u64,
-    /// From the row's start; what follows the row may stand behind it.
+    /// From the row's start; it may go on beyond the row.
     pub(super) bytes: &'a [u8],
     pub(super) unescaped: &'a [u8],
     pub(super) spans: &'a [Span],
 }
 
 impl<'a> Row<'a> {
-    /// The cells' texts: quotes removed, doubled quotes single. Any bytes; typing checks that they are UTF-8.
+    /// The cells' texts: without quotes around them, and with doubled quotes made single. They may be any bytes; type
+    /// inference checks that they are UTF-8.
     pub fn cells(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (bytes, unescaped) = (self.bytes, self.unescaped);
         self.spans.iter().map(move |span| {
@@ -45,7 +46,7 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// The first cell's length, and its text with whatever follows it in memory.
+    /// The first cell's length, and its text together with the bytes that follow it in memory.
     pub fn first_cell(&self) -> Option<(usize, &'a [u8])> {
         self.spans.first().map(|&span| self.window(span))
     }
@@ -88,7 +89,7 @@ impl Wanted {
     }
 }
 
-/// Where a scan stands between two rows, so that another scanner can go on there.
+/// A position between two rows from which another scanner can continue.
 #[derive(Clone, Debug, Default)]
 pub struct Resume {
     /// Bytes of the file before the next row.
@@ -106,7 +107,7 @@ pub(super) struct Span {
     pub(super) unescaped: bool,
 }
 
-/// A cell's bytes as text, or what keeps them from being text.
+/// A cell's bytes as text, or why they are not text.
 pub fn text_of(cell: &[u8]) -> Result<&str, CellFault> {
     if memchr(0, cell).is_some() {
         return Err(CellFault::Nul);

@@ -1,8 +1,12 @@
 //! CSV bytes into rows: the dialect (RFC 4180 as docs/csv.md narrows it), the limits, the positions of errors.
 //!
-//! A [`Scanner`] is fed blocks cut anywhere and calls a [`Rows`] once a row. What it delivers, and the error it ends
-//! in, do not depend on where the blocks were cut. A [`FileScan`] feeds it from a file, a slice at a time. Nothing here
-//! knows what a cell means.
+//! A [`Scanner`] is fed blocks that are cut anywhere and calls a [`Rows`] for each row. What it delivers, and the error
+//! it ends with, do not depend on where the blocks were cut. Nothing here knows files or what a cell means.
+//!
+//! Rows of a block are scanned where they are. For the sum of one column there are three ways, in this order: plain
+//! rows are added up by vectors ([`kernels::sum_rows`]); the column's cells are found by vectors
+//! ([`kernels::find_cells`]); every mark is looked at (`scan`). A row with a quote is read once more, with care
+//! (`deliver_quoted`).
 //!
 //! Memory: one row that crosses a block border, and the spans of one row's cells; both bounded by [`CsvLimits`].
 
@@ -11,7 +15,7 @@ use std::collections::HashSet;
 use memchr::{memchr, memrchr2};
 
 use super::{
-    row_end::State,
+    row_end::QuoteState,
     rows::{Resume, Row, Rows, Span, Wanted, text_of},
 };
 use crate::{
@@ -30,10 +34,10 @@ pub struct Scanner {
     pub(super) names: Vec<String>,
     pub(super) rows: u64,
     pub(super) longest_row_bytes: usize,
-    pub(super) offset: u64,        // of the first byte not yet fed
+    pub(super) offset: u64,        // of the next byte to be fed
     bom_possible: bool,            // only the first bytes of a file can be a byte order mark
     pub(super) carry: Vec<u8>,     // a row whose end has not come yet
-    carry_state: State,            // where in that row its last byte left off
+    carry_state: QuoteState,       // the state after its last byte
     pub(super) spans: Vec<Span>,   // scratch, for one row
     pub(super) unescaped: Vec<u8>, // scratch: cells of one row that held doubled quotes
 }
@@ -41,7 +45,7 @@ pub struct Scanner {
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Scanner {
-    /// Goes on where another scanner stopped; at the start of a file with `Resume::default()`.
+    /// Continues where another scanner stopped; `Resume::default()` is the start of a file.
     pub fn new(limits: CsvLimits, wanted: Wanted, resume: Resume) -> Self {
         Self {
             limits,
@@ -52,7 +56,7 @@ impl Scanner {
             bom_possible: resume.offset == 0,
             names: resume.names,
             carry: Vec::new(),
-            carry_state: State::CellStart,
+            carry_state: QuoteState::CellStart,
             spans: Vec::new(),
             unescaped: Vec::new(),
         }
@@ -62,11 +66,11 @@ impl Scanner {
     pub fn feed<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<(), R::Error> {
         self.offset += block.len() as u64;
         let mut rest = self.skip_byte_order_mark(block);
-        // The header and what the last block left over go through the carry; the rest is scanned where it is.
+        // The header, and the row that began in the last block, go through the carry; the rest is scanned where it is.
         while !rest.is_empty() && (self.names.is_empty() || !self.carry.is_empty()) {
             rest = self.complete_carried_row(rest, rows)?;
         }
-        // What lies within the limits as a whole needs no look at its rows for that.
+        // No row or cell of a block that is within their limits as a whole can be too long.
         let is_small = rest.len() <= self.limits.row_bytes_max.min(self.limits.cell_bytes_max);
         let scanned = match self.wanted {
             Wanted::Column(column) if R::TAKES_SUMS && is_small => self.scan_sums(rest, column, rows)?,
@@ -75,7 +79,7 @@ impl Scanner {
         let unfinished = &rest[scanned..];
         if !unfinished.is_empty() {
             self.carry.extend_from_slice(unfinished);
-            self.carry_state = State::CellStart;
+            self.carry_state = QuoteState::CellStart;
             self.carry_state.row_end(unfinished);
             self.check_row_bytes(self.carry.len())?;
         }
@@ -90,7 +94,7 @@ impl Scanner {
         if self.names.is_empty() { Err(CsvError::NoHeader.into()) } else { Ok(()) }
     }
 
-    /// How to go on later with what follows the last complete row.
+    /// How to continue later after the last complete row.
     pub fn into_resume(self) -> Resume {
         Resume { offset: self.offset - self.carry.len() as u64, rows: self.rows, names: self.names }
     }
@@ -99,7 +103,7 @@ impl Scanner {
         while self.bom_possible && !block.is_empty() {
             if block[0] != BYTE_ORDER_MARK[self.carry.len()] {
                 self.bom_possible = false;
-                self.carry_state = if self.carry.is_empty() { State::CellStart } else { State::Plain };
+                self.carry_state = if self.carry.is_empty() { QuoteState::CellStart } else { QuoteState::Plain };
                 break;
             }
             self.carry.push(block[0]);
@@ -112,14 +116,14 @@ impl Scanner {
         block
     }
 
-    /// Adds to the row that was begun up to its end and nothing beyond, and says where in `block` that end is; at 0 if
-    /// no row was begun.
+    /// Completes the row that was begun, and takes nothing beyond it. Returns the index in `block` after its row end; 0
+    /// if no row was begun, `None` if the row does not end in `block`.
     pub(super) fn feed_row_end<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<Option<usize>, R::Error> {
         if self.carry.is_empty() {
             return Ok(Some(0));
         }
         let rest = self.complete_carried_row(block, rows)?;
-        // The row's end is taken with it, so an empty rest may be the end or not; an empty carry tells.
+        // An empty rest does not tell whether the row ended with the block; an empty carry does.
         let end = if self.carry.is_empty() { Some(block.len() - rest.len()) } else { None };
         self.offset += end.unwrap_or(block.len()) as u64;
         Ok(end)
@@ -137,7 +141,7 @@ impl Scanner {
 
     fn deliver_carry<R: Rows>(&mut self, rows: &mut R) -> Result<(), R::Error> {
         let mut carry = std::mem::take(&mut self.carry);
-        self.carry_state = State::CellStart;
+        self.carry_state = QuoteState::CellStart;
         if carry.is_empty() {
             // An empty line is no row.
         } else if self.names.is_empty() {
@@ -151,7 +155,8 @@ impl Scanner {
         Ok(())
     }
 
-    /// Delivers a row to one who takes sums, without a look at each of its cells. False: it has to be looked at.
+    /// Delivers a row to a receiver that takes sums, without a look at each of its cells. False if each must be looked
+    /// at.
     fn deliver_one_cell<R: Rows>(&mut self, row: &mut Vec<u8>, rows: &mut R) -> Result<bool, R::Error> {
         let Wanted::Column(column) = self.wanted else { return Ok(false) };
         if !R::TAKES_SUMS || row.len() > self.limits.cell_bytes_max {
@@ -163,23 +168,23 @@ impl Scanner {
         Ok(scanned > 0)
     }
 
-    /// The same as `scan`, for one who takes sums: stretches of rows that are plain are added up without a look at them.
+    /// The same as `scan`, for a receiver that takes sums: rows that are plain are added up together.
     fn scan_sums<R: Rows>(&mut self, block: &[u8], column: usize, rows: &mut R) -> Result<usize, R::Error> {
         let mut at = 0;
         if kernels::serves(self.names.len()) {
-            let stretch_end = |at: usize| block.len().min(at + SUMMED_BYTES);
-            while let Some(last) = memrchr2(b'\n', b'\r', &block[at..stretch_end(at)]) {
-                let stretch = &block[at..=at + last];
-                if let Some(added) = kernels::sum_rows(stretch, self.names.len(), column) {
+            let piece_end = |at: usize| block.len().min(at + SUMMED_BYTES);
+            while let Some(last) = memrchr2(b'\n', b'\r', &block[at..piece_end(at)]) {
+                let piece = &block[at..=at + last];
+                if let Some(added) = kernels::sum_rows(piece, self.names.len(), column) {
                     self.rows += added.rows;
                     rows.sum(Sum::of(added.total));
-                    at += stretch.len();
+                    at += piece.len();
                     continue;
                 }
-                let scanned = self.scan_column(stretch, column, rows)?;
+                let scanned = self.scan_column(piece, column, rows)?;
                 at += scanned;
-                if scanned < stretch.len() {
-                    break; // the stretch ended inside a quoted cell
+                if scanned < piece.len() {
+                    break; // the piece ended inside a quoted cell
                 }
             }
         }
@@ -211,14 +216,14 @@ impl Scanner {
             match found.stopped {
                 Stopped::Full => {}
                 Stopped::End => return Ok(at),
-                // Where one row is odd, others are: the careful scan has the rest.
+                // Where one row is odd, others are as well: all that follow are scanned mark by mark.
                 Stopped::Odd => return Ok(at + self.scan(&block[at..], rows)?),
             }
         }
     }
 
-    /// Scans rows where they are and returns the start of the row that does not end in `block`. Quotes are rare
-    /// enough that a row with one is read again by `deliver_quoted`.
+    /// Scans rows where they are and returns the start of the row that does not end in `block`. Quotes are rare, so a
+    /// row that has one is read again by `deliver_quoted`.
     fn scan<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<usize, R::Error> {
         let columns = self.names.len();
         let wanted = self.wanted;
@@ -226,7 +231,7 @@ impl Scanner {
         let mut cell = 0; // where the cell starts
         let mut cells = 0; // cells of the row that have ended
         let mut found = Span { start: 0, end: 0, unescaped: false }; // the one cell that is wanted
-        let mut base = 0; // of the 64 bytes at hand
+        let mut base = 0; // of the next 64 bytes
         self.spans.clear();
         'lanes: while base < block.len() {
             let mut marks = structure(block, base);
@@ -238,7 +243,7 @@ impl Scanner {
                     if at != cell {
                         continue; // a quote inside an unquoted cell is text
                     }
-                    let Some(len) = State::CellStart.row_end(&block[row..]) else {
+                    let Some(len) = QuoteState::CellStart.row_end(&block[row..]) else {
                         return Ok(row);
                     };
                     self.deliver_quoted(&block[row..row + len], rows)?;
@@ -281,7 +286,7 @@ impl Scanner {
         Ok(row)
     }
 
-    /// Checks a row whose spans are found, and hands it on: the first `len` of `bytes`, and what follows it.
+    /// Checks a row whose spans are found, and delivers it: the first `len` of `bytes`, and what follows them.
     fn deliver<R: Rows>(&mut self, bytes: &[u8], len: usize, cells: usize, rows: &mut R) -> Result<(), R::Error> {
         if len > self.limits.cell_bytes_max {
             self.check_row_bytes(len)?;
@@ -295,7 +300,7 @@ impl Scanner {
         rows.row(Row { number: self.rows, bytes, unescaped: &self.unescaped, spans: &self.spans })
     }
 
-    /// Checks what can be wrong with a whole row.
+    /// Checks a row's length and number of cells.
     fn check_row(&self, bytes: usize, cells: usize) -> Result<(), CsvError> {
         self.check_row_bytes(bytes)?;
         let header_cells = self.names.len();
@@ -314,7 +319,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// Fills `spans` with the first `cells_max` cells of a row, as far as they are wanted, and counts all of them.
+    /// Fills `spans` with those of the first `cells_max` cells of a row that are wanted, and counts all cells.
     pub(super) fn split(&mut self, bytes: &[u8], cells_max: usize, wanted: Wanted) -> Result<usize, CsvError> {
         self.spans.clear();
         self.unescaped.clear();
@@ -324,7 +329,7 @@ impl Scanner {
             let mut span = Span { start: at, end: 0, unescaped: false };
             if bytes.get(at) == Some(&b'"') {
                 let unescaped_start = self.unescaped.len();
-                let mut from = at + 1; // what was not copied yet
+                let mut from = at + 1; // the first byte not copied yet
                 let mut search = from;
                 let close = loop {
                     let Some(quote) = memchr(b'"', &bytes[search..]).map(|offset| search + offset) else {
@@ -410,8 +415,8 @@ impl Scanner {
     }
 }
 
-/// Bytes of rows that are added up together, if they are plain.
+/// Bytes of rows that are added up together if they are plain. Few in tests, so that small files have many pieces.
 const SUMMED_BYTES: usize = if cfg!(test) { 200 } else { 16 * KIB };
 
-/// Rows of which the cells of one column are found together.
+/// Rows of which the cells of one column are found at once.
 const CELLS_AT_ONCE: usize = if cfg!(test) { 4 } else { 128 };

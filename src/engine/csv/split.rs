@@ -1,12 +1,12 @@
 //! Byte ranges of CSV files that are read side by side: guess, verify, redo.
 //!
-//! A range that begins inside a file guesses where its first row starts ([`guess_row_start`]), as nobody knows from the middle
-//! whether a quote is open there. Ranges are read in any order, and verified in the order of the file
-//! ([`RangeStart::follows`]): one that did not begin where the range before it ended is read again from there. So the rows, their
-//! numbers and the first error are those of one reader, whatever was guessed.
+//! A range that begins inside a file guesses where its first row starts ([`guess_row_start`]), as nobody knows from the
+//! middle whether a quote is open there. Ranges are read in any order, and verified in the order of the file
+//! ([`RangeStart::follows`]): one that did not begin where the range before it ended is read again from there. So the
+//! rows, their numbers and the first error are those of one reader, whatever was guessed.
 
 use super::{
-    row_end::State,
+    row_end::QuoteState,
     rows::{Resume, Row, Rows, Wanted},
     scanner::Scanner,
 };
@@ -16,7 +16,8 @@ use crate::{
     limits::{CsvLimits, KIB},
 };
 
-/// Bytes in which a row's start is looked for, and more if those do not tell: for ranges that are read in a few milliseconds.
+/// Bytes in which a row's start is looked for, and more if those do not tell: for ranges that are read in a few
+/// milliseconds.
 pub const QUICK_GUESS: &[usize] = &[8 * KIB, 256 * KIB];
 
 /// The same for longer ranges, which cost more to read again after a wrong guess.
@@ -49,7 +50,8 @@ impl<P: PartialEq> RangeStart<P> {
     }
 }
 
-/// Guesses where the first row starts that does not begin before `offset`, which is not 0. `None` if the bytes do not tell.
+/// Guesses where the first row starts that does not begin before `offset`, which is not 0. `None` if the bytes do not
+/// tell.
 pub fn guess_row_start(
     file: &Reader,
     offset: u64,
@@ -67,8 +69,8 @@ pub fn guess_row_start(
     Ok(None)
 }
 
-/// The start of the first row after the first byte of `window`. The first row end is taken that is followed by rows of this
-/// file: first under the assumption that no quote is open at the start of the window, then that one is.
+/// The start of the first row after the first byte of `window`. The first row end is taken that is followed by rows of
+/// this file: first under the assumption that no quote is open at the start of the window, then that one is.
 fn row_start_in(window: &[u8], columns_count: usize, limits: CsvLimits) -> Option<usize> {
     struct Ignore;
     impl Rows for Ignore {
@@ -80,7 +82,7 @@ fn row_start_in(window: &[u8], columns_count: usize, limits: CsvLimits) -> Optio
             Ok(())
         }
     }
-    [State::Plain, State::Quoted].into_iter().find_map(|mut state| {
+    [QuoteState::Plain, QuoteState::Quoted].into_iter().find_map(|mut state| {
         let start = state.row_end(window)? + 1;
         // Only the number of names matters.
         let resume = Resume { offset: 1, rows: 0, names: vec![String::new(); columns_count] };

@@ -1,7 +1,7 @@
 //! Cells to a row of CSV.
 //!
-//! The csv crate's writer would do, but for one thing: it does not quote a cell that begins with a byte order mark, and as the
-//! first of a file such a cell would lose the mark when it is read.
+//! The csv crate's writer would do, but for one thing: it does not quote a cell that begins with a byte order mark, and
+//! as the first of a file such a cell would lose the mark when it is read.
 
 /// Appends cells with commas between them, quoted where RFC 4180 needs it, and no row end.
 pub fn write_cells<'a>(text: &mut Vec<u8>, cells: impl Iterator<Item = &'a [u8]>) {

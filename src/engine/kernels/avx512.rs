@@ -1,5 +1,5 @@
-//! What the AVX-512 kernels share: the processor features they need, loads and comparisons, and turning the digits before
-//! a position into a number.
+//! What the AVX-512 kernels share: the processor features they need, loads and comparisons, and turning the digits
+//! before a position into a number.
 
 use std::arch::x86_64::*;
 
@@ -81,10 +81,17 @@ impl Windows {
 }
 
 avx512! {
-    /// The values of the digits right before eight positions, at most eight digits each, for those in `cells`: two numbers of
-    /// 32 bits, the first four digits and the last four. And which of them have digits in at least `full` bits of the window.
+    /// The values of the digits right before eight positions, at most eight digits each, for those in `cells`: two
+    /// numbers of 32 bits, the first four digits and the last four. And which of them have digits in at least `full`
+    /// bits of the window.
     #[inline]
-    pub(super) fn digits_before(before: __m512i, bytes: __m512i, windows: __m512i, cells: u8, full: i64) -> (__m512i, u8) {
+    pub(super) fn digits_before(
+        before: __m512i,
+        bytes: __m512i,
+        windows: __m512i,
+        cells: u8,
+        full: i64,
+    ) -> (__m512i, u8) {
         let values = _mm512_sub_epi8(_mm512_permutex2var_epi8(before, windows, bytes), splat(b'0'));
         let no_digits = _mm512_movm_epi8(_mm512_cmpge_epu8_mask(values, splat(10)));
         // What comes before the cell is at the lower end of each eight bytes.

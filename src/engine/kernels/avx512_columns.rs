@@ -15,7 +15,8 @@ avx512! {
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there are few columns")]
     pub(super) fn gather(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
-        // 16 rows are as many vectors as there are columns. For each row, the lane of its cell within the vector that has it ...
+        // 16 rows are as many vectors as there are columns. For each row, the lane of its cell within the vector that
+        // has it ...
         let mut lanes = [0_i32; 16];
         // ... and for each vector, the rows whose cell it has.
         let mut from = [0_u16; GATHER_COLUMNS_MAX];

@@ -77,12 +77,12 @@ avx512! {
         Taken { at_long, ..taken }
     }
 
-    /// The values of the digits at the end of each eight bytes, fewer than eight digits: two numbers of 32 bits, the first
-    /// four digits and the last four. Digits are given as 0 to 9, and every other byte has its highest bit set.
+    /// The values of the digits at the end of each eight bytes, fewer than eight digits: two numbers of 32 bits, the
+    /// first four digits and the last four. Digits are given as 0 to 9, and every other byte has its highest bit set.
     #[inline]
     fn fours_of(eights: __m512i) -> __m512i {
-        // What comes before the cell is at the lower end of each eight bytes. One bit is always set: then the compiler knows
-        // that nothing is shifted by 64, and its code is shorter.
+        // What comes before the cell is at the lower end of each eight bytes. One bit is always set: then the compiler
+        // knows that nothing is shifted by 64, and its code is shorter.
         let others = _mm512_or_si512(_mm512_and_si512(eights, splat(0x80)), _mm512_set1_epi64(1));
         let others = _mm512_srlv_epi64(splat(0xff), _mm512_lzcnt_epi64(others));
         let twos = _mm512_maddubs_epi16(_mm512_andnot_si512(others, eights), _mm512_set1_epi16(0x010a)); // by 10 and 1
@@ -116,8 +116,8 @@ struct Found {
 }
 
 avx512! {
-    /// What `read_integers` and `read_narrow_integers` share. `values` writes the values of the cells that were found, and returns
-    /// whether it could.
+    /// What `read_integers` and `read_narrow_integers` share. `values` writes the values of the cells that were found,
+    /// and returns whether it could.
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
     fn read_by<T>(
@@ -228,8 +228,8 @@ impl RowShape {
     }
 }
 
-/// Cells of more digits than the vectors take: `longs` says which of those that end at `ends`, in the 64 bytes from `base`.
-/// Cold, as the compiler would else store and load the vectors of the loop above in every iteration.
+/// Cells of more digits than the vectors take: `longs` says which of those that end at `ends`, in the 64 bytes from
+/// `base`. Cold, as the compiler would else store and load the vectors of the loop above in every iteration.
 #[cold]
 #[inline(never)]
 fn long_integers(bytes: &[u8], base: usize, mut ends: u64, mut longs: u64, cells: &mut [i64]) -> Option<()> {

@@ -1,9 +1,9 @@
 //! Adds up a column of plain rows with AVX-512.
 //!
-//! No row is looked at by itself. Bytes become bit masks, in which the cells of a column are found for all rows of 64 bytes
-//! together, by additions whose carries run through a cell to its end (`ScanThru` of Cameron and others, "Bitwise data
-//! parallelism in regular expression matching", 2014). Then the digits of eight cells are gathered into one register and
-//! multiplied out.
+//! No row is looked at by itself. Bytes become bit masks, in which the cells of a column are found for all rows of 64
+//! bytes together, by additions whose carries run through a cell to its end (`ScanThru` of Cameron and others, "Bitwise
+//! data parallelism in regular expression matching", 2014). Then the digits of eight cells are gathered into one
+//! register and multiplied out.
 
 use std::arch::x86_64::*;
 
@@ -12,7 +12,8 @@ use super::{
     types::{Added, LANES},
 };
 
-/// [`super::sum_rows`] for 1 to 16 columns. The loop over the columns is unrolled, so there is code for each number of them.
+/// [`super::sum_rows`] for 1 to 16 columns. The loop over the columns is unrolled, so there is code for each number of
+/// them.
 pub(super) fn sum_rows(block: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
     if !has_instructions() {
         return None;
@@ -72,7 +73,8 @@ avx512! {
             let mut after_end = 0;
             let mut wanted = (0, 0, 0);
             for (column, in_column) in in_column.iter_mut().enumerate() {
-                // A carry that begins at a cell's start runs through it to its end, and beyond these bytes into the next.
+                // A carry that begins at a cell's start runs through it to its end, and beyond these bytes into the
+                // next.
                 let (ran, beyond) = (starts | *in_column).overflowing_add(inside);
                 ends = ran & separators;
                 if column == column_index {
@@ -104,8 +106,8 @@ avx512! {
     }
 }
 
-/// Totals of cells: of their last eight digits, of the eight before, and of the two that are left of 18. Each is eight pairs
-/// of 32 bits: the first four digits, then the last four.
+/// Totals of cells: of their last eight digits, of the eight before, and of the two that are left of 18. Each is eight
+/// pairs of 32 bits: the first four digits, then the last four.
 struct Sums {
     all: [__m512i; 3],
     negative: [__m512i; 3],

@@ -1,7 +1,8 @@
-//! Which of 64 bytes are commas, row ends or quotes, as one bit mask, without vector instructions of a certain processor.
+//! Which of 64 bytes are commas, row ends or quotes, as one bit mask, without vector instructions of a certain
+//! processor.
 //!
-//! For code that looks at one mark after the other. The vector kernels compare for themselves, as they need a mask for each kind
-//! of byte and have the bytes in registers.
+//! For code that looks at one mark after the other. The vector kernels compare for themselves, as they need a mask for
+//! each kind of byte and have the bytes in registers.
 
 use super::types::LANES;
 
@@ -17,10 +18,10 @@ pub(crate) fn structure(block: &[u8], base: usize) -> u64 {
     }
 }
 
-/// The same for 64 bytes. The compiler makes the comparisons vector instructions; the multiplication gathers the lowest bit of
-/// each of eight bytes in the highest byte, first byte first.
+/// The same for 64 bytes. The compiler makes the comparisons vector instructions; the multiplication gathers the lowest
+/// bit of each of eight bytes in the highest byte, first byte first.
 #[inline]
-pub(crate) fn structure_of(lanes: &[u8; LANES]) -> u64 {
+pub(super) fn structure_of(lanes: &[u8; LANES]) -> u64 {
     const GATHER: u64 = 0x0102_0408_1020_4080;
     let is_mark = lanes.map(|byte| u8::from((byte == b',') | (byte == b'\n') | (byte == b'\r') | (byte == b'"')));
     let (eights, _) = is_mark.as_chunks::<8>();
@@ -30,7 +31,7 @@ pub(crate) fn structure_of(lanes: &[u8; LANES]) -> u64 {
 
 /// The scalar twin of [`structure_of`].
 #[cfg(test)]
-pub(crate) fn structure_plain(lanes: &[u8; LANES]) -> u64 {
+pub(super) fn structure_plain(lanes: &[u8; LANES]) -> u64 {
     let is_mark = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r' | b'"');
     lanes.iter().enumerate().fold(0, |marks, (index, byte)| marks | u64::from(is_mark(byte)) << index)
 }

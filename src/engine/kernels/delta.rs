@@ -1,10 +1,10 @@
-//! Integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): differences, less the smallest of their block, in as many bits
-//! as the largest needs. Only arithmetic: no pages, no files.
+//! Integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): differences, less the smallest of their block, in as many
+//! bits as the largest needs. Only arithmetic: no pages, no files.
 
 use crate::engine::values::varint::{put_i64, put_u64};
 
-/// Values of a block, and of each of its four miniblocks, which have a width each. They are those of the parquet crate's
-/// writer, so that `parquet/page_sum.rs` takes both.
+/// Values of a block, and of each of its four miniblocks, which have a width each. They are those of the parquet
+/// crate's writer, so that `parquet/page_sum.rs` takes both.
 const BLOCK_VALUES: usize = 256;
 const MINIBLOCK_VALUES: usize = 64;
 const MINIBLOCKS: usize = BLOCK_VALUES / MINIBLOCK_VALUES;
@@ -12,8 +12,8 @@ const MINIBLOCKS: usize = BLOCK_VALUES / MINIBLOCK_VALUES;
 /// The limit of [`put_narrow`]: two values that are less than this from zero are less than 2^31 apart.
 pub const NARROW_DELTAS_END: u32 = 1 << 30;
 
-/// Appends values as DELTA_BINARY_PACKED, and returns the smallest and the largest of them. Inline, so that it is compiled for
-/// the processor features of its caller.
+/// Appends values as DELTA_BINARY_PACKED, and returns the smallest and the largest of them. Inline, so that it is
+/// compiled for the processor features of its caller.
 #[inline(always)]
 pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     put_u64(BLOCK_VALUES as u64, out);

@@ -1,4 +1,5 @@
-//! The kernels' entry points: each takes the vector code if the processor has the instructions for it, else the scalar twin.
+//! The kernels' entry points: each takes the vector code if the processor has the instructions for it, else the scalar
+//! twin.
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512_columns, avx512_read, avx512_sum};
@@ -33,8 +34,8 @@ pub fn sum_rows(block: &[u8], columns_count: usize, column_index: usize) -> Opti
     added
 }
 
-/// Finds a column's cell in each row, from the start of a row on, as long as rows are usual ones: each has as many cells as
-/// there are columns, and quotes enclose whole cells, or are doubled inside such cells.
+/// Finds a column's cell in each row, from the start of a row on, as long as rows are usual ones: each has as many
+/// cells as there are columns, and quotes enclose whole cells, or are doubled inside such cells.
 #[inline]
 pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> Rows {
     #[cfg(target_arch = "x86_64")]
@@ -45,9 +46,9 @@ pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells
     find_cells_by(bytes, columns_count, column_index, cells, marks_plain)
 }
 
-/// Reads the cells of whole rows into `cells`, row by row, after the `filled` ones. An empty cell is 0, and its index goes
-/// to `empty`. It goes on while there are 64 bytes and room for 64 cells, and while every cell is empty or an integer
-/// written the way it would be printed. It may write to `cells` beyond those that it says are filled.
+/// Reads the cells of whole rows into `cells`, row by row, after the `filled` ones. An empty cell is 0, and its index
+/// goes to `empty`. It goes on while there are 64 bytes and room for 64 cells, and while every cell is empty or an
+/// integer written the way it would be printed. It may write to `cells` beyond those that it says are filled.
 #[inline]
 pub fn read_integers(
     bytes: &[u8],

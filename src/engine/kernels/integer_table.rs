@@ -1,9 +1,9 @@
 //! Rows of integers, parsed from a block into one flat buffer until they are enough to make pages of. No file and no
 //! Parquet: `ingest/integers.rs` has those, and decides what a file with other cells means.
 //!
-//! As long as its cells are short, a table keeps them in 32 bits, sixteen to a vector; from the first longer one on in 64
-//! bits, until all cells of a table are short again. In 32 bits a cell of bigdata takes 1.4 ns from its text to the page, in 64
-//! bits 2.3 (read 0.9 and 1.1, gathered to columns 0.2 and 0.4, packed 0.4 and 0.8).
+//! As long as its cells are short, a table keeps them in 32 bits, sixteen to a vector; from the first longer one on in
+//! 64 bits, until all cells of a table are short again. In 32 bits a cell of bigdata takes 1.4 ns from its text to the
+//! page, in 64 bits 2.3 (read 0.9 and 1.1, gathered to columns 0.2 and 0.4, packed 0.4 and 0.8).
 //!
 //! Memory: 8 bytes for a cell, 8 more for an empty one, and 8 while a column is gathered.
 
@@ -152,8 +152,8 @@ impl Table {
         seen.into_iter().all(|seen| seen)
     }
 
-    /// Takes complete rows until it is full, and returns how many bytes they were. `None` if a row has a cell that is neither an
-    /// integer nor empty.
+    /// Takes complete rows until it is full, and returns how many bytes they were. `None` if a row has a cell that is
+    /// neither an integer nor empty.
     pub(crate) fn parse(&mut self, block: &[u8]) -> Option<usize> {
         let Self { columns, cells, filled, empty } = self;
         let (taken, wide) = match cells {

@@ -1,11 +1,11 @@
-//! Vector code: integers added up, found or read 64 bytes at a time, with the processor's vector instructions where it has
-//! them and a scalar twin that gives the same answers. The only folder with `unsafe` in it. Nothing here knows errors, row
-//! numbers or files.
+//! Vector code: integers added up, found or read 64 bytes at a time, with the processor's vector instructions where it
+//! has them and a scalar twin that gives the same answers. The only folder with `unsafe` in it. Nothing here knows
+//! errors, row numbers or files.
 //!
 //! - [`find_cells`] finds the cells of one column, in rows of any width, with quotes or without.
-//! - [`sum_rows`] takes whole rows that are plain: no quotes, as many cells in each row as there are columns, and in the
-//!   wanted column only `-?[0-9]{1,18}` or no text. For anything else it returns `None`, and the scanner in `csv/` decides
-//!   what it means.
+//! - [`sum_rows`] takes whole rows that are plain: no quotes, as many cells in each row as there are columns, and in
+//!   the wanted column only `-?[0-9]{1,18}` or no text. For anything else it returns `None`, and the scanner in `csv/`
+//!   decides what it means.
 //! - [`read_integers`] takes rows of cells that Parquet can have as integers, and stops where something else is;
 //!   [`read_narrow_integers`] does so for short ones, sixteen at a time instead of eight, and [`gather`] and
 //!   [`put_narrow_deltas`] take them on to a page.

@@ -25,8 +25,9 @@ pub(super) fn marks_plain(lanes: &[u8; LANES]) -> Marks {
     }
 }
 
-/// [`find_cells`](super::find_cells), given a function that marks 64 bytes. Quotes open and close cells in turn, so whether a
-/// byte is inside quotes follows from the number of quotes before it; each quote is checked to be at a cell's start or end.
+/// [`find_cells`](super::find_cells), given a function that marks 64 bytes. Quotes open and close cells in turn, so
+/// whether a byte is inside quotes follows from the number of quotes before it; each quote is checked to be at a cell's
+/// start or end.
 #[inline(always)]
 pub(super) fn find_cells_by(
     bytes: &[u8],
@@ -38,9 +39,7 @@ pub(super) fn find_cells_by(
     let mut count = 0;
     let mut found = RowCell::default();
     let mut commas_before = 0; // in the row
-    let mut quoted = 0; // all ones if the last byte is inside quotes, or opens them
-    let mut after_separator = 1; // in the lowest bit: whether the last byte was one
-    let mut after_close = 0;
+    let mut quotes = Quotes { quoted: 0, after_separator: 1, after_close: 0 };
     let mut base = 0;
     let mut last = [0; LANES];
     while base < bytes.len() {
@@ -48,23 +47,7 @@ pub(super) fn find_cells_by(
             last[..bytes.len() - base].copy_from_slice(&bytes[base..]);
             &last
         });
-        let Marks { mut commas, mut row_ends, quotes } = marks_of(lanes);
-        let mut odd = 0;
-        if quotes | quoted == 0 {
-            odd |= after_close & !(commas | row_ends);
-            after_close = 0;
-            after_separator = (commas | row_ends) >> 63;
-        } else {
-            let inside = prefix_xor(quotes) ^ quoted;
-            (commas, row_ends) = (commas & !inside, row_ends & !inside);
-            let separators = commas | row_ends;
-            let (opens, closes) = (quotes & inside, quotes & !inside);
-            odd |= opens & !((separators | closes) << 1 | after_separator | after_close);
-            odd |= (closes << 1 | after_close) & !(separators | opens);
-            quoted = (inside >> 63).wrapping_neg();
-            after_separator = separators >> 63;
-            after_close = closes >> 63;
-        }
+        let (Marks { mut commas, mut row_ends, .. }, odd) = quotes.outside(marks_of(lanes));
         // The meaning of what follows the first odd byte is not known.
         let known = (odd & odd.wrapping_neg()).wrapping_sub(1);
         (commas, row_ends) = (commas & known, row_ends & known);
@@ -109,6 +92,41 @@ pub(super) fn find_cells_by(
         base += LANES;
     }
     Rows { count, next: found.row, stopped: Stopped::End }
+}
+
+/// What the bytes before the next 64 mean for those.
+struct Quotes {
+    /// All ones if the last byte is inside quotes, or opens them.
+    quoted: u64,
+    /// In the lowest bit: whether the last byte was a separator.
+    after_separator: u64,
+    /// In the lowest bit: whether the last byte closed quotes.
+    after_close: u64,
+}
+
+impl Quotes {
+    /// The marks that are outside of quotes, and a bit for each byte where a quote, or what follows one, is odd.
+    #[inline(always)]
+    fn outside(&mut self, marks: Marks) -> (Marks, u64) {
+        let Marks { mut commas, mut row_ends, quotes } = marks;
+        let mut odd = 0;
+        if quotes | self.quoted == 0 {
+            odd |= self.after_close & !(commas | row_ends);
+            self.after_close = 0;
+            self.after_separator = (commas | row_ends) >> 63;
+        } else {
+            let inside = prefix_xor(quotes) ^ self.quoted;
+            (commas, row_ends) = (commas & !inside, row_ends & !inside);
+            let separators = commas | row_ends;
+            let (opens, closes) = (quotes & inside, quotes & !inside);
+            odd |= opens & !((separators | closes) << 1 | self.after_separator | self.after_close);
+            odd |= (closes << 1 | self.after_close) & !(separators | opens);
+            self.quoted = (inside >> 63).wrapping_neg();
+            self.after_separator = separators >> 63;
+            self.after_close = closes >> 63;
+        }
+        (Marks { commas, row_ends, quotes }, odd)
+    }
 }
 
 /// The parity of all bits up to each.

@@ -1,8 +1,9 @@
 //! Every kernel beside its scalar twin.
 
 use super::{
-    Added, LANES, RowCell, delta, find_cells, gather, put_deltas, put_narrow_deltas, read_integers,
-    read_narrow_integers,
+    Added, LANES, RowCell,
+    classify::{structure_of, structure_plain},
+    delta, find_cells, gather, put_deltas, put_narrow_deltas, read_integers, read_narrow_integers,
     scalar::{find_cells_by, gather_plain, marks_plain},
     serves, sum_rows,
     types::{GATHER_COLUMNS_MAX, SUM_BYTES_MAX, SUM_COLUMNS_MAX},
@@ -145,7 +146,8 @@ fn narrow_deltas_are_the_same_bytes() {
 fn deltas_of_every_width_are_packed_bit_by_bit() {
     let mut random = fastrand::Rng::with_seed(1);
     for width in 0..=32 {
-        // From `-height` to `height` and back: differences of four times that. The smallest widths have no room to go back.
+        // From `-height` to `height` and back: differences of four times that. The smallest widths have no room to go
+        // back.
         let height = (1_i64 << width) / 4 - 1;
         let most = if width < 3 { (1 << width) - 1 } else { 4 * height };
         let mut values = vec![if width < 3 { 0 } else { -height }];
@@ -274,5 +276,15 @@ fn totals_do_not_wrap() {
             let expected = sum_rows_plain(&rows, columns_count, column_index);
             assert_eq!(found, expected.filter(|_| serves(1)), "{row:?}");
         }
+    }
+}
+
+#[test]
+fn structure_equals_its_plain_twin() {
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..2000 {
+        let mut lanes = [0; LANES];
+        lanes.fill_with(|| if random.bool() { *b",\n\r\"".get(random.usize(..4)).unwrap() } else { random.u8(..) });
+        assert_eq!(structure_of(&lanes), structure_plain(&lanes), "{lanes:?}");
     }
 }

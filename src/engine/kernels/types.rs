@@ -9,8 +9,8 @@ pub const LANES: usize = 64;
 /// among 64 bytes.
 pub(super) const SUM_COLUMNS_MAX: usize = 16;
 
-/// The most bytes that are summed at once. With more, totals of 32 bits could wrap: 64 bytes add at most 9999 four times to
-/// each of them.
+/// The most bytes that are summed at once. With more, totals of 32 bits could wrap: 64 bytes add at most 9999 four
+/// times to each of them.
 pub(super) const SUM_BYTES_MAX: usize = 1 << 20;
 const _: () = assert!((SUM_BYTES_MAX / LANES + 1) * 4 * 9999 < u32::MAX as usize);
 

@@ -1,13 +1,13 @@
-//! Exact means of doubles: pure arithmetic, like `fold.rs`.
+//! Exact means of doubles: pure arithmetic, like `sum.rs`.
 //!
-//! A [`Mean`] holds the exact sum of its values as one integer of 2,176 bits in units of 2^-1074, which every finite
-//! double is a multiple of (the "small superaccumulator" idea: Kulisch; Neal, arXiv:1505.05571). Adding and merging are
-//! integer additions, so nothing depends on order, threads or parts. The mean is rounded once: it is the double nearest to
-//! the exact sum divided by the count, ties to even, as `statistics.mean` of Python has it. It cannot overflow.
+//! A [`Mean`] holds the exact sum of its values as one integer of 2,176 bits, in units of 2^-1074: every finite double
+//! is a multiple of that (the "small superaccumulator" idea: Kulisch; Neal, arXiv:1505.05571). Adding and merging are
+//! integer additions, so nothing depends on order, threads or parts. The mean is rounded once: it is the double nearest
+//! to the exact sum divided by the count, ties to even, like `statistics.mean` of Python. It cannot overflow.
 
 /// The largest double is less than 2^2098 units; 2^63 of them and a sign fit in 2,176 bits.
 const LIMBS: usize = 34;
-/// Bits of a double that are written out; one more is implied.
+/// Bits of a double's fraction; one more bit of its mantissa is implied.
 const FRACTION_BITS: u32 = 52;
 
 /// The exact sum of doubles, and how many there were.
@@ -27,7 +27,7 @@ impl Default for Mean {
 impl Mean {
     /// Adds a finite value.
     pub fn add(&mut self, value: f64) {
-        debug_assert!(value.is_finite(), "{value} has no place in a sum");
+        debug_assert!(value.is_finite(), "{value} cannot be added");
         let bits = value.to_bits();
         let fraction = bits & ((1 << FRACTION_BITS) - 1);
         let (mantissa, shift) = match bits >> FRACTION_BITS & 0x7ff {
@@ -35,7 +35,7 @@ impl Mean {
             exponent => (fraction | 1 << FRACTION_BITS, exponent - 1),
         };
         let bit = shift % 64;
-        // The mantissa lies across two limbs. Shifted twice, as 64 at once is no shift.
+        // The mantissa is in two limbs. Shifted twice, as a shift by 64 is not allowed.
         let halves = [mantissa << bit, mantissa >> 1 >> (63 - bit)];
         let step = if value.is_sign_negative() { u64::overflowing_sub } else { u64::overflowing_add };
         let mut carry = false;
@@ -51,7 +51,7 @@ impl Mean {
         self.count += 1;
     }
 
-    /// Adds all that another one has seen.
+    /// Adds the values that another one has seen.
     pub fn merge(&mut self, other: &Self) {
         let mut carry = false;
         for (limb, &more) in self.limbs.iter_mut().zip(&other.limbs) {
@@ -60,7 +60,7 @@ impl Mean {
         self.count += other.count;
     }
 
-    /// The double nearest to the exact mean, never -0; none of no values.
+    /// The double nearest to the exact mean, never -0; `None` without values.
     pub fn mean(&self) -> Option<f64> {
         if self.count == 0 {
             return None;
@@ -79,14 +79,14 @@ impl Mean {
     }
 }
 
-/// `step`, which is an addition or a subtraction, with a carry or borrow in and out.
+/// Adds or subtracts, as `step` says, with a carry or borrow in and out.
 fn with_carry(step: fn(u64, u64) -> (u64, bool), limb: u64, more: u64, carry: bool) -> (u64, bool) {
     let (limb, first) = step(limb, more);
     let (limb, second) = step(limb, u64::from(carry));
     (limb, first || second)
 }
 
-/// Long division, limb by limb; gives the remainder.
+/// Long division, limb by limb. Returns the remainder.
 #[allow(clippy::cast_possible_truncation, reason = "the remainder is less than the divisor, so both halves fit")]
 fn divide(limbs: &mut [u64; LIMBS], divisor: u64) -> u64 {
     let mut remainder = 0;
@@ -102,7 +102,7 @@ fn divide(limbs: &mut [u64; LIMBS], divisor: u64) -> u64 {
 fn nearest_double(quotient: &[u64; LIMBS], remainder: u64, divisor: u64) -> f64 {
     let top = quotient.iter().rposition(|&limb| limb != 0).unwrap_or(0);
     let bits = 64 * top + (64 - quotient[top].leading_zeros() as usize);
-    // Bits below the 53 that a double has.
+    // The number of bits below the 53 that a double has.
     let shift = bits.saturating_sub(FRACTION_BITS as usize + 1);
     let limb = |index: usize| quotient.get(index).copied().unwrap_or(0);
     let (index, bit) = (shift / 64, shift % 64);
@@ -118,7 +118,7 @@ fn nearest_double(quotient: &[u64; LIMBS], remainder: u64, divisor: u64) -> f64 
         let below = limb(index) & ((1 << bit) - 1) != 0 || quotient[..index].iter().any(|&limb| limb != 0);
         half && (odd || below || remainder != 0)
     };
-    // The implied bit of the mantissa, and a carry of `up`, count the exponent up by one.
+    // The implied bit of the mantissa and a carry of `up` each add one to the exponent.
     f64::from_bits(((shift as u64) << FRACTION_BITS) + mantissa + u64::from(up))
 }
 

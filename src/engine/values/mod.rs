@@ -1,4 +1,5 @@
-//! Values: text to numbers, exact sums and means, variable-length integers. Pure: no file, no thread, no clock.
+//! Values: text to numbers, exact sums and means, variable-length integers. Pure functions and plain structs: no file,
+//! no thread, no clock.
 
 pub mod mean;
 pub mod parse;

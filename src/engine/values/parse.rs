@@ -1,19 +1,19 @@
-//! What a cell's text means: its place among the column types, and its value as one of them. Pure functions over
+//! What a cell's text means: the column types that it may have, and its value as each of them. Pure functions over
 //! bytes; nothing here knows rows, files or columns.
 //!
-//! Invariant: a type takes a cell only if nothing of the cell's meaning is lost, and `class` promises exactly what the
-//! parsers below it deliver.
+//! Invariant: a type takes a cell only if nothing of the cell's meaning is lost, and [`class`] names exactly the types
+//! whose parsers take the cell.
 
 use chrono::NaiveDate;
 
 use crate::error::csv::CellProblem;
 
-/// A set of column types, one bit each: what a cell, or all cells of a column so far, could be.
+/// A set of column types, one bit each: those that a cell, or all cells of a column that were seen, may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class(u8);
 
 impl Class {
-    /// No type but text.
+    /// Only text.
     pub const TEXT: Self = Self(0);
     /// An integer as it would be printed, of 64 bits.
     pub const INT64: Self = Self(1);
@@ -27,26 +27,26 @@ impl Class {
     pub const TIMESTAMP: Self = Self(1 << 4);
     /// A date and a time in UTC.
     pub const TIMESTAMP_UTC: Self = Self(1 << 5);
-    /// Every type: what a column could be before its first cell.
+    /// Every type: what a column may be before its first cell.
     pub const ANY: Self = Self((1 << 6) - 1);
 
-    /// What both could be.
+    /// The types in both sets.
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// What either could be.
+    /// The types in either set.
     const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether all of `other` is in it.
+    /// Whether it has all types of `other`.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// What the text of a cell that is not empty could be.
+/// The types that a cell may have that is not empty.
 pub fn class(cell: &[u8]) -> Class {
     match cell.first() {
         Some(b'0'..=b'9' | b'-') => {
@@ -86,8 +86,8 @@ pub fn parse_int64(cell: &[u8]) -> Option<i64> {
     }
 }
 
-/// What [`parse_int64`] makes of `block[start..end]`, which is not empty; eight digits are looked at together where
-/// there are eight bytes.
+/// [`parse_int64`] of `block[start..end]`, which is not empty. Where eight bytes end at `end`, it parses eight digits
+/// at once.
 #[inline]
 pub fn integer_before(block: &[u8], start: usize, end: usize) -> Option<i64> {
     let negative = usize::from(block[start] == b'-');
@@ -96,7 +96,7 @@ pub fn integer_before(block: &[u8], start: usize, end: usize) -> Option<i64> {
         return parse_int64(&block[start..end]);
     };
     let word = u64::from_le_bytes(*eight);
-    let others = 64 - 8 * len; // bits of what stands before the digits
+    let others = 64 - 8 * len; // bits before the digits
     let starts_with_zero = (word >> others) & 0xff == u64::from(b'0');
     if starts_with_zero && (len > 1 || negative == 1) {
         return None;
@@ -106,8 +106,8 @@ pub fn integer_before(block: &[u8], start: usize, end: usize) -> Option<i64> {
     Some(((value ^ mask).wrapping_sub(mask)).cast_signed()) // negated where the mask is all ones
 }
 
-/// The value of a JSON number (RFC 8259, section 6) of at most 17 significant digits, if a double holds it as well as
-/// doubles do: finite, and not so small that digits or the number itself are lost.
+/// The value of a JSON number (RFC 8259, section 6) of at most 17 significant digits, if a double can represent it:
+/// it is finite, and not so small that digits or the number itself are lost.
 pub fn parse_float64(cell: &[u8]) -> Option<f64> {
     const SIGNIFICANT_DIGITS_MAX: usize = 17;
     let take_digits = |rest: &[u8]| rest.iter().take_while(|b| b.is_ascii_digit()).count();
@@ -194,14 +194,15 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
     Some(((i64::from(days) * 86_400 + second_of_day) * 1_000_000 + micros, utc))
 }
 
-/// A cell as ColumnSum sees it: trimmed of ASCII white space it is empty and adds nothing, or `[+-]?[0-9]+` in 64 bits.
+/// The value of a cell in a sum: without ASCII white space around it, a cell is empty and adds nothing, or is
+/// `[+-]?[0-9]+` in 64 bits.
 ///
-/// The cell is the first `len` bytes of `window`. What follows does not matter, but if there is enough of it, eight
-/// digits can be looked at together.
+/// The cell is the first `len` bytes of `window`. The bytes after it do not change the value, but if there are enough
+/// of them, eight digits are parsed at once.
 #[inline]
 pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
     if let Some(nine) = window.first_chunk::<9>() {
-        // Without a branch on the sign, which in real columns is anyone's guess.
+        // Without a branch on the sign, which the processor cannot predict in real columns.
         let negative = u64::from(nine[0] == b'-') & u64::from(len > 0);
         let [from_first, from_second] = [0, 1].map(|start| {
             let mut eight = [0; 8];
@@ -219,18 +220,18 @@ pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
 
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
-/// The value of 1 to 8 digits in the low bytes, first digit lowest; none if one of them is no digit.
+/// The value of 1 to 8 digits in the low bytes, first digit lowest. `None` if one of them is not a digit.
 #[inline]
 fn parse_up_to_eight(len: u64, bytes: u64) -> Option<u64> {
     if len.wrapping_sub(1) >= 8 {
         return None;
     }
-    // Moved up to the end of the word, with zeros before it. Shifted twice, as 64 at once is no shift.
+    // Moved up to the end of the word, with zeros before them. Shifted twice, as a shift by 64 is not allowed.
     eight_digits(bytes << (64 - 8 * len) | ZEROS >> (8 * len - 8) >> 8)
 }
 
-/// The value of eight digits, first digit lowest; none if one of them is no digit. The three multiplications are from
-/// Lemire, "Quickly parsing eight digits" (2018).
+/// The value of eight digits, first digit lowest. `None` if one of them is not a digit. The three multiplications are
+/// from Lemire, "Quickly parsing eight digits" (2018).
 #[inline]
 fn eight_digits(digits: u64) -> Option<u64> {
     const HIGH_NIBBLES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
@@ -254,7 +255,7 @@ fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
         for &byte in cell {
             let digit = byte.wrapping_sub(b'0');
             all_digits &= digit < 10;
-            value = value.wrapping_mul(10).wrapping_add(i64::from(digit)); // wraps only on what is no digit
+            value = value.wrapping_mul(10).wrapping_add(i64::from(digit)); // wraps only if a byte is not a digit
         }
         if all_digits {
             return Ok(Some(value));
@@ -273,9 +274,9 @@ fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
     Ok(Some(value))
 }
 
-/// A cell as the statistics see it: trimmed of ASCII white space it is empty and has no value, or it is what a column of
-/// integers or of doubles takes. An integer beyond 2^53 is the double nearest to it, as its text would be in a column of
-/// doubles, so that a value does not depend on what else stands in its column.
+/// The value of a cell in the statistics: without ASCII white space around it, a cell is empty and has no value, or is
+/// what a column of integers or of doubles takes. An integer beyond 2^53 is the double nearest to it, as it would be in
+/// a column of doubles, so that a value does not depend on the other cells of its column.
 pub fn number(cell: &[u8]) -> Result<Option<f64>, CellProblem> {
     let cell = cell.trim_ascii();
     if cell.is_empty() {
@@ -285,7 +286,7 @@ pub fn number(cell: &[u8]) -> Result<Option<f64>, CellProblem> {
     value.map(Some).ok_or(CellProblem::NotANumber)
 }
 
-/// Decimal digits as a value of 64 bits; none if it does not fit or is no digit.
+/// The value of decimal digits in 64 bits. `None` if it does not fit, or if a byte is not a digit.
 fn parse_digits(digits: &[u8], negative: bool) -> Option<i64> {
     let mut value = 0_i64;
     for &byte in digits {
@@ -293,7 +294,7 @@ fn parse_digits(digits: &[u8], negative: bool) -> Option<i64> {
         if digit > 9 {
             return None;
         }
-        // Built on the negative side, which reaches one further.
+        // Negative, as the negative range has one value more.
         value = value.checked_mul(10)?.checked_sub(i64::from(digit))?;
     }
     if negative { Some(value) } else { value.checked_neg() }

@@ -1,16 +1,16 @@
-//! Pure arithmetic over values: no file, no thread, no clock. One fold for CSV and Parquet and for every surface.
+//! Exact sums of integers: the one sum for CSV and Parquet, gRPC and HTTP.
 
 /// An exact sum of integers. It cannot overflow: 2^64 cells of 64 bits fit in 128.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(i128);
 
 impl Sum {
-    /// A sum that was kept as a number.
+    /// The sum that has this value.
     pub fn of(total: i128) -> Self {
         Self(total)
     }
 
-    /// The sum as a number, to be kept.
+    /// The sum's value, whether it fits in 64 bits or not.
     pub fn exact(self) -> i128 {
         self.0
     }
@@ -20,7 +20,7 @@ impl Sum {
         self.0 += i128::from(value);
     }
 
-    /// Adds many: their low and high halves apart, so that the loop stays in 64-bit lanes.
+    /// Adds many values. Their low and high halves are added up separately, so that the loop stays in 64-bit lanes.
     pub fn add_all(&mut self, values: &[i64]) {
         // 2^31 halves of 32 bits cannot overflow 64 bits.
         for block in values.chunks(1 << 31) {
@@ -38,7 +38,7 @@ impl Sum {
         self.0 += other.0;
     }
 
-    /// The sum, or as an error the exact sum that does not fit.
+    /// The sum in 64 bits. The error is the exact sum if it does not fit.
     pub fn total(self) -> Result<i64, i128> {
         i64::try_from(self.0).ok().ok_or(self.0)
     }

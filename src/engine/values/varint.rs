@@ -1,6 +1,6 @@
-//! Variable-length integers (LEB128; DWARF 5, section 7.6): seven bits in a byte, the lowest first, and the highest bit of a byte
-//! set if another follows. Signed ones are folded first, 0, -1, 1, -2, ... to 0, 1, 2, 3, ..., so that small ones are short
-//! ("zigzag"). Parquet's encodings have those of 64 bits, spilled group sums those of 128.
+//! Variable-length integers (LEB128; DWARF 5, section 7.6): seven bits in a byte, the lowest first, and the highest bit
+//! of a byte set if another follows. Signed ones are folded first, 0, -1, 1, -2, ... to 0, 1, 2, 3, ..., so that small
+//! ones are short ("zigzag"). Parquet's encodings have those of 64 bits, spilled group sums those of 128.
 
 macro_rules! varints {
     ($bits:literal, $unsigned:ty, $signed:ty, $put:ident, $take:ident, $put_signed:ident, $take_signed:ident) => {
@@ -19,7 +19,7 @@ macro_rules! varints {
             $put((number << 1 ^ number >> (<$signed>::BITS - 1)).cast_unsigned(), out);
         }
 
-        #[doc = concat!("Takes a number from the start of `bytes`. `None` if none is there, or one of more than ", $bits, " bits.")]
+        #[doc = concat!("Takes a number of at most ", $bits, " bits from the start of `bytes`; `None` if there is none.")]
         pub fn $take(bytes: &mut &[u8]) -> Option<$unsigned> {
             let mut number = 0;
             for shift in (0..<$unsigned>::BITS).step_by(7) {
