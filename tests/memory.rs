@@ -7,7 +7,7 @@ use futures_util::stream;
 use peak_alloc::PeakAlloc;
 use tally::{
     engine::survey::question::Ask,
-    error::Error,
+    error::{Error, statistics::StatisticsError},
     limits::{CELL_BYTES_MAX, MIB},
     model::format::Format,
 };
@@ -77,7 +77,7 @@ async fn long_cells_are_read_page_by_page() {
     for ask in [Ask::StatesMean, Ask::MeanByCategory] {
         let question = survey_question(ask, "7", None);
         let (answer, bytes) = peak_of(engine.survey(&question)).await;
-        assert!(matches!(answer, Err(Error::TooManyGroups { .. })), "{ask:?}: {answer:?}");
+        assert!(matches!(answer, Err(Error::Statistics(StatisticsError::TooManyGroups { .. }))), "{ask:?}: {answer:?}");
         check(&format!("{ask:?}"), bytes);
     }
 }

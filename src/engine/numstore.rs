@@ -14,7 +14,7 @@ use crate::{
             numbers::{Factorial, Key},
         },
     },
-    error::Error,
+    error::{Error, numstore::NumStoreError},
 };
 
 /// Gives a key a value; the total of all values after it.
@@ -29,16 +29,16 @@ pub(crate) async fn set(context: &Context, key: Key, value: i64) -> Result<i64, 
 pub(crate) async fn factorial(context: &Context, key: Key) -> Result<Factorial, Error> {
     let _place = context.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
     let Some((value, cached)) = context.state.with(|state| state.numbers.look_up(&key)) else {
-        return Err(Error::KeyNotSet { key: key.0.into_string() });
+        return Err(NumStoreError::KeyNotSet { key: key.0.into_string() }.into());
     };
     if let Some(factorial) = cached {
         return Ok(Factorial { factorial, hit: true });
     }
     if value < 0 {
-        return Err(Error::NoFactorial { key: key.0.into_string(), value });
+        return Err(NumStoreError::NoFactorial { key: key.0.into_string(), value }.into());
     }
     let Some(factorial) = factorial_of(value) else {
-        return Err(Error::FactorialTooLarge { key: key.0.into_string(), value });
+        return Err(NumStoreError::FactorialTooLarge { key: key.0.into_string(), value }.into());
     };
     // Another call may have computed and kept the same meanwhile: it is the same number.
     context.state.with(|state| state.numbers.keep(value, factorial));
@@ -152,7 +152,7 @@ mod tests {
                         oracle = after;
                         kept += 1;
                     }
-                    (Err(Error::TotalOverflow { key, total: told }), Err(_)) => {
+                    (Err(Error::NumStore(NumStoreError::TotalOverflow { key, total: told })), Err(_)) => {
                         assert_eq!((key, told), (name, total), "seed {seed}");
                         refused += 1;
                     }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::quoted::Quoted;
+use super::{
+    position::{ColumnPosition, Position},
+    quoted::Quoted,
+};
 
 /// Why a file is refused. Rows count from 1 after the header; row 0 is the header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,10 +50,10 @@ pub enum CsvError {
         bytes_max: usize,
     },
     /// A cell that is wrong in itself.
-    #[error("{place}: {problem}")]
+    #[error("{position}: {problem}")]
     Cell {
-        /// Where it stands.
-        place: Place,
+        /// Where it is.
+        position: CellPosition,
         /// What is wrong with it.
         problem: CellFault,
     },
@@ -75,12 +78,29 @@ pub enum CsvError {
 }
 
 impl CsvError {
+    /// Where in the file the error is.
+    pub fn position(&self) -> Position<'_> {
+        let (row, column) = match self {
+            Self::Ragged { row, .. } | Self::RowTooLong { row, .. } => (Some(*row), None),
+            Self::Summand { row, column, .. } => (Some(*row), Some(ColumnPosition::Name(column))),
+            Self::Cell { position: CellPosition { row, column_index, column }, .. } => {
+                let index = ColumnPosition::Index(*column_index);
+                (Some(*row), Some(column.as_deref().map_or(index, ColumnPosition::Name)))
+            }
+            Self::DuplicateColumn { name } => (Some(0), Some(ColumnPosition::Name(name))),
+            Self::NoHeader | Self::TooManyColumns { .. } | Self::HeaderTooLong { .. } | Self::NoColumn { .. } => {
+                (None, None)
+            }
+        };
+        Position { part: None, row, column }
+    }
+
     /// The same in a file whose rows were counted from the middle, when so many rows come before.
     #[must_use]
     pub fn after_rows(mut self, rows_before: u64) -> Self {
         match &mut self {
             Self::Ragged { row, .. } | Self::RowTooLong { row, .. } | Self::Summand { row, .. } => *row += rows_before,
-            Self::Cell { place, .. } if place.row > 0 => place.row += rows_before,
+            Self::Cell { position, .. } if position.row > 0 => position.row += rows_before,
             Self::Cell { .. }
             | Self::NoHeader
             | Self::TooManyColumns { .. }
@@ -115,9 +135,9 @@ pub enum CellFault {
     },
 }
 
-/// A cell's place in a file.
+/// Where a cell is in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct CellPosition {
     /// Data row from 1; 0 is the header.
     pub row: u64,
     /// From 0.
@@ -126,7 +146,7 @@ pub struct Place {
     pub column: Option<String>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for CellPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.row {
             0 => write!(f, "header")?,

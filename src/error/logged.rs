@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::{Error, csv::CsvError, quoted::Quoted};
+use super::{csv::CsvError, engine_error::Error, group_by::GroupByError, quoted::Quoted, statistics::StatisticsError};
 
 /// Whether what is in cells may be logged.
 static LOGS_VALUES: AtomicBool = AtomicBool::new(false);
@@ -32,13 +32,13 @@ impl fmt::Display for Logged<'_> {
                 let (column, bytes) = (Quoted(column), cell.len());
                 write!(f, "row {row}, column {column}: a cell of {bytes} bytes {problem}")
             }
-            Error::GroupOverflow { column, .. } => {
+            Error::GroupBy(GroupByError::GroupOverflow { column, .. }) => {
                 write!(f, "column {}: the sum of a group does not fit in 64 bits", Quoted(column))
             }
-            Error::GroupTooLong { bytes_max, .. } => {
+            Error::GroupBy(GroupByError::GroupTooLong { bytes_max, .. }) => {
                 write!(f, "a group has more than {bytes_max} bytes, which is the limit for an answer")
             }
-            Error::DifferenceOverflow { .. } => {
+            Error::Statistics(StatisticsError::DifferenceOverflow { .. }) => {
                 f.write_str("the global mean minus that of a state does not fit in a double")
             }
             other => other.fmt(f),

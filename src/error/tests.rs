@@ -1,9 +1,12 @@
 //! Unit tests of the error texts.
 
 use super::{
-    Error, GroupByError,
-    csv::{CellFault, CellProblem, CsvError, Place},
+    ColumnPosition, Error, Position,
+    column_sum::ColumnSumError,
+    csv::{CellFault, CellPosition, CellProblem, CsvError},
+    group_by::GroupByError,
     quoted::Quoted,
+    statistics::StatisticsError,
 };
 use crate::model::part::PartId;
 
@@ -19,17 +22,17 @@ fn no_text_of_a_user_makes_a_message_long() {
     let longest = |text: &str| {
         let text = text.repeat(100_000);
         let cell = || text.clone();
-        let place = || Place { row: u64::MAX, column_index: usize::MAX, column: Some(cell()) };
+        let position = || CellPosition { row: u64::MAX, column_index: usize::MAX, column: Some(cell()) };
         let part = PartId::new(u64::MAX).expect("above 0");
         let (row, problem) = (u64::MAX, CellProblem::NotANumber);
         let errors = [
-            Error::GroupOverflow { group: vec![cell(); 64], column: cell(), total: i128::MIN },
-            Error::GroupTooLong { group: vec![cell(); 64], bytes_max: usize::MAX },
-            Error::SumOverflow { column: cell(), total: i128::MIN },
+            GroupByError::GroupOverflow { group: vec![cell(); 64], column: cell(), total: i128::MIN }.into(),
+            GroupByError::GroupTooLong { group: vec![cell(); 64], bytes_max: usize::MAX }.into(),
+            ColumnSumError::Overflow { column: cell(), total: i128::MIN }.into(),
             Error::Cell { part, row, column: cell(), cell: cell(), problem },
-            Error::NoSuchState { question: cell(), state: cell() },
+            StatisticsError::NoSuchState { question: cell(), state: cell() }.into(),
             CsvError::Summand { row, column: cell(), cell: cell(), problem }.into(),
-            CsvError::Cell { place: place(), problem: CellFault::NotUtf8 }.into(),
+            CsvError::Cell { position: position(), problem: CellFault::NotUtf8 }.into(),
             GroupByError::List { list: cell(), problem: CellFault::UnclosedQuote }.into(),
         ];
         errors.iter().map(|error| error.to_string().len()).max().expect("some")
@@ -38,7 +41,7 @@ fn no_text_of_a_user_makes_a_message_long() {
         assert!(longest(text) < 1024, "{text:?}: {} bytes", longest(text));
     }
     let group = ["a", "b", "c", "d", "e"].map(String::from).to_vec();
-    let error = Error::GroupOverflow { group, column: "n".to_owned(), total: 1 << 63 };
+    let error = GroupByError::GroupOverflow { group, column: "n".to_owned(), total: 1 << 63 };
     let expected = r#"group "a", "b", "c", "d", …, column "n": the sum 9223372036854775808 does not fit in 64 bits"#;
     assert_eq!(error.to_string(), expected);
 }
@@ -46,11 +49,32 @@ fn no_text_of_a_user_makes_a_message_long() {
 #[test]
 fn positions_read_as_promised() {
     let cell = |row, column: Option<&str>| {
-        let place = Place { row, column_index: 2, column: column.map(String::from) };
-        CsvError::Cell { place, problem: CellFault::Nul }.to_string()
+        let position = CellPosition { row, column_index: 2, column: column.map(String::from) };
+        CsvError::Cell { position, problem: CellFault::Nul }.to_string()
     };
     assert_eq!(cell(7, Some("qty")), "row 7, column \"qty\": a NUL byte");
     assert_eq!(cell(0, None), "header, column 3: a NUL byte");
     let ragged = CsvError::Ragged { row: 7, cells: 3, header_cells: 4 };
     assert_eq!(ragged.to_string(), "row 7 has 3 cells, the header has 4");
+}
+
+#[test]
+fn positions_are_data() {
+    let column = Some(ColumnPosition::Name("qty"));
+    let summand = |row| CsvError::Summand {
+        row,
+        column: "qty".to_owned(),
+        cell: "x".to_owned(),
+        problem: CellProblem::NotAnInteger,
+    };
+    let error = Error::from(summand(7).after_rows(100));
+    assert_eq!(error.position(), Position { part: None, row: Some(107), column });
+    let part = PartId::FIRST;
+    let (cell, problem) = ("x".to_owned(), CellProblem::NotAnInteger);
+    let error = Error::Cell { part, row: 7, column: "qty".to_owned(), cell, problem };
+    assert_eq!(error.position(), Position { part: Some(part), row: Some(7), column });
+    let position = CellPosition { row: 0, column_index: 2, column: None };
+    let error = Error::from(CsvError::Cell { position, problem: CellFault::Nul });
+    assert_eq!(error.position(), Position { part: None, row: Some(0), column: Some(ColumnPosition::Index(2)) });
+    assert_eq!(Error::Draining.position(), Position::default());
 }

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::error::Error;
-
 /// Which of a part's two files is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -14,13 +12,13 @@ pub enum Format {
 }
 
 impl std::str::FromStr for Format {
-    type Err = Error;
+    type Err = UnknownFormat;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
         match text {
             "csv" => Ok(Self::Csv),
             "parquet" => Ok(Self::Parquet),
-            other => Err(Error::UnknownFormat(other.to_owned())),
+            other => Err(UnknownFormat(other.to_owned())),
         }
     }
 }
@@ -33,3 +31,7 @@ impl fmt::Display for Format {
         })
     }
 }
+
+/// The text of a format that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFormat(pub String);

@@ -33,7 +33,7 @@ use crate::{
         runtime::transfers::Permit,
         state::transfers::{Origin, Pace},
     },
-    error::Error,
+    error::{Error, jobs::JobError},
     limits::{JSON_BYTES_MAX, LARGE_JSON_BODY_S, SMALL_JSON_BYTES_MAX, TRANSFER_SHORT_GRACE_S},
 };
 
@@ -51,7 +51,7 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for JsonBody<T>
         let body = request.into_body().into_data_stream();
         if !surface.takes_jobs() {
             discard(body, SHORT_DISCARD_MAX).await;
-            return Err(Error::JobsRefused.into()); // whatever the body says
+            return Err(Error::from(JobError::Refused).into()); // whatever the body says
         }
         let (bytes, _permit) = read_in_time(body, origin, surface).await?;
         let refused = |reason: String| StatisticsError::new(StatusCode::BAD_REQUEST, reason);

@@ -30,7 +30,7 @@ use crate::{
         jobs::{Job, JobId, JobState},
         transfers::Origin,
     },
-    error::Error,
+    error::{Error, jobs::JobError},
 };
 
 /// Each path is served with and without a slash at its end.
@@ -86,7 +86,7 @@ async fn create(
     let accepted = if surface.takes_jobs() {
         surface.long_call(origin, CancellationToken::new()).await.map_err(TaskError::from)
     } else {
-        Err(Error::JobsRefused.into()) // whatever the body holds
+        Err(Error::from(JobError::Refused).into()) // whatever the body holds
     };
     let permit = match accepted {
         Ok(permit) => permit,

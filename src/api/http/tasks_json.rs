@@ -11,7 +11,7 @@ use crate::{
         group_by::spec::GroupBy,
         state::jobs::{Job, JobId, JobState},
     },
-    error::{Error, GroupByError},
+    error::{Error, group_by::GroupByError},
 };
 
 /// The columns that the original server groups by and sums, and the name of the sums in its result.

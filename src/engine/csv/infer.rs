@@ -5,7 +5,7 @@ use crate::{
     engine::values::parse::{self, Class},
     error::{
         Error,
-        csv::{CellFault, CsvError, Place},
+        csv::{CellFault, CellPosition, CsvError},
     },
     model::schema::{Column, ColumnType},
 };
@@ -81,8 +81,8 @@ impl Rows for Typer {
                 typing.nulls += 1;
             } else if let Err(problem) = typing.see(text) {
                 let column = Some(self.names[column_index].clone());
-                let place = Place { row: row.number, column_index, column };
-                return Err(CsvError::Cell { place, problem }.into());
+                let position = CellPosition { row: row.number, column_index, column };
+                return Err(CsvError::Cell { position, problem }.into());
             }
         }
         Ok(())

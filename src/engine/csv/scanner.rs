@@ -23,7 +23,7 @@ use crate::{
         kernels::{self, LANES, RowCell, Stopped, classify::structure},
         values::sum::Sum,
     },
-    error::csv::{CellFault, CsvError, Place},
+    error::csv::{CellFault, CellPosition, CsvError},
     limits::{CsvLimits, HEADER_BYTES_MAX, KIB, NAME_BYTES_MAX},
 };
 
@@ -411,7 +411,10 @@ impl Scanner {
 
     fn cell_error(&self, column_index: usize, problem: CellFault) -> CsvError {
         let row = if self.names.is_empty() { 0 } else { self.rows + 1 };
-        CsvError::Cell { place: Place { row, column_index, column: self.names.get(column_index).cloned() }, problem }
+        CsvError::Cell {
+            position: CellPosition { row, column_index, column: self.names.get(column_index).cloned() },
+            problem,
+        }
     }
 }
 

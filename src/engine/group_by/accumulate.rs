@@ -16,7 +16,7 @@ use crate::{
     },
     error::{
         Error,
-        csv::{CellProblem, CsvError, Place},
+        csv::{CellPosition, CellProblem, CsvError},
     },
 };
 
@@ -214,7 +214,7 @@ fn check_text<'a>(
 ) -> Result<(), CsvError> {
     for ((cell, &column_index), column) in cells.zip(&columns.by).zip(work.spec.by()) {
         text_of(cell).map_err(|problem| CsvError::Cell {
-            place: Place { row, column_index, column: Some(column.clone()) },
+            position: CellPosition { row, column_index, column: Some(column.clone()) },
             problem,
         })?;
     }

@@ -17,7 +17,7 @@ use crate::{
         state::Lane,
         values::sum::Sum,
     },
-    error::Error,
+    error::{Error, group_by::GroupByError},
     limits::GROUP_BLOCK_BYTES,
 };
 
@@ -192,7 +192,7 @@ impl Block {
         if Self::group_bytes(group.key.len(), spec) <= GROUP_BLOCK_BYTES {
             return Ok(());
         }
-        Err(Error::GroupTooLong { group: texts_of(group.key), bytes_max: GROUP_BLOCK_BYTES })
+        Err(GroupByError::GroupTooLong { group: texts_of(group.key), bytes_max: GROUP_BLOCK_BYTES }.into())
     }
 
     /// Whether a group belongs here, or in the next block.
@@ -228,6 +228,9 @@ fn totals_of<'a>(
     spec: &'a GroupBy,
 ) -> impl Iterator<Item = Result<i64, Error>> + use<'a> {
     totals.iter().zip(&spec.sum).map(move |(sum, column)| {
-        sum.total().map_err(|total| Error::GroupOverflow { group: texts_of(key), column: column.clone(), total })
+        sum.total().map_err(|total| {
+            let (group, column) = (texts_of(key), column.clone());
+            GroupByError::GroupOverflow { group, column, total }.into()
+        })
     })
 }

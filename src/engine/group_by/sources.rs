@@ -14,7 +14,7 @@ use crate::{
         },
         storage::{Store, reader::Reader},
     },
-    error::{Error, csv::CsvError},
+    error::{Error, column_sum::ColumnSumError, csv::CsvError},
     limits::{CsvLimits, ROW_BYTES_CEILING},
     model::{
         format::Format,
@@ -172,7 +172,9 @@ impl Sources {
                 Error::Damaged { part, what: format!("csv: {}", error.after_rows(rows_before)) }
             }
             (Stop::Damaged(what), Some(part)) => Error::Damaged { part, what: format!("csv: {what}") },
-            (Stop::NotSummable { column, column_type }, Some(part)) => Error::NotSummable { part, column, column_type },
+            (Stop::NotSummable { column, column_type }, Some(part)) => {
+                ColumnSumError::NotSummable { part, column, column_type }.into()
+            }
             (Stop::Damaged(what), None) => Error::Internal(format!("a file that is no part: {what}")),
             (Stop::NotSummable { column, .. }, None) => Error::Internal(format!("a file with types: {column}")),
         }

@@ -4,7 +4,7 @@ use std::thread::available_parallelism;
 
 use crate::{
     engine::csv::header::split_record,
-    error::GroupByError,
+    error::group_by::GroupByError,
     limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, MIB, NAME_BYTES_MAX, SLICE_BYTES, WORKERS},
 };
 

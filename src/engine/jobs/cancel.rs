@@ -9,7 +9,7 @@ use crate::{
         runtime::context::Context,
         state::jobs::{Cancelled, JobId},
     },
-    error::Error,
+    error::{Error, jobs::JobError},
 };
 
 use std::sync::Arc;
@@ -39,6 +39,6 @@ pub(crate) async fn cancel(context: Arc<Context>, id: JobId) -> Result<bool, Err
 /// Writes the end of a job that did not run.
 async fn end_waiting(context: &Arc<Context>, id: JobId) -> Result<(), Error> {
     let mut record = read_record(context, id).await?;
-    let failed = RecordState::Failed { reason: reason_of(&Error::JobCancelled) };
+    let failed = RecordState::Failed { reason: reason_of(&JobError::Cancelled.into()) };
     change_record(context, &mut record, failed, None).await
 }

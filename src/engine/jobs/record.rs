@@ -11,7 +11,7 @@ use crate::{
         storage::{Store, checksums::Seal, job_files::JobFiles},
         survey::question::SurveyQuestion,
     },
-    error::Error,
+    error::{Error, jobs::JobError},
     model::checksum::{from_hex, to_hex},
 };
 
@@ -101,7 +101,7 @@ pub(crate) fn find(store: &Store) -> Result<FoundJobs, Error> {
             Ok(Record { id, order, state, since, .. }) => {
                 found.jobs.push(FoundJob { id, order, state, since, files });
             }
-            Err(Error::DamagedJob { what, .. }) => found.damaged.push((name, what)),
+            Err(Error::Job(JobError::Damaged { what, .. })) => found.damaged.push((name, what)),
             Err(error) => return Err(error),
         }
     }
@@ -138,7 +138,7 @@ impl Record {
             format: u32,
         }
         let (text, seal) = store.read_job(name)?;
-        let damaged = |what: String| Error::DamagedJob { name: name.to_owned(), what };
+        let damaged = |what: String| JobError::Damaged { name: name.to_owned(), what }.into();
         if seal == Seal::Broken {
             return Err(damaged("its record is not what was written".to_owned()));
         }

@@ -10,7 +10,7 @@ use crate::{
         },
         storage::{draft::Draft, names::JobFile},
     },
-    error::Error,
+    error::{Error, jobs::JobError},
     limits::JOB_REASON_BYTES_MAX,
 };
 use chrono::Utc;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub(super) async fn is_tried_again(context: &Arc<Context>, id: JobId, error: &Error) -> bool {
     match error {
         Error::Draining => return false,
-        Error::DamagedJob { .. } => {
+        Error::Job(JobError::Damaged { .. }) => {
             tracing::error!(%id, %error, "set aside in quarantine: the next start does not know it any more");
             let store = Arc::clone(&context.store);
             let set_aside = move || store.set_aside_job(&id.to_string());

@@ -18,7 +18,7 @@ use crate::{
         },
         storage::{names::JobFile, reader::Reader},
     },
-    error::Error,
+    error::{Error, jobs::JobError},
 };
 
 /// A result, open for reading.
@@ -43,20 +43,20 @@ impl ResultFile {
 
 /// Opens the result of a job that is done.
 pub(crate) async fn open_result(context: &Arc<Context>, id: JobId) -> Result<ResultFile, Error> {
-    let gone = || Error::NoSuchJob { id: id.to_string() };
+    let gone = || JobError::NotFound { id: id.to_string() };
     let result = |entry: &Entry| Some((entry.result_bytes?, entry.result_check));
     let Some((bytes, check)) = context.state.with(|state| result(state.jobs.entries.get(&id)?)) else {
-        return Err(gone());
+        return Err(gone().into());
     };
     let store = Arc::clone(&context.store);
     let open = move || store.open_job_file(&id.to_string(), JobFile::Result, check);
     match context.workers.run(Lane::Question, open).await.flatten() {
         Ok(file) if file.bytes() != bytes => {
             let what = format!("its result has {} bytes, and had {bytes}", file.bytes());
-            Err(Error::DamagedJob { name: id.to_string(), what })
+            Err(JobError::Damaged { name: id.to_string(), what }.into())
         }
         Ok(file) => Ok(ResultFile { file, workers: context.workers.clone() }),
-        Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Err(gone()),
+        Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Err(gone().into()),
         Err(error) => Err(error),
     }
 }

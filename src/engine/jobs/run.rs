@@ -15,7 +15,7 @@ use crate::{
         storage::{draft::Draft, names::JobFile},
         survey,
     },
-    error::Error,
+    error::{Error, jobs::JobError},
     limits::JOB_STARTS_MAX,
     model::checksum::to_hex,
 };
@@ -52,7 +52,7 @@ pub(super) async fn run(context: &Arc<Context>, id: JobId, cancel: CancellationT
     // From here on it cannot be cancelled; until here it could.
     context.state.with(|state| state.jobs.claim(id, JobState::is_undone));
     if cancel.is_cancelled() && result.is_ok() {
-        context.workers.discard(std::mem::replace(&mut result, Err(Error::JobCancelled)));
+        context.workers.discard(std::mem::replace(&mut result, Err(JobError::Cancelled.into())));
     }
     end(context, record, result).await;
 }
@@ -63,14 +63,14 @@ pub(super) async fn work(
     cancel: &CancellationToken,
 ) -> Result<Draft, Error> {
     if record.starts >= JOB_STARTS_MAX {
-        return Err(Error::JobGivenUp { starts: record.starts });
+        return Err(JobError::GivenUp { starts: record.starts }.into());
     }
     record.starts += 1;
     change_record(context, record, RecordState::Running, None).await?;
     let computed =
         AssertUnwindSafe(compute(context, record.id, record.work.clone(), record.input_check())).catch_unwind();
     tokio::select! {
-        () = cancel.cancelled() => Err(Error::JobCancelled),
+        () = cancel.cancelled() => Err(JobError::Cancelled.into()),
         computed = computed => computed.unwrap_or_else(|panic| {
             Err(Error::Internal(format!("a job panicked: {}", panic_text(&*panic))))
         }),

@@ -17,7 +17,7 @@ use crate::{
         storage::{draft::Draft, names::JobFile},
         survey::question::SurveyQuestion,
     },
-    error::Error,
+    error::{Error, jobs::JobError},
     limits::JOB_NAMES_BYTES_MAX,
 };
 use bytes::Bytes;
@@ -63,7 +63,7 @@ where
     let (by, sum) = (group.by().to_vec(), group.sum().to_vec());
     let names_bytes: usize = [&by, &sum, &header].into_iter().flatten().map(String::len).sum();
     if names_bytes > JOB_NAMES_BYTES_MAX {
-        return Err(Error::NamesTooLong { bytes_max: JOB_NAMES_BYTES_MAX });
+        return Err(JobError::NamesTooLong { bytes_max: JOB_NAMES_BYTES_MAX }.into());
     }
     let reservation = reserve(&context)?;
     let id = JobId::Task(Uuid::new_v4());
@@ -101,7 +101,7 @@ async fn accept(
     let store = Arc::clone(&context.store);
     let publish = move || record.publish(&store);
     let published = match context.state.with(|state| state.jobs.refused) {
-        true => Err(Error::JobsRefused), // while its file came
+        true => Err(JobError::Refused.into()), // while its file came
         false => context.workers.run(Lane::Job, publish).await.flatten(),
     };
     if let Err(error) = published {

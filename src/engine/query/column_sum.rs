@@ -29,7 +29,7 @@ use crate::{
         storage::Store,
         values::sum::Sum,
     },
-    error::{Error, csv::CsvError},
+    error::{Error, column_sum::ColumnSumError, csv::CsvError},
     limits::{SLICE_BYTES, SLICES_IN_FLIGHT_MAX},
     model::{format::Format, part::Part},
 };
@@ -88,7 +88,7 @@ async fn column_sum_by(
         })
         .await?;
     let Answer { sum, read, .. } = answer;
-    let total = sum.total().map_err(|total| Error::SumOverflow { column: column.to_string(), total })?;
+    let total = sum.total().map_err(|total| ColumnSumError::Overflow { column: column.to_string(), total })?;
     Ok(ColumnSum { total, read })
 }
 

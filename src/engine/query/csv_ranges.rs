@@ -17,7 +17,7 @@ use crate::{
         storage::{Store, reader::Reader},
         values::{parse::summand, sum::Sum},
     },
-    error::Error,
+    error::{Error, column_sum::ColumnSumError},
     model::{
         format::Format,
         part::Part,
@@ -129,7 +129,9 @@ pub(super) fn find_column(
     match schema.find(column) {
         None => Ok(None),
         Some((index, column_type @ (ColumnType::Int64 | ColumnType::Utf8))) => Ok(Some((schema, index, column_type))),
-        Some((_, column_type)) => Err(Error::NotSummable { part: part.id, column: column.to_owned(), column_type }),
+        Some((_, column_type)) => {
+            Err(ColumnSumError::NotSummable { part: part.id, column: column.to_owned(), column_type }.into())
+        }
     }
 }
 

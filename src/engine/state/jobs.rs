@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    error::Error,
+    error::{Error, jobs::JobError},
     limits::{EVICTED_JOBS, JOBS_MAX, JobLimits, SURVEYS_AT_ONCE, TASKS_AT_ONCE},
 };
 
@@ -143,7 +143,7 @@ impl FromStr for JobId {
             Some(number) => number.parse().ok().map(Self::Survey),
             None => Uuid::try_parse(text).ok().map(Self::Task),
         };
-        id.filter(|id| id.to_string() == text).ok_or_else(|| Error::NoSuchJob { id: text.to_owned() })
+        id.filter(|id| id.to_string() == text).ok_or_else(|| JobError::NotFound { id: text.to_owned() }.into())
     }
 }
 
@@ -221,10 +221,10 @@ impl Jobs {
     /// are to be removed.
     pub(crate) fn reserve(&mut self, unfinished_max: usize) -> Result<(u64, Vec<JobId>), Error> {
         if self.refused {
-            return Err(Error::JobsRefused);
+            return Err(JobError::Refused.into());
         }
         if self.undone >= unfinished_max {
-            return Err(Error::TooManyJobs { jobs_max: unfinished_max });
+            return Err(JobError::TooMany { jobs_max: unfinished_max }.into());
         }
         let mut evicted = Vec::new();
         if self.entries.len() + self.reserved >= JOBS_MAX {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use lru::LruCache;
 
 use crate::{
-    error::Error,
+    error::{Error, numstore::NumStoreError},
     limits::{FACTORIALS_MAX, KEY_BYTES_MAX, KEYS_MAX},
 };
 
@@ -18,7 +18,7 @@ impl TryFrom<String> for Key {
 
     fn try_from(text: String) -> Result<Self, Error> {
         match text.len() {
-            bytes if bytes > KEY_BYTES_MAX => Err(Error::KeyTooLong { bytes, bytes_max: KEY_BYTES_MAX }),
+            bytes if bytes > KEY_BYTES_MAX => Err(NumStoreError::KeyTooLong { bytes, bytes_max: KEY_BYTES_MAX }.into()),
             _ => Ok(Self(text.into_boxed_str())),
         }
     }
@@ -55,11 +55,11 @@ impl Numbers {
     pub fn set(&mut self, key: Key, value: i64) -> Result<i64, Error> {
         let old = self.values.get(&key).copied();
         if old.is_none() && self.values.len() >= KEYS_MAX {
-            return Err(Error::TooManyKeys { keys_max: KEYS_MAX });
+            return Err(NumStoreError::TooManyKeys { keys_max: KEYS_MAX }.into());
         }
         let total = i128::from(self.total) + i128::from(value) - i128::from(old.unwrap_or(0));
         let Ok(fits) = i64::try_from(total) else {
-            return Err(Error::TotalOverflow { key: key.0.into_string(), total });
+            return Err(NumStoreError::TotalOverflow { key: key.0.into_string(), total }.into());
         };
         self.total = fits;
         self.values.insert(key, value);

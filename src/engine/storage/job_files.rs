@@ -17,7 +17,12 @@ use super::{
     store::Store,
     sync::sync_folder,
 };
-use crate::{engine::state::lock_check::assert_unlocked, error::Error, limits::KIB, model::durability::Durability};
+use crate::{
+    engine::state::lock_check::assert_unlocked,
+    error::{Error, jobs::JobError},
+    limits::KIB,
+    model::durability::Durability,
+};
 
 /// Bytes of a job's record: a question, or names of columns, which JSON may escape to six times their size.
 const JOB_RECORD_BYTES_MAX: usize = 256 * KIB;
@@ -69,10 +74,10 @@ impl Store {
                 Ok((text, seal))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Error::DamagedJob { name: name.to_owned(), what: "its record is gone".to_owned() })
+                Err(JobError::Damaged { name: name.to_owned(), what: "its record is gone".to_owned() }.into())
             }
             Err(error) if data_folder::is_no_file(&error) => {
-                Err(Error::DamagedJob { name: name.to_owned(), what: format!("its record: {error}") })
+                Err(JobError::Damaged { name: name.to_owned(), what: format!("its record: {error}") }.into())
             }
             Err(error) => Err(Error::io(format!("the record of job {name}"))(error)),
         }

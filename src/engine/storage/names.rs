@@ -3,7 +3,7 @@
 use std::{fmt, path::Path, sync::Arc};
 
 use crate::{
-    error::Error,
+    error::{Error, jobs::JobError},
     model::{format::Format, part::PartId},
 };
 
@@ -47,7 +47,7 @@ impl FileName {
         match self {
             Self::Part(part, format) => Error::Damaged { part: *part, what: format!("{format}: {what}") },
             Self::Job(name, kind) => {
-                Error::DamagedJob { name: name.to_string(), what: format!("{}: {what}", kind.extension()) }
+                JobError::Damaged { name: name.to_string(), what: format!("{}: {what}", kind.extension()) }.into()
             }
             Self::Other(name) => Error::Internal(format!("{name}: {what}")),
         }

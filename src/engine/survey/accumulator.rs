@@ -12,7 +12,7 @@ use crate::{
         parquet::column_reader::{Cell, ColumnRef, PartColumns, Stretch},
         values::{mean::Mean, parse::number},
     },
-    error::Error,
+    error::{Error, statistics::StatisticsError},
     limits::{SURVEY_BYTES_MAX, SURVEY_GROUP_BYTES, SURVEY_TEXT_BYTES},
     model::{part::Part, schema::Schema},
 };
@@ -188,7 +188,7 @@ impl Survey {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > SURVEY_BYTES_MAX {
             let question = question.question.clone();
-            return Err(Error::TooManyGroups { question, bytes_max: SURVEY_BYTES_MAX });
+            return Err(StatisticsError::TooManyGroups { question, bytes_max: SURVEY_BYTES_MAX }.into());
         }
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Survey {
     pub(super) fn into_answer(self, question: &SurveyQuestion) -> Result<Answer, Error> {
         let SurveyQuestion { ask, question: text, state, .. } = question;
         let Some(global) = self.global.mean() else {
-            return Err(Error::NoSuchQuestion { question: text.clone() });
+            return Err(StatisticsError::NoSuchQuestion { question: text.clone() }.into());
         };
         let named = |name: &str, mean| vec![(name.to_owned(), mean)];
         let mut around = None;
@@ -230,7 +230,7 @@ impl Survey {
             (Ask::MeanByCategory, _) => self.means(3),
             (Ask::GlobalMean, _) | (_, None) => named("global_mean", global),
             (_, Some(state)) => {
-                let no_state = || Error::NoSuchState { question: text.clone(), state: state.clone() };
+                let no_state = || StatisticsError::NoSuchState { question: text.clone(), state: state.clone() };
                 let mean = self.of_state.mean().ok_or_else(no_state)?;
                 match ask {
                     Ask::StateDiffFromMean => named(state, difference(global, mean, state)?),
@@ -273,6 +273,6 @@ fn difference(global: f64, mean: f64, state: &str) -> Result<f64, Error> {
     let difference = global - mean;
     match difference.is_finite() {
         true => Ok(difference),
-        false => Err(Error::DifferenceOverflow { state: state.to_owned() }),
+        false => Err(StatisticsError::DifferenceOverflow { state: state.to_owned() }.into()),
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, NotAQuestion},
+    error::{Error, statistics::StatisticsError},
     limits::SURVEY_NAME_BYTES_MAX,
 };
 
@@ -109,16 +109,16 @@ impl SurveyQuestion {
     ///
     /// Errors: a state is missing; a text is longer than 16 KiB.
     pub fn new(ask: Ask, question: String, state: Option<String>, best: Option<Best>) -> Result<Self, Error> {
-        let too_long = |what| NotAQuestion::TooLong { what, bytes_max: SURVEY_NAME_BYTES_MAX };
+        let too_long = |what| StatisticsError::TextTooLong { what, bytes_max: SURVEY_NAME_BYTES_MAX };
         let state = state.filter(|_| ask.is_of_state());
         let wrong = match &state {
-            None if ask.is_of_state() => Some(NotAQuestion::NoState),
+            None if ask.is_of_state() => Some(StatisticsError::StateMissing),
             Some(state) if state.len() > SURVEY_NAME_BYTES_MAX => Some(too_long("state")),
             _ if question.len() > SURVEY_NAME_BYTES_MAX => Some(too_long("question")),
             _ => None,
         };
         match wrong {
-            Some(wrong) => Err(Error::NotAQuestion(wrong)),
+            Some(wrong) => Err(wrong.into()),
             None => Ok(Self { ask, question, state, best }),
         }
     }

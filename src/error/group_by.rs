@@ -1,0 +1,84 @@
+//! What can be wrong with a group sum, and with its answer.
+
+use super::{
+    csv::CellFault,
+    kind::Kind,
+    quoted::{Quoted, QuotedList},
+};
+
+/// Why a group sum cannot be asked for, or has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupByError {
+    /// No column to group by.
+    #[error("a group sum needs a column to group by")]
+    NoBy,
+    /// No column to sum.
+    #[error("a group sum needs a column to sum")]
+    NoSum,
+    /// The result would have two columns of one name.
+    #[error("a group sum names column {} twice", Quoted(.name))]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// A list of columns that cannot be read.
+    #[error("{} is no list of columns: {problem}", Quoted(.list))]
+    List {
+        /// The list.
+        list: String,
+        /// What is wrong with it.
+        problem: CellFault,
+    },
+    /// More than there may be.
+    #[error("a group sum names more than {columns_max} columns")]
+    TooMany {
+        /// The limit.
+        columns_max: usize,
+    },
+    /// A name that no column can have.
+    #[error("a group sum names a column with more than {bytes_max} bytes")]
+    NameTooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Names too long for a question.
+    #[error("the columns that a group sum names have more than {bytes_max} bytes together")]
+    NamesTooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The sum of a group is exact, but no int64.
+    #[error("group {}, column {}: the sum {total} does not fit in 64 bits", QuotedList(group), Quoted(column))]
+    GroupOverflow {
+        /// The group's cells.
+        group: Vec<String>,
+        /// The column that is summed.
+        column: String,
+        /// The exact sum.
+        total: i128,
+    },
+    /// A group that no answer over the network holds.
+    #[error("group {}: it has more than {bytes_max} bytes, which is the limit for an answer", QuotedList(group))]
+    GroupTooLong {
+        /// The group's cells.
+        group: Vec<String>,
+        /// Bytes that it may have.
+        bytes_max: usize,
+    },
+}
+
+impl GroupByError {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::NoBy
+            | Self::NoSum
+            | Self::Twice { .. }
+            | Self::List { .. }
+            | Self::TooMany { .. }
+            | Self::NameTooLong { .. }
+            | Self::NamesTooLong { .. }
+            | Self::GroupOverflow { .. }
+            | Self::GroupTooLong { .. } => Kind::Input,
+        }
+    }
+}

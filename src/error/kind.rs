@@ -1,0 +1,28 @@
+//! The kinds of errors: what the gRPC status and the HTTP status are chosen by.
+
+/// What callers do differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The caller can fix its data or its question.
+    Input,
+    /// A stored number would leave its range.
+    OutOfRange,
+    /// The request is not a valid message.
+    Malformed,
+    /// The request is of a form that is not supported.
+    Unsupported,
+    /// The caller went away.
+    Cancelled,
+    /// A limit is reached, or the disk is full: try again later, or make room.
+    Exhausted,
+    /// The server is shutting down, or not ready yet.
+    Unavailable,
+    /// Nothing has that name or number.
+    NotFound,
+    /// The request is for another server.
+    OtherServer,
+    /// A stored file is damaged.
+    DataLoss,
+    /// The server or its machine failed.
+    Internal,
+}
