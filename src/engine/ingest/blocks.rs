@@ -1,4 +1,4 @@
-//! The blocks of an upload: how much is read ahead of the worker.
+//! Cuts the stream of an upload into blocks for the workers.
 
 use std::sync::{
     Arc,
@@ -19,25 +19,26 @@ use crate::{
     limits::{DRAFT_BUFFER_BYTES, RECEIVE_BLOCK_BYTES},
 };
 
-/// Some of a stream.
+/// Consecutive bytes of a stream.
 pub(crate) struct Block {
     pub(crate) bytes: Vec<u8>,
-    /// Whether nothing follows.
+    /// Whether this is the end of the stream.
     pub(crate) at_end: bool,
 }
 
-/// How much of a stream is worth a hand-over to a worker: as much as comes while the worker is busy, within bounds.
-pub(super) struct Wish {
+/// How long the block that is being read is to become. It is lowered while the block is read when its worker becomes idle, so
+/// that a block is about as long as what arrives while the worker is busy.
+pub(super) struct TargetSize {
     bytes: AtomicUsize,
     lowered: Notify,
 }
 
-impl Wish {
+impl TargetSize {
     pub(super) fn new(bytes: usize) -> Self {
         Self { bytes: AtomicUsize::new(bytes), lowered: Notify::new() }
     }
 
-    /// Whoever waits for more is content with this.
+    /// Ends the wait for more than `bytes`.
     pub(super) fn lower(&self, bytes: usize) {
         self.bytes.store(bytes, Ordering::Relaxed);
         self.lowered.notify_one();
@@ -48,14 +49,14 @@ impl Wish {
     }
 }
 
-/// A stream on its way into blocks.
+/// A stream that is read in blocks.
 pub(crate) struct Incoming<'a, S> {
     pub(super) context: &'a Arc<Context>,
     pub(super) cancel: &'a CancellationToken,
     body: Paced<S>,
-    /// What came and is in no block yet.
+    /// Received bytes that are not in a block yet.
     rest: Bytes,
-    /// Bytes of all blocks so far.
+    /// Bytes of all blocks that were read.
     pub(super) bytes: u64,
 }
 
@@ -64,27 +65,29 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
         Self { context, cancel, body, rest: Bytes::new(), bytes: 0 }
     }
 
-    /// The first one, of a usual size.
+    /// Reads the first block.
     pub(crate) async fn first_block(&mut self) -> Result<Block, Error> {
-        self.next_block(&Wish::new(RECEIVE_BLOCK_BYTES), Vec::new()).await
+        self.next_block(&TargetSize::new(RECEIVE_BLOCK_BYTES), Vec::new()).await
     }
 
-    /// As much of the stream as is wished for, and whether that was its end. Copied, so that small pieces pin no large
-    /// buffers; into `spare` if it is large enough.
-    pub(super) async fn next_block(&mut self, wish: &Wish, spare: Vec<u8>) -> Result<Block, Error> {
+    /// Reads a block of the target size, or a shorter one at the end of the stream. The bytes are copied, because a small piece
+    /// may keep a large network buffer alive; they go into `spare` if it is large enough.
+    ///
+    /// Errors: the stream's; the upload is too large, was cancelled, or its client was silent for too long.
+    pub(super) async fn next_block(&mut self, target: &TargetSize, spare: Vec<u8>) -> Result<Block, Error> {
         let limits = &self.context.limits;
-        let mut block = if spare.capacity() >= wish.bytes() {
+        let mut block = if spare.capacity() >= target.bytes() {
             spare
         } else {
-            drop(spare); // now, not when the block has come
+            drop(spare); // now, so that it is not kept while the client sends
             Vec::new()
         };
-        let mut patient_until = Instant::now() + limits.upload_idle_max;
+        let mut idle_deadline = Instant::now() + limits.upload_idle_max;
         loop {
-            let room = wish.bytes().saturating_sub(block.len());
+            let room = target.bytes().saturating_sub(block.len());
             let taken = self.rest.split_to(room.min(self.rest.len()));
             let bytes = block.len() + taken.len();
-            // What is longer than a small file will be a whole block, most likely.
+            // What is longer than a small file will most likely become a whole block.
             let grown = if bytes > DRAFT_BUFFER_BYTES { block.len() + room } else { bytes.next_power_of_two() };
             if bytes > block.capacity() {
                 block.reserve_exact(grown - block.len());
@@ -94,20 +97,20 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
             if self.bytes > limits.upload_bytes_max {
                 return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
             }
-            if block.len() >= wish.bytes() {
-                self.body.stops_waiting(); // it may have been polled for more before the wish was lowered
+            if block.len() >= target.bytes() {
+                self.body.stops_waiting(); // it may have been polled before the target was lowered
                 return Ok(Block { bytes: block, at_end: false });
             }
             let next = tokio::select! {
                 () = self.cancel.cancelled() => return Err(Error::Cancelled),
-                () = wish.lowered.notified() => continue,
-                next = timeout_at(patient_until, self.body.next()) => next,
+                () = target.lowered.notified() => continue,
+                next = timeout_at(idle_deadline, self.body.next()) => next,
             };
             match next {
                 Ok(Some(bytes)) => {
                     self.rest = bytes?;
                     self.context.received_bytes.fetch_add(self.rest.len() as u64, Ordering::Relaxed);
-                    patient_until = Instant::now() + limits.upload_idle_max;
+                    idle_deadline = Instant::now() + limits.upload_idle_max;
                 }
                 Ok(None) => return Ok(Block { bytes: block, at_end: true }),
                 Err(_elapsed) => {

@@ -1,4 +1,4 @@
-//! The general conversion: rows of a draft into Parquet, batch by batch.
+//! The general conversion: rows of a CSV file to Parquet, batch by batch.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::{
     model::schema::Column,
 };
 
-/// Rows on their way into a Parquet file.
+/// Takes the rows of a CSV file and writes them to a Parquet file.
 pub(super) struct Conversion {
     store: Arc<Store>,
     columns: Vec<Column>,
     layout: Layout,
-    /// Made when the scan begins, on a worker.
+    /// `None` until the header was read. Made on a worker, because it creates a file.
     output: Option<(BatchBuilder, PartWriter)>,
-    /// Travels with the work: a cancelled upload's slice may still be running.
+    /// The memory of the conversion. Kept here because a task may go on running after its upload was cancelled.
     pub(super) reservation: Option<OwnedSemaphorePermit>,
 }
 
@@ -38,7 +38,7 @@ impl Conversion {
         self.output.as_mut().ok_or_else(|| Error::Internal("a row before the header".to_owned()))
     }
 
-    /// The last rows and the footer.
+    /// Writes the last rows and the footer.
     pub(super) fn finish(mut self, rows: u64) -> Result<Converted, Error> {
         let (batch, writer) = self.output()?;
         writer.write(&batch.take()?)?;
@@ -66,7 +66,7 @@ impl Rows for Conversion {
     }
 }
 
-/// What the path for integers makes of a file, none if it does not take it.
+/// The result of the path for integers, or `None` if that path cannot convert the file.
 pub(super) fn unless_unsuited<T>(result: Result<T, IntegersError>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),

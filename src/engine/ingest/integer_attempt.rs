@@ -1,4 +1,5 @@
-//! The attempt to convert an upload while it arrives: it holds as long as every cell is an integer.
+//! The attempt to convert an upload to Parquet while it arrives. It goes on as long as every cell is an integer and there is
+//! memory for it; otherwise the file is converted from its draft once it is complete.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,82 +19,86 @@ use crate::{
     limits::{CsvLimits, READ_AHEAD_BLOCK_BYTES},
 };
 
-/// How long a block may be on its way before the memory of a bet on the file goes to others.
-pub(super) const BET_IDLE_MAX: Duration = Duration::from_secs(1);
+/// How long a client may take to send a block before the attempt ends, so that other uploads can use its memory.
+pub(super) const ATTEMPT_IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// The hope that a file is all integers, so that it can be converted while it comes.
-pub(super) enum Bet {
-    /// There is none, for want of memory.
+/// The state of the attempt on one upload.
+pub(super) enum IntegerAttempt {
+    /// It is not made, or it was ended for its memory. The file may still have only integers.
     Off,
-    /// It is none, or may be none.
-    Lost,
-    /// Memory for it is there, and nothing was seen.
-    On(Reservations),
-    /// So far it is one.
-    Good(Box<Integers>, Reservations),
+    /// The fast path cannot convert the file.
+    Failed,
+    /// Memory is reserved, and no block has been parsed yet.
+    Ready(Reservations),
+    /// Every cell so far is an integer.
+    Converting(Box<Integers>, Reservations),
 }
 
-/// What came of a bet.
-pub(super) enum Outcome {
-    Won(Converted),
-    Lost,
-    /// Nobody knows.
-    Open,
+/// The result of the attempt when the upload is complete.
+pub(super) enum AttemptResult {
+    Converted(Converted),
+    /// The fast path cannot convert the file.
+    Failed,
+    /// The file was not parsed to its end, so it may still have only integers.
+    NotTried,
 }
 
-/// On the memory that a bet takes.
+/// The memory that the attempt may use.
 pub(super) struct Reservations {
     _integers: OwnedSemaphorePermit,
-    /// For a block that is worked on and the one that comes, which may be there longer than the bet.
+    /// For the block that is being parsed and the next one. The second may exist for longer than the attempt.
     blocks: Arc<OwnedSemaphorePermit>,
 }
 
-impl Bet {
-    /// None if there is no memory for it now: an upload never waits for a place to be worked on while it comes.
-    pub(super) fn on_integers(context: &Arc<Context>) -> Self {
+impl IntegerAttempt {
+    /// Begins an attempt if its memory is free now. An upload never waits for this memory while its client sends.
+    pub(super) fn begin(context: &Arc<Context>) -> Self {
         let reserve = || {
             let integers = context.large_conversions.try_reserve(integers::MEMORY_BYTES)?;
             let blocks = context.large_conversions.try_reserve(2 * READ_AHEAD_BLOCK_BYTES)?;
             Some(Reservations { _integers: integers, blocks: Arc::new(blocks) })
         };
-        reserve().map_or(Self::Off, Self::On)
+        reserve().map_or(Self::Off, Self::Ready)
     }
 
+    /// The reservation for reading a block ahead, while the attempt goes on.
     pub(super) fn blocks_reservation(&self) -> Option<Arc<OwnedSemaphorePermit>> {
         match self {
-            Self::Off | Self::Lost => None,
-            Self::On(memory) | Self::Good(_, memory) => Some(Arc::clone(&memory.blocks)),
+            Self::Off | Self::Failed => None,
+            Self::Ready(memory) | Self::Converting(_, memory) => Some(Arc::clone(&memory.blocks)),
         }
     }
 
-    pub(super) fn see(self, store: &Store, limits: CsvLimits, block: &[u8]) -> Result<Self, Error> {
-        let (seen, memory) = match self {
-            Self::Off | Self::Lost => return Ok(self),
-            Self::On(memory) => (Integers::begin(store, limits, block), memory),
-            Self::Good(mut integers, memory) => (integers.see(block).map(|()| *integers), memory),
+    /// Parses the next block of the file.
+    pub(super) fn push(self, store: &Store, limits: CsvLimits, block: &[u8]) -> Result<Self, Error> {
+        let (parsed, memory) = match self {
+            Self::Off | Self::Failed => return Ok(self),
+            Self::Ready(memory) => (Integers::begin(store, limits, block), memory),
+            Self::Converting(mut integers, memory) => (integers.push(block).map(|()| *integers), memory),
         };
-        Ok(unless_unsuited(seen)?.map_or(Self::Lost, |integers| Self::Good(Box::new(integers), memory)))
+        Ok(unless_unsuited(parsed)?.map_or(Self::Failed, |integers| Self::Converting(Box::new(integers), memory)))
     }
 
-    /// Whether it holds a reservation.
-    pub(super) fn is_on(&self) -> bool {
-        matches!(self, Self::On(_) | Self::Good(..))
+    /// Whether the attempt goes on, so that it holds reserved memory.
+    pub(super) fn is_active(&self) -> bool {
+        matches!(self, Self::Ready(_) | Self::Converting(..))
     }
 
-    /// What is written of the Parquet file.
-    pub(super) fn so_far(&self) -> Option<SoFar> {
+    /// The part of the Parquet file that is written, to be synced.
+    pub(super) fn partial_file(&self) -> Option<SoFar> {
         match self {
-            Self::Off | Self::Lost | Self::On(_) => None,
-            Self::Good(integers, _reservation) => integers.so_far(),
+            Self::Off | Self::Failed | Self::Ready(_) => None,
+            Self::Converting(integers, _) => integers.partial_file(),
         }
     }
 
-    pub(super) fn finish(self) -> Result<Outcome, Error> {
+    /// The result, once the last block was pushed.
+    pub(super) fn finish(self) -> Result<AttemptResult, Error> {
         match self {
-            Self::Off | Self::On(_) => Ok(Outcome::Open),
-            Self::Lost => Ok(Outcome::Lost),
-            Self::Good(integers, _reservation) => {
-                Ok(unless_unsuited(integers.finish())?.map_or(Outcome::Lost, Outcome::Won))
+            Self::Off | Self::Ready(_) => Ok(AttemptResult::NotTried),
+            Self::Failed => Ok(AttemptResult::Failed),
+            Self::Converting(integers, _memory) => {
+                Ok(unless_unsuited(integers.finish())?.map_or(AttemptResult::Failed, AttemptResult::Converted))
             }
         }
     }

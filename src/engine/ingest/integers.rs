@@ -1,12 +1,13 @@
-//! A file of integers into Parquet while it comes in: most large tables are nothing else. Its cells are parsed where they
-//! stand in the block, kept in one flat buffer, and packed into pages at once: one pass, without a batch in between. //!
-//! It is a bet. What is no such file, or may be none, ends it ([`Integers::see`] gives up): then the file is typed and
-//! converted from its draft by the path that takes everything and words all errors. So nothing here reports what is
-//! wrong with a file, and what it accepts must be exactly what `csv.rs` and `convert.rs` would make of it.
+//! The fast path for files whose cells are all integers, as in most large tables: CSV blocks to Parquet in one pass. Cells are
+//! parsed in the block, collected in one flat buffer, and packed into pages without an Arrow batch in between.
 //!
-//! Formats: DELTA_BINARY_PACKED, RLE levels and data pages of version 1, as in Parquet's Encodings.md.
+//! A file that is not certainly of this kind ends the attempt ([`IntegersError::Unsuited`]). The general path (`engine/csv`
+//! and `convert.rs`) then reads it from its draft; that path takes every file and reports all errors. So this one never
+//! reports what is wrong with a file. Invariant: what it accepts, it converts exactly as the general path would.
 //!
-//! Memory: [`MEMORY_BYTES`], whatever the file's size.
+//! Formats: DELTA_BINARY_PACKED, RLE levels and data pages of version 1, as in Encodings.md of the Parquet specification.
+//!
+//! Memory: at most [`MEMORY_BYTES`] for a file of any size.
 
 use crate::{
     engine::{
@@ -22,87 +23,88 @@ use crate::{
     limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BUFFER_BYTES},
 };
 
-/// An integer's longest text.
+/// The length of the longest text of a 64-bit integer.
 const INTEGER_BYTES_MAX: usize = 20;
-/// What is gathered, its nulls, one column of it and that as a page, which is there twice while it grows, to twice its
-/// length; the pages, an eighth more at most; the footer and the checksums in it; what the draft holds.
+/// Bytes to reserve for one file. Line by line: the collected cells with their nulls, one column of them, and that column as a
+/// page (while a page's buffer grows, there are two, and the new one is up to twice as long as its content); the finished
+/// pages, at most an eighth more; the entries of the footer; the checksums; the buffer of the draft.
 pub const MEMORY_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX / 8 * 9
     + INTEGER_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
     + ChunkSums::bytes_max(INTEGER_CHUNKS_MAX, INTEGER_CHUNKS_MAX * PAGES_BYTES_MAX)
     + DRAFT_BUFFER_BYTES;
 
-/// A file that has been all integers so far.
+/// A file whose cells so far are all integers, and its Parquet file.
 pub struct Integers {
     pub(super) table: Table,
-    /// A row whose end has not come yet.
-    carry: Vec<u8>,
+    /// The start of a row whose end has not arrived.
+    partial_row: Vec<u8>,
     output: IntegerWriter,
 }
 
 impl Integers {
-    /// Begins with the first block of a file, which must hold its header and a row that tells the types.
+    /// Begins with the first block of a file. It must have the header and, for each column, a cell that tells its type.
     pub fn begin(store: &Store, limits: CsvLimits, first: &[u8]) -> Result<Self, IntegersError> {
         let (names, header_bytes) = parse_header(first, limits).ok_or(IntegersError::Unsuited)?;
-        // No row of integers is too long, then.
+        // These checks are enough to know that no row of integers is too long.
         let row_bytes = names.len() * (INTEGER_BYTES_MAX + 1);
         let fits = limits.cell_bytes_max >= INTEGER_BYTES_MAX && limits.row_bytes_max >= row_bytes;
         if names.len() > DELTA_COLUMNS_MAX || !fits {
             return Err(IntegersError::Unsuited);
         }
-        // Before a file is begun: most that are none show it in their first rows.
+        // Parsed before the Parquet file is created, as most unsuited files are recognised by their first rows.
         let rows = &first[header_bytes..];
         let mut table = Table::new(names.len(), first.len());
         let taken = table.parse(rows).ok_or(IntegersError::Unsuited)?;
         if !table.has_all_types() {
             return Err(IntegersError::Unsuited);
         }
-        let mut integers = Self { table, carry: Vec::new(), output: IntegerWriter::new(store, names)? };
+        let mut integers = Self { table, partial_row: Vec::new(), output: IntegerWriter::new(store, names)? };
         if integers.table.is_full() {
             integers.output.write_pages(&mut integers.table)?;
         }
-        integers.see(&rows[taken..])?;
+        integers.push(&rows[taken..])?;
         Ok(integers)
     }
 
-    /// A whole file that is in memory.
+    /// Converts a whole file that is in memory.
     pub fn of_file(store: &Store, limits: CsvLimits, csv: &[u8]) -> Result<Converted, IntegersError> {
         Self::begin(store, limits, csv)?.finish()
     }
 
-    /// The next bytes of the file.
-    pub fn see(&mut self, mut block: &[u8]) -> Result<(), IntegersError> {
-        if !self.carry.is_empty() {
+    /// Parses the next bytes of the file.
+    pub fn push(&mut self, mut block: &[u8]) -> Result<(), IntegersError> {
+        if !self.partial_row.is_empty() {
             let Some(end) = block.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
-                return self.carry_on(block);
+                return self.keep_partial_row(block);
             };
             let (first, rest) = block.split_at(end + 1);
-            self.carry.extend_from_slice(first);
-            let carry = std::mem::take(&mut self.carry);
-            self.rows(&carry)?;
+            self.partial_row.extend_from_slice(first);
+            let partial_row = std::mem::take(&mut self.partial_row);
+            self.parse_rows(&partial_row)?;
             block = rest;
         }
-        let rest = self.rows(block)?;
-        self.carry_on(rest)
+        let rest = self.parse_rows(block)?;
+        self.keep_partial_row(rest)
     }
 
-    /// What is written of the Parquet file.
-    pub fn so_far(&self) -> Option<SoFar> {
+    /// The part of the Parquet file that is written, to be synced.
+    pub fn partial_file(&self) -> Option<SoFar> {
         self.output.writer.inner().so_far("the parquet file")
     }
 
-    /// The end of the file.
+    /// Ends the file: the last row, and the footer of the Parquet file.
     pub fn finish(mut self) -> Result<Converted, IntegersError> {
-        if !self.carry.is_empty() {
-            let mut carry = std::mem::take(&mut self.carry);
-            carry.push(b'\n');
-            self.rows(&carry)?;
+        if !self.partial_row.is_empty() {
+            let mut partial_row = std::mem::take(&mut self.partial_row);
+            partial_row.push(b'\n');
+            self.parse_rows(&partial_row)?;
         }
         self.output.finish(&mut self.table)
     }
 
-    /// Takes all complete rows and returns what follows them.
-    fn rows<'a>(&mut self, mut block: &'a [u8]) -> Result<&'a [u8], IntegersError> {
+    /// Parses all complete rows, and returns the bytes after them.
+    fn parse_rows<'a>(&mut self, mut block: &'a [u8]) -> Result<&'a [u8], IntegersError> {
         loop {
             let taken = self.table.parse(block).ok_or(IntegersError::Unsuited)?;
             block = &block[taken..];
@@ -113,9 +115,9 @@ impl Integers {
         }
     }
 
-    fn carry_on(&mut self, rest: &[u8]) -> Result<(), IntegersError> {
-        self.carry.extend_from_slice(rest);
+    fn keep_partial_row(&mut self, rest: &[u8]) -> Result<(), IntegersError> {
+        self.partial_row.extend_from_slice(rest);
         let row_bytes_max = self.table.columns * (INTEGER_BYTES_MAX + 1);
-        if self.carry.len() > row_bytes_max { Err(IntegersError::Unsuited) } else { Ok(()) }
+        if self.partial_row.len() > row_bytes_max { Err(IntegersError::Unsuited) } else { Ok(()) }
     }
 }

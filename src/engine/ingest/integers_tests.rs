@@ -116,7 +116,7 @@ fn what_parquet_readers_see_is_what_was_sent() {
         };
         while at < csv.len() {
             let end = csv.len().min(at + 1 + random.usize(..200));
-            integers.see(&csv[at..end]).expect("integers");
+            integers.push(&csv[at..end]).expect("integers");
             at = end;
         }
         let mut converted = integers.finish().expect("integers");
@@ -158,7 +158,7 @@ fn carefully(limits: CsvLimits, csv: &[u8]) -> Option<(Vec<Column>, Content)> {
 fn quickly(store: &Store, limits: CsvLimits, blocks: &[&[u8]]) -> Option<Converted> {
     let mut integers = unless_stopped(Integers::begin(store, limits, blocks[0]))?;
     for block in &blocks[1..] {
-        unless_stopped(integers.see(block))?;
+        unless_stopped(integers.push(block))?;
     }
     unless_stopped(integers.finish())
 }
@@ -349,7 +349,7 @@ fn long_cells_are_kept_wherever_they_stand_among_short_ones() {
             let is_wide = |integers: &Integers| matches!(integers.table.cells, Cells::Wide(_));
             let mut were_wide = vec![is_wide(&integers)];
             for block in rest.chunks(7000) {
-                integers.see(block).expect("integers");
+                integers.push(block).expect("integers");
                 were_wide.push(is_wide(&integers));
             }
             let what = format!("{long} in row {row}, column {column} of {columns}");

@@ -1,11 +1,11 @@
-//! A stream to a draft. It is taken block by block, and each goes to a worker, which writes it and, as long as there is a
-//! bet on integers, converts it; meanwhile the next one comes. Where files are to be safe, a long one is synced piece by
-//! piece while it comes.
+//! Receives an upload's stream into a draft. Each block goes to a worker, which writes it and, while the attempt on integers
+//! goes on, converts it; meanwhile the next block is read. Where uploads are synced, a large draft is synced step by step
+//! while it arrives.
 //!
-//! What a draft becomes is none of this file's business; `upload.rs` and `jobs.rs` say it.
+//! What a draft becomes is not decided here, but by the callers: `upload.rs` and the jobs.
 //!
-//! Memory: one block and the HTTP/2 frame that it was cut from, whatever the stream's length. A bet holds a reservation on two
-//! longer ones, out of the pool for large conversions.
+//! Memory: one block, and the HTTP/2 frame that the rest of it came in, for a stream of any length. An attempt on integers
+//! reserves memory for two longer blocks from the pool for large conversions.
 
 use std::{io::Write, sync::Arc};
 
@@ -18,9 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    blocks::{Block, Incoming, Wish},
-    early_sync::{EarlySyncs, SoFars, sync_slice},
-    integer_attempt::{BET_IDLE_MAX, Bet, Outcome},
+    blocks::{Block, Incoming, TargetSize},
+    early_sync::{EarlySyncs, PartialFiles, run_sync},
+    integer_attempt::{ATTEMPT_IDLE_MAX, AttemptResult, IntegerAttempt},
 };
 use crate::{
     engine::{
@@ -33,11 +33,10 @@ use crate::{
     limits::{CsvLimits, READ_AHEAD_BLOCK_BYTES, READ_AHEAD_BLOCK_BYTES_MIN, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
 };
 
-/// What errors call a draft that a stream goes to.
-pub(super) const SPOOL_FILE: &str = "an upload's spool file";
+/// The name of the draft in errors.
+pub(super) const DRAFT_NAME: &str = "the draft of an upload";
 
-/// Takes a stream to its end in a draft; a waiting worker never keeps it open, only the disk does. `finish` runs on a
-/// worker once all of it has come.
+/// Receives a whole stream into a draft, and then runs `finish` on a worker.
 pub(crate) async fn receive<S, T, F>(
     context: &Arc<Context>,
     cancel: &CancellationToken,
@@ -51,38 +50,38 @@ where
 {
     let mut incoming = Incoming::new(context, cancel, body);
     let first = incoming.first_block().await?;
-    let (mut draft, _open) = spool(incoming, first, Bet::Off).await?;
+    let (mut draft, _not_tried) = receive_blocks(incoming, first, IntegerAttempt::Off).await?;
     if context.store.is_synced() && draft.bytes() > SMALL_UPLOAD_BYTES {
-        draft = sync_slice(context, move || draft.sync().map(|()| draft).map_err(Error::io(SPOOL_FILE))).await?;
+        draft = run_sync(context, move || draft.sync().map(|()| draft).map_err(Error::io(DRAFT_NAME))).await?;
     }
-    slice(context, cancel, move || finish(draft)).await
+    run_unless_cancelled(context, cancel, move || finish(draft)).await
 }
 
-/// Writes a stream to a draft, and what came of the bet on what it is.
-pub(super) async fn spool<S>(
+/// Writes `block` and the rest of the stream to a draft. Also returns the result of the attempt on integers.
+pub(super) async fn receive_blocks<S>(
     mut incoming: Incoming<'_, S>,
     mut block: Block,
-    mut bet: Bet,
-) -> Result<(Draft, Outcome), Error>
+    mut attempt: IntegerAttempt,
+) -> Result<(Draft, AttemptResult), Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let Incoming { context, cancel, .. } = incoming;
     let mut draft: Option<Draft> = None;
-    let mut reservation: Option<Arc<OwnedSemaphorePermit>> = None; // on the block's memory, if it was read ahead
-    let mut spare = Vec::new(); // what an earlier block was in: it may still be in the cache
-    let mut early = EarlySyncs::default();
+    let mut reservation: Option<Arc<OwnedSemaphorePermit>> = None; // for the block, if it was read ahead
+    let mut spare = Vec::new(); // the buffer of an earlier block, used again because it may be in the CPU's cache
+    let mut syncs = EarlySyncs::default();
     loop {
-        if let Err(error) = early.check() {
-            context.workers.discard((draft, bet));
+        if let Err(error) = syncs.check() {
+            context.workers.discard((draft, attempt));
             return Err(error);
         }
-        // While one block of a bet is worked on the next one comes.
-        let ahead = if block.at_end { None } else { bet.blocks_reservation() };
-        let sync = if block.at_end { None } else { early.place(context, incoming.bytes) };
+        // During an attempt, the next block is read while the worker converts this one.
+        let ahead = if block.at_end { None } else { attempt.blocks_reservation() };
+        let sync_permit = if block.at_end { None } else { syncs.permit_if_due(context, incoming.bytes) };
         let (store, limits) = (Arc::clone(&context.store), context.limits.csv);
-        let work = Work { draft, bet, block, reservation, sync };
-        let write = slice(context, cancel, move || work.run(&store, limits));
+        let task = WriteTask { draft, attempt, block, reservation, sync_permit };
+        let write = run_unless_cancelled(context, cancel, move || task.run(&store, limits));
         let (written, next) = if ahead.is_some() {
             let (written, next) = while_reading_ahead(write, &mut incoming, spare).await?;
             (written, Some(next))
@@ -90,32 +89,32 @@ where
             drop(spare);
             (write.await?, None)
         };
-        early.start(context, written.so_far);
-        if let Some(outcome) = written.outcome {
-            return match early.end().await {
-                Ok(()) => Ok((written.draft, outcome)),
+        syncs.start(context, written.to_sync);
+        if let Some(result) = written.result {
+            return match syncs.end().await {
+                Ok(()) => Ok((written.draft, result)),
                 Err(error) => {
-                    context.workers.discard((written.draft, outcome));
+                    context.workers.discard((written.draft, result));
                     Err(error)
                 }
             };
         }
-        (draft, bet, reservation, spare) = (Some(written.draft), written.bet, ahead, written.buffer);
+        (draft, attempt, reservation, spare) = (Some(written.draft), written.attempt, ahead, written.buffer);
         let next = match next {
             Some(next) => next,
-            None => incoming.next_block(&Wish::new(RECEIVE_BLOCK_BYTES), std::mem::take(&mut spare)).await,
+            None => incoming.next_block(&TargetSize::new(RECEIVE_BLOCK_BYTES), std::mem::take(&mut spare)).await,
         };
         block = match next {
             Ok(next) => next,
             Err(error) => {
-                context.workers.discard((draft, bet));
+                context.workers.discard((draft, attempt));
                 return Err(error);
             }
         };
     }
 }
 
-/// The block after the one that is worked on, and what came of that.
+/// Reads the next block while a worker writes the current one.
 async fn while_reading_ahead<S>(
     write: impl Future<Output = Result<Written, Error>>,
     incoming: &mut Incoming<'_, S>,
@@ -125,83 +124,84 @@ where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
     let context = incoming.context;
-    let (wish, came) = (Wish::new(READ_AHEAD_BLOCK_BYTES), Notify::new());
+    let (target, arrived) = (TargetSize::new(READ_AHEAD_BLOCK_BYTES), Notify::new());
     let next = async {
-        let next = incoming.next_block(&wish, spare).await;
-        came.notify_one();
-        Ok::<_, Error>(next) // an error waits until what is written can be dropped by a worker
+        let next = incoming.next_block(&target, spare).await;
+        arrived.notify_one();
+        // `Ok`, so that an error here does not drop `write`: the caller drops what was written on a worker.
+        Ok::<_, Error>(next)
     };
     let write = async {
         let mut written = write.await?;
-        wish.lower(READ_AHEAD_BLOCK_BYTES_MIN); // the worker has nothing to do until it comes
-        // Others wait for the memory of a bet no longer than this, however slow its client is.
-        let patient = !context.large_conversions.is_waited_for();
-        let in_time = patient && timeout(BET_IDLE_MAX, came.notified()).await.is_ok();
+        target.lower(READ_AHEAD_BLOCK_BYTES_MIN); // the worker has nothing to do until the block arrives
+        // A slow client keeps the memory of its attempt from other uploads no longer than this.
+        let may_wait = !context.large_conversions.is_waited_for();
+        let in_time = may_wait && timeout(ATTEMPT_IDLE_MAX, arrived.notified()).await.is_ok();
         if !in_time {
-            wish.lower(0);
-            written.call_off(context);
+            target.lower(0);
+            written.end_attempt(context);
         }
         Ok(written)
     };
-    // If it cannot be written, nobody waits for what comes.
+    // If the block cannot be written, the next one is not waited for.
     try_join(write, next).await
 }
 
-/// A block for a worker, and what it goes to.
-struct Work {
+/// The task of a worker: to write a block to the draft, and to convert it.
+struct WriteTask {
     draft: Option<Draft>,
-    bet: Bet,
+    attempt: IntegerAttempt,
     block: Block,
     reservation: Option<Arc<OwnedSemaphorePermit>>,
-    /// A place to sync what is on disk then.
-    sync: Option<OwnedSemaphorePermit>,
+    /// If there is one, what is written by then is synced next.
+    sync_permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Work {
+impl WriteTask {
     fn run(self, store: &Store, limits: CsvLimits) -> Result<Written, Error> {
-        let Self { draft, bet, block: Block { bytes, at_end }, reservation, sync } = self;
-        let (_reservation, mut bytes) = (reservation, bytes); // the reservation ends last
+        let Self { draft, attempt, block: Block { bytes, at_end }, reservation, sync_permit } = self;
+        let (_reservation, mut bytes) = (reservation, bytes); // dropped in reverse order: the block before its reservation
         let mut draft = draft.map_or_else(|| store.listed_draft(), Ok)?;
-        draft.write_all(&bytes).map_err(Error::io(SPOOL_FILE))?;
+        draft.write_all(&bytes).map_err(Error::io(DRAFT_NAME))?;
         if !at_end {
-            draft.hold_nothing().map_err(Error::io(SPOOL_FILE))?; // who stops sending keeps no memory from others
+            draft.hold_nothing().map_err(Error::io(DRAFT_NAME))?; // a client that stops sending keeps no memory from others
         }
-        let bet = bet.see(store, limits, &bytes)?;
+        let attempt = attempt.push(store, limits, &bytes)?;
         if at_end {
-            let outcome = Some(bet.finish()?);
-            return Ok(Written { draft, bet: Bet::Off, outcome, buffer: Vec::new(), so_far: None });
+            let result = Some(attempt.finish()?);
+            return Ok(Written { draft, attempt: IntegerAttempt::Off, result, buffer: Vec::new(), to_sync: None });
         }
-        let so_far = sync.map(|place| ([draft.so_far(SPOOL_FILE), bet.so_far()], place));
+        let to_sync = sync_permit.map(|permit| ([draft.so_far(DRAFT_NAME), attempt.partial_file()], permit));
         bytes.clear();
-        let buffer = if bet.is_on() || bytes.capacity() <= RECEIVE_BLOCK_BYTES { bytes } else { Vec::new() };
-        Ok(Written { draft, bet, outcome: None, buffer, so_far })
+        let buffer = if attempt.is_active() || bytes.capacity() <= RECEIVE_BLOCK_BYTES { bytes } else { Vec::new() };
+        Ok(Written { draft, attempt, result: None, buffer, to_sync })
     }
 }
 
-/// What a worker leaves of a block.
+/// What a [`WriteTask`] returns.
 struct Written {
     draft: Draft,
-    bet: Bet,
-    /// Of the bet, if this was the last block.
-    outcome: Option<Outcome>,
-    /// The block's memory, emptied.
+    attempt: IntegerAttempt,
+    /// Of the attempt, if this was the last block.
+    result: Option<AttemptResult>,
+    /// The block's buffer, emptied.
     buffer: Vec<u8>,
-    /// What is to be synced now, and a place for it.
-    so_far: Option<(SoFars, OwnedSemaphorePermit)>,
+    /// The files to sync now, and the permit for it.
+    to_sync: Option<(PartialFiles, OwnedSemaphorePermit)>,
 }
 
 impl Written {
-    /// The memory of the bet goes to others.
-    fn call_off(&mut self, context: &Arc<Context>) {
-        if self.bet.is_on() {
-            context.workers.discard(std::mem::replace(&mut self.bet, Bet::Off));
+    /// Ends the attempt, so that others can use its memory.
+    fn end_attempt(&mut self, context: &Arc<Context>) {
+        if self.attempt.is_active() {
+            context.workers.discard(std::mem::replace(&mut self.attempt, IntegerAttempt::Off));
             self.buffer = Vec::new();
         }
     }
 }
 
-/// A slice on a worker, unless the call was cancelled.
-pub(super) async fn slice<T: Send + 'static>(
+/// Runs `work` on a worker, unless the call was cancelled.
+pub(super) async fn run_unless_cancelled<T: Send + 'static>(
     context: &Arc<Context>,
     cancel: &CancellationToken,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -249,24 +249,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_is_not_waited_for_once_there_is_enough() {
+    async fn a_client_is_not_waited_for_once_its_block_is_long_enough() {
         let (_folder, engine) = open(Durability::None).await.expect("a data folder");
         let (body, pace) = paced(stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending()));
         let cancel = CancellationToken::new();
         let mut incoming = Incoming::new(&engine.context, &cancel, body);
-        let wish = Wish::new(RECEIVE_BLOCK_BYTES);
+        let target = TargetSize::new(RECEIVE_BLOCK_BYTES);
         {
-            let mut block = std::pin::pin!(incoming.next_block(&wish, Vec::new()));
+            let mut block = std::pin::pin!(incoming.next_block(&target, Vec::new()));
             assert!(futures_util::FutureExt::now_or_never(block.as_mut()).is_none() && pace.is_waiting());
-            wish.lower(1);
+            target.lower(1);
             assert!(block.await.is_ok());
         }
-        assert!(!pace.is_waiting(), "what came is written");
+        assert!(!pace.is_waiting(), "the block is complete");
         engine.close();
     }
 
     #[tokio::test]
-    async fn blocks_are_as_long_as_wished_for_however_the_stream_is_cut() {
+    async fn blocks_have_the_target_size_however_the_stream_is_cut() {
         let (_folder, engine) = open(Durability::None).await.expect("a data folder");
         let all: Vec<u8> = (0..1_000_003_u32).map(|number| number.to_le_bytes()[0]).collect();
         for piece_bytes in [1, 1000, 16 * KIB, 300 * KIB, all.len()] {
@@ -274,11 +274,11 @@ mod tests {
             let cancel = CancellationToken::new();
             let mut incoming = Incoming::new(&engine.context, &cancel, paced(stream::iter(pieces)).0);
             let (mut seen, mut spare) = (Vec::new(), Vec::new());
-            let wish = Wish::new(RECEIVE_BLOCK_BYTES);
+            let target = TargetSize::new(RECEIVE_BLOCK_BYTES);
             loop {
                 let memory = (spare.capacity() > 0).then_some(spare.as_ptr());
-                let Block { bytes, at_end } = incoming.next_block(&wish, spare).await.expect("it comes");
-                assert!(bytes.capacity() <= RECEIVE_BLOCK_BYTES, "no more memory than wished for");
+                let Block { bytes, at_end } = incoming.next_block(&target, spare).await.expect("a block");
+                assert!(bytes.capacity() <= RECEIVE_BLOCK_BYTES, "no more memory than the target size");
                 assert!(memory.is_none_or(|memory| bytes.as_ptr() == memory), "the same memory again");
                 seen.extend_from_slice(&bytes);
                 assert_eq!(incoming.bytes, seen.len() as u64);
@@ -299,46 +299,46 @@ mod tests {
         let (folder, engine) = open(Durability::Fsync).await.expect("a data folder");
         let mut draft = engine.context.store.draft().expect("a draft");
         draft.write_all(&vec![b'7'; 2 * DRAFT_BUFFER_BYTES]).expect("written");
-        let mut early = EarlySyncs::default();
-        assert!(early.place(&engine.context, SYNC_STEP_BYTES - 1).is_none());
-        let places: Vec<_> = (0..SYNCS_MAX).map(|_| engine.context.syncs.try_acquire()).collect();
-        assert!(early.place(&engine.context, SYNC_STEP_BYTES).is_none(), "others sync");
-        drop(places);
-        let place = early.place(&engine.context, SYNC_STEP_BYTES + 5).expect("it is due");
-        early.start(&engine.context, Some(([draft.so_far("a file"), None], place)));
-        assert!(early.place(&engine.context, 3 * SYNC_STEP_BYTES).is_none(), "one is under way");
-        while engine.context.syncs.available_permits() < SYNCS_MAX || !early.running.is_empty() {
-            early.check().expect("synced");
+        let mut syncs = EarlySyncs::default();
+        assert!(syncs.permit_if_due(&engine.context, SYNC_STEP_BYTES - 1).is_none());
+        let permits: Vec<_> = (0..SYNCS_MAX).map(|_| engine.context.syncs.try_acquire()).collect();
+        assert!(syncs.permit_if_due(&engine.context, SYNC_STEP_BYTES).is_none(), "others have all permits");
+        drop(permits);
+        let permit = syncs.permit_if_due(&engine.context, SYNC_STEP_BYTES + 5).expect("it is due");
+        syncs.start(&engine.context, Some(([draft.so_far("a file"), None], permit)));
+        assert!(syncs.permit_if_due(&engine.context, 3 * SYNC_STEP_BYTES).is_none(), "one is running");
+        while engine.context.syncs.available_permits() < SYNCS_MAX || !syncs.running.is_empty() {
+            syncs.check().expect("synced");
             tokio::task::yield_now().await;
         }
-        assert!(early.place(&engine.context, 2 * SYNC_STEP_BYTES + 4).is_none());
-        assert!(early.place(&engine.context, 2 * SYNC_STEP_BYTES + 5).is_some());
-        early.end().await.expect("nothing runs");
+        assert!(syncs.permit_if_due(&engine.context, 2 * SYNC_STEP_BYTES + 4).is_none());
+        assert!(syncs.permit_if_due(&engine.context, 2 * SYNC_STEP_BYTES + 5).is_some());
+        syncs.end().await.expect("nothing runs");
 
-        // What cannot be written is told, at once or at the end.
+        // A failed sync is reported, by the next check or at the end.
         let start = || {
-            let mut early = EarlySyncs::default();
-            let place = early.place(&engine.context, SYNC_STEP_BYTES)?;
-            early.start(&engine.context, Some(([None, Some(SoFar::unsyncable(folder.path()))], place)));
-            Some(early)
+            let mut syncs = EarlySyncs::default();
+            let permit = syncs.permit_if_due(&engine.context, SYNC_STEP_BYTES)?;
+            syncs.start(&engine.context, Some(([None, Some(SoFar::unsyncable(folder.path()))], permit)));
+            Some(syncs)
         };
-        assert!(matches!(start().expect("a place").end().await, Err(Error::Io { .. })));
-        let mut early = start().expect("a place");
-        while early.check().is_ok() {
+        assert!(matches!(start().expect("a permit").end().await, Err(Error::Io { .. })));
+        let mut syncs = start().expect("a permit");
+        while syncs.check().is_ok() {
             tokio::task::yield_now().await;
         }
         engine.close();
     }
 
     #[tokio::test]
-    async fn nothing_is_synced_early_where_nothing_is_synced() {
+    async fn without_durability_nothing_is_synced_early() {
         let (_folder, engine) = open(Durability::None).await.expect("a data folder");
-        assert!(EarlySyncs::default().place(&engine.context, 10 * SYNC_STEP_BYTES).is_none());
+        assert!(EarlySyncs::default().permit_if_due(&engine.context, 10 * SYNC_STEP_BYTES).is_none());
         engine.close();
     }
 
     #[tokio::test]
-    async fn a_sync_keeps_its_place_when_its_caller_has_gone() {
+    async fn a_sync_keeps_its_permit_when_its_caller_has_gone() {
         let (_folder, engine) = open(Durability::Fsync).await.expect("a data folder");
         let disk = Arc::new(Barrier::new(2));
         let sync = tokio::spawn({
@@ -349,7 +349,7 @@ mod tests {
                     disk.wait(); // and ends
                     Ok(())
                 };
-                sync_slice(&engine.context, work).await
+                run_sync(&engine.context, work).await
             }
         });
         let begun = Arc::clone(&disk);
@@ -376,13 +376,13 @@ mod tests {
                 disk.wait();
                 Ok(())
             };
-            syncs.spawn(async move { sync_slice(&engine.context, sync).await });
+            syncs.spawn(async move { run_sync(&engine.context, sync).await });
         }
         for round in 1..=2 {
             while begun.load(Ordering::SeqCst) < round * SYNCS_MAX {
                 tokio::task::yield_now().await;
             }
-            let other = slice(&engine.context, &CancellationToken::new(), || Ok(7)).await;
+            let other = run_unless_cancelled(&engine.context, &CancellationToken::new(), || Ok(7)).await;
             assert_eq!(other.expect("a worker is there"), 7);
             assert_eq!(begun.load(Ordering::SeqCst), round * SYNCS_MAX, "no more than these");
             let disk = Arc::clone(&disk);

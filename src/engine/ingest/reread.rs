@@ -1,4 +1,4 @@
-//! Reading a received draft again: to type it, or to convert it.
+//! Reading a complete draft to convert it by the path for integers.
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -12,33 +12,35 @@ use crate::{
     limits::{CONVERT_SLICE_BYTES, CsvLimits, RECEIVE_BLOCK_BYTES},
 };
 
-/// What a slice leaves.
+/// The outcome of one task of a longer piece of work.
 pub(super) enum Step<M, T> {
+    /// There is more to do, by another task.
     More(M),
+    /// The result.
     Done(T),
 }
 
-/// A draft on its way through [`Integers`].
+/// A draft that is being converted by [`Integers`].
 pub(super) struct Reread {
     pub(super) file: Reader,
     pub(super) offset: u64,
     pub(super) integers: Option<Integers>,
-    /// Travels with the work: a cancelled upload's slice may still be running.
+    /// Kept here because a task may go on running after its upload was cancelled.
     pub(super) _reservation: OwnedSemaphorePermit,
 }
 
 impl Reread {
-    /// Reads on for about a slice. Done with none: it is no file of integers, or may be none.
+    /// Converts the next `CONVERT_SLICE_BYTES`. Done with `None` if this path cannot convert the file.
     pub(super) fn step(mut self, store: &Store, limits: CsvLimits) -> Result<Step<Self, Option<Converted>>, Error> {
         let stop = self.file.bytes().min(self.offset + CONVERT_SLICE_BYTES as u64);
         while self.offset < stop {
             let block = self.file.block(self.offset, RECEIVE_BLOCK_BYTES)?;
             self.offset += block.len() as u64;
-            let seen = match self.integers.take() {
+            let parsed = match self.integers.take() {
                 None => Integers::begin(store, limits, &block),
-                Some(mut integers) => integers.see(&block).map(|()| integers),
+                Some(mut integers) => integers.push(&block).map(|()| integers),
             };
-            self.integers = unless_unsuited(seen)?;
+            self.integers = unless_unsuited(parsed)?;
             if self.integers.is_none() {
                 return Ok(Step::Done(None));
             }

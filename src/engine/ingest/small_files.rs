@@ -16,6 +16,7 @@ use super::{
     convert::{Conversion, unless_unsuited},
     integers::Integers,
     memory_plan::{Plan, typing_bytes},
+    receive::DRAFT_NAME,
 };
 use crate::{
     engine::{
@@ -122,7 +123,7 @@ impl SmallFileStage {
             };
             drop(reservation);
             let mut draft = self.store.listed_draft()?;
-            draft.write_all(&csv).map_err(Error::io("an upload's spool file"))?;
+            draft.write_all(&csv).map_err(Error::io(DRAFT_NAME))?;
             stage(&self.store, &self.state, draft, converted)
         });
         // If the receiver is gone, the part is dropped here, on a worker.

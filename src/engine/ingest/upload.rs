@@ -1,15 +1,18 @@
-//! Bytes to a part: received into a draft (`spool.rs`), typed whole, converted, staged, committed, registered.
+//! The path of an upload: its bytes are received into a draft (`receive.rs`), the column types are found, the rows are
+//! converted to Parquet, both files are staged and committed, and the part is registered.
 //!
-//! Everything that touches a file or a cell is a slice on a worker; this file is the order of those slices. The task
-//! runs apart from the call that brought it, so that a client that goes away leaves clean-up to a worker, too.
+//! Everything that touches a file or a cell is a task on a worker; this file is the order of those tasks. An upload runs as a
+//! detached task, so that it cleans up after itself (on a worker) even if its client goes away.
 //!
-//! There are four ways. A small file is in memory with its first block: `small.rs` has it done in one slice. A large
-//! one that is all integers so far, if there is memory for it, is converted while it comes (`integers.rs`); if there is
-//! none, once it has come. Any other is typed, then converted, from its draft.
+//! There are four ways:
+//! - A small file is complete with its first block: one task does all the work (`small_files.rs`).
+//! - A large file of integers is converted while it arrives, if there is memory for that (`integer_attempt.rs`).
+//! - If there was no memory for that, the same code reads the file again once it is complete (`reread.rs`).
+//! - Any other file is read twice from its draft: once to find the types, once to convert it (`convert.rs`).
 //!
-//! Memory: receiving takes one block for an upload of any size. Reading ahead, typing and conversion take claims, counted
-//! in bytes, out of two pools. Only typing and conversion wait for theirs, with the upload safe in its draft, or small,
-//! and nothing else held.
+//! Memory: receiving takes one block for an upload of any size. Reading ahead, typing and conversion reserve memory from two
+//! pools. Only typing and conversion wait for a reservation, and an upload that waits holds no other one: its bytes are in
+//! its draft, or it is small.
 
 use std::sync::Arc;
 
@@ -23,12 +26,12 @@ use super::{
     commit::{StagedPart, share_schema, stage},
     commit_queue::WaitingCommit,
     convert::Conversion,
-    early_sync::sync_slice,
-    integer_attempt::{Bet, Outcome},
+    early_sync::run_sync,
+    integer_attempt::{AttemptResult, IntegerAttempt},
     integers,
     memory_plan::{Plan, typing_bytes},
     queues::Queues,
-    receive::{SPOOL_FILE, slice, spool},
+    receive::{DRAFT_NAME, receive_blocks, run_unless_cancelled},
     reread::{Reread, Step},
     small_files::SmallFile,
 };
@@ -64,11 +67,11 @@ where
     let mut incoming = Incoming::new(&upload.context, &upload.cancel, body);
     let first = incoming.first_block().await?;
     let staged = if first.at_end {
-        upload.keep_small(first.bytes).await?
+        upload.stage_small(first.bytes).await?
     } else {
-        match spool(incoming, first, Bet::on_integers(&upload.context)).await? {
-            (csv, Outcome::Won(converted)) => upload.stage(csv, converted).await?,
-            (csv, outcome) => upload.convert_draft(csv, matches!(outcome, Outcome::Open)).await?,
+        match receive_blocks(incoming, first, IntegerAttempt::begin(&upload.context)).await? {
+            (csv, AttemptResult::Converted(converted)) => upload.stage(csv, converted).await?,
+            (csv, result) => upload.convert_draft(csv, matches!(result, AttemptResult::NotTried)).await?,
         }
     };
     upload.commit(staged).await
@@ -81,8 +84,8 @@ struct Upload {
 }
 
 impl Upload {
-    /// Has a file that is in memory typed, converted and staged.
-    async fn keep_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
+    /// Types, converts and stages a file that is in memory.
+    async fn stage_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
         let context = &self.context;
         let memory_bytes = SmallFile::memory_bytes(&csv, context.limits.csv)?;
         let reservation = self.reserve(csv.len() as u64, memory_bytes).await?;
@@ -93,7 +96,7 @@ impl Upload {
 
     /// Converts and stages a file that is complete on disk.
     async fn convert_draft(&self, mut csv: Draft, may_be_integers: bool) -> Result<StagedPart, Error> {
-        let (csv, file) = slice(&self.context, &self.cancel, move || {
+        let (csv, file) = run_unless_cancelled(&self.context, &self.cancel, move || {
             let file = csv.reader()?;
             Ok((csv, file))
         })
@@ -114,28 +117,29 @@ impl Upload {
         self.type_and_convert(file).await
     }
 
-    /// None: it is no file of integers, or may be none.
+    /// Converts a draft by the path for integers. `None` if that path cannot convert it.
     async fn convert_integers(&self, file: Reader) -> Result<Option<Converted>, Error> {
         let context = &self.context;
         let reservation = self.reserve(file.bytes(), integers::MEMORY_BYTES + RECEIVE_BLOCK_BYTES).await?;
         let mut reread = Reread { file, offset: 0, integers: None, _reservation: reservation };
         loop {
             let (store, limits) = (Arc::clone(&context.store), context.limits.csv);
-            match slice(&self.context, &self.cancel, move || reread.step(&store, limits)).await? {
+            match run_unless_cancelled(&self.context, &self.cancel, move || reread.step(&store, limits)).await? {
                 Step::More(more) => reread = more,
                 Step::Done(converted) => return Ok(converted),
             }
         }
     }
 
-    /// Types and converts a file that is complete on disk, each with the memory it may need.
+    /// Types and then converts a file that is complete on disk. Each step first reserves the memory that it may need.
     async fn type_and_convert(&self, file: Reader) -> Result<Converted, Error> {
         let context = &self.context;
         let (bytes, limits, header) = (file.bytes(), context.limits.csv, file.clone());
-        let columns_count = slice(&self.context, &self.cancel, move || read_header(&header, limits)).await?.len();
+        let columns_count =
+            run_unless_cancelled(&self.context, &self.cancel, move || read_header(&header, limits)).await?.len();
         let reservation = self.reserve(bytes, typing_bytes(bytes, columns_count, context.limits.csv)).await?;
         let (columns, rows, longest_row_bytes) = self
-            .to_the_end(self.scan(&file, Typer::default()), |scan| {
+            .scan_to_end(self.scan(&file, Typer::default()), |scan| {
                 let (rows, longest_row_bytes) = (scan.rows_count(), scan.longest_row_bytes());
                 Ok((scan.rows.into_columns(), rows, longest_row_bytes))
             })
@@ -147,14 +151,14 @@ impl Upload {
         let mut conversion = Conversion::new(&context.store, columns, plan.layout);
         conversion.reservation = Some(reservation);
         let finish = move |scan: FileScan<Conversion>| scan.rows.finish(rows);
-        self.to_the_end(self.scan(&file, conversion), finish).await
+        self.scan_to_end(self.scan(&file, conversion), finish).await
     }
 
     fn scan<R: Rows<Error = Error>>(&self, file: &Reader, rows: R) -> FileScan<R> {
         FileScan::new(file.clone(), self.context.limits.csv, Wanted::All, Resume::default(), rows)
     }
 
-    /// Memory out of the pool for files of this size.
+    /// Reserves memory from the pool for files of this size.
     async fn reserve(&self, file_bytes: u64, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let context = &self.context;
         let pool =
@@ -165,18 +169,18 @@ impl Upload {
         }
     }
 
-    /// From here on a cancelled call no longer matters: what it sent is kept. Where files are to be safe, large ones are
-    /// synced here, side by side, so that little is left for the commit that others wait for, too.
+    /// Puts both files of the part in place. From here on the upload is completed even if its call is cancelled. Where uploads are
+    /// synced, large files are synced here, in parallel, so that the commit, which other uploads wait for, too, is short.
     async fn stage(&self, mut csv: Draft, mut converted: Converted) -> Result<StagedPart, Error> {
         let context = &self.context;
         let (store, state) = (Arc::clone(&context.store), context.state.clone());
         if !context.store.is_synced() || csv.bytes() <= SMALL_UPLOAD_BYTES {
             return context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten();
         }
-        let sync_csv = move || csv.sync().map(|()| csv).map_err(Error::io(SPOOL_FILE));
+        let sync_csv = move || csv.sync().map(|()| csv).map_err(Error::io(DRAFT_NAME));
         let sync_parquet =
             move || converted.parquet.draft.sync().map(|()| converted).map_err(Error::io("the parquet file"));
-        match join(sync_slice(&self.context, sync_csv), sync_slice(&self.context, sync_parquet)).await {
+        match join(run_sync(&self.context, sync_csv), run_sync(&self.context, sync_parquet)).await {
             (Ok(csv), Ok(converted)) => {
                 context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
             }
@@ -191,7 +195,7 @@ impl Upload {
         }
     }
 
-    /// Makes it a part.
+    /// Commits a staged part and adds it to the table.
     async fn commit(&self, staged: StagedPart) -> Result<Receipt, Error> {
         let context = &self.context;
         let StagedPart { files, receipt, schema, reservation } = staged;
@@ -208,20 +212,20 @@ impl Upload {
         Ok(receipt)
     }
 
-    /// Scans a file slice by slice; `finish` runs in the last one.
-    async fn to_the_end<R, T, F>(&self, mut scan: FileScan<R>, mut finish: F) -> Result<T, Error>
+    /// Scans a file to its end, one task after another; `finish` runs in the last one.
+    async fn scan_to_end<R, T, F>(&self, mut scan: FileScan<R>, mut finish: F) -> Result<T, Error>
     where
         R: Rows<Error = Error> + Send + 'static,
         T: Send + 'static,
         F: FnOnce(FileScan<R>) -> Result<T, Error> + Send + 'static,
     {
         loop {
-            let step = slice(&self.context, &self.cancel, move || {
+            let step = run_unless_cancelled(&self.context, &self.cancel, move || {
                 let at_end = scan.step(CONVERT_SLICE_BYTES)?;
                 if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More((scan, finish))) }
             });
             match step.await? {
-                Step::More((scan_on, finish_later)) => (scan, finish) = (scan_on, finish_later),
+                Step::More((next_scan, next_finish)) => (scan, finish) = (next_scan, next_finish),
                 Step::Done(value) => return Ok(value),
             }
         }
@@ -243,7 +247,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_stops_sending_keeps_no_memory_from_others() {
+    async fn a_client_that_stops_sending_keeps_no_memory_from_others() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
         let (engine, _) = opened.expect("a data folder");
@@ -256,12 +260,12 @@ mod tests {
         let rows = Bytes::from("1,2\n".repeat(RECEIVE_BLOCK_BYTES / 4));
         client.send(Bytes::from_static(b"a,b\n")).await.expect("it is received");
         client.send(rows.clone()).await.expect("it is received");
-        // Less than a block, of which a row is not complete. Once the second is taken, the first was read ahead.
+        // Less than a block, with an incomplete row at its end. Once the second piece is taken, the first was read ahead.
         client.send(Bytes::from_static(b"3,4\n")).await.expect("it is received");
         client.send(Bytes::from_static(b"5,")).await.expect("it is received");
 
         let all = in_time(
-            "all of it, while the upload goes on",
+            "all of the memory, while the upload goes on",
             engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES),
         )
         .await;
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_had_no_memory_while_it_came_is_converted_alike() {
+    async fn a_file_converted_after_its_arrival_equals_one_converted_during_it() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
         let (engine, _) = opened.expect("a data folder");
@@ -292,10 +296,10 @@ mod tests {
         };
         for last in ["3,4", "3,x", "3,4,5"] {
             let read_ahead = upload(last).await.expect("no panic");
-            let all = in_time("all of it", engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES))
+            let all = in_time("all of the memory", engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES))
                 .await
                 .expect("it is open");
-            let later = upload(last);
+            let reread = upload(last);
             in_time("the next upload asks for memory", async {
                 while !engine.context.large_conversions.is_waited_for() {
                     tokio::task::yield_now().await;
@@ -303,13 +307,13 @@ mod tests {
             })
             .await;
             drop(all);
-            match (read_ahead, later.await.expect("no panic")) {
+            match (read_ahead, reread.await.expect("no panic")) {
                 (Ok(expected), Ok(kept)) => {
                     assert_eq!((kept.rows, kept.columns), (expected.rows, expected.columns), "{last}");
                     assert_eq!((kept.csv, kept.parquet), (expected.csv, expected.parquet), "{last}");
                 }
                 (Err(expected), Err(error)) => assert_eq!(error.to_string(), expected.to_string()),
-                (read_ahead, later) => panic!("{last}: {read_ahead:?}, {later:?}"),
+                (read_ahead, reread) => panic!("{last}: {read_ahead:?}, {reread:?}"),
             }
         }
         let sum = engine.column_sum("a", Format::Parquet).await.expect("integers").total;
