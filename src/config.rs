@@ -170,7 +170,7 @@ pub struct ServeArgs {
     pub log_format: LogFormat,
 
     /// File to which the entry and the exit of each HTTP call are written, in UTC. It is appended to, and rotated. A disk that
-    /// is too slow or full costs lines, never calls: `tally_log_lines_lost_total` in `/metrics` counts the lost lines.
+    /// is too slow or full costs lines, never calls: `tally_log_file_lines_dropped_total` in `/metrics` counts the dropped lines.
     #[arg(long, env = "TALLY_LOG_FILE", value_name = "PATH")]
     pub log_file: Option<PathBuf>,
 

@@ -491,7 +491,7 @@ async fn scrub(context: Arc<Context>) -> Result<(), Error> {
         bytes += progress.bytes;
         damaged += progress.damaged.len();
     }
-    tracing::info!(files, bytes, damaged, ms = started.elapsed().as_millis(), "scrubbed");
+    tracing::info!(files, bytes, damaged, duration_ms = started.elapsed().as_millis(), "scrubbed");
     Ok(())
 }
 

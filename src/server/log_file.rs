@@ -11,21 +11,21 @@ use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::Ap
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::{
-    api::metrics::LostFileLines, config::LogFile, engine::state::lock_check::assert_unlocked, error::Error,
+    api::metrics::DroppedFileLines, config::LogFile, engine::state::lock_check::assert_unlocked, error::Error,
     limits::LOG_LINES_MAX,
 };
 
 /// A writer that never waits for the disk. Dropping the guard writes the lines in its queue, for at most a second.
 ///
 /// Errors: the file cannot be appended to.
-pub(super) fn open(file: &LogFile, lost: &LostFileLines) -> Result<(NonBlocking, WorkerGuard), Error> {
+pub(super) fn open(file: &LogFile, dropped: &DroppedFileLines) -> Result<(NonBlocking, WorkerGuard), Error> {
     let LogFile { path, bytes_max, files_kept } = file;
     check_appendable(path)?; // FileRotate would ignore the error and write nowhere
     let limit = ContentLimit::BytesSurpassed(*bytes_max);
     let file = FileRotate::new(Path::new(path), AppendCount::new(*files_kept), limit, Compression::None, None);
-    let file = CountingWriter { file, lost: lost.clone(), is_failing: false };
+    let file = CountingWriter { file, dropped: dropped.clone(), is_failing: false };
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES_MAX).finish(file);
-    lost.count_dropped_of(writer.error_counter());
+    dropped.count_dropped_of(writer.error_counter());
     Ok((writer, guard))
 }
 
@@ -42,7 +42,7 @@ fn check_appendable(path: &Path) -> Result<(), Error> {
 /// A writer of lines that counts and reports its failures, which the thread of [`NonBlocking`] ignores.
 struct CountingWriter<W> {
     file: W,
-    lost: LostFileLines,
+    dropped: DroppedFileLines,
     /// The last line could not be written.
     is_failing: bool,
 }
@@ -53,9 +53,9 @@ impl<W: Write> Write for CountingWriter<W> {
         match self.file.write_all(line) {
             Ok(()) => self.is_failing = false,
             Err(error) => {
-                self.lost.add_failed();
+                self.dropped.add_failed();
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::error!(%error, "--log-file: lines are lost until it can be written again");
+                    tracing::error!(%error, "--log-file: lines are dropped until the file can be written again");
                 }
             }
         }
@@ -89,14 +89,14 @@ mod tests {
 
     #[test]
     fn a_line_that_cannot_be_written_is_counted_and_the_next_one_is_whole() {
-        let lost = LostFileLines::default();
-        let mut file = CountingWriter { file: Disk(Vec::new()), lost: lost.clone(), is_failing: false };
+        let dropped = DroppedFileLines::default();
+        let mut file = CountingWriter { file: Disk(Vec::new()), dropped: dropped.clone(), is_failing: false };
         for (line, failing) in
             [("a\n", false), ("lost 1\n", true), ("lost 2\n", true), ("b\n", false), ("lost 3\n", true)]
         {
             assert_eq!(file.write(line.as_bytes()).expect("never an error"), line.len());
             assert_eq!(file.is_failing, failing, "{line}");
         }
-        assert_eq!((file.file.0.as_slice(), lost.count()), (b"a\nb\n".as_slice(), 3));
+        assert_eq!((file.file.0.as_slice(), dropped.count()), (b"a\nb\n".as_slice(), 3));
     }
 }

@@ -1,8 +1,8 @@
-//! Log lines on their way to standard error, which a thread of their own writes. Whoever logs never waits: if nobody
-//! reads standard error, lines are lost, and counted.
+//! The queue of log lines for standard error, which a separate thread writes. A caller that logs never waits: if nobody
+//! reads standard error, lines are dropped and counted.
 //!
-//! That thread also sums up lines of one kind: those of one call and one client, or else those that say the same. So no
-//! client can make the log grow without bound.
+//! That thread also replaces many similar lines with a summary, so that no client can make the log grow without bound.
+//! Lines are similar if they are about the same call of the same client or, without a client, if they are equal.
 
 use std::{
     cell::Cell,
@@ -38,32 +38,32 @@ use crate::{
     },
 };
 
-/// For how long lines of one kind are counted together.
+/// The interval in which similar lines are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
-/// How long the thread waits for more lines to write at once: to wake it for each would cost every call.
+/// How long the thread waits for more lines to write at once. Waking it for each line would slow every call down.
 const BATCH_WAIT: Duration = Duration::from_millis(2);
 /// How long a flush waits for standard error.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// A handle on the queue; clones put lines in the same.
+/// The sending side of the queue; clones share it.
 #[derive(Clone)]
 pub(super) struct LogQueue {
     sender: Sender<Message>,
     /// Bytes of the lines in the queue.
     bytes: Arc<AtomicUsize>,
     counts: LogCounts,
-    /// Whether lines are JSON, and so must not be cut.
+    /// Whether lines are JSON, which must not be cut.
     is_json: bool,
 }
 
 enum Message {
     Line(Line),
-    /// All lines before it are to be written, then it is answered.
+    /// A request to write all lines before it, and then to answer.
     Flush(Sender<()>),
 }
 
 struct Line {
-    kind: Kind,
+    group: Group,
     text: Box<[u8]>,
 }
 
@@ -74,12 +74,12 @@ impl LogQueue {
         let queue = Self { sender, bytes: Arc::default(), counts, is_json };
         let (bytes, counts) = (Arc::clone(&queue.bytes), queue.counts.clone());
         let writer =
-            LineWriter { out, receiver, bytes, counts, kinds: HashMap::new(), batch: Vec::new(), lost_told: 0 };
+            LineWriter { out, receiver, bytes, counts, groups: HashMap::new(), batch: Vec::new(), dropped_reported: 0 };
         thread::Builder::new().name("tally-log".to_owned()).spawn(move || writer.run())?;
         Ok(queue)
     }
 
-    /// Waits until all lines so far are written, for a second at most.
+    /// Waits until all lines before are written, for a second at most.
     pub(super) fn flush(&self) {
         let (done, flushed) = bounded(1);
         if self.sender.send_timeout(Message::Flush(done), FLUSH_MAX).is_ok() {
@@ -87,14 +87,14 @@ impl LogQueue {
         }
     }
 
-    fn push(&self, kind: Kind, text: &[u8]) {
+    fn push(&self, group: Group, text: &[u8]) {
         let text = self.bounded(text);
-        let line = Line { kind, text };
+        let line = Line { group, text };
         let bytes = line.bytes();
         let has_room = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= LOG_QUEUE_BYTES_MAX;
         if !has_room || self.sender.try_send(Message::Line(line)).is_err() {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.counts.lost.inc();
+            self.counts.dropped.inc();
         }
     }
 
@@ -117,27 +117,27 @@ impl LogQueue {
 
 impl Line {
     fn bytes(&self) -> usize {
-        size_of::<Message>() + self.text.len() + self.kind.like.len()
+        size_of::<Message>() + self.text.len() + self.group.description.len()
     }
 }
 
-/// What a line has in common with others like it.
+/// The lines that a line is similar to.
 #[derive(Clone)]
-struct Kind {
+struct Group {
     key: u64,
     level: Level,
-    /// Whether a client caused it.
+    /// Whether a client caused the line.
     of_client: bool,
-    /// What the sum of many says that they are like.
-    like: Box<str>,
+    /// What the lines have in common, for their summary.
+    description: Box<str>,
 }
 
 thread_local! {
-    /// Of the event that this thread is formatting.
-    static KIND: Cell<Option<Kind>> = const { Cell::new(None) };
+    /// The group of the event that this thread is formatting.
+    static GROUP: Cell<Option<Group>> = const { Cell::new(None) };
 }
 
-/// Formats events as another, and notes of which kind each is for the [`LogQueue`] that takes its line.
+/// Formats events as `F` does, and stores the group of each for the [`LogQueue`] that takes its line.
 pub(super) struct Classified<F>(pub(super) F);
 
 impl<S, N, F> FormatEvent<S, N> for Classified<F>
@@ -147,12 +147,12 @@ where
     F: FormatEvent<S, N>,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        KIND.set(Some(Kind::of(event)));
+        GROUP.set(Some(Group::of(event)));
         self.0.format_event(context, writer, event)
     }
 }
 
-impl Kind {
+impl Group {
     fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let mut fields = Fields { all: DefaultHasher::new(), call: String::new(), peer: None, message: String::new() };
@@ -160,19 +160,19 @@ impl Kind {
         event.record(&mut fields);
         let Fields { all, call, peer, message } = fields;
         let Some(peer) = peer else {
-            return Self { key: all.finish(), level: *metadata.level(), of_client: false, like: message.into() };
+            return Self { key: all.finish(), level: *metadata.level(), of_client: false, description: message.into() };
         };
         let mut key = DefaultHasher::new();
         (metadata.callsite(), &call, one_client(peer.ip())).hash(&mut key);
         let space = if call.is_empty() { "" } else { " " };
-        let like = format!("{message}: {call}{space}of {}", peer.ip());
-        Self { key: key.finish(), level: *metadata.level(), of_client: true, like: like.into() }
+        let description = format!("{message}: {call}{space}of {}", peer.ip());
+        Self { key: key.finish(), level: *metadata.level(), of_client: true, description: description.into() }
     }
 }
 
-/// The fields of an event.
+/// The fields of an event that decide its group.
 struct Fields {
-    /// Over names and values of all.
+    /// A hash of the names and values of all fields.
     all: DefaultHasher,
     call: String,
     peer: Option<SocketAddr>,
@@ -203,8 +203,8 @@ impl<'a> MakeWriter<'a> for LogQueue {
     type Writer = OneLine<'a>;
 
     fn make_writer(&'a self) -> OneLine<'a> {
-        let unknown = || Kind { key: 0, level: Level::INFO, of_client: false, like: Box::default() };
-        OneLine { queue: self, kind: KIND.take().unwrap_or_else(unknown) }
+        let unknown = || Group { key: 0, level: Level::INFO, of_client: false, description: Box::default() };
+        OneLine { queue: self, group: GROUP.take().unwrap_or_else(unknown) }
     }
 
     fn make_writer_for(&'a self, _metadata: &Metadata<'_>) -> OneLine<'a> {
@@ -212,15 +212,15 @@ impl<'a> MakeWriter<'a> for LogQueue {
     }
 }
 
-/// Takes one line, whole.
+/// Writes one whole line to the queue.
 pub(super) struct OneLine<'a> {
     queue: &'a LogQueue,
-    kind: Kind,
+    group: Group,
 }
 
 impl Write for OneLine<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.push(self.kind.clone(), line);
+        self.queue.push(self.group.clone(), line);
         Ok(line.len())
     }
 
@@ -229,26 +229,27 @@ impl Write for OneLine<'_> {
     }
 }
 
-/// The thread's side of the queue.
+/// The thread's side of the queue: writes lines and counts similar ones.
 struct LineWriter<W> {
     out: W,
     receiver: Receiver<Message>,
     bytes: Arc<AtomicUsize>,
     counts: LogCounts,
-    kinds: HashMap<u64, Seen>,
+    groups: HashMap<u64, GroupCount>,
     /// Lines that are written at once.
     batch: Vec<u8>,
-    /// Lost lines that the log has told of.
-    lost_told: u64,
+    /// How many dropped lines the log has reported.
+    dropped_reported: u64,
 }
 
-/// Lines of one kind since `started`.
-struct Seen {
+/// Lines of one group since `started`.
+struct GroupCount {
     started: Instant,
     written: usize,
-    more: u64,
+    /// Lines that were not written.
+    suppressed: u64,
     level: Level,
-    like: Box<str>,
+    description: Box<str>,
 }
 
 impl<W: Write> LineWriter<W> {
@@ -268,14 +269,14 @@ impl<W: Write> LineWriter<W> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.write_all_that_came();
-            self.sum_up(Instant::now());
-            self.tell_of_lost_lines();
+            self.write_summaries(Instant::now());
+            self.report_dropped_lines();
         }
     }
 
-    /// When the next sum is due.
+    /// When the next summary is due.
     fn next_end(&self) -> Option<Instant> {
-        self.kinds.values().map(|seen| seen.started + WINDOW).min()
+        self.groups.values().map(|count| count.started + WINDOW).min()
     }
 
     fn write_all_that_came(&mut self) {
@@ -288,10 +289,10 @@ impl<W: Write> LineWriter<W> {
         self.write_batch();
     }
 
-    /// What was summed up so far is told first.
+    /// Writes the summaries, and then all lines.
     fn flush(&mut self, done: Sender<()>) {
         let mut all_done = vec![done];
-        self.sum_up(Instant::now() + WINDOW);
+        self.write_summaries(Instant::now() + WINDOW);
         while let Ok(message) = self.receiver.try_recv() {
             match message {
                 Message::Line(line) => self.take(line),
@@ -306,7 +307,7 @@ impl<W: Write> LineWriter<W> {
 
     fn take(&mut self, line: Line) {
         self.bytes.fetch_sub(line.bytes(), Ordering::Relaxed);
-        if !self.is_one_of_many(&line.kind) {
+        if !self.is_suppressed(&line.group) {
             self.batch.extend_from_slice(&line.text);
             if self.batch.len() >= LOG_BATCH_BYTES {
                 self.write_batch();
@@ -314,61 +315,67 @@ impl<W: Write> LineWriter<W> {
         }
     }
 
-    /// Counts a line, and says whether it is to be left to the sum.
-    fn is_one_of_many(&mut self, kind: &Kind) -> bool {
-        let has_room = self.kinds.len() < LOG_KINDS_MAX || self.kinds.contains_key(&kind.key);
-        match (has_room, kind.of_client) {
-            (true, _) => self.count(kind),
-            // All clients beyond are one.
-            (false, true) => self.count(&Kind { key: 0, like: "lines of many clients".into(), ..kind.clone() }),
-            // Clients have no part in it, so it is no flood.
+    /// Counts a line, and returns whether it is left to the summary.
+    fn is_suppressed(&mut self, group: &Group) -> bool {
+        let has_room = self.groups.len() < LOG_KINDS_MAX || self.groups.contains_key(&group.key);
+        match (has_room, group.of_client) {
+            (true, _) => self.count(group),
+            // All clients above the limit share one group.
+            (false, true) => {
+                self.count(&Group { key: 0, description: "lines of many clients".into(), ..group.clone() })
+            }
+            // No client caused it, so there are few such lines.
             (false, false) => false,
         }
     }
 
-    fn count(&mut self, kind: &Kind) -> bool {
-        let seen = self.kinds.entry(kind.key).or_insert_with(|| Seen {
+    fn count(&mut self, group: &Group) -> bool {
+        let count = self.groups.entry(group.key).or_insert_with(|| GroupCount {
             started: Instant::now(),
             written: 0,
-            more: 0,
-            level: kind.level,
-            like: kind.like.clone(),
+            suppressed: 0,
+            level: group.level,
+            description: group.description.clone(),
         });
-        if seen.written < LOG_LINES_PER_KIND_MAX {
-            seen.written += 1;
+        if count.written < LOG_LINES_PER_KIND_MAX {
+            count.written += 1;
             return false;
         }
-        seen.more += 1;
-        self.counts.summed.inc();
+        count.suppressed += 1;
+        self.counts.suppressed.inc();
         true
     }
 
-    /// Tells of the kinds whose time is over how many more lines there were.
-    fn sum_up(&mut self, now: Instant) {
-        self.kinds.retain(|_, seen| {
-            let is_over = now.saturating_duration_since(seen.started) >= WINDOW;
-            if is_over && seen.more > 0 {
-                let Seen { more, like, .. } = seen;
+    /// Logs how many lines were suppressed, for each group whose interval is over.
+    fn write_summaries(&mut self, now: Instant) {
+        self.groups.retain(|_, count| {
+            let is_over = now.saturating_duration_since(count.started) >= WINDOW;
+            if is_over && count.suppressed > 0 {
+                let GroupCount { suppressed, description: similar_to, .. } = count;
                 let seconds = WINDOW.as_secs();
-                match seen.level {
-                    Level::ERROR => tracing::error!(%like, "... and {more} more like it in the last {seconds} s"),
-                    Level::WARN => tracing::warn!(%like, "... and {more} more like it in the last {seconds} s"),
-                    _ => tracing::info!(%like, "... and {more} more like it in the last {seconds} s"),
+                match count.level {
+                    Level::ERROR => {
+                        tracing::error!(%similar_to, "{suppressed} more lines like this in the last {seconds} s")
+                    }
+                    Level::WARN => {
+                        tracing::warn!(%similar_to, "{suppressed} more lines like this in the last {seconds} s")
+                    }
+                    _ => tracing::info!(%similar_to, "{suppressed} more lines like this in the last {seconds} s"),
                 }
             }
             !is_over
         });
     }
 
-    fn tell_of_lost_lines(&mut self) {
-        let lost = self.counts.lost.get();
-        // While they are still being lost, this would be lost too.
-        if lost > self.lost_told && self.receiver.len() < LOG_QUEUE_LINES_MAX / 2 {
+    fn report_dropped_lines(&mut self) {
+        let dropped = self.counts.dropped.get();
+        // While the queue is full, this line would be dropped too.
+        if dropped > self.dropped_reported && self.receiver.len() < LOG_QUEUE_LINES_MAX / 2 {
             tracing::warn!(
-                lines = lost - self.lost_told,
-                "log lines were lost: standard error did not take them in time"
+                lines = dropped - self.dropped_reported,
+                "log lines were dropped: standard error did not take them in time"
             );
-            self.lost_told = lost;
+            self.dropped_reported = dropped;
         }
     }
 
@@ -378,10 +385,10 @@ impl<W: Write> LineWriter<W> {
         }
         let written = self.out.write_all(&self.batch).and_then(|()| self.out.flush());
         if written.is_err() {
-            // Nobody can be told where: the reader is gone.
+            // It cannot be reported anywhere: the reader is gone.
             let lines = self.batch.iter().filter(|byte| **byte == b'\n').count() as u64;
-            self.counts.lost.inc_by(lines);
-            self.lost_told += lines;
+            self.counts.dropped.inc_by(lines);
+            self.dropped_reported += lines;
         }
         self.batch.clear();
     }
@@ -393,22 +400,22 @@ mod tests {
 
     use super::*;
 
-    /// A queue that nobody takes from.
+    /// A queue whose lines nobody takes.
     fn queue(is_json: bool) -> (LogQueue, Receiver<Message>) {
         let (sender, receiver) = bounded(LOG_QUEUE_LINES_MAX);
         (LogQueue { sender, bytes: Arc::default(), counts: LogCounts::default(), is_json }, receiver)
     }
 
-    fn kind(key: u64) -> Kind {
-        Kind { key, level: Level::DEBUG, of_client: true, like: "that".into() }
+    fn group(key: u64) -> Group {
+        Group { key, level: Level::DEBUG, of_client: true, description: "that".into() }
     }
 
     #[test]
-    fn a_full_queue_loses_lines_and_counts_them() {
+    fn a_full_queue_drops_lines_and_counts_them() {
         for (line_bytes, kept) in [(1, LOG_QUEUE_LINES_MAX), (STDERR_LINE_BYTES_MAX, LOG_QUEUE_BYTES_MAX / KIB / 9)] {
             let (queue, receiver) = queue(false);
-            (0..2000).for_each(|key| queue.push(kind(key), &vec![b'x'; line_bytes]));
-            let lost = usize::try_from(queue.counts.lost.get()).expect("few");
+            (0..2000).for_each(|key| queue.push(group(key), &vec![b'x'; line_bytes]));
+            let lost = usize::try_from(queue.counts.dropped.get()).expect("few");
             assert_eq!(receiver.len() + lost, 2000);
             assert!(receiver.len() >= kept, "{} lines of {line_bytes} bytes", receiver.len());
             assert!(queue.bytes.load(Ordering::Relaxed) <= LOG_QUEUE_BYTES_MAX);
@@ -430,41 +437,41 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_one_kind_are_summed_up_and_their_number_is_bounded() {
+    fn similar_lines_are_suppressed_and_the_groups_are_bounded() {
         let (queue, receiver) = queue(false);
         let (bytes, counts) = (Arc::clone(&queue.bytes), queue.counts.clone());
-        let (kinds, batch) = (HashMap::new(), Vec::new());
-        let mut writer = LineWriter { out: Vec::new(), receiver, bytes, counts, kinds, batch, lost_told: 0 };
+        let (groups, batch) = (HashMap::new(), Vec::new());
+        let mut writer = LineWriter { out: Vec::new(), receiver, bytes, counts, groups, batch, dropped_reported: 0 };
         let lines = |writer: &mut LineWriter<Vec<u8>>| {
             writer.write_all_that_came();
             let text = String::from_utf8(std::mem::take(&mut writer.out)).expect("text");
             text.lines().map(str::to_owned).collect::<Vec<_>>()
         };
         for number in 0..100 {
-            queue.push(kind(1), format!("one {number}\n").as_bytes());
+            queue.push(group(1), format!("one {number}\n").as_bytes());
         }
-        queue.push(kind(2), b"another\n");
+        queue.push(group(2), b"another\n");
         let written = lines(&mut writer);
         assert_eq!(written.len(), LOG_LINES_PER_KIND_MAX + 1);
         assert_eq!((written[0].as_str(), written[LOG_LINES_PER_KIND_MAX].as_str()), ("one 0", "another"));
-        assert_eq!((writer.kinds[&1].more, writer.counts.summed.get()), (80, 80));
+        assert_eq!((writer.groups[&1].suppressed, writer.counts.suppressed.get()), (80, 80));
         assert!(writer.next_end().is_some_and(|end| end <= Instant::now() + WINDOW));
-        writer.sum_up(Instant::now());
-        assert_eq!(writer.kinds.len(), 2, "their time is not over");
-        writer.sum_up(Instant::now() + WINDOW);
-        assert_eq!((writer.kinds.len(), writer.next_end()), (0, None));
+        writer.write_summaries(Instant::now());
+        assert_eq!(writer.groups.len(), 2, "their interval is not over");
+        writer.write_summaries(Instant::now() + WINDOW);
+        assert_eq!((writer.groups.len(), writer.next_end()), (0, None));
         assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
 
         for round in 0..20 {
-            (0..500).for_each(|key| queue.push(kind(500 * round + key), b"from one of ten thousand\n"));
+            (0..500).for_each(|key| queue.push(group(500 * round + key), b"from one of ten thousand\n"));
             let _counted_below = lines(&mut writer);
         }
-        assert!(writer.kinds.len() <= LOG_KINDS_MAX + 1);
-        assert_eq!(writer.kinds[&0].written, LOG_LINES_PER_KIND_MAX);
+        assert!(writer.groups.len() <= LOG_KINDS_MAX + 1);
+        assert_eq!(writer.groups[&0].written, LOG_LINES_PER_KIND_MAX);
         for number in 0..100 {
-            queue.push(Kind { of_client: false, ..kind(1_000_000 + number) }, b"the server's own\n");
+            queue.push(Group { of_client: false, ..group(1_000_000 + number) }, b"the server's own\n");
         }
-        assert_eq!(lines(&mut writer).len(), 100, "nobody outside makes these many");
+        assert_eq!(lines(&mut writer).len(), 100, "lines of the server itself are not suppressed");
 
         let ((first, first_done), (second, second_done)) = (bounded(1), bounded(1));
         queue.sender.send(Message::Flush(first)).expect("room");
@@ -474,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_flushed_is_written_and_a_writer_that_hangs_is_given_up() {
+    fn a_flush_writes_all_lines_and_does_not_wait_for_a_writer_that_hangs() {
         struct Hangs(Receiver<()>);
         impl Write for Hangs {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -487,10 +494,10 @@ mod tests {
         }
         let (hold, held) = bounded(1);
         let queue = LogQueue::start(Hangs(held), false, LogCounts::default()).expect("a thread");
-        queue.push(kind(1), b"a line\n");
+        queue.push(group(1), b"a line\n");
         queue.flush(); // it returns
         drop(hold);
         queue.flush();
-        assert_eq!((queue.counts.lost.get(), queue.bytes.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((queue.counts.dropped.get(), queue.bytes.load(Ordering::Relaxed)), (0, 0));
     }
 }

@@ -71,8 +71,8 @@ pub(super) fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<
     panic::set_hook(Box::new(|info| {
         let (thread, location) = (std::thread::current(), info.location().map(ToString::to_string));
         let location = location.as_deref().unwrap_or("?");
-        let (thread, said) = (thread.name().unwrap_or("?"), panic_text(info.payload()));
-        tracing::error!(thread, location, said, "panicked");
+        let (thread, panic) = (thread.name().unwrap_or("?"), panic_text(info.payload()));
+        tracing::error!(thread, location, panic, "panicked");
     }));
     Ok(Log { queue, _file: file, counts })
 }

@@ -32,7 +32,7 @@ TASKS_OF_A_CONNECTION = 1
 
 def tasks_count(server: Server) -> int:
     """The number of asynchronous tasks in the server, including the one of the connection that asks."""
-    return int(metrics(server)["tally_tokio_tasks"])
+    return int(metrics(server)["tally_tokio_alive_tasks"])
 
 
 def processor_seconds(pid: int) -> float:

@@ -23,13 +23,13 @@ def test_the_log_file_has_entry_and_exit_of_each_call(start_server, tmp_path):
     get(server, "/api/get_results/1?x=y")
     lines = stop_and_read(server, path)
     start, peer = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z +http", r" peer=127\.0\.0\.1:\d+"
-    asked = r'parameters asked=StateQuestion \{ question: "How\\nmany\?", state: "Ohio\\u\{1b\}\[31m" \}'
+    asked = r'parameters body=StateQuestion \{ question: "How\\nmany\?", state: "Ohio\\u\{1b\}\[31m" \}'
     expected = [
-        start + r'\{call=1 method="POST" target="/api/state_mean"\}: entry' + peer,
-        start + r'\{call=1 method="POST" target="/api/state_mean"\}: ' + asked,
-        start + r'\{call=1 method="POST" target="/api/state_mean"\}: exit status=200 ms=\d+' + peer,
-        start + r'\{call=2 method="GET" target="/api/get_results/1\?x=y"\}: entry' + peer,
-        start + r'\{call=2 method="GET" target="/api/get_results/1\?x=y"\}: exit status=200 ms=\d+' + peer,
+        start + r'\{request_id=1 method="POST" target="/api/state_mean"\}: entry' + peer,
+        start + r'\{request_id=1 method="POST" target="/api/state_mean"\}: ' + asked,
+        start + r'\{request_id=1 method="POST" target="/api/state_mean"\}: exit status=200 duration_ms=\d+' + peer,
+        start + r'\{request_id=2 method="GET" target="/api/get_results/1\?x=y"\}: entry' + peer,
+        start + r'\{request_id=2 method="GET" target="/api/get_results/1\?x=y"\}: exit status=200 duration_ms=\d+' + peer,
     ]
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected):
@@ -55,7 +55,7 @@ def test_no_call_forges_or_floods_the_log_file(start_server, tmp_path):
     ask(server, "states_mean", {"question": "\r\n2026-01-01 forged \u2028" + "x" * 100_000})
     get(server, "/" + "y" * 8000)
     lines = stop_and_read(server, path)
-    assert all("http{call=" in line and len(line) < 4 * KIB and line.isprintable() for line in lines), lines
+    assert all("http{request_id=" in line and len(line) < 4 * KIB and line.isprintable() for line in lines), lines
     assert not any(line.startswith(("forged", "2026-01-01 forged")) for line in lines)
 
 
@@ -86,7 +86,7 @@ def test_the_log_file_is_rotated(start_server, tmp_path, way):
     assert names == ["webserver.log", "webserver.log.1", "webserver.log.2"]
     newest_first = [(tmp_path / name).read_text() for name in names]
     assert all(len(text) < 2000 + KIB for text in newest_first)
-    calls = [int(call) for text in reversed(newest_first) for call in re.findall(r"call=(\d+) .*entry", text)]
+    calls = [int(call) for text in reversed(newest_first) for call in re.findall(r"request_id=(\d+) .*entry", text)]
     assert calls == list(range(calls[0], 101))  # no line is lost at a rotation
 
 
@@ -96,10 +96,10 @@ def test_a_log_file_on_a_full_disk_costs_lines_and_nothing_else(start_server, tm
         assert get(server, "/livez").status_code == 200
 
     def lost() -> float:
-        return metrics(server)["tally_log_lines_lost_total"]
+        return metrics(server)["tally_log_file_lines_dropped_total"]
 
     wait_until(lambda: lost() >= 6, "the lines are counted")
-    assert server.stderr.count("--log-file: lines are lost") == 1
+    assert server.stderr.count("--log-file: lines are dropped") == 1
 
 
 def test_a_log_file_that_stalls_stops_nothing(start_server, tmp_path):
@@ -112,7 +112,7 @@ def test_a_log_file_that_stalls_stops_nothing(start_server, tmp_path):
         with requests.Session() as session:
             for _ in range(1500):
                 assert session.get(server.http + "/livez", timeout=ANSWER_SECONDS_MAX).status_code == 200
-        assert metrics(server)["tally_log_lines_lost_total"] > 0
+        assert metrics(server)["tally_log_file_lines_dropped_total"] > 0
         assert table(server).Upload(table_pb2.UploadReq(csv_data=b"x\n1\n")).error == ""
     finally:
         os.close(reader)

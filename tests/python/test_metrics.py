@@ -13,20 +13,20 @@ def test_the_metrics_and_their_types(server):
     lines = get(server, "/metrics").text.splitlines()
     assert {line.removeprefix("# TYPE tally_") for line in lines if line.startswith("# TYPE ")} == {
         "grpc_calls counter",
-        "http_calls counter",
+        "http_requests counter",
         "received_bytes counter",
         "spilled_bytes counter",
-        "log_lines_lost counter",
-        "stderr_lines_lost counter",
-        "stderr_lines_summed counter",
+        "log_file_lines_dropped counter",
+        "stderr_lines_dropped counter",
+        "stderr_lines_suppressed counter",
         "parts gauge",
         "parts_max gauge",
         "parts_quarantined gauge",
         "damaged_files gauge",
         "jobs gauge",
-        "slices_waiting gauge",
+        "worker_queue_length gauge",
         "resident_memory_bytes gauge",
-        "tokio_tasks gauge",
+        "tokio_alive_tasks gauge",
     }
 
 
@@ -50,12 +50,12 @@ def test_metrics_count_what_happened(server):
         'tally_grpc_calls_total{method="Table/Upload",code="Ok"}': 1,
         'tally_grpc_calls_total{method="Table/ColSum",code="Ok"}': 1,
         'tally_grpc_calls_total{method="tally.v1.Tally/ListParts",code="Ok"}': 1,
-        'tally_http_calls_total{route="/api/states_mean",method="POST",status="200"}': 1,
-        'tally_http_calls_total{route="/api/states_mean",method="POST",status="400"}': 1,
-        'tally_http_calls_total{route="/api/get_results/{job_id}",method="GET",status="200"}': 2,
-        'tally_http_calls_total{route="other",method="GET",status="404"}': 1,
-        'tally_http_calls_total{route="/livez",method="other",status="405"}': 1,
-        'tally_slices_waiting{lane="upload"}': 0,
+        'tally_http_requests_total{route="/api/states_mean",method="POST",status="200"}': 1,
+        'tally_http_requests_total{route="/api/states_mean",method="POST",status="400"}': 1,
+        'tally_http_requests_total{route="/api/get_results/{job_id}",method="GET",status="200"}': 2,
+        'tally_http_requests_total{route="other",method="GET",status="404"}': 1,
+        'tally_http_requests_total{route="/livez",method="other",status="405"}': 1,
+        'tally_worker_queue_length{lane="upload"}': 0,
         "tally_spilled_bytes_total": 0,
     }.items():
         assert after.get(name) == count, name

@@ -84,14 +84,14 @@ def test_standard_error_that_nobody_reads_holds_up_nobody(start_server, tmp_path
     assert requests.get(server.http + "/livez", timeout=ANSWER_SECONDS_MAX).text == "alive\n"
     assert requests.get(server.http + "/readyz", timeout=ANSWER_SECONDS_MAX).text == "ready\n"
     assert column_sum(server) == sum(range(2000))
-    lost = metric(server, "tally_stderr_lines_lost_total")
+    lost = metric(server, "tally_stderr_lines_dropped_total")
     assert 0 < lost <= 2003
     assert server.anonymous_bytes() < 100 * 1024 * 1024
 
     # A reader that returns gets the lines that were kept, and the number of those that were lost.
     log = []
-    wait_until(lambda: log.append(pipe.read()) or "log lines were lost" in "".join(log), "the loss is told")
-    told = re.search(r"log lines were lost: .* lines=(\d+)", "".join(log))
+    wait_until(lambda: log.append(pipe.read()) or "log lines were dropped" in "".join(log), "the loss is told")
+    told = re.search(r"log lines were dropped: .* lines=(\d+)", "".join(log))
     assert int(told[1]) >= lost
     column_sum(server)
     wait_until(lambda: log.append(pipe.read()) or "Table/ColumnSum" in "".join(log), "the log goes on")
@@ -111,7 +111,7 @@ def test_standard_error_whose_reader_is_gone_ends_nothing(start_server, tmp_path
     for number in range(5):
         upload(server, number)
     assert column_sum(server) == sum(range(5))
-    wait_until(lambda: metric(server, "tally_stderr_lines_lost_total") >= 6, "its lines are counted")
+    wait_until(lambda: metric(server, "tally_stderr_lines_dropped_total") >= 6, "its lines are counted")
     server.stop()
 
 
@@ -126,16 +126,16 @@ def test_many_lines_of_one_client_and_call_are_summed_up(start_server, tmp_path)
         upload(server, number)
     for _ in range(5):
         column_sum(server)
-    summed = metric(server, "tally_stderr_lines_summed_total")
+    summed = metric(server, "tally_stderr_lines_suppressed_total")
     server.stop()
     lines = lines_of(server)
-    kept = [line for line in lines if line["message"] == "kept"]
-    sums = [line for line in lines if line["message"].startswith("... and ")]
-    more = [re.fullmatch(r"\.\.\. and (\d+) more like it in the last 10 s", line["message"])[1] for line in sums]
+    kept = [line for line in lines if line["message"] == "uploaded"]
+    sums = [line for line in lines if "more lines like this" in line["message"]]
+    more = [re.fullmatch(r"(\d+) more lines like this in the last 10 s", line["message"])[1] for line in sums]
     # A new count begins every 10 s, however slow this machine is.
     assert len(kept) + sum(map(int, more)) == 300 and len(kept) <= 20 * len(sums) + 20
     assert sum(map(int, more)) == summed > 200
-    assert {line["like"] for line in sums} == {"kept: Table/Upload of 127.0.0.1"}
+    assert {line["similar_to"] for line in sums} == {"uploaded: Table/Upload of 127.0.0.1"}
     assert {line["level"] for line in sums} == {"INFO"}
     assert len([line for line in lines if line["message"] == "summed"]) == 5, "another kind has its own count"
 

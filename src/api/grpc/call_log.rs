@@ -36,8 +36,8 @@ impl CallLog {
 impl Drop for CallLog {
     fn drop(&mut self) {
         if !self.ended {
-            let ms = self.started.elapsed().as_millis();
-            tracing::warn!(call = self.call, peer = self.peer(), ms, "cancelled by the client");
+            let duration_ms = self.started.elapsed().as_millis();
+            tracing::warn!(call = self.call, peer = self.peer(), duration_ms, "cancelled by the client");
         }
     }
 }

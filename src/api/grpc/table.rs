@@ -31,14 +31,14 @@ impl Table for TableService {
         let log = CallLog::start("Table/ColumnSum", request.extensions());
         let ColSumReq { column, format } = request.into_inner();
         let result = self.sum(&column, &format).await;
-        let (peer, ms) = (log.peer(), log.end());
+        let (peer, duration_ms) = (log.peer(), log.end());
         let (column, format) = (Quoted(&column), Quoted(&format));
         match &result {
             Ok(ColumnSum { total, read: Read { parts, rows, bytes } }) => {
-                tracing::info!(call = "Table/ColumnSum", peer, %column, %format, total, parts, rows, bytes, ms, "summed");
+                tracing::info!(call = "Table/ColumnSum", peer, %column, %format, total, parts, rows, bytes, duration_ms, "summed");
             }
             Err(error) => {
-                tracing::warn!(call = "Table/ColumnSum", peer, %column, %format, error = %Logged(error), ms, "refused")
+                tracing::warn!(call = "Table/ColumnSum", peer, %column, %format, error = %Logged(error), duration_ms, "refused")
             }
         }
         let ok = |sum: ColumnSum| ColSumResp { total: sum.total, error: String::new() };

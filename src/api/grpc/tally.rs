@@ -70,12 +70,24 @@ impl Tally for TallyService {
                 let (page, held) = match read {
                     Ok(read) => read,
                     Err((error, status)) => {
-                        tracing::warn!(call = "Tally/ListParts", peer = log.peer(), error, ms = log.end(), "refused");
+                        tracing::warn!(
+                            call = "Tally/ListParts",
+                            peer = log.peer(),
+                            error,
+                            duration_ms = log.end(),
+                            "refused"
+                        );
                         return Err(status);
                     }
                 };
                 let Some(last) = page.last() else {
-                    tracing::info!(call = "Tally/ListParts", peer = log.peer(), parts, ms = log.end(), "listed");
+                    tracing::info!(
+                        call = "Tally/ListParts",
+                        peer = log.peer(),
+                        parts,
+                        duration_ms = log.end(),
+                        "listed"
+                    );
                     return Ok(None);
                 };
                 let next = (Some(last.part), left - page.len(), parts + page.len(), log);
@@ -91,14 +103,20 @@ impl Tally for TallyService {
         let groups = match self.groups(by, sum).await {
             Ok(groups) => groups,
             Err(error) => {
-                tracing::warn!(call = "Tally/GroupSum", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
+                tracing::warn!(call = "Tally/GroupSum", peer = log.peer(), error = %Logged(&error), duration_ms = log.end(), "refused");
                 return Err(to_status(&error));
             }
         };
         let blocks = stream::try_unfold((groups, 0, log), |(mut groups, sent, log)| async move {
             match groups.next_block().await {
                 Ok(block) if block.is_empty() => {
-                    tracing::info!(call = "Tally/GroupSum", peer = log.peer(), groups = sent, ms = log.end(), "summed");
+                    tracing::info!(
+                        call = "Tally/GroupSum",
+                        peer = log.peer(),
+                        groups = sent,
+                        duration_ms = log.end(),
+                        "summed"
+                    );
                     Ok(None)
                 }
                 Ok(block) => {
@@ -106,7 +124,7 @@ impl Tally for TallyService {
                     Ok(Some((to_group_block(block), (groups, sent, log))))
                 }
                 Err(error) => {
-                    tracing::warn!(call = "Tally/GroupSum", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
+                    tracing::warn!(call = "Tally/GroupSum", peer = log.peer(), error = %Logged(&error), duration_ms = log.end(), "refused");
                     Err(to_status(&error))
                 }
             }
@@ -125,14 +143,21 @@ impl Tally for TallyService {
         let log = CallLog::start("Tally/Forget", request.extensions());
         let part = request.into_inner().part;
         let result = self.forget_part(part).await;
-        let (peer, ms) = (log.peer(), log.end());
+        let (peer, duration_ms) = (log.peer(), log.end());
         match result {
             Ok(missing) => {
-                tracing::warn!(call = "Tally/Forget", peer, part, missing, ms, "the loss of the part is accepted");
+                tracing::warn!(
+                    call = "Tally/Forget",
+                    peer,
+                    part,
+                    missing,
+                    duration_ms,
+                    "the loss of the part is accepted"
+                );
                 Ok(Response::new(ForgetResponse { quarantined: missing as u64 }))
             }
             Err(error) => {
-                tracing::warn!(call = "Tally/Forget", peer, part, %error, ms, "refused");
+                tracing::warn!(call = "Tally/Forget", peer, part, %error, duration_ms, "refused");
                 Err(to_status(&error))
             }
         }
@@ -144,7 +169,7 @@ impl Tally for TallyService {
         let verification = match self.begin_verification(process) {
             Ok(verification) => verification,
             Err(error) => {
-                tracing::warn!(call = "Tally/Verify", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
+                tracing::warn!(call = "Tally/Verify", peer = log.peer(), error = %Logged(&error), duration_ms = log.end(), "refused");
                 return Err(to_status(&error));
             }
         };
@@ -155,11 +180,17 @@ impl Tally for TallyService {
                     Ok(Some((to_progress(progress), (verification, damaged, log))))
                 }
                 Ok(None) => {
-                    tracing::info!(call = "Tally/Verify", peer = log.peer(), damaged, ms = log.end(), "verified");
+                    tracing::info!(
+                        call = "Tally/Verify",
+                        peer = log.peer(),
+                        damaged,
+                        duration_ms = log.end(),
+                        "verified"
+                    );
                     Ok(None)
                 }
                 Err(error) => {
-                    tracing::warn!(call = "Tally/Verify", peer = log.peer(), error = %Logged(&error), ms = log.end(), "refused");
+                    tracing::warn!(call = "Tally/Verify", peer = log.peer(), error = %Logged(&error), duration_ms = log.end(), "refused");
                     Err(to_status(&error))
                 }
             }

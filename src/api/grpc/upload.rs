@@ -22,13 +22,13 @@ pub(super) async fn upload(
     let Caller { origin, .. } = Caller::of(request);
     let body = content.map_err(|status| from_status(&status));
     let result = engine.upload_from(origin, body).await;
-    let (peer, ms) = (log.peer(), log.end());
+    let (peer, duration_ms) = (log.peer(), log.end());
     match &result {
         Ok(receipt) => {
             let (part, rows, bytes) = (receipt.part, receipt.rows, receipt.csv.bytes);
-            tracing::info!(call, peer, %part, rows, columns = receipt.columns.len(), bytes, ms, "kept");
+            tracing::info!(call, peer, %part, rows, columns = receipt.columns.len(), bytes, duration_ms, "uploaded");
         }
-        Err(error) => tracing::warn!(call, peer, error = %Logged(error), ms, "refused"),
+        Err(error) => tracing::warn!(call, peer, error = %Logged(error), duration_ms, "refused"),
     }
     result
 }

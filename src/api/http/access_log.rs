@@ -11,7 +11,7 @@ use axum::{
 use tracing::{Instrument, Span, field::display};
 
 use super::{access::Arrival, errors::Fault, surface::Surface};
-use crate::{api::metrics::HttpCall, limits::LOG_TEXT_CHARS_MAX};
+use crate::{api::metrics::HttpRequest, limits::LOG_TEXT_CHARS_MAX};
 
 /// The target of these lines. The file of `--log-file` has the lines of this target.
 pub(crate) const ROUTES: &str = "tally::routes";
@@ -21,9 +21,9 @@ pub(super) async fn log(State(surface): State<Surface>, request: Request, next: 
     let started = Instant::now();
     let method = method_name(request.method());
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let call = surface.next_call();
+    let request_id = surface.next_request_id();
     let target = shortened(request.uri().path_and_query().map_or("", |target| target.as_str()));
-    let span = tracing::info_span!(target: ROUTES, "http", call, method, target = ?target);
+    let span = tracing::info_span!(target: ROUTES, "http", request_id, method, target = ?target);
     let peer = request.extensions().get::<Arrival>().map(|arrival| arrival.peer);
     tracing::debug!(target: ROUTES, parent: &span, peer = peer.map(display), "entry");
     let mut call = Call { surface, span: span.clone(), started, route, method, peer, status: None };
@@ -51,23 +51,23 @@ impl Drop for Call {
     fn drop(&mut self) {
         let Self { surface, span, started, route, method, peer, status } = self;
         let peer = peer.map(display);
-        let ms = started.elapsed().as_millis();
+        let duration_ms = started.elapsed().as_millis();
         // nginx's status for a client that closed the connection. It appears only in the metrics and in the log.
         let status = status.map_or(499, |status| status.as_u16());
         // Clients poll, so reads are logged to standard error on demand only.
         if *method == "GET" || *method == "HEAD" {
-            tracing::debug!(target: ROUTES, parent: &*span, status, ms, peer, "exit");
+            tracing::debug!(target: ROUTES, parent: &*span, status, duration_ms, peer, "exit");
         } else {
-            tracing::info!(target: ROUTES, parent: &*span, status, ms, peer, "exit");
+            tracing::info!(target: ROUTES, parent: &*span, status, duration_ms, peer, "exit");
         }
-        surface.metrics.count_http(&HttpCall { route: std::mem::take(route), method, status });
+        surface.metrics.count_http(&HttpRequest { route: std::mem::take(route), method, status });
     }
 }
 
 /// Logs the parameters in the body of a request.
 pub(super) fn log_parameters(parameters: &impl Debug) {
-    let asked = shortened(&format!("{parameters:?}"));
-    tracing::debug!(target: ROUTES, %asked, "parameters");
+    let body = shortened(&format!("{parameters:?}"));
+    tracing::debug!(target: ROUTES, %body, "parameters");
 }
 
 /// The beginning of a text from a client, long enough to recognize it.

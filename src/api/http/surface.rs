@@ -28,7 +28,7 @@ pub(crate) struct Inner {
     pub(super) long_calls: Admission,
     /// How long a body may send nothing.
     pub(super) idle_max: Duration,
-    calls: AtomicU64,
+    requests: AtomicU64,
     draining: AtomicBool,
     /// Lets a call be refused before its body is read. The engine checks again.
     jobs_refused: AtomicBool,
@@ -57,7 +57,7 @@ impl Surface {
             metrics,
             admin_token,
             idle_max,
-            calls: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             jobs_refused: AtomicBool::new(false),
         }))
@@ -84,8 +84,8 @@ impl Inner {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The number of a call, for the log.
-    pub(super) fn next_call(&self) -> u64 {
-        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+    /// The number of a request, for the log.
+    pub(super) fn next_request_id(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
