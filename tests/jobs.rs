@@ -15,7 +15,7 @@ use tally::{
     engine::{
         Durability, Engine, Job, JobId, JobState,
         group_by::{output::Groups, spec::GroupBy},
-        state::Lane,
+        state::{Lane, transfers::Origin},
         storage::{checksums, reader::Reader},
         survey::question::{Ask, SurveyQuestion},
     },
@@ -72,7 +72,7 @@ async fn task(engine: &Engine, csv: &str) -> Result<JobId, Error> {
     let blocks: Vec<_> = csv.as_bytes().chunks(5).map(|block| Ok(Bytes::copy_from_slice(block))).collect();
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let group = GroupBy::new(names(&["Song", "Date"]), names(&["Number of Plays"])).expect("different columns");
-    engine.submit_task(stream::iter(blocks), group, names(&HEADER)).await
+    engine.submit_task(Origin::SERVER, stream::iter(blocks), group, names(&HEADER)).await
 }
 
 /// The files in `jobs/`, by name.
@@ -308,8 +308,8 @@ async fn jobs_are_limited_and_leave_nothing_when_the_caller_leaves() {
         ended.await.expect("sent");
         Ok::<_, Error>(Bytes::from_static(b"a,b\nc,1\n"))
     };
-    let mut endless = Box::pin(engine.submit_task(stream::pending(), group(), Vec::new()));
-    let mut coming = Box::pin(engine.submit_task(Box::pin(stream::once(rest)), group(), Vec::new()));
+    let mut endless = Box::pin(engine.submit_task(Origin::SERVER, stream::pending(), group(), Vec::new()));
+    let mut coming = Box::pin(engine.submit_task(Origin::SERVER, Box::pin(stream::once(rest)), group(), Vec::new()));
     assert!(futures_util::poll!(&mut endless).is_pending() && futures_util::poll!(&mut coming).is_pending());
     let ask = async || engine.submit_survey(question(Ask::GlobalMean, "q")).await;
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -26,11 +26,7 @@ pub mod values;
 #[cfg(test)]
 mod engine_tests;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -58,19 +54,13 @@ use self::{
         transfers::{Admission, Paced, Permit},
     },
     scrub::Verification,
-    state::{
-        Lane,
-        transfers::{Origin, TransferKind, Transfers},
-    },
+    state::{Lane, transfers::Origin},
     storage::reader::Reader,
     survey::{answer::Answer, question::SurveyQuestion},
 };
 use crate::{
     error::Error,
-    limits::{
-        HTTP_LONG_CALL_WAITS_MAX, LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_S, LARGE_JSON_BODY_WAITS_MAX, Limits,
-        RECEIPTS_PAGE_BYTES,
-    },
+    limits::Limits,
     model::{
         format::Format,
         part::{PartId, Receipt},
@@ -154,15 +144,12 @@ impl Engine {
 
     /// Gives permits for calls that hold a connection for as long as their client sends or reads.
     pub fn long_calls(&self, calls_max: usize) -> Admission {
-        let calls = Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX);
-        Admission::new(&self.context.state, TransferKind::LongCall, calls)
+        Admission::for_long_calls(&self.context.state, calls_max)
     }
 
     /// Gives permits for bodies of which few are held in memory at once.
     pub fn large_bodies(&self) -> Admission {
-        let bodies = Transfers::new(LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_WAITS_MAX);
-        let bodies = bodies.held_at_most(Duration::from_secs(LARGE_JSON_BODY_S));
-        Admission::new(&self.context.state, TransferKind::LargeBody, bodies)
+        Admission::for_large_bodies(&self.context.state)
     }
 
     /// The exact sum of a column over all parts; 0 if none has it.
@@ -207,13 +194,8 @@ impl Engine {
         self.context.limits.call_idle_max
     }
 
-    /// Some receipts in the order of their ids, at most `count_max`, at least one if any is left.
-    pub async fn receipts(&self, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
-        self.read_page(self.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES)).await
-    }
-
-    /// Which receipts these would be if they are to take no more than `bytes_max`; a single one may. For a caller that
-    /// has to find the memory before they are read.
+    /// Which receipts after a part, in the order of their ids, fit in `bytes_max`: at least one, if any is left. For a
+    /// caller that has to find the memory before they are read.
     pub fn receipts_page(&self, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
         receipts::receipts_page(&self.context, after, count_max, bytes_max)
     }
@@ -245,20 +227,12 @@ impl Engine {
         detached(|_cancel| submit::submit_survey(context, question)).await
     }
 
-    /// Accepts a CSV file of the server's own to be grouped and summed.
-    pub async fn submit_task<S>(&self, body: S, group: GroupBy, header: Vec<String>) -> Result<JobId, Error>
-    where
-        S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
-    {
-        self.submit_task_from(Origin::SERVER, body, group, header).await
-    }
-
     /// Accepts a CSV file, as it comes, to be grouped and summed. The columns of the result are named by `header`. If
     /// the returned future is dropped before all of it has come, nothing is kept.
     ///
     /// Errors: those of `submit_survey`; as many uploads as there may be; an error of `body`. What is wrong with the
     /// file is the job's error.
-    pub async fn submit_task_from<S>(
+    pub async fn submit_task<S>(
         &self,
         origin: Origin,
         body: S,
@@ -318,13 +292,9 @@ impl Engine {
         detached(|_cancel| result_file::mark_downloaded(context, id)).await
     }
 
-    /// How many jobs are in which state.
-    pub fn job_counts(&self) -> JobCounts {
-        self.context.state.with(|state| state.jobs.counts())
-    }
-
     /// The one line of a file that holds a secret. Errors: it has none.
-    pub async fn read_secret(&self, path: PathBuf) -> Result<String, Error> {
+    pub async fn read_secret(&self, path: &Path) -> Result<String, Error> {
+        let path = path.to_owned();
         self.context.on_worker(Lane::Question, move |_store| secret_file::read_secret(&path)).await
     }
 
@@ -336,11 +306,6 @@ impl Engine {
     /// The parts that are missing from the table.
     pub fn missing_parts(&self) -> MissingParts {
         self.context.state.with(|state| state.parts.missing().clone())
-    }
-
-    /// How many parts are missing from the table.
-    pub fn missing_count(&self) -> usize {
-        self.context.state.with(|state| state.parts.missing().count())
     }
 
     /// Accepts the loss of a part that is in quarantine, and says how many are missing still. It is recorded on disk
@@ -358,11 +323,6 @@ impl Engine {
         scrub::verify(&self.context)
     }
 
-    /// Files that the last verification found damaged, or the running one if they are more.
-    pub fn damaged_files(&self) -> u64 {
-        self.context.damaged_files.load(Ordering::Relaxed)
-    }
-
     /// What the server measures of itself.
     ///
     /// Errors: the system does not tell the memory; the server is shutting down.
@@ -372,8 +332,7 @@ impl Engine {
 
     /// Has a worker make and write a file without a name in the data folder.
     ///
-    /// A full disk is no error: what is stored is still served. Errors: that did not happen within `time_max`; the data
-    /// folder cannot be written for another reason; the server is shutting down.
+    /// Errors: not within `time_max`; the data folder cannot be written, unless the disk is full; the server is shutting down.
     pub async fn check_ready(&self, time_max: Duration) -> Result<(), Error> {
         readiness::check_ready(&self.context, time_max).await
     }

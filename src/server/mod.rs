@@ -97,7 +97,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     engine.apply_file_mode(config.file_mode).await?;
     load(&engine, &config.load).await?;
     let admin_token = match config.admin_token_file.clone() {
-        Some(path) => Some(AdminToken::new(engine.read_secret(path).await?)),
+        Some(path) => Some(AdminToken::new(engine.read_secret(&path).await?)),
         None => None,
     };
     let metrics = Arc::new(Metrics::new(&log.counts));

@@ -16,8 +16,8 @@ use tally::{
         survey::question::{Ask, SurveyQuestion},
     },
     error::Error,
-    limits::Limits,
-    model::part::Receipt,
+    limits::{Limits, RECEIPTS_PAGE_BYTES},
+    model::part::{PartId, Receipt},
 };
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -83,6 +83,11 @@ pub(crate) struct TestEngine {
 }
 
 impl TestEngine {
+    /// Some receipts in the order of their ids, at most `count_max`.
+    pub(crate) async fn receipts(&self, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
+        self.read_page(self.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES)).await
+    }
+
     /// Uploads a file, which must be accepted.
     pub(crate) async fn upload_valid(&self, csv: impl AsRef<[u8]>) -> Receipt {
         let csv = csv.as_ref();

@@ -50,7 +50,7 @@ async fn readyz(State(surface): State<Surface>) -> (StatusCode, String) {
     if let Err(error) = surface.engine.check_ready(READY_CHECK_MAX).await {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n"));
     }
-    let text = match surface.engine.missing_count() {
+    let text = match surface.engine.missing_parts().count() {
         0 => "ready\n".to_owned(),
         1 => "ready, 1 part in quarantine\n".to_owned(),
         count => format!("ready, {count} parts in quarantine\n"),

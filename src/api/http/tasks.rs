@@ -109,7 +109,7 @@ async fn submit(
 ) -> Result<JobId, TaskError> {
     let grouping = grouping.map_err(|error| TaskError::new(StatusCode::BAD_REQUEST, "query", error.body_text()))?;
     let (group, header) = to_group(grouping)?;
-    Ok(surface.engine.submit_task_from(origin, form.file().await?, group, header).await?)
+    Ok(surface.engine.submit_task(origin, form.file().await?, group, header).await?)
 }
 
 /// The state of a task.

@@ -20,6 +20,7 @@ use crate::{
         state::{
             Lane,
             jobs::{JobId, JobState},
+            transfers::Origin,
         },
     },
     limits::{Limits, WORKERS},
@@ -69,7 +70,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 async fn task(engine: &Engine) -> JobId {
     let group = GroupBy::new(vec!["a".to_owned()], vec!["b".to_owned()]).expect("different columns");
     let body = stream::iter([Ok(Bytes::from_static(b"a,b\nx,1\n"))]);
-    engine.submit_task(body, group, vec!["a".to_owned(), "total".to_owned()]).await.expect("accepted")
+    engine.submit_task(Origin::SERVER, body, group, vec!["a".to_owned(), "total".to_owned()]).await.expect("accepted")
 }
 
 fn state_of(engine: &Engine, id: JobId) -> JobState {

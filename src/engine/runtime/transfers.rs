@@ -25,7 +25,10 @@ use crate::{
         transfers::{Origin, Pace, TransferKind, Transfers},
     },
     error::Error,
-    limits::{TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MS_MAX},
+    limits::{
+        HTTP_LONG_CALL_WAITS_MAX, LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_S, LARGE_JSON_BODY_WAITS_MAX,
+        TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MS_MAX,
+    },
 };
 
 /// How far a transfer may be behind the least rate, unless its client may be silent for longer.
@@ -52,6 +55,17 @@ impl Admission {
         let wait_max = WAIT_MAX + transfers.held_max.unwrap_or_default();
         state.with(|state| state.transfers[kind as usize] = transfers);
         Self { state: state.clone(), kind, wait_max }
+    }
+
+    /// Permits for HTTP calls that hold a connection for as long as their client sends or reads.
+    pub fn for_long_calls(state: &Shared, calls_max: usize) -> Self {
+        Self::new(state, TransferKind::LongCall, Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX))
+    }
+
+    /// Permits for bodies of which few are held in memory at once.
+    pub fn for_large_bodies(state: &Shared) -> Self {
+        let bodies = Transfers::new(LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_WAITS_MAX);
+        Self::new(state, TransferKind::LargeBody, bodies.held_at_most(Duration::from_secs(LARGE_JSON_BODY_S)))
     }
 
     /// A permit, or none within a few seconds. `end` is cancelled when the transfer has to end for another.
