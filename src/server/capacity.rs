@@ -1,4 +1,4 @@
-//! How many connections and uploads there may be, by the file descriptors that the process may have.
+//! Divides the file descriptors that the process may have among connections, uploads and long calls.
 
 use std::{io, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// How long a gRPC connection that has to make room may take to end, for calls that have come when it was told to.
+/// How long a gRPC connection that is closed for another may take to finish the calls that have arrived.
 const GRPC_CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What descriptors are for where there are enough of them.
+/// The descriptors that are used if there are enough of them.
 const DESCRIPTORS_WANTED: usize = CONNECTIONS_MAX
     + CONNECTION_WAITS_MAX
     + HTTP_CONNECTIONS_MAX
@@ -27,7 +27,7 @@ const DESCRIPTORS_WANTED: usize = CONNECTIONS_MAX
     + UPLOADS_MAX * DESCRIPTORS_PER_UPLOAD
     + HTTP_LONG_CALLS_MAX * DESCRIPTORS_PER_LONG_CALL;
 
-/// The bounds of what takes file descriptors.
+/// The limits of everything that uses file descriptors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Capacity {
     pub(super) grpc: Bounds,
@@ -38,9 +38,9 @@ pub(super) struct Capacity {
 }
 
 impl Capacity {
-    /// Raises the limit of the process as far as it may, and divides what there is.
+    /// Raises the soft limit of the process to its hard limit, and divides the descriptors.
     ///
-    /// Errors: it is too low to serve anybody.
+    /// Errors: the limit is too low to serve any client.
     pub(super) fn find() -> Result<Self, Error> {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -67,7 +67,7 @@ impl Capacity {
     fn of(descriptors: usize) -> Self {
         const SPREAD: usize = DESCRIPTORS_WANTED - (DESCRIPTORS_MIN - DESCRIPTORS_BASE);
         let free = descriptors.saturating_sub(DESCRIPTORS_MIN).min(SPREAD);
-        // Between what the least limit allows and what there may be at most.
+        // Grows linearly from the minimum, at the lowest limit, to the maximum.
         let share = |max: usize, min: usize| min + (max - min) * free / SPREAD;
         let (served, spare) = (share(CONNECTIONS_MAX, 8), share(CONNECTIONS_SPARE, 2));
         let grpc = Bounds {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_at_once_fits_whatever_the_limit() {
+    fn all_together_fits_whatever_the_limit() {
         for limit in DESCRIPTORS_MIN..2000 {
             let capacity = Capacity::of(limit);
             assert!(capacity.descriptors() <= limit, "{limit}: {capacity:?}");
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_are_enough_the_bounds_are_those_of_the_memory_plan() {
+    fn with_enough_descriptors_the_bounds_are_those_of_the_memory_plan() {
         for limit in [1024, 4096, usize::MAX] {
             let capacity = Capacity::of(limit);
             assert_eq!((capacity.grpc.served, capacity.http.served), (CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX));

@@ -1,8 +1,10 @@
-//! The table of connections of one protocol: who is let in, who makes room, and how they end.
+//! The table of the connections of one protocol: which are admitted, which are closed for others, and how they end.
 //!
-//! Admission goes by use, not by arrival. A connection that was used for nothing but probes makes room for a newcomer
-//! when there is no other place; one that wants more than probes, when all that may are taken, gets the place of the one
-//! whose client has been idle longest. The task of [`serve`] owns the table and all its connections' tasks.
+//! Connections are admitted by use, not in the order of arrival. When all connections are taken, one that was used for
+//! probes alone is closed for a new one. When all that may be used for more than probes are taken, the one whose client
+//! has been idle longest is closed for one that needs it.
+//!
+//! Invariant: the task of [`serve`] owns the table and the tasks of all its connections, and ends after them.
 
 use std::{
     collections::HashMap,
@@ -36,29 +38,29 @@ use crate::{
     limits::{BUSY_CONNECTION_S, STALLED_CONNECTION_MS, UNUSED_CONNECTION_MS},
 };
 
-/// How long a newcomer waits for another connection to end.
-const NEWCOMER_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How often the table is looked at while somebody waits, or while the server drains.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a drain waits for a client that moves nothing.
+/// How long a new connection waits for another one to end.
+const NEW_CONNECTION_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often the table is checked while a connection waits, or while the server drains.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a drain waits for a client that sends and reads nothing.
 const DRAIN_IDLE_MAX: Duration = Duration::from_secs(5);
 
-/// How many connections of a protocol there may be.
+/// The limits of the connections of one protocol.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// That are served.
+    /// Connections that are served at once.
     pub(super) served: usize,
-    /// That are served and used for more than probes.
+    /// Served connections that are used for more than probes.
     pub(super) used: usize,
-    /// That are accepted and wait for others to end.
+    /// Connections that are accepted and wait for others to end.
     pub(super) waiting: usize,
-    /// How long one may be without a call while permits are few.
+    /// How long a connection may be without a call while permits are few.
     pub(super) silent_max: Option<Duration>,
-    /// How long one that has to make room may take to end by itself.
+    /// How long a connection that is closed for another may take to end by itself.
     pub(super) close_timeout: Duration,
 }
 
-/// Numbers connections, of all protocols.
+/// Numbers the connections of all protocols.
 #[derive(Clone, Default)]
 pub(super) struct ConnectionIds(Arc<AtomicU64>);
 
@@ -68,19 +70,19 @@ impl ConnectionIds {
     }
 }
 
-/// A connection that was accepted, and what it takes to serve it.
+/// An accepted connection, and what is needed to serve it.
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     pub(super) arrival: Arrival,
     pub(super) usage: Arc<Usage>,
-    /// For connections that are served.
+    /// Permits for the connections that are served.
     pub(super) permits: Arc<Semaphore>,
 }
 
 struct Entry {
     usage: Arc<Usage>,
     peer: Option<IpAddr>,
-    /// It was told to end.
+    /// It was asked to close.
     is_closing: bool,
 }
 
@@ -90,12 +92,12 @@ struct Table {
     entries: HashMap<Id, Entry>,
 }
 
-/// Completes when the server is to stop, and says since when.
+/// Completes when the server is to stop, with the time since when it drains.
 pub(super) trait Stopped: Future<Output = Instant> + Send {}
 
 impl<F: Future<Output = Instant> + Send> Stopped for F {}
 
-/// Accepts connections and serves them until `stopped` says since when the server drains; returns when all have ended.
+/// Accepts connections and serves them until `stopped` completes. Returns when all of them have ended.
 pub(super) async fn serve<C>(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
@@ -117,14 +119,14 @@ pub(super) async fn serve<C>(
             since = &mut stopped => break since,
             Some(ended) = tasks.join_next_with_id() => table.remove(ended),
             () = use_permits.wanted.notified() => {}
-            () = sleep(LOOK_INTERVAL), if table.is_short() => {}
-            Some(came) = incoming.next(), if table.has_room() => match came {
+            () = sleep(CHECK_INTERVAL), if table.is_short() => {}
+            Some(accepted) = incoming.next(), if table.has_room() => match accepted {
                 Ok((stream, arrival)) => {
                     let origin = Origin::of(ids.next(), arrival.peer.ip());
                     let usage = Arc::new(Usage::new(origin, arrival.peer, Arc::clone(&use_permits)));
                     if table.admits(origin.peer) {
                         let accepted = Accepted { stream, arrival, usage: Arc::clone(&usage), permits: Arc::clone(&permits) };
-                        // Made here, in the order of arrival.
+                        // Here and not in its task, so that it happens in the order of arrival.
                         let connection = connect(accepted);
                         let task = run(
                             connection,
@@ -152,7 +154,7 @@ pub(super) async fn serve<C>(
     while !table.entries.is_empty() {
         tokio::select! {
             Some(ended) = tasks.join_next_with_id() => table.remove(ended),
-            () = sleep(LOOK_INTERVAL) => {
+            () = sleep(CHECK_INTERVAL) => {
                 if draining_since.elapsed() >= DRAIN_IDLE_MAX {
                     table.close_all(|usage| !usage.has_calls() || usage.idle() >= DRAIN_IDLE_MAX);
                 }
@@ -161,7 +163,7 @@ pub(super) async fn serve<C>(
     }
 }
 
-/// One connection, from when it has a permit to its end.
+/// Waits for a permit, and then serves one connection to its end.
 async fn run<C>(
     connection: C,
     usage: Arc<Usage>,
@@ -172,7 +174,7 @@ async fn run<C>(
     C: GracefulConnection<Error = hyper::Error>,
 {
     let permit = tokio::select! {
-        permit = timeout(NEWCOMER_WAIT_MAX, permits.acquire_owned()) => permit,
+        permit = timeout(NEW_CONNECTION_WAIT_MAX, permits.acquire_owned()) => permit,
         () = usage.caller.close.cancelled() => return,
         () = drain.cancelled() => return,
     };
@@ -212,22 +214,24 @@ impl Table {
         self.entries.values().filter(|entry| !entry.is_closing)
     }
 
-    /// Whether one more may be accepted, if only to wait.
+    /// Whether another connection may be accepted, if only to wait.
     fn has_room(&self) -> bool {
         self.entries.len() < self.bounds.served + self.bounds.waiting
     }
 
-    /// Whether somebody waits for another to end.
+    /// Whether a connection waits for another to end, or may have to be closed for having no calls.
     fn is_short(&self) -> bool {
         self.open().count() > self.bounds.served || self.use_permits.waiting() > 0 || self.silent_max().is_some()
     }
 
-    /// How long a connection may be without a call, if it is bounded now: while more than three quarters are taken.
+    /// How long a connection may be without a call. There is a limit only while more than three quarters of the connections
+    /// are taken.
     fn silent_max(&self) -> Option<Duration> {
         self.bounds.silent_max.filter(|_| self.open().count() > self.bounds.served * 3 / 4)
     }
 
-    /// Whether a peer may have one more, of which it then has three quarters at most.
+    /// Whether a peer may have another connection. It may have three quarters of all; if it has them, the one that has been
+    /// idle longest is closed, if any is idle.
     fn admits(&mut self, peer: Option<IpAddr>) -> bool {
         let peer_max = (self.bounds.served * 3).div_ceil(4);
         let Some(peer) = peer else { return true };
@@ -238,16 +242,16 @@ impl Table {
         self.close_idlest(is_of_peer)
     }
 
-    /// Closes what has to make room for those that wait.
+    /// Closes connections for those that wait.
     fn make_room(&mut self) {
         if let Some(silent_max) = self.silent_max() {
             self.close_all(|usage| !usage.has_calls() && usage.since_progress() >= silent_max);
         }
         while self.open().count() > self.bounds.served && self.close_unused() {}
-        let is_leaving = |entry: &&Entry| entry.is_closing && entry.usage.is_used();
-        let mut leaving = self.entries.values().filter(is_leaving).count();
-        while leaving < self.use_permits.waiting() && self.close_idlest(|entry| entry.usage.is_used()) {
-            leaving += 1;
+        let is_closing = |entry: &&Entry| entry.is_closing && entry.usage.is_used();
+        let mut closing = self.entries.values().filter(is_closing).count();
+        while closing < self.use_permits.waiting() && self.close_idlest(|entry| entry.usage.is_used()) {
+            closing += 1;
         }
     }
 
@@ -257,8 +261,8 @@ impl Table {
         }
     }
 
-    /// Closes the oldest of those that were used for nothing but probes; or the youngest of those that wait to be used
-    /// for more, if they have taken what is kept for probes. Says whether there was one.
+    /// Closes the oldest connection that was used for probes alone. If the connections that wait to be used for more have
+    /// taken those that are reserved for probes, closes the newest of them instead. Returns whether one was closed.
     fn close_unused(&mut self) -> bool {
         let is_served = |entry: &Entry| entry.usage.served_for().is_some();
         let is_free = |entry: &Entry| !entry.is_closing && !entry.usage.is_used() && is_served(entry);
@@ -278,8 +282,8 @@ impl Table {
         chosen.map(Entry::close).is_some()
     }
 
-    /// Closes the one whose client has been idle longest; or else one for which the server has worked for too long.
-    /// Says whether there was one.
+    /// Closes the connection whose client has been idle longest or, if none is idle, one whose call the server has worked on
+    /// for too long. Returns whether one was closed.
     fn close_idlest(&mut self, is_candidate: impl Fn(&Entry) -> bool) -> bool {
         let may_end = |entry: &&mut Entry| {
             let usage = &entry.usage;
@@ -296,7 +300,7 @@ impl Table {
 
 impl Entry {
     fn close(&mut self) {
-        tracing::debug!(peer = ?self.peer, idle = ?self.usage.since_progress(), "a connection makes room");
+        tracing::debug!(peer = ?self.peer, idle = ?self.usage.since_progress(), "a connection is closed for another");
         self.is_closing = true;
         self.usage.caller.close.cancel();
     }
@@ -306,7 +310,7 @@ impl Entry {
 mod tests {
     use super::*;
 
-    /// A table with a connection from each of these peers, which has just come.
+    /// A table with a new connection from each of these peers.
     fn table(peers: &[&str], served: usize) -> (Table, JoinSet<()>) {
         let bounds =
             Bounds { served, used: served, waiting: 1, silent_max: None, close_timeout: Duration::from_millis(100) };
@@ -331,7 +335,7 @@ mod tests {
         assert!(table.admits(peer("192.0.2.2")) && table.admits(peer("127.0.0.1")));
         let deadline = Instant::now() + Duration::from_secs(10);
         while !table.admits(peer("192.0.2.1")) {
-            assert!(Instant::now() < deadline, "the one that is idle longest makes room");
+            assert!(Instant::now() < deadline, "the one that has been idle longest is closed");
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(table.open().count(), 5);

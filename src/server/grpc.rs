@@ -1,4 +1,4 @@
-//! The gRPC server: its services, the bounds of each connection, and what each call passes on its way.
+//! The gRPC server: its services, the layers before them, and the limits of each connection.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -41,15 +41,15 @@ use crate::{
     proto::pb,
 };
 
-/// How often a silent connection is asked whether it is still there, and how long it may take to answer.
+/// How often a silent connection is sent a ping, and how long it may take to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The health check, which finds a connection whatever else goes on.
+/// The health check, which is answered on every connection.
 const PROBE_PATH: &str = "/grpc.health.v1.Health/Check";
-/// Waits for news for as long as the client likes.
+/// The call that waits for changes of the health for as long as the client wants.
 const WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
 
-/// Serves gRPC until `stopped`, and then until what runs has been answered.
+/// Serves gRPC until `stopped`, and then until all running calls have been answered.
 pub(super) async fn serve_grpc(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
@@ -75,7 +75,7 @@ pub(super) async fn serve_grpc(
     }
 }
 
-/// What answers calls.
+/// The services and their layers.
 pub(super) trait CallService:
     Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
@@ -86,7 +86,7 @@ impl<S> CallService for S where
 {
 }
 
-/// All services, and what each call passes before it reaches them.
+/// All services behind the layers that each call passes before it reaches them.
 pub(super) fn services(
     engine: &Engine,
     metrics: Arc<Metrics>,
@@ -109,7 +109,8 @@ pub(super) fn services(
     Ok(MetricsLayer(metrics).layer(BudgetLayer(budget).layer(UploadLayer.layer(routes))))
 }
 
-/// The bounds of a connection: of bytes on the way to us in a call, in all calls, and in a frame.
+/// An HTTP/2 server with these limits, in bytes: those of a call and those of a connection that a client may send before we
+/// have read them, and those of a frame.
 fn http2_server(stream_window: usize, connection_window: usize, frame: usize) -> http2::Builder<TokioExecutor> {
     let mut server = http2::Builder::new(TokioExecutor::new());
     server
@@ -133,7 +134,7 @@ fn connection(
     services: impl CallService,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
     let service = service_fn(move |request| {
-        // Now, and not when the call's task has its first turn: there may be many that wait for theirs.
+        // Here and not in the call's task, because many calls may wait for their tasks to be polled.
         let mut request = without_unused_headers(request);
         if let Some(account) = account.clone() {
             request.extensions_mut().insert(account);
@@ -143,7 +144,7 @@ fn connection(
     server.serve_connection(TokioIo::new(Box::pin(stream)), service)
 }
 
-/// One call. A health check is answered on any connection, anything else on those that may be used for it.
+/// Answers one call. A health check is answered on every connection, other calls only on those that may be used for them.
 async fn answer(
     usage: Arc<Usage>,
     services: impl CallService,

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 server: the bounds of each connection.
+//! The HTTP/1.1 server and the limits of each connection.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -29,17 +29,17 @@ use crate::{
     limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, HTTP_PERMITS_SPARE, HTTP_SEND_BUFFER_BYTES, PROBE_BUFFER_BYTES},
 };
 
-/// How long an HTTP connection may take to send a request's head, and so how long it may be silent between two.
+/// How long an HTTP connection may take to send a request's head, and so how long it may be idle between two requests.
 const HTTP_HEAD_MAX: Duration = Duration::from_secs(10);
-/// The same while connections are short.
+/// The same while few connections are left.
 pub(super) const HTTP_SHORT_HEAD_MAX: Duration = Duration::from_secs(5);
-/// How long an HTTP client may take nothing of an answer.
+/// How long an HTTP client may read nothing of an answer.
 const HTTP_SILENCE_MAX: Duration = Duration::from_secs(60);
-/// What is answered on a connection that may not be used for anything else.
+/// The paths that are answered on every connection, also if it may be used for nothing else.
 const PROBE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// Serves HTTP/1.1 until `stopped`, and then until what runs has been answered. A body may keep us waiting for
-/// `idle_max`.
+/// Serves HTTP/1.1 until `stopped`, and then until all running calls have been answered. A request's body may send nothing
+/// for `idle_max`.
 pub(super) async fn serve_http(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
@@ -53,14 +53,14 @@ pub(super) async fn serve_http(
         if let Err(error) = SockRef::from(&stream).set_send_buffer_size(HTTP_SEND_BUFFER_BYTES) {
             tracing::debug!(%error, "a connection keeps the send buffer that it has");
         }
-        // Clients that keep a connection while others wait for one would keep it for ever.
+        // While few connections are left, each is closed after an answer, because others wait for it.
         let ends = move || permits.available_permits() < HTTP_PERMITS_SPARE;
         connection(&server, stream, arrival, usage, router.clone(), idle_max, ends)
     };
     serve(listeners, bounds, ids, connect, stopped).await;
 }
 
-/// Serves probes alone, one request for each connection, until `stopped`.
+/// Serves probes alone until `stopped`, one request for each connection.
 pub(super) async fn serve_probes(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
@@ -110,7 +110,7 @@ fn connection(
     server.serve_connection(TokioIo::new(Box::pin(stream)), service)
 }
 
-/// One call. A probe is answered on any connection, anything else on those that may be used for it.
+/// Answers one call. Probes are answered on every connection, other calls only on those that may be used for them.
 async fn answer(
     usage: Arc<Usage>,
     router: Router,

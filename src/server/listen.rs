@@ -1,4 +1,4 @@
-//! The addresses that are listened on, and what comes in there.
+//! Binds the addresses that the server listens on, and accepts connections there.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{api::http::access::Arrival, error::Error};
 
-/// How long to wait when no connection could be accepted.
+/// How long a listener pauses after a connection could not be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
@@ -45,7 +45,7 @@ pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> 
     Ok(listeners)
 }
 
-/// The addresses that every machine with IPv6 has.
+/// Whether an address exists on every machine that has IPv6, and so may be left out on a machine without.
 fn may_be_missing(address: SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(v6) if v6.ip().is_loopback() || v6.ip().is_unspecified())
 }
@@ -63,7 +63,7 @@ pub(super) fn addresses_of(listeners: &[TcpListener]) -> Result<String, Error> {
     Ok(addresses.join(", "))
 }
 
-/// What comes in on all listeners, one after another. After an error the listener pauses, and goes on.
+/// The connections of all listeners. After an error a listener pauses, and continues.
 pub(super) fn accepted(listeners: Vec<TcpListener>) -> impl Stream<Item = io::Result<(TcpStream, Arrival)>> {
     stream::select_all(listeners.into_iter().map(|listener| {
         stream::unfold(listener, |listener| async {
@@ -85,7 +85,7 @@ async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Arrival)> {
     Ok((stream, Arrival { peer, listener: listener.local_addr()? }))
 }
 
-/// Whether an error says that there is no room for one more connection: others must end before it can go on.
+/// Whether an error means that the system has no resources for another connection until others end.
 pub(super) fn is_exhaustion(error: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;

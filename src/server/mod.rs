@@ -1,4 +1,6 @@
-//! The server: what runs when, from the start to the drain. No request logic.
+//! `tally serve`: starts the server, and drains it after a signal. No request logic belongs here.
+//!
+//! This folder calls src/api/, which never imports it.
 
 use std::{
     future::Future,
@@ -54,11 +56,11 @@ mod usage;
 /// How long running calls may take to finish after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// What the health service answers for; the empty name is the server as a whole.
+/// The names that the health service knows; the empty name is the whole server.
 const SERVICES: [&str; 4] = ["", "Table", "NumStore", "tally.v1.Tally"];
 
-/// `tally serve`: until a signal, then drained. Exit code 0, or with a line on standard error 1, or 2 for flags that do
-/// not go together.
+/// Runs `tally serve` until a signal has drained it. The exit code is 0; 1 if the server fails, or 2 for flags that
+/// contradict each other, both with a line on standard error.
 pub async fn serve_command(args: ServeArgs) -> ExitCode {
     let config = match Config::of(&args) {
         Ok(config) => config,
@@ -85,9 +87,9 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// Serves until `shutdown` completes and what runs then has finished, or 30 s have passed.
+/// Serves until `shutdown` completes and then all running calls have finished, or [`DRAIN_MAX`] has passed.
 ///
-/// Errors: the data folder or an address cannot be taken.
+/// Errors: the data folder or an address cannot be used.
 async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let capacity = Capacity::find()?;
     let mut limits = config.limits;
@@ -104,7 +106,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     let (idle_max, long_calls_max) = (limits.upload_idle_max, capacity.long_calls_max);
     let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, long_calls_max);
     let (listeners, http_listeners, probe_listeners) = (bind(&config.grpc)?, bind(&config.http)?, bind(&config.probe)?);
-    log.flush(); // so that what was found is told before
+    log.flush(); // the report comes before the ready line
     say_ready(&config, [&listeners, &http_listeners, &probe_listeners], &engine, &found)?;
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -113,7 +115,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     }
     let budget = CallBudget::new(engine.call_idle_max());
     let services = services(&engine, metrics, health, budget.clone())?;
-    // Each is told since when the server drains.
+    // Each server gets the time since when it drains.
     let (stop, stopped) = watch::channel(None);
     let (stop_http, http_stopped) = watch::channel(None);
     let ids = ConnectionIds::default();
@@ -123,7 +125,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
         serve_http(http_listeners, capacity.http, ids.clone(), routes, idle_max, wait_for_stop(http_stopped.clone()));
     let routes = probe_router(surface.clone());
     let probes = serve_probes(probe_listeners, capacity.probes, ids, routes, wait_for_stop(http_stopped));
-    // HTTP outlives gRPC a little, so that probes see the drain and jobs' states can be asked.
+    // HTTP stops after gRPC, so that probes see the drain and clients can ask for the states of jobs.
     let server = async {
         let grpc = async {
             grpc.await;
@@ -149,7 +151,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     Ok(())
 }
 
-/// Completes when the server is to stop, with the moment since when.
+/// Completes when the server is to stop, with the time since when.
 async fn wait_for_stop(mut moment: watch::Receiver<Option<Instant>>) -> Instant {
     let stopped = moment.wait_for(Option::is_some).await;
     stopped.ok().and_then(|moment| *moment).unwrap_or_else(Instant::now)
@@ -195,8 +197,8 @@ fn report(found: &Found) {
 
 async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
     for file in files {
-        let told = |error| Error::Load { file: file.clone(), cause: Box::new(error) };
-        match engine.load(file).await.map_err(told)? {
+        let load_error = |error| Error::Load { file: file.clone(), cause: Box::new(error) };
+        match engine.load(file).await.map_err(load_error)? {
             (part, true) => tracing::info!(%part, file = %file.display(), "loaded"),
             (part, false) => tracing::info!(%part, file = %file.display(), "is in the table already"),
         }
@@ -204,7 +206,7 @@ async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The one line on standard output, for people and for programs that wait for it.
+/// Writes the only line on standard output, for people and for programs that wait for it.
 fn say_ready(
     config: &Config,
     [grpc, http, probe]: [&[TcpListener]; 3],

@@ -1,4 +1,4 @@
-//! A connection of which HTTP/2's preface has to come in time: its own pings begin only then.
+//! A connection that has to send HTTP/2's preface in time. HTTP/2's own pings begin only after it.
 
 use std::{
     future::Future,
@@ -19,11 +19,11 @@ use tokio::{
 const PREFACE_MAX: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 
-/// A connection for HTTP/2.
+/// A connection that fails if its preface does not arrive in time.
 pub(super) struct Prefaced {
     stream: TcpStream,
-    /// Until the client's preface has come.
-    silence_max: Option<Pin<Box<Sleep>>>,
+    /// Until the preface has arrived.
+    timeout: Option<Pin<Box<Sleep>>>,
     preface_bytes_left: usize,
     /// That more may be on its way than on most.
     _wide_permit: Option<OwnedSemaphorePermit>,
@@ -31,8 +31,8 @@ pub(super) struct Prefaced {
 
 impl Prefaced {
     pub(super) fn new(stream: TcpStream, wide_permit: Option<OwnedSemaphorePermit>) -> Self {
-        let silence_max = Some(Box::pin(sleep(PREFACE_MAX)));
-        Self { stream, silence_max, preface_bytes_left: PREFACE_BYTES, _wide_permit: wide_permit }
+        let timeout = Some(Box::pin(sleep(PREFACE_MAX)));
+        Self { stream, timeout, preface_bytes_left: PREFACE_BYTES, _wide_permit: wide_permit }
     }
 }
 
@@ -43,10 +43,10 @@ impl AsyncRead for Prefaced {
         if read.is_ready() {
             self.preface_bytes_left = self.preface_bytes_left.saturating_sub(buffer.filled().len() - filled);
             if self.preface_bytes_left == 0 {
-                self.silence_max = None;
+                self.timeout = None;
             }
-        } else if let Some(silence_max) = &mut self.silence_max {
-            ready!(silence_max.as_mut().poll(cx));
+        } else if let Some(timeout) = &mut self.timeout {
+            ready!(timeout.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read

@@ -1,8 +1,9 @@
-//! What a connection is used for: its calls, whose turn it is in each of them, and when its client last moved bytes.
+//! How a connection is used: its calls, whether the server or the client has to act next in each of them, and when the
+//! client last made progress.
 //!
-//! Progress is bytes of a request's body that a call took, or of an answer that the client took, at the least rate or
-//! faster, and a call that has ended well. HTTP/2's pings, empty frames and heads are none. Time in which the server
-//! works for a client does not count as idle.
+//! Progress is bytes of a request's body that a call read, or bytes of an answer that the client read, if they move at the
+//! minimum rate; and a call that has completed. HTTP/2's pings, empty frames and heads are not progress. Time in which the
+//! server works on a call does not count as idle.
 
 use std::{
     net::SocketAddr,
@@ -39,7 +40,7 @@ pub(super) struct UsePermits {
     permits: Arc<Semaphore>,
     /// Connections that wait for a permit.
     waiting: AtomicUsize,
-    /// Told when one more waits.
+    /// Notified when another connection waits.
     pub(super) wanted: Notify,
 }
 
@@ -49,12 +50,12 @@ impl UsePermits {
         Self { permits, waiting: AtomicUsize::new(0), wanted: Notify::new() }
     }
 
-    /// How many wait.
+    /// How many connections wait for a permit.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits for a permit. `is_waiting` is true meanwhile.
+    /// Waits for a permit. `is_waiting` is true while it waits.
     async fn acquire(self: &Arc<Self>, is_waiting: &AtomicBool) -> Result<OwnedSemaphorePermit, NotAdmitted> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
@@ -64,7 +65,7 @@ impl UsePermits {
     }
 }
 
-/// Counts a connection that waits.
+/// Counts a connection as waiting until it is dropped.
 struct Waiting<'a> {
     permits: &'a UsePermits,
     is_waiting: &'a AtomicBool,
@@ -86,28 +87,28 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// No connection could make room in time.
+/// No other connection could be closed in time.
 #[derive(Debug)]
 pub(super) struct NotAdmitted;
 
-/// What one connection is used for.
+/// The use of one connection.
 pub(super) struct Usage {
-    /// Given to every call.
+    /// A clone is in the extensions of every request.
     pub(super) caller: Caller,
     opened: Instant,
-    /// Microseconds from the opening to the last progress, moved on by the time in which the server worked.
+    /// Microseconds from `opened` to the last progress. Time in which the server worked is added.
     progress_us: AtomicU64,
     calls: AtomicUsize,
-    /// Calls in which it is the server's turn, and since when there are any.
+    /// Calls that the server works on, and since when there are any.
     at_work: AtomicUsize,
     at_work_since_us: AtomicU64,
-    /// Calls that the client reset at once, less those that it saw through.
+    /// Calls that the client reset early, minus those that it let complete.
     early_resets: AtomicUsize,
     use_permits: Arc<UsePermits>,
     use_permit: OnceCell<OwnedSemaphorePermit>,
-    /// It waits for its permit.
+    /// A call on it waits for the permit.
     is_waiting: AtomicBool,
-    /// When it got a place, if it did.
+    /// When it began to be served, if it did.
     served_at: OnceLock<Instant>,
 }
 
@@ -128,9 +129,9 @@ impl Usage {
         }
     }
 
-    /// Lets the connection be used for more than probes, from here on.
+    /// Gets the permit to use the connection for more than probes.
     ///
-    /// Errors: as many are as may be, and none of them is idle; this one has to make room itself.
+    /// Errors: all permits are taken and none of their connections is idle, or this connection is being closed.
     pub(super) async fn admit(&self) -> Result<(), NotAdmitted> {
         if self.is_used() {
             return Ok(());
@@ -141,29 +142,29 @@ impl Usage {
                 () = self.caller.close.cancelled() => Err(NotAdmitted),
             }
         });
-        // Around all of it: the calls of a connection wait for each other here.
+        // The timeout includes the wait for other calls of this connection, which wait for the same permit.
         match timeout(ADMIT_WAIT_MAX, acquired).await {
             Ok(Ok(_permit)) => Ok(()),
             Ok(Err(NotAdmitted)) | Err(_) => Err(NotAdmitted),
         }
     }
 
-    /// Whether a call on it waits until it may be used.
+    /// Whether a call on it waits for the permit.
     pub(super) fn is_waiting(&self) -> bool {
         self.is_waiting.load(Ordering::Relaxed)
     }
 
-    /// From here on it is served.
+    /// It is served from now on.
     pub(super) fn serve(&self) {
         let _once = self.served_at.set(Instant::now());
     }
 
-    /// For how long it has been served; none if it waits for a place.
+    /// For how long it has been served, or None if it still waits.
     pub(super) fn served_for(&self) -> Option<Duration> {
         self.served_at.get().map(Instant::elapsed)
     }
 
-    /// Whether it is used for more than probes.
+    /// Whether it may be used for more than probes.
     pub(super) fn is_used(&self) -> bool {
         self.use_permit.initialized()
     }
@@ -172,17 +173,17 @@ impl Usage {
         self.calls.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether it is the server's turn in any of its calls.
+    /// Whether the server works on any of its calls.
     pub(super) fn is_at_work(&self) -> bool {
         self.at_work.load(Ordering::Relaxed) > 0
     }
 
-    /// For how long its client has moved nothing while it was its turn.
+    /// For how long its client has made no progress while it had to act.
     pub(super) fn idle(&self) -> Duration {
         if self.is_at_work() { Duration::ZERO } else { self.since_progress() }
     }
 
-    /// For how long nothing has moved, though the server may work.
+    /// For how long there has been no progress, though the server may be working.
     pub(super) fn since_progress(&self) -> Duration {
         Duration::from_micros(self.now_us().saturating_sub(self.progress_us.load(Ordering::Relaxed)))
     }
@@ -191,7 +192,7 @@ impl Usage {
         u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Bytes of a call were moved: the client is as idle as if it had moved them at the least rate.
+    /// Counts bytes that were sent or read as the time that they take at the minimum rate.
     fn moved(&self, bytes: usize) {
         let now = self.now_us();
         let earned = (bytes as u64).saturating_mul(1_000_000) / TRANSFER_BYTES_PER_S_MIN;
@@ -218,8 +219,8 @@ impl Usage {
         self.calls.fetch_sub(1, Ordering::Relaxed);
         if is_complete {
             self.progress_us.store(self.now_us(), Ordering::Relaxed);
-            let less = |resets: usize| resets.checked_sub(1);
-            let _none_to_forgive = self.early_resets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            let decremented = |resets: usize| resets.checked_sub(1);
+            let _zero_stays_zero = self.early_resets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, decremented);
         } else if lasted < Duration::from_millis(EARLY_RESET_MS)
             && self.early_resets.fetch_add(1, Ordering::Relaxed) == EARLY_RESETS_MAX
         {
@@ -230,8 +231,8 @@ impl Usage {
     }
 }
 
-/// Serves a request, and follows the call until its answer has been taken. `is_watch`: the call waits for news for as
-/// long as the client wants, which is no work.
+/// Serves a request, and tracks the call until the client has read its answer. `is_watch`: the call waits for news for as
+/// long as the client wants, which does not count as work.
 pub(super) async fn follow<B, R, E, F>(
     usage: &Arc<Usage>,
     is_watch: bool,
@@ -249,10 +250,10 @@ where
     Ok(response.map(|body| FollowedAnswer::new(body, call)))
 }
 
-/// The client was waited for when the body was last asked for more.
+/// The call waits for more of the request's body.
 const BODY_AWAITED: u8 = 1;
-/// A piece of the answer was handed over and is not taken yet.
-const ANSWER_HANDED: u8 = 2;
+/// A piece of the answer was passed on that the client has not read.
+const ANSWER_UNREAD: u8 = 2;
 /// The call counts as work of the server.
 const AT_WORK: u8 = 4;
 
@@ -261,7 +262,7 @@ struct Call {
     usage: Arc<Usage>,
     began: Instant,
     is_watch: bool,
-    /// Some of the bits above.
+    /// A set of the bits above.
     turn: AtomicU8,
     is_complete: AtomicBool,
 }
@@ -280,11 +281,11 @@ impl Call {
         call
     }
 
-    /// Sets and clears bits, and counts the call as work or no more.
+    /// Sets and clears bits, and updates whether the call counts as work.
     fn turn(&self, set: u8, clear: u8) {
         let next = |turn: u8| {
             let turn = (turn | set) & !clear & !AT_WORK;
-            let is_clients = turn & (BODY_AWAITED | ANSWER_HANDED) != 0 || self.is_watch;
+            let is_clients = turn & (BODY_AWAITED | ANSWER_UNREAD) != 0 || self.is_watch;
             if is_clients { turn } else { turn | AT_WORK }
         };
         let change = |turn| Some(next(turn));
@@ -350,7 +351,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for FollowedBody<B> {
 
 impl<B> Drop for FollowedBody<B> {
     fn drop(&mut self) {
-        self.call.turn(0, BODY_AWAITED); // nobody waits for it any more
+        self.call.turn(0, BODY_AWAITED); // the call does not wait for it any more
     }
 }
 
@@ -358,15 +359,15 @@ impl<B> Drop for FollowedBody<B> {
 pub(super) struct FollowedAnswer<B> {
     body: B,
     call: Arc<Call>,
-    /// Bytes of the last piece, which are taken when another is asked for.
-    handed: usize,
+    /// Bytes of the last piece. The client has read them when another piece is asked for.
+    unread: usize,
 }
 
 impl<B: Body<Data = Bytes>> FollowedAnswer<B> {
     fn new(body: B, call: Arc<Call>) -> Self {
         call.is_complete.store(body.is_end_stream(), Ordering::Relaxed);
-        call.turn(ANSWER_HANDED, 0); // its head; the body is asked for when the client has room for it
-        Self { body, call, handed: 0 }
+        call.turn(ANSWER_UNREAD, 0); // the head of the answer is unread too
+        Self { body, call, unread: 0 }
     }
 }
 
@@ -375,14 +376,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for FollowedAnswer<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let taken = std::mem::take(&mut self.handed);
-        if taken > 0 {
-            self.call.usage.moved(taken);
+        let read = std::mem::take(&mut self.unread);
+        if read > 0 {
+            self.call.usage.moved(read);
         }
-        self.call.turn(0, ANSWER_HANDED);
+        self.call.turn(0, ANSWER_UNREAD);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.handed = bytes_of(&frame);
-        self.call.turn(ANSWER_HANDED, 0);
+        self.unread = bytes_of(&frame);
+        self.call.turn(ANSWER_UNREAD, 0);
         if self.body.is_end_stream() || frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
         {
             self.call.is_complete.store(true, Ordering::Relaxed);
