@@ -1,21 +1,23 @@
 //! The gRPC server: its services, the layers before them, and the limits of each connection.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo},
     server::graceful::GracefulConnection,
 };
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout_at};
+use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, time::timeout_at};
 use tonic::{Status, body::Body, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::{Layer, Service, ServiceExt};
 
 use super::{
     connections::{Accepted, Bounds, ConnectionIds, Stopped, serve},
+    http2::http2_server,
     preface::Prefaced,
     usage::{FollowedAnswer, Usage, follow},
+    wide::WideServer,
 };
 use crate::{
     api::{
@@ -33,17 +35,10 @@ use crate::{
     },
     engine::Engine,
     error::Error,
-    limits::{
-        CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW_BYTES,
-        STREAMS_PER_CONNECTION_MAX, UNSEEN_RESETS_MAX, WIDE_CONNECTION_WINDOW_BYTES, WIDE_CONNECTIONS_MAX,
-        WIDE_FRAME_BYTES_MAX, WIDE_STREAM_WINDOW_BYTES, WIDE_STREAMS_PER_CONNECTION_MAX,
-    },
+    limits::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX},
     proto::pb,
 };
 
-/// How often a silent connection is sent a ping, and how long it may take to answer.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The health check, which is answered on every connection.
 const PROBE_PATH: &str = "/grpc.health.v1.Health/Check";
 /// The call that waits for changes of the health for as long as the client wants.
@@ -60,14 +55,12 @@ pub(super) async fn serve_grpc(
 ) {
     let mut usual = http2_server(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX);
     usual.max_concurrent_streams(STREAMS_PER_CONNECTION_MAX);
-    let mut wide = http2_server(WIDE_STREAM_WINDOW_BYTES, WIDE_CONNECTION_WINDOW_BYTES, WIDE_FRAME_BYTES_MAX);
-    wide.max_concurrent_streams(WIDE_STREAMS_PER_CONNECTION_MAX);
-    let wide_permits = Arc::new(Semaphore::new(WIDE_CONNECTIONS_MAX));
+    let wide = WideServer::new();
     let connect = |Accepted { stream, usage, .. }: Accepted| {
-        let wide_permit = Arc::clone(&wide_permits).try_acquire_owned().ok();
-        let server = if wide_permit.is_some() { &wide } else { &usual };
+        let wide_permit = wide.permit();
+        let server = if wide_permit.is_some() { &wide.server } else { &usual };
         let account = budget.open_account(usage.caller.close.clone(), usage.caller.peer);
-        connection(server, Prefaced::new(stream, wide_permit), usage, account, services.clone())
+        connection(server, Prefaced::new(stream), usage, account, services.clone(), wide_permit)
     };
     tokio::select! {
         () = serve(listeners, bounds, ids, connect, stopped) => {}
@@ -109,31 +102,16 @@ pub(super) fn services(
     Ok(MetricsLayer(metrics).layer(BudgetLayer(budget).layer(UploadLayer.layer(routes))))
 }
 
-/// An HTTP/2 server with these limits, in bytes: those of a call and those of a connection that a client may send before we
-/// have read them, and those of a frame.
-fn http2_server(stream_window: usize, connection_window: usize, frame: usize) -> http2::Builder<TokioExecutor> {
-    let mut server = http2::Builder::new(TokioExecutor::new());
-    server
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(u32::try_from(stream_window).ok())
-        .initial_connection_window_size(u32::try_from(connection_window).ok())
-        .max_frame_size(u32::try_from(frame).ok())
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
-        .max_local_error_reset_streams(STREAM_ERRORS_MAX)
-        .keep_alive_interval(Some(KEEPALIVE_INTERVAL))
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    server
-}
-
 fn connection(
     server: &http2::Builder<TokioExecutor>,
     stream: Prefaced,
     usage: Arc<Usage>,
     account: Option<Account>,
     services: impl CallService,
+    wide_permit: Option<OwnedSemaphorePermit>,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
     let service = service_fn(move |request| {
+        let _until_the_connection_ends = &wide_permit;
         // Here and not in the call's task, because many calls may wait for their tasks to be polled.
         let mut request = without_unused_headers(request);
         if let Some(account) = account.clone() {

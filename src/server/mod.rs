@@ -46,12 +46,14 @@ mod capacity;
 mod connections;
 mod grpc;
 mod http;
+mod http2;
 mod listen;
 mod log_file;
 mod log_queue;
 mod logging;
 mod preface;
 mod usage;
+mod wide;
 
 /// How long running calls may take to finish after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(30);

@@ -11,7 +11,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
 
@@ -25,14 +24,12 @@ pub(super) struct Prefaced {
     /// Until the preface has arrived.
     timeout: Option<Pin<Box<Sleep>>>,
     preface_bytes_left: usize,
-    /// That more may be on its way than on most.
-    _wide_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Prefaced {
-    pub(super) fn new(stream: TcpStream, wide_permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(stream: TcpStream) -> Self {
         let timeout = Some(Box::pin(sleep(PREFACE_MAX)));
-        Self { stream, timeout, preface_bytes_left: PREFACE_BYTES, _wide_permit: wide_permit }
+        Self { stream, timeout, preface_bytes_left: PREFACE_BYTES }
     }
 }
 
