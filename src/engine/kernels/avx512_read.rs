@@ -120,6 +120,7 @@ avx512! {
     /// and returns whether it could.
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
+    #[allow(clippy::too_many_lines, reason = "with the two tables made in a function of their own, it is 1.6 % slower")]
     fn read_by<T>(
         bytes: &[u8],
         columns_count: usize,
@@ -130,7 +131,18 @@ avx512! {
     ) -> Taken {
         let positions = Windows::new().positions;
         let mut taken = Taken { bytes: 0, filled, at_long: false };
-        let RowShape { row_ends_from, columns } = RowShape::of(columns_count);
+        // Which of the next 64 cells end a row, for each column that the first of them may be in.
+        let mut row_ends_from = [0_u64; LANES];
+        for (column, row_ends) in row_ends_from[..columns_count].iter_mut().enumerate() {
+            for cell in (columns_count - 1 - column..64).step_by(columns_count) {
+                *row_ends |= 1 << cell;
+            }
+        }
+        // The column of each of the next cells, when the first is in column 0.
+        let mut columns = [0_u8; 2 * LANES];
+        for (column, of) in (0..columns_count as u8).cycle().zip(&mut columns) {
+            *of = column;
+        }
         let mut before = _mm512_setzero_si512();
         let mut column = 0;
         let mut index = filled;
@@ -199,32 +211,6 @@ avx512! {
             empty.pop();
         }
         taken
-    }
-}
-
-/// Where rows end among the next cells, looked up instead of computed.
-struct RowShape {
-    /// Which of the next 64 cells end a row, for each column that the first of them may be in.
-    row_ends_from: [u64; LANES],
-    /// The column of each of the next cells, when the first is in column 0.
-    columns: [u8; 2 * LANES],
-}
-
-impl RowShape {
-    #[inline(always)]
-    #[allow(clippy::cast_possible_truncation, reason = "there are at most 64 columns")]
-    fn of(columns_count: usize) -> Self {
-        let mut row_ends_from = [0_u64; LANES];
-        for (column, row_ends) in row_ends_from[..columns_count].iter_mut().enumerate() {
-            for cell in (columns_count - 1 - column..64).step_by(columns_count) {
-                *row_ends |= 1 << cell;
-            }
-        }
-        let mut columns = [0_u8; 2 * LANES];
-        for (column, of) in (0..columns_count as u8).cycle().zip(&mut columns) {
-            *of = column;
-        }
-        Self { row_ends_from, columns }
     }
 }
 
