@@ -90,8 +90,8 @@ async fn random_files_agree_with_a_simple_computation() {
             for _ in 0..3 {
                 let plan = Plan {
                     bytes_max: random.usize(1..20_000),
-                    strands_max: random.usize(1..10),
-                    strand_bytes_min: random.u64(1..400),
+                    partitions_max: random.usize(1..10),
+                    partition_bytes_min: random.u64(1..400),
                     slice_bytes: random.usize(1..600),
                 };
                 let got = group_sums.group_sum(csv.as_bytes(), by, sum, plan).await;
@@ -189,8 +189,8 @@ async fn wrong_guesses_are_corrected() {
     let inner = "inside,1000000\n".repeat(40_000);
     let csv = format!("k,n\n{}\"{inner}\",5\n{}", "a,1\n".repeat(40), "5\" pipe,2\n".repeat(40_000));
     let expected = format!("k,n\n\"5\"\" pipe\",80000\na,40\n\"{inner}\",5\n");
-    for strands_max in 1..20 {
-        let plan = Plan { strands_max, strand_bytes_min: 1000, slice_bytes: 50_000, bytes_max: 10_000_000 };
+    for partitions_max in 1..20 {
+        let plan = Plan { partitions_max, partition_bytes_min: 1000, slice_bytes: 50_000, bytes_max: 10_000_000 };
         let got = group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await;
         assert!(got.as_deref() == Ok(expected.as_str()), "{plan:?}");
         let wrong = format!("{csv}a,x\n");
@@ -212,7 +212,7 @@ async fn cells_longer_than_the_memory() {
         }
     }
     for bytes_max in [1, 1000, 100_000, 200_000, 1_000_000, 100_000_000] {
-        let plan = Plan { bytes_max, strand_bytes_min: 10_000, ..NARROW };
+        let plan = Plan { bytes_max, partition_bytes_min: 10_000, ..NARROW };
         let got = group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await;
         assert_eq!(got.as_deref(), Ok(expected.as_str()), "{bytes_max}");
     }
@@ -230,7 +230,7 @@ async fn many_groups_in_little_memory() {
     rows.iter().for_each(|row| writeln!(csv, "{}", row.join(",")).expect("in memory"));
     let expected = expected_group_sum(&["k", "n"], &rows, &["k"], &["n"]);
     for bytes_max in [10_000, 100_000, 10_000_000] {
-        let plan = Plan { bytes_max, strands_max: 3, strand_bytes_min: 1000, slice_bytes: 50_000 };
+        let plan = Plan { bytes_max, partitions_max: 3, partition_bytes_min: 1000, slice_bytes: 50_000 };
         assert_eq!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await, expected, "{bytes_max}");
     }
 }
@@ -251,7 +251,8 @@ async fn real_plays_agree_with_a_simple_computation() {
     let expected = expected_group_sum(&["Song", "Date", "Number of Plays"], &rows, &by, &sum).expect("sums");
     assert_eq!(expected.lines().count(), 28_028 + 1);
     let group_sums = GroupSums::new();
-    for plan in [ROOMY, Plan { bytes_max: 200_000, strands_max: 5, strand_bytes_min: 1000, slice_bytes: 100_000 }] {
+    for plan in [ROOMY, Plan { bytes_max: 200_000, partitions_max: 5, partition_bytes_min: 1000, slice_bytes: 100_000 }]
+    {
         let got = group_sums.group_sum_file(&path, &by, &sum, plan).await.expect("sums");
         assert!(got == expected, "{plan:?} gives other groups");
     }
@@ -357,8 +358,8 @@ async fn parts_can_be_split_anywhere() {
     for _ in 0..200 {
         let plan = Plan {
             bytes_max: random.usize(1..20_000),
-            strands_max: random.usize(1..40),
-            strand_bytes_min: random.u64(1..1000),
+            partitions_max: random.usize(1..40),
+            partition_bytes_min: random.u64(1..1000),
             slice_bytes: random.usize(1..2000),
         };
         assert_eq!(group_sum(&["n"], plan).await, expected, "{plan:?}");
@@ -374,7 +375,7 @@ async fn a_dropped_sum_leaves_nothing() {
     let rows: String = (0..200_000).map(|index| format!("key {index},1\n")).collect();
     fs::write(&path, format!("k,n\n{rows}")).expect("written");
     let spills = TempDir::new().expect("a temporary folder");
-    let plan = Plan { bytes_max: 100_000, strands_max: 2, strand_bytes_min: 1000, slice_bytes: 10_000 };
+    let plan = Plan { bytes_max: 100_000, partitions_max: 2, partition_bytes_min: 1000, slice_bytes: 10_000 };
     let folder = TempFolder::new(spills.path());
     let group_sum = GroupSum { workers: group_sums.workers.clone(), lane: Lane::Job, folder, plan };
     let spilled = tokio::sync::Notify::new();
@@ -477,12 +478,12 @@ async fn long_rows_are_read_one_at_a_time() {
         writeln!(csv, "{},{}", random_csv_cell(&row[0], &mut random), row[1]).expect("in memory");
     }
     let expected = expected_group_sum(&["k", "n"], &rows, &["k"], &["n"]);
-    for (strands_max, slice_bytes) in [(1, SLICE_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
-        let plan = Plan { bytes_max: 1_000_000, strands_max, strand_bytes_min: 1000, slice_bytes };
+    for (partitions_max, slice_bytes) in [(1, SLICE_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
+        let plan = Plan { bytes_max: 1_000_000, partitions_max, partition_bytes_min: 1000, slice_bytes };
         assert!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await == expected, "{plan:?}");
     }
     let wrong = format!("{csv}{},x\n", "d".repeat(150_000));
-    let plan = Plan { bytes_max: 1_000_000, strands_max: 4, strand_bytes_min: 1000, slice_bytes: 100_000 };
+    let plan = Plan { bytes_max: 1_000_000, partitions_max: 4, partition_bytes_min: 1000, slice_bytes: 100_000 };
     let error = Err(r#"row 301, column "n": "x" is not an integer"#.to_owned());
     assert_eq!(group_sums.group_sum(wrong.as_bytes(), &["k"], &["n"], plan).await, error);
 }

@@ -1,8 +1,8 @@
 //! Adds rows to the groups of a partition.
 
 use super::{
-    hash_table::{BATCH_KEY_BYTES_MAX, Batch, Found, Totals, key_bytes},
-    sources::{Source, Stop},
+    hash_table::{BATCH_KEY_BYTES_MAX, Batch, GroupTable, Lookup, key_bytes},
+    sources::{Source, SourceError},
     spill::RunWriter,
     work::Work,
 };
@@ -20,23 +20,26 @@ use crate::{
     },
 };
 
+/// Where the columns of the question are in a source.
 #[derive(Default)]
 pub(super) struct Columns {
     by: Vec<usize>,
     sum: Vec<usize>,
 }
 
-/// The groups of a strand, in memory and on disk.
-pub(super) struct Gathered {
-    pub(super) totals: Totals,
-    /// Rows of the source at hand that are not in the table yet. Empty between slices.
+/// The groups of a partition, in memory and on disk.
+pub(super) struct PartitionGroups {
+    pub(super) table: GroupTable,
+    /// Rows of the current source that have not been added to the table. Empty between slices.
     pub(super) batch: Batch,
     pub(super) runs: Option<RunWriter>,
     pub(super) bytes_max: usize,
 }
 
 impl Columns {
-    /// Where the columns of a question are, or the first that is missing.
+    /// Finds the columns of the question.
+    ///
+    /// Errors: the first column that is missing.
     pub(super) fn of(names: &[String], work: &Work) -> Result<Self, CsvError> {
         let find = |wanted: &[String]| {
             let index = |name: &String| names.iter().position(|other| other == name);
@@ -52,22 +55,22 @@ pub(super) struct GroupRows<'a> {
     pub(super) work: &'a Work,
     pub(super) source: &'a Source,
     pub(super) columns: &'a mut Columns,
-    pub(super) gathered: &'a mut Gathered,
+    pub(super) groups: &'a mut PartitionGroups,
 }
 
 impl Rows for GroupRows<'_> {
-    type Error = Stop;
+    type Error = SourceError;
 
-    fn header(&mut self, names: &[String]) -> Result<(), Stop> {
+    fn header(&mut self, names: &[String]) -> Result<(), SourceError> {
         if let Some((_, schema)) = &self.source.part {
-            check_header(names, schema).map_err(Stop::Damaged)?;
+            check_header(names, schema).map_err(SourceError::Damaged)?;
         }
         *self.columns = Columns::of(names, self.work)?;
         Ok(())
     }
 
     #[inline]
-    fn row(&mut self, row: Row<'_>) -> Result<(), Stop> {
+    fn row(&mut self, row: Row<'_>) -> Result<(), SourceError> {
         let mut wrong = None;
         let values = self.columns.sum.iter().enumerate().map(|(sum_index, &column_index)| {
             let (len, window) = row.cell_window(column_index);
@@ -85,16 +88,16 @@ impl Rows for GroupRows<'_> {
             if let Some((sum_index, problem)) = wrong {
                 return Err(self.wrong_value(&row, sum_index, problem));
             }
-            self.gathered.flush(self.work, self.columns)?;
-            self.gathered.add_row(self.work, self.columns, row.number, cells, &values)?;
+            self.groups.flush(self.work, self.columns)?;
+            self.groups.add_row(self.work, self.columns, row.number, cells, &values)?;
             return Ok(());
         }
-        let Gathered { totals, batch, .. } = &mut *self.gathered;
-        batch.push(totals, row.number, cells, values);
+        let PartitionGroups { table, batch, .. } = &mut *self.groups;
+        batch.push(table, row.number, cells, values);
         if let Some((sum_index, problem)) = wrong {
             return Err(self.wrong_value(&row, sum_index, problem));
         }
-        if self.gathered.batch.is_full() {
+        if self.groups.batch.is_full() {
             self.flush()?;
         }
         Ok(())
@@ -102,19 +105,19 @@ impl Rows for GroupRows<'_> {
 }
 
 impl GroupRows<'_> {
-    pub(super) fn flush(&mut self) -> Result<(), Stop> {
-        self.gathered.flush(self.work, self.columns)
+    pub(super) fn flush(&mut self) -> Result<(), SourceError> {
+        self.groups.flush(self.work, self.columns)
     }
 
     #[cold]
-    fn wrong_value(&mut self, row: &Row<'_>, sum_index: usize, problem: CellProblem) -> Stop {
-        // What is wrong with a row before, or with this one's group, comes first.
+    fn wrong_value(&mut self, row: &Row<'_>, sum_index: usize, problem: CellProblem) -> SourceError {
+        // An error in a row before, or in this row's group, is reported first.
         let before = self.flush();
         let cells = self.columns.by.iter().map(|&column_index| row.cell(column_index));
-        if let Err(stop) = before.and_then(|()| Ok(check_text(self.work, self.columns, row.number, cells)?)) {
-            return stop;
+        if let Err(error) = before.and_then(|()| Ok(check_text(self.work, self.columns, row.number, cells)?)) {
+            return error;
         }
-        Stop::Csv(CsvError::Summand {
+        SourceError::Csv(CsvError::Summand {
             row: row.number,
             column: self.work.spec.sum()[sum_index].clone(),
             cell: String::from_utf8_lossy(row.cell(self.columns.sum[sum_index])).into_owned(),
@@ -123,15 +126,15 @@ impl GroupRows<'_> {
     }
 }
 
-impl Gathered {
-    /// Adds the rows that wait in the batch.
-    fn flush(&mut self, work: &Work, columns: &Columns) -> Result<(), Stop> {
+impl PartitionGroups {
+    /// Adds the rows of the batch to the table.
+    fn flush(&mut self, work: &Work, columns: &Columns) -> Result<(), SourceError> {
         let mut batch = std::mem::take(&mut self.batch);
-        batch.look_up(&self.totals);
+        batch.look_up(&self.table);
         for index in 0..batch.rows_count() {
-            let row = batch.row(index, &self.totals);
-            if let Some(place) = row.place {
-                self.totals.add(place, row.values);
+            let row = batch.row(index, &self.table);
+            if let Some(offset) = row.offset {
+                self.table.add(offset, row.values);
             } else {
                 self.add_row(work, columns, row.number, row.cells(), row.values)?;
             }
@@ -141,7 +144,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Adds one row, and makes room for its group if it is a new one.
+    /// Adds one row. If its group is new and the table is full, the table is spilled.
     fn add_row<'a>(
         &mut self,
         work: &Work,
@@ -149,30 +152,30 @@ impl Gathered {
         number: u64,
         cells: impl Iterator<Item = &'a [u8]> + Clone,
         values: &[i64],
-    ) -> Result<(), Stop> {
+    ) -> Result<(), SourceError> {
         loop {
-            match self.totals.find_or_insert(cells.clone()) {
-                Found::Old(place) => {
-                    self.totals.add(place, values);
+            match self.table.find_or_insert(cells.clone()) {
+                Lookup::Existing(offset) => {
+                    self.table.add(offset, values);
                     return Ok(());
                 }
-                Found::New(place) => {
-                    // Once for each key is enough: equal cells are equally good.
+                Lookup::Inserted(offset) => {
+                    // Only new keys have to be checked: equal cells are equally valid.
                     check_text(work, columns, number, cells)?;
-                    self.totals.add(place, values);
+                    self.table.add(offset, values);
                     return Ok(());
                 }
-                Found::Full if self.totals.is_empty() => {
+                Lookup::Full if self.table.is_empty() => {
                     check_text(work, columns, number, cells.clone())?;
-                    return Ok(self.put_alone(work, cells, values)?);
+                    return Ok(self.spill_long_group(work, cells, values)?);
                 }
-                Found::Full => self.spill(work)?,
+                Lookup::Full => self.spill(work)?,
             }
         }
     }
 
-    /// A row whose group is too long for the table is a run.
-    fn put_alone<'a>(
+    /// Writes a row whose group does not even fit in an empty table as a run with one entry.
+    fn spill_long_group<'a>(
         &mut self,
         work: &Work,
         cells: impl Iterator<Item = &'a [u8]> + Clone,
@@ -182,20 +185,20 @@ impl Gathered {
         runs.begin(key_bytes(cells.clone()), values.iter().map(|&value| Sum::of(value.into())))?;
         for (index, cell) in cells.enumerate() {
             if index > 0 {
-                runs.key_piece(&[0])?;
+                runs.append_key(&[0])?;
             }
-            runs.key_piece(cell)?;
+            runs.append_key(cell)?;
         }
         runs.end_run()?;
         self.runs = Some(runs);
         Ok(())
     }
 
-    /// Leaves the table on disk as a run, and empties it.
+    /// Writes the table to disk as a run, and empties it.
     pub(super) fn spill(&mut self, work: &Work) -> Result<(), Error> {
         let mut runs = self.take_runs(work)?;
-        runs.put_all(&self.totals)?;
-        self.totals.clear();
+        runs.put_all(&self.table)?;
+        self.table.clear();
         self.runs = Some(runs);
         Ok(())
     }
@@ -205,7 +208,7 @@ impl Gathered {
     }
 }
 
-/// Whether the cells of a key are text.
+/// Checks that the cells of a key are valid text.
 fn check_text<'a>(
     work: &Work,
     columns: &Columns,

@@ -1,4 +1,5 @@
-//! The calls for a group sum: whose turn it is, what it reads, how its groups are kept for a slow reader.
+//! The entry points of group sums: over the table for a client, over one file for a job. They wait for the memory of a
+//! group sum, of which few may run at once.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::{
     limits::{GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX},
 };
 
-/// The group sum over the parts of the table. Its groups are stored, so that they may be read at any pace while the next
+/// The group sum over the parts of the table. Its groups are stored, so that a client may read them slowly while the next
 /// group sum runs.
 pub(crate) async fn group_sum(context: &Arc<Context>, spec: GroupBy) -> Result<StoredGroups, Error> {
     let call = Arc::clone(&context.group_calls).try_acquire_owned();
@@ -31,11 +32,11 @@ pub(crate) async fn group_sum(context: &Arc<Context>, spec: GroupBy) -> Result<S
     let parts = parts_to_read(context, Lane::Question).await?;
     let sources = Sources::Parts { store: Arc::clone(&context.store), parts };
     let groups = run(context, Lane::Question, sources, spec, memory, |_bytes_read| ()).await?;
-    Ok(groups.store().await?.with_call(call))
+    Ok(groups.store().await?.with_permit(call))
 }
 
-/// The group sum of a file that is no part, for a job. It waits for its turn however many wait. A total that does not fit
-/// is reported when the [`Groups`] are read; they hold the turn.
+/// The group sum of a file that is not a part, for a job. It waits for memory however many others wait. The [`Groups`] hold
+/// that memory. A total that does not fit is reported when they are read.
 pub(crate) async fn group_sum_file(
     context: &Arc<Context>,
     lane: Lane,

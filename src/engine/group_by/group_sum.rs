@@ -1,15 +1,15 @@
 //! Group sums: CSV files of any size to one row for each distinct group, exact, in a fixed number of bytes.
 //!
-//! The files are cut into as many **strands** as there are cores, each with a table of its own (`totals.rs`). A table
-//! that is full is left on disk as a sorted run (`runs.rs`), and in the end all tables or all runs are merged, in the
-//! order of the groups. A strand that begins inside a file guesses where a row starts. When all are done they are checked in
-//! order: each must have begun where the one before it ended, and is done again from there if it has not. So neither
-//! the answer nor an error depends on the cuts.
+//! The sources are split into about as many **partitions** as there are cores, each with its own hash table
+//! (`hash_table.rs`). A full table is written to disk as a sorted run (`spill.rs`). At the end all tables, or all runs, are
+//! merged in the order of the groups (`merge.rs`). A partition that begins inside a file guesses where a row starts. When
+//! all partitions are done they are checked in order: each must have begun where the one before it ended, or it is read
+//! again from there. So neither the answer nor an error depends on how the sources are split.
 //!
-//! All work is slices on the workers. Dropping the future, or the [`Groups`], stops it at the next slice.
+//! All work runs as slices on the workers. Dropping the future, or the [`Groups`], stops it at the next slice.
 //!
-//! Memory: the tables, or else the merge; beside the tables one row of any length, as strands read long rows in turn. A
-//! reader's pace is not theirs: [`Groups::store`] ends the merge and lets the memory go before the first group is read.
+//! Memory: the tables and one long row, as partitions read long rows in turn; later the merge instead. A slow reader does
+//! not hold that memory: [`Groups::store`] ends the merge and frees the memory before the first group is read.
 
 use std::sync::{
     Arc,
@@ -22,8 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     merge::{Merge, SortedTable},
     output::{Groups, Merged},
-    partition::{End, Strand},
-    sources::{Mark, Sources},
+    partition::{Cursor, Partition},
+    sources::{Position, Sources},
     spec::{GroupBy, Plan},
     spill::{Run, RunWriter},
     work::Work,
@@ -37,76 +37,82 @@ use crate::{
     error::Error,
 };
 
-/// Where a group sum works.
+/// What a group sum runs with.
 #[derive(Clone)]
 pub struct GroupSum {
-    /// Whose slices they are.
+    /// The workers that run its slices.
     pub workers: Workers,
-    /// Which lane they take.
+    /// The lane that its slices wait in.
     pub lane: Lane,
-    /// Where runs are written.
+    /// The folder that runs are written to.
     pub folder: TempFolder,
-    /// What it may take.
+    /// The resources that it may use.
     pub plan: Plan,
 }
 
 impl GroupSum {
-    /// Reads all sources and answers with their groups. `progress` is told how many bytes of CSV have been read.
+    /// Reads all sources and returns their groups. `progress` is called with the number of bytes of CSV that have been
+    /// read.
     ///
-    /// Errors: the first thing wrong with a source, in their order and that of the rows; a full disk.
+    /// Errors: the first thing wrong in the order of sources and rows; a full disk.
     pub async fn run(
         &self,
         sources: Sources,
         spec: GroupBy,
-        room: Option<OwnedSemaphorePermit>,
+        memory: Option<OwnedSemaphorePermit>,
         progress: impl Fn(u64) + Sync,
     ) -> Result<Groups, Error> {
         let plan = self.plan;
         let folder = self.folder.clone();
         let begin = move || {
             let (row_bytes_max, long_row_turn) = (sources.row_bytes_max(), Arc::new(Semaphore::new(1)));
-            let work = Work { sources, spec, folder, plan, row_bytes_max, long_row_turn, _room: room };
-            let marks = work.marks();
-            (Arc::new(work), marks)
+            let work = Work { sources, spec, folder, plan, row_bytes_max, long_row_turn, _memory: memory };
+            let starts = work.starts();
+            (Arc::new(work), starts)
         };
-        let (work, marks) = self.workers.run(self.lane, begin).await?;
+        let (work, starts) = self.workers.run(self.lane, begin).await?;
 
         let read_bytes = AtomicU64::new(0);
-        let told = |bytes| progress(read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
-        let strands = marks.iter().enumerate().map(async |(index, &from)| {
-            let until = marks.get(index + 1).copied().unwrap_or(Mark::END);
-            let strand = Strand::new(Arc::clone(&work), from, until, work.tables_bytes() / marks.len());
-            let mut strand = self.read(self.drop_on_worker(strand), &told).await?;
+        let report = |bytes| progress(read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        let partitions = starts.iter().enumerate().map(async |(index, &from)| {
+            let until = starts.get(index + 1).copied().unwrap_or(Position::END);
+            let partition = Partition::new(Arc::clone(&work), from, until, work.tables_bytes() / starts.len());
+            let mut partition = self.read(self.drop_on_worker(partition), &report).await?;
             if index == 0 {
-                // Nothing that the others find comes before what is wrong here.
-                strand.get_mut()?.check(&End::default())?;
+                // The first error of the first partition is the first of all, so there is no need to wait for the
+                // others.
+                partition.get_mut()?.check(&Cursor::default())?;
             }
-            Ok::<_, Error>(strand)
+            Ok::<_, Error>(partition)
         });
-        let mut strands = try_join_all(strands).await?;
+        let mut partitions = try_join_all(partitions).await?;
 
-        let mut end = End::default();
-        for strand in &mut strands {
-            if !strand.get()?.follows(&end) {
-                read_bytes.fetch_sub(strand.get()?.read_bytes(), Ordering::Relaxed);
-                let (mut again, from) = (strand.take()?, end.clone());
+        let mut end = Cursor::default();
+        for partition in &mut partitions {
+            if !partition.get()?.follows(&end) {
+                read_bytes.fetch_sub(partition.get()?.read_bytes(), Ordering::Relaxed);
+                let (mut again, from) = (partition.take()?, end.clone());
                 let begin = move || again.restart(from).map(|()| again);
                 let again = self.workers.run(self.lane, begin).await.flatten()?;
-                *strand = self.read(self.drop_on_worker(again), &told).await?;
+                *partition = self.read(self.drop_on_worker(again), &report).await?;
             }
-            end = strand.get_mut()?.check(&end)?;
+            end = partition.get_mut()?.check(&end)?;
         }
-        self.merge(&work, strands).await
+        self.merge(&work, partitions).await
     }
 
-    /// Runs a strand to its end, or to what is wrong with its source.
-    async fn read(&self, mut strand: DropOnWorker<Strand>, told: impl Fn(u64)) -> Result<DropOnWorker<Strand>, Error> {
+    /// Reads a partition to its end or to its first error. `report` is called with the bytes that each slice has read.
+    async fn read(
+        &self,
+        mut partition: DropOnWorker<Partition>,
+        report: impl Fn(u64),
+    ) -> Result<DropOnWorker<Partition>, Error> {
         loop {
-            let turn = match strand.get()?.long_row_turn() {
+            let turn = match partition.get()?.long_row_turn() {
                 Some(turn) => Some(turn.acquire_owned().await.ok().ok_or(Error::Cancelled)?),
                 None => None,
             };
-            let mut next = strand.take()?;
+            let mut next = partition.take()?;
             let before = next.read_bytes();
             let step = move || {
                 let more = next.step();
@@ -114,26 +120,26 @@ impl GroupSum {
                 (next, more)
             };
             let (stepped, more) = self.workers.run(self.lane, step).await?;
-            told(stepped.read_bytes() - before);
-            strand = self.drop_on_worker(stepped);
+            report(stepped.read_bytes() - before);
+            partition = self.drop_on_worker(stepped);
             if !more {
-                return Ok(strand);
+                return Ok(partition);
             }
         }
     }
 
-    /// Makes one of all that the strands have in memory and on disk.
-    async fn merge(&self, work: &Arc<Work>, strands: Vec<DropOnWorker<Strand>>) -> Result<Groups, Error> {
+    /// Merges the groups of all partitions, from memory if none was spilled, or else from disk.
+    async fn merge(&self, work: &Arc<Work>, partitions: Vec<DropOnWorker<Partition>>) -> Result<Groups, Error> {
         let sums_count = work.spec.sum.len();
         let mut spilled = false;
-        for strand in &strands {
-            spilled |= strand.get()?.has_runs();
+        for partition in &partitions {
+            spilled |= partition.get()?.has_runs();
         }
         let merge = if spilled {
-            // Memory is for the merge now.
-            let runs = try_join_all(strands.into_iter().map(async |mut strand| {
-                let strand = strand.take()?;
-                let runs = self.slice(work, move || strand.into_runs()).await.flatten()?;
+            // All tables are written to disk, so that the merge can have the memory.
+            let runs = try_join_all(partitions.into_iter().map(async |mut partition| {
+                let partition = partition.take()?;
+                let runs = self.slice(work, move || partition.into_runs()).await.flatten()?;
                 Ok::<_, Error>(self.drop_on_worker(runs))
             }));
             let mut all = self.drop_on_worker(Vec::new());
@@ -142,9 +148,9 @@ impl GroupSum {
             }
             self.merge_runs(work, all).await?
         } else {
-            let tables = try_join_all(strands.into_iter().map(async |mut strand| {
-                let strand = strand.take()?;
-                self.slice(work, move || SortedTable::of(strand.into_totals())).await
+            let tables = try_join_all(partitions.into_iter().map(async |mut partition| {
+                let partition = partition.take()?;
+                self.slice(work, move || SortedTable::of(partition.into_table())).await
             }));
             let tables = tables.await?;
             self.slice(work, move || Merge::of_tables(tables, sums_count)).await.flatten()?
@@ -153,7 +159,7 @@ impl GroupSum {
         Ok(Groups { result, workers: self.workers.clone(), lane: self.lane })
     }
 
-    /// Merges runs into longer ones until all that are left can be read at once.
+    /// Merges runs into longer ones until the memory is enough to read all of them at once.
     async fn merge_runs(&self, work: &Arc<Work>, mut runs: DropOnWorker<Vec<Run>>) -> Result<Merge, Error> {
         let (bytes_max, sums_count) = (self.plan.bytes_max, work.spec.sum.len());
         loop {
@@ -189,7 +195,8 @@ impl GroupSum {
         }
     }
 
-    /// A slice of what takes the memory of the sum: until it has run, or was dropped, no other sum has that memory.
+    /// Runs a slice that uses the memory of the sum. It keeps `work`, and with it the reservation of that memory, until it
+    /// has run or was dropped.
     async fn slice<T: Send + 'static>(
         &self,
         work: &Arc<Work>,

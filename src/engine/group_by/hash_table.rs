@@ -1,7 +1,8 @@
-//! Totals by group in a fixed number of bytes: a hash table that says when it is full. No file, no thread, no CSV.
+//! A hash table from group to exact totals that takes a fixed number of bytes and says when it is full. It knows no file,
+//! no thread and no CSV.
 //!
-//! A group's key is its cells with a NUL between them. A cell holds no NUL, and NUL is less than any other byte, so the
-//! order of keys as byte strings is the order of the cells, one after the other.
+//! A group's key is its cells with a NUL between them. No cell contains a NUL, and NUL is less than any other byte, so
+//! keys compared as byte strings are in the order of their first cells, then of their second cells, and so on.
 
 use std::ops::Range;
 
@@ -10,67 +11,67 @@ use hashbrown::HashTable;
 
 use crate::engine::values::sum::Sum;
 
-/// Exact totals of groups, in memory.
-pub struct Totals {
+/// Groups with their exact totals, in memory.
+pub struct GroupTable {
     sums_count: usize,
     /// Where each group's entry begins in `entries`.
-    places: HashTable<u32>,
-    /// Entries one after the other, of each: the key's length, a total for each column, the key. Its capacity is taken
-    /// at the start and never grows; pages that are not written cost nothing.
+    offsets: HashTable<u32>,
+    /// The entries, one after the other. An entry is the key's length, a total for each summed column, and the key. The
+    /// capacity is reserved at the start and never grows; pages that are never written take no memory.
     entries: Vec<u8>,
     groups_max: usize,
-    /// How often it was cleared: a place is good until the next time.
+    /// How often the table was cleared. Offsets are valid until it is cleared again.
     clears: u64,
-    /// Seeded at random, so that no file is made of keys that collide.
+    /// Seeded at random, so that nobody can make a file whose keys collide.
     hasher: RandomState,
 }
 
-/// What became of a row's group.
-pub enum Found {
-    /// It was there.
-    Old(Place),
-    /// It came with this row, with totals of 0.
-    New(Place),
-    /// There is no room for it.
+/// The result of looking up a row's group.
+pub enum Lookup {
+    /// The group was in the table.
+    Existing(EntryOffset),
+    /// The group was inserted, with totals of 0.
+    Inserted(EntryOffset),
+    /// The group is not in the table, and there is no room for it.
     Full,
 }
 
-/// A group in the table, until the table is cleared.
+/// Where a group's entry begins. Valid until the table is cleared.
 #[derive(Clone, Copy)]
-pub struct Place(u32);
+pub struct EntryOffset(u32);
 
-/// Rows of one file on their way into a table. The groups of all of them are looked up together, so that the processor
-/// waits for their memory once and not once a row; that is half the time of a sum over many groups.
+/// Rows of one file that are about to be added to a table. Their groups are looked up together, so that the processor
+/// waits for memory once for all of them and not once for each row: that halves the time of a sum over many groups.
 #[derive(Default)]
 pub struct Batch {
     /// The row number of the first.
     first_row: u64,
-    /// Of the table, when the rows were looked up in it.
+    /// The table's `clears` when the rows were looked up.
     clears: u64,
-    rows: Vec<Waiting>,
-    /// Their keys, one after the other, ...
+    rows: Vec<PendingRow>,
+    /// The rows' keys, one after the other.
     keys: Vec<u8>,
-    /// ... how long each of their cells is, ...
+    /// The length of each cell in the keys.
     cell_bytes: Vec<usize>,
-    /// ... and what each adds to each total.
+    /// The values that the rows add, one for each summed column.
     values: Vec<i64>,
 }
 
-struct Waiting {
+struct PendingRow {
     hash: u64,
     key: Range<usize>,
-    candidate: Option<Place>,
+    candidate: Option<EntryOffset>,
 }
 
 /// A row of a batch.
 pub struct BatchRow<'a> {
     /// Its row number.
     pub number: u64,
-    /// Its group, if that was found.
-    pub place: Option<Place>,
+    /// Its group's entry, if the group is in the table.
+    pub offset: Option<EntryOffset>,
     /// Its group's key.
     key: &'a [u8],
-    /// How long each of the cells in the key is.
+    /// The length of each cell in the key.
     cell_bytes: &'a [usize],
     /// What it adds to each total.
     pub values: &'a [i64],
@@ -88,22 +89,22 @@ impl<'a> BatchRow<'a> {
     }
 }
 
-/// Enough rows to wait for together, and few enough to stay in the nearest cache.
+/// Enough rows to overlap the waits for memory, and few enough to fit in the first-level cache.
 const BATCH_ROWS: usize = 128;
-/// Bytes of a key that may wait in a batch.
+/// Rows with a longer key are not put in a batch but added at once.
 pub const BATCH_KEY_BYTES_MAX: usize = 1024;
 
 impl Batch {
-    /// Whether the rows should be taken before another comes.
+    /// Whether the batch must be emptied before another row is pushed.
     pub fn is_full(&self) -> bool {
         self.rows.len() >= BATCH_ROWS
     }
 
-    /// Adds the row after the last.
+    /// Adds the next row.
     #[inline]
     pub fn push<'a>(
         &mut self,
-        totals: &Totals,
+        table: &GroupTable,
         number: u64,
         cells: impl Iterator<Item = &'a [u8]>,
         values: impl Iterator<Item = i64>,
@@ -118,43 +119,44 @@ impl Batch {
             self.cell_bytes.push(cell.len());
         }
         let key = start..self.keys.len() - 1;
-        let hash = totals.hasher.hash_one(&self.keys[key.clone()]);
+        let hash = table.hasher.hash_one(&self.keys[key.clone()]);
         self.values.extend(values);
-        self.rows.push(Waiting { hash, key, candidate: None });
+        self.rows.push(PendingRow { hash, key, candidate: None });
     }
 
-    /// Looks all rows up. In loops of little else, as a loop is far ahead of the memory that it waits for.
-    pub fn look_up(&mut self, totals: &Totals) {
-        self.clears = totals.clears;
+    /// Looks up all rows. Each loop does little more than one memory access per row, so that the processor runs many
+    /// accesses at the same time.
+    pub fn look_up(&mut self, table: &GroupTable) {
+        self.clears = table.clears;
         for row in &mut self.rows {
-            row.candidate = totals.places.find(row.hash, |_| true).copied().map(Place);
+            row.candidate = table.offsets.find(row.hash, |_| true).copied().map(EntryOffset);
         }
         for row in &mut self.rows {
-            row.candidate = row.candidate.filter(|&place| totals.key(place).len() == row.key.len());
+            row.candidate = row.candidate.filter(|&offset| table.key(offset).len() == row.key.len());
         }
     }
 
-    /// How many rows.
+    /// The number of rows.
     pub fn rows_count(&self) -> usize {
         self.rows.len()
     }
 
-    /// A row, and its group if that was found and the table was not cleared since.
+    /// A row, with its group's entry if that was found and the table has not been cleared since.
     #[inline]
-    pub fn row(&self, index: usize, totals: &Totals) -> BatchRow<'_> {
+    pub fn row(&self, index: usize, table: &GroupTable) -> BatchRow<'_> {
         let row = &self.rows[index];
         let key = &self.keys[row.key.clone()];
-        let (cells, sums) = (self.cell_bytes.len() / self.rows.len(), totals.sums_count);
+        let (cells, sums) = (self.cell_bytes.len() / self.rows.len(), table.sums_count);
         BatchRow {
             number: self.first_row + index as u64,
-            place: row.candidate.filter(|&place| self.clears == totals.clears && totals.key(place) == key),
+            offset: row.candidate.filter(|&offset| self.clears == table.clears && table.key(offset) == key),
             key,
             cell_bytes: &self.cell_bytes[index * cells..][..cells],
             values: &self.values[index * sums..][..sums],
         }
     }
 
-    /// Forgets the rows.
+    /// Removes all rows.
     pub fn clear(&mut self) {
         self.rows.clear();
         self.keys.clear();
@@ -165,20 +167,20 @@ impl Batch {
 
 const LENGTH_BYTES: usize = size_of::<u32>();
 const TOTAL_BYTES: usize = size_of::<i128>();
-/// What hashbrown spends on a slot: the place and a byte of hash.
+/// What hashbrown stores in a slot: the offset and a byte of the hash.
 const SLOT_BYTES: usize = size_of::<u32>() + 1;
 
-impl Totals {
-    /// An empty table that takes `bytes_max` at most, what sorting it takes included.
+impl GroupTable {
+    /// An empty table. With what sorting it takes, it never takes more than `bytes_max` bytes.
     pub fn new(bytes_max: usize, sums_count: usize) -> Self {
         let quarter = bytes_max / 4;
-        // While the slots double, the old half is still there; hashbrown fills seven of eight.
+        // While the number of slots doubles, the old slots still take memory. hashbrown fills seven of eight slots.
         let slots_max = 1_usize << (quarter * 2 / 3 / SLOT_BYTES).max(4).ilog2();
         let groups_max = (slots_max / 8 * 7).min(quarter / size_of::<Ordered>()).max(1);
         let entries_bytes = (bytes_max / 2).min(u32::MAX as usize);
         Self {
             sums_count,
-            places: HashTable::new(),
+            offsets: HashTable::new(),
             entries: Vec::with_capacity(entries_bytes),
             groups_max,
             clears: 0,
@@ -186,16 +188,16 @@ impl Totals {
         }
     }
 
-    /// Finds the group of these cells, or makes it.
+    /// Finds the group of these cells, or inserts it.
     #[inline]
-    pub fn find_or_insert<'a>(&mut self, cells: impl Iterator<Item = &'a [u8]> + Clone) -> Found {
+    pub fn find_or_insert<'a>(&mut self, cells: impl Iterator<Item = &'a [u8]> + Clone) -> Lookup {
         let start = self.entries.len();
         let key_start = start + LENGTH_BYTES + self.sums_count * TOTAL_BYTES;
         let key_bytes = key_bytes(cells.clone());
         if key_start + key_bytes + 1 > self.entries.capacity() {
-            return Found::Full;
+            return Lookup::Full;
         }
-        // Where it belongs if it is new; so a key is never written twice.
+        // The key is written where it belongs if the group is new, so that it is never copied.
         self.entries.resize(key_start, 0);
         for cell in cells {
             self.entries.extend_from_slice(cell);
@@ -205,28 +207,28 @@ impl Totals {
         let key = &new[key_start - start..][..key_bytes];
         let (sums_count, hasher) = (self.sums_count, &self.hasher);
         let hash = hasher.hash_one(key);
-        if let Some(&place) = self.places.find(hash, |&place| key_at(old, sums_count, place) == key) {
+        if let Some(&offset) = self.offsets.find(hash, |&offset| key_at(old, sums_count, offset) == key) {
             self.entries.truncate(start);
-            return Found::Old(Place(place));
+            return Lookup::Existing(EntryOffset(offset));
         }
-        if self.places.len() >= self.groups_max {
+        if self.offsets.len() >= self.groups_max {
             self.entries.truncate(start);
-            return Found::Full;
+            return Lookup::Full;
         }
         self.entries.truncate(key_start + key_bytes);
-        let (Ok(place), Ok(length)) = (u32::try_from(start), u32::try_from(key_bytes)) else {
-            return Found::Full; // not reached: the capacity is less
+        let (Ok(offset), Ok(length)) = (u32::try_from(start), u32::try_from(key_bytes)) else {
+            return Lookup::Full; // unreachable: the capacity is at most u32::MAX
         };
         self.entries[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
         let entries = &self.entries;
-        self.places.insert_unique(hash, place, |&place| hasher.hash_one(key_at(entries, sums_count, place)));
-        Found::New(Place(place))
+        self.offsets.insert_unique(hash, offset, |&offset| hasher.hash_one(key_at(entries, sums_count, offset)));
+        Lookup::Inserted(EntryOffset(offset))
     }
 
-    /// Adds to a group's totals, a value to each.
+    /// Adds a value to each of a group's totals.
     #[inline]
-    pub fn add(&mut self, place: Place, values: &[i64]) {
-        let start = place.0 as usize + LENGTH_BYTES;
+    pub fn add(&mut self, offset: EntryOffset, values: &[i64]) {
+        let start = offset.0 as usize + LENGTH_BYTES;
         let totals = &mut self.entries[start..start + values.len() * TOTAL_BYTES];
         for (bytes, &value) in totals.as_chunks_mut::<TOTAL_BYTES>().0.iter_mut().zip(values) {
             let mut sum = Sum::of(i128::from_le_bytes(*bytes));
@@ -237,61 +239,64 @@ impl Totals {
 
     /// Whether there is no group.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.offsets.is_empty()
     }
 
-    /// Forgets all groups and keeps the room.
+    /// Removes all groups and keeps the memory.
     pub fn clear(&mut self) {
-        self.places.clear();
+        self.offsets.clear();
         self.entries.clear();
         self.clears += 1;
     }
 
-    /// The places of all groups in the order of their keys.
+    /// All groups in the order of their keys.
     pub fn sorted(&self) -> Vec<Ordered> {
-        let mut ordered = Vec::with_capacity(self.places.len());
-        ordered.extend(self.places.iter().map(|&place| Ordered { prefix: prefix(self.key(Place(place))), place }));
+        let mut ordered = Vec::with_capacity(self.offsets.len());
+        ordered.extend(
+            self.offsets.iter().map(|&offset| Ordered { prefix: prefix(self.key(EntryOffset(offset))), offset }),
+        );
         ordered.sort_unstable_by(|a, b| {
-            let keys = || self.key(Place(a.place)).cmp(self.key(Place(b.place)));
+            let keys = || self.key(EntryOffset(a.offset)).cmp(self.key(EntryOffset(b.offset)));
             a.prefix.cmp(&b.prefix).then_with(keys)
         });
         ordered
     }
 
     /// A group's key.
-    pub fn key(&self, place: Place) -> &[u8] {
-        key_at(&self.entries, self.sums_count, place.0)
+    pub fn key(&self, offset: EntryOffset) -> &[u8] {
+        key_at(&self.entries, self.sums_count, offset.0)
     }
 
     /// A group's totals, in the order of the columns.
-    pub fn totals(&self, place: Place) -> impl Iterator<Item = Sum> {
-        let start = place.0 as usize + LENGTH_BYTES;
+    pub fn totals(&self, offset: EntryOffset) -> impl Iterator<Item = Sum> {
+        let start = offset.0 as usize + LENGTH_BYTES;
         let (totals, _) = self.entries[start..start + self.sums_count * TOTAL_BYTES].as_chunks::<TOTAL_BYTES>();
         totals.iter().map(|bytes| Sum::of(i128::from_le_bytes(*bytes)))
     }
 }
 
-/// How long the key of these cells is.
+/// The length of the key of these cells.
 #[inline]
 pub fn key_bytes<'a>(cells: impl Iterator<Item = &'a [u8]>) -> usize {
     cells.map(|cell| cell.len() + 1).sum::<usize>() - 1
 }
 
-/// A group on its way into order. Nearly all comparisons end at the prefix, without a look at the key.
+/// A group as it is sorted. The prefix decides nearly all comparisons, without reading the key.
 #[derive(Clone, Copy)]
 pub struct Ordered {
     prefix: u64,
-    place: u32,
+    offset: u32,
 }
 
 impl Ordered {
-    /// Which group.
-    pub fn place(self) -> Place {
-        Place(self.place)
+    /// Where the group's entry begins.
+    pub fn offset(self) -> EntryOffset {
+        EntryOffset(self.offset)
     }
 }
 
-/// The first bytes of a key, so that a smaller number is a smaller key; equal ones decide nothing.
+/// The first eight bytes of a key as a number: a key with a smaller prefix is smaller. Keys with equal prefixes have to be
+/// compared whole.
 pub fn prefix(key: &[u8]) -> u64 {
     if let Some(eight) = key.first_chunk::<8>() {
         return u64::from_be_bytes(*eight);
@@ -302,8 +307,8 @@ pub fn prefix(key: &[u8]) -> u64 {
 }
 
 #[inline]
-fn key_at(entries: &[u8], sums_count: usize, place: u32) -> &[u8] {
-    let entry = &entries[place as usize..];
+fn key_at(entries: &[u8], sums_count: usize, offset: u32) -> &[u8] {
+    let entry = &entries[offset as usize..];
     let mut length = [0; LENGTH_BYTES];
     length.copy_from_slice(&entry[..LENGTH_BYTES]);
     &entry[LENGTH_BYTES + sums_count * TOTAL_BYTES..][..u32::from_le_bytes(length) as usize]

@@ -6,28 +6,28 @@ use std::{
 };
 
 use super::{
-    hash_table::{Ordered, Place, Totals, prefix},
+    hash_table::{EntryOffset, GroupTable, Ordered, prefix},
     spill::{HEAD_BYTES_MAX, MergedGroup, Run, RunReader, RunWriter, block_bytes},
 };
 use crate::{engine::values::sum::Sum, error::Error, limits::KIB};
 
-/// A table on its way through a merge.
+/// A table whose groups are read in the order of their keys.
 pub struct SortedTable {
-    totals: Totals,
+    table: GroupTable,
     ordered: Vec<Ordered>,
-    /// Groups that were passed, the one at hand included.
+    /// How many groups have been read, with the current one.
     passed: usize,
 }
 
 impl SortedTable {
-    /// Puts a table in order.
-    pub fn of(totals: Totals) -> Self {
-        let ordered = totals.sorted();
-        Self { totals, ordered, passed: 0 }
+    /// Sorts a table.
+    pub fn of(table: GroupTable) -> Self {
+        let ordered = table.sorted();
+        Self { table, ordered, passed: 0 }
     }
 
-    fn place(&self) -> Place {
-        self.ordered[self.passed - 1].place()
+    fn offset(&self) -> EntryOffset {
+        self.ordered[self.passed - 1].offset()
     }
 }
 
@@ -39,16 +39,17 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Of tables that are complete, in memory.
+    /// Merges complete tables in memory.
     pub fn of_tables(tables: Vec<SortedTable>, sums_count: usize) -> Result<Self, Error> {
         Self::new(tables.into_iter().map(Entries::Memory), sums_count)
     }
 
-    /// Of the first runs of the list, as many as `bytes_max` allows to read at once, and at least two.
+    /// Merges the first runs of the list and removes them from it: as many as `bytes_max` allows to read at once, and at
+    /// least two.
     pub fn of_first_runs(runs: &mut Vec<Run>, bytes_max: usize, sums_count: usize) -> Result<Self, Error> {
         let block_bytes = block_bytes(bytes_max);
         let longest = runs.iter().map(|run| run.entry_bytes_max).max().unwrap_or(0);
-        // The group at hand, and the block that it is written to.
+        // The current group, and the blocks that are written.
         let mut bytes = longest + 4 * block_bytes;
         let mut count = 0;
         for run in runs.iter() {
@@ -73,7 +74,7 @@ impl Merge {
         Ok(Self { sources: heap, key: Vec::new(), totals: vec![Sum::default(); sums_count] })
     }
 
-    /// How long the next group's key is; none when there is no next.
+    /// The length of the next group's key; `None` after the last group.
     pub fn next_key_bytes(&self) -> Option<usize> {
         self.sources.peek().map(|first| first.key().len())
     }
@@ -89,7 +90,7 @@ impl Merge {
         self.totals.fill(Sum::default());
         while let Some(mut source) = self.sources.peek_mut() {
             if source.key() != self.key {
-                // Looked at and not changed: it stays where it is.
+                // A source that is not changed stays where it is in the heap.
                 break;
             }
             source.entries.add_to(&mut self.totals);
@@ -100,7 +101,9 @@ impl Merge {
         Ok(Some(MergedGroup { key: &self.key, totals: &self.totals }))
     }
 
-    /// Writes about so many bytes of groups, each of them if `check` lets it, and says whether there are more.
+    /// Writes about `bytes_max` bytes of groups, and says whether there are more.
+    ///
+    /// Errors: the first error of `check`, which is called with each group before that is written.
     pub fn write_some(
         &mut self,
         writer: &mut RunWriter,
@@ -113,14 +116,14 @@ impl Merge {
             check(&group)?;
             let MergedGroup { key, totals } = group;
             writer.begin(key.len(), totals.iter().copied())?;
-            writer.key_piece(key)?;
+            writer.append_key(key)?;
             bytes += key.len() + HEAD_BYTES_MAX.min(KIB / 16);
         }
         Ok(true)
     }
 }
 
-/// Entries in the order of keys, and the prefix of the one at hand, which decides nearly all comparisons.
+/// Entries in the order of keys, and the prefix of the current entry's key, which decides nearly all comparisons.
 struct Source {
     prefix: u64,
     entries: Entries,
@@ -132,12 +135,12 @@ enum Entries {
 }
 
 impl Source {
-    /// Goes to the next entry, if there is one.
+    /// Goes to the next entry, and says whether there is one.
     fn advance(&mut self) -> Result<bool, Error> {
         let more = match &mut self.entries {
-            Entries::Memory(table) => {
-                table.passed += 1;
-                table.passed <= table.ordered.len()
+            Entries::Memory(sorted) => {
+                sorted.passed += 1;
+                sorted.passed <= sorted.ordered.len()
             }
             Entries::Disk(run) => run.advance()?,
         };
@@ -149,7 +152,7 @@ impl Source {
 
     fn key(&self) -> &[u8] {
         match &self.entries {
-            Entries::Memory(table) => table.totals.key(table.place()),
+            Entries::Memory(sorted) => sorted.table.key(sorted.offset()),
             Entries::Disk(run) => run.key(),
         }
     }
@@ -158,8 +161,8 @@ impl Source {
 impl Entries {
     fn add_to(&self, sums: &mut [Sum]) {
         match self {
-            Self::Memory(table) => {
-                for (sum, total) in sums.iter_mut().zip(table.totals.totals(table.place())) {
+            Self::Memory(sorted) => {
+                for (sum, total) in sums.iter_mut().zip(sorted.table.totals(sorted.offset())) {
                     sum.merge(total);
                 }
             }
@@ -172,7 +175,7 @@ impl Entries {
     }
 }
 
-/// A heap has its greatest on top, so the order is turned: the smallest key is the greatest source.
+/// Rust's heap has the greatest element on top, so the order is reversed: the source with the smallest key is the greatest.
 impl Ord for Source {
     fn cmp(&self, other: &Self) -> Ordering {
         other.prefix.cmp(&self.prefix).then_with(|| other.key().cmp(self.key()))

@@ -1,4 +1,5 @@
-//! Group sums: partitions of the input, a hash table each, spill to disk, merge.
+//! Group sums: the sources are split into partitions, each partition fills a hash table that spills to disk when it is
+//! full, and the tables or runs are merged. `group_sum.rs` is the place to start reading.
 
 pub mod accumulate;
 pub mod calls;

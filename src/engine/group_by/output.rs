@@ -1,4 +1,4 @@
-//! The groups of an answer: as they are merged, as they are stored for a slow reader, as CSV.
+//! The groups of an answer: while they are merged, stored for a slow reader, and written as CSV.
 
 use std::{io::Write, sync::Arc};
 
@@ -30,23 +30,23 @@ pub struct Group {
     pub totals: Vec<i64>,
 }
 
-/// The groups of a sum in the order of their cells as byte strings, read once. They hold the memory of the sum, so this
-/// is for a reader that does not tarry.
+/// The groups of a sum in the order of their cells as byte strings; they can be read once. They keep the memory of the sum
+/// reserved, so a reader must not be slow: a client reads [`StoredGroups`] instead.
 pub struct Groups {
     pub(super) result: DropOnWorker<Merged>,
     pub(super) workers: Workers,
     pub(super) lane: Lane,
 }
 
-/// What is left to read. In this order, as the room is free when the merge is gone.
+/// The groups that have not been read. The fields are dropped in this order, so that the memory is freed after the merge.
 pub(super) struct Merged {
     pub(super) merge: Merge,
     pub(super) work: Arc<Work>,
 }
 
 impl Groups {
-    /// Ends the merge and keeps the groups for a reader, however slow: a block in memory and what is more on disk. The
-    /// memory of the sum is free then.
+    /// Ends the merge and stores the groups for a reader that may be slow: one block in memory and the others on disk. Then
+    /// the memory of the sum is free.
     ///
     /// Errors: a total that does not fit in 64 bits; a group that does not fit in a block; a full disk.
     pub async fn store(mut self) -> Result<StoredGroups, Error> {
@@ -83,11 +83,11 @@ impl Groups {
         let Self { result, workers, lane } = self;
         let spec = Arc::new(result.get()?.work.spec.clone());
         let rest = DropOnWorker { value: rest, workers: workers.clone() };
-        Ok(StoredGroups { first: first.groups, rest, spec, workers, lane, _call: None })
+        Ok(StoredGroups { first: first.groups, rest, spec, workers, lane, _permit: None })
     }
 
-    /// Writes all groups as CSV, quoted where RFC 4180 needs it, rows that end with LF, below a header of these names.
-    /// It is written by a worker, a block at a time, and given back.
+    /// Writes all groups as CSV below a header of these names: quoted where RFC 4180 needs it, with rows that end with LF.
+    /// Workers write one block at a time; `out` is returned at the end.
     ///
     /// Errors: a total that does not fit in 64 bits; what `out` fails with.
     pub async fn write_csv<W: Write + Send + 'static>(mut self, header: &[String], out: W) -> Result<W, Error> {
@@ -134,28 +134,28 @@ impl Groups {
     }
 }
 
-/// The groups of a sum that has ended, in the order of their cells as byte strings, read once. They hold nothing that
-/// another sum needs.
+/// The groups of a sum that has ended, in the order of their cells as byte strings; they can be read once. They hold no
+/// memory that another sum needs.
 pub struct StoredGroups {
-    /// The first block, unless it was read.
+    /// The first block; empty once it has been read.
     first: Vec<Group>,
-    /// What comes after it, until that was read.
+    /// The groups after the first block that have not been read.
     rest: DropOnWorker<Run>,
     spec: Arc<GroupBy>,
     workers: Workers,
     lane: Lane,
-    /// Of the call that they answer.
-    _call: Option<OwnedSemaphorePermit>,
+    /// The permit of the call that they answer: the number of such calls is limited.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl StoredGroups {
-    /// The same groups, with the permit of the call, which is held until they are dropped.
+    /// Keeps the permit of the call until the groups are dropped.
     #[must_use]
-    pub(crate) fn with_call(self, call: OwnedSemaphorePermit) -> Self {
-        Self { _call: Some(call), ..self }
+    pub(crate) fn with_permit(self, permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: Some(permit), ..self }
     }
 
-    /// The next groups, a block of them; none when all were read. Between two calls only the file is kept.
+    /// Reads the next block of groups; it is empty when all have been read. Between two calls only the file is kept.
     pub async fn next_block(&mut self) -> Result<Vec<Group>, Error> {
         if !self.first.is_empty() {
             return Ok(std::mem::take(&mut self.first));
@@ -164,7 +164,7 @@ impl StoredGroups {
         let spec = Arc::clone(&self.spec);
         let read = move || -> Result<_, Error> {
             let mut block = Block::default();
-            rest.hand_on(spec.sum.len(), |group| {
+            rest.consume_while(spec.sum.len(), |group| {
                 let has_room = block.has_room(group.key.len(), &spec);
                 if has_room {
                     block.push(group, &spec)?;
@@ -179,7 +179,7 @@ impl StoredGroups {
     }
 }
 
-/// Groups that are handed on at once.
+/// Groups that are returned together.
 #[derive(Default)]
 struct Block {
     groups: Vec<Group>,
@@ -187,7 +187,7 @@ struct Block {
 }
 
 impl Block {
-    /// Errors: a group that is longer than a block.
+    /// Checks that a group fits in a block.
     fn check(group: &MergedGroup<'_>, spec: &GroupBy) -> Result<(), Error> {
         if Self::group_bytes(group.key.len(), spec) <= GROUP_BLOCK_BYTES {
             return Ok(());
@@ -195,7 +195,7 @@ impl Block {
         Err(GroupByError::GroupTooLong { group: texts_of(group.key), bytes_max: GROUP_BLOCK_BYTES }.into())
     }
 
-    /// Whether a group belongs here, or in the next block.
+    /// Whether a group fits in the rest of this block.
     fn has_room(&self, key_bytes: usize, spec: &GroupBy) -> bool {
         self.groups.is_empty() || self.bytes + Self::group_bytes(key_bytes, spec) <= GROUP_BLOCK_BYTES
     }
@@ -208,7 +208,8 @@ impl Block {
         Ok(())
     }
 
-    /// In memory: its text, a string for each cell, a number for each total. A message is shorter.
+    /// What a group takes in memory: its text, a string for each cell, a number for each total. The message that is sent
+    /// is shorter.
     fn group_bytes(key_bytes: usize, spec: &GroupBy) -> usize {
         key_bytes + size_of::<String>() * spec.by.len() + 2 * size_of::<i64>() * spec.sum.len() + size_of::<Group>()
     }

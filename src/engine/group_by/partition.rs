@@ -1,13 +1,13 @@
-//! A strand of a group sum: one stretch of the sources, read row by row into one table, slice by slice.
+//! A partition of a group sum: a byte range of the sources, read row by row into one table, one slice of work at a time.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
 use super::{
-    accumulate::{Columns, Gathered, GroupRows},
-    hash_table::{Batch, Totals},
-    sources::{Mark, Opened, Source, Stop},
+    accumulate::{Columns, GroupRows, PartitionGroups},
+    hash_table::{Batch, GroupTable},
+    sources::{Opened, Position, Source, SourceError},
     spill::{Run, RunWriter},
     work::Work,
 };
@@ -22,129 +22,133 @@ use crate::{
     limits::{KIB, READ_BLOCK_BYTES},
 };
 
-/// What a part costs that has nothing to read.
+/// What a slice is charged for a part of which nothing is read, because opening it takes time, too.
 const SKIP_BYTES: usize = 4 * KIB;
-/// A longer row is read while no other strand reads one. So all but one strand need only a few blocks for their rows.
+/// Rows longer than this are read by one partition at a time, so that all others need only a few blocks of memory for
+/// their rows.
 const LONG_ROW_BYTES: usize = READ_BLOCK_BYTES;
 
-/// Reads from one mark to another.
-pub(super) struct Strand {
-    /// A mark inside a source: the strand begins at the first row that starts there or later. Until that row was looked for.
-    starts_after: Option<Mark>,
-    start: RangeStart<Mark>,
-    until: Mark,
-    position: End,
-    /// Of the source at hand, once its header was read.
+/// A byte range of the sources, and the groups of the rows that start in it.
+pub(super) struct Partition {
+    /// Set until the first row has been looked for, if the partition begins inside a source: the first row starts here or
+    /// later.
+    starts_after: Option<Position>,
+    start: RangeStart<Position>,
+    until: Position,
+    cursor: Cursor,
+    /// Where the columns of the question are in the current source, once its header has been read.
     columns: Columns,
-    /// A part that was begun inside and read to its end: the rows that were counted, and those that its receipt says.
+    /// Of a part that was begun inside and read to its end: the rows that were counted, and those in its receipt.
     first_rows: Option<(u64, u64)>,
-    /// Whether the row at the position is a long one.
+    /// Whether the next row is longer than [`LONG_ROW_BYTES`].
     at_long_row: bool,
-    /// What is wrong with the source at the position.
-    stop: Option<Stop>,
+    /// Why reading stopped at the cursor.
+    error: Option<SourceError>,
     read_bytes: u64,
-    gathered: Gathered,
-    /// The last, as the room is free when the groups are gone.
+    groups: PartitionGroups,
+    /// The last field, so that it is dropped last: it frees the memory that the groups take.
     work: Arc<Work>,
 }
 
-/// Where a strand ended, which is where the next one must have begun.
+/// How far a partition has been read. Where it ends, the next one must have begun.
 #[derive(Clone, Default)]
-pub(super) struct End {
-    mark: Mark,
-    /// Rows of the source before the mark, ...
+pub(super) struct Cursor {
+    position: Position,
+    /// Rows of the source before the position.
     rows: u64,
-    /// ... and the names of its columns, empty before its header.
+    /// The names of the source's columns; empty until its header has been read.
     names: Vec<String>,
 }
 
-impl Strand {
-    /// Nothing is read yet.
-    pub(super) fn new(work: Arc<Work>, from: Mark, until: Mark, bytes_max: usize) -> Self {
-        // The rest is for the block of a run and for a batch.
-        let totals = Totals::new(bytes_max - bytes_max / 16, work.spec.sum().len());
+impl Partition {
+    /// A partition of which nothing has been read.
+    pub(super) fn new(work: Arc<Work>, from: Position, until: Position, bytes_max: usize) -> Self {
+        // The rest is for the block of a run that is written and for a batch of rows.
+        let table = GroupTable::new(bytes_max - bytes_max / 16, work.spec.sum().len());
         Self {
             work,
             starts_after: (from.offset > 0).then_some(from),
             start: if from.offset == 0 { RangeStart::Known(from) } else { RangeStart::Unknown },
             until,
-            position: End { mark: from, ..End::default() },
+            cursor: Cursor { position: from, ..Cursor::default() },
             columns: Columns::default(),
             first_rows: None,
             at_long_row: false,
-            stop: None,
+            error: None,
             read_bytes: 0,
-            gathered: Gathered { totals, batch: Batch::default(), runs: None, bytes_max },
+            groups: PartitionGroups { table, batch: Batch::default(), runs: None, bytes_max },
         }
     }
 
-    /// Begins again, where the strand before ended.
-    pub(super) fn restart(&mut self, end: End) -> Result<(), Error> {
-        self.gathered.totals.clear();
-        self.gathered.batch.clear();
-        self.gathered.runs = None;
-        (self.starts_after, self.start) = (None, RangeStart::Known(end.mark));
-        (self.first_rows, self.at_long_row, self.stop, self.read_bytes) = (None, false, None, 0);
+    /// Begins again where the partition before this one ended.
+    pub(super) fn restart(&mut self, end: Cursor) -> Result<(), Error> {
+        self.groups.table.clear();
+        self.groups.batch.clear();
+        self.groups.runs = None;
+        (self.starts_after, self.start) = (None, RangeStart::Known(end.position));
+        (self.first_rows, self.at_long_row, self.error, self.read_bytes) = (None, false, None, 0);
         self.columns = Columns::default();
         if !end.names.is_empty() {
-            // That strand has found them, or it would have been stopped.
+            // The partition before has found the columns of the question among them, or it would have failed.
             self.columns = Columns::of(&end.names, &self.work).map_err(Error::Csv)?;
         }
-        self.position = end;
+        self.cursor = end;
         Ok(())
     }
 
-    /// Bytes of CSV that were read or passed over.
+    /// Bytes of CSV that were read or skipped.
     pub(super) fn read_bytes(&self) -> u64 {
         self.read_bytes
     }
 
-    /// Whose turn the next slice must wait for, as it begins with a long row.
+    /// The semaphore of which the next slice needs the permit, if it begins with a long row.
     pub(super) fn long_row_turn(&self) -> Option<Arc<Semaphore>> {
         self.at_long_row.then(|| Arc::clone(&self.work.long_row_turn))
     }
 
-    /// Whether it has written any.
+    /// Whether groups have been written to disk.
     pub(super) fn has_runs(&self) -> bool {
-        self.gathered.runs.is_some()
+        self.groups.runs.is_some()
     }
 
-    /// All groups, on disk.
+    /// Writes the groups that are still in memory to disk, and returns all runs.
     pub(super) fn into_runs(mut self) -> Result<Vec<Run>, Error> {
-        if !self.gathered.totals.is_empty() {
-            self.gathered.spill(&self.work)?;
+        if !self.groups.table.is_empty() {
+            self.groups.spill(&self.work)?;
         }
-        Ok(self.gathered.runs.map(RunWriter::finish).unwrap_or_default())
+        Ok(self.groups.runs.map(RunWriter::finish).unwrap_or_default())
     }
 
-    /// All groups of a strand that has no runs.
-    pub(super) fn into_totals(self) -> Totals {
-        self.gathered.totals
+    /// All groups of a partition without runs.
+    pub(super) fn into_table(self) -> GroupTable {
+        self.groups.table
     }
 
-    /// Whether it began where the one before it ended.
-    pub(super) fn follows(&self, before: &End) -> bool {
-        self.start.follows(&before.mark, !before.names.is_empty())
+    /// Whether it began where the partition before it ended.
+    pub(super) fn follows(&self, before: &Cursor) -> bool {
+        self.start.follows(&before.position, !before.names.is_empty())
     }
 
-    /// What is wrong with what was read, or where it ended. It began where the one before it ended.
-    pub(super) fn check(&mut self, before: &End) -> Result<End, Error> {
-        let (sources, first) = (&self.work.sources, before.mark.source);
+    /// Where it ended, for a partition that began where the one before it ended.
+    ///
+    /// Errors: the first thing wrong with what was read.
+    pub(super) fn check(&mut self, before: &Cursor) -> Result<Cursor, Error> {
+        let (sources, first) = (&self.work.sources, before.position.source);
         let uncounted_rows = self.start.uncounted_rows(before.rows);
         if let Some((counted, expected)) = self.first_rows {
             let checked = check_rows(counted + uncounted_rows, expected);
-            checked.map_err(|what| sources.error(first, Stop::Damaged(what), 0))?;
+            checked.map_err(|what| sources.error(first, SourceError::Damaged(what), 0))?;
         }
-        let mut end = self.position.clone();
-        let uncounted_rows = if end.mark.source == first { uncounted_rows } else { 0 };
-        if let Some(stop) = self.stop.take() {
-            return Err(sources.error(end.mark.source, stop, uncounted_rows));
+        let mut end = self.cursor.clone();
+        let uncounted_rows = if end.position.source == first { uncounted_rows } else { 0 };
+        if let Some(error) = self.error.take() {
+            return Err(sources.error(end.position.source, error, uncounted_rows));
         }
         end.rows += uncounted_rows;
         Ok(end)
     }
 
-    /// One slice. Answers whether there is more. It ends early before a long row, unless it begins with that.
+    /// Reads one slice, and says whether there is more. A slice ends before a long row, unless it begins with one.
     pub(super) fn step(&mut self) -> bool {
         let mut left = self.work.plan.slice_bytes.max(1);
         while left > 0 {
@@ -152,8 +156,8 @@ impl Strand {
                 Ok(Some(_)) if self.at_long_row => return true,
                 Ok(Some(bytes)) => left = left.saturating_sub(bytes),
                 Ok(None) => return false,
-                Err(stop) => {
-                    self.stop = Some(stop);
+                Err(error) => {
+                    self.error = Some(error);
                     return false;
                 }
             }
@@ -161,38 +165,37 @@ impl Strand {
         true
     }
 
-    /// Reads on in one source and answers what that cost, or none at the end of the strand.
-    fn read_source(&mut self, bytes_max: usize) -> Result<Option<usize>, Stop> {
-        if let Some(mark) = self.starts_after.take() {
-            self.start = self.begin_inside(mark)?;
+    /// Continues in one source, and returns what that is charged; `None` at the end of the partition.
+    fn read_source(&mut self, bytes_max: usize) -> Result<Option<usize>, SourceError> {
+        if let Some(position) = self.starts_after.take() {
+            self.start = self.begin_inside(position)?;
         }
-        if self.start == RangeStart::Unknown || self.position.mark >= self.until {
+        if self.start == RangeStart::Unknown || self.cursor.position >= self.until {
             return Ok(None);
         }
         let work = Arc::clone(&self.work);
-        let (id, opened) = work.sources.open(self.position.mark.source, &work.spec);
-        if id != self.position.mark.source {
-            self.position = End { mark: Mark { source: id, offset: 0 }, ..End::default() };
-            if self.position.mark >= self.until {
+        let (id, opened) = work.sources.open(self.cursor.position.source, &work.spec);
+        if id != self.cursor.position.source {
+            self.cursor = Cursor { position: Position { source: id, offset: 0 }, ..Cursor::default() };
+            if self.cursor.position >= self.until {
                 return Ok(None);
             }
         }
         match opened? {
             Opened::Source(source) => self.read_rows(&source, bytes_max).map(Some),
-            Opened::Without { bytes } => {
+            Opened::LacksColumn { bytes } => {
                 self.read_bytes += bytes;
                 self.next_source();
                 Ok(Some(SKIP_BYTES))
             }
-            Opened::None => Ok(None),
+            Opened::End => Ok(None),
         }
     }
 
-    fn read_rows(&mut self, source: &Source, bytes_max: usize) -> Result<usize, Stop> {
-        let before = self.position.mark.offset;
-        let resume =
-            Resume { offset: before, rows: self.position.rows, names: std::mem::take(&mut self.position.names) };
-        let rows = GroupRows { work: &self.work, source, columns: &mut self.columns, gathered: &mut self.gathered };
+    fn read_rows(&mut self, source: &Source, bytes_max: usize) -> Result<usize, SourceError> {
+        let before = self.cursor.position.offset;
+        let resume = Resume { offset: before, rows: self.cursor.rows, names: std::mem::take(&mut self.cursor.names) };
+        let rows = GroupRows { work: &self.work, source, columns: &mut self.columns, groups: &mut self.groups };
         let mut scan = FileScan::new(source.file.clone(), source.limits, Wanted::All, resume, rows);
         if self.until.source == source.id {
             scan = scan.stop_at(self.until.offset);
@@ -204,10 +207,10 @@ impl Strand {
         };
         let reached = loop {
             let reached = scan.step_to_stop(bytes_max);
-            // What is wrong with a row that waits comes before what is wrong here.
+            // An error in a row of the batch comes before one that the scan has met.
             scan.rows.flush()?;
             let reached = reached?;
-            // A slice must get beyond the row that it begins with, or the next one would begin there again.
+            // A slice must pass the row that it begins with, or the next slice would begin there again.
             if reached != Reached::Pause || scan.offset() > before {
                 break reached;
             }
@@ -216,23 +219,23 @@ impl Strand {
         let (resume, _) = scan.into_resume();
         let bytes = resume.offset - before;
         self.read_bytes += bytes;
-        self.position.mark.offset = resume.offset;
-        (self.position.rows, self.position.names) = (resume.rows, resume.names);
-        let at_end = resume.offset == source.file.bytes() && !self.position.names.is_empty();
+        self.cursor.position.offset = resume.offset;
+        (self.cursor.rows, self.cursor.names) = (resume.rows, resume.names);
+        let at_end = resume.offset == source.file.bytes() && !self.cursor.names.is_empty();
         if reached == Reached::End || at_end {
             self.end_source(source)?;
         }
         Ok(usize::try_from(bytes).unwrap_or(usize::MAX).max(SKIP_BYTES))
     }
 
-    /// A part has the rows that its receipt says.
-    fn end_source(&mut self, source: &Source) -> Result<(), Stop> {
+    /// Checks that a part has as many rows as its receipt says, and goes on to the next source.
+    fn end_source(&mut self, source: &Source) -> Result<(), SourceError> {
         if let Some((part, _)) = &source.part {
             match self.start {
-                RangeStart::Guessed(mark) if mark.source == source.id => {
-                    self.first_rows = Some((self.position.rows, part.rows));
+                RangeStart::Guessed(position) if position.source == source.id => {
+                    self.first_rows = Some((self.cursor.rows, part.rows));
                 }
-                _ => check_rows(self.position.rows, part.rows).map_err(Stop::Damaged)?,
+                _ => check_rows(self.cursor.rows, part.rows).map_err(SourceError::Damaged)?,
             }
         }
         self.next_source();
@@ -240,33 +243,33 @@ impl Strand {
     }
 
     fn next_source(&mut self) {
-        self.position = End { mark: self.position.mark.next_source(), ..End::default() };
+        self.cursor = Cursor { position: self.cursor.position.next_source(), ..Cursor::default() };
     }
 
-    /// Guesses where the first row starts that does not begin before a mark.
-    fn begin_inside(&mut self, mark: Mark) -> Result<RangeStart<Mark>, Stop> {
+    /// Guesses where the first row starts at or after a position inside a source.
+    fn begin_inside(&mut self, position: Position) -> Result<RangeStart<Position>, SourceError> {
         let work = Arc::clone(&self.work);
-        let source = match work.sources.open(mark.source, &work.spec) {
+        let source = match work.sources.open(position.source, &work.spec) {
             (_, Ok(Opened::Source(source))) => source,
-            (_, Ok(Opened::Without { .. })) => {
+            (_, Ok(Opened::LacksColumn { .. })) => {
                 self.next_source();
-                return Ok(RangeStart::Known(self.position.mark));
+                return Ok(RangeStart::Known(self.cursor.position));
             }
-            // The strand before reads the start of it, and will say what is wrong.
-            (_, Ok(Opened::None) | Err(_)) => return Ok(RangeStart::Unknown),
+            // The partition before this one reads the source's beginning and will report what is wrong.
+            (_, Ok(Opened::End) | Err(_)) => return Ok(RangeStart::Unknown),
         };
-        let Some((names, offset)) = source.guess(mark.offset)? else {
+        let Some((names, offset)) = source.guess(position.offset)? else {
             return Ok(RangeStart::Unknown);
         };
         let Ok(columns) = Columns::of(&names, &work) else {
             return Ok(RangeStart::Unknown);
         };
         self.columns = columns;
-        self.position = End { mark: Mark { source: source.id, offset }, rows: 0, names };
+        self.cursor = Cursor { position: Position { source: source.id, offset }, rows: 0, names };
         if offset == source.file.bytes() {
             self.next_source();
-            return Ok(RangeStart::Known(self.position.mark));
+            return Ok(RangeStart::Known(self.cursor.position));
         }
-        Ok(RangeStart::Guessed(self.position.mark))
+        Ok(RangeStart::Guessed(self.cursor.position))
     }
 }

@@ -1,4 +1,4 @@
-//! What a group sum reads: one file, or the CSV of all parts of the table, opened one at a time and lazily.
+//! What a group sum reads: one file, or the CSV of all parts of the table. Each file is opened when it is reached.
 
 use std::sync::Arc;
 
@@ -29,27 +29,27 @@ pub enum Sources {
     File {
         /// The file.
         file: Reader,
-        /// What it may measure.
+        /// How long its rows and cells may be, and how many columns it may have.
         limits: CsvLimits,
     },
-    /// The parts of a table as it was. Those that lack a column add nothing.
+    /// A snapshot of the table's parts. Parts that lack a column of the question add nothing.
     Parts {
-        /// Where they are.
+        /// The data folder that has their files.
         store: Arc<Store>,
-        /// Which.
+        /// The parts, by id.
         parts: OrdMap<PartId, Arc<Part>>,
     },
 }
 
-/// A place in all sources.
+/// A byte of all sources, in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Mark {
+pub(super) struct Position {
     /// A part's number; 0 is the file that is no part.
     pub(super) source: u64,
     pub(super) offset: u64,
 }
 
-impl Mark {
+impl Position {
     /// After all sources.
     pub(super) const END: Self = Self { source: u64::MAX, offset: 0 };
 
@@ -59,52 +59,53 @@ impl Mark {
     }
 }
 
-/// A source that has the columns, open.
+/// An open source that has all columns of the question.
 pub(super) struct Source {
     pub(super) id: u64,
     pub(super) file: Reader,
     pub(super) limits: CsvLimits,
-    /// What is known of it already, if it is a part.
+    /// Its receipt and its columns, if it is a part.
     pub(super) part: Option<(Arc<Part>, Arc<Schema>)>,
 }
 
-/// The next source of a walk.
+/// What [`Sources::open`] finds.
 pub(super) enum Opened {
     Source(Box<Source>),
-    /// One that lacks a column, and its size.
-    Without {
+    /// A part that lacks a column of the question, and the size of its CSV.
+    LacksColumn {
         bytes: u64,
     },
-    None,
+    /// There is no further source.
+    End,
 }
 
-/// What stops the reading of a source.
+/// Why a source could not be read on.
 #[derive(Debug)]
-pub(super) enum Stop {
-    /// Something is wrong with it, at a row counted from where the reader began.
+pub(super) enum SourceError {
+    /// Something is wrong with the CSV. Rows are counted from where the reader began.
     Csv(CsvError),
     /// A part's CSV is not what its receipt says.
     Damaged(String),
-    /// A part's column is of a type that is never summed.
+    /// A part's column has a type that is never summed.
     NotSummable { column: String, column_type: ColumnType },
-    /// Nothing is wrong with the source.
+    /// The failure is not the content's, such as a file that cannot be opened.
     Other(Error),
 }
 
-impl From<CsvError> for Stop {
+impl From<CsvError> for SourceError {
     fn from(error: CsvError) -> Self {
         Self::Csv(error)
     }
 }
 
-impl From<Error> for Stop {
+impl From<Error> for SourceError {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }
 }
 
 impl Sources {
-    /// Of all of them together.
+    /// The size of all sources together.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::File { file, .. } => file.bytes(),
@@ -112,7 +113,7 @@ impl Sources {
         }
     }
 
-    /// No row is longer: neither than its file nor than what is allowed.
+    /// An upper bound of a row's length: the longest row that is allowed, or the largest file if that is smaller.
     pub(super) fn row_bytes_max(&self) -> usize {
         let (allowed, file_bytes) = match self {
             Self::File { file, limits } => (limits.row_bytes_max, file.bytes()),
@@ -123,17 +124,17 @@ impl Sources {
         usize::try_from(file_bytes).unwrap_or(usize::MAX).min(allowed)
     }
 
-    /// Where each of so many pieces of about one size begins.
-    pub(super) fn cut(&self, count: usize) -> Vec<Mark> {
+    /// Splits the sources into `count` byte ranges of about the same size, and returns where each begins.
+    pub(super) fn split(&self, count: usize) -> Vec<Position> {
         let total = u128::from(self.bytes());
-        let wanted = |index: usize| total * index as u128 / count as u128;
-        let mut marks = vec![Mark::default()];
+        let boundary = |index: usize| total * index as u128 / count as u128;
+        let mut starts = vec![Position::default()];
         let mut before = 0;
         let mut add = |source, bytes: u64| {
-            while marks.len() < count && wanted(marks.len()) < before + u128::from(bytes) {
-                let offset = u64::try_from(wanted(marks.len()) - before).unwrap_or(0);
-                // What begins with a byte order mark is not cut within it.
-                marks.push(Mark { source, offset: if offset < 4 { 0 } else { offset } });
+            while starts.len() < count && boundary(starts.len()) < before + u128::from(bytes) {
+                let offset = u64::try_from(boundary(starts.len()) - before).unwrap_or(0);
+                // A file is not split within its byte order mark.
+                starts.push(Position { source, offset: if offset < 4 { 0 } else { offset } });
             }
             before += u128::from(bytes);
         };
@@ -141,55 +142,55 @@ impl Sources {
             Self::File { file, .. } => add(0, file.bytes()),
             Self::Parts { parts, .. } => parts.iter().for_each(|(id, part)| add(id.get(), part.csv_bytes)),
         }
-        marks
+        starts
     }
 
-    /// The first source from this id on, and its id.
-    pub(super) fn open(&self, id: u64, spec: &GroupBy) -> (u64, Result<Opened, Stop>) {
+    /// Opens the first source whose id is `id` or greater; its id is returned with it.
+    pub(super) fn open(&self, id: u64, spec: &GroupBy) -> (u64, Result<Opened, SourceError>) {
         match self {
             Self::File { file, limits } if id == 0 => {
                 let source = Source { id, file: file.clone(), limits: *limits, part: None };
                 (id, Ok(Opened::Source(Box::new(source))))
             }
-            Self::File { .. } => (id, Ok(Opened::None)),
+            Self::File { .. } => (id, Ok(Opened::End)),
             Self::Parts { store, parts } => {
                 let next = PartId::new(id.max(1)).and_then(|first| parts.range(first..).next());
-                next.map_or((id, Ok(Opened::None)), |(id, part)| (id.get(), open_part(store, part, spec)))
+                next.map_or((id, Ok(Opened::End)), |(id, part)| (id.get(), open_part(store, part, spec)))
             }
         }
     }
 
-    /// What a stop means to who asked, when so many rows of the source come before those that were counted.
-    pub(super) fn error(&self, id: u64, stop: Stop, rows_before: u64) -> Error {
+    /// The error for the caller. `rows_before` is the number of rows of the source before those that were counted.
+    pub(super) fn error(&self, id: u64, error: SourceError, rows_before: u64) -> Error {
         let part = PartId::new(id);
-        match (stop, part) {
-            (Stop::Other(error), _) => error,
-            (Stop::Csv(error), None) => error.after_rows(rows_before).into(),
-            (Stop::Csv(CsvError::Summand { row, column, cell, problem }), Some(part)) => {
+        match (error, part) {
+            (SourceError::Other(error), _) => error,
+            (SourceError::Csv(error), None) => error.after_rows(rows_before).into(),
+            (SourceError::Csv(CsvError::Summand { row, column, cell, problem }), Some(part)) => {
                 Error::Cell { part, row: row + rows_before, column, cell, problem }
             }
-            (Stop::Csv(error), Some(part)) => {
+            (SourceError::Csv(error), Some(part)) => {
                 Error::Damaged { part, what: format!("csv: {}", error.after_rows(rows_before)) }
             }
-            (Stop::Damaged(what), Some(part)) => Error::Damaged { part, what: format!("csv: {what}") },
-            (Stop::NotSummable { column, column_type }, Some(part)) => {
+            (SourceError::Damaged(what), Some(part)) => Error::Damaged { part, what: format!("csv: {what}") },
+            (SourceError::NotSummable { column, column_type }, Some(part)) => {
                 ColumnSumError::NotSummable { part, column, column_type }.into()
             }
-            (Stop::Damaged(what), None) => Error::Internal(format!("a file that is no part: {what}")),
-            (Stop::NotSummable { column, .. }, None) => Error::Internal(format!("a file with types: {column}")),
+            (SourceError::Damaged(what), None) => Error::Internal(format!("a file that is no part: {what}")),
+            (SourceError::NotSummable { column, .. }, None) => Error::Internal(format!("a file with types: {column}")),
         }
     }
 }
 
-fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, Stop> {
+fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, SourceError> {
     let schema = store.schema(part)?;
     if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
-        return Ok(Opened::Without { bytes: part.csv_bytes });
+        return Ok(Opened::LacksColumn { bytes: part.csv_bytes });
     }
     for column in spec.sum() {
         match schema.find(column) {
             Some((_, ColumnType::Int64 | ColumnType::Utf8)) | None => {}
-            Some((_, column_type)) => return Err(Stop::NotSummable { column: column.clone(), column_type }),
+            Some((_, column_type)) => return Err(SourceError::NotSummable { column: column.clone(), column_type }),
         }
     }
     let file = store.open_part(part, Format::Csv)?;
@@ -198,16 +199,16 @@ fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, 
 }
 
 impl Source {
-    /// The names of the columns and a guess where the first row starts that does not begin before `offset`; none if
-    /// that cannot be guessed.
-    pub(super) fn guess(&self, offset: u64) -> Result<Option<(Vec<String>, u64)>, Stop> {
+    /// The names of the columns, and a guess where the first row starts at or after `offset`; `None` if that cannot be
+    /// guessed.
+    pub(super) fn guess(&self, offset: u64) -> Result<Option<(Vec<String>, u64)>, SourceError> {
         let Some(names) = self.header()? else { return Ok(None) };
         let start = guess_row_start(&self.file, offset, names.len(), self.limits, CAREFUL_GUESS)?;
         Ok(start.map(|start| (names, start)))
     }
 
-    /// The names of the columns; none if something is wrong with the header, which whoever reads the file from its start
-    /// will say.
+    /// The names of the columns; `None` if something is wrong with the header. The partition that reads the file from its
+    /// start reports that.
     fn header(&self) -> Result<Option<Vec<String>>, Error> {
         match read_header(&self.file, self.limits) {
             Ok(names) => Ok(Some(names)),

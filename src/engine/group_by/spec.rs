@@ -1,4 +1,4 @@
-//! What a group sum is asked for, and how much memory it may take.
+//! The question of a group sum, and the resources that it may use.
 
 use std::thread::available_parallelism;
 
@@ -8,10 +8,10 @@ use crate::{
     limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, MIB, NAME_BYTES_MAX, SLICE_BYTES, WORKERS},
 };
 
-/// A strand with less memory would write runs all the time.
-const STRAND_MEMORY_BYTES_MIN: usize = 8 * MIB;
+/// A partition with less memory would write runs all the time.
+const PARTITION_MEMORY_BYTES_MIN: usize = 8 * MIB;
 
-/// The columns of a group sum: no name twice, at least one to group by and one to sum.
+/// The columns of a group sum: no name is repeated, at least one is grouped by, and at least one is summed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupBy {
     pub(super) by: Vec<String>,
@@ -19,7 +19,7 @@ pub struct GroupBy {
 }
 
 impl GroupBy {
-    /// Groups by some columns and sums others. A column is named once: the result is a table, too.
+    /// Groups by some columns and sums others. No column may be named twice, because the result is a table, too.
     pub fn new(by: Vec<String>, sum: Vec<String>) -> Result<Self, GroupByError> {
         if by.is_empty() {
             return Err(GroupByError::NoBy);
@@ -43,7 +43,7 @@ impl GroupBy {
         Ok(Self { by, sum })
     }
 
-    /// Groups by the columns of some lists and sums those of others; a list is columns as a row of a CSV file has them.
+    /// The same from lists. A list is column names separated by commas and quoted as in a CSV file.
     pub fn parse(by: &[String], sum: &[String]) -> Result<Self, GroupByError> {
         let names = |lists: &[String]| {
             let mut names = Vec::new();
@@ -66,29 +66,29 @@ impl GroupBy {
     }
 }
 
-/// What a group sum may take. The answer does not depend on it.
+/// The resources that a group sum may use. The answer does not depend on them.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Bytes for groups: tables, what sorts them, blocks of runs; and for a long row being read, unless that would
-    /// leave less than a quarter for groups. A merge holds two rows of the longest and what it writes of one, even where
-    /// that is more.
+    /// Memory for groups (tables, sorting them, blocks of runs) and for a long row while it is read, except that groups
+    /// have at least a quarter of it. A merge keeps two of the longest groups and a block that it writes, even if that is
+    /// more.
     pub bytes_max: usize,
-    /// Strands at most.
-    pub strands_max: usize,
-    /// Bytes of CSV that are worth a strand of their own.
-    pub strand_bytes_min: u64,
+    /// The number of partitions, at most.
+    pub partitions_max: usize,
+    /// Bytes of CSV that make a separate partition worthwhile.
+    pub partition_bytes_min: u64,
     /// Bytes of CSV that a slice reads.
     pub slice_bytes: usize,
 }
 
 impl Plan {
-    /// For this machine, in so many bytes.
+    /// The plan for this machine, with `bytes_max` bytes of memory.
     pub fn with_bytes(bytes_max: usize) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
         Self {
             bytes_max,
-            strands_max: cores.min(WORKERS).min(bytes_max / STRAND_MEMORY_BYTES_MIN).max(1),
-            strand_bytes_min: 2 * SLICE_BYTES as u64,
+            partitions_max: cores.min(WORKERS).min(bytes_max / PARTITION_MEMORY_BYTES_MIN).max(1),
+            partition_bytes_min: 2 * SLICE_BYTES as u64,
             slice_bytes: SLICE_BYTES,
         }
     }

@@ -1,12 +1,12 @@
-//! Groups in the order of their keys: the runs that a full table leaves on disk, and the merge of runs and tables.
+//! Spilling: a full table is written to disk as a run, which is a list of groups sorted by key. `merge.rs` reads the runs
+//! again.
 //!
-//! A run is entries one after the other: the key's length, a total for each column, the key. Numbers are
-//! those of `values/varint.rs`. Memory: a block for each run that is
-//! read, or its longest entry where that is longer.
+//! An entry of a run is the key's length, a total for each summed column, and the key. Numbers are variable-length integers
+//! (`values/varint.rs`). Memory: a block for each run that is read, or its longest entry if that is longer.
 
 use std::{ops::Range, sync::Arc};
 
-use super::hash_table::Totals;
+use super::hash_table::GroupTable;
 use crate::{
     engine::{
         storage::{
@@ -22,12 +22,12 @@ use crate::{
     limits::{GROUP_COLUMNS_MAX, KIB},
 };
 
-/// Bytes that are read from a run or written to one at once, where memory allows it.
+/// Bytes that are read from or written to a run at once, if memory allows it.
 const BLOCK_BYTES: usize = 64 * KIB;
-/// All of an entry before its key.
+/// The bytes of an entry before its key, at most.
 pub(super) const HEAD_BYTES_MAX: usize = varint::BYTES_MAX * (1 + GROUP_COLUMNS_MAX);
 
-/// A stretch of a file, in the order of keys.
+/// A sorted run: a byte range of a temporary file with entries in the order of their keys.
 #[derive(Clone)]
 pub struct Run {
     file: Arc<TempFile>,
@@ -36,9 +36,9 @@ pub struct Run {
 }
 
 impl Run {
-    /// Hands its groups on, from the first, until one is not taken. What is left is the run; nothing of it is kept in
-    /// memory.
-    pub fn hand_on(
+    /// Calls `take` with the groups in order until it returns `false`. Groups that were taken are no longer part of the run;
+    /// nothing of the others is kept in memory.
+    pub fn consume_while(
         &mut self,
         sums_count: usize,
         mut take: impl FnMut(&MergedGroup<'_>) -> Result<bool, Error>,
@@ -56,7 +56,7 @@ pub struct RunWriter {
     file: TempFile,
     block: Vec<u8>,
     block_bytes: usize,
-    /// Of the runs that are complete: where each is, and its longest entry.
+    /// The complete runs: the byte range of each, and the length of its longest entry.
     runs: Vec<(Range<u64>, usize)>,
     run_start: u64,
     entry_bytes: usize,
@@ -64,7 +64,7 @@ pub struct RunWriter {
 }
 
 impl RunWriter {
-    /// Writes to a new file, with a block that is small where memory is.
+    /// Writes to a new temporary file. The block is smaller if `bytes_max` is small.
     pub fn new(folder: &TempFolder, bytes_max: usize) -> Result<Self, Error> {
         let block_bytes = block_bytes(bytes_max);
         Ok(Self {
@@ -78,7 +78,7 @@ impl RunWriter {
         })
     }
 
-    /// Begins an entry; its key must follow, in pieces.
+    /// Begins an entry. Its key must follow, in one or more calls of [`append_key`](Self::append_key).
     pub fn begin(&mut self, key_bytes: usize, totals: impl Iterator<Item = Sum>) -> Result<(), Error> {
         if self.block.len() + HEAD_BYTES_MAX > self.block_bytes {
             self.flush()?;
@@ -93,8 +93,8 @@ impl RunWriter {
         Ok(())
     }
 
-    /// A piece of the key.
-    pub fn key_piece(&mut self, piece: &[u8]) -> Result<(), Error> {
+    /// Appends some bytes of the key.
+    pub fn append_key(&mut self, piece: &[u8]) -> Result<(), Error> {
         if self.block.len() + piece.len() <= self.block_bytes {
             self.block.extend_from_slice(piece);
             return Ok(());
@@ -107,17 +107,17 @@ impl RunWriter {
         self.file.append(piece)
     }
 
-    /// A whole table as a run.
-    pub fn put_all(&mut self, totals: &Totals) -> Result<(), Error> {
-        for ordered in totals.sorted() {
-            let key = totals.key(ordered.place());
-            self.begin(key.len(), totals.totals(ordered.place()))?;
-            self.key_piece(key)?;
+    /// Writes a whole table as a run.
+    pub fn put_all(&mut self, table: &GroupTable) -> Result<(), Error> {
+        for ordered in table.sorted() {
+            let key = table.key(ordered.offset());
+            self.begin(key.len(), table.totals(ordered.offset()))?;
+            self.append_key(key)?;
         }
         self.end_run()
     }
 
-    /// What was written since the last call is a run.
+    /// Ends a run: it has all that was written since the last one ended.
     pub fn end_run(&mut self) -> Result<(), Error> {
         self.flush()?;
         let end = self.file.bytes();
@@ -128,7 +128,7 @@ impl RunWriter {
         Ok(())
     }
 
-    /// All runs.
+    /// Returns all complete runs.
     pub fn finish(self) -> Vec<Run> {
         let file = Arc::new(self.file);
         let run = |(bytes, entry_bytes_max)| Run { file: Arc::clone(&file), bytes, entry_bytes_max };
@@ -142,12 +142,12 @@ impl RunWriter {
     }
 }
 
-/// A block's size where so much memory is to hold many of them.
+/// The size of a block if `bytes_max` has to be enough for many blocks.
 pub(super) fn block_bytes(bytes_max: usize) -> usize {
     (bytes_max / 64).clamp(2 * HEAD_BYTES_MAX.min(KIB), BLOCK_BYTES)
 }
 
-/// A group with all that was added to it.
+/// A group with its complete totals.
 pub struct MergedGroup<'a> {
     /// Its cells with a NUL between them.
     pub key: &'a [u8],
@@ -155,9 +155,9 @@ pub struct MergedGroup<'a> {
     pub totals: &'a [Sum],
 }
 
-/// Reads a run, an entry at a time.
+/// Reads a run, one entry at a time.
 pub(super) struct RunReader {
-    /// Keeps the file, which has no name.
+    /// Keeps the file open: it has no name and is removed when it is closed.
     file: Reader,
     unread: Range<u64>,
     block: Vec<u8>,
@@ -203,7 +203,7 @@ impl RunReader {
         if self.next <= self.block.len() { Ok(true) } else { Err(damaged()) }
     }
 
-    /// Sees to it that so many bytes are in the block from `next` on, if the run has them.
+    /// Reads until the block has `bytes` bytes from `next` on, or until the end of the run.
     fn fill(&mut self, bytes: usize) -> Result<(), Error> {
         let kept = self.block.len() - self.next;
         if kept >= bytes || self.unread.is_empty() {
@@ -215,7 +215,7 @@ impl RunReader {
         let more = (self.block_bytes.max(bytes) - kept).min(unread);
         self.block.truncate(kept);
         if self.block.capacity() < kept + more {
-            // No more than is needed, and never beside the room that was too small.
+            // Exactly what is needed, after the smaller buffer has been shrunk.
             self.block.shrink_to_fit();
             self.block.reserve_exact(more);
         }
