@@ -106,7 +106,7 @@ impl SmallFileStage {
                 files.into_iter().for_each(|file| stage.stage_one(file));
             };
             // Who waits for a file that is refused here learns that its end is gone.
-            let _refused = this.workers.hand_over(Lane::Upload, work).await;
+            let _refused = this.workers.enqueue(Lane::Upload, work).await;
         }
     }
 

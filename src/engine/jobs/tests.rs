@@ -45,7 +45,7 @@ impl Hold {
                 thread::sleep(Duration::from_millis(1));
             }
         };
-        engine.context.workers.hand_over(Lane::Upload, work).await.expect("the queue has room");
+        engine.context.workers.enqueue(Lane::Upload, work).await.expect("the queue has room");
     }
 
     fn count(&self) -> usize {

@@ -1,5 +1,5 @@
 //! What every feature of the engine works with: the lock, the workers, the store, and the permits and memory pools that
-//! bound what runs at once. It knows no feature.
+//! limit what runs at the same time. It knows no feature.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -33,15 +33,15 @@ pub struct Context {
     pub limits: Limits,
     /// Permits for uploads.
     pub uploads: Admission,
-    /// Permits for syncs of large files; few run side by side.
+    /// Permits for syncs of large files; few run in parallel.
     pub syncs: Arc<Semaphore>,
-    /// Memory for conversions of large files. Small files have a pool of their own, so they never wait for large ones.
+    /// Memory for conversions of large files. Small files have a separate pool, so they never wait for large ones.
     pub large_conversions: Pool,
     /// Memory for conversions of small files.
     pub small_conversions: Pool,
-    /// Memory for statistics, which therefore never wait for conversions.
+    /// Memory for statistics. It is separate, so they never wait for conversions.
     pub statistics: Pool,
-    /// Permits for Parquet footers of wide parts in memory.
+    /// Permits for having the Parquet footer of a wide part in memory.
     pub wide_reads: Arc<Semaphore>,
     /// Permits for upgrades of parts of format version 1.
     pub upgrades: Semaphore,

@@ -1,4 +1,4 @@
-//! Detached tasks: work that runs to its end, with its clean-up, even if the call that asked for it goes away.
+//! Detached tasks: work that runs to its end, including its clean-up, even if the call that started it goes away.
 
 use tokio_util::sync::CancellationToken;
 

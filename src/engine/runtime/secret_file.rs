@@ -4,9 +4,9 @@ use std::{fs::File, io::Read, path::Path};
 
 use crate::{engine::state::lock_check::assert_unlocked, error::Error};
 
-/// The one word that the file holds, without the white space around it.
+/// Reads the secret: the only word in the file, without the white space around it.
 ///
-/// Errors: it holds no word, several, or one that is too long; it cannot be read.
+/// Errors: the file has no word, several words, or one that is too long; it cannot be read.
 pub fn read_secret(path: &Path) -> Result<String, Error> {
     const SECRET_BYTES_MAX: u64 = 1024;
     assert_unlocked();

@@ -1,10 +1,9 @@
-//! Transfers: uploads, and other calls that hold a permit for as long as their client sends or reads. How many there
-//! may be at once, whose they are, and how fast each moves.
+//! Transfers: uploads, and other calls that hold a permit for as long as their client sends or reads. This module gives the
+//! permits and ends transfers that are too slow. The tables behind it are plain data in `engine/state`.
 //!
-//! A permit is given by use, not by arrival. When all are taken, a newcomer waits for a moment, and the transfer that is
-//! furthest behind the least rate ends, if any is; the client that runs the fewest is next. One connection holds at
-//! most half of the permits, and one peer three quarters. The tables are plain data, and the state's lock guards them; whoever
-//! waits is told through a channel.
+//! Permits are shared fairly, not first come, first served. If all are taken, a newcomer waits for a few seconds. Meanwhile the
+//! transfer that is furthest behind the minimum rate is ended, if there is one, and a free permit goes to the waiting client with
+//! the fewest transfers. One connection holds at most half of the permits, and one peer at most three quarters.
 
 use std::{
     future::Future,
@@ -31,13 +30,14 @@ use crate::{
     },
 };
 
-/// How far a transfer may be behind the least rate, unless its client may be silent for longer.
+/// How far a transfer may be behind the minimum rate, unless its client may be silent for longer.
 const GRACE: Duration = Duration::from_secs(TRANSFER_GRACE_S);
-/// By how much longer the pace waits than the timer for silent clients, so that a silent one is always said to be silent.
+/// How much longer than the timer for silent clients this module waits, so that a silent client always gets the error that
+/// says so.
 const AFTER_IDLE: Duration = Duration::from_secs(1);
 /// How long a newcomer waits for a permit.
 const WAIT_MAX: Duration = Duration::from_millis(TRANSFER_WAIT_MS_MAX);
-/// How often one that waits looks for a transfer that is too slow.
+/// How often a waiting call looks for a transfer that is too slow.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Gives permits for transfers of one kind.
@@ -45,12 +45,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Admission {
     state: Shared,
     kind: TransferKind,
-    /// How long a newcomer waits: for as long as another may hold its permit, and then some.
+    /// How long a newcomer waits. It is longer than another transfer may hold its permit.
     wait_max: Duration,
 }
 
 impl Admission {
-    /// From here on, `transfers` is the table of this kind.
+    /// Puts `transfers` into the state as the table of this kind.
     pub fn new(state: &Shared, kind: TransferKind, transfers: Transfers) -> Self {
         let wait_max = WAIT_MAX + transfers.held_max.unwrap_or_default();
         state.with(|state| state.transfers[kind as usize] = transfers);
@@ -62,13 +62,14 @@ impl Admission {
         Self::new(state, TransferKind::LongCall, Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX))
     }
 
-    /// Permits for bodies of which few are held in memory at once.
+    /// Permits for large request bodies, of which only a few are in memory at the same time.
     pub fn for_large_bodies(state: &Shared) -> Self {
         let bodies = Transfers::new(LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_WAITS_MAX);
         Self::new(state, TransferKind::LargeBody, bodies.held_at_most(Duration::from_secs(LARGE_JSON_BODY_S)))
     }
 
-    /// A permit, or none within a few seconds. `end` is cancelled when the transfer has to end for another.
+    /// Waits for a permit, and gives up after a few seconds. `end` is cancelled later if the transfer has to end so that another can
+    /// have its permit.
     pub async fn enter(&self, origin: Origin, end: CancellationToken) -> Option<Permit> {
         let pace = Arc::new(Pace::new(end));
         let entered = self.state.with(|state| state.transfers[self.kind as usize].enter(origin, Arc::clone(&pace)));
@@ -76,7 +77,7 @@ impl Admission {
         let permit = Permit { admission: self.clone(), id, pace };
         let Some(mut rx) = rx else { return Some(permit) };
         let deadline = Instant::now() + self.wait_max;
-        // Each that waits ends one transfer at most.
+        // Each waiting call ends at most one transfer.
         let mut has_ended_one = false;
         while Instant::now() < deadline {
             if !has_ended_one {
@@ -87,7 +88,7 @@ impl Admission {
                 }
             }
             tokio::select! {
-                told = &mut rx => return told.ok().map(|()| permit),
+                given = &mut rx => return given.ok().map(|()| permit),
                 () = sleep(LOOK_INTERVAL) => {}
             }
         }
@@ -103,7 +104,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// How fast the transfer moves: whoever moves its bytes says so there.
+    /// The pace of the transfer, to be updated by the code that moves its bytes.
     pub fn pace(&self) -> Arc<Pace> {
         Arc::clone(&self.pace)
     }
@@ -113,18 +114,18 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let Admission { state, kind, .. } = &self.admission;
         for tx in state.with(|state| state.transfers[*kind as usize].leave(self.id)) {
-            // One that has just given up waiting leaves by itself.
+            // A call that has just given up waiting leaves by itself.
             let _gave_up = tx.send(());
         }
     }
 }
 
-/// Ready with an error when a transfer has to end for its pace. Polled while its client is waited for.
+/// Finds out whether a transfer has to end because it is too slow. It is polled while the server waits for the client.
 pub struct TooSlow {
     pace: Arc<Pace>,
     /// How far it may be behind.
     behind_max: Duration,
-    /// What is asked for when the client is waited for, and not made for transfers that never wait.
+    /// Made at the first poll, as most transfers never wait for their client.
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     look: Option<Pin<Box<Sleep>>>,
 }
@@ -166,7 +167,7 @@ impl TooSlow {
     }
 }
 
-/// The content of an upload, whose pace is measured as it is taken.
+/// The content of an upload, whose pace is measured as it is read.
 pub(crate) struct Paced<S> {
     body: S,
     too_slow: TooSlow,
@@ -177,7 +178,7 @@ impl<S> Paced<S> {
         Self { body, too_slow: TooSlow::new(pace, idle_max) }
     }
 
-    /// What has come is enough for now: until it is polled again, the client is not waited for.
+    /// Says that nobody waits for the client until the stream is polled again.
     pub(crate) fn stops_waiting(&self) {
         self.too_slow.pace().stops_waiting();
     }
@@ -219,7 +220,7 @@ mod tests {
         Origin::of(connection, peer.parse().expect("an address"))
     }
 
-    /// A permit that is there at once.
+    /// A permit, if one is free now.
     fn now(admission: &Admission, origin: Origin) -> Option<Permit> {
         admission.enter(origin, CancellationToken::new()).now_or_never().flatten()
     }

@@ -1,7 +1,7 @@
-//! The 8 workers: named threads that run slices of work from the queue in `state.rs`, one after another.
+//! The 8 workers: named threads that run tasks from the queue in `engine/state`, one after another.
 //!
-//! All file I/O and all scanning happen here. An async thread hands a slice over with [`Workers::run`] and awaits its
-//! answer; it never blocks. A slice that panics is an error of the call that brought it, and the worker goes on.
+//! All file I/O and all scanning happen on them. Async code queues a task with [`Workers::run`] and awaits its result, so an
+//! async thread never blocks. A task that panics is an error of the call that queued it; its worker goes on.
 
 use std::{
     any::Any,
@@ -24,91 +24,97 @@ use shuttle::thread;
 #[cfg(not(feature = "model"))]
 use std::thread;
 
-/// A worker whose slice took less may wait for the next one awake: to be woken takes some 30 µs on a virtual machine.
-const SHORT_SLICE: Duration = Duration::from_micros(500);
-/// How long it does, if all others are idle: a client that sends small files one after the other sends the next in less.
-const AWAKE_MAX: Duration = Duration::from_micros(400);
+/// After a task shorter than this, a worker may poll for the next one before it sleeps: to wake a thread takes about 30 µs on
+/// a virtual machine.
+const SHORT_TASK: Duration = Duration::from_micros(500);
+/// How long a worker polls, if all others are idle. A client that sends small files one after another sends the next one
+/// within this time.
+const POLL_MAX: Duration = Duration::from_micros(400);
 
-/// A handle on the workers. They end when [`Workers::close`] was called and the queue is empty.
+/// A handle to the workers. The threads end when [`Workers::close`] was called and the queue is empty.
 #[derive(Clone)]
 pub struct Workers {
     shared: Shared,
-    /// Places in each lane's queue, so that one who finds it full waits without a thread.
-    places: [Arc<Semaphore>; Lane::COUNT],
+    /// Permits for the queue of each lane, so that async callers wait while it is full.
+    permits: [Arc<Semaphore>; Lane::COUNT],
 }
 
 impl Workers {
-    /// Starts the threads. Errors: the system gives no thread.
+    /// Starts the threads.
+    ///
+    /// Errors: the system cannot start a thread.
     pub fn start(shared: Shared) -> io::Result<Self> {
         for index in 0..WORKERS {
             let shared = shared.clone();
-            let work_on = move || {
-                let mut awake_max = Duration::ZERO;
-                while let Some(work) = shared.next_work(index, awake_max) {
+            let run_tasks = move || {
+                let mut poll_max = Duration::ZERO;
+                while let Some(work) = shared.next_work(index, poll_max) {
                     let started = Instant::now();
-                    // `run` reports a panic to the one who waits; this keeps the thread for the next slice.
+                    // `run` reports a panic to its caller; this one keeps the thread alive for the next task.
                     let _reported = catch_unwind(AssertUnwindSafe(work));
-                    let is_short = cfg!(feature = "model") || started.elapsed() < SHORT_SLICE;
-                    awake_max = if is_short { AWAKE_MAX } else { Duration::ZERO };
+                    let is_short = cfg!(feature = "model") || started.elapsed() < SHORT_TASK;
+                    poll_max = if is_short { POLL_MAX } else { Duration::ZERO };
                 }
             };
-            thread::Builder::new().name(format!("tally-worker-{index}")).spawn(work_on)?;
+            thread::Builder::new().name(format!("tally-worker-{index}")).spawn(run_tasks)?;
         }
-        Ok(Self { shared, places: [(); Lane::COUNT].map(|()| Arc::new(Semaphore::new(WORK_QUEUE_MAX))) })
+        Ok(Self { shared, permits: [(); Lane::COUNT].map(|()| Arc::new(Semaphore::new(WORK_QUEUE_MAX))) })
     }
 
-    /// Runs `slice` on a worker. If the caller is gone before its turn, the slice is dropped without being run.
+    /// Runs `task` on a worker and waits for its result. If the caller goes away before the task begins, the task is dropped.
     ///
-    /// Errors: [`Error::Draining`] when the workers are closed, [`Error::Internal`] when the slice panicked.
+    /// Errors: [`Error::Draining`] when the workers are closed, [`Error::Internal`] when the task panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         lane: Lane,
-        slice: impl FnOnce() -> T + Send + 'static,
+        task: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let (answer, answered) = oneshot::channel();
+        let (tx, rx) = oneshot::channel();
         let work = move || {
-            if !answer.is_closed() {
-                // The one who waited may have gone meanwhile: then nobody wants the result.
-                let _unwanted = answer.send(caught(slice));
+            if !tx.is_closed() {
+                // The caller may have gone away while the task ran.
+                let _receiver_gone = tx.send(caught(task));
             }
         };
-        self.hand_over(lane, work).await?;
-        answered.await.unwrap_or(Err(Error::Draining))
+        self.enqueue(lane, work).await?;
+        rx.await.unwrap_or(Err(Error::Draining))
     }
 
-    /// Runs `work` on a worker, and waits only until it is in the queue. It reports what comes of it itself.
+    /// Queues a task, and waits only until it is in the queue. The task itself has to report its result.
     ///
     /// Errors: [`Error::Draining`] when the workers are closed.
-    pub async fn hand_over(&self, lane: Lane, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        let Ok(place) = Arc::clone(&self.places[lane as usize]).acquire_owned().await else {
+    pub async fn enqueue(&self, lane: Lane, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let Ok(permit) = Arc::clone(&self.permits[lane as usize]).acquire_owned().await else {
             return Err(Error::Draining);
         };
         let work = Box::new(move || {
-            let _place = place;
+            let _permit = permit;
             work();
         });
         self.shared.push_work(lane, work).map_err(|Refused(_work)| Error::Draining)
     }
 
-    /// Drops a value on a worker, because dropping it removes a file. It is not waited for.
+    /// Drops a value on a worker, because dropping it may close or remove a file. Does not wait for that.
     pub fn discard<T: Send + 'static>(&self, value: T) {
-        // A full or closed queue gives the work back, and then it is dropped here.
+        // If the queue is full or closed, it returns the task, and the value is dropped here.
         let _dropped = self.shared.push_work(Lane::Upload, Box::new(move || drop(value)));
     }
 
-    /// No more slices; those in the queue are still run.
+    /// Refuses new tasks. Those in the queue are still run.
     pub fn close(&self) {
         self.shared.close_work();
     }
 }
 
-/// What `work` returns. Errors: [`Error::Internal`] when it panicked.
+/// Runs `work`.
+///
+/// Errors: [`Error::Internal`] when it panicked.
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work))
         .map_err(|panic| Error::Internal(format!("a worker panicked: {}", panic_text(&*panic))))
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
@@ -123,7 +129,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn eight_slices_run_side_by_side_on_named_threads() {
+    async fn eight_tasks_run_in_parallel_on_named_threads() {
         let workers = Workers::start(Shared::new()).expect("threads");
         let barrier = Arc::new(Barrier::new(WORKERS));
         let names = join_all((0..WORKERS).map(|_| {
@@ -157,29 +163,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slice_whose_caller_is_gone_is_not_run() {
+    async fn a_task_whose_caller_is_gone_is_not_run() {
         let workers = Workers::start(Shared::new()).expect("threads");
         let barrier = Arc::new(Barrier::new(WORKERS + 1));
-        let mut held = Vec::new();
+        let mut running = Vec::new();
         for _ in 0..WORKERS {
             let barrier = Arc::clone(&barrier);
-            let mut slice = Box::pin(workers.run(Lane::Question, move || barrier.wait()));
+            let mut task = Box::pin(workers.run(Lane::Question, move || barrier.wait()));
             // Polled, so that it is in the queue before the one that is cancelled.
-            assert!(futures_util::poll!(&mut slice).is_pending(), "it waits for the others");
-            held.push(slice);
+            assert!(futures_util::poll!(&mut task).is_pending(), "it waits for the others");
+            running.push(task);
         }
         let ran = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let set = Arc::clone(&ran);
         let mut cancelled =
             Box::pin(workers.run(Lane::Question, move || set.store(true, std::sync::atomic::Ordering::SeqCst)));
-        assert!(futures_util::poll!(&mut cancelled).is_pending(), "every worker is held");
+        assert!(futures_util::poll!(&mut cancelled).is_pending(), "every worker is busy");
         drop(cancelled);
         tokio::task::spawn_blocking(move || barrier.wait()).await.expect("no panic");
-        for slice in held {
-            slice.await.expect("ran");
+        for task in running {
+            task.await.expect("ran");
         }
         workers.run(Lane::Question, || ()).await.expect("the queue goes on");
-        assert!(!ran.load(std::sync::atomic::Ordering::SeqCst), "a slice ran for nobody");
+        assert!(!ran.load(std::sync::atomic::Ordering::SeqCst), "a task ran whose caller is gone");
         workers.close();
     }
 }
