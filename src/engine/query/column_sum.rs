@@ -1,11 +1,12 @@
-//! A question to an answer: snapshot of the parts, slices for the workers, one fold, in part and row order.
+//! The sum of a column: take a snapshot of the parts, cut it into units of work, sum the units on the workers, and add up the
+//! results in the order of parts and rows.
 //!
-//! Nothing read stays in memory: between two slices of a part there is an offset and a sum. A question keeps at most 8
-//! slices in flight, each about 10 ms, so uploads and other questions get their turns in between.
+//! No rows are kept in memory: between two tasks, a part needs only an offset and a sum. A call has at most 8 tasks in flight,
+//! each about 10 ms long, so uploads and other calls get their turns in between.
 //!
-//! A large CSV file is cut into stretches, which are read side by side. A stretch that begins inside the file guesses
-//! where a row starts. When its turn comes in the order of the file, it counts only if it began where the one before it
-//! ended; otherwise it is read again from there. So sums, row numbers and the first error are those of one reader.
+//! A large CSV file is cut into byte ranges, which are read in parallel. In a range that begins inside the file, the start of its
+//! first row is guessed. The results are checked in file order: a range counts only if it began where the one before it ended;
+//! otherwise it is read again from there. So sums, row numbers and the first error are the same as with one reader.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    csv_ranges::{End, Found, Source, Stretch, find_column},
+    csv_ranges::{ByteRange, End, Found, Source, find_column},
     part_batches::Groups,
 };
 use crate::{
@@ -39,11 +40,11 @@ use crate::{
 pub struct ColumnSum {
     /// The exact sum.
     pub total: i64,
-    /// What was read.
+    /// How much was read for it.
     pub read: Read,
 }
 
-/// How much was read for an answer.
+/// What was read for an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Read {
     /// Parts that have the column.
@@ -62,27 +63,27 @@ pub(crate) async fn column_sum(context: &Arc<Context>, column: &str, format: For
     column_sum_by(context, column, format, SLICE_BYTES as u64).await
 }
 
-/// The same with larger CSV files cut into stretches of so many bytes.
+/// [`column_sum`], with CSV files longer than `range_bytes` cut into ranges of that length.
 async fn column_sum_by(
     context: &Arc<Context>,
     column: &str,
     format: Format,
-    stretch_bytes: u64,
+    range_bytes: u64,
 ) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
     let parts = parts_to_read(context, Lane::Question).await?;
     let groups = Groups { parts: parts.into_iter().peekable(), format };
-    let pieces = stream::iter(groups.flat_map(move |group| pieces_of(group, format, stretch_bytes)));
-    let sum_of = |piece| sum_piece(Arc::clone(context), piece, Arc::clone(&column), format);
-    // In the order of the pieces, so that the first error is the first in the table.
-    let summed = pieces.map(sum_of).buffered(SLICES_IN_FLIGHT_MAX);
+    let units = stream::iter(groups.flat_map(move |group| work_units(group, format, range_bytes)));
+    let sum_of = |unit| sum_unit(Arc::clone(context), unit, Arc::clone(&column), format);
+    // `buffered` keeps the order, so the first error is the first in the table.
+    let summed = units.map(sum_of).buffered(SLICES_IN_FLIGHT_MAX);
     let answer =
         Answer { context, column: &column, sum: Sum::default(), read: Read::default(), before: End::default() };
     let answer = summed
         .try_fold(answer, async |mut answer, summed| {
             match summed {
                 Summed::Group(sum, read) => answer.add(sum, read),
-                Summed::Stretch(stretch, found) => answer.add_stretch(stretch, found).await?,
+                Summed::ByteRange(range, reading) => answer.add_range(range, reading).await?,
             }
             Ok(answer)
         })
@@ -92,62 +93,62 @@ async fn column_sum_by(
     Ok(ColumnSum { total, read })
 }
 
-/// What one turn of a question reads.
-enum Piece {
-    /// Parts, one after another.
+/// What is summed at a time.
+enum WorkUnit {
+    /// Whole parts, one after another.
     Group(Vec<Arc<Part>>),
-    /// Rows of one large CSV file.
-    Stretch(Stretch),
+    /// The rows that start in a byte range of a large CSV file.
+    ByteRange(ByteRange),
 }
 
-/// What came of a piece.
+/// The result of a [`WorkUnit`].
 enum Summed {
     Group(Sum, Read),
-    Stretch(Stretch, Reading),
+    ByteRange(ByteRange, Reading),
 }
 
-/// What came of reading a stretch.
+/// The result of reading a byte range.
 pub(super) enum Reading {
-    /// The part lacks the column.
-    Lacks,
-    /// Where its first row starts could not be guessed.
+    /// The part does not have the column.
+    NoColumn,
+    /// The start of the first row could not be guessed.
     NoGuess,
     Found(Found),
 }
 
-/// A part larger than a slice is alone in its group.
-fn pieces_of(group: Vec<Arc<Part>>, format: Format, stretch_bytes: u64) -> impl Iterator<Item = Piece> {
-    let is_large = format == Format::Csv && group.len() == 1 && group[0].csv_bytes > stretch_bytes;
+/// Cuts a group into byte ranges if it is one CSV file longer than `range_bytes`.
+fn work_units(group: Vec<Arc<Part>>, format: Format, range_bytes: u64) -> impl Iterator<Item = WorkUnit> {
+    let is_large = format == Format::Csv && group.len() == 1 && group[0].csv_bytes > range_bytes;
     let large = is_large.then(|| Arc::clone(&group[0]));
-    let count = large.as_ref().map_or(0, |part| part.csv_bytes.div_ceil(stretch_bytes));
-    let stretches = (0..count).zip(std::iter::repeat(large)).filter_map(move |(index, part)| {
-        let (from, part) = (index * stretch_bytes, part?);
-        let until = part.csv_bytes.min(from + stretch_bytes);
-        Some(Piece::Stretch(Stretch { part, from, until }))
+    let count = large.as_ref().map_or(0, |part| part.csv_bytes.div_ceil(range_bytes));
+    let ranges = (0..count).zip(std::iter::repeat(large)).filter_map(move |(index, part)| {
+        let (from, part) = (index * range_bytes, part?);
+        let until = part.csv_bytes.min(from + range_bytes);
+        Some(WorkUnit::ByteRange(ByteRange { part, from, until }))
     });
-    let group = (count == 0).then_some(Piece::Group(group));
-    group.into_iter().chain(stretches)
+    let group = (count == 0).then_some(WorkUnit::Group(group));
+    group.into_iter().chain(ranges)
 }
 
-async fn sum_piece(context: Arc<Context>, piece: Piece, column: Arc<str>, format: Format) -> Result<Summed, Error> {
-    match piece {
-        Piece::Group(group) => {
+async fn sum_unit(context: Arc<Context>, unit: WorkUnit, column: Arc<str>, format: Format) -> Result<Summed, Error> {
+    match unit {
+        WorkUnit::Group(group) => {
             sum_group(context, group, column, format).await.map(|(sum, read)| Summed::Group(sum, read))
         }
-        Piece::Stretch(stretch) => {
-            let found = stretch.clone().sum(&context, &column, None).await?;
-            Ok(Summed::Stretch(stretch, found))
+        WorkUnit::ByteRange(range) => {
+            let reading = range.clone().sum(&context, &column, None).await?;
+            Ok(Summed::ByteRange(range, reading))
         }
     }
 }
 
-/// The answer to a question as far as it is known.
+/// The answer, as far as results were added.
 struct Answer<'a> {
     context: &'a Arc<Context>,
     column: &'a Arc<str>,
     sum: Sum,
     read: Read,
-    /// Where the last stretch ended, its rows counted from the start of the file.
+    /// Where the last byte range ended. Its rows are counted from the start of the file.
     before: End,
 }
 
@@ -159,19 +160,19 @@ impl Answer<'_> {
         self.read.bytes += read.bytes;
     }
 
-    async fn add_stretch(&mut self, stretch: Stretch, reading: Reading) -> Result<(), Error> {
-        let part = Arc::clone(&stretch.part);
-        let is_last = stretch.until == part.csv_bytes;
-        if stretch.from == 0 {
+    async fn add_range(&mut self, range: ByteRange, reading: Reading) -> Result<(), Error> {
+        let part = Arc::clone(&range.part);
+        let is_last = range.until == part.csv_bytes;
+        if range.from == 0 {
             self.before = End::default();
         }
         let before = self.before;
         let reading = match reading {
-            Reading::Lacks => return Ok(()),
+            Reading::NoColumn => return Ok(()),
             Reading::Found(found) if found.start.follows(&before.offset, before.header_read) => Reading::Found(found),
-            // A row went beyond all of it.
-            _ if before.offset >= stretch.until && !is_last => return Ok(()),
-            _ => stretch.sum(self.context, self.column, Some(before)).await?,
+            // The last row of an earlier range extends over all of this one.
+            _ if before.offset >= range.until && !is_last => return Ok(()),
+            _ => range.sum(self.context, self.column, Some(before)).await?,
         };
         let Reading::Found(Found { start, sum, stop, mut end }) = reading else { return Ok(()) };
         let uncounted_rows = start.uncounted_rows(before.rows);
@@ -189,7 +190,7 @@ impl Answer<'_> {
     }
 }
 
-/// Sums the parts of a group, one slice after another.
+/// Sums the parts of a group, one task after another.
 async fn sum_group(
     context: Arc<Context>,
     group: Vec<Arc<Part>>,
@@ -197,7 +198,7 @@ async fn sum_group(
     format: Format,
 ) -> Result<(Sum, Read), Error> {
     let wide = match format {
-        // A wide part's footer takes memory that there is for few at a time; it is alone in its group or first.
+        // There is memory for only a few footers of wide parts. A wide part is always the first of its group.
         Format::Parquet if is_wide(&group[0]) => {
             Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
         }
@@ -213,27 +214,27 @@ async fn sum_group(
     };
     while work.next < work.group.len() {
         let (store, column) = (Arc::clone(&context.store), Arc::clone(&column));
-        let slice = move || {
+        let task = move || {
             work.step(&store, &column, format)?;
             Ok(work)
         };
-        work = context.workers.run(Lane::Question, slice).await.flatten()?;
+        work = context.workers.run(Lane::Question, task).await.flatten()?;
     }
     Ok((work.sum, work.read))
 }
 
-/// A sum under way. What it holds does not depend on the size of the parts.
+/// A group that is being summed. Its memory does not depend on the size of the parts.
 struct GroupSum {
     group: Vec<Arc<Part>>,
     next: usize,
     position: Position,
     sum: Sum,
     read: Read,
-    /// Travels with the work: a cancelled call's slice may still be running.
+    /// Kept here because a task may go on running after its call was cancelled.
     _wide: Option<OwnedSemaphorePermit>,
 }
 
-/// Where in a Parquet file the next slice begins.
+/// Where in a Parquet file the next task begins.
 #[derive(Default)]
 struct Position {
     row_group: usize,
@@ -241,7 +242,7 @@ struct Position {
 }
 
 impl GroupSum {
-    /// One slice: parts, or a stretch of a large Parquet file, up to about `SLICE_BYTES`.
+    /// One task: sums parts, or some rows of a large Parquet file, of about `SLICE_BYTES`.
     fn step(&mut self, store: &Store, column: &str, format: Format) -> Result<(), Error> {
         let mut bytes = 0;
         while self.next < self.group.len() && bytes < SLICE_BYTES {
@@ -259,7 +260,7 @@ impl GroupSum {
         Ok(())
     }
 
-    /// A whole file of at most a slice.
+    /// Sums a whole file, which is no longer than one task may read.
     fn sum_csv(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
         let Some(source) = Source::open(store, part, column)? else { return Ok(true) };
         let Found { sum, stop, end, .. } = source.sum_file();
@@ -279,10 +280,10 @@ impl GroupSum {
         let file = store.open_part(part, Format::Parquet)?;
         let position = (self.position.row_group, self.position.rows);
         let of_column = (column_index, column, column_type);
-        let stretch = sum_column(&file, part, of_column, position, SLICE_BYTES as u64, &mut self.sum)?
+        let read = sum_column(&file, part, of_column, position, SLICE_BYTES as u64, &mut self.sum)?
             .map_err(|bad_cell| Stop::BadCell(bad_cell).error(part, column, 0))?;
-        self.read.bytes += stretch.bytes;
-        if let Some((row_group, rows)) = stretch.next {
+        self.read.bytes += read.bytes;
+        if let Some((row_group, rows)) = read.next {
             self.position = Position { row_group, rows };
             return Ok(false);
         }
@@ -292,17 +293,17 @@ impl GroupSum {
     }
 }
 
-/// What ends the scan of a stored file early.
+/// Why the scan of a stored file ended early.
 pub(super) enum Stop {
     BadCell(BadCell),
     Csv(CsvError),
-    /// The file is not what its receipt says.
+    /// The file does not match its receipt.
     Damaged(String),
     Io(Error),
 }
 
 impl Stop {
-    /// What it means to who asked, when so many rows of the part come before those that were counted.
+    /// The error for the caller. `rows_before` is the number of rows of the part before those that the scan counted.
     fn error(self, part: &Part, column: &str, rows_before: u64) -> Error {
         let damaged = |what: String| Error::Damaged { part: part.id, what: format!("csv: {what}") };
         match self {
@@ -338,7 +339,7 @@ mod tests {
 
     use super::*;
 
-    /// A file in which a guess may go wrong: rows inside quotes, quotes inside cells, rows longer than a stretch.
+    /// A file in which a guess may go wrong: rows inside quotes, quotes inside cells, rows longer than a range.
     fn random_file(random: &mut fastrand::Rng) -> String {
         let mut text = "a,b\n".to_owned();
         for _ in 0..random.usize(1..60) {
@@ -356,9 +357,9 @@ mod tests {
         text
     }
 
-    /// Answers and errors do not depend on where a file is cut, nor on what stands at the cuts, even if it is damaged.
+    /// Answers and errors do not depend on where a file is cut, even if it is damaged.
     #[tokio::test]
-    async fn stretches_equal_the_whole_file() {
+    async fn byte_ranges_equal_the_whole_file() {
         let (mut sums, mut errors) = (0, 0);
         for seed in 0..250 {
             let mut random = fastrand::Rng::with_seed(seed);
@@ -377,9 +378,9 @@ mod tests {
             for column in ["a", "b", "c"] {
                 let whole =
                     column_sum_by(&engine.context, column, Format::Csv, u64::MAX).await.map_err(|e| e.to_string());
-                for stretch_bytes in [4, 5, 17, 64, 1 + random.u64(4..1000)] {
-                    let cut = column_sum_by(&engine.context, column, Format::Csv, stretch_bytes).await;
-                    assert_eq!(cut.map_err(|e| e.to_string()), whole, "seed {seed}, {column:?} by {stretch_bytes}");
+                for range_bytes in [4, 5, 17, 64, 1 + random.u64(4..1000)] {
+                    let cut = column_sum_by(&engine.context, column, Format::Csv, range_bytes).await;
+                    assert_eq!(cut.map_err(|e| e.to_string()), whole, "seed {seed}, {column:?} by {range_bytes}");
                 }
                 *(if whole.is_ok() { &mut sums } else { &mut errors }) += 1;
             }

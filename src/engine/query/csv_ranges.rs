@@ -25,34 +25,34 @@ use crate::{
     },
 };
 
-/// The rows that start in a range of a part's CSV.
+/// A range of a part's CSV file. It stands for the rows that start in it.
 #[derive(Clone)]
-pub(super) struct Stretch {
+pub(super) struct ByteRange {
     pub(super) part: Arc<Part>,
     pub(super) from: u64,
     pub(super) until: u64,
 }
 
-/// What a reader of a CSV file found.
+/// The result of scanning a file or a byte range.
 pub(super) struct Found {
     pub(super) start: RangeStart<u64>,
     pub(super) sum: Sum,
-    /// What stopped it at the row after its end, if anything did.
+    /// The error in the row after `end`, if one stopped the scan.
     pub(super) stop: Option<Stop>,
     pub(super) end: End,
 }
 
-/// Between two rows of a CSV file.
+/// A position between two rows of a CSV file.
 #[derive(Clone, Copy, Default)]
 pub(super) struct End {
     pub(super) offset: u64,
-    /// Data rows before it: of the file, or of the range if its start was guessed.
+    /// Data rows before it: in the file, or in the range if the start of the range was guessed.
     pub(super) rows: u64,
     pub(super) header_read: bool,
 }
 
-impl Stretch {
-    /// Sums its rows on a worker: from where the one before it ended, or else from where the first seems to start.
+impl ByteRange {
+    /// Sums the rows on a worker, from `known` if that is given, else from where the first row seems to start.
     pub(super) async fn sum(
         self,
         context: &Arc<Context>,
@@ -64,8 +64,8 @@ impl Stretch {
     }
 
     fn sum_now(&self, store: &Store, column: &str, known: Option<End>) -> Result<Reading, Error> {
-        let Some(source) = Source::open(store, &self.part, column)? else { return Ok(Reading::Lacks) };
-        // To the end of the file, if it is the last, so that it is read until there is no more.
+        let Some(source) = Source::open(store, &self.part, column)? else { return Ok(Reading::NoColumn) };
+        // The last range is read to the end of the file, wherever that is.
         let until = if self.until == self.part.csv_bytes { u64::MAX } else { self.until };
         let known = known.or_else(|| (self.from == 0).then(End::default));
         if let Some(from) = known {
@@ -79,7 +79,7 @@ impl Stretch {
     }
 }
 
-/// A part's CSV, open, and the column in it.
+/// An open CSV file of a part, and the column to sum.
 pub(super) struct Source {
     file: Reader,
     schema: Arc<Schema>,
@@ -87,7 +87,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// None if the part lacks the column.
+    /// Opens the file. `None` if the part does not have the column.
     pub(super) fn open(store: &Store, part: &Part, column: &str) -> Result<Option<Self>, Error> {
         let Some((schema, column_index, _)) = find_column(store, part, column)? else { return Ok(None) };
         let file = store.open_part(part, Format::Csv)?;
@@ -119,7 +119,10 @@ impl Source {
     }
 }
 
-/// A column of a part whose cells can be added: its index and type, and the columns beside it. None if there is none.
+/// Finds a column that can be summed: the schema of the part, and the index and type of the column. `None` if the part does
+/// not have the column.
+///
+/// Errors: the column has a type that cannot be summed.
 pub(super) fn find_column(
     store: &Store,
     part: &Part,
@@ -135,7 +138,7 @@ pub(super) fn find_column(
     }
 }
 
-/// Adds the one column that the scan delivers.
+/// Sums the one column that the scan delivers.
 struct ColumnOfCsv<'a> {
     schema: &'a Schema,
     sum: Sum,

@@ -1,4 +1,4 @@
-//! The parts of a question in batches that are worth one task of a worker.
+//! Groups of parts that are each read by about one task of a worker.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use crate::{
     },
 };
 
-/// Cuts the parts into runs that are each worth one slice; a part larger than a slice stands alone.
+/// Cuts a list of parts into groups of consecutive parts that one task can read. A part that is larger than that is alone in its
+/// group. A wide part is the first of its group.
 pub(crate) struct Groups<I: Iterator<Item = (PartId, Arc<Part>)>> {
     pub(crate) parts: std::iter::Peekable<I>,
     pub(crate) format: Format,
@@ -21,19 +22,19 @@ impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
     type Item = Vec<Arc<Part>>;
 
     fn next(&mut self) -> Option<Vec<Arc<Part>>> {
-        let weight = |part: &Part| match self.format {
+        let size = |part: &Part| match self.format {
             Format::Csv => part.csv_bytes,
             Format::Parquet => part.parquet_bytes,
         };
         let (_, first) = self.parts.next()?;
-        let mut bytes = weight(&first);
+        let mut bytes = size(&first);
         let mut group = vec![first];
         while group.len() < SLICE_PARTS_MAX {
-            let fits = |(_, part): &(PartId, Arc<Part>)| bytes + weight(part) <= SLICE_BYTES as u64 && !is_wide(part);
+            let fits = |(_, part): &(PartId, Arc<Part>)| bytes + size(part) <= SLICE_BYTES as u64 && !is_wide(part);
             let Some((_, part)) = self.parts.next_if(fits) else {
                 break;
             };
-            bytes += weight(&part);
+            bytes += size(&part);
             group.push(part);
         }
         Some(group)
