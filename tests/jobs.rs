@@ -148,7 +148,7 @@ async fn a_restart_keeps_results_and_runs_unfinished_jobs() {
     text.as_object_mut().expect("an object").remove("record_xxh3");
     let input_check = checksum::to_hex(checksums::checksum(PLAYS.as_bytes()));
     assert_eq!(text["input_check"], json!(input_check));
-    fs::write(&path, checksums::seal(text.to_string().into_bytes())).expect("writable");
+    fs::write(&path, checksums::add_checksum(text.to_string().into_bytes())).expect("writable");
     fs::write(path.with_extension("input"), PLAYS).expect("writable");
     fs::write(path.with_extension("result"), "a result whose record was not written any more").expect("writable");
     fs::remove_file(&files(&folder)[&format!("{lost}.result")]).expect("was there");
@@ -190,7 +190,7 @@ async fn a_damaged_record_is_set_aside_and_a_newer_one_stops_the_start() {
         fs::write(jobs.join(format!("{name}.result")), "1").expect("writable");
     }
     fs::write(jobs.join("stray.result"), "1").expect("writable");
-    let newer = checksums::seal(record_of(TASK, 9, 0).into_bytes());
+    let newer = checksums::add_checksum(record_of(TASK, 9, 0).into_bytes());
     fs::write(jobs.join(format!("{TASK}.json")), newer).expect("writable");
     let refused = Engine::open(folder.path(), Durability::None, Limits::default()).await.map(|_| ());
     let expected = format!("job {TASK} has format version 9, this program knows 2: use a newer one");

@@ -77,7 +77,7 @@ pub use self::{
         numbers::{Factorial, Key},
     },
     stats::Stats,
-    storage::{Store, recover::Found},
+    storage::{Store, recover::RecoveryReport},
 };
 pub use crate::model::{durability::Durability, file_mode::FileMode};
 
@@ -92,7 +92,7 @@ impl Engine {
     /// Starts the workers, opens the data folder and puts it in order.
     ///
     /// Errors: the folder is in use, cannot be written, or holds parts of a newer version.
-    pub async fn open(root: &Path, durability: Durability, limits: Limits) -> Result<(Self, Found), Error> {
+    pub async fn open(root: &Path, durability: Durability, limits: Limits) -> Result<(Self, RecoveryReport), Error> {
         let (context, queues, found) = start::start(root, durability, limits).await?;
         Ok((Self { context, queues }, found))
     }

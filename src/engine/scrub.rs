@@ -550,7 +550,7 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
     }
     let set_aside = damaged_parts.iter().copied().collect();
     let put_in_order = move || {
-        damaged_parts.iter().try_for_each(|id| store.set_aside(*id))?;
+        damaged_parts.iter().try_for_each(|id| store.move_part_to_quarantine(*id))?;
         let missing = store.quarantine()?.missing(|id| store.has_receipt(*id));
         Ok(missing.count())
     };

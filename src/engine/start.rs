@@ -12,7 +12,7 @@ use super::{
     runtime::{context::Context, workers::Workers},
     scrub,
     state::{Lane, Shared},
-    storage::{Store, recover::Found},
+    storage::{Store, recover::RecoveryReport},
 };
 use crate::{
     error::Error,
@@ -27,7 +27,7 @@ pub(super) async fn start(
     root: &Path,
     durability: Durability,
     limits: Limits,
-) -> Result<(Arc<Context>, Queues, Found), Error> {
+) -> Result<(Arc<Context>, Queues, RecoveryReport), Error> {
     let state = Shared::new();
     state.with(|state| state.parts.set_parts_max(limits.parts_max));
     let workers = Workers::start(state.clone()).map_err(Error::io("worker threads"))?;
@@ -48,7 +48,7 @@ pub(super) async fn start(
 }
 
 /// Opens the data folder, fills the registry and the job table with what is found, and removes leftovers.
-fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(Store, Found), Error> {
+fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(Store, RecoveryReport), Error> {
     let store = Store::open(root, durability)?;
     let found_jobs = record::find(&store)?; // a newer version is refused before anything is changed
     let mut found = store.recover(|receipt| {
@@ -58,7 +58,7 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
     })?;
     let Recovered { jobs, leftovers, set_aside } = recover::recover(&store, found_jobs)?;
     found.leftovers += leftovers;
-    found.jobs_set_aside = set_aside;
+    found.jobs_quarantined = set_aside;
     shared.with(|state| {
         found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id));
         state.parts.set_missing(found.missing.clone());

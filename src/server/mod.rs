@@ -38,7 +38,7 @@ use crate::{
         metrics::Metrics,
     },
     config::{Config, ServeArgs},
-    engine::{Engine, Found},
+    engine::{Engine, RecoveryReport},
     error::{Error, logged::log_values},
 };
 
@@ -182,11 +182,11 @@ fn signals(log: Arc<Log>) -> io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
-fn report(found: &Found) {
+fn report(found: &RecoveryReport) {
     if found.leftovers > 0 {
         tracing::warn!(files = found.leftovers, "removed leftovers of uploads that were never acknowledged");
     }
-    for (job, reason) in &found.jobs_set_aside {
+    for (job, reason) in &found.jobs_quarantined {
         tracing::error!(job, reason, "set aside in quarantine: it is not known any more");
     }
     for (part, reason) in &found.quarantined {
@@ -213,7 +213,7 @@ fn say_ready(
     config: &Config,
     [grpc, http, probe]: [&[TcpListener]; 3],
     engine: &Engine,
-    found: &Found,
+    found: &RecoveryReport,
 ) -> Result<(), Error> {
     let mut line = format!("ready: grpc {}", addresses_of(grpc)?);
     if !http.is_empty() {

@@ -11,7 +11,7 @@ use crate::{
     engine::{
         parquet::writer::Converted,
         state::Shared,
-        storage::{Store, draft::Draft, staged::Staged},
+        storage::{Store, commit::PreparedPart, draft::Draft},
     },
     error::Error,
     model::{
@@ -24,7 +24,7 @@ use crate::{
 /// A part that is in place, and not in the table yet.
 pub(super) struct StagedPart {
     /// None if there is nothing left to do with them.
-    pub(super) files: Option<Staged>,
+    pub(super) files: Option<PreparedPart>,
     pub(super) receipt: Receipt,
     pub(super) schema: Schema,
     pub(super) reservation: PartReservation,
@@ -81,7 +81,7 @@ pub(crate) fn warn_nearly_full(state: &Shared) {
 pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
     let reservation = PartReservation::reserve(state)?;
     let receipt = receipt_of(reservation.part, &csv, &converted);
-    let staged = store.stage(csv, converted.parquet.draft, &receipt)?;
+    let staged = store.prepare_part(csv, converted.parquet.draft, &receipt)?;
     let files = if store.is_synced() {
         Some(staged)
     } else {

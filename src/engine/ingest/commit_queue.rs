@@ -8,7 +8,7 @@ use crate::{
     engine::{
         runtime::workers::Workers,
         state::Lane,
-        storage::{Store, staged::Staged},
+        storage::{Store, commit::PreparedPart},
     },
     error::Error,
     limits::UPLOADS_MAX,
@@ -16,7 +16,7 @@ use crate::{
 
 /// A staged part that waits for the next commit, and the channel for its outcome.
 pub(crate) struct WaitingCommit {
-    pub(super) files: Staged,
+    pub(super) files: PreparedPart,
     pub(super) tx: oneshot::Sender<Result<(), Error>>,
 }
 

@@ -8,13 +8,13 @@ use tokio::{
 };
 
 use crate::{
-    engine::{runtime::context::Context, state::Lane, storage::draft::SoFar},
+    engine::{runtime::context::Context, state::Lane, storage::draft::SyncHandle},
     error::Error,
     limits::SYNC_STEP_BYTES,
 };
 
 /// What is written of the CSV file and of the Parquet file.
-pub(super) type PartialFiles = [Option<SoFar>; 2];
+pub(super) type PartialFiles = [Option<SyncHandle>; 2];
 
 /// Syncs the written part of an upload while more of it arrives, so that the sync at its end is shorter. One sync runs at a
 /// time, and it never waits for a permit: syncs of complete files come first.
@@ -44,7 +44,7 @@ impl EarlySyncs {
         let (workers, bytes) = (context.workers.clone(), self.begun_bytes);
         let sync = move || {
             let _permit = permit;
-            files.into_iter().flatten().try_for_each(SoFar::sync)
+            files.into_iter().flatten().try_for_each(SyncHandle::sync)
         };
         self.running.spawn(async move {
             workers.run(Lane::Upload, sync).await.flatten()?;

@@ -13,7 +13,7 @@ use crate::{
     engine::{
         parquet::writer::Converted,
         runtime::context::Context,
-        storage::{Store, draft::SoFar},
+        storage::{Store, draft::SyncHandle},
     },
     error::Error,
     limits::{CsvLimits, READ_AHEAD_BLOCK_BYTES},
@@ -85,7 +85,7 @@ impl IntegerAttempt {
     }
 
     /// The part of the Parquet file that is written, to be synced.
-    pub(super) fn partial_file(&self) -> Option<SoFar> {
+    pub(super) fn partial_file(&self) -> Option<SyncHandle> {
         match self {
             Self::Off | Self::Failed | Self::Ready(_) => None,
             Self::Converting(integers, _) => integers.partial_file(),

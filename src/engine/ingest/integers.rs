@@ -18,7 +18,7 @@ use crate::{
             integer_writer::{INTEGER_CHUNKS_MAX, IntegerWriter, IntegersError, PAGES_BYTES_MAX},
             writer::{Converted, DELTA_COLUMNS_MAX},
         },
-        storage::{Store, draft::SoFar},
+        storage::{Store, draft::SyncHandle},
     },
     limits::{COLUMN_CHUNK_ENTRY_BYTES, CsvLimits, DRAFT_BUFFER_BYTES},
 };
@@ -89,8 +89,8 @@ impl Integers {
     }
 
     /// The part of the Parquet file that is written, to be synced.
-    pub fn partial_file(&self) -> Option<SoFar> {
-        self.output.writer.inner().so_far("the parquet file")
+    pub fn partial_file(&self) -> Option<SyncHandle> {
+        self.output.writer.inner().sync_handle("the parquet file")
     }
 
     /// Ends the file: the last row, and the footer of the Parquet file.

@@ -161,17 +161,17 @@ impl WriteTask {
     fn run(self, store: &Store, limits: CsvLimits) -> Result<Written, Error> {
         let Self { draft, attempt, block: Block { bytes, at_end }, reservation, sync_permit } = self;
         let (_reservation, mut bytes) = (reservation, bytes); // dropped in reverse order: the block before its reservation
-        let mut draft = draft.map_or_else(|| store.listed_draft(), Ok)?;
+        let mut draft = draft.map_or_else(|| store.draft_with_block_checksums(), Ok)?;
         draft.write_all(&bytes).map_err(Error::io(DRAFT_NAME))?;
         if !at_end {
-            draft.hold_nothing().map_err(Error::io(DRAFT_NAME))?; // a client that stops sending keeps no memory from others
+            draft.release_buffer().map_err(Error::io(DRAFT_NAME))?; // a client that stops sending keeps no memory from others
         }
         let attempt = attempt.push(store, limits, &bytes)?;
         if at_end {
             let result = Some(attempt.finish()?);
             return Ok(Written { draft, attempt: IntegerAttempt::Off, result, buffer: Vec::new(), to_sync: None });
         }
-        let to_sync = sync_permit.map(|permit| ([draft.so_far(DRAFT_NAME), attempt.partial_file()], permit));
+        let to_sync = sync_permit.map(|permit| ([draft.sync_handle(DRAFT_NAME), attempt.partial_file()], permit));
         bytes.clear();
         let buffer = if attempt.is_active() || bytes.capacity() <= RECEIVE_BLOCK_BYTES { bytes } else { Vec::new() };
         Ok(Written { draft, attempt, result: None, buffer, to_sync })
@@ -230,7 +230,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use crate::{
-        engine::{state::transfers::Pace, storage::draft::SoFar},
+        engine::{state::transfers::Pace, storage::draft::SyncHandle},
         limits::{DRAFT_BUFFER_BYTES, KIB, Limits, SYNC_STEP_BYTES, SYNCS_MAX},
         model::durability::Durability,
     };
@@ -305,7 +305,7 @@ mod tests {
         assert!(syncs.permit_if_due(&engine.context, SYNC_STEP_BYTES).is_none(), "others have all permits");
         drop(permits);
         let permit = syncs.permit_if_due(&engine.context, SYNC_STEP_BYTES + 5).expect("it is due");
-        syncs.start(&engine.context, Some(([draft.so_far("a file"), None], permit)));
+        syncs.start(&engine.context, Some(([draft.sync_handle("a file"), None], permit)));
         assert!(syncs.permit_if_due(&engine.context, 3 * SYNC_STEP_BYTES).is_none(), "one is running");
         while engine.context.syncs.available_permits() < SYNCS_MAX || !syncs.running.is_empty() {
             syncs.check().expect("synced");
@@ -319,7 +319,7 @@ mod tests {
         let start = || {
             let mut syncs = EarlySyncs::default();
             let permit = syncs.permit_if_due(&engine.context, SYNC_STEP_BYTES)?;
-            syncs.start(&engine.context, Some(([None, Some(SoFar::unsyncable(folder.path()))], permit)));
+            syncs.start(&engine.context, Some(([None, Some(SyncHandle::unsyncable(folder.path()))], permit)));
             Some(syncs)
         };
         assert!(matches!(start().expect("a permit").end().await, Err(Error::Io { .. })));

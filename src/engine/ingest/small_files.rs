@@ -122,7 +122,7 @@ impl SmallFileStage {
                 None => convert(&self.store, self.limits, &csv)?,
             };
             drop(reservation);
-            let mut draft = self.store.listed_draft()?;
+            let mut draft = self.store.draft_with_block_checksums()?;
             draft.write_all(&csv).map_err(Error::io(DRAFT_NAME))?;
             stage(&self.store, &self.state, draft, converted)
         });

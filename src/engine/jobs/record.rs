@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{
         state::jobs::{JobId, JobState},
-        storage::{Store, checksums::Seal, job_files::JobFiles},
+        storage::{Store, checksums::RecordChecksum, job_files::JobFiles},
         survey::question::SurveyQuestion,
     },
     error::{Error, jobs::JobError},
@@ -139,19 +139,19 @@ impl Record {
         }
         let (text, seal) = store.read_job(name)?;
         let damaged = |what: String| JobError::Damaged { name: name.to_owned(), what }.into();
-        if seal == Seal::Broken {
+        if seal == RecordChecksum::Invalid {
             return Err(damaged("its record is not what was written".to_owned()));
         }
         if let Ok(Version { format }) = serde_json::from_slice(&text)
             && format > RECORD_VERSION
-            && seal == Seal::Whole
+            && seal == RecordChecksum::Valid
         {
             return Err(Error::DataFolder(format!(
                 "job {name} has format version {format}, this program knows {RECORD_VERSION}: use a newer one"
             )));
         }
         let record: Self = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        let version = if seal == Seal::Whole { RECORD_VERSION } else { 1 };
+        let version = if seal == RecordChecksum::Valid { RECORD_VERSION } else { 1 };
         if record.id.to_string() != name || record.format != version {
             return Err(damaged("its record is of another job or version".to_owned()));
         }

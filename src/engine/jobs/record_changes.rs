@@ -25,7 +25,7 @@ pub(super) async fn is_tried_again(context: &Arc<Context>, id: JobId, error: &Er
         Error::Job(JobError::Damaged { .. }) => {
             tracing::error!(%id, %error, "set aside in quarantine: the next start does not know it any more");
             let store = Arc::clone(&context.store);
-            let set_aside = move || store.set_aside_job(&id.to_string());
+            let set_aside = move || store.move_job_to_quarantine(&id.to_string());
             if let Err(error) = context.workers.run(Lane::Job, set_aside).await.flatten() {
                 tracing::error!(%id, %error, "and could not be moved there");
             }

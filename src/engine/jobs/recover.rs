@@ -47,7 +47,7 @@ pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
         store.remove_job(name);
     }
     for (name, _) in &found.damaged {
-        store.set_aside_job(name)?;
+        store.move_job_to_quarantine(name)?;
     }
     // Who asked for them may ask again, and must not be told of another job.
     found.in_quarantine.iter().for_each(|id| jobs.skip_to(*id));

@@ -105,7 +105,7 @@ async fn compute(context: &Arc<Context>, id: JobId, work: Work, input_check: Opt
         Work::Survey(question) => {
             let answer = survey::answer(context, &question, Lane::Job, progress).await?;
             let write = move || {
-                let mut draft = store.listed_draft()?;
+                let mut draft = store.draft_with_block_checksums()?;
                 let text = serde_json::to_vec(&answer).map_err(|error| Error::Internal(format!("answer: {error}")))?;
                 draft.write_all(&text).map_err(Error::io("a job's result"))?;
                 Ok(draft)
@@ -119,7 +119,7 @@ async fn compute(context: &Arc<Context>, id: JobId, work: Work, input_check: Opt
             let file = context.workers.run(Lane::Job, open).await??;
             let bytes = file.bytes();
             let groups = group_sum_file(context, Lane::Job, file, group, |done| progress(done, bytes)).await?;
-            let draft = context.workers.run(Lane::Job, move || store.listed_draft()).await??;
+            let draft = context.workers.run(Lane::Job, move || store.draft_with_block_checksums()).await??;
             groups.write_csv(&header, draft).await
         }
     }

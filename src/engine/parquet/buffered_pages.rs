@@ -1,4 +1,4 @@
-//! Pages of column chunks that are not in the file yet: in memory, or in scratch space on disk.
+//! Pages of column chunks that are not in the file yet: in memory, or in spill_file space on disk.
 
 use std::{
     fmt, mem,
@@ -13,14 +13,14 @@ use parquet::{
 
 use crate::engine::storage::{
     checksums::{BlockHasher, CHUNK_BLOCK_BYTES},
-    scratch::Scratch,
+    spill_file::SpillFile,
 };
 
 /// Where the pages of a row group wait for its end.
 #[derive(Clone)]
 pub(super) enum PagesIn {
     Memory,
-    Scratch(Arc<Scratch>),
+    SpillFile(Arc<SpillFile>),
 }
 
 /// Makes a [`ChunkPages`] for each column chunk.
@@ -30,7 +30,7 @@ pub(super) struct ChunkPagesFactory {
 }
 
 /// The pages of one column chunk, and the checksums of its blocks, which are made as its pages are taken: in the order of
-/// the file. In a scratch file, a key is the page's offset and, in its low 24 bits, its length, so that the pages of a row
+/// the file. In a spill_file file, a key is the page's offset and, in its low 24 bits, its length, so that the pages of a row
 /// group of any size take no memory.
 struct ChunkPages {
     pages: PagesIn,
@@ -69,8 +69,8 @@ impl PageStore for ChunkPages {
                 self.in_memory.push(page);
                 Ok(PageKey::new(self.in_memory.len() as u64 - 1))
             }
-            PagesIn::Scratch(scratch) => {
-                let offset = scratch.put(&page)?;
+            PagesIn::SpillFile(spill_file) => {
+                let offset = spill_file.put(&page)?;
                 if page.len() >> 24 != 0 || offset >> 40 != 0 {
                     return Err(ParquetError::General(format!("a page of {} bytes at {offset}", page.len())));
                 }
@@ -85,9 +85,9 @@ impl PageStore for ChunkPages {
                 let page = self.in_memory.get_mut(usize::try_from(key.get())?).map(mem::take);
                 page.ok_or_else(|| ParquetError::General(format!("there is no page {}", key.get())))?
             }
-            PagesIn::Scratch(scratch) => {
+            PagesIn::SpillFile(spill_file) => {
                 let (offset, bytes) = (key.get() >> 24, key.get() & 0xff_ffff);
-                scratch.get(offset, usize::try_from(bytes)?)?.into()
+                spill_file.get(offset, usize::try_from(bytes)?)?.into()
             }
         };
         self.bytes -= page.len().min(self.bytes);

@@ -2,7 +2,7 @@
 //!
 //! Only what every engine reads is written: format version 1.0 types, Snappy (LZ4 in wide tables), dictionaries,
 //! DELTA_BINARY_PACKED for integers. Memory: the writer holds one row group, or one page of each column while the others
-//! lie in a scratch file; the reader holds one page, or a piece of a chunk and a dictionary where it sums pages as they
+//! lie in a spill_file file; the reader holds one page, or a piece of a chunk and a dictionary where it sums pages as they
 //! stand.
 
 use parquet::{

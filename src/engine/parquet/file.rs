@@ -137,7 +137,7 @@ impl<'a> ParquetFile<'a> {
     /// The checksums of so many blocks of the column chunks, from the block `first` of all on.
     fn block_sums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
         if let Some(listed_from) = self.listed_from {
-            return self.file.listed_sums(listed_from + first, count);
+            return self.file.block_checksums(listed_from + first, count);
         }
         let entries = self.footer.file_metadata().key_value_metadata();
         let entry = entries.and_then(|entries| entries.iter().find(|entry| entry.key == CHUNK_SUMS_KEY));

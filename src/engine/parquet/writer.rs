@@ -25,7 +25,7 @@ use super::{
     chunk_sums::ChunkSums,
 };
 use crate::{
-    engine::storage::{Store, draft::Draft, scratch::Scratch},
+    engine::storage::{Store, draft::Draft, spill_file::SpillFile},
     error::Error,
     limits::{DICTIONARY_BYTES_MAX, DICTIONARY_COLUMNS_MAX, ROW_GROUP_ROWS_MAX},
     model::{
@@ -44,12 +44,12 @@ pub(crate) const DELTA_COLUMNS_MAX: usize = 32;
 pub struct PartWriter {
     output: Output,
     layout: Layout,
-    scratch: Option<Arc<Scratch>>,
+    spill_file: Option<Arc<SpillFile>>,
     /// Checksums of the blocks of the column chunks, as these are written.
     chunks_written: (mpsc::Sender<Vec<u64>>, mpsc::Receiver<Vec<u64>>),
     /// Those of all row groups that are written.
     chunk_sums: ChunkSums,
-    /// What the draft or the scratch file failed with, which the Parquet writer does not always hand on.
+    /// What the draft or the spill_file file failed with, which the Parquet writer does not always hand on.
     failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
 }
 
@@ -97,12 +97,12 @@ impl PartWriter {
     /// Begins the file.
     pub fn new(store: &Store, columns: &[Column], layout: Layout) -> Result<Self, Error> {
         let draft = store.draft()?;
-        let scratch = if layout.spill { Some(Arc::new(store.scratch()?)) } else { None };
+        let spill_file = if layout.spill { Some(Arc::new(store.spill_file()?)) } else { None };
         let mut failures = vec![draft.failure()];
-        failures.extend(scratch.as_ref().map(|scratch| scratch.failure()));
+        failures.extend(spill_file.as_ref().map(|spill_file| spill_file.failure()));
         let output = Output::Waiting(draft, columns.to_vec());
         let (chunks_written, chunk_sums) = (mpsc::channel(), ChunkSums::default());
-        Ok(Self { output, layout, scratch, chunks_written, chunk_sums, failures })
+        Ok(Self { output, layout, spill_file, chunks_written, chunk_sums, failures })
     }
 
     /// Adds rows.
@@ -144,8 +144,8 @@ impl PartWriter {
         // The Arrow schema in the footer would say nothing that the Parquet types do not.
         let properties = properties(&columns, self.layout.page_bytes, first);
         let mut options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let pages = match &self.scratch {
-            Some(scratch) => PagesIn::Scratch(Arc::clone(scratch)),
+        let pages = match &self.spill_file {
+            Some(spill_file) => PagesIn::SpillFile(Arc::clone(spill_file)),
             None => PagesIn::Memory,
         };
         options =
@@ -167,8 +167,8 @@ impl PartWriter {
         let flushed = self.writer()?.flush();
         flushed.map_err(|error| write_error(&error, &self.failures))?;
         self.chunks_written.1.try_iter().flatten().for_each(|sum| self.chunk_sums.push(sum));
-        if let Some(scratch) = &self.scratch {
-            scratch.clear();
+        if let Some(spill_file) = &self.spill_file {
+            spill_file.clear();
         }
         Ok(())
     }
@@ -201,7 +201,7 @@ fn properties(columns: &[Column], page_bytes: usize, first: Option<&RecordBatch>
         .set_data_page_size_limit(page_bytes)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
-        // `write` ends row groups, so that it knows when the scratch file can be cleared.
+        // `write` ends row groups, so that it knows when the spill_file file can be cleared.
         .set_max_row_group_row_count(None);
     for (index, column) in columns.iter().enumerate() {
         let path = || ColumnPath::new(vec![column.name.clone()]);

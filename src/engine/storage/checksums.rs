@@ -128,38 +128,40 @@ fn page_checksum(seed: u64, index: u64, sums: &[u8]) -> u64 {
 }
 
 /// What a record ends with: this, 16 hexadecimal digits, `"}`.
-const SEAL: &[u8] = b",\"record_xxh3\":\"";
-const SEAL_BYTES: usize = SEAL.len() + 16 + 2;
+const RECORD_END: &[u8] = b",\"record_xxh3\":\"";
+const RECORD_END_BYTES: usize = RECORD_END.len() + 16 + 2;
 
 /// Whether a record is what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seal {
+pub enum RecordChecksum {
     /// It is.
-    Whole,
+    Valid,
     /// It is not.
-    Broken,
+    Invalid,
     /// It carries no checksum: it was written by an earlier version, or its end is damaged.
     Missing,
 }
 
 /// Adds its checksum to a JSON object with at least one field.
-pub fn seal(mut record: Vec<u8>) -> Vec<u8> {
+pub fn add_checksum(mut record: Vec<u8>) -> Vec<u8> {
     record.pop(); // the closing brace
     let sum = to_hex(checksum(&record));
-    record.extend_from_slice(SEAL);
+    record.extend_from_slice(RECORD_END);
     record.extend_from_slice(sum.as_bytes());
     record.extend_from_slice(b"\"}");
     record
 }
 
 /// Compares a record with the checksum that it carries.
-pub fn check_seal(record: &[u8]) -> Seal {
-    let Some((text, seal)) = record.split_at_checked(record.len().saturating_sub(SEAL_BYTES)) else {
-        return Seal::Missing;
+pub fn verify_record(record: &[u8]) -> RecordChecksum {
+    let Some((text, end)) = record.split_at_checked(record.len().saturating_sub(RECORD_END_BYTES)) else {
+        return RecordChecksum::Missing;
     };
-    let digits = seal.strip_prefix(SEAL).and_then(|rest| rest.strip_suffix(b"\"}"));
-    let Some(digits) = digits.and_then(|digits| std::str::from_utf8(digits).ok()) else { return Seal::Missing };
-    if from_hex(digits) == Some(checksum(text)) { Seal::Whole } else { Seal::Broken }
+    let digits = end.strip_prefix(RECORD_END).and_then(|rest| rest.strip_suffix(b"\"}"));
+    let Some(digits) = digits.and_then(|digits| std::str::from_utf8(digits).ok()) else {
+        return RecordChecksum::Missing;
+    };
+    if from_hex(digits) == Some(checksum(text)) { RecordChecksum::Valid } else { RecordChecksum::Invalid }
 }
 
 #[cfg(test)]
@@ -201,19 +203,19 @@ mod tests {
 
     #[test]
     fn a_record_is_whole_only_as_it_was_written() {
-        let record = seal(br#"{"format":2,"part":7}"#.to_vec());
-        assert_eq!(check_seal(&record), Seal::Whole);
+        let record = add_checksum(br#"{"format":2,"part":7}"#.to_vec());
+        assert_eq!(verify_record(&record), RecordChecksum::Valid);
         assert!(serde_json::from_slice::<serde_json::Value>(&record).is_ok_and(|value| value["part"] == 7));
         for at in 0..record.len() {
             for bit in 0..8 {
                 let mut changed = record.clone();
                 changed[at] ^= 1 << bit;
-                assert_ne!(check_seal(&changed), Seal::Whole, "byte {at}");
+                assert_ne!(verify_record(&changed), RecordChecksum::Valid, "byte {at}");
             }
-            assert_ne!(check_seal(&record[..at]), Seal::Whole, "cut at {at}");
+            assert_ne!(verify_record(&record[..at]), RecordChecksum::Valid, "cut at {at}");
         }
-        assert_eq!(check_seal(br#"{"format":1}"#), Seal::Missing);
-        assert_eq!(check_seal(b""), Seal::Missing);
+        assert_eq!(verify_record(br#"{"format":1}"#), RecordChecksum::Missing);
+        assert_eq!(verify_record(b""), RecordChecksum::Missing);
     }
 
     #[test]

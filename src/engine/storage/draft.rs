@@ -33,16 +33,16 @@ pub struct Draft {
     /// None as long as all of it is held. Who reads or syncs it shares it, so that it is open once.
     pub(super) file: Option<Arc<File>>,
     /// What is not written yet.
-    pub(super) held: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     pub(super) bytes: u64,
     will_be_synced: bool,
     /// Where the room on disk ends that was asked for; `u64::MAX` if there is none to be had.
-    reserved_bytes: u64,
+    preallocated_bytes: u64,
     /// Whether all of it is safe.
     pub(super) synced: bool,
     checksum: Box<XxHash3_64>,
     /// Whether its blocks get checksums of their own.
-    pub(super) is_listed: bool,
+    pub(super) has_block_checksums: bool,
     /// Their checksums, once there is more than one.
     blocks: Option<Box<BlockList>>,
     /// Where its last bytes begin that get a checksum of their own, and that.
@@ -51,7 +51,7 @@ pub struct Draft {
 }
 
 /// What was on disk of a [`Draft`] at some moment, to be synced while more is written.
-pub struct SoFar {
+pub struct SyncHandle {
     pub(super) file: Arc<File>,
     /// What errors call it.
     what: &'static str,
@@ -68,13 +68,13 @@ impl Draft {
         Self {
             path,
             file: None,
-            held: Vec::new(),
+            buffer: Vec::new(),
             bytes: 0,
             will_be_synced,
-            reserved_bytes: 0,
+            preallocated_bytes: 0,
             synced: false,
             checksum: Box::default(),
-            is_listed: false,
+            has_block_checksums: false,
             blocks: None,
             tail: None,
             failure: Arc::default(),
@@ -116,7 +116,7 @@ impl Draft {
         let first_block = usize::try_from((BLOCK_BYTES as u64).saturating_sub(self.bytes)).unwrap_or(0);
         let (first, rest) = bytes.split_at(bytes.len().min(first_block));
         self.checksum.write(first);
-        if self.is_listed && !rest.is_empty() {
+        if self.has_block_checksums && !rest.is_empty() {
             if self.blocks.is_none() {
                 let mut blocks = BlockList::new(self.path.with_extension("sums"));
                 // Until now the checksum was that of the first block.
@@ -142,13 +142,13 @@ impl Draft {
     /// What was written so far, open for reading.
     pub fn reader(&mut self) -> Result<Reader, Error> {
         const WHAT: &str = "a new file in the data folder";
-        let file = Arc::clone(self.whole().map_err(Error::io(WHAT))?);
+        let file = Arc::clone(self.complete_file().map_err(Error::io(WHAT))?);
         let check = match &self.blocks {
             Some(blocks) => {
                 let list = blocks.file.as_ref().ok_or_else(|| Error::Internal("a list has no page".to_owned()))?;
                 Check::List(Arc::clone(list), blocks.seed)
             }
-            None if self.is_listed => Check::Whole(self.checksum.finish()),
+            None if self.has_block_checksums => Check::OneBlock(self.checksum.finish()),
             None => Check::Nothing,
         };
         Ok(Reader { file, bytes: self.bytes, name: FileName::Other(WHAT.into()), check })
@@ -156,54 +156,54 @@ impl Draft {
 
     /// Waits until what was written is safe.
     pub fn sync(&mut self) -> io::Result<()> {
-        sync_file(self.whole()?)?;
+        sync_file(self.complete_file()?)?;
         self.blocks.iter().filter_map(|blocks| blocks.file.as_deref()).try_for_each(sync_file)?;
         self.synced = true;
         Ok(())
     }
 
     /// What is on disk so far, to be synced while more is written. None if nothing is.
-    pub fn so_far(&self, what: &'static str) -> Option<SoFar> {
+    pub fn sync_handle(&self, what: &'static str) -> Option<SyncHandle> {
         let file = Arc::clone(self.file.as_ref()?);
-        Some(SoFar { file, what })
+        Some(SyncHandle { file, what })
     }
 
     /// Writes what is held, whose memory goes to others.
-    pub fn hold_nothing(&mut self) -> io::Result<()> {
-        if self.held.capacity() > 0 {
-            self.on_disk()?;
-            self.held = Vec::new();
+    pub fn release_buffer(&mut self) -> io::Result<()> {
+        if self.buffer.capacity() > 0 {
+            self.flushed_file()?;
+            self.buffer = Vec::new();
         }
         Ok(())
     }
 
     /// The file in `tmp/` with all that was held.
-    pub(super) fn on_disk(&mut self) -> io::Result<&mut Arc<File>> {
+    pub(super) fn flushed_file(&mut self) -> io::Result<&mut Arc<File>> {
         let file = open_or_create(&mut self.file, &self.path)?;
-        if !self.held.is_empty() {
-            file.write_all(&self.held)?;
-            self.held.clear();
+        if !self.buffer.is_empty() {
+            file.write_all(&self.buffer)?;
+            self.buffer.clear();
         }
         Ok(file)
     }
 
     /// Keeps bytes for which there is room in memory, without ever taking more than [`DRAFT_BUFFER_BYTES`].
-    fn hold(&mut self, bytes: &[u8]) {
-        let held_bytes = self.held.len() + bytes.len();
-        if held_bytes > self.held.capacity() {
-            self.held.reserve_exact(held_bytes.next_power_of_two() - self.held.len());
+    fn append_to_buffer(&mut self, bytes: &[u8]) {
+        let held_bytes = self.buffer.len() + bytes.len();
+        if held_bytes > self.buffer.capacity() {
+            self.buffer.reserve_exact(held_bytes.next_power_of_two() - self.buffer.len());
         }
-        self.held.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes);
     }
 
     /// Asks for room on disk for what is written next, and more, where it will be synced and there is plenty: a file system
     /// then has less to do for each write, and puts them side by side. Only speed depends on it.
-    fn reserve(&mut self, bytes: usize) {
+    fn preallocate(&mut self, bytes: usize) {
         let end = self.bytes + bytes as u64;
-        if !self.will_be_synced || end <= self.reserved_bytes {
+        if !self.will_be_synced || end <= self.preallocated_bytes {
             return;
         }
-        let (start, room) = (self.reserved_bytes, end.next_multiple_of(RESERVED_BYTES));
+        let (start, room) = (self.preallocated_bytes, end.next_multiple_of(RESERVED_BYTES));
         let reserved = open_or_create(&mut self.file, &self.path).and_then(|file| {
             let has_plenty = free_bytes(file)? >= RESERVE_FREE_BYTES_MIN;
             Ok(has_plenty && {
@@ -214,15 +214,15 @@ impl Draft {
         if let Err(error) = &reserved {
             tracing::debug!(%error, "no room on disk is asked for ahead");
         }
-        self.reserved_bytes = if matches!(reserved, Ok(true)) { room } else { u64::MAX };
+        self.preallocated_bytes = if matches!(reserved, Ok(true)) { room } else { u64::MAX };
     }
 
     /// The file in `tmp/` with all of it, and no room beyond, and the list of its blocks' checksums.
-    pub(super) fn whole(&mut self) -> io::Result<&mut Arc<File>> {
+    pub(super) fn complete_file(&mut self) -> io::Result<&mut Arc<File>> {
         self.blocks.iter_mut().try_for_each(|blocks| blocks.end())?;
-        let (bytes, reserved_bytes) = (self.bytes, std::mem::take(&mut self.reserved_bytes));
-        let file = self.on_disk()?;
-        if reserved_bytes > bytes {
+        let (bytes, preallocated_bytes) = (self.bytes, std::mem::take(&mut self.preallocated_bytes));
+        let file = self.flushed_file()?;
+        if preallocated_bytes > bytes {
             file.set_len(bytes)?;
         }
         Ok(file)
@@ -230,11 +230,11 @@ impl Draft {
 
     /// Gives it its last name, and another to the list of its blocks' checksums. What was only held in memory is written
     /// there at once; after an error it is not there.
-    pub(super) fn keep(mut self, to: &Path, sums_to: &Path) -> Result<(), Error> {
+    pub(super) fn publish(mut self, to: &Path, sums_to: &Path) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io(name_of(to));
         if self.file.is_some() || self.blocks.is_some() {
-            self.whole().map_err(what())?;
+            self.complete_file().map_err(what())?;
             if let Some(blocks) = &mut self.blocks {
                 rename(&blocks.path, sums_to).map_err(Error::io(format!("rename to {}", name_of(sums_to))))?;
                 blocks.file = None; // published: not ours to remove
@@ -242,7 +242,7 @@ impl Draft {
             return self.rename(to);
         }
         let mut file = data_folder::create(to).map_err(what())?;
-        let Err(error) = file.write_all(&self.held) else { return Ok(()) };
+        let Err(error) = file.write_all(&self.buffer) else { return Ok(()) };
         if let Err(error) = fs::remove_file(to) {
             tracing::error!(path = %to.display(), %error, "a file that is not complete is left");
         }
@@ -263,7 +263,7 @@ pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
     Ok(free.f_bavail.saturating_mul(free.f_frsize))
 }
 
-impl SoFar {
+impl SyncHandle {
     /// Waits until it is safe. An error must end the file: no later sync through its draft tells of what this one could
     /// not write.
     pub fn sync(self) -> Result<(), Error> {
@@ -273,7 +273,7 @@ impl SoFar {
 }
 
 #[cfg(test)]
-impl SoFar {
+impl SyncHandle {
     /// A file that cannot be synced: it is open for its path alone.
     #[allow(clippy::expect_used, reason = "a panic fails the test")]
     pub(crate) fn unsyncable(path: &Path) -> Self {
@@ -288,17 +288,17 @@ impl Write for Draft {
         if let Some(&failed) = self.failure.get() {
             return Err(failed.into()); // what is held may be on disk or not
         }
-        let room = DRAFT_BUFFER_BYTES - self.held.len();
+        let room = DRAFT_BUFFER_BYTES - self.buffer.len();
         let written = if bytes.len() < room {
-            self.hold(bytes);
+            self.append_to_buffer(bytes);
             Ok(bytes.len())
-        } else if self.held.is_empty() {
-            self.reserve(bytes.len());
-            self.on_disk().and_then(|file| file.write(bytes))
+        } else if self.buffer.is_empty() {
+            self.preallocate(bytes.len());
+            self.flushed_file().and_then(|file| file.write(bytes))
         } else {
-            self.reserve(room);
-            self.hold(&bytes[..room]);
-            self.on_disk().map(|_file| room)
+            self.preallocate(room);
+            self.append_to_buffer(&bytes[..room]);
+            self.flushed_file().map(|_file| room)
         };
         if let Err(error) = &written
             && error.kind() != io::ErrorKind::Interrupted

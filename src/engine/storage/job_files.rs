@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    checksums::{Seal, check_seal, listed_blocks, seal},
+    checksums::{RecordChecksum, add_checksum, listed_blocks, verify_record},
     data_folder,
     draft::Draft,
     names::{FileName, JobFile},
@@ -54,7 +54,7 @@ impl Store {
 
     /// Publishes the record of a job, in place of its last one.
     pub fn publish_job(&self, name: &str, record: Vec<u8>) -> Result<(), Error> {
-        let record = seal(record);
+        let record = add_checksum(record);
         if record.len() > JOB_RECORD_BYTES_MAX {
             return Err(Error::Internal(format!("the record of job {name} has {} bytes", record.len())));
         }
@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// A job's record, and whether it is what was written. Errors: there is none; it cannot be read.
-    pub fn read_job(&self, name: &str) -> Result<(Vec<u8>, Seal), Error> {
+    pub fn read_job(&self, name: &str) -> Result<(Vec<u8>, RecordChecksum), Error> {
         assert_unlocked();
         let path = self.job_path(name, "json");
         let mut text = Vec::new();
@@ -70,7 +70,7 @@ impl Store {
             data_folder::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
         match read {
             Ok(_bytes) => {
-                let seal = check_seal(&text);
+                let seal = verify_record(&text);
                 Ok((text, seal))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -92,7 +92,7 @@ impl Store {
         if self.is_synced() && !draft.synced {
             draft.sync().map_err(what())?;
         }
-        draft.keep(&self.job_path(name, kind.extension()), &self.job_path(name, kind.sums_extension()))?;
+        draft.publish(&self.job_path(name, kind.extension()), &self.job_path(name, kind.sums_extension()))?;
         if self.durability == Durability::Fsync {
             // Or the record that follows could be kept by a power failure, and this not.
             sync_folder(&self.root.join("jobs")).map_err(what()).inspect_err(|_| self.remove_job_file(name, kind))?;
@@ -107,7 +107,7 @@ impl Store {
         let mut reader = Reader::open_as(&self.job_path(name, kind.extension()), file_name)?;
         reader.check = match check {
             None => Check::Nothing,
-            Some(sum) if listed_blocks(reader.bytes) == 0 => Check::Whole(sum),
+            Some(sum) if listed_blocks(reader.bytes) == 0 => Check::OneBlock(sum),
             Some(seed) => match data_folder::open(&self.job_path(name, kind.sums_extension())) {
                 Ok(sums) => Check::List(Arc::new(sums), seed),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -121,19 +121,19 @@ impl Store {
 
     /// Removes a job. Its record goes first: what is left without one is removed at start.
     pub fn remove_job(&self, name: &str) {
-        self.remove_if_there(&self.job_path(name, "json"));
+        self.remove_if_present(&self.job_path(name, "json"));
         self.remove_job_file(name, JobFile::Input);
         self.remove_job_file(name, JobFile::Result);
     }
 
     /// Removes a job's input or result, and leaves its record.
     pub fn remove_job_file(&self, name: &str, kind: JobFile) {
-        self.remove_if_there(&self.job_path(name, kind.extension()));
-        self.remove_if_there(&self.job_path(name, kind.sums_extension()));
+        self.remove_if_present(&self.job_path(name, kind.extension()));
+        self.remove_if_present(&self.job_path(name, kind.sums_extension()));
     }
 
     /// Moves the files of a job to `quarantine/`.
-    pub fn set_aside_job(&self, name: &str) -> Result<(), Error> {
+    pub fn move_job_to_quarantine(&self, name: &str) -> Result<(), Error> {
         for extension in ["input", "input-sums", "result", "result-sums", "json"] {
             self.move_to_quarantine(&self.job_path(name, extension), name, extension)?;
         }

@@ -15,12 +15,13 @@
 //! ```
 //!
 //! Invariant: a receipt in `parts/` has its files beside it, complete, and a job's record those it speaks of. What was stored
-//! is verified against its checksum before anyone sees it: [`Reader`] hands out blocks of CSV and of jobs' files only so,
-//! and records are read only so; Parquet is verified in `parquet.rs`, by chunks. Every function asserts that the lock of
-//! `state.rs` is not held.
+//! is verified against its checksum before anyone sees it: [`reader::Reader`] hands out blocks of CSV and of jobs' files only so,
+//! and records are read only so; Parquet is verified by chunks, in `engine::parquet`. Every function asserts that the lock in
+//! `engine::state` is not held.
 
 pub mod block_list;
 pub mod checksums;
+pub mod commit;
 pub mod data_folder;
 pub mod draft;
 pub mod job_files;
@@ -33,8 +34,7 @@ pub mod quarantine;
 pub mod reader;
 pub mod receipts;
 pub mod recover;
-pub mod scratch;
-pub mod staged;
+pub mod spill_file;
 mod store;
 pub mod sync;
 pub mod temp_file;

@@ -65,14 +65,14 @@ impl fmt::Display for FileName {
 }
 
 /// `12.csv` is `(12, "csv")`.
-pub(super) fn split_name(path: &Path) -> Option<(PartId, &str)> {
+pub(super) fn parse_part_file_name(path: &Path) -> Option<(PartId, &str)> {
     let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
     let id = PartId::new(stem.parse().ok()?)?;
     (id.to_string() == stem).then_some((id, extension))
 }
 
 /// The same of a file in `quarantine/`, where `12-2.csv` is a second one of part 12.
-pub(super) fn split_name_in_quarantine(path: &Path) -> Option<(PartId, &str)> {
+pub(super) fn parse_quarantine_file_name(path: &Path) -> Option<(PartId, &str)> {
     let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
     let number = match stem.split_once('-') {
         Some((number, copy)) if copy.parse::<u32>().is_ok() => number,

@@ -13,9 +13,9 @@ use std::{
 use super::{
     Store,
     checksums::BLOCK_BYTES,
+    commit::PreparedPart,
     draft::Draft,
     names::{JobFile, name_of},
-    staged::Staged,
 };
 use crate::{
     limits::DRAFT_BUFFER_BYTES,
@@ -87,7 +87,7 @@ fn store(folder: &tempfile::TempDir, durability: Durability) -> Arc<Store> {
 }
 
 fn draft(store: &Store, bytes: usize) -> Draft {
-    let mut draft = store.listed_draft().expect("a draft");
+    let mut draft = store.draft_with_block_checksums().expect("a draft");
     draft.write_all(&vec![b'1'; bytes]).expect("written");
     draft
 }
@@ -108,7 +108,7 @@ fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
 }
 
 /// A small part, or one that is large enough for drafts on disk; synced before it is staged if asked for.
-fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> Staged {
+fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> PreparedPart {
     let bytes = if is_large { 3 * DRAFT_BUFFER_BYTES } else { 10 };
     let (mut csv, mut parquet) = (draft(store, bytes), draft(store, bytes + 1));
     if is_synced {
@@ -116,7 +116,7 @@ fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> S
         parquet.sync().expect("synced");
     }
     let receipt = receipt_of(number, csv.info(), parquet.info());
-    store.stage(csv, parquet, &receipt).expect("staged")
+    store.prepare_part(csv, parquet, &receipt).expect("staged")
 }
 
 /// Where in `events` the file that is at `path` in the end was synced last, under whichever name it had then.
@@ -144,11 +144,11 @@ fn check_commit(events: &[Event], parts: &[u64]) {
     let last_rename = parts.iter().map(|part| rename_to(events, &format!("parts/{part}.json"))).max();
     for part in parts {
         let renamed = rename_to(events, &format!("parts/{part}.json"));
-        let is_listed =
+        let has_block_checksums =
             events.iter().any(|event| matches!(event, Event::Rename { to, .. } if *to == format!("parts/{part}.sums")));
-        assert_eq!(is_listed, part % 2 == 0, "the large ones have a list of checksums: {events:#?}");
+        assert_eq!(has_block_checksums, part % 2 == 0, "the large ones have a list of checksums: {events:#?}");
         let extensions: &[&str] =
-            if is_listed { &["csv", "parquet", "sums", "json"] } else { &["csv", "parquet", "json"] };
+            if has_block_checksums { &["csv", "parquet", "sums", "json"] } else { &["csv", "parquet", "json"] };
         for &extension in extensions {
             let path = format!("parts/{part}.{extension}");
             let synced =
@@ -290,6 +290,6 @@ fn quarantine_takes_the_receipt_last() {
     store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Input).expect("published");
     store.publish_job_file(draft(&store, 10), "job_id_1", JobFile::Result).expect("published");
     take();
-    store.set_aside_job("job_id_1").expect("moved");
+    store.move_job_to_quarantine("job_id_1").expect("moved");
     assert_eq!(take().last(), moved("jobs", "job_id_1", ["input", "result", "json"]).last(), "the record is the last");
 }

@@ -64,7 +64,7 @@ impl Store {
         };
         let mut reader = self.open_part_unverified(part, format)?;
         reader.check = match format {
-            Format::Csv if listed_blocks(part.csv_bytes) == 0 => Check::Whole(checks.csv),
+            Format::Csv if listed_blocks(part.csv_bytes) == 0 => Check::OneBlock(checks.csv),
             Format::Parquet if !checks.chunks_in_sums => Check::Nothing,
             Format::Csv | Format::Parquet => {
                 let sums = data_folder::open(&self.part_path(part.id, "sums")).map_err(|error| match error {
@@ -117,7 +117,7 @@ impl Store {
             && let Ok(list) = data_folder::open(&self.part_path(id, "sums"))
         {
             let listed = Reader { check: Check::List(Arc::new(list), seed), ..reader.clone() };
-            if listed.listed_sums(0, 1).is_ok() {
+            if listed.block_checksums(0, 1).is_ok() {
                 reader = listed;
             }
         }

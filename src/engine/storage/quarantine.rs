@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    names::split_name_in_quarantine,
+    names::parse_quarantine_file_name,
     store::Store,
     sync::{rename, sync_folder},
 };
@@ -42,7 +42,7 @@ impl Store {
         let what = || Error::io(format!("data folder {}", path.display()));
         let mut quarantine = Quarantine::default();
         for entry in fs::read_dir(&path).map_err(what())? {
-            match split_name_in_quarantine(&entry.map_err(what())?.path()) {
+            match parse_quarantine_file_name(&entry.map_err(what())?.path()) {
                 Some((id, "forgotten")) => quarantine.accepted.insert(id),
                 Some((id, "csv" | "parquet" | "sums" | "json")) => quarantine.parts.insert(id),
                 _ => false,
@@ -79,7 +79,7 @@ impl Store {
 
     /// Moves all files of a part to `quarantine/`, which never overwrites what is there. The receipt goes last: until
     /// then the part is found broken again by the next start, and not taken for leftovers.
-    pub(crate) fn set_aside(&self, id: PartId) -> Result<(), Error> {
+    pub(crate) fn move_part_to_quarantine(&self, id: PartId) -> Result<(), Error> {
         assert_unlocked();
         for extension in ["csv", "parquet", "sums", "json"] {
             self.move_to_quarantine(&self.part_path(id, extension), &id.to_string(), extension)?;

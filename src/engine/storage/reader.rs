@@ -24,7 +24,7 @@ pub(super) enum Check {
     /// Nothing: the file is not ours, nobody but this process has it, or its reader verifies it.
     Nothing,
     /// The checksum of its one block.
-    Whole(u64),
+    OneBlock(u64),
     /// A list of checksums in a file, and its seed.
     List(Arc<File>, u64),
 }
@@ -105,7 +105,7 @@ impl Reader {
     }
 
     /// Some of the checksums that the file's list has, from one place on.
-    pub fn listed_sums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
+    pub fn block_checksums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
         let (mut sums, mut blocks) = (Vec::with_capacity(count.min(PAGE_SUMS_MAX)), self.blocks());
         for index in (first..).take(count) {
             sums.push(blocks.listed_sum(index)?);
@@ -141,7 +141,7 @@ impl Reader {
     #[allow(clippy::expect_used, reason = "a panic fails the test")]
     pub(crate) fn unreadable(format: crate::model::format::Format, bytes: u64) -> Self {
         let file = Arc::new(File::open("/proc/self/mem").expect("this process may read its memory"));
-        Self { file, bytes, name: FileName::Part(crate::model::part::PartId::FIRST, format), check: Check::Whole(0) }
+        Self { file, bytes, name: FileName::Part(crate::model::part::PartId::FIRST, format), check: Check::OneBlock(0) }
     }
 }
 
@@ -172,7 +172,7 @@ impl Blocks {
         self.file.fill_unverified(start, &mut self.block)?;
         let expected = match self.file.check {
             Check::Nothing => None,
-            Check::Whole(sum) => Some(sum),
+            Check::OneBlock(sum) => Some(sum),
             Check::List(..) => Some(self.listed_sum(index)?),
         };
         if expected.is_some_and(|sum| sum != checksum(&self.block)) {

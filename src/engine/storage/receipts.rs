@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    checksums::{Seal, check_seal, seal},
+    checksums::{RecordChecksum, add_checksum, verify_record},
     data_folder,
     draft::Draft,
     store::Store,
@@ -30,7 +30,7 @@ impl Store {
     /// Whether a damaged receipt would be whole if it said `found` where it says `told`: both are checksums.
     pub(crate) fn is_only_damage_of_receipt(&self, id: PartId, told: &str, found: &str) -> bool {
         let Ok(Ok(text)) = self.read_receipt(id).map(String::from_utf8) else { return false };
-        check_seal(text.replace(told, found).as_bytes()) == Seal::Whole
+        verify_record(text.replace(told, found).as_bytes()) == RecordChecksum::Valid
     }
 
     /// A part's receipt, verified.
@@ -64,7 +64,7 @@ impl Store {
     pub fn upgrade_receipt(&self, receipt: &Receipt, sums: Option<Draft>) -> Result<(), Error> {
         if let Some(mut sums) = sums {
             let what = || Error::io(format!("part {}, sums", receipt.part));
-            sums.whole().map(|_file| ()).map_err(what())?;
+            sums.complete_file().map(|_file| ()).map_err(what())?;
             if self.is_synced() {
                 sums.sync().map_err(what())?;
             }
@@ -85,7 +85,7 @@ impl Store {
 
 /// A receipt as it is stored.
 pub(super) fn receipt_text(receipt: &Receipt) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(receipt).map(seal).map_err(|error| Error::Internal(format!("receipt: {error}")))
+    serde_json::to_vec(receipt).map(add_checksum).map_err(|error| Error::Internal(format!("receipt: {error}")))
 }
 
 /// Why a receipt cannot be used.
@@ -103,10 +103,10 @@ pub(super) fn parse_receipt(id: PartId, text: &[u8]) -> Result<Receipt, ReceiptF
         format: u32,
     }
     let damaged = |what: &str| ReceiptFault::Damaged(what.to_owned());
-    let is_sealed = match check_seal(text) {
-        Seal::Whole => true,
-        Seal::Missing => false,
-        Seal::Broken => return Err(damaged("it is not what was written")),
+    let is_sealed = match verify_record(text) {
+        RecordChecksum::Valid => true,
+        RecordChecksum::Missing => false,
+        RecordChecksum::Invalid => return Err(damaged("it is not what was written")),
     };
     // What a newer version wrote may be no receipt to this one, and still says what it is.
     if let Ok(Version { format }) = serde_json::from_slice(text)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    names::split_name,
+    names::parse_part_file_name,
     receipts::{ReceiptFault, parse_receipt},
     store::Store,
 };
@@ -18,7 +18,7 @@ use crate::{
 
 /// What a start found in the data folder.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct RecoveryReport {
     /// Files without a receipt, removed.
     pub leftovers: usize,
     /// Parts set aside now, with the reason.
@@ -28,31 +28,31 @@ pub struct Found {
     /// Those of them that are not in the table, and whose loss no operator has accepted.
     pub missing: MissingParts,
     /// Jobs set aside now, with the reason.
-    pub jobs_set_aside: Vec<(String, String)>,
+    pub jobs_quarantined: Vec<(String, String)>,
 }
 
 impl Store {
     /// Puts the folder in order and calls `part` with every receipt that can be served, in the order of their ids.
     ///
     /// Errors: a receipt of a newer version, in which case nothing has been touched; a file operation fails.
-    pub fn recover(&self, mut part: impl FnMut(Receipt)) -> Result<Found, Error> {
+    pub fn recover(&self, mut part: impl FnMut(Receipt)) -> Result<RecoveryReport, Error> {
         let mut served = BTreeSet::new();
         let mut found = self.tidy(|receipt| {
             served.insert(receipt.part);
             part(receipt);
         })?;
-        found.quarantined.iter().try_for_each(|(id, _reason)| self.set_aside(*id))?;
+        found.quarantined.iter().try_for_each(|(id, _reason)| self.move_part_to_quarantine(*id))?;
         let quarantine = self.quarantine()?;
         found.missing = quarantine.missing(|id| served.contains(id));
         found.in_quarantine = quarantine.parts.into_iter().collect();
         Ok(found)
     }
 
-    /// The same, but parts that cannot be served stay where they are: they are [`Found::quarantined`], and it is the caller
+    /// The same, but parts that cannot be served stay where they are: they are [`RecoveryReport::quarantined`], and it is the caller
     /// who sets them aside. What is in quarantine is not looked for.
-    pub(crate) fn tidy(&self, mut part: impl FnMut(Receipt)) -> Result<Found, Error> {
+    pub(crate) fn tidy(&self, mut part: impl FnMut(Receipt)) -> Result<RecoveryReport, Error> {
         assert_unlocked();
-        let mut found = Found::default();
+        let mut found = RecoveryReport::default();
         let files = self.list_parts()?;
         let was_in_quarantine = self.quarantine()?;
         for (&id, &present) in &files {
@@ -75,7 +75,7 @@ impl Store {
             }
             if was_in_quarantine.parts.contains(&id) {
                 // Somebody has put them back without the receipt: they are no leftovers.
-                self.set_aside(id)?;
+                self.move_part_to_quarantine(id)?;
                 continue;
             }
             for extension in present.extensions() {
@@ -95,10 +95,10 @@ impl Store {
         Ok(found)
     }
 
-    fn list_parts(&self) -> Result<BTreeMap<PartId, Present>, Error> {
-        let mut files = BTreeMap::<PartId, Present>::new();
+    fn list_parts(&self) -> Result<BTreeMap<PartId, FilesPresent>, Error> {
+        let mut files = BTreeMap::<PartId, FilesPresent>::new();
         for path in self.entries("parts")? {
-            match split_name(&path) {
+            match parse_part_file_name(&path) {
                 Some((id, "csv")) => files.entry(id).or_default().csv = true,
                 Some((id, "parquet")) => files.entry(id).or_default().parquet = true,
                 Some((id, "sums")) => files.entry(id).or_default().sums = true,
@@ -127,11 +127,11 @@ impl Store {
         if id == PartId::END {
             return Ok(Err("receipt: its number is the last that there is, so none could follow it".to_owned()));
         }
-        let is_listed =
+        let has_block_checksums =
             receipt.checks.as_ref().is_some_and(|checks| checks.sums_seed.is_some() || checks.chunks_in_sums);
         // The list is verified page by page as it is read.
         let files = [("csv", Some(receipt.csv.bytes)), ("parquet", Some(receipt.parquet.bytes)), ("sums", None)];
-        for (extension, bytes) in files.into_iter().filter(|(_, bytes)| bytes.is_some() || is_listed) {
+        for (extension, bytes) in files.into_iter().filter(|(_, bytes)| bytes.is_some() || has_block_checksums) {
             match fs::symlink_metadata(self.part_path(id, extension)).map(|metadata| metadata.len()) {
                 Ok(found) if found == bytes.unwrap_or(found) => {}
                 Ok(found) => {
@@ -150,14 +150,14 @@ impl Store {
 
 /// Which files of a part are there.
 #[derive(Clone, Copy, Default)]
-struct Present {
+struct FilesPresent {
     csv: bool,
     parquet: bool,
     sums: bool,
     receipt: bool,
 }
 
-impl Present {
+impl FilesPresent {
     fn extensions(self) -> impl Iterator<Item = &'static str> {
         let files = [("csv", self.csv), ("parquet", self.parquet), ("sums", self.sums)];
         files.into_iter().filter(|(_, there)| *there).map(|(name, _)| name)

@@ -17,7 +17,7 @@ use super::{
     draft::Draft,
     lock,
     names::name_of,
-    scratch::Scratch,
+    spill_file::SpillFile,
     sync::{reports_failed_syncfs, sync_folder},
     temp_file::TempFolder,
 };
@@ -76,9 +76,9 @@ impl Store {
     }
 
     /// A new empty file whose blocks are verified when it is read.
-    pub fn listed_draft(&self) -> Result<Draft, Error> {
+    pub fn draft_with_block_checksums(&self) -> Result<Draft, Error> {
         let mut draft = self.draft()?;
-        draft.is_listed = true;
+        draft.has_block_checksums = true;
         Ok(draft)
     }
 
@@ -90,8 +90,8 @@ impl Store {
     }
 
     /// Empty room in `tmp/`.
-    pub fn scratch(&self) -> Result<Scratch, Error> {
-        let scratch = Scratch::new(self.draft()?, Arc::clone(&self.spilled_bytes));
+    pub fn spill_file(&self) -> Result<SpillFile, Error> {
+        let scratch = SpillFile::new(self.draft()?, Arc::clone(&self.spilled_bytes));
         scratch.map_err(Error::io("a new file in the data folder"))
     }
 
@@ -117,7 +117,7 @@ impl Store {
     }
 
     /// What cannot be removed now is no reason to fail: it is found and removed at start.
-    pub(super) fn remove_if_there(&self, path: &Path) {
+    pub(super) fn remove_if_present(&self, path: &Path) {
         assert_unlocked();
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -131,7 +131,7 @@ impl Store {
     pub(super) fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
         let what = || Error::io(format!("record {}", name_of(path)));
         let mut draft = self.draft()?;
-        draft.write_all(text).and_then(|()| draft.whole().map(|_file| ())).map_err(what())?;
+        draft.write_all(text).and_then(|()| draft.complete_file().map(|_file| ())).map_err(what())?;
         if self.is_synced() {
             draft.sync().map_err(what())?;
         }

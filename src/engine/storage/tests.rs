@@ -16,10 +16,10 @@ use twox_hash::XxHash3_64;
 
 use super::{
     Store,
-    draft::{Draft, SoFar, checksum_text, free_bytes},
+    commit::PreparedPart,
+    draft::{Draft, SyncHandle, checksum_text, free_bytes},
     names::name_of,
     reader::Reader,
-    staged::Staged,
     sync::reports_failed_syncfs,
 };
 use crate::{
@@ -35,12 +35,12 @@ use crate::{
 };
 
 /// Some parts, staged: every second one is large enough to lie in `tmp/` before.
-fn staged(store: &Arc<Store>, parts: u64) -> Vec<Staged> {
+fn staged(store: &Arc<Store>, parts: u64) -> Vec<PreparedPart> {
     staged_after(store, parts, |_csv, _parquet| {})
 }
 
 /// The same, once something was done with their drafts.
-fn staged_after(store: &Arc<Store>, parts: u64, done: impl Fn(&mut Draft, &mut Draft)) -> Vec<Staged> {
+fn staged_after(store: &Arc<Store>, parts: u64, done: impl Fn(&mut Draft, &mut Draft)) -> Vec<PreparedPart> {
     let stage = |number| {
         let (mut csv, mut parquet) = (store.draft().expect("a draft"), store.draft().expect("a draft"));
         let bytes = if number % 2 == 0 { 10 } else { 3 * DRAFT_BUFFER_BYTES };
@@ -63,7 +63,7 @@ fn staged_after(store: &Arc<Store>, parts: u64, done: impl Fn(&mut Draft, &mut D
                 chunks_in_sums: false,
             }),
         };
-        store.stage(csv, parquet, &receipt).expect("staged")
+        store.prepare_part(csv, parquet, &receipt).expect("staged")
     };
     (1..=parts).map(stage).collect()
 }
@@ -119,7 +119,7 @@ fn a_batch_of_which_one_cannot_be_renamed_leaves_nothing() {
 
 fn store_that_cannot_sync_at_once(folder: &tempfile::TempDir) -> Arc<Store> {
     let mut store = store(folder);
-    store.folder = Arc::into_inner(SoFar::unsyncable(folder.path()).file).expect("nobody shares it");
+    store.folder = Arc::into_inner(SyncHandle::unsyncable(folder.path()).file).expect("nobody shares it");
     store.syncs_at_once = true;
     Arc::new(store)
 }
@@ -148,9 +148,9 @@ fn what_is_on_disk_of_a_draft_can_be_synced_while_it_grows() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let mut draft = store(&folder).draft().expect("a draft");
     draft.write_all(b"held").expect("written");
-    assert!(draft.so_far("it").is_none(), "it has no file");
+    assert!(draft.sync_handle("it").is_none(), "it has no file");
     draft.write_all(&vec![b'c'; 3 * DRAFT_BUFFER_BYTES]).expect("written");
-    draft.so_far("it").expect("it has a file").sync().expect("synced");
+    draft.sync_handle("it").expect("it has a file").sync().expect("synced");
     assert!(!draft.synced, "nobody knows whether that was all");
 }
 
@@ -165,15 +165,18 @@ fn a_draft_is_what_was_written_however_it_was_cut() {
         let mut draft = store.draft().expect("a draft");
         for piece in all.chunks(piece_bytes) {
             draft.write_all(piece).expect("written");
-            assert!(draft.held.len() < held && draft.held.capacity() <= held);
+            assert!(draft.buffer.len() < held && draft.buffer.capacity() <= held);
         }
         let path = folder.path().join("kept");
         if piece_bytes % 2 == 0 {
-            draft.hold_nothing().expect("written");
-            assert_eq!((draft.held.capacity(), fs::metadata(&draft.path).expect("there").len()), (0, all.len() as u64));
+            draft.release_buffer().expect("written");
+            assert_eq!(
+                (draft.buffer.capacity(), fs::metadata(&draft.path).expect("there").len()),
+                (0, all.len() as u64)
+            );
         }
         assert_eq!((draft.info().bytes, draft.info().xxh3), (all.len() as u64, checksum_text(&checksum)));
-        draft.keep(&path, &folder.path().join("sums")).expect("kept");
+        draft.publish(&path, &folder.path().join("sums")).expect("kept");
         assert!(fs::read(path).expect("readable") == all, "pieces of {piece_bytes} bytes");
     }
 }
@@ -229,7 +232,7 @@ fn room_that_a_file_does_not_need_goes_back() {
         // And if more comes, over the end of what was asked for.
         draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
         draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
-        draft.keep(&kept, &folder.path().join("sums")).expect("kept");
+        draft.publish(&kept, &folder.path().join("sums")).expect("kept");
         let (bytes, room) = on_disk(&kept);
         assert_eq!(bytes, (2 * DRAFT_BUFFER_BYTES + 6 * MIB) as u64);
         assert!(durability == Durability::None || room < bytes + MIB as u64, "{room} bytes for {bytes}");
@@ -254,7 +257,7 @@ fn a_batch_that_cannot_be_synced_leaves_nothing() {
 #[test]
 fn what_a_scratch_file_lost_is_not_handed_out() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let scratch = store(&folder).scratch().expect("a scratch file");
+    let scratch = store(&folder).spill_file().expect("a scratch file");
     let offsets = [b"first", b"other"].map(|page| scratch.put(page).expect("written"));
     assert_eq!(offsets.map(|offset| scratch.get(offset, 5).expect("whole")), [b"first", b"other"]);
     scratch.file().expect("a file").write_all_at(b"O", offsets[1]).expect("written");

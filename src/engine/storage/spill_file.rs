@@ -14,15 +14,15 @@ use super::{checksums::checksum, draft::Draft};
 use crate::engine::state::lock_check::assert_unlocked;
 
 /// Room on disk for what does not fit in memory for a while. Removed when dropped.
-pub struct Scratch {
+pub struct SpillFile {
     draft: Draft,
     end: AtomicU64,
     spilled_bytes: Arc<AtomicU64>,
 }
 
-impl Scratch {
+impl SpillFile {
     pub(super) fn new(mut draft: Draft, spilled_bytes: Arc<AtomicU64>) -> io::Result<Self> {
-        draft.on_disk()?;
+        draft.flushed_file()?;
         Ok(Self { draft, end: AtomicU64::new(0), spilled_bytes })
     }
 

@@ -20,7 +20,7 @@ use crate::{
 
 /// A part whose files are in place but for the receipt's name, which makes it one. Its files are removed when it is
 /// dropped, unless it was committed.
-pub struct Staged {
+pub struct PreparedPart {
     store: Arc<Store>,
     part: PartId,
     receipt: Option<Draft>,
@@ -32,17 +32,22 @@ pub struct Staged {
 impl Store {
     /// Puts two drafts in place as the files of a part, and a receipt beside them, which is synced if they were. After an
     /// error nothing of it is left.
-    pub fn stage(self: &Arc<Self>, csv: Draft, parquet: Draft, receipt: &Receipt) -> Result<Staged, Error> {
+    pub fn prepare_part(
+        self: &Arc<Self>,
+        csv: Draft,
+        parquet: Draft,
+        receipt: &Receipt,
+    ) -> Result<PreparedPart, Error> {
         assert_unlocked();
         let part = receipt.part;
         let synced = csv.synced && parquet.synced;
-        let mut staged = Staged { store: Arc::clone(self), part, receipt: None, synced, committed: false };
-        csv.keep(&self.part_path(part, "csv"), &self.part_path(part, "sums"))?;
-        parquet.keep(&self.part_path(part, "parquet"), &self.part_path(part, "sums"))?;
+        let mut staged = PreparedPart { store: Arc::clone(self), part, receipt: None, synced, committed: false };
+        csv.publish(&self.part_path(part, "csv"), &self.part_path(part, "sums"))?;
+        parquet.publish(&self.part_path(part, "parquet"), &self.part_path(part, "sums"))?;
         let text = receipt_text(receipt)?;
         let what = || Error::io(format!("record {part}.json"));
         let mut draft = self.draft()?;
-        draft.write_all(&text).and_then(|()| draft.whole().map(|_file| ())).map_err(what())?;
+        draft.write_all(&text).and_then(|()| draft.complete_file().map(|_file| ())).map_err(what())?;
         if synced {
             draft.sync().map_err(what())?;
         }
@@ -54,7 +59,7 @@ impl Store {
     /// place, then the folder synced. They share these syncs.
     ///
     /// Errors: after them nothing of any is left.
-    pub fn commit(&self, mut batch: Vec<Staged>) -> Result<(), Error> {
+    pub fn commit(&self, mut batch: Vec<PreparedPart>) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io("parts on their way into the table");
         let unsynced: Vec<_> = batch.iter().filter(|staged| !staged.synced).collect();
@@ -62,9 +67,9 @@ impl Store {
             sync_file_system(&self.folder).map_err(what())?;
         } else {
             // What others write to this file system is not waited for.
-            unsynced.into_iter().try_for_each(Staged::sync)?;
+            unsynced.into_iter().try_for_each(PreparedPart::sync)?;
         }
-        batch.iter_mut().try_for_each(Staged::rename_receipt)?;
+        batch.iter_mut().try_for_each(PreparedPart::rename_receipt)?;
         sync_folder(&self.root.join("parts")).map_err(what())?;
         // Only now: what is dropped before is removed.
         batch.iter_mut().for_each(|staged| staged.committed = true);
@@ -72,7 +77,7 @@ impl Store {
     }
 }
 
-impl Staged {
+impl PreparedPart {
     /// Waits until its files and its receipt are safe.
     fn sync(&self) -> Result<(), Error> {
         let what = || Error::io(format!("part {}", self.part));
@@ -98,14 +103,14 @@ impl Staged {
     }
 }
 
-impl Drop for Staged {
+impl Drop for PreparedPart {
     fn drop(&mut self) {
         if self.committed {
             return;
         }
         // The receipt first: without it the others are leftovers, which a start would remove too.
         for extension in ["json", "csv", "parquet", "sums"] {
-            self.store.remove_if_there(&self.store.part_path(self.part, extension));
+            self.store.remove_if_present(&self.store.part_path(self.part, extension));
         }
     }
 }
