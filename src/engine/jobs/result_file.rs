@@ -63,7 +63,7 @@ pub(crate) async fn open_result(context: &Arc<Context>, id: JobId) -> Result<Res
 
 /// Notes that a result was fetched whole: the next sweep removes it.
 pub(crate) async fn mark_downloaded(context: Arc<Context>, id: JobId) -> Result<(), Error> {
-    if !context.state.with(|state| state.jobs.claim(id, |state| matches!(state, JobState::Done { .. }))) {
+    if !context.state.with(|state| state.jobs.begin_write(id, |state| matches!(state, JobState::Done { .. }))) {
         return Ok(()); // fetched by another one first, or gone
     }
     let marked = async {
@@ -72,7 +72,7 @@ pub(crate) async fn mark_downloaded(context: Arc<Context>, id: JobId) -> Result<
     };
     let marked = marked.await;
     if marked.is_err() {
-        context.state.with(|state| state.jobs.let_go(id));
+        context.state.with(|state| state.jobs.end_write(id));
     }
     marked
 }

@@ -38,7 +38,7 @@ pub(crate) fn dispatch(context: &Arc<Context>) {
 
 /// One job from its turn to its end. It ends without a word when the server does: then the next start runs it.
 pub(super) async fn run(context: &Arc<Context>, id: JobId, cancel: CancellationToken) {
-    if !context.state.with(|state| state.jobs.claim(id, JobState::is_undone)) {
+    if !context.state.with(|state| state.jobs.begin_write(id, JobState::is_undone)) {
         return;
     }
     let mut record = loop {
@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Arc<Context>, id: JobId, cancel: CancellationT
     };
     let mut result = work(context, &mut record, &cancel).await;
     // From here on it cannot be cancelled; until here it could.
-    context.state.with(|state| state.jobs.claim(id, JobState::is_undone));
+    context.state.with(|state| state.jobs.begin_write(id, JobState::is_undone));
     if cancel.is_cancelled() && result.is_ok() {
         context.workers.discard(std::mem::replace(&mut result, Err(JobError::Cancelled.into())));
     }

@@ -103,7 +103,7 @@ async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
     until("what the second is to do is about to be read", || waiting() == 1).await;
 
     assert_eq!(state_of(&engine, first), JobState::Failed { reason: "cancelled".into() });
-    let is_queued = engine.context.state.with(|state| state.jobs.queues[second.kind()].contains(&second));
+    let is_queued = engine.context.state.with(|state| state.jobs.is_waiting(second));
     assert_eq!((is_queued, state_of(&engine, second)), (false, JobState::Queued));
     assert!(engine.cancel_job(second).await.expect("nothing to write"), "it is about to run");
     drop(others);

@@ -1,5 +1,5 @@
-//! The job table: which jobs are known, in which state, and whose turn it is. A plain table under the lock; it starts
-//! nothing and touches no file.
+//! The job table: which jobs are known, the state of each, and which job runs next. A plain table under the lock: it
+//! starts no job and touches no file.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,26 +19,26 @@ use crate::{
     limits::{EVICTED_JOBS, JOBS_MAX, JobLimits, SURVEYS_AT_ONCE, TASKS_AT_ONCE},
 };
 
-/// A job's name: by number for a statistic, as the statistics servers count them, by UUID for a file-processing task.
+/// A job's id: a number for a statistic, as the statistics servers count them, or a UUID for a file-processing task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum JobId {
-    /// A statistic; from 1.
+    /// A statistic. The first is 1.
     Survey(u64),
     /// A file that is grouped and summed.
     Task(Uuid),
 }
 
-/// How far a job is.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobState {
     /// It waits for its turn.
     Queued,
-    /// It is being worked on: parts of a statistic, bytes of a task's file.
+    /// It runs. Progress is counted in parts for a statistic, and in bytes of the file for a task.
     Running {
-        /// So much is done ...
+        /// How much is done.
         done: u64,
-        /// ... of so much.
+        /// How much there is to do.
         total: u64,
     },
     /// Its result can be fetched.
@@ -46,21 +46,21 @@ pub enum JobState {
         /// The result's size.
         bytes: u64,
     },
-    /// It has no result.
+    /// It has ended without a result.
     Failed {
-        /// Why. Shared, as states are told with the lock held.
+        /// Why. Shared, because states are copied while the lock is held.
         reason: Arc<str>,
     },
-    /// Its result was fetched whole.
+    /// Its whole result has been fetched.
     Downloaded,
 }
 
-/// What is told of a job.
+/// What callers learn about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// Its name.
+    /// Its id.
     pub id: JobId,
-    /// How far it is.
+    /// Its state.
     pub state: JobState,
     /// Whether its result is on disk.
     pub has_result: bool,
@@ -69,43 +69,64 @@ pub struct Job {
 /// How many jobs are in which state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JobCounts {
-    /// Those that wait.
+    /// Jobs that wait.
     pub queued: usize,
-    /// Those that run.
+    /// Jobs that run.
     pub running: usize,
-    /// Those with a result.
+    /// Jobs with a result.
     pub done: usize,
-    /// Those that failed.
+    /// Jobs that failed.
     pub failed: usize,
-    /// Those whose result was fetched.
+    /// Jobs whose result was fetched.
     pub downloaded: usize,
 }
 
 /// All jobs that are known.
 pub struct Jobs {
     pub(crate) entries: BTreeMap<JobId, Entry>,
-    /// Those that wait, by kind, in the order in which they run.
-    pub(crate) queues: [VecDeque<JobId>; 2],
-    /// How many of each kind run.
-    running: [usize; 2],
-    /// Queued, running, and those whose first record is being written.
+    /// Statistics that wait or run.
+    surveys: KindQueue,
+    /// File-processing tasks that wait or run.
+    tasks: KindQueue,
+    /// How many jobs are queued, running, or reserved.
     pub(crate) undone: usize,
-    /// Those of `undone` that are not in `entries` yet.
+    /// How many of `undone` are not in `entries` yet, because their first record is being written.
     pub(crate) reserved: usize,
     next_number: u64,
     next_order: u64,
+    /// Whether new jobs are refused.
     pub(crate) refused: bool,
 }
 
+/// The jobs of one kind that wait, and how many of that kind run.
+#[derive(Default)]
+struct KindQueue {
+    /// In the order in which they will run.
+    waiting: VecDeque<JobId>,
+    running: usize,
+}
+
+/// What a job computes. Each kind has its own queue and its own limit of jobs that run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JobKind {
+    /// A statistic.
+    Survey,
+    /// A file that is grouped and summed.
+    Task,
+}
+
+/// What is known of a job, without what it is to do, which stays on disk.
 pub(crate) struct Entry {
+    /// The order in which jobs were accepted.
     pub(crate) order: u64,
     pub(crate) state: JobState,
+    /// When it came to this state.
     pub(crate) since: DateTime<Utc>,
-    /// Bytes of the result on disk; none if there is none.
+    /// The size of the result; `None` if no result is on disk.
     pub(crate) result_bytes: Option<u64>,
-    /// What that is verified against.
+    /// The checksum that the result is verified against.
     pub(crate) result_check: Option<u64>,
-    /// Somebody writes its record: it can be neither cancelled nor removed now.
+    /// Whether its record is being written: until that ends, the job can be neither cancelled nor removed.
     pub(crate) being_written: bool,
     /// Stops its work.
     pub(crate) cancel: CancellationToken,
@@ -137,7 +158,7 @@ impl TryFrom<String> for JobId {
 impl FromStr for JobId {
     type Err = Error;
 
-    /// Takes what `Display` writes, and nothing else.
+    /// Accepts exactly what `Display` writes.
     fn from_str(text: &str) -> Result<Self, Error> {
         let id = match text.strip_prefix("job_id_") {
             Some(number) => number.parse().ok().map(Self::Survey),
@@ -154,25 +175,34 @@ impl JobState {
 }
 
 impl JobId {
-    /// Which queue it stands in.
-    pub(crate) fn kind(self) -> usize {
+    pub(crate) fn kind(self) -> JobKind {
         match self {
-            Self::Survey(_) => 0,
-            Self::Task(_) => 1,
+            Self::Survey(_) => JobKind::Survey,
+            Self::Task(_) => JobKind::Task,
         }
     }
 }
 
-/// How many of each kind run at once.
-const AT_ONCE: [usize; 2] = [SURVEYS_AT_ONCE, TASKS_AT_ONCE];
+impl JobKind {
+    /// All kinds; jobs of the first start first.
+    const ALL: [Self; 2] = [Self::Survey, Self::Task];
+
+    /// How many jobs of this kind run at once.
+    fn at_once(self) -> usize {
+        match self {
+            Self::Survey => SURVEYS_AT_ONCE,
+            Self::Task => TASKS_AT_ONCE,
+        }
+    }
+}
 
 impl Jobs {
-    /// None.
+    /// No jobs.
     pub fn new() -> Self {
         Self {
             entries: BTreeMap::new(),
-            queues: [(); 2].map(|()| VecDeque::new()),
-            running: [0; 2],
+            surveys: KindQueue::default(),
+            tasks: KindQueue::default(),
             undone: 0,
             reserved: 0,
             next_number: 1,
@@ -181,23 +211,23 @@ impl Jobs {
         }
     }
 
-    /// What is told of a job.
+    /// A job; `None` if it is not known.
     pub fn get(&self, id: JobId) -> Option<Job> {
-        self.entries.get(&id).map(|entry| entry.told(id))
+        self.entries.get(&id).map(|entry| entry.to_job(id))
     }
 
     /// All statistics, in the order of their numbers.
     pub fn surveys(&self) -> Vec<Job> {
         let surveys = self.entries.range(JobId::Survey(0)..=JobId::Survey(u64::MAX));
-        surveys.map(|(&id, entry)| entry.told(id)).collect()
+        surveys.map(|(&id, entry)| entry.to_job(id)).collect()
     }
 
-    /// How many were accepted and have not ended.
+    /// How many jobs were accepted and have not ended.
     pub fn undone(&self) -> usize {
         self.undone - self.reserved
     }
 
-    /// How many are in which state.
+    /// How many jobs are in each state.
     pub fn counts(&self) -> JobCounts {
         let mut counts = JobCounts::default();
         for entry in self.entries.values() {
@@ -212,13 +242,13 @@ impl Jobs {
         counts
     }
 
-    /// From here on no job is accepted.
+    /// Refuses jobs from now on.
     pub fn refuse(&mut self) {
         self.refused = true;
     }
 
-    /// Room for a job that is about to be accepted: its order, and the jobs that were forgotten to make it, whose files
-    /// are to be removed.
+    /// Reserves an entry for a job that is about to be accepted. Returns the job's order, and the jobs that were removed to
+    /// make room, whose files the caller removes.
     pub(crate) fn reserve(&mut self, unfinished_max: usize) -> Result<(u64, Vec<JobId>), Error> {
         if self.refused {
             return Err(JobError::Refused.into());
@@ -229,7 +259,7 @@ impl Jobs {
         let mut evicted = Vec::new();
         if self.entries.len() + self.reserved >= JOBS_MAX {
             let mut removable = self.removable();
-            // First what nobody can fetch anything of.
+            // Jobs without a result are removed first.
             removable.sort_by_key(|(_, id)| self.entries[id].result_bytes.is_some());
             evicted = removable.into_iter().take(EVICTED_JOBS).map(|(_, id)| id).collect();
             evicted.iter().for_each(|id| drop(self.entries.remove(id)));
@@ -247,40 +277,58 @@ impl Jobs {
         id
     }
 
-    /// The number of a statistic is not given out, or not again.
+    /// Makes sure that the number of a statistic is not given to a new one.
     pub(crate) fn skip_to(&mut self, id: JobId) {
         if let JobId::Survey(number) = id {
             self.next_number = self.next_number.max(number + 1);
         }
     }
 
-    /// A job that was accepted, or found at start: it waits if it has not ended.
+    /// Adds a job that was accepted, or found at start. It waits in the queue if it has not ended.
     pub(crate) fn insert(&mut self, id: JobId, entry: Entry) {
         self.skip_to(id);
         self.next_order = self.next_order.max(entry.order + 1);
         if entry.state.is_undone() {
             self.undone += 1;
-            self.queues[id.kind()].push_back(id);
+            self.queue(id.kind()).waiting.push_back(id);
         }
         self.entries.insert(id, entry);
     }
 
-    /// The next job whose turn it is; it runs from here on, until `ended`.
+    /// Takes the next job that may run from its queue, if there is one. It counts as running until `ended`.
     pub(crate) fn start_next(&mut self) -> Option<(JobId, CancellationToken)> {
-        let kind = (0..2).find(|&kind| self.running[kind] < AT_ONCE[kind] && !self.queues[kind].is_empty())?;
-        let id = self.queues[kind].pop_front()?;
-        let entry = self.entries.get(&id)?;
-        self.running[kind] += 1;
-        Some((id, entry.cancel.clone()))
+        let may_start = |kind: &JobKind| {
+            let queue = self.queue(*kind);
+            queue.running < kind.at_once() && !queue.waiting.is_empty()
+        };
+        let kind = JobKind::ALL.into_iter().find(may_start)?;
+        let id = self.queue(kind).waiting.pop_front()?;
+        let cancel = self.entries.get(&id)?.cancel.clone();
+        self.queue(kind).running += 1;
+        Some((id, cancel))
     }
 
-    /// A job that ran does so no longer.
+    fn queue(&mut self, kind: JobKind) -> &mut KindQueue {
+        match kind {
+            JobKind::Survey => &mut self.surveys,
+            JobKind::Task => &mut self.tasks,
+        }
+    }
+
+    /// Whether a job waits in its queue.
+    #[cfg(test)]
+    pub(crate) fn is_waiting(&mut self, id: JobId) -> bool {
+        self.queue(id.kind()).waiting.contains(&id)
+    }
+
+    /// Notes that a job no longer runs.
     pub(crate) fn ended(&mut self, id: JobId) {
-        self.running[id.kind()] -= 1;
+        self.queue(id.kind()).running -= 1;
     }
 
-    /// Lets the caller alone write a job's record, if nobody does and `when` says so of its state.
-    pub(crate) fn claim(&mut self, id: JobId, when: impl FnOnce(&JobState) -> bool) -> bool {
+    /// Gives the caller the exclusive right to write a job's record until `change` or `end_write`. Returns `false` if another
+    /// one has that right, or if `when` returns `false` for the job's state.
+    pub(crate) fn begin_write(&mut self, id: JobId, when: impl FnOnce(&JobState) -> bool) -> bool {
         match self.entries.get_mut(&id) {
             Some(entry) if !entry.being_written && when(&entry.state) => {
                 entry.being_written = true;
@@ -290,7 +338,7 @@ impl Jobs {
         }
     }
 
-    /// A job's new state is on disk.
+    /// Notes a job's new state, which has been written to disk, and ends the right to write its record.
     pub(crate) fn change(&mut self, id: JobId, state: JobState, since: DateTime<Utc>, result_check: Option<u64>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match state {
@@ -301,8 +349,8 @@ impl Jobs {
         (entry.state, entry.since, entry.being_written) = (state, since, false);
     }
 
-    /// Nobody writes a job's record any more, and it is what it was.
-    pub(crate) fn let_go(&mut self, id: JobId) {
+    /// Gives up the right to write a job's record, which was not changed.
+    pub(crate) fn end_write(&mut self, id: JobId) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.being_written = false;
         }
@@ -314,24 +362,27 @@ impl Jobs {
         }
     }
 
-    /// Takes a job that waits out of the queue, or tells one that runs to stop. In the first case the caller writes its
-    /// end. None: there is nothing to stop.
+    /// Removes a waiting job from its queue, or tells a running job to stop. After the first, the caller has to write the
+    /// job's end. `None` if there is nothing to stop.
     pub(crate) fn cancel(&mut self, id: JobId) -> Option<Cancelled> {
         let entry = self.entries.get_mut(&id)?;
-        let queue = &mut self.queues[id.kind()];
+        let queue = match id.kind() {
+            JobKind::Survey => &mut self.surveys,
+            JobKind::Task => &mut self.tasks,
+        };
         match entry.state {
-            JobState::Queued => match queue.iter().position(|queued| *queued == id) {
-                Some(at) => {
-                    queue.remove(at);
+            JobState::Queued => match queue.waiting.iter().position(|waiting| *waiting == id) {
+                Some(index) => {
+                    queue.waiting.remove(index);
                     entry.being_written = true;
                     Some(Cancelled::Waiting)
                 }
                 None => {
-                    entry.cancel.cancel(); // its turn has come, and it is about to run
+                    entry.cancel.cancel(); // it has left the queue and is about to run
                     Some(Cancelled::Running)
                 }
             },
-            JobState::Running { .. } if entry.being_written => None, // its end is
+            JobState::Running { .. } if entry.being_written => None, // it has ended, which is being written
             JobState::Running { .. } => {
                 entry.cancel.cancel();
                 Some(Cancelled::Running)
@@ -340,8 +391,8 @@ impl Jobs {
         }
     }
 
-    /// Jobs that may be forgotten, the one first that ended first. The newest statistic is not among them, or a start
-    /// would give its number out again.
+    /// Jobs that may be removed, in the order in which they ended. The newest statistic is not among them: if it were
+    /// removed, the next start of the server would give its number to another one.
     fn removable(&self) -> Vec<(DateTime<Utc>, JobId)> {
         let newest = self.entries.range(..=JobId::Survey(u64::MAX)).next_back().map(|(&id, _)| id);
         let ended = self
@@ -353,11 +404,12 @@ impl Jobs {
         ended
     }
 
-    /// Forgets what is too old or too much, and says what is to be removed: whole jobs, and results alone.
+    /// Removes jobs and results that are too old or too many. Returns the jobs whose files the caller has to remove, and the
+    /// jobs of which only the result has to be removed.
     pub(crate) fn sweep(&mut self, limits: &JobLimits, now: DateTime<Utc>) -> (Vec<JobId>, Vec<JobId>) {
         let mut results = Vec::new();
         for (&id, entry) in &mut self.entries {
-            // What the client's side of the connection has not read may be lost yet, and be asked for again.
+            // The last bytes may not have reached the client, who may then ask again.
             let is_settled = (now - entry.since).to_std().is_ok_and(|age| age >= limits.sweep_interval);
             if entry.state == JobState::Downloaded && is_settled && entry.result_bytes.take().is_some() {
                 results.push(id);
@@ -366,13 +418,13 @@ impl Jobs {
         let mut jobs = Vec::new();
         let mut bytes: u64 = self.entries.values().filter_map(|entry| entry.result_bytes).sum();
         let removable = self.removable();
-        // The newest result stays, however large it is: somebody waits for it.
+        // The newest result is kept however large it is, because a client waits for it.
         let newest = removable.iter().rev().find(|(_, id)| self.entries[id].result_bytes.is_some()).copied();
         for (since, id) in removable {
             let result_bytes = self.entries[&id].result_bytes.unwrap_or(0);
             let is_old = (now - since).to_std().is_ok_and(|age| age > limits.age_max);
-            let is_too_much = bytes > limits.bytes_max && result_bytes > 0 && newest != Some((since, id));
-            if is_old || is_too_much {
+            let takes_too_much = bytes > limits.bytes_max && result_bytes > 0 && newest != Some((since, id));
+            if is_old || takes_too_much {
                 bytes -= result_bytes;
                 self.entries.remove(&id);
                 results.retain(|other| *other != id);
@@ -390,7 +442,7 @@ pub(crate) enum Cancelled {
 }
 
 impl Entry {
-    /// Of a job whose record is on disk.
+    /// The entry of a job whose record is on disk.
     pub(crate) fn new(order: u64, state: JobState, since: DateTime<Utc>, result_bytes: Option<u64>) -> Self {
         Self {
             order,
@@ -403,7 +455,7 @@ impl Entry {
         }
     }
 
-    fn told(&self, id: JobId) -> Job {
+    fn to_job(&self, id: JobId) -> Job {
         Job { id, state: self.state.clone(), has_result: self.result_bytes.is_some() }
     }
 }
