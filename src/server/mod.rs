@@ -12,12 +12,7 @@ use std::{
 };
 
 use futures_util::future::select;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::{oneshot, watch},
-    time::sleep,
-};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 
 use self::{
     capacity::Capacity,
@@ -26,6 +21,7 @@ use self::{
     http::{serve_http, serve_probes},
     listen::{addresses_of, bind},
     logging::{Log, start_logging},
+    signals::signals,
 };
 use crate::{
     api::{
@@ -52,6 +48,7 @@ mod log_file;
 mod log_queue;
 mod logging;
 mod preface;
+mod signals;
 mod usage;
 mod wide;
 
@@ -157,29 +154,6 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
 async fn wait_for_stop(mut moment: watch::Receiver<Option<Instant>>) -> Instant {
     let stopped = moment.wait_for(Option::is_some).await;
     stopped.ok().and_then(|moment| *moment).unwrap_or_else(Instant::now)
-}
-
-/// Completes at SIGTERM or SIGINT. A second one ends the process at once.
-fn signals(log: Arc<Log>) -> io::Result<impl Future<Output = ()> + Send> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut next = async move || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let (first, came) = oneshot::channel();
-    tokio::spawn(async move {
-        next().await;
-        let _server_ended = first.send(());
-        next().await;
-        tracing::warn!("second signal: not waiting for what runs");
-        log.flush();
-        std::process::exit(130);
-    });
-    Ok(async {
-        let _sent_or_gone = came.await;
-    })
 }
 
 fn report(found: &RecoveryReport) {

@@ -47,7 +47,7 @@ impl Tally for TallyService {
         result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
     }
 
-    /// Read page by page as the client takes them, so that it does not matter how many there are.
+    /// Reads receipts page by page as the client reads them, so that their number does not matter.
     async fn list_parts(&self, request: Request<ListPartsRequest>) -> Result<Response<Answers<Receipt>>, Status> {
         let log = CallLog::start("Tally/ListParts", request.extensions());
         let call = OpenCall::of(request.extensions())?;
@@ -58,8 +58,8 @@ impl Tally for TallyService {
             let (engine, call) = (Arc::clone(&engine), Arc::clone(&call));
             async move {
                 let read = match reserve_page(&engine, &call, after, left) {
-                    Ok((page, held)) => {
-                        let read = engine.read_page(page).await.map(|page| (page, held));
+                    Ok((page, reservation)) => {
+                        let read = engine.read_page(page).await.map(|page| (page, reservation));
                         read.map_err(|error| (Logged(&error).to_string(), to_status(&error)))
                     }
                     Err(exhausted) => {
@@ -67,7 +67,7 @@ impl Tally for TallyService {
                         Err((status.message().to_owned(), status))
                     }
                 };
-                let (page, held) = match read {
+                let (page, reservation) = match read {
                     Ok(read) => read,
                     Err((error, status)) => {
                         tracing::warn!(
@@ -91,7 +91,7 @@ impl Tally for TallyService {
                     return Ok(None);
                 };
                 let next = (Some(last.part), left - page.len(), parts + page.len(), log);
-                Ok::<_, Status>(Some((receipts_of(page, held), next)))
+                Ok::<_, Status>(Some((receipts_of(page, reservation), next)))
             }
         });
         Ok(Response::new(pages.try_flatten().boxed()))
@@ -223,7 +223,7 @@ impl TallyService {
     }
 }
 
-/// A page of receipts, and memory for it until the client has taken the last of them: a short page if there is little.
+/// A page of receipts, and memory for it until the client has read them. If there is little memory, the page is short.
 fn reserve_page(
     engine: &Engine,
     call: &Call,
@@ -231,18 +231,18 @@ fn reserve_page(
     count_max: usize,
 ) -> Result<(Page, Reservation), Exhausted> {
     let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES);
-    if let Ok(held) = call.try_reserve(page.bytes) {
-        return Ok((page, held));
+    if let Ok(reservation) = call.try_reserve(page.bytes) {
+        return Ok((page, reservation));
     }
     let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES_MIN);
-    let held = call.reserve(page.bytes)?;
-    Ok((page, held))
+    let reservation = call.reserve(page.bytes)?;
+    Ok((page, reservation))
 }
 
-/// The answers of a page, which keep what is reserved for it.
-fn receipts_of(page: Vec<EngineReceipt>, held: Reservation) -> impl Stream<Item = Result<Receipt, Status>> {
+/// The receipts of a page as answers, which keep its reservation until the last one.
+fn receipts_of(page: Vec<EngineReceipt>, reservation: Reservation) -> impl Stream<Item = Result<Receipt, Status>> {
     stream::iter(page).map(move |receipt| {
-        let _until_the_last = &held;
+        let _until_the_last = &reservation;
         Ok(to_receipt(receipt))
     })
 }
