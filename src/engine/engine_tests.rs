@@ -1,5 +1,5 @@
-//! What the engine must give back or notice, and no answer shows: memory and places after an error, the idle clock,
-//! files that are not what the registry says.
+//! Tests of what no answer shows: memory and part ids are free again after an error, the timer for silent clients starts again
+//! with each piece, and files that do not match the registry are noticed.
 
 use std::{fs, future::Future, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ async fn upload(engine: &Engine, csv: &[u8]) -> Result<Receipt, Error> {
     engine.upload(stream::iter([Ok::<_, Error>(Bytes::copy_from_slice(csv))])).await
 }
 
-/// What something that is never given back would make wait for ever.
+/// Awaits `wanted`, and panics if it takes so long that it will never happen.
 pub(crate) async fn in_time<T>(what: &str, wanted: impl Future<Output = T>) -> T {
     timeout(DEADLINE, wanted).await.unwrap_or_else(|_elapsed| panic!("waited in vain: {what}"))
 }
@@ -59,21 +59,21 @@ async fn the_memory_of_a_small_upload_comes_back_however_it_ends() {
 }
 
 #[tokio::test]
-async fn the_place_of_a_part_that_was_not_kept_is_free_again() {
+async fn the_reserved_entry_of_a_failed_part_is_free_again() {
     let (folder, engine) = open(Limits::default()).await;
     for id in 1..=3 {
         fs::create_dir(folder.path().join(format!("parts/{id}.csv"))).expect("a folder");
         let error = upload(&engine, b"a\n1\n").await.expect_err("its name is taken");
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
-    assert_eq!(upload(&engine, b"a\n1\n").await.expect("it is kept").part.get(), 4, "no number is given twice");
+    assert_eq!(upload(&engine, b"a\n1\n").await.expect("it is kept").part.get(), 4, "no part id is used twice");
     let free = engine.context.state.with(|state| std::iter::from_fn(|| state.parts.reserve()).count());
-    assert_eq!(free, PARTS_MAX - 1, "one part is in the table, and nothing else has a place");
+    assert_eq!(free, PARTS_MAX - 1, "one part is in the table, and no other entry is reserved");
     engine.close();
 }
 
 #[tokio::test]
-async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
+async fn each_piece_of_an_upload_restarts_the_idle_timer() {
     const IDLE_MAX: Duration = Duration::from_secs(1);
     const PIECES: u32 = 10;
     fn paced<S>(body: S) -> Paced<S> {
@@ -82,7 +82,7 @@ async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
     let (_folder, engine) = open(Limits { upload_idle_max: IDLE_MAX, ..Limits::default() }).await;
     let deadline = Instant::now() + DEADLINE;
     loop {
-        // In all it takes longer than one may be silent, each piece far less.
+        // In total the upload takes longer than a client may be silent, but each piece takes far less.
         let longest = std::cell::Cell::new(Duration::ZERO);
         let pieces = stream::unfold(0, |count| {
             let longest = &longest;
@@ -96,26 +96,28 @@ async fn each_piece_of_an_upload_gives_it_the_whole_time_again() {
         let cancel = CancellationToken::new();
         let came = Incoming::new(&engine.context, &cancel, paced(Box::pin(pieces))).first_block().await;
         if longest.get() > IDLE_MAX / 2 {
-            assert!(Instant::now() < deadline, "this machine never goes on for {PIECES} pieces");
-            continue; // it stalled, which says nothing
+            assert!(Instant::now() < deadline, "this machine always stalls within {PIECES} pieces");
+            continue; // the machine stalled, so this attempt shows nothing
         }
-        let block = came.expect("it is never silent for long");
+        let block = came.expect("the client was never silent for long");
         assert_eq!((block.bytes.len(), block.at_end), (2 * PIECES as usize, true));
         break;
     }
-    // And one that stops for good does end.
+    // An upload whose client stops for good ends.
     let silent = stream::iter([Ok(Bytes::from_static(b"1\n"))]).chain(stream::pending());
     let cancel = CancellationToken::new();
     let mut incoming = Incoming::new(&engine.context, &cancel, paced(silent));
-    let Err(error) = in_time("the end of a silent one", incoming.first_block()).await else { panic!("it is silent") };
+    let Err(error) = in_time("the end of a silent upload", incoming.first_block()).await else {
+        panic!("its client is silent")
+    };
     assert_eq!(error.to_string(), "the upload stopped: nothing came for 1 s");
     engine.close();
 }
 
-/// The registry says how many rows a file has, and no way of reading it overlooks that there are more or fewer: neither
-/// of one that is read whole, nor of one that is cut into several byte ranges.
+/// The registry has the number of rows of each file. Every way of reading a file notices if it has more or fewer: both for files
+/// that are read whole and for those that are cut into byte ranges.
 #[tokio::test]
-async fn a_csv_file_with_other_rows_than_its_part_is_damaged_however_it_is_cut() {
+async fn a_csv_file_with_another_number_of_rows_than_its_part_is_damaged() {
     const ROW: &str = "1,2\n";
     for rows in [1000, 5 * SLICE_BYTES / 4 / ROW.len()] {
         let (_folder, engine) = open(Limits::default()).await;
@@ -134,7 +136,7 @@ async fn a_csv_file_with_other_rows_than_its_part_is_damaged_however_it_is_cut()
     }
 }
 
-/// Under a running server: a file that is another one, or has become longer or shorter, is no part's file.
+/// A file that was replaced, or became longer or shorter, while the server runs is not read.
 #[tokio::test]
 async fn a_file_of_another_size_than_its_receipt_says_is_not_read() {
     let (folder, engine) = open(Limits::default()).await;

@@ -1,4 +1,4 @@
-//! Whether the engine gets work done: a worker is free in time, and the disk answers it.
+//! The readiness check: a worker becomes free in time, and the disk responds.
 
 use std::{
     sync::{
@@ -15,18 +15,19 @@ use crate::{
     error::Error,
 };
 
-/// Has a worker make and write a file without a name in the data folder.
+/// Creates and writes an unnamed file in the data folder, on a worker. A full disk is not an error, as stored parts can still be
+/// read.
 ///
-/// A full disk is no error: what is stored is still served. Errors: that did not happen within `time_max`; the data
-/// folder cannot be written for another reason; the server is going down.
+/// Errors: the file was not written within `time_max`; the data folder cannot be written for a reason other than a full disk;
+/// the server is shutting down.
 pub(super) async fn check_ready(context: &Context, time_max: Duration) -> Result<(), Error> {
     let has_worker = Arc::new(AtomicBool::new(false));
     let check = async {
-        // One at a time: where a disk hangs, checks must not take all workers.
-        let turn = Arc::clone(&context.readiness_checks).acquire_owned().await.ok().ok_or(Error::Draining)?;
+        // One at a time: if the disk hangs, checks must not occupy all workers.
+        let permit = Arc::clone(&context.readiness_checks).acquire_owned().await.ok().ok_or(Error::Draining)?;
         let (folder, has_worker) = (context.store.temp_folder(), Arc::clone(&has_worker));
         let touch = move || {
-            let _turn = turn;
+            let _permit = permit;
             has_worker.store(true, Ordering::Relaxed);
             folder.file()?.append(b"ready?")
         };

@@ -1,4 +1,4 @@
-//! The start of the engine: workers, data folder, what is found in it, and the tasks that run as long as the engine does.
+//! The start of the engine: the workers, the data folder and what is found in it, and the background tasks.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     model::{durability::Durability, part::Part, schema::Schema},
 };
 
-/// Starts the workers, opens the data folder and puts it in order, then starts the tasks.
+/// Starts the workers, opens and recovers the data folder, and then starts the background tasks.
 ///
 /// Errors: the folder is in use, cannot be written, or holds parts of a newer version.
 pub(super) async fn start(

@@ -1,4 +1,4 @@
-//! What the server measures of itself, for those who watch it.
+//! The figures of the server for monitoring.
 
 use std::{
     fs::File,
@@ -15,30 +15,32 @@ use crate::{
     error::Error,
 };
 
-/// The server's figures at one moment; those in bytes but the memory count from its start.
+/// The server's figures at one moment. Counts of bytes, except the memory, are since its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Stats {
     /// Parts of the table.
     pub parts: usize,
-    /// Parts that it may have.
+    /// The limit of `parts`.
     pub parts_max: usize,
     /// Parts in quarantine whose loss no operator has accepted.
     pub parts_missing: usize,
-    /// Files that the last verification of all that is stored found damaged.
+    /// Damaged files that the last verification of the data folder found.
     pub damaged_files: u64,
     /// Jobs of both kinds by their state.
     pub jobs: JobCounts,
     /// Tasks that wait for a worker, lane by lane.
     pub waiting: [(Lane, usize); Lane::ALL.len()],
-    /// Bytes of CSV that came in, whatever became of them.
+    /// Bytes of CSV received, including those of failed uploads.
     pub received_bytes: u64,
-    /// Bytes that went to scratch files for want of memory.
+    /// Bytes written to scratch files because they did not fit in memory.
     pub spilled_bytes: u64,
-    /// Memory of the process.
+    /// Resident memory of the process.
     pub resident_bytes: u64,
 }
 
-/// Errors: the system does not tell the memory; the server is shutting down.
+/// Measures the figures.
+///
+/// Errors: the memory of the process cannot be read; the server is shutting down.
 pub(super) async fn stats(context: &Context) -> Result<Stats, Error> {
     let measure = |store: &Arc<Store>| Ok((store.spilled_bytes(), resident_bytes()?));
     let (spilled_bytes, resident_bytes) = context.on_worker(Lane::Question, measure).await?;
@@ -58,7 +60,7 @@ pub(super) async fn stats(context: &Context) -> Result<Stats, Error> {
     })
 }
 
-/// This process's memory without what is swapped out, as Linux reports it (`VmRSS`, proc(5)).
+/// The resident memory of this process, as Linux reports it (`VmRSS` in proc(5)).
 fn resident_bytes() -> Result<u64, Error> {
     const STATUS_BYTES_MAX: u64 = 64 * 1024;
     assert_unlocked();

@@ -1,6 +1,6 @@
-//! What a file is between its rows and its place in the table: converted, then staged, then in the table.
+//! The last steps of an upload: reserve a part id, write the receipt, put the files in place, insert the part into the table.
 //!
-//! Nothing here reads a stream or waits; all of it runs in slices on workers, but for taking the place.
+//! Nothing here reads a stream or waits. What touches files runs on workers.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ use crate::{
     },
 };
 
-/// A part that is in place, and not in the table yet.
+/// A part whose files are in place, but which is not in the table yet.
 pub(super) struct StagedPart {
-    /// None if there is nothing left to do with them.
+    /// The files, if they still have to be committed. `None` where nothing is synced, as [`stage`] commits them then.
     pub(super) files: Option<PreparedPart>,
     pub(super) receipt: Receipt,
     pub(super) schema: Schema,
     pub(super) reservation: PartReservation,
 }
 
-/// Room for one part in the table. It is free again when this is dropped, unless the part was inserted.
+/// A reserved entry of the table for one part. Dropping it frees the entry, unless the part was inserted.
 pub(super) struct PartReservation {
     state: Shared,
     part: PartId,
@@ -61,13 +61,13 @@ impl Drop for PartReservation {
     }
 }
 
-/// Errors: the table is full.
+/// Checks that the table has room for another part. Errors: it is full.
 pub(crate) fn check_room(state: &Shared) -> Result<(), Error> {
     let (is_full, parts_max) = state.with(|state| (state.parts.is_full(), state.parts.parts_max()));
     if is_full { Err(Error::TooManyParts { parts_max }) } else { Ok(()) }
 }
 
-/// Tells the operator that there will be room for no more parts soon.
+/// Warns the operator that the table is nearly full.
 pub(crate) fn warn_nearly_full(state: &Shared) {
     let (parts, parts_max) = state.with(|state| (state.parts.len(), state.parts.parts_max()));
     tracing::warn!(
@@ -77,7 +77,7 @@ pub(crate) fn warn_nearly_full(state: &Shared) {
     );
 }
 
-/// Puts a part's files in place; where nothing is synced, its receipt too.
+/// Puts the files of a part in place. Where nothing is synced, this also commits them, as there is nothing to wait for.
 pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
     let reservation = PartReservation::reserve(state)?;
     let receipt = receipt_of(reservation.part, &csv, &converted);
@@ -112,7 +112,7 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
     }
 }
 
-/// The same header kept once for all parts that have it; none if there is no room for another.
+/// The schema as it is shared by all parts that have an equal one. `None` if the table of shared schemas is full.
 pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
     let mut hash = XxHash3_128::new();
     for (name, column_type) in schema.columns() {
@@ -122,13 +122,13 @@ pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
     }
     let hash = hash.finish_128();
     if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
-        // Compared outside of the lock: a header can be long.
+        // Compared outside of the lock, because a schema can be long.
         return (*kept == schema).then_some(kept);
     }
     let schema = Arc::new(schema);
     if state.with(|state| state.parts.keep_schema(hash, &schema)) {
         return Some(schema);
     }
-    // Full, or another upload kept it in between.
+    // The table is full, or another upload added the schema in the meantime.
     state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
 }

@@ -1,4 +1,4 @@
-//! Uploads that wait for their commit: all that wait are committed as one batch.
+//! The queue of uploads that wait for their commit. All that wait are committed as one batch, which shares its syncs.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(crate) struct WaitingCommit {
     pub(super) tx: oneshot::Sender<Result<(), Error>>,
 }
 
-/// Commits what waits, in batches: all that arrived during one commit are the next one. Ends when all senders are gone.
+/// Commits staged parts in batches: those that arrive during one commit are the next batch. Ends when all senders are dropped.
 pub(crate) async fn commit_batches(workers: Workers, store: Arc<Store>, mut queue: mpsc::Receiver<WaitingCommit>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, UPLOADS_MAX).await > 0 {

@@ -1,4 +1,4 @@
-//! Uploads of files of this machine (`--load`).
+//! Uploads of files from the disk of the server (`--load`).
 
 use std::{hash::Hasher, path::Path};
 
@@ -17,23 +17,23 @@ use crate::{
     model::part::PartId,
 };
 
-/// What a look at a file found.
+/// Whether a file still has to be uploaded.
 pub(crate) enum Loadable {
-    /// A part with the same bytes is in the table.
+    /// The table has a part with the same bytes.
     Stored(PartId),
-    /// No part has these bytes.
+    /// No part has the same bytes.
     New(Reader),
 }
 
-/// Opens a file, and looks for a part with the same bytes.
+/// Opens a file, and looks for a part with the same bytes: first by size, then by checksum.
 pub(crate) async fn look_up(context: &Context, path: &Path) -> Result<Loadable, Error> {
     let path = path.to_owned();
     let file = context.on_worker(Lane::Upload, move |_store| Reader::open(&path)).await?;
     let parts = context.state.with(|state| state.parts.snapshot());
-    let mut of_this_size = parts.values().filter(|part| part.csv_bytes == file.bytes()).peekable();
-    if of_this_size.peek().is_some() {
+    let mut same_size = parts.values().filter(|part| part.csv_bytes == file.bytes()).peekable();
+    if same_size.peek().is_some() {
         let checksum = checksum(context, &file).await?;
-        for part in of_this_size {
+        for part in same_size {
             let id = part.id;
             let receipt = context.on_worker(Lane::Upload, move |store| store.receipt(id)).await?;
             if receipt.csv.xxh3 == checksum {
@@ -51,15 +51,15 @@ pub(crate) fn blocks_of(
 ) -> impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<> {
     let workers = context.workers.clone();
     Box::pin(stream::try_unfold((workers, file, 0), |(workers, file, offset)| async move {
-        let from = file.clone();
-        let read = move || from.block(offset, RECEIVE_BLOCK_BYTES);
+        let reader = file.clone();
+        let read = move || reader.block(offset, RECEIVE_BLOCK_BYTES);
         let block = workers.run(Lane::Upload, read).await.flatten()?;
         let next = offset + block.len() as u64;
         Ok(if block.is_empty() { None } else { Some((Bytes::from(block), (workers, file, next))) })
     }))
 }
 
-/// The checksum of a file, as receipts have it.
+/// The checksum of a file, in the form that receipts use.
 async fn checksum(context: &Context, file: &Reader) -> Result<String, Error> {
     let mut hash = Box::new(XxHash3_64::new());
     let mut blocks = blocks_of(context, file.clone());

@@ -1,4 +1,4 @@
-//! An upload, step by step: receive, find types, convert, commit.
+//! An upload, step by step: receive, find the column types, convert, commit. `upload.rs` has the order of the steps.
 
 pub mod blocks;
 pub mod commit;

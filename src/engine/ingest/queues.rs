@@ -1,5 +1,5 @@
-//! The two queues of uploads, each with a task that empties it: small files on their way to a worker, and staged parts on
-//! their way to a commit. What waits together is done together.
+//! The two queues of uploads: small files that wait for a worker, and staged parts that wait for a commit. Each has a tokio task
+//! that takes what waits in batches.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// Starts both tasks.
+    /// Starts both tokio tasks.
     pub(crate) fn start(context: &Arc<Context>) -> Self {
         let (commits, waiting) = mpsc::channel(UPLOADS_MAX);
         tokio::spawn(commit_batches(context.workers.clone(), Arc::clone(&context.store), waiting));

@@ -1,8 +1,8 @@
-//! Small files: what is in memory with its first block is typed, converted and put in place by one worker in one slice.
+//! Small files, which are complete with their first block: one task of a worker types, converts and stages a file.
 //!
-//! Those that come at about the same time go to a worker together, one after the other. To create a file is to hold its
-//! folder's lock in the kernel, so workers that create one each stand in each other's way, and every slice wakes a
-//! thread: with 16 clients a slice of many takes less time than the same files apart.
+//! Files that arrive at about the same time go to a worker as one task. Creating a file takes the kernel's lock on its folder,
+//! so workers that create files at the same time wait for each other, and every task wakes a thread. With 16 clients, one task
+//! for many files takes less time than one task for each.
 //!
 //! Memory: each file comes with a reservation for everything that is done to it.
 
@@ -38,7 +38,7 @@ use crate::{
     limits::{COLUMNS_MAX, CsvLimits, SMALL_FILES_PER_SLICE_MAX, WORKERS},
 };
 
-/// A file on its way to a worker, and who is told what came of it.
+/// A small file that waits for a worker, and the channel for its outcome.
 pub(crate) struct SmallFile {
     csv: Vec<u8>,
     reservation: OwnedSemaphorePermit,
@@ -67,15 +67,15 @@ impl SmallFile {
     }
 }
 
-/// Where small files become staged parts.
+/// Makes staged parts of small files.
 pub(crate) struct SmallFileStage {
-    /// Who does it.
+    /// The threads that do it.
     workers: Workers,
-    /// Where the files go.
+    /// The folder that the files are written to.
     store: Arc<Store>,
-    /// Where they get their ids.
+    /// The table in which part ids are reserved.
     state: Shared,
-    /// What a file may have.
+    /// The limits of a CSV file.
     limits: CsvLimits,
 }
 
@@ -89,28 +89,28 @@ impl SmallFileStage {
         }
     }
 
-    /// Stages the files that arrive. Ends when all senders are gone.
+    /// Stages the files that arrive. Ends when all senders are dropped.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<SmallFile>) {
-        // While one slice is in the folder, another types.
-        let slices_max = available_parallelism().map_or(1, usize::from).clamp(2, WORKERS);
-        let turns = Arc::new(Semaphore::new(slices_max));
+        // At least two, so that one task can parse while another creates files.
+        let tasks_max = available_parallelism().map_or(1, usize::from).clamp(2, WORKERS);
+        let permits = Arc::new(Semaphore::new(tasks_max));
         let this = Arc::new(self);
-        while let Ok(turn) = Arc::clone(&turns).acquire_owned().await {
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
             let mut files = Vec::with_capacity(SMALL_FILES_PER_SLICE_MAX);
             if queue.recv_many(&mut files, SMALL_FILES_PER_SLICE_MAX).await == 0 {
                 return;
             }
             let stage = Arc::clone(&this);
             let work = move || {
-                let _turn = turn;
+                let _permit = permit;
                 files.into_iter().for_each(|file| stage.stage_one(file));
             };
-            // Who waits for a file that is refused here learns that its end is gone.
+            // If the workers are closed, the senders are dropped, and that tells the waiting uploads.
             let _refused = this.workers.enqueue(Lane::Upload, work).await;
         }
     }
 
-    /// Types, converts and stages a file, unless nobody wants it any more. A panic is the error of this one alone.
+    /// Types, converts and stages a file, unless its upload was cancelled. A panic is an error of this file only.
     fn stage_one(&self, file: SmallFile) {
         let SmallFile { csv, reservation, cancel, tx } = file;
         let staged = caught(|| {
@@ -126,7 +126,7 @@ impl SmallFileStage {
             draft.write_all(&csv).map_err(Error::io(DRAFT_NAME))?;
             stage(&self.store, &self.state, draft, converted)
         });
-        // If the receiver is gone, the part is dropped here, on a worker.
+        // If the receiver is gone, the staged part is dropped here, on a worker.
         let _receiver_gone = tx.send(staged.flatten());
     }
 }
@@ -146,7 +146,7 @@ fn convert(store: &Arc<Store>, limits: CsvLimits, csv: &[u8]) -> Result<Converte
     conversion.finish(rows)
 }
 
-/// Columns that a file in memory can have: more than it has only if commas stand in their names.
+/// An upper bound of the number of columns. It is exact unless a name contains a comma.
 fn columns_max(csv: &[u8]) -> usize {
     (memchr::memchr_iter(b',', header_of(csv)).count() + 1).min(COLUMNS_MAX)
 }
@@ -189,7 +189,7 @@ mod tests {
                 match (number % 4, uploaded) {
                     (0, Err(error)) => assert_eq!(error.to_string(), "row 2 has 1 cell, the header has 2"),
                     (0, Ok(_)) => panic!("file {number} has a short row"),
-                    (_, uploaded) => kept += uploaded.expect("it is right").rows,
+                    (_, uploaded) => kept += uploaded.expect("a valid file").rows,
                 }
             }
             assert_eq!((kept, engine.parts_count()), (75, 75));
@@ -198,13 +198,13 @@ mod tests {
                 assert_eq!(engine.column_sum("a", format).await.expect("integers").total, expected);
             }
             let left = std::fs::read_dir(folder.path().join("tmp")).expect("a folder").count();
-            assert_eq!(left, 0, "nothing is left of those that were refused");
+            assert_eq!(left, 0, "no draft of a refused file is left");
             engine.close();
         }
     }
 
     #[tokio::test]
-    async fn what_is_cancelled_before_its_turn_is_not_kept() {
+    async fn an_upload_cancelled_before_its_task_begins_is_not_kept() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
         let (engine, _) = opened.expect("a data folder");
@@ -212,31 +212,30 @@ mod tests {
             let engine = engine.clone();
             Box::pin(async move { engine.upload(stream::iter([Ok::<_, Error>(Bytes::from(csv))])).await })
         };
-        let (barrier, holding) = (Arc::new(Barrier::new(WORKERS + 1)), Arc::new(AtomicUsize::new(0)));
-        let hold = |_| {
-            let (workers, barrier, holding) =
-                (engine.context.workers.clone(), Arc::clone(&barrier), Arc::clone(&holding));
+        let (barrier, busy) = (Arc::new(Barrier::new(WORKERS + 1)), Arc::new(AtomicUsize::new(0)));
+        let block_worker = |_| {
+            let (workers, barrier, busy) = (engine.context.workers.clone(), Arc::clone(&barrier), Arc::clone(&busy));
             let wait = move || {
-                holding.fetch_add(1, Ordering::SeqCst);
+                busy.fetch_add(1, Ordering::SeqCst);
                 barrier.wait()
             };
             tokio::spawn(async move { workers.run(Lane::Question, wait).await })
         };
-        let held: Vec<_> = (0..WORKERS).map(hold).collect();
-        while holding.load(Ordering::SeqCst) < WORKERS {
+        let blocking: Vec<_> = (0..WORKERS).map(block_worker).collect();
+        while busy.load(Ordering::SeqCst) < WORKERS {
             tokio::task::yield_now().await;
         }
         let mut cancelled = upload(b"a\n1\n");
         for _ in 0..100 {
-            assert!(futures_util::poll!(&mut cancelled).is_pending(), "every worker is held");
+            assert!(futures_util::poll!(&mut cancelled).is_pending(), "every worker is busy");
             tokio::task::yield_now().await;
         }
         drop(cancelled);
         tokio::task::spawn_blocking(move || barrier.wait()).await.expect("no panic");
-        for held in held {
-            held.await.expect("no panic").expect("ran");
+        for task in blocking {
+            task.await.expect("no panic").expect("ran");
         }
-        assert_eq!(upload(b"a\n2\n").await.expect("it is right").rows, 1);
+        assert_eq!(upload(b"a\n2\n").await.expect("a valid file").rows, 1);
         assert_eq!(engine.parts_count(), 1);
         assert_eq!(engine.column_sum("a", Format::Csv).await.expect("integers").total, 2);
         engine.close();

@@ -1,4 +1,5 @@
-//! The stored parts as questions see them: which ones they read, receipts, quarantine, upgrade from version 1.
+//! The stored parts, for everything that reads them: which parts an answer needs, their receipts, missing parts, and the upgrade of
+//! parts of format version 1.
 
 pub mod quarantine;
 pub mod receipts;

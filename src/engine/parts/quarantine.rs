@@ -1,8 +1,8 @@
-//! The parts that are missing from the table: they are in quarantine, and no operator has accepted their loss.
+//! Missing parts: those that are in quarantine and whose loss no operator has accepted.
 //!
 //! A start moves a damaged part to `quarantine/`. From then on the table is incomplete, and answers about all of it are
-//! refused (`--incomplete`), until the part's files are moved back to `parts/` and a start finds them whole, or an operator
-//! accepts the loss (`tally forget`). Which parts are missing follows from the names in `quarantine/`: a part with a file
+//! refused (`--incomplete`), until the part's files are moved back to `parts/` and a start finds them undamaged, or an
+//! operator accepts the loss (`tally forget`). Which parts are missing follows from the names in `quarantine/`: a part with a file
 //! there is missing unless `N.forgotten` is there too.
 
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::{
     model::part::{Part, PartId},
 };
 
-/// All parts as they are now, for an answer that is about all of the table.
+/// A snapshot of all parts, for an answer about the whole table.
 ///
-/// Errors: a part is missing, and answers must be complete.
+/// Errors: a part is missing, and `--incomplete` refuses such answers.
 pub(super) fn whole_table(context: &Context) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
     let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().error()));
     match (context.limits.incomplete, missing) {
@@ -31,16 +31,16 @@ pub(super) fn whole_table(context: &Context) -> Result<OrdMap<PartId, Arc<Part>>
     }
 }
 
-/// Accepts the loss of a part that is in quarantine, and says how many are missing still. It is recorded on disk
-/// first. Accepting a loss again changes nothing.
+/// Accepts the loss of a part that is in quarantine, and returns how many parts are still missing. The loss is first recorded on
+/// disk. Accepting it again changes nothing.
 ///
 /// Errors: the part is not in quarantine; the record cannot be written.
 pub(crate) async fn forget_part(context: &Arc<Context>, id: PartId) -> Result<usize, Error> {
-    // One at a time, so that none is subtracted from the count twice.
-    let turn = Arc::clone(&context.losses).acquire_owned().await.ok().ok_or(Error::Draining)?;
+    // One at a time, so that no part is subtracted from the count twice.
+    let permit = Arc::clone(&context.losses).acquire_owned().await.ok().ok_or(Error::Draining)?;
     let context = Arc::clone(context);
     detached(move |_cancel| async move {
-        let _turn = turn; // until the work has ended, even if the caller has gone
+        let _permit = permit; // held until the work has ended, even if the caller has gone away
         forget_now(&context, id).await
     })
     .await
@@ -94,9 +94,9 @@ mod tests {
         assert!(!missing.remove(all[MISSING_PARTS_LISTED_MAX]), "it is not listed, and only counted");
         assert_eq!((missing.count(), missing.listed().len()), (all.len() - 1, MISSING_PARTS_LISTED_MAX));
         for &id in &all[..MISSING_PARTS_LISTED_MAX - 1] {
-            assert!(!missing.remove(id), "others are listed still");
+            assert!(!missing.remove(id), "others are still listed");
         }
-        assert!(missing.remove(all[MISSING_PARTS_LISTED_MAX - 1]), "one is missing that is not listed");
+        assert!(missing.remove(all[MISSING_PARTS_LISTED_MAX - 1]), "a part is missing that is not listed");
         assert_eq!(missing.count(), 1);
     }
 

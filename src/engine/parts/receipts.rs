@@ -1,4 +1,4 @@
-//! Receipts of many parts, a page at a time.
+//! Reading the receipts of many parts, a page at a time.
 
 use std::sync::Arc;
 
@@ -9,14 +9,15 @@ use crate::{
     model::part::{PartId, Receipt},
 };
 
-/// Receipts that are read at once.
+/// Parts whose receipts are read by one task.
 pub struct Page {
     ids: Vec<PartId>,
-    /// Memory that they take once they are read, about.
+    /// About how much memory the receipts take once they are read.
     pub bytes: usize,
 }
 
-/// Receipts after a part, in order: as many as fit in so much memory, at least one if there is one.
+/// Chooses the parts after `after`, in order: at most `count_max`, and no more than fit in `bytes_max`, but at least one if there
+/// is one.
 pub(crate) fn receipts_page(context: &Arc<Context>, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
     let mut page = Page { ids: Vec::new(), bytes: 0 };
     let parts = context.state.with(|state| state.parts.snapshot());

@@ -1,4 +1,4 @@
-//! Which parts a question reads.
+//! Which parts are read for an answer.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::{
     model::part::{Part, PartId},
 };
 
-/// All parts as they are now, each of which can be verified as it is read. Those of format version 1 are verified whole
-/// first: all of them, as the names of their columns are not to be trusted before.
+/// A snapshot of all parts, each of which can be verified while it is read. Parts of format version 1 are first verified whole and
+/// upgraded: all of them, because the names of their columns cannot be trusted before.
 ///
-/// Errors: a part is missing, and answers must be complete; one of them is of format version 1 and damaged.
+/// Errors: a part is missing, and `--incomplete` refuses such answers; a part of format version 1 is damaged.
 pub(crate) async fn parts_to_read(context: &Arc<Context>, lane: Lane) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
     let parts = whole_table(context)?;
     if context.state.with(|state| state.parts.unchecked()) == 0 {
@@ -25,7 +25,7 @@ pub(crate) async fn parts_to_read(context: &Arc<Context>, lane: Lane) -> Result<
     }
     for part in parts.values().filter(|part| part.checks.is_none()) {
         let part = Arc::clone(part);
-        // To its end, even if the one who asks goes away: large parts would never be done otherwise.
+        // Detached, so that it runs to its end even if the caller goes away: otherwise large parts might never be upgraded.
         let context = Arc::clone(context);
         detached(move |_cancel| async move { upgrade(&context, lane, &part).await }).await?;
     }

@@ -1,10 +1,9 @@
-//! Whole files compared with their receipts: parts of format version 1 at their first use. (All that is stored is verified in
-//! `scrub.rs`, when somebody asks for it.)
+//! The upgrade of parts of format version 1. (Verifying the whole data folder on request is in `scrub.rs`.)
 //!
-//! Reading a part verifies what it reads, block by block. Version 1 had no checksums of blocks, so such a part is verified
-//! whole at its first use, and these checksums are written down then.
+//! Other parts are verified block by block while they are read. Version 1 had no checksums of blocks, so such a part is compared
+//! with its receipt as a whole when it is first used, and the checksums of its blocks are stored then.
 //!
-//! Memory: one block of a file; of the checksums of blocks one page.
+//! Memory: one block of a file, and one page of the list of checksums.
 
 use std::{hash::Hasher, io::Write, sync::Arc};
 
@@ -36,6 +35,7 @@ async fn read_receipt(context: &Arc<Context>, lane: Lane, id: PartId) -> Result<
     context.workers.run(lane, move || store.receipt(id)).await.flatten()
 }
 
+/// Errors: the checksum is not the one in the receipt.
 fn compare(file: &Reader, hash: &XxHash3_64, expected: &str) -> Result<(), Error> {
     let found = checksum_text(hash);
     if found == expected {
@@ -44,7 +44,7 @@ fn compare(file: &Reader, hash: &XxHash3_64, expected: &str) -> Result<(), Error
     Err(file.damaged(&format!("it is not what was written: its checksum is {found}, the receipt says {expected}")))
 }
 
-/// Reads a file from its start to its end on the workers, and has `step` take its bytes: verified, if the file is.
+/// Reads a whole file on the workers and passes its blocks to `step`. The blocks are verified if `file` is a verified reader.
 async fn fold_file<T: Send + 'static>(
     context: &Arc<Context>,
     lane: Lane,
@@ -54,7 +54,7 @@ async fn fold_file<T: Send + 'static>(
 ) -> Result<T, Error> {
     let (mut blocks, file_bytes, mut offset) = (file.blocks(), file.bytes(), 0);
     while offset < file_bytes {
-        let slice = move || {
+        let task = move || {
             let end = file_bytes.min(offset + SLICE_BYTES as u64);
             while offset < end {
                 let block = blocks.from(offset)?;
@@ -63,15 +63,15 @@ async fn fold_file<T: Send + 'static>(
             }
             Ok::<_, Error>((blocks, offset, state))
         };
-        (blocks, offset, state) = context.workers.run(lane, slice).await.flatten()?;
+        (blocks, offset, state) = context.workers.run(lane, task).await.flatten()?;
     }
     Ok(state)
 }
 
-/// No footer that our writer wrote is longer: names of up to 1 KiB for each of 32,768 column chunks, and what is beside them.
+/// An upper bound of the footers that Tally writes: twice the names, of up to 1 KiB for each of 32,768 column chunks.
 const FOOTER_BYTES_MAX: u64 = 2 * (COLUMN_CHUNKS_MAX * NAME_BYTES_MAX) as u64;
 
-/// Checksums of blocks on their way into the file that lists them.
+/// Writes the file that lists the checksums of blocks.
 struct SumsFile {
     pages: PageWriter,
     draft: Draft,
@@ -98,10 +98,10 @@ impl SumsFile {
     }
 }
 
-/// Verifies a part of format version 1 whole, and writes down the checksums of its blocks.
+/// Verifies a part of format version 1 as a whole, and stores the checksums of its blocks.
 pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
-    // One at a time: who comes second finds it done.
-    let _turn = context.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
+    // One at a time: a second caller then finds the part upgraded.
+    let _permit = context.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
     let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
     if is_done(context.state.with(|state| state.parts.snapshot()).get(&part.id)) {
         return Ok(());
@@ -126,12 +126,12 @@ pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>
         Ok::<_, Error>(Part::of(&receipt, schema))
     };
     let upgraded = context.workers.run(lane, write).await.flatten()?;
-    tracing::info!(part = %upgraded.id, "verified whole, and given checksums of its blocks");
+    tracing::info!(part = %upgraded.id, "verified a part of format version 1, and stored checksums of its blocks");
     context.state.with(|state| state.parts.replace(Arc::new(upgraded)));
     Ok(())
 }
 
-/// The list under way, unless an error ends it: then a worker removes it.
+/// Returns the list if `result` is `Ok`. Otherwise a worker removes the list.
 fn unless_failed(context: &Arc<Context>, sums: SumsFile, result: Result<(), Error>) -> Result<SumsFile, Error> {
     match result {
         Ok(()) => Ok(sums),
@@ -180,7 +180,7 @@ async fn parquet_sums(
     }
     let (store, of) = (Arc::clone(&context.store), Arc::clone(part));
     let file = context.workers.run(lane, move || store.open_part_unverified(&of, Format::Parquet)).await.flatten()?;
-    // Nothing has been compared with the receipt yet that says how long the footer is.
+    // The length of the footer has not been verified yet.
     let tail_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
     let before_tail = file.bytes().checked_sub(tail_bytes).filter(|_| tail_bytes <= FOOTER_BYTES_MAX);
     let before_tail = match before_tail.ok_or_else(|| file.damaged("its footer is not as long as the receipt says")) {
@@ -204,7 +204,7 @@ async fn parquet_sums(
     })
     .await?;
     let sums = unless_failed(context, sums, compare(&file, &tail.hash, &receipt.parquet.xxh3))?;
-    // From here on the footer is what was written.
+    // From here on the footer is known to be undamaged.
     let (footer, of, columns) = (checksum(&tail.bytes), Arc::clone(part), receipt.columns.clone());
     let read = move || checked_chunk_ranges(&tail.bytes, &of, &columns);
     let ranges = context.workers.run(lane, read).await?.map_err(|what| file.damaged(&what));
@@ -217,13 +217,13 @@ async fn parquet_sums(
     Ok((unless_failed(context, hashed.sums, compare(&file, &hashed.hash, &receipt.parquet.xxh3))?, footer))
 }
 
-/// A file that is read once more, chunk by chunk.
+/// The state of the second pass over a Parquet file, which goes chunk by chunk.
 struct ChunkHashes {
-    /// Of all bytes: that they are still the same.
+    /// The checksum of all bytes, to see that they are the same as in the first pass.
     hash: XxHash3_64,
     sums: SumsFile,
     hasher: BlockHasher,
-    /// Ends of the chunks that have not been read, the last one first.
+    /// Ends of the chunks that have not been read, in reverse order.
     ends: Vec<u64>,
     offset: u64,
 }
