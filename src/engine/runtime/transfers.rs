@@ -65,7 +65,7 @@ impl Admission {
     /// Permits for large request bodies, of which only a few are in memory at the same time.
     pub fn for_large_bodies(state: &Shared) -> Self {
         let bodies = Transfers::new(LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_WAITS_MAX);
-        Self::new(state, TransferKind::LargeBody, bodies.held_at_most(Duration::from_secs(LARGE_JSON_BODY_S)))
+        Self::new(state, TransferKind::LargeBody, bodies.with_held_max(Duration::from_secs(LARGE_JSON_BODY_S)))
     }
 
     /// Waits for a permit, and gives up after a few seconds. `end` is cancelled later if the transfer has to end so that another can
@@ -305,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_has_had_its_time_gives_way_however_fast_it_is() {
-        let transfers = Transfers::new(1, 8).held_at_most(Duration::from_millis(200));
+        let transfers = Transfers::new(1, 8).with_held_max(Duration::from_millis(200));
         let admission = Admission::new(&Shared::new(), TransferKind::LargeBody, transfers);
         let held = now(&admission, origin(1, "192.0.2.1")).expect("a permit");
         held.pace.waits();

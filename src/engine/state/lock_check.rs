@@ -1,4 +1,5 @@
-//! Knows whether this thread holds the lock, so that debug and test builds stop where a file operation would run under it.
+//! A flag for each thread that says whether it holds the lock. In debug and test builds, a file operation of a thread that
+//! holds the lock panics.
 
 use std::cell::Cell;
 
@@ -6,14 +7,14 @@ thread_local! {
     static LOCKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Stops a test or debug build when this thread holds the lock. Every file operation begins with it, and so does the
-/// computing of a factorial.
+/// Panics in test and debug builds if this thread holds the lock. Every file operation calls it first, and so does the
+/// computation of a factorial.
 #[inline]
 pub fn assert_unlocked() {
     debug_assert!(!LOCKED.get(), "work or file I/O while the lock is held");
 }
 
-/// Sets the thread's flag for as long as the guard that it stands beside.
+/// Sets the thread's flag until it is dropped, together with the lock's guard.
 pub(super) struct Flag;
 
 impl Flag {

@@ -2,7 +2,7 @@
 
 use crate::{error::Error, limits::MISSING_PARTS_LISTED_MAX, model::part::PartId};
 
-/// Parts that are missing from the table: some of their ids, and how many they are.
+/// Parts that are missing from the table: their number, and some of their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MissingParts {
     /// The smallest ids, in order.
@@ -11,22 +11,23 @@ pub struct MissingParts {
 }
 
 impl MissingParts {
-    /// How many there are.
+    /// The number of missing parts.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The smallest ids, in order: all of them, or [`MISSING_PARTS_LISTED_MAX`].
+    /// The smallest ids, in order: at most [`MISSING_PARTS_LISTED_MAX`].
     pub fn listed(&self) -> &[PartId] {
         &self.listed
     }
 
-    /// The error that an answer without these parts would be; none if no part is missing.
+    /// The error for a question that needs all parts; `None` if no part is missing.
     pub fn error(&self) -> Option<Error> {
         self.listed.first().map(|&first| Error::PartsMissing { first, count: self.count })
     }
 
-    /// The loss of a missing part was accepted. Says whether ids that are not listed have to be looked up again.
+    /// Notes that the loss of a missing part was accepted. Returns whether the ids that are not listed have to be looked up
+    /// again.
     pub(crate) fn remove(&mut self, id: PartId) -> bool {
         if let Ok(index) = self.listed.binary_search(&id) {
             self.listed.remove(index);
@@ -36,7 +37,7 @@ impl MissingParts {
     }
 }
 
-/// From ids in order.
+/// From ids in ascending order.
 impl FromIterator<PartId> for MissingParts {
     fn from_iter<I: IntoIterator<Item = PartId>>(ids: I) -> Self {
         let mut missing = Self::default();

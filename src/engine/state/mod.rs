@@ -1,10 +1,11 @@
-//! THE lock: one `Mutex` around all that calls share: the registry of parts, NumStore's values, the queue of the workers.
+//! The one lock: a `Mutex` around all state that calls share, such as the registry of parts, the jobs, and the queues of the
+//! workers.
 //!
-//! It is reached through [`Shared::with`] and no guard leaves this file. Inside the closure stand map operations:
-//! no I/O, no parsing, no allocation that grows with data. While a thread holds the lock a thread-local flag is set,
-//! and every file operation calls [`assert_unlocked`], so that "never held during file I/O" is executed in tests and
-//! debug builds. A panic inside the closure poisons nothing: the state is only ever changed by single operations that
-//! leave it whole, so the lock is taken back.
+//! It is reached through [`Shared::with`] and no guard leaves this file. Inside the closure there are only map operations:
+//! no I/O, no parsing, no allocation that grows with data. While a thread holds the lock, a thread-local flag is set.
+//! Every file operation calls [`lock_check::assert_unlocked`], so that tests and debug builds check that the lock is not
+//! held. A panic inside the closure does not make the lock unusable: every single change leaves the state consistent, so
+//! the poisoned lock is taken anyway.
 
 pub mod jobs;
 pub mod lock_check;
@@ -53,7 +54,7 @@ use std::{
     thread,
 };
 
-/// Room in a queue beside the slices that somebody waits for: what a broken upload leaves to a worker to drop.
+/// Extra room in each queue for values that a worker has to drop, such as the files of broken uploads.
 pub(super) const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
 
 /// A slice of work for a worker.
@@ -69,7 +70,7 @@ pub enum Lane {
     Question,
     /// Work that is asked for now and fetched later.
     Job,
-    /// A look whether work is done at all, which must not wait behind it.
+    /// A health check, which must not wait behind other work.
     Probe,
 }
 
@@ -90,7 +91,7 @@ impl Lane {
     }
 }
 
-/// The lock and what it guards. Cloning it gives another handle on the same.
+/// The lock and what it guards. A clone is another handle on the same state.
 #[derive(Clone)]
 pub struct Shared(Arc<Guarded>);
 
@@ -100,11 +101,11 @@ struct Guarded {
     calls: [Call; WORKERS],
 }
 
-/// How a worker that waits for work learns that it is not among the idle any more, or that the workers are to end.
+/// How an idle worker learns that it has been chosen for new work, or that the workers have to end.
 struct Call {
-    /// A hint for one that is awake.
+    /// Set for a worker that polls.
     came: AtomicBool,
-    /// Wakes one that sleeps.
+    /// Wakes a worker that sleeps.
     wake: Condvar,
 }
 
@@ -112,17 +113,18 @@ struct Call {
 pub struct State {
     /// The table: what a sum reads.
     pub parts: Registry,
-    /// NumStore.
+    /// The values of the key/value service.
     pub numbers: Numbers,
     /// Work asked for now and fetched later.
     pub jobs: Jobs,
-    /// Who sends or reads, and who waits for a permit to, a table for each [`TransferKind`].
+    /// The transfers that run or wait, one table for each [`TransferKind`].
     pub transfers: [Transfers; TransferKind::COUNT],
-    /// What waits for a worker, a queue for each lane, each bounded.
+    /// Work that waits for a worker: one bounded queue for each lane.
     queues: [VecDeque<Work>; Lane::COUNT],
-    /// The lane whose turn it is.
+    /// The lane from which the next work is taken, if it has any.
     turn: usize,
-    /// The workers that wait for work. The last to have become idle is called first: most likely its memory is warm.
+    /// The workers that wait for work. New work goes to the worker that became idle last, because its data is most likely
+    /// still in the CPU's cache.
     idle: Vec<usize>,
     /// No more work is taken; workers end when the queue is empty.
     closed: bool,
@@ -177,16 +179,17 @@ impl Shared {
             queue.push_back(work);
             Ok(state.idle.pop())
         })?;
-        // If none is idle, none will be before it has found the queues empty.
+        // If no worker is idle, each will look into the queues again before it becomes idle.
         if let Some(worker) = idle {
             self.0.calls[worker].call();
         }
         Ok(())
     }
 
-    /// Waits for work for one of the [`WORKERS`], counted from 0, each on one thread; none when the queue is closed and empty.
+    /// Waits for work for a worker, which is a number below [`WORKERS`] and has its own thread. Returns `None` when the queues
+    /// are closed and empty.
     ///
-    /// If all are idle, it waits awake for up to `awake_max`, once, before it sleeps.
+    /// If all workers are idle, this one polls for up to `awake_max`, once per call, before it sleeps.
     pub fn next_work(&self, worker: usize, mut awake_max: Duration) -> Option<Work> {
         let call = &self.0.calls[worker];
         let mut state = self.lock();
@@ -210,12 +213,12 @@ impl Shared {
         }
     }
 
-    /// How many slices wait in each lane, without those that are being run.
+    /// How many slices wait in each lane. Slices that are running do not count.
     pub fn waiting_work(&self) -> [(Lane, usize); Lane::COUNT] {
         self.with(|state| Lane::ALL.map(|lane| (lane, state.queues[lane as usize].len())))
     }
 
-    /// Lets the workers end once they have done what is in the queue.
+    /// Closes the queues: the workers end when these are empty.
     pub fn close_work(&self) {
         self.with(|state| state.closed = true);
         self.0.calls.iter().for_each(Call::call);
@@ -236,10 +239,10 @@ impl Call {
         self.wake.notify_one();
     }
 
-    /// Looks for a call again and again, and offers the core to other threads in between.
+    /// Polls for a call, and yields to other threads in between.
     fn await_awake(&self, awake_max: Duration) {
         let (end, mut looks) = (Instant::now() + awake_max, 0);
-        // The model check knows no time: a few looks stand for it, so that a schedule runs again as it ran.
+        // The model checker has no clock. It polls a fixed number of times instead, so that a schedule can be repeated.
         let is_over = |looks| if cfg!(feature = "model") { looks == 3 } else { Instant::now() >= end };
         while !self.came.load(Ordering::Relaxed) && !is_over(looks) {
             thread::yield_now();
@@ -255,7 +258,7 @@ impl Default for Shared {
 }
 
 impl State {
-    /// The next slice of the lane whose turn it is, or else of the next one that has any.
+    /// Takes the next slice from the lane whose turn it is, or from the next lane that has one.
     fn pop_work(&mut self) -> Option<Work> {
         let lanes = self.queues.len();
         for later in 0..lanes {

@@ -1,4 +1,5 @@
-//! The values of NumStore and its cache of factorials: a plain table under the lock.
+//! The values of the key/value service (see `engine/numstore.rs`) and its cache of factorials: a plain table under the
+//! lock.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,7 @@ use crate::{
     limits::{FACTORIALS_MAX, KEY_BYTES_MAX, KEYS_MAX},
 };
 
-/// Any text of at most [`KEY_BYTES_MAX`] bytes, none too.
+/// Any text of at most [`KEY_BYTES_MAX`] bytes; it may be empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key(pub(crate) Box<str>);
 
@@ -33,9 +34,9 @@ pub struct Factorial {
     pub hit: bool,
 }
 
-/// All keys with their values, and what was computed of them.
+/// All keys with their values, their total, and the cached factorials.
 pub struct Numbers {
-    /// Made with room for all keys there may be, so that it never grows under the lock.
+    /// Created with capacity for the maximum number of keys, so that it never grows under the lock.
     pub(crate) values: HashMap<Key, i64>,
     total: i64,
     /// Factorials by the value, not by the key, so that keys of one value share one. Every answer from it and every
@@ -49,9 +50,9 @@ impl Numbers {
         Self { values: HashMap::with_capacity(KEYS_MAX), total: 0, factorials: LruCache::new(FACTORIALS_MAX) }
     }
 
-    /// Gives a key a value and returns the total, which changes by the difference of new and old value.
+    /// Sets a key's value and returns the total of all values.
     ///
-    /// Errors, which change nothing: the total would not fit in 64 bits; a key more than there may be.
+    /// Errors, which change nothing: the total would not fit in 64 bits; there are too many keys.
     pub fn set(&mut self, key: Key, value: i64) -> Result<i64, Error> {
         let old = self.values.get(&key).copied();
         if old.is_none() && self.values.len() >= KEYS_MAX {

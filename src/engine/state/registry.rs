@@ -13,41 +13,42 @@ use crate::{
     },
 };
 
-/// All parts of the table in the order of their ids, and their headers, shared.
+/// All parts of the table in the order of their ids. Parts with the same header share one copy of it.
 pub struct Registry {
     pub(super) parts: OrdMap<PartId, Arc<Part>>,
-    /// Headers by a hash of names and types. Two headers of one hash: the second is not shared, which is only larger.
+    /// Headers by a hash of their names and types. If two different headers have the same hash, the second is not shared,
+    /// which only takes more memory.
     pub(super) schemas: HashMap<u128, Arc<Schema>>,
     pub(super) schema_bytes: usize,
-    /// Given out for the next part to be published; never given out twice.
+    /// The id of the next part that is published. No id is given out twice.
     pub(super) next_id: PartId,
-    /// Ids given out whose part is not in `parts` yet.
+    /// How many ids were given out whose part is not in `parts` yet.
     pub(super) reserved: usize,
-    /// Parts that there may be.
+    /// How many parts there may be.
     pub(super) parts_max: usize,
-    /// Parts that should be in `parts` and are in quarantine.
+    /// Parts that belong in `parts` but are in quarantine.
     pub(super) missing: MissingParts,
-    /// Parts of format version 1, which are verified whole at their first use.
+    /// How many parts have format version 1. Such a part is verified whole when it is first used.
     pub(super) unchecked: usize,
 }
 
 impl Registry {
-    /// All parts as they are now. The copy is O(1) and does not change.
+    /// A copy of the list of parts as it is now. Copying takes constant time.
     pub fn snapshot(&self) -> OrdMap<PartId, Arc<Part>> {
         self.parts.clone()
     }
 
-    /// How many parts.
+    /// The number of parts.
     pub fn len(&self) -> usize {
         self.parts.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no parts.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// How many parts there may be from here on.
+    /// Sets how many parts there may be.
     pub fn set_parts_max(&mut self, parts_max: usize) {
         self.parts_max = parts_max;
     }
@@ -57,18 +58,17 @@ impl Registry {
         self.parts_max
     }
 
-    /// Whether there may be no more parts than there are or are about to be.
+    /// Whether the table is full, counting the parts that are about to be published.
     pub fn is_full(&self) -> bool {
         self.parts.len() + self.reserved >= self.parts_max
     }
 
-    /// How many parts make the table nearly full.
+    /// The number of parts at which the table is nearly full.
     pub fn warning_len(&self) -> usize {
         (self.parts_max * PARTS_WARNING_PERCENT).div_ceil(100)
     }
 
-    /// An id for a part that is about to be published; none if the table is full. It must come back by `insert` or
-    /// `release`.
+    /// An id for a part that is about to be published; `None` if the table is full. `insert` or `release` must follow.
     pub fn reserve(&mut self) -> Option<PartId> {
         if self.is_full() || self.next_id == PartId::END {
             return None;
@@ -79,20 +79,20 @@ impl Registry {
         Some(id)
     }
 
-    /// A reserved id was not used. Its number is not given out again.
+    /// Gives up a reserved id. It is not given out again.
     pub fn release(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// A part under a reserved id: from here on it is in every sum. Says whether the table is nearly full with it, and
-    /// was not before.
+    /// Adds a part under a reserved id: from now on it is in every sum. Returns whether this part makes the table nearly
+    /// full.
     pub fn insert(&mut self, part: Arc<Part>) -> bool {
         self.release();
         self.parts.insert(part.id, part);
         self.parts.len() == self.warning_len()
     }
 
-    /// A part that was found at start, and the ids that must not be given out again.
+    /// Adds a part that was found at start. Its id and all smaller ones are not given out again.
     pub fn restore(&mut self, part: Arc<Part>) {
         self.skip_to(part.id);
         self.unchecked += usize::from(part.checks.is_none());
@@ -109,22 +109,22 @@ impl Registry {
         &self.missing
     }
 
-    /// What a look at the quarantine found.
+    /// Sets the parts that were found in quarantine.
     pub fn set_missing(&mut self, missing: MissingParts) {
         self.missing = missing;
     }
 
-    /// The loss of a missing part was accepted. Says whether the quarantine has to be looked at again.
+    /// Notes that the loss of a missing part was accepted. Returns whether the quarantine has to be listed again.
     pub fn accept_loss(&mut self, id: PartId) -> bool {
         self.missing.remove(id)
     }
 
-    /// How many parts are of format version 1.
+    /// How many parts have format version 1.
     pub fn unchecked(&self) -> usize {
         self.unchecked
     }
 
-    /// A part of format version 1 that has been verified whole, in its new version.
+    /// Replaces a part of format version 1, which has been verified whole, with the same part in the current version.
     pub fn replace(&mut self, part: Arc<Part>) {
         if let Some(old) = self.parts.get_mut(&part.id) {
             self.unchecked -= usize::from(old.checks.is_none() && part.checks.is_some());
@@ -132,20 +132,20 @@ impl Registry {
         }
     }
 
-    /// Ids up to this one are not given out again. The end of the range, which is in quarantine if it is anywhere, counts
-    /// for nothing.
+    /// Makes sure that ids up to this one are not given out again. [`PartId::END`] is ignored: no part with that id was ever
+    /// published.
     pub fn skip_to(&mut self, id: PartId) {
         if id != PartId::END {
             self.next_id = self.next_id.max(id.next());
         }
     }
 
-    /// The header kept under a hash.
+    /// The header that is kept under a hash.
     pub fn schema(&self, hash: u128) -> Option<Arc<Schema>> {
         self.schemas.get(&hash).cloned()
     }
 
-    /// Keeps a header if there is room for it, and says whether.
+    /// Keeps a header if there is room for it, and returns whether it was kept.
     pub fn keep_schema(&mut self, hash: u128, schema: &Arc<Schema>) -> bool {
         let bytes = self.schema_bytes + schema.bytes();
         let fits = bytes <= SCHEMA_BYTES_MAX && !self.schemas.contains_key(&hash);

@@ -1,5 +1,5 @@
-//! The tables of transfers: who sends or reads, who waits for a permit to, and how fast each moves. Plain tables under
-//! the lock; `runtime/transfers.rs` gives the permits.
+//! The tables of transfers: which run, which wait for a permit, and how fast each one moves. Plain tables under the lock;
+//! `runtime/transfers.rs` gives the permits.
 
 use std::{
     collections::VecDeque,
@@ -22,9 +22,9 @@ pub(crate) const SHORT_GRACE: Duration = Duration::from_secs(TRANSFER_SHORT_GRAC
 /// Where a transfer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The number of its connection; none for work of the server itself, which no share bounds.
+    /// The number of its connection; `None` for work of the server itself, which has no limit.
     pub connection: Option<u64>,
-    /// The client's network address; none for one of this machine, whose clients are told apart by nothing.
+    /// The client's network address; `None` for this machine, whose clients all have the same address.
     pub peer: Option<IpAddr>,
 }
 
@@ -39,7 +39,8 @@ impl Origin {
     }
 }
 
-/// The address that all connections of one client have in common: of IPv6 a client has 64 bits for itself.
+/// The address by which the connections of one client are recognised. With IPv6 that is the first 64 bits: a client can
+/// choose the others.
 pub fn one_client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -47,14 +48,14 @@ pub fn one_client(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What there is a bound of.
+/// The kinds of transfers; each has its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransferKind {
     /// An upload, by whatever protocol.
     Upload,
-    /// A call whose body or answer takes its time, on a connection that serves one call at a time.
+    /// A call with a long body or answer, on a connection that serves one call at a time.
     LongCall,
-    /// A body of which few are held in memory at once.
+    /// A body that is kept whole in memory.
     LargeBody,
 }
 
@@ -67,33 +68,33 @@ impl TransferKind {
 pub struct Transfers {
     max: usize,
     waits_max: usize,
-    /// How long one may hold its permit while others wait, however fast it is; none if there is no bound.
+    /// How long a transfer may hold its permit while others wait, however fast it is; `None` if there is no limit.
     pub(crate) held_max: Option<Duration>,
     running: Vec<Running>,
     waiting: VecDeque<Waiting>,
     next_id: u64,
 }
 
-/// One that has a permit.
+/// A transfer that has a permit.
 struct Running {
     id: u64,
     origin: Origin,
     pace: Arc<Pace>,
     /// When it got its permit, or began to wait for one.
     since: Instant,
-    /// It was told to end.
+    /// Whether it was told to end.
     is_ending: bool,
 }
 
-/// One that waits for a permit.
+/// A transfer that waits for a permit.
 struct Waiting {
     transfer: Running,
     tx: oneshot::Sender<()>,
 }
 
-/// How many transfers a client has.
+/// How many transfers a client has. Clients are compared by their total first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Held {
+struct ClientCount {
     /// On all its connections.
     of_client: usize,
     /// On one of them.
@@ -103,22 +104,22 @@ struct Held {
 /// What keeps a transfer from starting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Obstacle {
-    /// Its connection holds its share.
+    /// Its connection has as many permits as one connection may have.
     Connection,
-    /// Its peer holds its share.
+    /// Its client has as many permits as one client may have.
     Peer,
-    /// All permits are taken, or promised to those that came before.
+    /// All permits are taken.
     Full,
 }
 
 impl Transfers {
-    /// None so far, of at most `max` at once, and of as many beside them that wait.
+    /// No transfers. At most `max` run and at most `waits_max` wait at the same time.
     pub fn new(max: usize, waits_max: usize) -> Self {
         Self { max, waits_max, held_max: None, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
     }
 
-    /// The same, but each may hold its permit for no longer than this while others wait.
-    pub fn held_at_most(self, held_max: Duration) -> Self {
+    /// Limits how long each transfer may hold its permit while others wait.
+    pub fn with_held_max(self, held_max: Duration) -> Self {
         Self { held_max: Some(held_max), ..self }
     }
 
@@ -136,11 +137,12 @@ impl Transfers {
         (self.running.len() >= self.max).then_some(Obstacle::Full)
     }
 
-    /// Starts a transfer, or lets it wait; says whether it runs. None if as many wait as may.
+    /// Starts a transfer, or puts it in the queue. Returns its id, and the channel on which it learns that it runs if it has
+    /// to wait. `None` if the queue is full.
     pub(crate) fn enter(&mut self, origin: Origin, pace: Arc<Pace>) -> Option<(u64, Option<oneshot::Receiver<()>>)> {
         let transfer = Running { id: self.next_id, origin, pace, since: Instant::now(), is_ending: false };
         let id = transfer.id;
-        // Those that wait could not start, so whoever comes now overtakes none that could.
+        // None of those that wait could start now, so one that can start overtakes no one.
         let rx = if self.obstacle(origin).is_none() {
             self.running.push(transfer);
             None
@@ -155,8 +157,9 @@ impl Transfers {
         Some((id, rx))
     }
 
-    /// Transfers of a client that run, and those that wait too. A client is a peer, or a connection that has none.
-    fn held_by(&self, origin: Origin, with_waiting: bool) -> Held {
+    /// Counts the transfers of a client that run, and those that wait if `with_waiting`. A client is all connections from
+    /// its address, or one connection if there is no address.
+    fn count_of(&self, origin: Origin, with_waiting: bool) -> ClientCount {
         let waiting = self.waiting.iter().map(|waiting| &waiting.transfer).filter(|_| with_waiting);
         let (mut of_client, mut of_connection) = (0, 0);
         for other in self.running.iter().chain(waiting) {
@@ -165,55 +168,55 @@ impl Transfers {
             of_client += usize::from(is_same_peer || is_same_connection);
             of_connection += usize::from(is_same_connection);
         }
-        Held { of_client, of_connection }
+        ClientCount { of_client, of_connection }
     }
 
-    /// Whether one more may wait. When as many wait as may, one of the client that has most makes room, or one of
-    /// another connection of the same client.
+    /// Whether one more may wait. If the queue is full, a transfer of the client that has most transfers is removed, or one
+    /// of another connection of the same client.
     fn has_room_to_wait(&mut self, origin: Origin) -> bool {
         if self.waiting.len() < self.waits_max {
             return true;
         }
-        let held = |index: usize| self.held_by(self.waiting[index].transfer.origin, true);
-        // The last of them.
-        let most = (0..self.waiting.len()).max_by_key(|&index| held(index));
+        let count = |index: usize| self.count_of(self.waiting[index].transfer.origin, true);
+        // The last in the queue, if several have the most.
+        let most = (0..self.waiting.len()).max_by_key(|&index| count(index));
         let Some(index) = most else { return false };
-        let (most, own) = (held(index), self.held_by(origin, true));
+        let (most, own) = (count(index), self.count_of(origin, true));
         let is_same_peer = self.waiting[index].transfer.origin.peer == origin.peer;
         if most.of_client > own.of_client + 1 || (is_same_peer && most.of_connection > own.of_connection + 1) {
-            self.waiting.remove(index); // which tells it
+            self.waiting.remove(index); // closing its channel tells it that it was refused
             return true;
         }
         false
     }
 
-    /// Which of those that wait is next: one whose client runs the fewest, then whose connection does, and of these the
-    /// first that came.
+    /// The waiting transfer that starts next: the one whose client has the fewest that run, then the one whose connection
+    /// has the fewest, then the first that came.
     fn next_waiting(&self) -> Option<usize> {
         let may_run = |index: &usize| self.obstacle(self.waiting[*index].transfer.origin).is_none();
         let candidates = (0..self.waiting.len()).filter(may_run);
-        candidates.min_by_key(|&index| self.held_by(self.waiting[index].transfer.origin, false))
+        candidates.min_by_key(|&index| self.count_of(self.waiting[index].transfer.origin, false))
     }
 
-    /// Ends a transfer, or its waiting. Returns whom to tell that they run now.
+    /// Removes a transfer that ran or waited. Returns the channels of those that run now.
     pub(crate) fn leave(&mut self, id: u64) -> Vec<oneshot::Sender<()>> {
         self.waiting.retain(|waiting| waiting.transfer.id != id);
         self.running.retain(|transfer| transfer.id != id);
-        let mut told = Vec::new();
+        let mut started = Vec::new();
         while self.running.len() < self.max
             && let Some(Waiting { transfer, tx }) = self.next_waiting().and_then(|index| self.waiting.remove(index))
         {
             self.running.push(Running { since: Instant::now(), ..transfer });
-            told.push(tx);
+            started.push(tx);
         }
-        told
+        started
     }
 
-    /// Of those that keep `origin` from starting and wait for their client, and that are too far behind or have had their
-    /// time, the one that is furthest behind.
+    /// The slowest of the transfers that keep `origin` from starting. Only those count that wait for their client, and that
+    /// are too slow or have held their permit for too long.
     pub(crate) fn slowest(&mut self, origin: Origin) -> Option<Arc<Pace>> {
         let obstacle = self.obstacle(origin)?;
-        let in_the_way = |other: Origin| match obstacle {
+        let is_in_the_way = |other: Origin| match obstacle {
             Obstacle::Connection => other.connection == origin.connection,
             Obstacle::Peer => other.peer == origin.peer,
             Obstacle::Full => true,
@@ -223,7 +226,7 @@ impl Transfers {
             other.pace.behind() >= SHORT_GRACE || held_max.is_some_and(|held_max| other.since.elapsed() >= held_max)
         };
         let may_end = |other: &&mut Running| {
-            !other.is_ending && other.pace.is_waiting() && in_the_way(other.origin) && is_too_slow(other)
+            !other.is_ending && other.pace.is_waiting() && is_in_the_way(other.origin) && is_too_slow(other)
         };
         let candidates = self.running.iter_mut().filter(may_end);
         let slowest = candidates.max_by_key(|other| other.pace.behind())?;
@@ -232,20 +235,20 @@ impl Transfers {
     }
 }
 
-/// How far a transfer is behind the least rate. Only the time counts in which its client is waited for.
+/// How far a transfer is behind the minimum rate. Only the time counts in which the server waits for the client.
 #[derive(Debug)]
 pub struct Pace {
     started: Instant,
-    /// Microseconds that it was behind when it last moved.
+    /// How many microseconds it was behind when it last moved.
     pub(crate) behind_us: AtomicU64,
-    /// Since when its client is waited for, in microseconds from the start and 1 more; 0 if it is not.
+    /// When the server began to wait for the client, in microseconds after `started`, plus 1; 0 if it does not wait.
     waiting_since_us: AtomicU64,
-    /// Cancelled when the transfer is to end for others.
+    /// Cancelled when the transfer has to end so that another can start.
     pub(crate) end: CancellationToken,
 }
 
 impl Pace {
-    /// Nothing has moved yet. `end` is cancelled when the transfer has to end for another.
+    /// A transfer that begins now. `end` is cancelled when it has to end so that another can start.
     pub fn new(end: CancellationToken) -> Self {
         Self { started: Instant::now(), behind_us: AtomicU64::new(0), waiting_since_us: AtomicU64::new(0), end }
     }
@@ -254,14 +257,14 @@ impl Pace {
         1 + u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX - 1)
     }
 
-    /// From here on the client is waited for.
+    /// Notes that the server waits for the client from now on.
     pub fn waits(&self) {
         if self.waiting_since_us.load(Ordering::Relaxed) == 0 {
             self.waiting_since_us.store(self.now_us(), Ordering::Relaxed);
         }
     }
 
-    /// The client is not waited for any more: it has sent or taken so many bytes.
+    /// Notes that the client has sent or read `bytes`, and that the server no longer waits for it.
     pub fn moved(&self, bytes: usize) {
         let earned = (bytes as u64).saturating_mul(1_000_000) / TRANSFER_BYTES_PER_S_MIN;
         let behind = self.behind_us().saturating_sub(earned);
@@ -269,7 +272,7 @@ impl Pace {
         self.waiting_since_us.store(0, Ordering::Relaxed);
     }
 
-    /// The client is not waited for any more, though nothing has come.
+    /// Notes that the server no longer waits for the client, although no bytes have moved.
     pub fn stops_waiting(&self) {
         self.moved(0);
     }
