@@ -1,7 +1,7 @@
-//! Several columns of a part's Parquet file: a stretch of rows at a time, and of that one column after the other.
+//! Reads several columns of a part's Parquet file: for each range of rows, one column after the other.
 //!
 //! So one page is in memory, however many columns a question has, and a row that an earlier column ruled out costs little
-//! in the later ones. Like the sum in `parquet.rs`, it reads the footer and those columns' chunks, nothing beside them.
+//! in the later ones. Like the sum in `column_sum.rs`, it reads the footer and those columns' chunks, and nothing else.
 
 use std::ops::Range;
 
@@ -46,7 +46,7 @@ impl ColumnRef {
     }
 }
 
-/// Where the next stretch begins.
+/// Where the next range begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     row_group: usize,
@@ -56,9 +56,9 @@ pub struct Position {
     part_rows: u64,
 }
 
-/// Rows of one row group that stand together.
+/// Consecutive rows of one row group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct RowRange {
     row_group: usize,
     group_rows: Range<usize>,
     ends_group: bool,
@@ -66,7 +66,7 @@ pub struct Stretch {
     bytes: u64,
 }
 
-impl Stretch {
+impl RowRange {
     /// How many rows.
     pub fn rows_count(&self) -> usize {
         self.group_rows.len()
@@ -77,7 +77,7 @@ impl Stretch {
         self.bytes
     }
 
-    /// The number in its part, from 1, of the row so many rows into the stretch.
+    /// The number in its part, from 1, of the row so many rows into the range.
     pub fn row_number(&self, offset: u32) -> u64 {
         self.part_rows + u64::from(offset) + 1
     }
@@ -137,12 +137,12 @@ impl<'a> PartColumns<'a> {
 
     /// The rows from `at` on, at most `rows_max` and fewer if their cells in `columns` are so long that they would be more
     /// than a slice, and where they end; none after the last.
-    pub fn stretch(
+    pub fn next_rows(
         &self,
         at: Position,
         columns: &[&ColumnRef],
         rows_max: usize,
-    ) -> Result<Option<(Stretch, Position)>, Error> {
+    ) -> Result<Option<(RowRange, Position)>, Error> {
         let Position { mut row_group, mut group_rows, part_rows } = at;
         let group = loop {
             let Some(group) = self.parquet.row_groups().get(row_group) else {
@@ -164,50 +164,50 @@ impl<'a> PartColumns<'a> {
             let start = usize::try_from(group_rows)?;
             let ends_group = group_rows + count == rows;
             let group_rows = start..start + usize::try_from(count)?;
-            Ok(Stretch { row_group, group_rows, ends_group, part_rows, bytes: count.saturating_mul(row_bytes) })
+            Ok(RowRange { row_group, group_rows, ends_group, part_rows, bytes: count.saturating_mul(row_bytes) })
         };
-        let stretch = cut().map_err(|error| self.damaged(error.to_string()))?;
-        let count = stretch.rows_count() as u64;
+        let range = cut().map_err(|error| self.damaged(error.to_string()))?;
+        let count = range.rows_count() as u64;
         let after = Position { row_group, group_rows: group_rows + count, part_rows: part_rows + count };
-        Ok(Some((stretch, after)))
+        Ok(Some((range, after)))
     }
 
-    /// Reads a column's cells in the rows of a stretch that `rows` still has, by their offsets in it, in order, and keeps
+    /// Reads a column's cells in the rows of a range that `rows` still has, by their offsets in it, in order, and keeps
     /// those for which `keep` says so.
     ///
     /// Errors: the file is not what the receipt says; the first error of `keep`.
-    pub fn narrow<T>(
+    pub fn filter_rows<T>(
         &self,
         column: &ColumnRef,
-        stretch: &Stretch,
+        range: &RowRange,
         rows: &mut Vec<(u32, T)>,
         keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let reader = self.parquet.chunk(stretch.row_group, (column.index, column.name))?.open()?;
+        let reader = self.parquet.chunk(range.row_group, (column.index, column.name))?.open()?;
         let odd = |what: &str| self.damaged(format!("column {}: {what}", column.index));
         let result = match (column.column_type, reader) {
             (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => {
-                walk(reader, stretch, rows, keep, |&value| Ok(Cell::Int64(value)))
+                walk(reader, range, rows, keep, |&value| Ok(Cell::Int64(value)))
             }
             (ColumnType::Float64, ColumnReader::DoubleColumnReader(reader)) => {
                 let finite =
                     |value: f64| if value.is_finite() { Ok(value) } else { Err(odd("a double that is no number")) };
-                walk(reader, stretch, rows, keep, |&value| Ok(Cell::Float64(finite(value)?)))
+                walk(reader, range, rows, keep, |&value| Ok(Cell::Float64(finite(value)?)))
             }
             (ColumnType::Boolean, ColumnReader::BoolColumnReader(reader)) => {
-                walk(reader, stretch, rows, keep, |&value| Ok(Cell::Boolean(value)))
+                walk(reader, range, rows, keep, |&value| Ok(Cell::Boolean(value)))
             }
             (ColumnType::Date32, ColumnReader::Int32ColumnReader(reader)) => {
                 let date = |days| NaiveDate::from_epoch_days(days).ok_or_else(|| odd("a day beyond the calendar"));
-                walk(reader, stretch, rows, keep, |&days| Ok(Cell::Date32(date(days)?)))
+                walk(reader, range, rows, keep, |&days| Ok(Cell::Date32(date(days)?)))
             }
             (ColumnType::Timestamp | ColumnType::TimestampUtc, ColumnReader::Int64ColumnReader(reader)) => {
                 let utc = column.column_type == ColumnType::TimestampUtc;
                 let time = |us| DateTime::from_timestamp_micros(us).ok_or_else(|| odd("a time beyond the calendar"));
-                walk(reader, stretch, rows, keep, |&us| Ok(Cell::Timestamp(time(us)?.naive_utc(), utc)))
+                walk(reader, range, rows, keep, |&us| Ok(Cell::Timestamp(time(us)?.naive_utc(), utc)))
             }
             (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => {
-                walk(reader, stretch, rows, keep, |bytes| {
+                walk(reader, range, rows, keep, |bytes| {
                     let text = std::str::from_utf8(bytes.as_bytes()).map_err(|error| odd(&error.to_string()))?;
                     Ok(Cell::Utf8(text))
                 })
@@ -235,10 +235,10 @@ fn is_before<T>(row: Option<&(u32, T)>, end: usize) -> bool {
     row.is_some_and(|(offset, _)| (*offset as usize) < end)
 }
 
-/// Goes through a column's rows in a stretch, decodes the blocks in which a row is wanted and skips the others.
+/// Goes through a column's rows in a range, decodes the blocks in which a row is wanted and skips the others.
 fn walk<P: DataType, T>(
     mut reader: TypedReader<P>,
-    stretch: &Stretch,
+    range: &RowRange,
     rows: &mut Vec<(u32, T)>,
     mut keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
     cell: impl for<'v> Fn(&'v P::T) -> Result<Cell<'v>, Error>,
@@ -247,10 +247,10 @@ fn walk<P: DataType, T>(
     let skip = |reader: &mut TypedReader<P>, count: usize| {
         if reader.skip_records(count)? == count { Ok(()) } else { Err(short()) }
     };
-    skip(&mut reader, stretch.group_rows.start)?;
+    skip(&mut reader, range.group_rows.start)?;
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     let (mut next, mut kept) = (0, 0);
-    let count = stretch.rows_count();
+    let count = range.rows_count();
     let mut start = 0;
     while start < count {
         let mut end = count.min(start + TEXTS_MAX);
@@ -264,7 +264,7 @@ fn walk<P: DataType, T>(
         if end == start || levels.len() != end - start {
             return Err(short());
         }
-        // Values stand without the nulls; the levels tell which row each belongs to.
+        // The values do not include the nulls; the levels tell which row each belongs to.
         let mut present = values.iter();
         for (offset, level) in (start..end).zip(&levels) {
             let value = if *level > 0 { Some(present.next().ok_or_else(short)?) } else { None };
@@ -285,7 +285,7 @@ fn walk<P: DataType, T>(
         start = end;
     }
     rows.truncate(kept);
-    if stretch.ends_group && reader.skip_records(1)? != 0 {
+    if range.ends_group && reader.skip_records(1)? != 0 {
         return Err(ParquetError::General("a column chunk has more rows than its row group".to_owned()));
     }
     Ok(Ok(()))

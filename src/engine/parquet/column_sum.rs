@@ -14,7 +14,7 @@ use parquet::{
 
 use super::{
     file::{Chunk, ParquetFile},
-    page_sum::{Pages, SLACK_BYTES, Taken, Unknown},
+    page_sum::{Pages, SLACK_BYTES, Taken, UnsupportedPage},
     read_rows::{TEXTS_MAX, TypedReader, read_rows},
     window::CHUNK_BYTES_MAX,
 };
@@ -42,70 +42,108 @@ pub struct BadCell {
     pub problem: CellProblem,
 }
 
-/// What one call of [`sum_column`] went through.
+/// Why a column's sum ended early.
 #[derive(Debug)]
-pub struct Stretch {
-    /// The next row group and the rows before it; none after the last.
-    pub next: Option<(usize, u64)>,
+pub enum SumError {
+    /// A cell cannot be added.
+    BadCell(BadCell),
+    /// The file is not what the receipt says, or cannot be read.
+    Failed(Error),
+}
+
+impl From<Error> for SumError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A row group, and how many rows of the part are before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowGroupStart {
+    /// Which row group, from 0.
+    pub row_group: usize,
+    /// Rows of the part before it.
+    pub rows_before: u64,
+}
+
+/// What one call of [`StoredColumn::sum`] read.
+#[derive(Debug)]
+pub struct Progress {
+    /// The next row group; `None` after the last.
+    pub next: Option<RowGroupStart>,
     /// Bytes of the column's chunks.
     pub bytes: u64,
 }
 
-/// Adds a column's cells in the row groups from `row_group` on until about `bytes_max` bytes are read.
-///
-/// Errors: the file is not what the receipt says. The inner error is a cell that cannot be added.
-pub fn sum_column(
-    file: &Reader,
-    part: &Part,
-    (column_index, name, column_type): (usize, &str, ColumnType),
-    (mut row_group, mut rows_before): (usize, u64),
-    bytes_max: u64,
-    sum: &mut Sum,
-) -> Result<Result<Stretch, BadCell>, Error> {
-    let parquet = ParquetFile::open(file, part)?;
-    let rows_at_start = rows_before;
-    let mut bytes = 0;
-    while let Some(group) = parquet.row_groups().get(row_group) {
-        if bytes >= bytes_max || rows_before - rows_at_start >= SLICE_ROWS {
-            return Ok(Ok(Stretch { next: Some((row_group, rows_before)), bytes }));
-        }
-        let rows = u64::try_from(group.num_rows()).map_err(|error| parquet.damaged(&error.to_string()))?;
-        let chunk = parquet.chunk(row_group, (column_index, name))?;
-        let quick = if column_type == ColumnType::Int64 { sum_pages(&chunk, rows)? } else { None };
-        if let Some(pages) = quick.filter(|pages| pages.rows == rows) {
-            sum.merge(pages.sum);
-        } else {
-            let result = match (column_type, chunk.open()?) {
-                (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => sum_integers(reader, sum),
-                (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => sum_texts(reader, rows_before, sum),
-                _ => {
-                    return Err(parquet.damaged(&format!("its column {column_index} is not of type {column_type}")));
-                }
-            };
-            match result.map_err(|error| parquet.read_error(error))? {
-                Ok(found) if found == rows => {}
-                Ok(found) => return Err(parquet.damaged(&format!("row group {row_group} has {found} of {rows} rows"))),
-                Err(bad_cell) => return Ok(Err(bad_cell)),
+/// A column of a stored Parquet file.
+pub struct StoredColumn<'a> {
+    /// The file.
+    pub file: &'a Reader,
+    /// Its part.
+    pub part: &'a Part,
+    /// The column's index in the part.
+    pub index: usize,
+    /// Its name.
+    pub name: &'a str,
+    /// Its type in the part.
+    pub column_type: ColumnType,
+}
+
+impl StoredColumn<'_> {
+    /// Adds the cells of the row groups from `start` on, until about `bytes_max` bytes or [`SLICE_ROWS`] rows are read.
+    pub fn sum(&self, start: RowGroupStart, bytes_max: u64, sum: &mut Sum) -> Result<Progress, SumError> {
+        let parquet = ParquetFile::open(self.file, self.part)?;
+        let mut at = start;
+        let mut bytes = 0;
+        while let Some(group) = parquet.row_groups().get(at.row_group) {
+            if bytes >= bytes_max || at.rows_before - start.rows_before >= SLICE_ROWS {
+                return Ok(Progress { next: Some(at), bytes });
             }
+            let rows = u64::try_from(group.num_rows()).map_err(|error| parquet.damaged(&error.to_string()))?;
+            let chunk = parquet.chunk(at.row_group, (self.index, self.name))?;
+            self.sum_chunk(&chunk, rows, at, sum)?;
+            bytes += chunk.metadata.byte_range().1;
+            at = RowGroupStart { row_group: at.row_group + 1, rows_before: at.rows_before + rows };
         }
-        bytes += chunk.metadata.byte_range().1;
-        rows_before += rows;
-        row_group += 1;
+        Ok(Progress { next: None, bytes })
     }
-    Ok(Ok(Stretch { next: None, bytes }))
+
+    /// Adds the cells of one chunk, which has to have `rows` rows.
+    fn sum_chunk(&self, chunk: &Chunk<'_>, rows: u64, at: RowGroupStart, sum: &mut Sum) -> Result<(), SumError> {
+        let (parquet, Self { index, column_type, .. }) = (chunk.parquet, self);
+        let pages = if *column_type == ColumnType::Int64 { sum_pages(chunk, rows)? } else { None };
+        if let Some(pages) = pages.filter(|pages| pages.rows == rows) {
+            sum.merge(pages.sum);
+            return Ok(());
+        }
+        let found = match (column_type, chunk.open()?) {
+            (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => {
+                sum_integers(reader, sum).map_err(|error| parquet.read_error(error))?
+            }
+            (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => {
+                sum_texts(parquet, reader, at.rows_before, sum)?
+            }
+            _ => return Err(parquet.damaged(&format!("its column {index} is not of type {column_type}")).into()),
+        };
+        if found != rows {
+            let what = format!("row group {} has {found} of {rows} rows", at.row_group);
+            return Err(parquet.damaged(&what).into());
+        }
+        Ok(())
+    }
 }
 
 /// Adds all values and says how many rows there were.
 pub(super) fn sum_integers(
     mut reader: TypedReader<parquet::data_type::Int64Type>,
     sum: &mut Sum,
-) -> Result<Result<u64, BadCell>, ParquetError> {
+) -> Result<u64, ParquetError> {
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     let mut rows = 0;
     loop {
         let count = read_rows(&mut reader, VALUES_MAX, &mut levels, &mut values)?;
         if count == 0 {
-            return Ok(Ok(rows));
+            return Ok(rows);
         }
         sum.add_all(&values);
         rows += count as u64;
@@ -114,28 +152,30 @@ pub(super) fn sum_integers(
 
 /// Adds all texts that are integers and says how many rows there were.
 fn sum_texts(
+    parquet: &ParquetFile<'_>,
     mut reader: TypedReader<parquet::data_type::ByteArrayType>,
     rows_before: u64,
     sum: &mut Sum,
-) -> Result<Result<u64, BadCell>, ParquetError> {
+) -> Result<u64, SumError> {
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     let mut rows = 0;
     loop {
-        let count = read_rows(&mut reader, TEXTS_MAX, &mut levels, &mut values)?;
+        let count = read_rows(&mut reader, TEXTS_MAX, &mut levels, &mut values);
+        let count = count.map_err(|error| parquet.read_error(error))?;
         if count == 0 {
-            return Ok(Ok(rows));
+            return Ok(rows);
         }
         for (index, value) in values.iter().enumerate() {
             match parse::summand(value.len(), value.as_bytes()) {
                 Ok(Some(summand)) => sum.add(summand),
                 Ok(None) => {}
                 Err(problem) => {
-                    // Values stand without the nulls; the levels tell which row each belongs to.
+                    // The values do not include the nulls; the levels tell which row each belongs to.
                     let mut present = levels.iter().enumerate().filter(|(_, level)| **level > 0);
                     let offset = present.nth(index).map_or(index, |(offset, _)| offset);
                     let row = rows_before + rows + offset as u64 + 1;
                     let cell = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                    return Ok(Err(BadCell { row, cell, problem }));
+                    return Err(SumError::BadCell(BadCell { row, cell, problem }));
                 }
             }
         }
@@ -161,7 +201,7 @@ pub(super) fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<Pages>, E
         while start < end {
             match pages.take(&whole[start..end + SLACK_BYTES]) {
                 Ok(Taken::Page(bytes)) => start += bytes,
-                Ok(Taken::Longer(_)) | Err(Unknown) => return Ok(None),
+                Ok(Taken::Longer(_)) | Err(UnsupportedPage) => return Ok(None),
             }
         }
         return Ok(Some(pages));
@@ -185,7 +225,7 @@ pub(super) fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<Pages>, E
                 end += block_bytes;
                 read += block_bytes;
             }
-            Ok(Taken::Longer(_)) | Err(Unknown) => return Ok(None),
+            Ok(Taken::Longer(_)) | Err(UnsupportedPage) => return Ok(None),
         }
     }
     Ok(Some(pages))

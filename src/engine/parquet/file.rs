@@ -190,7 +190,8 @@ impl Chunk<'_> {
         let window = Arc::new(self.window()?);
         let rows = usize::try_from(self.group.num_rows()).map_err(|error| self.parquet.damaged(&error.to_string()))?;
         let pages = SerializedPageReader::new(window, self.metadata, rows, None);
-        let pages = BetweenPages { pages: pages.map_err(|error| self.parquet.read_error(error))?, data_before: false };
+        let pages =
+            WithEmptyPages { pages: pages.map_err(|error| self.parquet.read_error(error))?, data_before: false };
         Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
     }
 
@@ -220,12 +221,12 @@ impl Chunk<'_> {
 /// The pages of a column chunk with an empty one after each that has rows. `read_records` would go on from page to page
 /// until it has as many rows as it was asked for, and each text would keep its page. At an empty page it ends, and the
 /// decoder lets go of the page before.
-struct BetweenPages<P> {
+struct WithEmptyPages<P> {
     pages: P,
     data_before: bool,
 }
 
-impl<P: PageReader> PageReader for BetweenPages<P> {
+impl<P: PageReader> PageReader for WithEmptyPages<P> {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
         if mem::take(&mut self.data_before) {
             return Ok(Some(Page::DataPage {
@@ -251,7 +252,7 @@ impl<P: PageReader> PageReader for BetweenPages<P> {
     }
 }
 
-impl<P: PageReader> Iterator for BetweenPages<P> {
+impl<P: PageReader> Iterator for WithEmptyPages<P> {
     type Item = Result<Page, ParquetError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,7 +1,7 @@
 //! The sum of an integer column straight from its Parquet pages, without an array of values between. Bytes in, a sum
 //! out: no file, no thread.
 //!
-//! It reads what our own writer wrote, of this version or an earlier one, and takes nothing else: [`Unknown`] sends the
+//! It reads what our own writer wrote, of this version or an earlier one, and takes nothing else: [`UnsupportedPage`] sends the
 //! chunk to the Parquet library's reader, which then has the word on what is in it and on what is wrong with it. So
 //! these functions never report an error, and must never take a page that the library would not.
 //!
@@ -23,9 +23,9 @@ const BLOCK_VALUES: usize = 256;
 /// Values of a dictionary; our writer's have up to 256 KiB.
 const DICTIONARY_VALUES_MAX: usize = 64 * 1024;
 
-/// What was found is nothing that our writer writes.
+/// A page is not as our writer writes it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unknown;
+pub struct UnsupportedPage;
 
 /// The pages of one column chunk, one after the other.
 pub struct Pages {
@@ -54,22 +54,22 @@ impl Pages {
     }
 
     /// Adds the page that begins `bytes`; of these, all but the last [`SLACK_BYTES`] are of the chunk.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<Taken, Unknown> {
-        let chunk_bytes = bytes.len().checked_sub(SLACK_BYTES).ok_or(Unknown)?;
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Taken, UnsupportedPage> {
+        let chunk_bytes = bytes.len().checked_sub(SLACK_BYTES).ok_or(UnsupportedPage)?;
         let mut cursor = Cursor { bytes, at: 0, end: chunk_bytes };
         let header = match header(&mut cursor) {
             Ok(header) => header,
-            Err(Unknown) if chunk_bytes < HEADER_BYTES_MAX => return Ok(Taken::Longer(HEADER_BYTES_MAX)),
-            Err(Unknown) => return Err(Unknown),
+            Err(UnsupportedPage) if chunk_bytes < HEADER_BYTES_MAX => return Ok(Taken::Longer(HEADER_BYTES_MAX)),
+            Err(UnsupportedPage) => return Err(UnsupportedPage),
         };
-        let end = cursor.at.checked_add(header.bytes).ok_or(Unknown)?;
+        let end = cursor.at.checked_add(header.bytes).ok_or(UnsupportedPage)?;
         if end > chunk_bytes {
             return Ok(Taken::Longer(end));
         }
         cursor.end = end;
         match header.encoding {
             None => self.take_dictionary(&mut cursor, header.values)?,
-            Some(_) if header.values as u64 > self.rows_max - self.rows => return Err(Unknown),
+            Some(_) if header.values as u64 > self.rows_max - self.rows => return Err(UnsupportedPage),
             Some(encoding) => {
                 let present = present(&mut cursor, header.values)?;
                 match encoding {
@@ -83,20 +83,20 @@ impl Pages {
         Ok(Taken::Page(end))
     }
 
-    fn take_dictionary(&mut self, cursor: &mut Cursor<'_>, values: usize) -> Result<(), Unknown> {
+    fn take_dictionary(&mut self, cursor: &mut Cursor<'_>, values: usize) -> Result<(), UnsupportedPage> {
         let (plain, rest) = cursor.rest().as_chunks::<8>();
         let is_first = self.rows == 0 && self.dictionary.is_none();
         if !is_first || !rest.is_empty() || plain.len() != values || values > DICTIONARY_VALUES_MAX {
-            return Err(Unknown);
+            return Err(UnsupportedPage);
         }
         self.dictionary = Some(plain.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect());
         Ok(())
     }
 
-    fn add_plain(&mut self, cursor: &Cursor<'_>, present: usize) -> Result<(), Unknown> {
+    fn add_plain(&mut self, cursor: &Cursor<'_>, present: usize) -> Result<(), UnsupportedPage> {
         let (plain, rest) = cursor.rest().as_chunks::<8>();
         if !rest.is_empty() || plain.len() != present {
-            return Err(Unknown);
+            return Err(UnsupportedPage);
         }
         let mut block = [0; BLOCK_VALUES];
         for plain in plain.chunks(BLOCK_VALUES) {
@@ -109,18 +109,18 @@ impl Pages {
     }
 
     /// Values as places in the dictionary.
-    fn add_indices(&mut self, cursor: &mut Cursor<'_>, present: usize) -> Result<(), Unknown> {
-        let dictionary = self.dictionary.as_deref().ok_or(Unknown)?;
+    fn add_indices(&mut self, cursor: &mut Cursor<'_>, present: usize) -> Result<(), UnsupportedPage> {
+        let dictionary = self.dictionary.as_deref().ok_or(UnsupportedPage)?;
         let width = if present == 0 && cursor.rest().is_empty() { 0 } else { cursor.byte()? };
         if width > 16 {
-            return Err(Unknown);
+            return Err(UnsupportedPage);
         }
         let mut block = [0; BLOCK_VALUES];
         let sum = &mut self.sum;
         runs(cursor, width, present, |run| {
             match run {
                 Run::Repeated { index, count } => {
-                    let value = *dictionary.get(index).ok_or(Unknown)?;
+                    let value = *dictionary.get(index).ok_or(UnsupportedPage)?;
                     sum.merge(Sum::of(i128::from(value) * count as i128));
                 }
                 Run::Packed { packed, count } => {
@@ -135,7 +135,7 @@ impl Pages {
                         sum.add_all(values);
                     }
                     if !inside {
-                        return Err(Unknown);
+                        return Err(UnsupportedPage);
                     }
                 }
             }
@@ -144,10 +144,10 @@ impl Pages {
     }
 
     /// Values as differences: blocks of 4 miniblocks, each of 64 differences with a width of its own.
-    fn add_deltas(&mut self, cursor: &mut Cursor<'_>, present: usize) -> Result<(), Unknown> {
+    fn add_deltas(&mut self, cursor: &mut Cursor<'_>, present: usize) -> Result<(), UnsupportedPage> {
         let head = [cursor.varint()?, cursor.varint()?, cursor.varint()?];
         if head != [(MINIS * MINI_VALUES) as u64, MINIS as u64, present as u64] {
-            return Err(Unknown);
+            return Err(UnsupportedPage);
         }
         let mut last = cursor.zigzag()?;
         if present == 0 {
@@ -157,7 +157,7 @@ impl Pages {
         let mut left = present - 1;
         while left > 0 {
             let delta_min = cursor.zigzag()?;
-            let widths: [u8; MINIS] = *cursor.take(MINIS)?.first_chunk().ok_or(Unknown)?;
+            let widths: [u8; MINIS] = *cursor.take(MINIS)?.first_chunk().ok_or(UnsupportedPage)?;
             let small = delta_min.unsigned_abs() < 1 << QUICK_BITS;
             for width in widths {
                 if left == 0 {
@@ -243,9 +243,9 @@ fn add_mini(
     delta_min: i64,
     mut last: i64,
     count: usize,
-) -> Result<i64, Unknown> {
+) -> Result<i64, UnsupportedPage> {
     if width > 64 {
-        return Err(Unknown);
+        return Err(UnsupportedPage);
     }
     let mut values = [0; MINI_VALUES];
     for (at, value) in values[..count].iter_mut().enumerate() {
@@ -301,7 +301,7 @@ const INTEGER: u8 = 0x15;
 const END: u8 = 0;
 
 /// The header as our writer writes it, to the byte.
-fn header(cursor: &mut Cursor<'_>) -> Result<Header, Unknown> {
+fn header(cursor: &mut Cursor<'_>) -> Result<Header, UnsupportedPage> {
     const DATA: i64 = 0;
     const DICTIONARY: i64 = 2;
     const DATA_HEADER: u8 = 0x2c; // field 5 after 3, a struct
@@ -313,10 +313,10 @@ fn header(cursor: &mut Cursor<'_>) -> Result<Header, Unknown> {
     let wanted = match page {
         DATA => DATA_HEADER,
         DICTIONARY => DICTIONARY_HEADER,
-        _ => return Err(Unknown),
+        _ => return Err(UnsupportedPage),
     };
     if bytes != packed_bytes || cursor.byte()? != wanted {
-        return Err(Unknown);
+        return Err(UnsupportedPage);
     }
     let (values, encoding) = (cursor.integer()?, cursor.integer()?);
     let (rest, encoding): (&[u8], _) = match (page, encoding) {
@@ -324,28 +324,30 @@ fn header(cursor: &mut Cursor<'_>) -> Result<Header, Unknown> {
         (DATA, 0) => (&LEVELS, Some(Encoding::Plain)),
         (DATA, 8) => (&LEVELS, Some(Encoding::Dictionary)),
         (DATA, 5) => (&LEVELS, Some(Encoding::Deltas)),
-        _ => return Err(Unknown),
+        _ => return Err(UnsupportedPage),
     };
     if cursor.take(rest.len())? != rest || cursor.take(2)? != [END, END] {
-        return Err(Unknown);
+        return Err(UnsupportedPage);
     }
     // Both are 32 bits wide in the format.
-    let size = |value: i64| u32::try_from(value).ok().filter(|&value| value <= i32::MAX.cast_unsigned()).ok_or(Unknown);
+    let size = |value: i64| {
+        u32::try_from(value).ok().filter(|&value| value <= i32::MAX.cast_unsigned()).ok_or(UnsupportedPage)
+    };
     Ok(Header { encoding, values: size(values)? as usize, bytes: size(bytes)? as usize })
 }
 
 /// How many of so many rows have a value.
-fn present(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, Unknown> {
-    let levels_bytes = u32::from_le_bytes(*cursor.take(4)?.first_chunk().ok_or(Unknown)?) as usize;
+fn present(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, UnsupportedPage> {
+    let levels_bytes = u32::from_le_bytes(*cursor.take(4)?.first_chunk().ok_or(UnsupportedPage)?) as usize;
     let start = cursor.at;
-    let end = start.checked_add(levels_bytes).filter(|&end| end <= cursor.end).ok_or(Unknown)?;
+    let end = start.checked_add(levels_bytes).filter(|&end| end <= cursor.end).ok_or(UnsupportedPage)?;
     let mut levels = Cursor { bytes: cursor.bytes, at: start, end };
     let mut present = 0;
     runs(&mut levels, 1, rows, |run| {
         present += match run {
             Run::Repeated { index: 0, .. } => 0,
             Run::Repeated { index: 1, count } => count,
-            Run::Repeated { .. } => return Err(Unknown),
+            Run::Repeated { .. } => return Err(UnsupportedPage),
             Run::Packed { packed, count } => {
                 let ones = |bytes: &[u8]| bytes.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
                 let whole = count / 8;
@@ -372,25 +374,25 @@ fn runs<'a>(
     cursor: &mut Cursor<'a>,
     width: u8,
     count: usize,
-    mut each: impl FnMut(Run<'a>) -> Result<(), Unknown>,
-) -> Result<(), Unknown> {
+    mut each: impl FnMut(Run<'a>) -> Result<(), UnsupportedPage>,
+) -> Result<(), UnsupportedPage> {
     let mut left = count;
     while left > 0 {
         let head = cursor.varint()?;
-        let length = usize::try_from(head >> 1).ok().filter(|&length| length > 0).ok_or(Unknown)?;
+        let length = usize::try_from(head >> 1).ok().filter(|&length| length > 0).ok_or(UnsupportedPage)?;
         let count = if head & 1 == 0 {
             let mut word = [0; 8];
             let bytes = cursor.take(usize::from(width.div_ceil(8)))?;
             word[..bytes.len()].copy_from_slice(bytes);
-            let index = usize::try_from(u64::from_le_bytes(word)).ok().ok_or(Unknown)?;
+            let index = usize::try_from(u64::from_le_bytes(word)).ok().ok_or(UnsupportedPage)?;
             if length > left {
-                return Err(Unknown);
+                return Err(UnsupportedPage);
             }
             each(Run::Repeated { index, count: length })?;
             length
         } else {
             // The last eight may be more than are left.
-            let values = length.checked_mul(8).filter(|&values| values < left + 8).ok_or(Unknown)?;
+            let values = length.checked_mul(8).filter(|&values| values < left + 8).ok_or(UnsupportedPage)?;
             let packed = cursor.packed(values, width)?;
             let count = values.min(left);
             each(Run::Packed { packed, count })?;
@@ -413,44 +415,44 @@ impl<'a> Cursor<'a> {
         &self.bytes[self.at..self.end]
     }
 
-    fn ended(&self) -> Result<(), Unknown> {
-        if self.at == self.end { Ok(()) } else { Err(Unknown) }
+    fn ended(&self) -> Result<(), UnsupportedPage> {
+        if self.at == self.end { Ok(()) } else { Err(UnsupportedPage) }
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Unknown> {
-        let taken = self.rest().get(..count).ok_or(Unknown)?;
+    fn take(&mut self, count: usize) -> Result<&'a [u8], UnsupportedPage> {
+        let taken = self.rest().get(..count).ok_or(UnsupportedPage)?;
         self.at += count;
         Ok(taken)
     }
 
     /// So many packed values, a multiple of 8, with the slack after them.
-    fn packed(&mut self, values: usize, width: u8) -> Result<&'a [u8], Unknown> {
+    fn packed(&mut self, values: usize, width: u8) -> Result<&'a [u8], UnsupportedPage> {
         let start = self.at;
-        let bytes = (values / 8).checked_mul(usize::from(width)).ok_or(Unknown)?;
+        let bytes = (values / 8).checked_mul(usize::from(width)).ok_or(UnsupportedPage)?;
         self.take(bytes)?;
-        self.bytes.get(start..start + bytes + SLACK_BYTES).ok_or(Unknown)
+        self.bytes.get(start..start + bytes + SLACK_BYTES).ok_or(UnsupportedPage)
     }
 
-    fn byte(&mut self) -> Result<u8, Unknown> {
+    fn byte(&mut self) -> Result<u8, UnsupportedPage> {
         Ok(self.take(1)?[0])
     }
 
-    fn varint(&mut self) -> Result<u64, Unknown> {
+    fn varint(&mut self) -> Result<u64, UnsupportedPage> {
         let mut rest = self.rest();
-        let value = take_u64(&mut rest).ok_or(Unknown)?;
+        let value = take_u64(&mut rest).ok_or(UnsupportedPage)?;
         self.at = self.end - rest.len();
         Ok(value)
     }
 
-    fn zigzag(&mut self) -> Result<i64, Unknown> {
+    fn zigzag(&mut self) -> Result<i64, UnsupportedPage> {
         let mut rest = self.rest();
-        let value = take_i64(&mut rest).ok_or(Unknown)?;
+        let value = take_i64(&mut rest).ok_or(UnsupportedPage)?;
         self.at = self.end - rest.len();
         Ok(value)
     }
 
     /// The next field of a struct, an integer.
-    fn integer(&mut self) -> Result<i64, Unknown> {
-        if self.byte()? == INTEGER { self.zigzag() } else { Err(Unknown) }
+    fn integer(&mut self) -> Result<i64, UnsupportedPage> {
+        if self.byte()? == INTEGER { self.zigzag() } else { Err(UnsupportedPage) }
     }
 }

@@ -8,7 +8,7 @@ use parquet::{column::reader::ColumnReader, file::metadata::RowGroupMetaData};
 use super::{
     batch::{BatchBuilder, arrow_schema},
     column_reader::{Cell, ColumnRef, PartColumns, Position},
-    column_sum::{Stretch, sum_column, sum_integers, sum_pages},
+    column_sum::{Progress, RowGroupStart, StoredColumn, SumError, sum_integers, sum_pages},
     file::{Chunk, ParquetFile, decode_footer},
     read_rows::TEXTS_MAX,
     writer::{Layout, PartWriter, WrittenFile},
@@ -100,10 +100,10 @@ fn check_reads(layout: Layout) {
     {
         reads::take();
         let mut sum = Sum::default();
-        let result = sum_column(&file, &part, (index, name, column_type), (0, 0), u64::MAX, &mut sum);
-        match (result.expect("readable"), total) {
-            (Ok(Stretch { next: None, .. }), Ok(total)) => assert_eq!(sum.total(), Ok(total.cast_signed())),
-            (Err(bad), Err(row)) => assert_eq!(bad.row, row),
+        let column = StoredColumn { file: &file, part: &part, index, name, column_type };
+        match (column.sum(RowGroupStart::default(), u64::MAX, &mut sum), total) {
+            (Ok(Progress { next: None, .. }), Ok(total)) => assert_eq!(sum.total(), Ok(total.cast_signed())),
+            (Err(SumError::BadCell(bad)), Err(row)) => assert_eq!(bad.row, row),
             other => panic!("{other:?}"),
         }
         check_inside(&file, &part, [index]);
@@ -113,31 +113,31 @@ fn check_reads(layout: Layout) {
     let [big, text] = refs.map(|(name, index, column_type)| ColumnRef { index, name, column_type });
     reads::take();
     let open = PartColumns::open(&file, &part).expect("a footer");
-    // The lengths of stretches are those of a block, of some blocks, and odd ones.
+    // The lengths of ranges are those of a block, of some blocks, and odd ones.
     for rows_max in [TEXTS_MAX, 9999, 100_000] {
         let (mut at, mut found) = (Position::default(), Vec::new());
-        while let Some((stretch, after)) = open.stretch(at, &[&big, &text], rows_max).expect("readable") {
-            let count = u32::try_from(stretch.rows_count()).expect("few");
-            assert!(count as usize <= rows_max, "{stretch:?}");
+        while let Some((range, after)) = open.next_rows(at, &[&big, &text], rows_max).expect("readable") {
+            let count = u32::try_from(range.rows_count()).expect("few");
+            assert!(count as usize <= rows_max, "{range:?}");
             let mut rows: Vec<(u32, i64)> = (0..count).map(|offset| (offset, 0)).collect();
             let rare = |_, data: &mut i64, cell: Cell<'_>| {
                 let Cell::Int64(value) = cell else { panic!("{cell:?}") };
                 *data = value;
                 Ok(value % 1000 == 0)
             };
-            open.narrow(&big, &stretch, &mut rows, rare).expect("readable");
+            open.filter_rows(&big, &range, &mut rows, rare).expect("readable");
             let all = |offset, data: &mut i64, cell: Cell<'_>| {
-                let row = stretch.row_number(offset) - 1;
+                let row = range.row_number(offset) - 1;
                 assert_eq!((cell, *data % 1000), (Cell::Utf8(&format!("text {row}")), 0));
                 *data = row.cast_signed();
                 Ok(row % 2 == 0)
             };
-            open.narrow(&text, &stretch, &mut rows, all).expect("readable");
+            open.filter_rows(&text, &range, &mut rows, all).expect("readable");
             found.extend(rows.into_iter().map(|(_, row)| row.cast_unsigned()));
             at = after;
         }
         let wanted = |row: &u64| (row * 1_000_003 % 7_777_777).is_multiple_of(1000) && row.is_multiple_of(2);
-        assert_eq!(found, (0..ROWS).filter(wanted).collect::<Vec<_>>(), "stretches of {rows_max}");
+        assert_eq!(found, (0..ROWS).filter(wanted).collect::<Vec<_>>(), "ranges of {rows_max}");
     }
     check_inside(&file, &part, [1, 2]);
 }
@@ -217,10 +217,8 @@ fn library_sum(chunk: &Chunk<'_>) -> Result<(u64, Sum), String> {
         return Err("not of integers".to_owned());
     };
     let mut sum = Sum::default();
-    match sum_integers(reader, &mut sum).map_err(|error| error.to_string())? {
-        Ok(rows) => Ok((rows, sum)),
-        Err(bad_cell) => Err(format!("{bad_cell:?}")),
-    }
+    let rows = sum_integers(reader, &mut sum).map_err(|error| error.to_string())?;
+    Ok((rows, sum))
 }
 
 fn check_pages(store: &Store, batches: &[Int64Array], what: &str) {
@@ -353,27 +351,27 @@ fn stretches_of_long_cells_are_short_and_the_same_for_all_columns() {
     let refs = [("text", 0, ColumnType::Utf8), ("x", 1, ColumnType::Int64)];
     let [texts, numbers] = refs.map(|(name, index, column_type)| ColumnRef { index, name, column_type });
     let open = PartColumns::open(&file, &part).expect("a footer");
-    let (mut at, mut found, mut stretches) = (Position::default(), 0, 0);
-    while let Some((stretch, after)) = open.stretch(at, &[&texts, &numbers], 1000).expect("readable") {
-        assert!(stretch.bytes() <= SLICE_BYTES as u64, "{stretch:?}");
-        let row_of = |offset| usize::try_from(stretch.row_number(offset)).expect("few") - 1;
-        let count = u32::try_from(stretch.rows_count()).expect("few");
+    let (mut at, mut found, mut ranges) = (Position::default(), 0, 0);
+    while let Some((range, after)) = open.next_rows(at, &[&texts, &numbers], 1000).expect("readable") {
+        assert!(range.bytes() <= SLICE_BYTES as u64, "{range:?}");
+        let row_of = |offset| usize::try_from(range.row_number(offset)).expect("few") - 1;
+        let count = u32::try_from(range.rows_count()).expect("few");
         let mut rows: Vec<(u32, ())> = (0..count).map(|offset| (offset, ())).collect();
         let check_text = |offset, (): &mut (), cell: Cell<'_>| {
             assert!(cell == Cell::Utf8(&text(row_of(offset))), "row {}", row_of(offset));
             Ok(row_of(offset) % 2 == 0)
         };
-        open.narrow(&texts, &stretch, &mut rows, check_text).expect("readable");
+        open.filter_rows(&texts, &range, &mut rows, check_text).expect("readable");
         let check_number = |offset, (): &mut (), cell: Cell<'_>| {
             let row = row_of(offset);
             assert_eq!(cell, if row % 3 == 0 { Cell::Empty } else { Cell::Int64(row as i64) });
             Ok(true)
         };
-        open.narrow(&numbers, &stretch, &mut rows, check_number).expect("readable");
-        (at, found, stretches) = (after, found + rows.len(), stretches + 1);
+        open.filter_rows(&numbers, &range, &mut rows, check_number).expect("readable");
+        (at, found, ranges) = (after, found + rows.len(), ranges + 1);
     }
     assert_eq!(found, ROWS / 2);
-    assert!(stretches > 1, "the test wants stretches that begin within a row group");
+    assert!(ranges > 1, "the test wants ranges that begin within a row group");
 }
 
 /// Everything that was read since the last time is of these columns or of the footer.

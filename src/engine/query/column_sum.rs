@@ -21,7 +21,7 @@ use crate::{
     engine::{
         csv::stored::check_rows,
         parquet::{
-            column_sum::{BadCell, sum_column},
+            column_sum::{BadCell, RowGroupStart, StoredColumn, SumError},
             wide::is_wide,
         },
         parts::selection::parts_to_read,
@@ -278,12 +278,15 @@ impl GroupSum {
     fn sum_parquet(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
         let Some((_, column_index, column_type)) = find_column(store, part, column)? else { return Ok(true) };
         let file = store.open_part(part, Format::Parquet)?;
-        let position = (self.position.row_group, self.position.rows);
-        let of_column = (column_index, column, column_type);
-        let read = sum_column(&file, part, of_column, position, SLICE_BYTES as u64, &mut self.sum)?
-            .map_err(|bad_cell| Stop::BadCell(bad_cell).error(part, column, 0))?;
+        let Position { row_group, rows: rows_before } = self.position;
+        let stored = StoredColumn { file: &file, part, index: column_index, name: column, column_type };
+        let read = stored.sum(RowGroupStart { row_group, rows_before }, SLICE_BYTES as u64, &mut self.sum);
+        let read = read.map_err(|error| match error {
+            SumError::BadCell(bad_cell) => Stop::BadCell(bad_cell).error(part, column, 0),
+            SumError::Failed(error) => error,
+        })?;
         self.read.bytes += read.bytes;
-        if let Some((row_group, rows)) = read.next {
+        if let Some(RowGroupStart { row_group, rows_before: rows }) = read.next {
             self.position = Position { row_group, rows };
             return Ok(false);
         }

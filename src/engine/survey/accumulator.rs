@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     engine::{
-        parquet::column_reader::{Cell, ColumnRef, PartColumns, Stretch},
+        parquet::column_reader::{Cell, ColumnRef, PartColumns, RowRange},
         values::{mean::Mean, parse::number},
     },
     error::{Error, statistics::StatisticsError},
@@ -83,22 +83,22 @@ impl Survey {
         Self { global: Mean::default(), of_state: Mean::default(), groups: HashMap::new(), texts, bytes: 0, memory }
     }
 
-    /// Adds the rows of a stretch that belong to the question, column by column.
+    /// Adds the rows of a range that belong to the question, column by column.
     pub(super) fn read(
         &mut self,
         file: &PartColumns<'_>,
         part: &Part,
         columns: &Columns,
-        stretch: &Stretch,
+        range: &RowRange,
         question: &SurveyQuestion,
     ) -> Result<(), Error> {
         let mut buffer = String::new();
-        let offsets = 0..u32::try_from(stretch.rows_count()).unwrap_or(u32::MAX);
+        let offsets = 0..u32::try_from(range.rows_count()).unwrap_or(u32::MAX);
         let mut rows: Vec<_> = offsets.map(|offset| (offset, Row::default())).collect();
-        file.narrow(&columns.question, stretch, &mut rows, |_, _, cell| {
+        file.filter_rows(&columns.question, range, &mut rows, |_, _, cell| {
             Ok(cell != Cell::Empty && cell.text(&mut buffer) == question.question)
         })?;
-        file.narrow(&columns.value, stretch, &mut rows, |offset, row, cell| {
+        file.filter_rows(&columns.value, range, &mut rows, |offset, row, cell| {
             let value = match cell {
                 Cell::Float64(value) => Ok(Some(value)),
                 Cell::Int64(value) => Ok(Some(value as f64)),
@@ -106,7 +106,7 @@ impl Survey {
             };
             let value = value.map_err(|problem| Error::Cell {
                 part: part.id,
-                row: stretch.row_number(offset),
+                row: range.row_number(offset),
                 column: columns.value.name.to_owned(),
                 cell: cell.text(&mut buffer).to_owned(),
                 problem,
@@ -121,16 +121,16 @@ impl Survey {
         }
         match &question.state {
             Some(state) => {
-                file.narrow(&columns.state, stretch, &mut rows, |_, _, cell| {
+                file.filter_rows(&columns.state, range, &mut rows, |_, _, cell| {
                     Ok(cell != Cell::Empty && cell.text(&mut buffer) == state)
                 })?;
                 rows.iter().for_each(|(_, row)| self.of_state.add(row.value));
             }
-            None => self.narrow_to_texts(0, file, &columns.state, stretch, &mut rows, question)?,
+            None => self.narrow_to_texts(0, file, &columns.state, range, &mut rows, question)?,
         }
         if question.ask.is_by_category() {
-            self.narrow_to_texts(1, file, &columns.category, stretch, &mut rows, question)?;
-            self.narrow_to_texts(2, file, &columns.stratification, stretch, &mut rows, question)?;
+            self.narrow_to_texts(1, file, &columns.category, range, &mut rows, question)?;
+            self.narrow_to_texts(2, file, &columns.stratification, range, &mut rows, question)?;
         } else if question.ask.is_of_state() {
             return Ok(());
         }
@@ -146,12 +146,12 @@ impl Survey {
         place: usize,
         file: &PartColumns<'_>,
         column: &ColumnRef,
-        stretch: &Stretch,
+        range: &RowRange,
         rows: &mut Vec<(u32, Row)>,
         question: &SurveyQuestion,
     ) -> Result<(), Error> {
         let mut buffer = String::new();
-        file.narrow(column, stretch, rows, |_, row, cell| {
+        file.filter_rows(column, range, rows, |_, row, cell| {
             row.codes[place] = self.code(cell.text(&mut buffer), question)?;
             Ok(row.codes[place] != 0)
         })

@@ -109,7 +109,7 @@ struct GroupRead {
 }
 
 impl GroupRead {
-    /// One slice: parts, or stretches of a large part, up to about `SURVEY_SLICE_ROWS` or `SLICE_BYTES`.
+    /// One slice: parts, or ranges of a large part, up to about `SURVEY_SLICE_ROWS` or `SLICE_BYTES`.
     fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
         let (mut rows_left, mut bytes) = (SURVEY_SLICE_ROWS, 0);
         while let Some(part) = self.group.get(self.next).map(Arc::clone) {
@@ -118,10 +118,10 @@ impl GroupRead {
                 let file = store.open_part(&part, Format::Parquet)?;
                 let open = PartColumns::open(&file, &part)?;
                 let needed = columns.needed(question.ask);
-                while let Some((stretch, after)) = open.stretch(self.position, &needed, rows_left)? {
-                    self.survey.read(&open, &part, &columns, &stretch, question)?;
-                    rows_left -= stretch.rows_count();
-                    bytes = stretch.bytes().saturating_add(bytes);
+                while let Some((range, after)) = open.next_rows(self.position, &needed, rows_left)? {
+                    self.survey.read(&open, &part, &columns, &range, question)?;
+                    rows_left -= range.rows_count();
+                    bytes = range.bytes().saturating_add(bytes);
                     self.position = after;
                     if rows_left == 0 || bytes >= SLICE_BYTES as u64 {
                         return Ok(());
