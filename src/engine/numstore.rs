@@ -1,8 +1,9 @@
-//! NumStore, P2's service: values by key, their running total, and the factorials that were asked for last.
+//! NumStore, the service of the key/value course project, whose client program runs against this server unchanged: values by
+//! key, their running total, and a cache of the factorials that were asked for last.
 //!
-//! [`Numbers`] is what the lock guards, map operations alone. `set` and `factorial` are the calls: each holds one of
-//! `NUMSTORE_CALLS_MAX` places from its beginning to its end, and a factorial is computed between two short turns of the
-//! lock, never under it. All of it lives in memory and ends with the server.
+//! `state/numbers.rs` has the table that the lock guards. `set` and `factorial` are the calls. Each holds one of
+//! `NUMSTORE_CALLS_MAX` permits from beginning to end. A factorial is computed without the lock, which is taken once before
+//! and once after it. Everything is in memory only and is lost when the server ends.
 //!
 //! Invariant: `total` is the sum of all values, and fits in 64 bits.
 
@@ -17,9 +18,9 @@ use crate::{
     error::{Error, numstore::NumStoreError},
 };
 
-/// Gives a key a value; the total of all values after it.
+/// Sets a key's value, and returns the total of all values.
 pub(crate) async fn set(context: &Context, key: Key, value: i64) -> Result<i64, Error> {
-    let _place = context.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
+    let _permit = context.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
     context.state.with(|state| state.numbers.set(key, value))
 }
 
@@ -27,7 +28,7 @@ pub(crate) async fn set(context: &Context, key: Key, value: i64) -> Result<i64, 
 ///
 /// Errors: the key was never set; its value is below 0; the factorial does not fit in 64 bits.
 pub(crate) async fn factorial(context: &Context, key: Key) -> Result<Factorial, Error> {
-    let _place = context.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
+    let _permit = context.number_calls.acquire().await.ok().ok_or(Error::Draining)?;
     let Some((value, cached)) = context.state.with(|state| state.numbers.look_up(&key)) else {
         return Err(NumStoreError::KeyNotSet { key: key.0.into_string() }.into());
     };
@@ -40,12 +41,13 @@ pub(crate) async fn factorial(context: &Context, key: Key) -> Result<Factorial, 
     let Some(factorial) = factorial_of(value) else {
         return Err(NumStoreError::FactorialTooLarge { key: key.0.into_string(), value }.into());
     };
-    // Another call may have computed and kept the same meanwhile: it is the same number.
+    // Another call may have stored the same factorial meanwhile, which does not matter.
     context.state.with(|state| state.numbers.keep(value, factorial));
     Ok(Factorial { factorial, hit: false })
 }
 
-/// The product of 1 to `value`, 1 for 0; none if it does not fit. It ends at 21 at the latest.
+/// The product of 1 to `value`, which is 1 for 0; `None` if it does not fit in 64 bits. 21! does not fit, so this multiplies
+/// at most 21 times.
 fn factorial_of(value: i64) -> Option<i64> {
     assert_unlocked();
     (1..=value).try_fold(1, i64::checked_mul)
@@ -124,7 +126,7 @@ mod tests {
             }
         }
         assert!((500..2000).contains(&hits), "{hits} hits: the sequence must meet both");
-        // What has no factorial is never in the cache, and takes nobody's place.
+        // A value without a factorial is not put in the cache, and removes nothing from it.
         let before = engine.context.state.with(|state| state.numbers.factorials.len());
         engine.set_number(key("bad"), 21).await.expect("fits");
         assert!(engine.factorial(key("bad")).await.is_err());
@@ -180,9 +182,9 @@ mod tests {
         assert_eq!(numbers.set(key("7"), 2).expect("a known key"), 50_001);
     }
 
-    /// While the test holds the lock, every call that has a place stands still in it, with its thread. With one thread
-    /// more than places all calls can begin, and wait for a place without a thread; a fifth with a place, or one that
-    /// does not keep its place, would stop the last thread.
+    /// While the test holds the lock, every call that has a permit blocks its thread. There is one thread more than permits,
+    /// so that all other calls can begin, and wait for a permit without blocking a thread. A fifth call with a permit would
+    /// block the last thread, and so would a call that gives up its permit too early.
     #[test]
     fn four_calls_compute_at_once() {
         const CALLS: usize = 16;

@@ -1,4 +1,4 @@
-//! Stopping jobs, those that wait and those that run.
+//! Cancelling jobs that wait or run.
 
 use super::{
     record::RecordState,
@@ -14,14 +14,14 @@ use crate::{
 
 use std::sync::Arc;
 
-/// Stops a job's work, or takes it from the queue. Says whether there was something to stop.
+/// Stops a running job, or removes a waiting job from its queue. Returns whether there was something to stop.
 pub(crate) async fn cancel(context: Arc<Context>, id: JobId) -> Result<bool, Error> {
     match context.state.with(|state| state.jobs.cancel(id)) {
         None => Ok(false),
         Some(Cancelled::Running) => Ok(true),
         Some(Cancelled::Waiting) => {
             if let Err(error) = end_waiting(&context, id).await {
-                // It runs no more; that it is told on disk may take long.
+                // The job no longer runs. Writing that to disk is retried in the background, as it may take long.
                 tokio::spawn(async move {
                     let mut failure = Some(error);
                     while let Some(error) = failure

@@ -1,12 +1,13 @@
-//! Jobs: work asked for now and fetched later. Their states under the lock, their results on disk, the order in which
-//! they run. Their records are in `job_records.rs`.
+//! Jobs: work that is requested now and whose result is fetched later. Their states are under the lock (`state/jobs.rs`);
+//! their records (`record.rs`), inputs and results are on disk.
 //!
-//! A job is accepted once its record is on disk. Each change of its state is a record published in place of the last one,
-//! as a receipt is; its result is published before the record that says it is done. So a start finds every job that was
-//! accepted: what had not ended runs again, what was done still answers. At any time one task alone writes a job's record.
+//! A job is accepted once its record is on disk. For each change of its state a new record replaces the last one, by a
+//! rename as for receipts. A result is published before the record that says that the job is done. So the server finds every
+//! accepted job when it starts: jobs that had not ended run again, and results can still be fetched. Only one task at a time
+//! writes a job's record.
 //!
-//! Jobs run in the order in which they were accepted, a few of each kind at once; what they compute are slices on the
-//! workers, in a lane of their own. What a job is to do stays on disk until its turn, and its result stays there.
+//! Jobs of one kind run in the order in which they were accepted, a few at once. They compute in slices on the workers, in
+//! their own lane. What a job has to do is read from disk when it runs.
 //!
 //! Memory: at most [`JOBS_MAX`] entries, of which `JOBS_UNFINISHED_MAX` have work to do.
 

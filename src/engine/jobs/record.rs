@@ -1,6 +1,6 @@
-//! The records of jobs on disk: what they say, how they are written and read, what of them a start finds.
+//! The records of jobs on disk: their contents, reading and writing them, and finding them when the server starts.
 //!
-//! What a record means for a job that is known, and every job in memory, is in `jobs.rs`.
+//! The jobs in memory are in `state/jobs.rs`; `record_changes.rs` changes both.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,10 @@ use crate::{
 /// The version of the records that this program writes. Version 1 has no checksums, neither its own nor those of files.
 const RECORD_VERSION: u32 = 2;
 
-/// The last number of a statistic, and of a job's turn, that is believed: so many are never given out.
+/// A record with a greater number of a statistic or a greater order is damaged: so many are never given out.
 const JOB_NUMBER_MAX: u64 = u64::MAX / 2;
 
-/// What a job is to do.
+/// What a job has to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Work {
@@ -36,10 +36,10 @@ pub(crate) struct Record {
     pub(crate) id: JobId,
     /// The order in which jobs were accepted, over both kinds.
     pub(super) order: u64,
-    /// How often it was begun.
+    /// How often it was started.
     pub(super) starts: u32,
     pub(crate) work: Work,
-    /// What its input is verified against: 16 hexadecimal digits.
+    /// The checksum of its input: 16 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     input_check: Option<String>,
     pub(crate) state: RecordState,
@@ -55,7 +55,7 @@ pub(crate) enum RecordState {
     Running,
     Done {
         bytes: u64,
-        /// What the result is verified against: 16 hexadecimal digits.
+        /// The checksum of the result: 16 hexadecimal digits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         check: Option<String>,
     },
@@ -65,19 +65,19 @@ pub(crate) enum RecordState {
     Downloaded,
 }
 
-/// What a start found of jobs, before anything is changed.
+/// The jobs on disk when the server starts, before anything is changed.
 pub(crate) struct FoundJobs {
     /// In the order in which they were accepted.
     pub(super) jobs: Vec<FoundJob>,
-    /// Names whose record is damaged, and how.
+    /// Names of jobs whose record is damaged, and what is wrong with it.
     pub(super) damaged: Vec<(String, String)>,
-    /// Names that have files and no record.
+    /// Names of jobs with files but without a record.
     pub(super) strays: Vec<String>,
-    /// Statistics that an earlier start set aside.
+    /// Statistics that are in quarantine since an earlier start.
     pub(super) in_quarantine: Vec<JobId>,
 }
 
-/// A job that a start found. What it is to do is read again when its turn comes: together they may be long.
+/// A job that was found at start. What it has to do is read again when it runs, as that may be long for many jobs.
 pub(super) struct FoundJob {
     pub(super) id: JobId,
     pub(super) order: u64,
@@ -115,19 +115,19 @@ fn survey_of(name: &str) -> Option<JobId> {
     name.parse().ok().filter(|id| matches!(id, JobId::Survey(_)) && !is_beyond_all(*id))
 }
 
-/// Whether the number of a statistic is none that a server gave out.
+/// Whether the number of a statistic is so great that no server gave it out.
 pub(super) fn is_beyond_all(id: JobId) -> bool {
     matches!(id, JobId::Survey(number) if number > JOB_NUMBER_MAX)
 }
 
 impl Record {
-    /// Of a job that is about to be accepted.
+    /// The first record of a job that is about to be accepted.
     pub(crate) fn new(id: JobId, order: u64, work: Work, input_check: Option<u64>) -> Self {
         let (format, input_check, since) = (RECORD_VERSION, input_check.map(to_hex), Utc::now());
         Self { format, id, order, starts: 0, work, input_check, state: RecordState::Queued, since }
     }
 
-    /// What its input is verified against.
+    /// The checksum that its input is verified against.
     pub(crate) fn input_check(&self) -> Option<u64> {
         self.input_check.as_deref().and_then(from_hex)
     }
@@ -168,7 +168,7 @@ impl Record {
 }
 
 impl RecordState {
-    /// What the result is verified against; none if there is none, or if a record of version 1 tells of it.
+    /// The checksum that the result is verified against; `None` if there is no result, or if the record has version 1.
     pub(crate) fn result_check(&self) -> Option<u64> {
         match self {
             Self::Done { check, .. } => check.as_deref().and_then(from_hex),
@@ -189,7 +189,7 @@ impl From<RecordState> for JobState {
     }
 }
 
-/// Times as receipts have them.
+/// Times in the format that receipts use, too.
 mod rfc3339 {
     use chrono::{DateTime, SecondsFormat, Utc};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

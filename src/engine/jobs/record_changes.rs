@@ -1,4 +1,4 @@
-//! Reading and changing the record of a job on disk, and with it what the table says of the job.
+//! Reading and changing a job's record on disk together with its entry in the table of jobs.
 
 use super::record::{Record, RecordState};
 use crate::{
@@ -17,8 +17,8 @@ use chrono::Utc;
 
 use std::sync::Arc;
 
-/// After a job could not be read or written: whether that is to be tried again, once some time has passed. What fails
-/// now, on a full disk perhaps, does not end a job. Only the end of the server does, and a record that is none.
+/// Decides whether to try again after a job could not be read or written, and waits before it returns `true`. A failure
+/// that may pass, such as a full disk, does not end a job. The shutdown of the server and a damaged record do.
 pub(super) async fn is_tried_again(context: &Arc<Context>, id: JobId, error: &Error) -> bool {
     match error {
         Error::Draining => return false,
@@ -45,7 +45,8 @@ pub(super) async fn read_record(context: &Arc<Context>, id: JobId) -> Result<Rec
     context.workers.run(Lane::Job, move || Record::read(&store, &id.to_string())).await.flatten()
 }
 
-/// Publishes a job's record, a result before it, and then tells of its state. What an ended job does not need goes.
+/// Publishes a job's result, if it has one, and then its record; then changes its state in the table. The input of a job
+/// that has ended is removed.
 pub(crate) async fn change_record(
     context: &Arc<Context>,
     record: &mut Record,
@@ -59,7 +60,7 @@ pub(crate) async fn change_record(
         if let Some(result) = result {
             store.publish_job_file(result, &name, JobFile::Result)?;
         }
-        // A result that no record tells of would fill the disk on which the next record needs room.
+        // If the record cannot be written, the result is removed, as the next record may need its space on the disk.
         record.publish(&store).inspect_err(|_| match record.state {
             RecordState::Done { .. } | RecordState::Failed { .. } => store.remove_job_file(&name, JobFile::Result),
             RecordState::Queued | RecordState::Running | RecordState::Downloaded => {}
@@ -75,7 +76,7 @@ pub(crate) async fn change_record(
     Ok(())
 }
 
-/// Why a job failed, no longer than an entry may hold.
+/// Why a job failed, shortened to what an entry may hold.
 pub(super) fn reason_of(error: &Error) -> String {
     let mut reason = error.to_string();
     if reason.len() > JOB_REASON_BYTES_MAX {

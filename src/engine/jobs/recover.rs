@@ -1,4 +1,4 @@
-//! Jobs that a start finds on disk.
+//! Puts the folder of jobs in order when the server starts, and fills the table of jobs.
 
 use super::record::{FoundJob, FoundJobs, is_beyond_all};
 use crate::{
@@ -9,24 +9,24 @@ use crate::{
     error::Error,
 };
 
-/// Jobs after a start.
+/// The jobs after a start.
 pub(crate) struct Recovered {
-    /// All of them; those that had not ended wait again.
+    /// All known jobs; those that had not ended are queued again.
     pub(crate) jobs: Jobs,
-    /// Jobs of which there were files and no record; they were removed.
+    /// How many jobs had files but no record; their files were removed.
     pub(crate) leftovers: usize,
-    /// Names of those that were set aside, and why.
+    /// Names of the jobs that were moved to quarantine, and why.
     pub(crate) set_aside: Vec<(String, String)>,
 }
 
-/// Puts the folder in order.
+/// Removes the files that no job needs, moves damaged jobs to quarantine, and returns the table of jobs.
 pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Error> {
     let mut jobs = Jobs::new();
     for FoundJob { id, order, state, since, files } in found.jobs {
         let name = id.to_string();
         let (mut result_bytes, result_check) = (None, state.result_check());
         let state = match state.into() {
-            // Of another size it is damaged, which whoever asks for it is told, as long as it is not put back.
+            // Its size is not compared here: a reader of a damaged result gets an error until the file has been replaced.
             JobState::Done { bytes } if files.result.is_some() => {
                 result_bytes = Some(bytes);
                 JobState::Done { bytes }
@@ -36,7 +36,7 @@ pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
             state @ (JobState::Failed { .. } | JobState::Downloaded) => state,
         };
         if files.result.is_some() && result_bytes.is_none() {
-            store.remove_job_file(&name, JobFile::Result); // of a run that did not come to its end
+            store.remove_job_file(&name, JobFile::Result); // from a run that was interrupted
         }
         if files.input.is_some() && !state.is_undone() {
             store.remove_job_file(&name, JobFile::Input);
@@ -49,7 +49,7 @@ pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
     for (name, _) in &found.damaged {
         store.move_job_to_quarantine(name)?;
     }
-    // Who asked for them may ask again, and must not be told of another job.
+    // Their numbers are not given out again: their clients may still ask for them, and must not get another job's state.
     found.in_quarantine.iter().for_each(|id| jobs.skip_to(*id));
     let damaged = found.damaged.iter().filter_map(|(name, _)| name.parse().ok());
     damaged.filter(|id| !is_beyond_all(*id)).for_each(|id| jobs.skip_to(id));

@@ -33,7 +33,7 @@ impl ResultFile {
         self.file.bytes()
     }
 
-    /// What the result has from `offset` on, at most so many bytes, and less only at its end.
+    /// Reads `bytes_max` bytes from `offset` on, or fewer at the end of the result.
     pub async fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
         let file = self.file.clone();
         let read = move || file.block(offset, bytes_max);
@@ -61,10 +61,10 @@ pub(crate) async fn open_result(context: &Arc<Context>, id: JobId) -> Result<Res
     }
 }
 
-/// Notes that a result was fetched whole: the next sweep removes it.
+/// Notes that a whole result was fetched. A later sweep removes it.
 pub(crate) async fn mark_downloaded(context: Arc<Context>, id: JobId) -> Result<(), Error> {
     if !context.state.with(|state| state.jobs.begin_write(id, |state| matches!(state, JobState::Done { .. }))) {
-        return Ok(()); // fetched by another one first, or gone
+        return Ok(()); // another call has already fetched it, or it was removed
     }
     let marked = async {
         let mut record = read_record(&context, id).await?;

@@ -1,4 +1,4 @@
-//! Runs jobs: whose turn it is, the work, the end.
+//! Runs jobs: starts the next ones, does their work, and writes how they ended.
 
 use super::{
     record::{Record, RecordState, Work},
@@ -24,7 +24,7 @@ use futures_util::FutureExt;
 use std::{io::Write, panic::AssertUnwindSafe, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// Starts what has its turn.
+/// Starts jobs until as many run as may.
 pub(crate) fn dispatch(context: &Arc<Context>) {
     while let Some((id, cancel)) = context.state.with(|state| state.jobs.start_next()) {
         let context = Arc::clone(context);
@@ -36,7 +36,8 @@ pub(crate) fn dispatch(context: &Arc<Context>) {
     }
 }
 
-/// One job from its turn to its end. It ends without a word when the server does: then the next start runs it.
+/// Runs one job to its end. If the server shuts down meanwhile, this returns without writing a state, and the job runs
+/// again after the next start.
 pub(super) async fn run(context: &Arc<Context>, id: JobId, cancel: CancellationToken) {
     if !context.state.with(|state| state.jobs.begin_write(id, JobState::is_undone)) {
         return;
@@ -49,7 +50,7 @@ pub(super) async fn run(context: &Arc<Context>, id: JobId, cancel: CancellationT
         }
     };
     let mut result = work(context, &mut record, &cancel).await;
-    // From here on it cannot be cancelled; until here it could.
+    // From here on the job cannot be cancelled. If it was cancelled before, its result is dropped.
     context.state.with(|state| state.jobs.begin_write(id, JobState::is_undone));
     if cancel.is_cancelled() && result.is_ok() {
         context.workers.discard(std::mem::replace(&mut result, Err(JobError::Cancelled.into())));
@@ -77,7 +78,7 @@ pub(super) async fn work(
     }
 }
 
-/// Writes how a job ended. Until that is written, the job has not ended.
+/// Writes how a job ended. The job has not ended until that is on disk, so failures are retried.
 async fn end(context: &Arc<Context>, mut record: Record, result: Result<Draft, Error>) {
     let mut failure = match result {
         Ok(draft) => {
@@ -97,7 +98,7 @@ async fn end(context: &Arc<Context>, mut record: Record, result: Result<Draft, E
     }
 }
 
-/// Does the work, and answers with the result in a draft.
+/// Does a job's work, and returns the result as a draft.
 async fn compute(context: &Arc<Context>, id: JobId, work: Work, input_check: Option<u64>) -> Result<Draft, Error> {
     let progress = |done, total| context.state.with(|state| state.jobs.progress(id, done, total));
     let store = Arc::clone(&context.store);

@@ -1,4 +1,4 @@
-//! Accepting jobs: a reservation in the table, the input, the first record, and only then the entry.
+//! Accepting jobs: first a reservation in the table, then the input, then the first record, and at last the entry.
 
 use super::{
     record::{Record, Work},
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// A reservation among the jobs for one that is about to be accepted; free again when dropped.
+/// Reserves an entry in the table for a job that is about to be accepted, until it is dropped.
 struct JobReservation {
     shared: Shared,
     order: u64,
@@ -34,7 +34,7 @@ struct JobReservation {
 
 impl Drop for JobReservation {
     fn drop(&mut self) {
-        // If it was used, the job counts among the entries by now.
+        // If the job was accepted, its entry has been counted by now.
         self.shared.with(|state| {
             state.jobs.reserved -= 1;
             state.jobs.undone -= 1;
@@ -49,7 +49,7 @@ pub(crate) async fn submit_survey(context: Arc<Context>, question: SurveyQuestio
     accept(context, id, reservation, Work::Survey(question), None).await
 }
 
-/// Accepts a file to be grouped and summed, once all of it has come.
+/// Accepts a file to be grouped and summed, once it has been received whole.
 pub(crate) async fn submit_task<S>(
     context: Arc<Context>,
     cancel: CancellationToken,
@@ -77,7 +77,7 @@ where
     accept(context, id, reservation, Work::GroupSum { by, sum, header }, Some(input_check)).await
 }
 
-/// A reservation for one more job, for which the oldest that ended may have to go.
+/// Reserves an entry for one more job. The oldest jobs that have ended may be removed to make room.
 fn reserve(context: &Arc<Context>) -> Result<JobReservation, Error> {
     let undone_max = context.limits.jobs.unfinished_max;
     let (order, evicted) = context.state.with(|state| state.jobs.reserve(undone_max))?;
@@ -88,7 +88,7 @@ fn reserve(context: &Arc<Context>) -> Result<JobReservation, Error> {
     Ok(JobReservation { shared: context.state.clone(), order })
 }
 
-/// Writes a job's first record, and only then lets it be known and run.
+/// Writes a job's first record; then adds the job to the table and runs it when it is its turn.
 async fn accept(
     context: Arc<Context>,
     id: JobId,
@@ -101,7 +101,7 @@ async fn accept(
     let store = Arc::clone(&context.store);
     let publish = move || record.publish(&store);
     let published = match context.state.with(|state| state.jobs.refused) {
-        true => Err(JobError::Refused.into()), // while its file came
+        true => Err(JobError::Refused.into()), // since its file began to arrive
         false => context.workers.run(Lane::Job, publish).await.flatten(),
     };
     if let Err(error) = published {

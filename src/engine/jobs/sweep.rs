@@ -1,4 +1,4 @@
-//! Removing jobs and results that are old, fetched or too many.
+//! Removes old jobs, results that were fetched, and the oldest results if they take too much space.
 
 use crate::{
     engine::{
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// Removes what is no longer wanted: first from what is told, then from disk.
+/// Removes jobs and results that are no longer needed: first from the table, then from disk.
 pub(crate) async fn sweep(context: &Arc<Context>) -> Result<(), Error> {
     let limits = context.limits.jobs;
     let (jobs, results) = context.state.with(|state| state.jobs.sweep(&limits, Utc::now()));
@@ -34,7 +34,7 @@ pub(crate) async fn remove(context: &Arc<Context>, jobs: Vec<JobId>, results: Ve
     context.workers.run(Lane::Job, remove).await
 }
 
-/// Sweeps until the engine is gone.
+/// Sweeps at regular intervals until the engine is dropped.
 pub(crate) async fn keep_sweeping(context: Weak<Context>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;

@@ -1,4 +1,4 @@
-//! What only the inside of the queue of jobs can show: a job between its turn and its first step.
+//! A test that needs the inside of the queue of jobs: a job that has left the queue and has not begun to run.
 #![allow(clippy::expect_used, reason = "a panic fails the test")]
 
 use std::{
@@ -31,12 +31,12 @@ use crate::{
 #[derive(Default)]
 struct Hold {
     released: Arc<AtomicBool>,
-    /// How many are.
+    /// How many workers are busy.
     held: Arc<AtomicUsize>,
 }
 
 impl Hold {
-    /// One more, as soon as it is free.
+    /// Keeps one more worker busy, as soon as one is free.
     async fn one(&self, engine: &Engine) {
         let (released, held) = (Arc::clone(&self.released), Arc::clone(&self.held));
         let work = move || {

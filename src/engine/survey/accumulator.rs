@@ -27,7 +27,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// None unless all are there.
+    /// Finds the five columns; `None` if one is missing.
     pub(super) fn of(schema: &Schema) -> Option<Self> {
         let [question, value, state, category, stratification] = COLUMN_NAMES.map(|name| ColumnRef::find(schema, name));
         Some(Self {
@@ -45,31 +45,31 @@ impl Columns {
     }
 }
 
-/// What is known of a row between two columns.
+/// What is known of a row while its columns are read one after the other.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Row {
     codes: Codes,
     value: f64,
 }
 
-/// State, category and stratification as [`Texts`] has them, 0 where there is none.
+/// The codes of state, category and stratification in [`Texts`]; 0 is the empty text.
 type Codes = [u32; 3];
 
 /// The sums of some rows.
 pub(super) struct Survey {
     /// Over all rows of the question.
     global: Mean,
-    /// Over those of the state that the question is about.
+    /// Over the rows of the state that the question is about.
     of_state: Mean,
-    /// By state, or by state and category; each in a box, so that a map that grows moves little.
+    /// By state, or by state and category. Each mean is in a box, so that a map that grows moves few bytes.
     groups: HashMap<Codes, Box<Mean>>,
     texts: Texts,
-    /// What groups and texts take.
+    /// How much memory groups and texts take.
     bytes: usize,
     memory: Memory,
 }
 
-/// Each text once.
+/// Numbers texts with codes, so that each text is stored once.
 struct Texts {
     codes: HashMap<Arc<str>, u32>,
     texts: Vec<Arc<str>>,
@@ -78,8 +78,8 @@ struct Texts {
 impl Survey {
     pub(super) fn new(memory: Memory) -> Self {
         // The empty text has code 0 from the start.
-        let none: Arc<str> = Arc::from("");
-        let texts = Texts { codes: HashMap::from([(Arc::clone(&none), 0)]), texts: vec![none] };
+        let empty: Arc<str> = Arc::from("");
+        let texts = Texts { codes: HashMap::from([(Arc::clone(&empty), 0)]), texts: vec![empty] };
         Self { global: Mean::default(), of_state: Mean::default(), groups: HashMap::new(), texts, bytes: 0, memory }
     }
 
@@ -140,10 +140,10 @@ impl Survey {
         Ok(())
     }
 
-    /// Notes the texts of a column, and drops the rows that have none.
+    /// Stores the codes of a column's texts in the rows, and drops the rows whose text is empty.
     fn narrow_to_texts(
         &mut self,
-        place: usize,
+        code_index: usize,
         file: &PartColumns<'_>,
         column: &ColumnRef,
         range: &RowRange,
@@ -152,12 +152,12 @@ impl Survey {
     ) -> Result<(), Error> {
         let mut buffer = String::new();
         file.filter_rows(column, range, rows, |_, row, cell| {
-            row.codes[place] = self.code(cell.text(&mut buffer), question)?;
-            Ok(row.codes[place] != 0)
+            row.codes[code_index] = self.code(cell.text(&mut buffer), question)?;
+            Ok(row.codes[code_index] != 0)
         })
     }
 
-    /// The code of a text, which is a new one if the text is new.
+    /// The code of a text. A new text gets a new code.
     fn code(&mut self, text: &str, question: &SurveyQuestion) -> Result<u32, Error> {
         if let Some(&code) = self.texts.codes.get(text) {
             return Ok(code);
@@ -170,10 +170,10 @@ impl Survey {
         Ok(code)
     }
 
-    /// The sum of a group, which is a new one if the group is new.
+    /// The mean of a group, which is added if it is new.
     fn group(&mut self, codes: Codes, question: &SurveyQuestion) -> Result<&mut Mean, Error> {
         if !self.groups.contains_key(&codes) {
-            // The answer prints all of its texts.
+            // The answer contains all texts of each group.
             let text_bytes: usize = codes.iter().map(|&code| self.text(code).len()).sum();
             self.charge(SURVEY_GROUP_BYTES + REPR_BYTES_PER_BYTE * text_bytes, question)?;
         }
@@ -193,7 +193,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Adds the rows of another one.
+    /// Adds the sums of other rows.
     pub(super) fn merge(&mut self, other: &Self, question: &SurveyQuestion) -> Result<(), Error> {
         self.global.merge(&other.global);
         self.of_state.merge(&other.of_state);
@@ -245,7 +245,7 @@ impl Survey {
         Ok(Answer { means, state: around, _memory: self.memory })
     }
 
-    /// The groups' means with their keys, in the order of those: the state's name, or a tuple of the last `width` texts.
+    /// The groups' means in the order of their keys. A key is the state's name, or a tuple of the last `width` texts.
     fn means(&self, width: usize) -> Vec<(String, f64)> {
         let key = |codes: &Codes| match width {
             1 => self.text(codes[0]).to_owned(),
@@ -260,7 +260,7 @@ impl Survey {
     /// The states' means, the smallest or the largest first.
     fn ranked(&self, first: Best) -> Vec<(String, f64)> {
         let mut means = self.means(1);
-        // Stable: states of one mean stay in the order of their names.
+        // A stable sort: states with equal means stay in the order of their names.
         means.sort_by(|(_, one), (_, other)| match first {
             Best::Min => one.total_cmp(other),
             Best::Max => other.total_cmp(one),

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 #[derive(Debug)]
 pub struct Answer {
     pub(super) means: Vec<(String, f64)>,
-    /// Around the means, if they are categories of one state.
+    /// The state that the means are nested under, if they are by category of one state.
     pub(super) state: Option<String>,
     pub(super) _memory: Memory,
 }
@@ -28,7 +28,7 @@ impl Serialize for Answer {
     }
 }
 
-/// A map in the order of the list.
+/// Serialises as a map in the order of the list.
 struct Means<'a>(&'a [(String, f64)]);
 
 impl Serialize for Means<'_> {

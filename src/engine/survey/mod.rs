@@ -1,11 +1,13 @@
-//! The statistics of the CDC's survey: means of `Data_Value` for a question, by state and by category.
+//! The statistics of the survey of the statistics servers (nutrition and obesity in the United States, published by the
+//! CDC): means of `Data_Value` for a question, by state and by category.
 //!
 //! They are taken over all parts that have the five columns; other parts add nothing. Only the columns that a question
-//! needs are read, from Parquet, and only rows of that question with a value go on from one column to the next. Means are
-//! exact and rounded once (`mean.rs`), so they do not depend on how the rows lie in parts, in which order, or on threads.
+//! needs are read, from Parquet; a row that one column excludes is not read from the next columns. Means are exact and
+//! rounded once (`values/mean.rs`), so they depend neither on how rows are spread over parts, nor on their order, nor on
+//! threads.
 //!
-//! What counts: a row whose question is the one asked for, letter for letter, and whose value is not empty. A row without
-//! a state counts in the global mean alone, and one without both a category and a stratification in no category.
+//! A row counts if its question is exactly the one asked for and its value is not empty. A row without a state counts in
+//! the global mean only. A row counts in a category only if it has both a category and a stratification.
 //! Memory: the states and categories of one question are bounded in bytes, and reserved before any row is read.
 
 pub mod accumulator;
@@ -40,7 +42,7 @@ use crate::{
     model::{format::Format, part::Part},
 };
 
-/// Answers a question. `progress` is told how many parts are done, out of how many.
+/// Answers a question. `progress` is called with the number of parts that are done and the number of all parts.
 ///
 /// Errors: see [`Engine::survey`].
 pub(super) async fn answer(
@@ -71,7 +73,7 @@ pub(super) async fn answer(
     context.workers.run(lane, move || all.into_answer(&question)).await.flatten()
 }
 
-/// Reads the parts of a group, one slice after another, and says how many they were.
+/// Reads the parts of a group, one slice after another. Returns the number of parts and their sums.
 async fn read_group(
     context: Arc<Context>,
     group: Vec<Arc<Part>>,
@@ -79,7 +81,7 @@ async fn read_group(
     lane: Lane,
     memory: Memory,
 ) -> Result<(u64, Survey), Error> {
-    // A wide part's footer takes memory that there is for few at a time; it is alone in its group or first.
+    // The long footer of a wide part takes much memory, so few are read at a time. A wide part is the first of its group.
     let wide = match is_wide(&group[0]) {
         true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
         false => None,
@@ -98,18 +100,18 @@ async fn read_group(
     Ok((parts_count, work.survey))
 }
 
-/// Reading under way.
+/// The state of reading a group of parts.
 struct GroupRead {
     group: Vec<Arc<Part>>,
     next: usize,
     position: Position,
     survey: Survey,
-    /// Travels with the work: a cancelled call's slice may still be running.
+    /// Kept with the work, because a slice of a cancelled call may still be running.
     _wide: Option<OwnedSemaphorePermit>,
 }
 
 impl GroupRead {
-    /// One slice: parts, or ranges of a large part, up to about `SURVEY_SLICE_ROWS` or `SLICE_BYTES`.
+    /// Reads one slice: parts, or row ranges of a large part, up to about `SURVEY_SLICE_ROWS` or `SLICE_BYTES`.
     fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
         let (mut rows_left, mut bytes) = (SURVEY_SLICE_ROWS, 0);
         while let Some(part) = self.group.get(self.next).map(Arc::clone) {
