@@ -1,10 +1,10 @@
-//! Everything that is stored is read and compared with its checksums: for `tally verify`, and in the background with
+//! Reads everything that is stored and compares it with its checksums: for `tally verify`, and in the background with
 //! `--scrub-interval`.
 //!
-//! A walk goes through the parts in the order of their ids, then through the jobs, file by file. A worker does a slice of it
-//! at a time, in the lane of jobs, so that uploads and questions go on meanwhile. A walk changes nothing. Damaged parts are
-//! set aside by [`verify_folder`] alone, which holds the data folder as a start does: under a running server a part stays in
-//! the table, so that questions that need it are refused, and is whole again once its files have been put back.
+//! A scan reads the files of all parts in the order of their ids, then those of the jobs. It runs in slices on the workers,
+//! in the lane of jobs, so that uploads and questions continue meanwhile. A scan changes nothing. Only [`verify_folder`],
+//! which locks the data folder like a server, moves damaged parts to quarantine. While a server runs, a damaged part stays in
+//! the table, so that questions that need it are refused; they are answered again once its files have been restored.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -41,72 +41,72 @@ use crate::{
     },
 };
 
-/// A stored file that is not what was written, or that cannot be read.
+/// A stored file that does not match its checksum, or that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedFile {
     /// Its path in the data folder.
     pub file: String,
-    /// How it shows.
+    /// What is wrong with it.
     pub what: String,
 }
 
-/// What a verification has done since it was last asked.
+/// What a verification has done since the last call.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Files whose last byte was read.
+    /// Files that were read to the end.
     pub files: u64,
-    /// Bytes of them that were read, without those of receipts and records.
+    /// Bytes that were read, without those of receipts and records.
     pub bytes: u64,
-    /// In the order of the files.
+    /// Damaged files, in the order in which they were read.
     pub damaged: Vec<DamagedFile>,
 }
 
 /// A verification of all that the server has stored. Dropping it ends it.
 pub struct Verification {
     context: Arc<Context>,
-    /// None while a worker has it, and after the end.
-    walk: Option<Walk>,
+    /// `None` while a worker runs a slice, and after the end.
+    scan: Option<Scan>,
     damaged_count: u64,
-    /// Calls for a verification are bounded; the background's is none of them.
+    /// The permit of a call, of which the number is limited. The background scrub needs none.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What came of the verification of a data folder that no server holds.
+/// The result of verifying a data folder that no server uses.
 #[derive(Debug)]
 pub struct VerifiedFolder {
-    /// Parts that were set aside.
+    /// Parts that were moved to quarantine.
     pub set_aside: Vec<PartId>,
-    /// Parts in quarantine whose loss no operator has accepted, these among them.
+    /// How many parts are in quarantine whose loss no operator has accepted, including those of `set_aside`.
     pub missing_count: usize,
 }
 
-/// What is to be verified, and how far that is.
-struct Walk {
-    /// Parts that have not been begun, with what the table has of them; none of a folder that no server holds.
+/// A scan of stored files: what has to be verified, and how much of it has been.
+struct Scan {
+    /// Parts that have not been begun. Each has its entry in the table, or `None` if no server uses the folder.
     parts: Box<dyn Iterator<Item = (PartId, Option<Arc<Part>>)> + Send>,
-    /// Names of jobs that have not been begun; none before all parts are done.
+    /// Names of jobs that have not been begun; `None` until all parts are done.
     jobs: Option<std::vec::IntoIter<String>>,
-    /// Files of the part or job that was begun.
-    targets: VecDeque<Target>,
+    /// Files of the current part or job that have not been begun.
+    pending_files: VecDeque<StoredFile>,
     reading: Option<Reading>,
     progress: Progress,
-    /// Parts with a file that is not what was written.
+    /// Parts with a damaged file.
     damaged_parts: BTreeSet<PartId>,
 }
 
-/// A file that is to be read next.
-enum Target {
-    /// And what is known of the part if that cannot be used.
+/// A file that has to be verified.
+enum StoredFile {
+    /// The receipt of a part, with the part's entry in the table, which is used if the receipt is damaged.
     Receipt(PartId, Option<Arc<Part>>),
-    /// A part as its receipt describes it, and the checksum that the receipt has of the file.
+    /// A file of a part, and the checksum that the receipt has for it.
     PartFile(Arc<Part>, Format, String),
     /// The list of checksums of the part's files.
     Sums(Arc<Part>),
     /// The CSV of a part whose receipt is damaged, block by block.
     CsvBlocks(Arc<Part>),
-    /// Its Parquet file, from a block of its column chunks on.
+    /// The Parquet file of a part whose receipt is damaged, from a block of its column chunks on.
     ParquetBlocks(Arc<Part>, u64),
-    /// A file of a part of which nothing is known but what is left of its receipt.
+    /// A file of a part of which only the remains of its receipt are known.
     Remaining(PartId, Format, Arc<Remains>),
     /// The list of checksums of such a part.
     RemainingSums(PartId, Arc<Remains>),
@@ -114,31 +114,31 @@ enum Target {
     JobFile(Arc<Record>, JobFile),
 }
 
-/// A file of which some is read.
+/// A file that is being read.
 struct Reading {
     of: Owner,
     file: String,
     blocks: Blocks,
     offset: u64,
     hash: XxHash3_64,
-    /// Of the whole file; none if its blocks are all that there is.
+    /// The checksum of the whole file; `None` if only its blocks have checksums.
     expected: Option<String>,
-    /// Whether `expected` is from a receipt that is damaged itself.
+    /// Whether `expected` is from a damaged receipt.
     is_doubtful: bool,
 }
 
-/// Whose file that is.
+/// The part or job that a file belongs to.
 enum Owner {
     Part(PartId),
     Job(Arc<Record>),
 }
 
-impl Walk {
+impl Scan {
     fn new(parts: impl Iterator<Item = (PartId, Option<Arc<Part>>)> + Send + 'static) -> Self {
         Self {
             parts: Box::new(parts),
             jobs: None,
-            targets: VecDeque::new(),
+            pending_files: VecDeque::new(),
             reading: None,
             progress: Progress::default(),
             damaged_parts: BTreeSet::new(),
@@ -147,15 +147,15 @@ impl Walk {
 
     /// Whether the next slice decodes a long Parquet footer.
     fn is_wide_read_next(&self) -> bool {
-        self.reading.is_none() && self.targets.front().is_some_and(decodes_long_footer)
+        self.reading.is_none() && self.pending_files.front().is_some_and(decodes_long_footer)
     }
 
-    /// A slice of work. Says whether more is to be done. Without `wide_reads` it ends before a long Parquet footer would be
-    /// decoded.
+    /// Runs one slice, and returns whether there is more. Without `wide_reads` the slice ends before a long Parquet footer has
+    /// to be decoded.
     ///
     /// Errors: the folder of jobs cannot be read.
     fn step(&mut self, store: &Store, wide_reads: bool) -> Result<bool, Error> {
-        // A file's end counts as much as the bytes that it might have had, so that a slice of small files ends, too.
+        // Each file counts as some bytes more than it has, so that a slice of small files ends, too.
         const FILE_BYTES: u64 = (SLICE_BYTES / SLICE_PARTS_MAX / 4) as u64;
         let before = self.progress.bytes + self.progress.files * FILE_BYTES;
         while self.progress.bytes + self.progress.files * FILE_BYTES < before + SLICE_BYTES as u64 {
@@ -163,13 +163,13 @@ impl Walk {
                 self.read_block(store);
             } else if self.is_wide_read_next() && !wide_reads {
                 break;
-            } else if let Some(target) = self.targets.pop_front() {
+            } else if let Some(target) = self.pending_files.pop_front() {
                 self.begin(store, target);
             } else if let Some((id, part)) = self.parts.next() {
-                self.targets.push_back(Target::Receipt(id, part));
+                self.pending_files.push_back(StoredFile::Receipt(id, part));
             } else if let Some(jobs) = &mut self.jobs {
                 let Some(name) = jobs.next() else { return Ok(false) };
-                self.targets.push_back(Target::Record(name));
+                self.pending_files.push_back(StoredFile::Record(name));
             } else {
                 self.jobs = Some(store.job_names()?.into_iter());
             }
@@ -177,28 +177,28 @@ impl Walk {
         Ok(true)
     }
 
-    fn begin(&mut self, store: &Store, target: Target) {
+    fn begin(&mut self, store: &Store, target: StoredFile) {
         match target {
-            Target::Receipt(id, known) => match store.receipt(id) {
+            StoredFile::Receipt(id, known) => match store.receipt(id) {
                 Ok(receipt) => {
                     self.end_file(0);
                     let part = Arc::new(Part::of(&receipt, None));
-                    self.targets.extend([
-                        Target::PartFile(Arc::clone(&part), Format::Csv, receipt.csv.xxh3),
-                        Target::PartFile(Arc::clone(&part), Format::Parquet, receipt.parquet.xxh3),
-                        Target::Sums(part),
+                    self.pending_files.extend([
+                        StoredFile::PartFile(Arc::clone(&part), Format::Csv, receipt.csv.xxh3),
+                        StoredFile::PartFile(Arc::clone(&part), Format::Parquet, receipt.parquet.xxh3),
+                        StoredFile::Sums(part),
                     ]);
                 }
                 Err(error) => {
                     self.part_is_damaged(id, format!("parts/{id}.json"), &error);
                     if error.kind() == Kind::DataLoss {
-                        self.go_on_without_receipt(store, id, known);
+                        self.push_files_without_receipt(store, id, known);
                     }
                 }
             },
-            Target::PartFile(part, format, expected) => {
+            StoredFile::PartFile(part, format, expected) => {
                 let (id, file) = (part.id, format!("parts/{}.{format}", part.id));
-                // The CSV block by block, so that its list of checksums is known to be that of this file.
+                // The CSV is verified block by block, which also verifies that its list of checksums belongs to this file.
                 let opened = match (format, part.checks) {
                     (Format::Csv, Some(_)) => store.open_part(&part, format),
                     (Format::Csv, None) | (Format::Parquet, _) => store.open_part_unverified(&part, format),
@@ -208,27 +208,27 @@ impl Walk {
                     Err(error) => self.part_is_damaged(id, file, &error),
                 }
             }
-            Target::Sums(part) => match check_sums(store, &part) {
+            StoredFile::Sums(part) => match check_sums(store, &part) {
                 Ok(None) => {}
                 Ok(Some(bytes)) => self.end_file(bytes),
                 Err(error) => self.part_is_damaged(part.id, format!("parts/{}.sums", part.id), &error),
             },
-            Target::CsvBlocks(part) => {
+            StoredFile::CsvBlocks(part) => {
                 let (id, file) = (part.id, format!("parts/{}.csv", part.id));
                 match store.open_part(&part, Format::Csv) {
                     Ok(reader) => self.reading = Some(Reading::new(Owner::Part(id), file, &reader, None)),
                     Err(error) => self.part_is_damaged(id, file, &error),
                 }
             }
-            Target::ParquetBlocks(part, from) => match verify_blocks(store, &part, from) {
+            StoredFile::ParquetBlocks(part, from) => match verify_blocks(store, &part, from) {
                 Ok((bytes, None)) => self.end_file(bytes),
                 Ok((bytes, Some(next))) => {
                     self.progress.bytes += bytes;
-                    self.targets.push_front(Target::ParquetBlocks(part, next));
+                    self.pending_files.push_front(StoredFile::ParquetBlocks(part, next));
                 }
                 Err(error) => self.part_is_damaged(part.id, format!("parts/{}.parquet", part.id), &error),
             },
-            Target::Remaining(id, format, remains) => {
+            StoredFile::Remaining(id, format, remains) => {
                 let file = format!("parts/{id}.{format}");
                 match store.open_part_without_receipt(id, format, remains.sums_seed) {
                     Ok(reader) => {
@@ -238,12 +238,12 @@ impl Walk {
                     Err(error) => self.part_is_damaged(id, file, &error),
                 }
             }
-            Target::RemainingSums(id, remains) => match check_remaining_sums(store, id, &remains) {
+            StoredFile::RemainingSums(id, remains) => match check_remaining_sums(store, id, &remains) {
                 Ok(None) => {}
                 Ok(Some(bytes)) => self.end_file(bytes),
                 Err(error) => self.part_is_damaged(id, format!("parts/{id}.sums"), &error),
             },
-            Target::Record(name) => match Record::read(store, &name) {
+            StoredFile::Record(name) => match Record::read(store, &name) {
                 Ok(record) => {
                     self.end_file(0);
                     let file = match (&record.state, &record.work) {
@@ -253,13 +253,13 @@ impl Walk {
                         (RecordState::Failed { .. } | RecordState::Downloaded, _) => None,
                     };
                     let record = Arc::new(record);
-                    self.targets.extend(file.map(|file| Target::JobFile(record, file)));
+                    self.pending_files.extend(file.map(|file| StoredFile::JobFile(record, file)));
                 }
-                // It was removed meanwhile.
+                // The job was removed meanwhile.
                 Err(_) if !store.has_job_record(&name) => {}
                 Err(error) => self.is_damaged(format!("jobs/{name}.json"), &error),
             },
-            Target::JobFile(record, kind) => {
+            StoredFile::JobFile(record, kind) => {
                 let name = record.id.to_string();
                 let file = format!("jobs/{name}.{}", kind.extension());
                 let (bytes, check) = match (kind, &record.state) {
@@ -278,18 +278,19 @@ impl Walk {
         }
     }
 
-    /// The files of a part whose receipt is damaged, as far as there is something to compare them with: what the table
-    /// knows of the part, or else what is left of the receipt.
-    fn go_on_without_receipt(&mut self, store: &Store, id: PartId, known: Option<Arc<Part>>) {
+    /// Continues with the files of a part whose receipt is damaged. They are compared with the part's entry in the table, or
+    /// else with what can still be read of the receipt.
+    fn push_files_without_receipt(&mut self, store: &Store, id: PartId, known: Option<Arc<Part>>) {
         if let Some(part) = known.filter(|part| part.checks.is_some()) {
-            let files = [Target::CsvBlocks(Arc::clone(&part)), Target::ParquetBlocks(Arc::clone(&part), 0)];
-            self.targets.extend(files.into_iter().chain([Target::Sums(part)]));
+            let files = [StoredFile::CsvBlocks(Arc::clone(&part)), StoredFile::ParquetBlocks(Arc::clone(&part), 0)];
+            self.pending_files.extend(files.into_iter().chain([StoredFile::Sums(part)]));
             return;
         }
         let remains = Arc::new(store.receipt_remains(id));
-        self.targets
-            .extend([Format::Csv, Format::Parquet].map(|format| Target::Remaining(id, format, Arc::clone(&remains))));
-        self.targets.push_back(Target::RemainingSums(id, remains));
+        self.pending_files.extend(
+            [Format::Csv, Format::Parquet].map(|format| StoredFile::Remaining(id, format, Arc::clone(&remains))),
+        );
+        self.pending_files.push_back(StoredFile::RemainingSums(id, remains));
     }
 
     fn read_block(&mut self, store: &Store) {
@@ -316,19 +317,20 @@ impl Walk {
     }
 
     fn part_is_damaged(&mut self, id: PartId, file: String, error: &Error) {
-        // What cannot be read now may be whole.
+        // A file that cannot be read now is not necessarily damaged.
         if error.kind() == Kind::DataLoss {
             self.damaged_parts.insert(id);
         }
         self.is_damaged(file, error);
     }
 
-    /// A job may have ended or be gone since its record was read: then its files are other ones, or none.
+    /// Reports a damaged file of a job, unless the job has changed since its record was read: then it may have other files or
+    /// none, and its record is read again.
     fn job_is_damaged(&mut self, store: &Store, record: &Record, file: String, error: &Error) {
         let name = record.id.to_string();
         match Record::read(store, &name) {
             Ok(now) if now.state == record.state && now.since == record.since => self.is_damaged(file, error),
-            _ => self.targets.push_back(Target::Record(name)),
+            _ => self.pending_files.push_back(StoredFile::Record(name)),
         }
     }
 
@@ -344,7 +346,7 @@ impl Reading {
         Self { of, file, blocks, offset: 0, hash, expected, is_doubtful: false }
     }
 
-    /// Reads a block, and says how many bytes it has; 0 at the end of the file.
+    /// Reads a block, and returns its length; 0 at the end of the file.
     fn next_block(&mut self) -> Result<u64, Error> {
         let block = self.blocks.from(self.offset)?;
         let bytes = block.len() as u64;
@@ -358,7 +360,7 @@ impl Reading {
         let found = checksum_text(&self.hash);
         let Some(expected) = self.expected.as_ref().filter(|expected| **expected != found) else { return Ok(()) };
         match self.of {
-            // The receipt's damage is in this very checksum, and the file is what was written.
+            // The damage of the receipt is in this checksum, and the file is whole.
             Owner::Part(id) if self.is_doubtful && store.is_only_damage_of_receipt(id, expected, &found) => Ok(()),
             Owner::Part(_) if self.is_doubtful => Err(self.blocks.damaged(&format!(
                 "its checksum is {found}, what is left of the receipt says {expected}: one of the two is damaged"
@@ -370,22 +372,22 @@ impl Reading {
     }
 }
 
-/// Whether a target decodes a Parquet footer of those of which few may be in memory.
-fn decodes_long_footer(target: &Target) -> bool {
-    match target {
-        Target::ParquetBlocks(part, _) => is_wide(part),
-        Target::Sums(part) => is_wide(part) && part.checks.is_some_and(|checks| checks.chunks_in_sums),
-        Target::Receipt(..)
-        | Target::PartFile(..)
-        | Target::CsvBlocks(_)
-        | Target::Remaining(..)
-        | Target::RemainingSums(..)
-        | Target::Record(_)
-        | Target::JobFile(..) => false,
+/// Whether verifying a file decodes a long Parquet footer, of which only few may be in memory at once.
+fn decodes_long_footer(file: &StoredFile) -> bool {
+    match file {
+        StoredFile::ParquetBlocks(part, _) => is_wide(part),
+        StoredFile::Sums(part) => is_wide(part) && part.checks.is_some_and(|checks| checks.chunks_in_sums),
+        StoredFile::Receipt(..)
+        | StoredFile::PartFile(..)
+        | StoredFile::CsvBlocks(_)
+        | StoredFile::Remaining(..)
+        | StoredFile::RemainingSums(..)
+        | StoredFile::Record(_)
+        | StoredFile::JobFile(..) => false,
     }
 }
 
-/// Verifies all of the list of checksums of a part, and says how many bytes it has; none if the part needs no list.
+/// Verifies a part's list of checksums, and returns its size; `None` if the part needs no list.
 fn check_sums(store: &Store, part: &Part) -> Result<Option<u64>, Error> {
     let csv_blocks = listed_blocks(part.csv_bytes);
     let Some(checks) = part.checks.filter(|checks| checks.chunks_in_sums || csv_blocks > 0) else { return Ok(None) };
@@ -395,7 +397,7 @@ fn check_sums(store: &Store, part: &Part) -> Result<Option<u64>, Error> {
             let file = store.open_part(part, Format::Parquet);
             match file.and_then(|file| Ok(ParquetFile::open(&file, part)?.blocks_count())) {
                 Ok(chunk_blocks) => csv_blocks + chunk_blocks..=csv_blocks + chunk_blocks,
-                // Then the Parquet file was found damaged, or that it cannot be read, and nobody knows.
+                // The Parquet file is damaged or cannot be read, which has been reported; its number of blocks is unknown.
                 Err(_) => csv_blocks..=u64::MAX,
             }
         }
@@ -403,27 +405,28 @@ fn check_sums(store: &Store, part: &Part) -> Result<Option<u64>, Error> {
     store.check_part_sums(part.id, checks.csv, blocks).map(Some)
 }
 
-/// The same by what is left of the part's receipt.
+/// The same with what can still be read of the part's receipt.
 fn check_remaining_sums(store: &Store, id: PartId, remains: &Remains) -> Result<Option<u64>, Error> {
     let Some(seed) = remains.sums_seed else { return Ok(None) };
     let csv = store.open_part_without_receipt(id, Format::Csv, None);
     let blocks = match csv.map(|csv| listed_blocks(csv.bytes())) {
         Ok(blocks) if !remains.chunks_in_sums => blocks..=blocks,
         Ok(blocks) => blocks..=u64::MAX,
-        Err(_) => 0..=u64::MAX, // which was found before
+        Err(_) => 0..=u64::MAX, // the CSV cannot be read, which has been reported
     };
     store.check_part_sums(id, seed, blocks).map(Some)
 }
 
-/// Verifies some blocks of a part's Parquet file, from one of them on. Returns bytes and the next, if there is one.
+/// Verifies some blocks of a part's Parquet file, beginning with block `from`. Returns the number of bytes, and the next
+/// block if there is one.
 fn verify_blocks(store: &Store, part: &Part, from: u64) -> Result<(u64, Option<u64>), Error> {
     let file = store.open_part(part, Format::Parquet)?;
     ParquetFile::open(&file, part)?.verify_blocks(from, SLICE_BYTES as u64)
 }
 
-/// Begins to verify all that is stored now.
+/// Begins to verify everything that is stored now.
 ///
-/// Errors: another call does that already.
+/// Errors: another call is already verifying.
 pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
     let permit = Arc::clone(&context.verify_calls).try_acquire_owned();
     let permit = permit.ok().ok_or(Error::VerificationRunning)?;
@@ -433,35 +436,35 @@ pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
 impl Verification {
     fn new(context: Arc<Context>, permit: Option<OwnedSemaphorePermit>) -> Self {
         let parts = context.state.with(|state| state.parts.snapshot());
-        let walk = Walk::new(parts.into_iter().map(|(id, part)| (id, Some(part))));
-        Self { context, walk: Some(walk), damaged_count: 0, _permit: permit }
+        let scan = Scan::new(parts.into_iter().map(|(id, part)| (id, Some(part))));
+        Self { context, scan: Some(scan), damaged_count: 0, _permit: permit }
     }
 
-    /// Verifies some more; none at the end. What is damaged is logged and counted, too.
+    /// Verifies one more slice; returns `None` at the end. Damaged files are also logged and counted.
     ///
     /// Errors: the folder of jobs cannot be read; the server is shutting down.
     pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
-        let Some(mut walk) = self.walk.take() else { return Ok(None) };
+        let Some(mut scan) = self.scan.take() else { return Ok(None) };
         let context = &self.context;
         let store = Arc::clone(&context.store);
-        let wide_permit = match walk.is_wide_read_next() {
+        let wide_permit = match scan.is_wide_read_next() {
             true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
             false => None,
         };
         let slice = move || {
-            let more = walk.step(&store, wide_permit.is_some())?;
+            let more = scan.step(&store, wide_permit.is_some())?;
             drop(wide_permit);
-            Ok((walk, more))
+            Ok((scan, more))
         };
-        let (mut walk, more) = context.workers.run(Lane::Job, slice).await.flatten()?;
-        let progress = std::mem::take(&mut walk.progress);
+        let (mut scan, more) = context.workers.run(Lane::Job, slice).await.flatten()?;
+        let progress = std::mem::take(&mut scan.progress);
         for DamagedFile { file, what } in &progress.damaged {
             tracing::error!(file, what, "damaged");
         }
         self.damaged_count += progress.damaged.len() as u64;
         if more {
             context.damaged_files.fetch_max(self.damaged_count, Ordering::Relaxed);
-            self.walk = Some(walk);
+            self.scan = Some(scan);
         } else {
             context.damaged_files.store(self.damaged_count, Ordering::Relaxed);
         }
@@ -469,7 +472,7 @@ impl Verification {
     }
 }
 
-/// Verifies all that is stored, waits, and begins again, until the engine is closed or gone.
+/// Waits, verifies everything that is stored, and begins again, until the engine is closed or dropped.
 pub(super) async fn keep_scrubbing(context: Weak<Context>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
@@ -495,7 +498,7 @@ async fn scrub(context: Arc<Context>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The process that holds a data folder; none if no process does.
+/// The id of the process that uses a data folder; `None` if no process does.
 pub async fn holder(root: &Path) -> Result<Option<u64>, Error> {
     let root = root.to_owned();
     let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
@@ -504,8 +507,8 @@ pub async fn holder(root: &Path) -> Result<Option<u64>, Error> {
     holder
 }
 
-/// Verifies a data folder that no server holds, and puts it in order as a start does: what is left of uploads that were
-/// never acknowledged is removed, and damaged parts are set aside.
+/// Verifies a data folder that no server uses, and puts it in order as a server does when it starts: remains of uploads that
+/// were never acknowledged are removed, and damaged parts are moved to quarantine.
 ///
 /// Errors: there is no such folder, or it is in use; a file operation fails.
 pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Result<VerifiedFolder, Error> {
@@ -525,22 +528,22 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
         Ok((Arc::new(store), parts, found))
     };
     let (store, parts, found) = workers.run(Lane::Job, open).await.flatten()?;
-    let mut walk = Walk::new(parts.into_iter().map(|id| (id, None)));
+    let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)));
     loop {
         let store = Arc::clone(&store);
         let slice = move || {
-            let more = walk.step(&store, true)?;
-            Ok((walk, more))
+            let more = scan.step(&store, true)?;
+            Ok((scan, more))
         };
         let more;
-        (walk, more) = workers.run(Lane::Job, slice).await.flatten()?;
-        report(std::mem::take(&mut walk.progress));
+        (scan, more) = workers.run(Lane::Job, slice).await.flatten()?;
+        report(std::mem::take(&mut scan.progress));
         if !more {
             break;
         }
     }
-    // The walk has found these damaged, too, but for a part whose number is the only thing wrong with it.
-    let mut damaged_parts = walk.damaged_parts;
+    // The scan has reported the same parts, except for one whose number is the only thing wrong with it.
+    let mut damaged_parts = scan.damaged_parts;
     for (id, reason) in found.quarantined {
         if damaged_parts.insert(id) {
             let what = Error::Damaged { part: id, what: reason }.to_string();
@@ -565,13 +568,13 @@ mod tests {
 
     use super::*;
 
-    /// The files that the rest of a walk finds damaged.
-    fn damaged(store: &Store, target: Target) -> Vec<String> {
-        let mut walk = Walk::new(std::iter::empty());
-        walk.jobs = Some(Vec::new().into_iter());
-        walk.targets.push_back(target);
-        while walk.step(store, true).expect("readable") {}
-        walk.progress.damaged.into_iter().map(|damaged| damaged.file).collect()
+    /// The files that a scan of this file finds damaged.
+    fn damaged(store: &Store, target: StoredFile) -> Vec<String> {
+        let mut scan = Scan::new(std::iter::empty());
+        scan.jobs = Some(Vec::new().into_iter());
+        scan.pending_files.push_back(target);
+        while scan.step(store, true).expect("readable") {}
+        scan.progress.damaged.into_iter().map(|damaged| damaged.file).collect()
     }
 
     #[test]
@@ -582,10 +585,10 @@ mod tests {
         let id: JobId = name.parse().expect("a name");
         let (by, sum, header) = (vec!["a".to_owned()], vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]);
         let mut record = Record::new(id, 1, Work::GroupSum { by, sum, header }, Some(7));
-        let of_input = |record: &Record| Target::JobFile(Arc::new(record.clone()), JobFile::Input);
+        let of_input = |record: &Record| StoredFile::JobFile(Arc::new(record.clone()), JobFile::Input);
         let queued = record.clone();
         assert_eq!(damaged(&store, of_input(&queued)), Vec::<String>::new(), "the job is gone");
-        assert_eq!(damaged(&store, Target::Record(name.to_owned())), Vec::<String>::new(), "the job is gone");
+        assert_eq!(damaged(&store, StoredFile::Record(name.to_owned())), Vec::<String>::new(), "the job is gone");
         record.publish(&store).expect("published");
         assert_eq!(damaged(&store, of_input(&queued)), [format!("jobs/{name}.input")]);
         record.state = RecordState::Failed { reason: "why".to_owned() };
