@@ -6,7 +6,7 @@
 //! What a user may change is a field of [`Limits`], set by a flag. No flag can exceed the ceiling that is used here, so the
 //! memory sum at the end holds for all flags. There is no logic and no I/O in this file.
 //!
-//! A slice is a piece of work that a worker runs without a pause, about 10 ms long. A permit is what a call must get before
+//! A task is a piece of work that a worker runs without a pause, about 10 ms long. A permit is what a call must get before
 //! it starts; there are as many permits as may run at once.
 
 use std::{num::NonZeroUsize, time::Duration};
@@ -23,16 +23,16 @@ pub const WORKERS: usize = 8;
 /// Slices in the queue of the workers. A call with one more waits, without blocking a thread.
 pub const WORK_QUEUE_MAX: usize = 1024;
 /// Slices of one question that are queued or running at the same time, so that other calls get their turn.
-pub const SLICES_IN_FLIGHT_MAX: usize = WORKERS;
-/// Rows of Parquet that one slice decodes. A column of equal values has millions of rows in a few KiB.
-pub const SLICE_ROWS: u64 = 4 * 1024 * 1024;
-/// Bytes of CSV that one slice reads. It reads on from there to the end of the row.
-pub const SLICE_BYTES: usize = 8 * MIB;
-/// Small parts that one slice reads.
-pub const SLICE_PARTS_MAX: usize = 64;
+pub const TASKS_IN_FLIGHT_MAX: usize = WORKERS;
+/// Rows of Parquet that one task decodes. A column of equal values has millions of rows in a few KiB.
+pub const TASK_ROWS: u64 = 4 * 1024 * 1024;
+/// Bytes of CSV that one task reads. It reads on from there to the end of the row.
+pub const TASK_BYTES: usize = 8 * MIB;
+/// Small parts that one task reads.
+pub const TASK_PARTS_MAX: usize = 64;
 
-/// A slice ends at the end of a row, so it must have room for the longest row.
-const _: () = assert!(SLICE_BYTES >= ROW_BYTES_CEILING);
+/// A task ends at the end of a row, so it must have room for the longest row.
+const _: () = assert!(TASK_BYTES >= ROW_BYTES_CEILING);
 
 // ---- File descriptors ----
 
@@ -122,7 +122,7 @@ pub const SHARED_CALL_BYTES: usize = 5 * MIB;
 pub const CALL_BYTES: usize = 8 * KIB;
 /// Bytes of an open call of the health and reflection services. Their buffers are larger, because a library makes them.
 pub const FOREIGN_CALL_BYTES: usize = 16 * KIB;
-/// Bytes of an open call for a sum, with its slices in the queue of the workers.
+/// Bytes of an open call for a sum, with its tasks in the queue of the workers.
 pub const QUESTION_CALL_BYTES: usize = 20 * KIB;
 /// Open calls.
 pub const CALLS_MAX: usize = (CONNECTIONS_MAX * CONNECTION_CALL_BYTES + SHARED_CALL_BYTES) / CALL_BYTES;
@@ -399,10 +399,10 @@ pub const DICTIONARY_COLUMNS_MAX: usize = 128;
 /// Bytes of a column's dictionary; above it the writer uses plain values.
 pub const DICTIONARY_BYTES_MAX: usize = 256 * KIB;
 
-/// Bytes of CSV that one slice types or converts.
-pub const CONVERT_SLICE_BYTES: usize = MIB;
-/// Files, each in memory until it was complete, that one slice types, converts and commits.
-pub const SMALL_FILES_PER_SLICE_MAX: usize = CONVERT_SLICE_BYTES / DRAFT_BUFFER_BYTES;
+/// Bytes of CSV that one task types or converts.
+pub const CONVERT_TASK_BYTES: usize = MIB;
+/// Files, each in memory until it was complete, that one task types, converts and commits.
+pub const SMALL_FILES_PER_TASK_MAX: usize = CONVERT_TASK_BYTES / DRAFT_BUFFER_BYTES;
 /// Bytes of a small upload. Small uploads have their own memory for conversion, so that they never wait for large ones.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
 /// Memory for the conversion of all large uploads, and for what is read ahead of it.
@@ -439,14 +439,14 @@ pub const SURVEY_GROUP_BYTES: usize = 512;
 /// Bytes of a distinct state, category or stratification besides its text.
 pub const SURVEY_TEXT_BYTES: usize = 192;
 /// Slices of a question that are queued or running at the same time. Each has its own groups until they are merged.
-pub const SURVEY_SLICES_MAX: usize = 2;
-/// Rows that one slice reads, one column after the other.
-pub const SURVEY_SLICE_ROWS: usize = 32 * KIB;
+pub const SURVEY_TASKS_MAX: usize = 2;
+/// Rows that one task reads, one column after the other.
+pub const SURVEY_TASK_ROWS: usize = 32 * KIB;
 /// Bytes of a row between two columns.
 pub const SURVEY_ROW_BYTES: usize = 32;
-/// Bytes of a question: the groups of its slices, the groups that they are merged into, and the slices' rows.
+/// Bytes of a question: the groups of its tasks, the groups that they are merged into, and the rows of the tasks.
 pub const SURVEY_MEMORY_BYTES: usize =
-    (SURVEY_SLICES_MAX + 1) * SURVEY_BYTES_MAX + SURVEY_SLICES_MAX * SURVEY_SLICE_ROWS * SURVEY_ROW_BYTES;
+    (SURVEY_TASKS_MAX + 1) * SURVEY_BYTES_MAX + SURVEY_TASKS_MAX * SURVEY_TASK_ROWS * SURVEY_ROW_BYTES;
 
 // ---- Group sums ----
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     engine::{Engine, ingest::blocks::Incoming, runtime::transfers::Paced, state::transfers::Pace},
     error::Error,
-    limits::{Limits, PARTS_MAX, SLICE_BYTES, SMALL_CONVERSION_BYTES},
+    limits::{Limits, PARTS_MAX, SMALL_CONVERSION_BYTES, TASK_BYTES},
     model::{
         durability::Durability,
         format::Format,
@@ -119,7 +119,7 @@ async fn each_piece_of_an_upload_restarts_the_idle_timer() {
 #[tokio::test]
 async fn a_csv_file_with_another_number_of_rows_than_its_part_is_damaged() {
     const ROW: &str = "1,2\n";
-    for rows in [1000, 5 * SLICE_BYTES / 4 / ROW.len()] {
+    for rows in [1000, 5 * TASK_BYTES / 4 / ROW.len()] {
         let (_folder, engine) = open(Limits::default()).await;
         let receipt = upload(&engine, format!("a,b\n{}", ROW.repeat(rows)).as_bytes()).await.expect("kept");
         assert_eq!(receipt.rows, rows as u64);

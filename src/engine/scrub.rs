@@ -33,7 +33,7 @@ use crate::{
         },
     },
     error::{Error, Kind},
-    limits::{SLICE_BYTES, SLICE_PARTS_MAX},
+    limits::{TASK_BYTES, TASK_PARTS_MAX},
     model::{
         durability::Durability,
         format::Format,
@@ -156,9 +156,9 @@ impl Scan {
     /// Errors: the folder of jobs cannot be read.
     fn step(&mut self, store: &Store, wide_reads: bool) -> Result<bool, Error> {
         // Each file counts as some bytes more than it has, so that a slice of small files ends, too.
-        const FILE_BYTES: u64 = (SLICE_BYTES / SLICE_PARTS_MAX / 4) as u64;
+        const FILE_BYTES: u64 = (TASK_BYTES / TASK_PARTS_MAX / 4) as u64;
         let before = self.progress.bytes + self.progress.files * FILE_BYTES;
-        while self.progress.bytes + self.progress.files * FILE_BYTES < before + SLICE_BYTES as u64 {
+        while self.progress.bytes + self.progress.files * FILE_BYTES < before + TASK_BYTES as u64 {
             if self.reading.is_some() {
                 self.read_block(store);
             } else if self.is_wide_read_next() && !wide_reads {
@@ -421,7 +421,7 @@ fn check_remaining_sums(store: &Store, id: PartId, remains: &Remains) -> Result<
 /// block if there is one.
 fn verify_blocks(store: &Store, part: &Part, from: u64) -> Result<(u64, Option<u64>), Error> {
     let file = store.open_part(part, Format::Parquet)?;
-    ParquetFile::open(&file, part)?.verify_blocks(from, SLICE_BYTES as u64)
+    ParquetFile::open(&file, part)?.verify_blocks(from, TASK_BYTES as u64)
 }
 
 /// Begins to verify everything that is stored now.

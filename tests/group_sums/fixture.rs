@@ -20,7 +20,7 @@ use tally::{
         storage::{reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
-    limits::{CsvLimits, SLICE_BYTES},
+    limits::{CsvLimits, TASK_BYTES},
 };
 use tempfile::{NamedTempFile, TempDir};
 
@@ -28,7 +28,7 @@ use crate::common::{csv_cell, quoted_csv_cell};
 
 /// All groups fit in memory, and the file is read as one byte range.
 pub(crate) const ROOMY: Plan =
-    Plan { bytes_max: 64 << 20, partitions_max: 1, partition_bytes_min: 1 << 20, slice_bytes: SLICE_BYTES };
+    Plan { bytes_max: 64 << 20, partitions_max: 1, partition_bytes_min: 1 << 20, slice_bytes: TASK_BYTES };
 /// Cuts a file of a few hundred bytes wherever it can be cut, and spills groups to disk every few rows.
 pub(crate) const NARROW: Plan = Plan { bytes_max: 4096, partitions_max: 8, partition_bytes_min: 16, slice_bytes: 64 };
 

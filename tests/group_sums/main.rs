@@ -25,7 +25,7 @@ use tally::{
         storage::{Store, reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
-    limits::{CsvLimits, GROUP_BLOCK_BYTES, GROUP_CALLS_MAX, GROUP_WAITS_MAX, SLICE_BYTES},
+    limits::{CsvLimits, GROUP_BLOCK_BYTES, GROUP_CALLS_MAX, GROUP_WAITS_MAX, TASK_BYTES},
     model::part::Part,
 };
 use tempfile::TempDir;
@@ -478,7 +478,7 @@ async fn long_rows_are_read_one_at_a_time() {
         writeln!(csv, "{},{}", random_csv_cell(&row[0], &mut random), row[1]).expect("in memory");
     }
     let expected = expected_group_sum(&["k", "n"], &rows, &["k"], &["n"]);
-    for (partitions_max, slice_bytes) in [(1, SLICE_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
+    for (partitions_max, slice_bytes) in [(1, TASK_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
         let plan = Plan { bytes_max: 1_000_000, partitions_max, partition_bytes_min: 1000, slice_bytes };
         assert!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await == expected, "{plan:?}");
     }

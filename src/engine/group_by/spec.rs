@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 use crate::{
     engine::csv::header::split_record,
     error::group_by::GroupByError,
-    limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, MIB, NAME_BYTES_MAX, SLICE_BYTES, WORKERS},
+    limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, MIB, NAME_BYTES_MAX, TASK_BYTES, WORKERS},
 };
 
 /// A partition with less memory would write runs all the time.
@@ -88,8 +88,8 @@ impl Plan {
         Self {
             bytes_max,
             partitions_max: cores.min(WORKERS).min(bytes_max / PARTITION_MEMORY_BYTES_MIN).max(1),
-            partition_bytes_min: 2 * SLICE_BYTES as u64,
-            slice_bytes: SLICE_BYTES,
+            partition_bytes_min: 2 * TASK_BYTES as u64,
+            slice_bytes: TASK_BYTES,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         storage::{Store, reader::Reader},
     },
     error::Error,
-    limits::{CONVERT_SLICE_BYTES, CsvLimits, RECEIVE_BLOCK_BYTES},
+    limits::{CONVERT_TASK_BYTES, CsvLimits, RECEIVE_BLOCK_BYTES},
 };
 
 /// The outcome of one task of a longer piece of work.
@@ -30,9 +30,9 @@ pub(super) struct Reread {
 }
 
 impl Reread {
-    /// Converts the next `CONVERT_SLICE_BYTES`. Done with `None` if this path cannot convert the file.
+    /// Converts the next `CONVERT_TASK_BYTES`. Done with `None` if this path cannot convert the file.
     pub(super) fn step(mut self, store: &Store, limits: CsvLimits) -> Result<Step<Self, Option<Converted>>, Error> {
-        let stop = self.file.bytes().min(self.offset + CONVERT_SLICE_BYTES as u64);
+        let stop = self.file.bytes().min(self.offset + CONVERT_TASK_BYTES as u64);
         while self.offset < stop {
             let block = self.file.block(self.offset, RECEIVE_BLOCK_BYTES)?;
             self.offset += block.len() as u64;

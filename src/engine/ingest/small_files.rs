@@ -35,7 +35,7 @@ use crate::{
         storage::Store,
     },
     error::Error,
-    limits::{COLUMNS_MAX, CsvLimits, SMALL_FILES_PER_SLICE_MAX, WORKERS},
+    limits::{COLUMNS_MAX, CsvLimits, SMALL_FILES_PER_TASK_MAX, WORKERS},
 };
 
 /// A small file that waits for a worker, and the channel for its outcome.
@@ -96,8 +96,8 @@ impl SmallFileStage {
         let permits = Arc::new(Semaphore::new(tasks_max));
         let this = Arc::new(self);
         while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            let mut files = Vec::with_capacity(SMALL_FILES_PER_SLICE_MAX);
-            if queue.recv_many(&mut files, SMALL_FILES_PER_SLICE_MAX).await == 0 {
+            let mut files = Vec::with_capacity(SMALL_FILES_PER_TASK_MAX);
+            if queue.recv_many(&mut files, SMALL_FILES_PER_TASK_MAX).await == 0 {
                 return;
             }
             let stage = Arc::clone(&this);

@@ -49,7 +49,7 @@ use crate::{
         storage::{draft::Draft, reader::Reader},
     },
     error::Error,
-    limits::{CONVERT_SLICE_BYTES, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
+    limits::{CONVERT_TASK_BYTES, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
     model::part::{Part, Receipt},
 };
 
@@ -221,7 +221,7 @@ impl Upload {
     {
         loop {
             let step = run_unless_cancelled(&self.context, &self.cancel, move || {
-                let at_end = scan.step(CONVERT_SLICE_BYTES)?;
+                let at_end = scan.step(CONVERT_TASK_BYTES)?;
                 if at_end { finish(scan).map(Step::Done) } else { Ok(Step::More((scan, finish))) }
             });
             match step.await? {
@@ -288,7 +288,7 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
         let (engine, _) = opened.expect("a data folder");
-        let rows = 2 * CONVERT_SLICE_BYTES / 4;
+        let rows = 2 * CONVERT_TASK_BYTES / 4;
         let upload = |last: &'static str| {
             let (engine, csv) = (engine.clone(), format!("a,b\n{}{last}", "1,2\n".repeat(rows)).into_bytes());
             let pieces: Vec<_> = csv.chunks(64 * KIB).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     engine::storage::reader::Reader,
     error::Error,
-    limits::SLICE_BYTES,
+    limits::TASK_BYTES,
     model::{
         part::Part,
         schema::{ColumnType, Schema},
@@ -159,7 +159,7 @@ impl<'a> PartColumns<'a> {
         let cut = || -> Result<_, std::num::TryFromIntError> {
             let rows = u64::try_from(group.num_rows())?;
             let row_bytes = (columns_bytes(group, columns) / rows).saturating_add(1);
-            let rows_max = (SLICE_BYTES as u64 / row_bytes).max(1).min(rows_max as u64);
+            let rows_max = (TASK_BYTES as u64 / row_bytes).max(1).min(rows_max as u64);
             let count = rows_max.min(rows - group_rows);
             let start = usize::try_from(group_rows)?;
             let ends_group = group_rows + count == rows;

@@ -24,7 +24,7 @@ use crate::{
         values::{parse, sum::Sum},
     },
     error::{Error, csv::CellProblem},
-    limits::SLICE_ROWS,
+    limits::TASK_ROWS,
     model::{part::Part, schema::ColumnType},
 };
 
@@ -90,13 +90,13 @@ pub struct StoredColumn<'a> {
 }
 
 impl StoredColumn<'_> {
-    /// Adds the cells of the row groups from `start` on, until about `bytes_max` bytes or [`SLICE_ROWS`] rows are read.
+    /// Adds the cells of the row groups from `start` on, until about `bytes_max` bytes or [`TASK_ROWS`] rows are read.
     pub fn sum(&self, start: RowGroupStart, bytes_max: u64, sum: &mut Sum) -> Result<Progress, SumError> {
         let parquet = ParquetFile::open(self.file, self.part)?;
         let mut at = start;
         let mut bytes = 0;
         while let Some(group) = parquet.row_groups().get(at.row_group) {
-            if bytes >= bytes_max || at.rows_before - start.rows_before >= SLICE_ROWS {
+            if bytes >= bytes_max || at.rows_before - start.rows_before >= TASK_ROWS {
                 return Ok(Progress { next: Some(at), bytes });
             }
             let rows = u64::try_from(group.num_rows()).map_err(|error| parquet.damaged(&error.to_string()))?;

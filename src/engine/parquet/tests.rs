@@ -27,7 +27,7 @@ use crate::{
         values::sum::Sum,
     },
     error::Error,
-    limits::{CELL_BYTES_MAX, PAGE_BYTES, ROW_GROUP_BYTES, SLICE_BYTES},
+    limits::{CELL_BYTES_MAX, PAGE_BYTES, ROW_GROUP_BYTES, TASK_BYTES},
     model::{
         durability::Durability,
         format::Format,
@@ -353,7 +353,7 @@ fn stretches_of_long_cells_are_short_and_the_same_for_all_columns() {
     let open = PartColumns::open(&file, &part).expect("a footer");
     let (mut at, mut found, mut ranges) = (Position::default(), 0, 0);
     while let Some((range, after)) = open.next_rows(at, &[&texts, &numbers], 1000).expect("readable") {
-        assert!(range.bytes() <= SLICE_BYTES as u64, "{range:?}");
+        assert!(range.bytes() <= TASK_BYTES as u64, "{range:?}");
         let row_of = |offset| usize::try_from(range.row_number(offset)).expect("few") - 1;
         let count = u32::try_from(range.rows_count()).expect("few");
         let mut rows: Vec<(u32, ())> = (0..count).map(|offset| (offset, ())).collect();

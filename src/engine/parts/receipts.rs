@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     engine::{runtime::context::Context, state::Lane},
     error::Error,
-    limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES, SLICE_PARTS_MAX},
+    limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES, TASK_PARTS_MAX},
     model::part::{PartId, Receipt},
 };
 
@@ -23,7 +23,7 @@ pub(crate) fn receipts_page(context: &Arc<Context>, after: Option<PartId>, count
     let parts = context.state.with(|state| state.parts.snapshot());
     let after = after.map_or(0, PartId::get);
     let Some(first) = PartId::new(after.saturating_add(1)) else { return page };
-    for (id, part) in parts.range(first..).take(count_max.min(SLICE_PARTS_MAX)) {
+    for (id, part) in parts.range(first..).take(count_max.min(TASK_PARTS_MAX)) {
         let columns = part.columns_count as usize;
         let names =
             part.schema.as_ref().map_or(HEADER_BYTES_MAX.min(columns * NAME_BYTES_MAX), |schema| schema.bytes() / 2);

@@ -22,7 +22,7 @@ use crate::{
         },
     },
     error::Error,
-    limits::{COLUMN_CHUNKS_MAX, NAME_BYTES_MAX, READ_BLOCK_BYTES, SLICE_BYTES},
+    limits::{COLUMN_CHUNKS_MAX, NAME_BYTES_MAX, READ_BLOCK_BYTES, TASK_BYTES},
     model::{
         checksum::{from_hex, to_hex},
         format::Format,
@@ -55,7 +55,7 @@ async fn fold_file<T: Send + 'static>(
     let (mut blocks, file_bytes, mut offset) = (file.blocks(), file.bytes(), 0);
     while offset < file_bytes {
         let task = move || {
-            let end = file_bytes.min(offset + SLICE_BYTES as u64);
+            let end = file_bytes.min(offset + TASK_BYTES as u64);
             while offset < end {
                 let block = blocks.from(offset)?;
                 offset += block.len() as u64;

@@ -31,7 +31,7 @@ use crate::{
         values::sum::Sum,
     },
     error::{Error, column_sum::ColumnSumError, csv::CsvError},
-    limits::{SLICE_BYTES, SLICES_IN_FLIGHT_MAX},
+    limits::{TASK_BYTES, TASKS_IN_FLIGHT_MAX},
     model::{format::Format, part::Part},
 };
 
@@ -60,7 +60,7 @@ pub struct Read {
 /// Errors: the first cell that cannot be added, in part and row order; a type that is no integer; a damaged file; a
 /// part that is missing from the table; a total that does not fit in 64 bits.
 pub(crate) async fn column_sum(context: &Arc<Context>, column: &str, format: Format) -> Result<ColumnSum, Error> {
-    column_sum_by(context, column, format, SLICE_BYTES as u64).await
+    column_sum_by(context, column, format, TASK_BYTES as u64).await
 }
 
 /// [`column_sum`], with CSV files longer than `range_bytes` cut into ranges of that length.
@@ -76,7 +76,7 @@ async fn column_sum_by(
     let units = stream::iter(groups.flat_map(move |group| work_units(group, format, range_bytes)));
     let sum_of = |unit| sum_unit(Arc::clone(context), unit, Arc::clone(&column), format);
     // `buffered` keeps the order, so the first error is the first in the table.
-    let summed = units.map(sum_of).buffered(SLICES_IN_FLIGHT_MAX);
+    let summed = units.map(sum_of).buffered(TASKS_IN_FLIGHT_MAX);
     let answer =
         Answer { context, column: &column, sum: Sum::default(), read: Read::default(), before: End::default() };
     let answer = summed
@@ -242,16 +242,16 @@ struct Position {
 }
 
 impl GroupSum {
-    /// One task: sums parts, or some rows of a large Parquet file, of about `SLICE_BYTES`.
+    /// One task: sums parts, or some rows of a large Parquet file, of about `TASK_BYTES`.
     fn step(&mut self, store: &Store, column: &str, format: Format) -> Result<(), Error> {
         let mut bytes = 0;
-        while self.next < self.group.len() && bytes < SLICE_BYTES {
+        while self.next < self.group.len() && bytes < TASK_BYTES {
             let part = Arc::clone(&self.group[self.next]);
             let at_end = match format {
                 Format::Csv => self.sum_csv(store, &part, column)?,
                 Format::Parquet => self.sum_parquet(store, &part, column)?,
             };
-            bytes += usize::try_from(part.csv_bytes).unwrap_or(usize::MAX).min(SLICE_BYTES);
+            bytes += usize::try_from(part.csv_bytes).unwrap_or(usize::MAX).min(TASK_BYTES);
             if at_end {
                 self.next += 1;
                 self.position = Position::default();
@@ -280,7 +280,7 @@ impl GroupSum {
         let file = store.open_part(part, Format::Parquet)?;
         let Position { row_group, rows: rows_before } = self.position;
         let stored = StoredColumn { file: &file, part, index: column_index, name: column, column_type };
-        let read = stored.sum(RowGroupStart { row_group, rows_before }, SLICE_BYTES as u64, &mut self.sum);
+        let read = stored.sum(RowGroupStart { row_group, rows_before }, TASK_BYTES as u64, &mut self.sum);
         let read = read.map_err(|error| match error {
             SumError::BadCell(bad_cell) => Stop::BadCell(bad_cell).error(part, column, 0),
             SumError::Failed(error) => error,

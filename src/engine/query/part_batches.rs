@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     engine::parquet::wide::is_wide,
-    limits::{SLICE_BYTES, SLICE_PARTS_MAX},
+    limits::{TASK_BYTES, TASK_PARTS_MAX},
     model::{
         format::Format,
         part::{Part, PartId},
@@ -29,8 +29,8 @@ impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
         let (_, first) = self.parts.next()?;
         let mut bytes = size(&first);
         let mut group = vec![first];
-        while group.len() < SLICE_PARTS_MAX {
-            let fits = |(_, part): &(PartId, Arc<Part>)| bytes + size(part) <= SLICE_BYTES as u64 && !is_wide(part);
+        while group.len() < TASK_PARTS_MAX {
+            let fits = |(_, part): &(PartId, Arc<Part>)| bytes + size(part) <= TASK_BYTES as u64 && !is_wide(part);
             let Some((_, part)) = self.parts.next_if(fits) else {
                 break;
             };

@@ -38,7 +38,7 @@ use crate::{
         storage::Store,
     },
     error::Error,
-    limits::{SLICE_BYTES, SURVEY_MEMORY_BYTES, SURVEY_ROW_BYTES, SURVEY_SLICE_ROWS, SURVEY_SLICES_MAX},
+    limits::{SURVEY_MEMORY_BYTES, SURVEY_ROW_BYTES, SURVEY_TASK_ROWS, SURVEY_TASKS_MAX, TASK_BYTES},
     model::{format::Format, part::Part},
 };
 
@@ -58,7 +58,7 @@ pub(super) async fn answer(
     let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format: Format::Parquet });
     let read = |group| read_group(Arc::clone(context), group, Arc::clone(&question), lane, Arc::clone(&memory));
     // In the order of the groups, so that the first error is the first in the table.
-    let mut read = pin!(groups.map(read).buffered(SURVEY_SLICES_MAX));
+    let mut read = pin!(groups.map(read).buffered(SURVEY_TASKS_MAX));
     let mut all = Survey::new(Arc::clone(&memory));
     let mut parts_done = 0;
     progress(parts_done, parts_count);
@@ -111,9 +111,9 @@ struct GroupRead {
 }
 
 impl GroupRead {
-    /// Reads one slice: parts, or row ranges of a large part, up to about `SURVEY_SLICE_ROWS` or `SLICE_BYTES`.
+    /// Reads one slice: parts, or row ranges of a large part, up to about `SURVEY_TASK_ROWS` or `TASK_BYTES`.
     fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
-        let (mut rows_left, mut bytes) = (SURVEY_SLICE_ROWS, 0);
+        let (mut rows_left, mut bytes) = (SURVEY_TASK_ROWS, 0);
         while let Some(part) = self.group.get(self.next).map(Arc::clone) {
             let schema = store.schema(&part)?;
             if let Some(columns) = Columns::of(&schema) {
@@ -125,7 +125,7 @@ impl GroupRead {
                     rows_left -= range.rows_count();
                     bytes = range.bytes().saturating_add(bytes);
                     self.position = after;
-                    if rows_left == 0 || bytes >= SLICE_BYTES as u64 {
+                    if rows_left == 0 || bytes >= TASK_BYTES as u64 {
                         return Ok(());
                     }
                 }
