@@ -2,7 +2,7 @@
 //! the answer. Nothing here or below knows a protocol.
 //!
 //! [`Engine`] is a facade: each of its methods calls a feature, and features work with a
-//! [`Context`](runtime::context::Context).
+//! [`Context`].
 
 pub mod csv;
 pub mod group_by;

@@ -9,7 +9,7 @@
 //! Jobs of one kind run in the order in which they were accepted, a few at once. They compute in slices on the workers, in
 //! their own lane. What a job has to do is read from disk when it runs.
 //!
-//! Memory: at most [`JOBS_MAX`] entries, of which `JOBS_UNFINISHED_MAX` have work to do.
+//! Memory: at most `JOBS_MAX` entries, of which `JOBS_UNFINISHED_MAX` have work to do.
 
 pub mod cancel;
 pub mod record;

@@ -14,14 +14,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    csv_ranges::{ByteRange, End, Found, Source, find_column},
+    csv_ranges::{ByteRange, End, Found, Reading, Source, Stop, find_column},
     part_batches::Groups,
 };
 use crate::{
     engine::{
         csv::stored::check_rows,
         parquet::{
-            column_sum::{BadCell, RowGroupStart, StoredColumn, SumError},
+            column_sum::{RowGroupStart, StoredColumn, SumError},
             wide::is_wide,
         },
         parts::selection::parts_to_read,
@@ -30,7 +30,7 @@ use crate::{
         storage::Store,
         values::sum::Sum,
     },
-    error::{Error, column_sum::ColumnSumError, csv::CsvError},
+    error::{Error, column_sum::ColumnSumError},
     limits::{TASK_BYTES, TASKS_IN_FLIGHT_MAX},
     model::{format::Format, part::Part},
 };
@@ -105,15 +105,6 @@ enum WorkUnit {
 enum Summed {
     Group(Sum, Read),
     ByteRange(ByteRange, Reading),
-}
-
-/// The result of reading a byte range.
-pub(super) enum Reading {
-    /// The part does not have the column.
-    NoColumn,
-    /// The start of the first row could not be guessed.
-    NoGuess,
-    Found(Found),
 }
 
 /// Cuts a group into byte ranges if it is one CSV file longer than `range_bytes`.
@@ -293,42 +284,6 @@ impl GroupSum {
         self.read.parts += 1;
         self.read.rows += part.rows;
         Ok(true)
-    }
-}
-
-/// Why the scan of a stored file ended early.
-pub(super) enum Stop {
-    BadCell(BadCell),
-    Csv(CsvError),
-    /// The file does not match its receipt.
-    Damaged(String),
-    Io(Error),
-}
-
-impl Stop {
-    /// The error for the caller. `rows_before` is the number of rows of the part before those that the scan counted.
-    fn error(self, part: &Part, column: &str, rows_before: u64) -> Error {
-        let damaged = |what: String| Error::Damaged { part: part.id, what: format!("csv: {what}") };
-        match self {
-            Self::BadCell(BadCell { row, cell, problem }) => {
-                Error::Cell { part: part.id, row: row + rows_before, column: column.to_owned(), cell, problem }
-            }
-            Self::Csv(error) => damaged(error.after_rows(rows_before).to_string()),
-            Self::Damaged(what) => damaged(what),
-            Self::Io(error) => error,
-        }
-    }
-}
-
-impl From<CsvError> for Stop {
-    fn from(error: CsvError) -> Self {
-        Self::Csv(error)
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Io(error)
     }
 }
 

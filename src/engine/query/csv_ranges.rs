@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::column_sum::{Reading, Stop};
 use crate::{
     engine::{
         csv::{
@@ -17,7 +16,7 @@ use crate::{
         storage::{Store, reader::Reader},
         values::{parse::summand, sum::Sum},
     },
-    error::{Error, column_sum::ColumnSumError},
+    error::{Error, column_sum::ColumnSumError, csv::CsvError},
     model::{
         format::Format,
         part::Part,
@@ -169,5 +168,50 @@ impl Rows for ColumnOfCsv<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The result of reading a byte range.
+pub(super) enum Reading {
+    /// The part does not have the column.
+    NoColumn,
+    /// The start of the first row could not be guessed.
+    NoGuess,
+    Found(Found),
+}
+
+/// Why the scan of a stored file ended early.
+pub(super) enum Stop {
+    BadCell(BadCell),
+    Csv(CsvError),
+    /// The file does not match its receipt.
+    Damaged(String),
+    Io(Error),
+}
+
+impl Stop {
+    /// The error for the caller. `rows_before` is the number of rows of the part before those that the scan counted.
+    pub(super) fn error(self, part: &Part, column: &str, rows_before: u64) -> Error {
+        let damaged = |what: String| Error::Damaged { part: part.id, what: format!("csv: {what}") };
+        match self {
+            Self::BadCell(BadCell { row, cell, problem }) => {
+                Error::Cell { part: part.id, row: row + rows_before, column: column.to_owned(), cell, problem }
+            }
+            Self::Csv(error) => damaged(error.after_rows(rows_before).to_string()),
+            Self::Damaged(what) => damaged(what),
+            Self::Io(error) => error,
+        }
+    }
+}
+
+impl From<CsvError> for Stop {
+    fn from(error: CsvError) -> Self {
+        Self::Csv(error)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Io(error)
     }
 }
