@@ -163,3 +163,15 @@ fn every_module_says_what_lives_there() {
         assert!(text.starts_with("//! "), "{name} does not begin by saying what lives there");
     }
 }
+
+#[test]
+fn no_file_is_long() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for name in sources().keys() {
+        let lines = fs::read_to_string(root.join(name)).expect("readable").lines().count();
+        let lines_max = if name.starts_with("engine/kernels/") { 700 } else { 600 };
+        assert!(lines <= lines_max, "{name} has {lines} lines, more than {lines_max}");
+    }
+    let facade = fs::read_to_string(root.join("engine/mod.rs")).expect("readable").lines().count();
+    assert!(facade <= 350, "the facade has {facade} lines, more than 350");
+}

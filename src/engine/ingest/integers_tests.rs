@@ -172,6 +172,7 @@ fn unless_stopped<T>(result: Result<T, IntegersError>) -> Option<T> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a list of cases")]
 fn what_is_taken_of_hostile_files_is_what_the_careful_path_makes_of_them() {
     const HOSTILE: [&[u8]; 32] = [
         b"\"",

@@ -1,31 +1,11 @@
-//! Reads everything that is stored and compares it with its checksums: for `tally verify`, and in the background with
-//! `--scrub-interval`.
-//!
-//! A scan reads the files of all parts in the order of their ids, then those of the jobs. It runs in slices on the workers,
-//! in the lane of jobs, so that uploads and questions continue meanwhile. A scan changes nothing. Only [`verify_folder`],
-//! which locks the data folder like a server, moves damaged parts to quarantine. While a server runs, a damaged part stays in
-//! the table, so that questions that need it are refused; they are answered again once its files have been restored.
-
-use std::{
-    collections::{BTreeSet, VecDeque},
-    hash::Hasher,
-    path::Path,
-    sync::{Arc, Weak, atomic::Ordering},
-    time::{Duration, Instant},
-};
-
-use tokio::sync::OwnedSemaphorePermit;
-use twox_hash::XxHash3_64;
+//! One pass over stored files: which file is next, and what is compared with what.
 
 use crate::{
     engine::{
-        jobs::record::{self, Record, RecordState, Work},
+        jobs::record::{Record, RecordState, Work},
         parquet::{file::ParquetFile, wide::is_wide},
-        runtime::context::Context,
-        runtime::workers::Workers,
-        state::{Lane, Shared},
         storage::{
-            self, Store,
+            Store,
             checksums::listed_blocks,
             draft::checksum_text,
             names::JobFile,
@@ -35,11 +15,17 @@ use crate::{
     error::{Error, Kind},
     limits::{TASK_BYTES, TASK_PARTS_MAX},
     model::{
-        durability::Durability,
         format::Format,
         part::{Part, PartId, Remains},
     },
 };
+use std::{
+    collections::{BTreeSet, VecDeque},
+    hash::Hasher,
+    sync::Arc,
+};
+
+use twox_hash::XxHash3_64;
 
 /// A stored file that does not match its checksum, or that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,41 +47,22 @@ pub struct Progress {
     pub damaged: Vec<DamagedFile>,
 }
 
-/// A verification of all that the server has stored. Dropping it ends it.
-pub struct Verification {
-    context: Arc<Context>,
-    /// `None` while a worker runs a slice, and after the end.
-    scan: Option<Scan>,
-    damaged_count: u64,
-    /// The permit of a call, of which the number is limited. The background scrub needs none.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// The result of verifying a data folder that no server uses.
-#[derive(Debug)]
-pub struct VerifiedFolder {
-    /// Parts that were moved to quarantine.
-    pub set_aside: Vec<PartId>,
-    /// How many parts are in quarantine whose loss no operator has accepted, including those of `set_aside`.
-    pub missing_count: usize,
-}
-
 /// A scan of stored files: what has to be verified, and how much of it has been.
-struct Scan {
+pub(super) struct Scan {
     /// Parts that have not been begun. Each has its entry in the table, or `None` if no server uses the folder.
     parts: Box<dyn Iterator<Item = (PartId, Option<Arc<Part>>)> + Send>,
     /// Names of jobs that have not been begun; `None` until all parts are done.
-    jobs: Option<std::vec::IntoIter<String>>,
+    pub(super) jobs: Option<std::vec::IntoIter<String>>,
     /// Files of the current part or job that have not been begun.
-    pending_files: VecDeque<StoredFile>,
+    pub(super) pending_files: VecDeque<StoredFile>,
     reading: Option<Reading>,
-    progress: Progress,
+    pub(super) progress: Progress,
     /// Parts with a damaged file.
-    damaged_parts: BTreeSet<PartId>,
+    pub(super) damaged_parts: BTreeSet<PartId>,
 }
 
 /// A file that has to be verified.
-enum StoredFile {
+pub(super) enum StoredFile {
     /// The receipt of a part, with the part's entry in the table, which is used if the receipt is damaged.
     Receipt(PartId, Option<Arc<Part>>),
     /// A file of a part, and the checksum that the receipt has for it.
@@ -134,7 +101,7 @@ enum Owner {
 }
 
 impl Scan {
-    fn new(parts: impl Iterator<Item = (PartId, Option<Arc<Part>>)> + Send + 'static) -> Self {
+    pub(super) fn new(parts: impl Iterator<Item = (PartId, Option<Arc<Part>>)> + Send + 'static) -> Self {
         Self {
             parts: Box::new(parts),
             jobs: None,
@@ -146,7 +113,7 @@ impl Scan {
     }
 
     /// Whether the next slice decodes a long Parquet footer.
-    fn is_wide_read_next(&self) -> bool {
+    pub(super) fn is_wide_read_next(&self) -> bool {
         self.reading.is_none() && self.pending_files.front().is_some_and(decodes_long_footer)
     }
 
@@ -154,7 +121,7 @@ impl Scan {
     /// to be decoded.
     ///
     /// Errors: the folder of jobs cannot be read.
-    fn step(&mut self, store: &Store, wide_reads: bool) -> Result<bool, Error> {
+    pub(super) fn step(&mut self, store: &Store, wide_reads: bool) -> Result<bool, Error> {
         // Each file counts as some bytes more than it has, so that a slice of small files ends, too.
         const FILE_BYTES: u64 = (TASK_BYTES / TASK_PARTS_MAX / 4) as u64;
         let before = self.progress.bytes + self.progress.files * FILE_BYTES;
@@ -179,23 +146,7 @@ impl Scan {
 
     fn begin(&mut self, store: &Store, target: StoredFile) {
         match target {
-            StoredFile::Receipt(id, known) => match store.receipt(id) {
-                Ok(receipt) => {
-                    self.end_file(0);
-                    let part = Arc::new(Part::of(&receipt, None));
-                    self.pending_files.extend([
-                        StoredFile::PartFile(Arc::clone(&part), Format::Csv, receipt.csv.xxh3),
-                        StoredFile::PartFile(Arc::clone(&part), Format::Parquet, receipt.parquet.xxh3),
-                        StoredFile::Sums(part),
-                    ]);
-                }
-                Err(error) => {
-                    self.part_is_damaged(id, format!("parts/{id}.json"), &error);
-                    if error.kind() == Kind::DataLoss {
-                        self.push_files_without_receipt(store, id, known);
-                    }
-                }
-            },
+            StoredFile::Receipt(id, known) => self.begin_receipt(store, id, known),
             StoredFile::PartFile(part, format, expected) => {
                 let (id, file) = (part.id, format!("parts/{}.{format}", part.id));
                 // The CSV is verified block by block, which also verifies that its list of checksums belongs to this file.
@@ -243,38 +194,64 @@ impl Scan {
                 Ok(Some(bytes)) => self.end_file(bytes),
                 Err(error) => self.part_is_damaged(id, format!("parts/{id}.sums"), &error),
             },
-            StoredFile::Record(name) => match Record::read(store, &name) {
-                Ok(record) => {
-                    self.end_file(0);
-                    let file = match (&record.state, &record.work) {
-                        (RecordState::Done { .. }, _) => Some(JobFile::Result),
-                        (RecordState::Queued | RecordState::Running, Work::GroupSum { .. }) => Some(JobFile::Input),
-                        (RecordState::Queued | RecordState::Running, Work::Survey(_)) => None,
-                        (RecordState::Failed { .. } | RecordState::Downloaded, _) => None,
-                    };
-                    let record = Arc::new(record);
-                    self.pending_files.extend(file.map(|file| StoredFile::JobFile(record, file)));
-                }
-                // The job was removed meanwhile.
-                Err(_) if !store.has_job_record(&name) => {}
-                Err(error) => self.is_damaged(format!("jobs/{name}.json"), &error),
-            },
-            StoredFile::JobFile(record, kind) => {
-                let name = record.id.to_string();
-                let file = format!("jobs/{name}.{}", kind.extension());
-                let (bytes, check) = match (kind, &record.state) {
-                    (JobFile::Result, RecordState::Done { bytes, .. }) => (Some(*bytes), record.state.result_check()),
-                    _ => (None, record.input_check()),
-                };
-                match store.open_job_file(&name, kind, check) {
-                    Ok(reader) if bytes.is_some_and(|bytes| bytes != reader.bytes()) => {
-                        let what = format!("{} bytes, its record says {}", reader.bytes(), bytes.unwrap_or(0));
-                        self.job_is_damaged(store, &record, file, &reader.damaged(&what));
-                    }
-                    Ok(reader) => self.reading = Some(Reading::new(Owner::Job(record), file, &reader, None)),
-                    Err(error) => self.job_is_damaged(store, &record, file, &error),
+            StoredFile::Record(name) => self.begin_record(store, name),
+            StoredFile::JobFile(record, kind) => self.begin_job_file(store, record, kind),
+        }
+    }
+
+    fn begin_receipt(&mut self, store: &Store, id: PartId, known: Option<Arc<Part>>) {
+        match store.receipt(id) {
+            Ok(receipt) => {
+                self.end_file(0);
+                let part = Arc::new(Part::of(&receipt, None));
+                self.pending_files.extend([
+                    StoredFile::PartFile(Arc::clone(&part), Format::Csv, receipt.csv.xxh3),
+                    StoredFile::PartFile(Arc::clone(&part), Format::Parquet, receipt.parquet.xxh3),
+                    StoredFile::Sums(part),
+                ]);
+            }
+            Err(error) => {
+                self.part_is_damaged(id, format!("parts/{id}.json"), &error);
+                if error.kind() == Kind::DataLoss {
+                    self.push_files_without_receipt(store, id, known);
                 }
             }
+        }
+    }
+
+    fn begin_record(&mut self, store: &Store, name: String) {
+        match Record::read(store, &name) {
+            Ok(record) => {
+                self.end_file(0);
+                let file = match (&record.state, &record.work) {
+                    (RecordState::Done { .. }, _) => Some(JobFile::Result),
+                    (RecordState::Queued | RecordState::Running, Work::GroupSum { .. }) => Some(JobFile::Input),
+                    (RecordState::Queued | RecordState::Running, Work::Survey(_)) => None,
+                    (RecordState::Failed { .. } | RecordState::Downloaded, _) => None,
+                };
+                let record = Arc::new(record);
+                self.pending_files.extend(file.map(|file| StoredFile::JobFile(record, file)));
+            }
+            // The job was removed meanwhile.
+            Err(_) if !store.has_job_record(&name) => {}
+            Err(error) => self.is_damaged(format!("jobs/{name}.json"), &error),
+        }
+    }
+
+    fn begin_job_file(&mut self, store: &Store, record: Arc<Record>, kind: JobFile) {
+        let name = record.id.to_string();
+        let file = format!("jobs/{name}.{}", kind.extension());
+        let (bytes, check) = match (kind, &record.state) {
+            (JobFile::Result, RecordState::Done { bytes, .. }) => (Some(*bytes), record.state.result_check()),
+            _ => (None, record.input_check()),
+        };
+        match store.open_job_file(&name, kind, check) {
+            Ok(reader) if bytes.is_some_and(|bytes| bytes != reader.bytes()) => {
+                let what = format!("{} bytes, its record says {}", reader.bytes(), bytes.unwrap_or(0));
+                self.job_is_damaged(store, &record, file, &reader.damaged(&what));
+            }
+            Ok(reader) => self.reading = Some(Reading::new(Owner::Job(record), file, &reader, None)),
+            Err(error) => self.job_is_damaged(store, &record, file, &error),
         }
     }
 
@@ -422,180 +399,4 @@ fn check_remaining_sums(store: &Store, id: PartId, remains: &Remains) -> Result<
 fn verify_blocks(store: &Store, part: &Part, from: u64) -> Result<(u64, Option<u64>), Error> {
     let file = store.open_part(part, Format::Parquet)?;
     ParquetFile::open(&file, part)?.verify_blocks(from, TASK_BYTES as u64)
-}
-
-/// Begins to verify everything that is stored now.
-///
-/// Errors: another call is already verifying.
-pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
-    let permit = Arc::clone(&context.verify_calls).try_acquire_owned();
-    let permit = permit.ok().ok_or(Error::VerificationRunning)?;
-    Ok(Verification::new(Arc::clone(context), Some(permit)))
-}
-
-impl Verification {
-    fn new(context: Arc<Context>, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let parts = context.state.with(|state| state.parts.snapshot());
-        let scan = Scan::new(parts.into_iter().map(|(id, part)| (id, Some(part))));
-        Self { context, scan: Some(scan), damaged_count: 0, _permit: permit }
-    }
-
-    /// Verifies one more slice; returns `None` at the end. Damaged files are also logged and counted.
-    ///
-    /// Errors: the folder of jobs cannot be read; the server is shutting down.
-    pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
-        let Some(mut scan) = self.scan.take() else { return Ok(None) };
-        let context = &self.context;
-        let store = Arc::clone(&context.store);
-        let wide_permit = match scan.is_wide_read_next() {
-            true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
-            false => None,
-        };
-        let slice = move || {
-            let more = scan.step(&store, wide_permit.is_some())?;
-            drop(wide_permit);
-            Ok((scan, more))
-        };
-        let (mut scan, more) = context.workers.run(Lane::Job, slice).await.flatten()?;
-        let progress = std::mem::take(&mut scan.progress);
-        for DamagedFile { file, what } in &progress.damaged {
-            tracing::error!(file, what, "damaged");
-        }
-        self.damaged_count += progress.damaged.len() as u64;
-        if more {
-            context.damaged_files.fetch_max(self.damaged_count, Ordering::Relaxed);
-            self.scan = Some(scan);
-        } else {
-            context.damaged_files.store(self.damaged_count, Ordering::Relaxed);
-        }
-        Ok(Some(progress))
-    }
-}
-
-/// Waits, verifies everything that is stored, and begins again, until the engine is closed or dropped.
-pub(super) async fn keep_scrubbing(context: Weak<Context>, interval: Duration) {
-    loop {
-        tokio::time::sleep(interval).await;
-        let Some(context) = context.upgrade() else { return };
-        match scrub(context).await {
-            Ok(()) => {}
-            Err(Error::Draining) => return,
-            Err(error) => tracing::error!(%error, "the scrub could not go on"),
-        }
-    }
-}
-
-async fn scrub(context: Arc<Context>) -> Result<(), Error> {
-    let started = Instant::now();
-    let (mut files, mut bytes, mut damaged) = (0, 0, 0);
-    let mut verification = Verification::new(context, None);
-    while let Some(progress) = verification.next().await? {
-        files += progress.files;
-        bytes += progress.bytes;
-        damaged += progress.damaged.len();
-    }
-    tracing::info!(files, bytes, damaged, duration_ms = started.elapsed().as_millis(), "scrubbed");
-    Ok(())
-}
-
-/// The id of the process that uses a data folder; `None` if no process does.
-pub async fn holder(root: &Path) -> Result<Option<u64>, Error> {
-    let root = root.to_owned();
-    let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
-    let holder = workers.run(Lane::Job, move || storage::lock_holder(&root)).await.flatten();
-    workers.close();
-    holder
-}
-
-/// Verifies a data folder that no server uses, and puts it in order as a server does when it starts: remains of uploads that
-/// were never acknowledged are removed, and damaged parts are moved to quarantine.
-///
-/// Errors: there is no such folder, or it is in use; a file operation fails.
-pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Result<VerifiedFolder, Error> {
-    if !root.join("parts").is_dir() {
-        return Err(Error::DataFolder(format!("data folder {}: it is not there", root.display())));
-    }
-    let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
-    let root = root.to_owned();
-    let open = move || {
-        let store = Store::open(&root, Durability::Fsync)?;
-        record::find(&store)?; // a newer version is refused before anything is changed
-        let mut parts = BTreeSet::new();
-        let found = store.tidy(|receipt| {
-            parts.insert(receipt.part);
-        })?;
-        parts.extend(found.quarantined.iter().map(|(id, _reason)| *id));
-        Ok((Arc::new(store), parts, found))
-    };
-    let (store, parts, found) = workers.run(Lane::Job, open).await.flatten()?;
-    let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)));
-    loop {
-        let store = Arc::clone(&store);
-        let slice = move || {
-            let more = scan.step(&store, true)?;
-            Ok((scan, more))
-        };
-        let more;
-        (scan, more) = workers.run(Lane::Job, slice).await.flatten()?;
-        report(std::mem::take(&mut scan.progress));
-        if !more {
-            break;
-        }
-    }
-    // The scan has reported the same parts, except for one whose number is the only thing wrong with it.
-    let mut damaged_parts = scan.damaged_parts;
-    for (id, reason) in found.quarantined {
-        if damaged_parts.insert(id) {
-            let what = Error::Damaged { part: id, what: reason }.to_string();
-            let damaged = vec![DamagedFile { file: format!("parts/{id}.json"), what }];
-            report(Progress { damaged, ..Progress::default() });
-        }
-    }
-    let set_aside = damaged_parts.iter().copied().collect();
-    let put_in_order = move || {
-        damaged_parts.iter().try_for_each(|id| store.move_part_to_quarantine(*id))?;
-        let missing = store.quarantine()?.missing(|id| store.has_receipt(*id));
-        Ok(missing.count())
-    };
-    let missing_count = workers.run(Lane::Job, put_in_order).await.flatten()?;
-    workers.close();
-    Ok(VerifiedFolder { set_aside, missing_count })
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::engine::state::jobs::JobId;
-
-    use super::*;
-
-    /// The files that a scan of this file finds damaged.
-    fn damaged(store: &Store, target: StoredFile) -> Vec<String> {
-        let mut scan = Scan::new(std::iter::empty());
-        scan.jobs = Some(Vec::new().into_iter());
-        scan.pending_files.push_back(target);
-        while scan.step(store, true).expect("readable") {}
-        scan.progress.damaged.into_iter().map(|damaged| damaged.file).collect()
-    }
-
-    #[test]
-    fn a_job_that_ended_since_its_record_was_read_is_not_damaged() {
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
-        let name = "0b5e2c14-6f1a-4a52-9a0e-1f7a4e5b3c2d";
-        let id: JobId = name.parse().expect("a name");
-        let (by, sum, header) = (vec!["a".to_owned()], vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]);
-        let mut record = Record::new(id, 1, Work::GroupSum { by, sum, header }, Some(7));
-        let of_input = |record: &Record| StoredFile::JobFile(Arc::new(record.clone()), JobFile::Input);
-        let queued = record.clone();
-        assert_eq!(damaged(&store, of_input(&queued)), Vec::<String>::new(), "the job is gone");
-        assert_eq!(damaged(&store, StoredFile::Record(name.to_owned())), Vec::<String>::new(), "the job is gone");
-        record.publish(&store).expect("published");
-        assert_eq!(damaged(&store, of_input(&queued)), [format!("jobs/{name}.input")]);
-        record.state = RecordState::Failed { reason: "why".to_owned() };
-        record.publish(&store).expect("published");
-        assert_eq!(damaged(&store, of_input(&queued)), Vec::<String>::new(), "it needs no input any more");
-        record.state = RecordState::Done { bytes: 1, check: None };
-        record.publish(&store).expect("published");
-        assert_eq!(damaged(&store, of_input(&queued)), [format!("jobs/{name}.result")]);
-    }
 }

@@ -1,0 +1,229 @@
+//! Reads everything that is stored and compares it with its checksums: for `tally verify`, and in the background with
+//! `--scrub-interval`.
+//!
+//! A scan reads the files of all parts in the order of their ids, then those of the jobs. It runs in slices on the workers,
+//! in the lane of jobs, so that uploads and questions continue meanwhile. A scan changes nothing. Only [`verify_folder`],
+//! which locks the data folder like a server, moves damaged parts to quarantine. While a server runs, a damaged part stays in
+//! the table, so that questions that need it are refused; they are answered again once its files have been restored.
+
+pub mod scan;
+
+use self::scan::Scan;
+pub use self::scan::{DamagedFile, Progress};
+use crate::{
+    engine::{
+        jobs::record,
+        runtime::{context::Context, workers::Workers},
+        state::{Lane, Shared},
+        storage::{self, Store},
+    },
+    error::Error,
+    model::{durability::Durability, part::PartId},
+};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A verification of all that the server has stored. Dropping it ends it.
+pub struct Verification {
+    context: Arc<Context>,
+    /// `None` while a worker runs a slice, and after the end.
+    scan: Option<Scan>,
+    damaged_count: u64,
+    /// The permit of a call, of which the number is limited. The background scrub needs none.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The result of verifying a data folder that no server uses.
+#[derive(Debug)]
+pub struct VerifiedFolder {
+    /// Parts that were moved to quarantine.
+    pub set_aside: Vec<PartId>,
+    /// How many parts are in quarantine whose loss no operator has accepted, including those of `set_aside`.
+    pub missing_count: usize,
+}
+
+/// Begins to verify everything that is stored now.
+///
+/// Errors: another call is already verifying.
+pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
+    let permit = Arc::clone(&context.verify_calls).try_acquire_owned();
+    let permit = permit.ok().ok_or(Error::VerificationRunning)?;
+    Ok(Verification::new(Arc::clone(context), Some(permit)))
+}
+
+impl Verification {
+    fn new(context: Arc<Context>, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let parts = context.state.with(|state| state.parts.snapshot());
+        let scan = Scan::new(parts.into_iter().map(|(id, part)| (id, Some(part))));
+        Self { context, scan: Some(scan), damaged_count: 0, _permit: permit }
+    }
+
+    /// Verifies one more slice; returns `None` at the end. Damaged files are also logged and counted.
+    ///
+    /// Errors: the folder of jobs cannot be read; the server is shutting down.
+    pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
+        let Some(mut scan) = self.scan.take() else { return Ok(None) };
+        let context = &self.context;
+        let store = Arc::clone(&context.store);
+        let wide_permit = match scan.is_wide_read_next() {
+            true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
+            false => None,
+        };
+        let slice = move || {
+            let more = scan.step(&store, wide_permit.is_some())?;
+            drop(wide_permit);
+            Ok((scan, more))
+        };
+        let (mut scan, more) = context.workers.run(Lane::Job, slice).await.flatten()?;
+        let progress = std::mem::take(&mut scan.progress);
+        for DamagedFile { file, what } in &progress.damaged {
+            tracing::error!(file, what, "damaged");
+        }
+        self.damaged_count += progress.damaged.len() as u64;
+        if more {
+            context.damaged_files.fetch_max(self.damaged_count, Ordering::Relaxed);
+            self.scan = Some(scan);
+        } else {
+            context.damaged_files.store(self.damaged_count, Ordering::Relaxed);
+        }
+        Ok(Some(progress))
+    }
+}
+
+/// Waits, verifies everything that is stored, and begins again, until the engine is closed or dropped.
+pub(super) async fn keep_scrubbing(context: Weak<Context>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(context) = context.upgrade() else { return };
+        match scrub(context).await {
+            Ok(()) => {}
+            Err(Error::Draining) => return,
+            Err(error) => tracing::error!(%error, "the scrub could not go on"),
+        }
+    }
+}
+
+async fn scrub(context: Arc<Context>) -> Result<(), Error> {
+    let started = Instant::now();
+    let (mut files, mut bytes, mut damaged) = (0, 0, 0);
+    let mut verification = Verification::new(context, None);
+    while let Some(progress) = verification.next().await? {
+        files += progress.files;
+        bytes += progress.bytes;
+        damaged += progress.damaged.len();
+    }
+    tracing::info!(files, bytes, damaged, duration_ms = started.elapsed().as_millis(), "scrubbed");
+    Ok(())
+}
+
+/// The id of the process that uses a data folder; `None` if no process does.
+pub async fn holder(root: &Path) -> Result<Option<u64>, Error> {
+    let root = root.to_owned();
+    let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
+    let holder = workers.run(Lane::Job, move || storage::lock_holder(&root)).await.flatten();
+    workers.close();
+    holder
+}
+
+/// Verifies a data folder that no server uses, and puts it in order as a server does when it starts: remains of uploads that
+/// were never acknowledged are removed, and damaged parts are moved to quarantine.
+///
+/// Errors: there is no such folder, or it is in use; a file operation fails.
+pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Result<VerifiedFolder, Error> {
+    if !root.join("parts").is_dir() {
+        return Err(Error::DataFolder(format!("data folder {}: it is not there", root.display())));
+    }
+    let workers = Workers::start(Shared::new()).map_err(Error::io("worker threads"))?;
+    let root = root.to_owned();
+    let open = move || {
+        let store = Store::open(&root, Durability::Fsync)?;
+        record::find(&store)?; // a newer version is refused before anything is changed
+        let mut parts = BTreeSet::new();
+        let found = store.tidy(|receipt| {
+            parts.insert(receipt.part);
+        })?;
+        parts.extend(found.quarantined.iter().map(|(id, _reason)| *id));
+        Ok((Arc::new(store), parts, found))
+    };
+    let (store, parts, found) = workers.run(Lane::Job, open).await.flatten()?;
+    let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)));
+    loop {
+        let store = Arc::clone(&store);
+        let slice = move || {
+            let more = scan.step(&store, true)?;
+            Ok((scan, more))
+        };
+        let more;
+        (scan, more) = workers.run(Lane::Job, slice).await.flatten()?;
+        report(std::mem::take(&mut scan.progress));
+        if !more {
+            break;
+        }
+    }
+    // The scan has reported the same parts, except for one whose number is the only thing wrong with it.
+    let mut damaged_parts = scan.damaged_parts;
+    for (id, reason) in found.quarantined {
+        if damaged_parts.insert(id) {
+            let what = Error::Damaged { part: id, what: reason }.to_string();
+            let damaged = vec![DamagedFile { file: format!("parts/{id}.json"), what }];
+            report(Progress { damaged, ..Progress::default() });
+        }
+    }
+    let set_aside = damaged_parts.iter().copied().collect();
+    let put_in_order = move || {
+        damaged_parts.iter().try_for_each(|id| store.move_part_to_quarantine(*id))?;
+        let missing = store.quarantine()?.missing(|id| store.has_receipt(*id));
+        Ok(missing.count())
+    };
+    let missing_count = workers.run(Lane::Job, put_in_order).await.flatten()?;
+    workers.close();
+    Ok(VerifiedFolder { set_aside, missing_count })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scan::StoredFile;
+    use crate::engine::{
+        jobs::record::{Record, RecordState, Work},
+        state::jobs::JobId,
+        storage::names::JobFile,
+    };
+
+    use super::*;
+
+    /// The files that a scan of this file finds damaged.
+    fn damaged(store: &Store, target: StoredFile) -> Vec<String> {
+        let mut scan = Scan::new(std::iter::empty());
+        scan.jobs = Some(Vec::new().into_iter());
+        scan.pending_files.push_back(target);
+        while scan.step(store, true).expect("readable") {}
+        scan.progress.damaged.into_iter().map(|damaged| damaged.file).collect()
+    }
+
+    #[test]
+    fn a_job_that_ended_since_its_record_was_read_is_not_damaged() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = Store::open(folder.path(), Durability::None).expect("a data folder");
+        let name = "0b5e2c14-6f1a-4a52-9a0e-1f7a4e5b3c2d";
+        let id: JobId = name.parse().expect("a name");
+        let (by, sum, header) = (vec!["a".to_owned()], vec!["b".to_owned()], vec!["a".to_owned(), "b".to_owned()]);
+        let mut record = Record::new(id, 1, Work::GroupSum { by, sum, header }, Some(7));
+        let of_input = |record: &Record| StoredFile::JobFile(Arc::new(record.clone()), JobFile::Input);
+        let queued = record.clone();
+        assert_eq!(damaged(&store, of_input(&queued)), Vec::<String>::new(), "the job is gone");
+        assert_eq!(damaged(&store, StoredFile::Record(name.to_owned())), Vec::<String>::new(), "the job is gone");
+        record.publish(&store).expect("published");
+        assert_eq!(damaged(&store, of_input(&queued)), [format!("jobs/{name}.input")]);
+        record.state = RecordState::Failed { reason: "why".to_owned() };
+        record.publish(&store).expect("published");
+        assert_eq!(damaged(&store, of_input(&queued)), Vec::<String>::new(), "it needs no input any more");
+        record.state = RecordState::Done { bytes: 1, check: None };
+        record.publish(&store).expect("published");
+        assert_eq!(damaged(&store, of_input(&queued)), [format!("jobs/{name}.result")]);
+    }
+}
