@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(kernels::put_deltas(&values, &mut wide), delta::put(&values, &mut plain));
     assert_eq!(wide, plain);
 
-    let is_narrow = |value: &i64| value.unsigned_abs() < delta::NARROW_END.into();
+    let is_narrow = |value: &i64| value.unsigned_abs() < delta::NARROW_DELTAS_END.into();
     let narrow: Option<Vec<i32>> = values.iter().map(|value| is_narrow(value).then_some(*value as i32)).collect();
     if let Some(narrow) = narrow {
         let (mut wide, mut safe) = (Vec::new(), Vec::new());

@@ -223,7 +223,7 @@ fn narrow_cells_are_what_wide_ones_are() {
     for seed in 0..6000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let columns_count = random.usize(1..=SUM_COLUMNS_MAX);
-        // Long cells are rare, so that some stand across 64 bytes and their neighbours.
+        // Long cells are rare, so that some of them cross the border between 64 bytes and the next.
         let bits = [54, 44, 41, 36][random.usize(..4)];
         let mut rows = Vec::new();
         while rows.len() < 400 {
