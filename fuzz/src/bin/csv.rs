@@ -17,10 +17,11 @@ use tally::{
             rows::{Resume, Row, Rows, Wanted},
             scanner::Scanner,
         },
-        ingest::{convert::Converted, integers::Integers},
+        ingest::integers::Integers,
         parquet::{
-            integer_writer::Stop,
+            integer_writer::IntegersError,
             page_sum::{Pages, SLACK_BYTES, Taken},
+            writer::Converted,
         },
         values::{parse, sum::Sum},
     },
@@ -101,16 +102,16 @@ fn sum<const FAST: bool>(column: usize, blocks: &[&[u8]]) -> Result<(i128, u64),
 fn convert_integers(blocks: &[&[u8]]) -> Option<Converted> {
     let mut integers = unless_unsuited(Integers::begin(&STORE.0, CsvLimits::default(), blocks[0]))?;
     for block in &blocks[1..] {
-        unless_unsuited(integers.see(block))?;
+        unless_unsuited(integers.push(block))?;
     }
     unless_unsuited(integers.finish())
 }
 
-fn unless_unsuited<T>(result: Result<T, Stop>) -> Option<T> {
+fn unless_unsuited<T>(result: Result<T, IntegersError>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
-        Err(Stop::Unsuited) => None,
-        Err(Stop::Failed(error)) => panic!("{error}"),
+        Err(IntegersError::Unsuited) => None,
+        Err(IntegersError::Failed(error)) => panic!("{error}"),
     }
 }
 

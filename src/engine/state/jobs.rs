@@ -316,7 +316,7 @@ impl Jobs {
     }
 
     /// Whether a job waits in its queue.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "model")))]
     pub(crate) fn is_waiting(&mut self, id: JobId) -> bool {
         self.queue(id.kind()).waiting.contains(&id)
     }
