@@ -13,148 +13,63 @@ use std::{
 use proc_macro2::{TokenStream, TokenTree};
 use syn::{Attribute, Item, UseTree};
 
-/// The layers, from the bottom to the top. A module may import from its own layer and from those that are named.
-const LAYERS: &[(&str, &[&str])] = &[
-    ("limits", &[]),
-    ("model", &["limits"]),
-    ("error", &["model", "limits"]),
-    ("proto", &["limits"]),
-    ("engine::state", &["error", "model", "limits"]),
-    ("engine::values", &["error", "model", "limits"]),
-    ("engine::storage", &["engine::values", "engine::state", "error", "model", "limits"]),
-    ("engine::kernels", &["engine::values", "error", "limits"]),
-    ("engine::runtime", &["engine::storage", "engine::state", "error", "model", "limits"]),
-    ("engine::numstore", &["engine::runtime", "engine::state", "error", "limits"]),
-    ("engine::csv", &["engine::kernels", "engine::storage", "engine::values", "error", "model", "limits"]),
-    (
-        "engine::parquet",
-        &["engine::csv", "engine::kernels", "engine::storage", "engine::values", "error", "model", "limits"],
-    ),
-    (
-        "engine::parts",
-        &["engine::parquet", "engine::runtime", "engine::storage", "engine::state", "error", "model", "limits"],
-    ),
-    ("engine::group_by", QUESTION),
-    ("engine::query", QUESTION),
-    (
-        "engine::survey",
-        &[
-            "engine::query",
-            "engine::parts",
-            "engine::parquet",
-            "engine::runtime",
-            "engine::storage",
-            "engine::values",
-            "engine::state",
-            "error",
-            "model",
-            "limits",
-        ],
-    ),
-    (
-        "engine::ingest",
-        &[
-            "engine::parquet",
-            "engine::csv",
-            "engine::runtime",
-            "engine::kernels",
-            "engine::storage",
-            "engine::values",
-            "engine::state",
-            "error",
-            "model",
-            "limits",
-        ],
-    ),
-    (
-        "engine::jobs",
-        &[
-            "engine::ingest",
-            "engine::survey",
-            "engine::group_by",
-            "engine::runtime",
-            "engine::storage",
-            "engine::state",
-            "error",
-            "model",
-            "limits",
-        ],
-    ),
-    (
-        "engine::scrub",
-        &[
-            "engine::jobs",
-            "engine::parquet",
-            "engine::runtime",
-            "engine::storage",
-            "engine::state",
-            "error",
-            "model",
-            "limits",
-        ],
-    ),
-    ("engine::readiness", &["engine::runtime", "engine::state", "error"]),
-    ("engine::stats", &["engine::runtime", "engine::storage", "engine::state", "error"]),
-    (
-        "engine::start",
-        &[
-            "engine::scrub",
-            "engine::jobs",
-            "engine::ingest",
-            "engine::runtime",
-            "engine::storage",
-            "engine::state",
-            "error",
-            "model",
-            "limits",
-        ],
-    ),
-    ("engine", ENGINE),
-    ("config", &["engine", "model", "error", "limits"]),
-    ("api", &["config", "engine", "proto", "model", "error", "limits"]),
-    ("server", &["api", "config", "engine", "proto", "model", "error", "limits"]),
-    ("cli", &["server", "config", "engine", "proto", "model", "error", "limits"]),
-    ("main", &["cli", "config", "server"]),
+/// The layers, from the bottom to the top, and which of those below each may import. ARCHITECTURE.md has the same table.
+const LAYERS: &[(&str, &str)] = &[
+    ("limits", ""),
+    ("model", "limits"),
+    ("error", "model, limits"),
+    ("proto", "limits"),
+    ("engine/state", "base"),
+    ("engine/values", "base"),
+    ("engine/storage", "engine/values, engine/state, base"),
+    ("engine/kernels", "engine/values, base"),
+    ("engine/runtime", "engine/storage, engine/state, base"),
+    ("engine/numstore", "engine/runtime, engine/state, base"),
+    ("engine/csv", "engine/kernels, engine/storage, engine/values, base"),
+    ("engine/parquet", "engine/csv, engine/kernels, engine/storage, engine/values, base"),
+    ("engine/parts", "engine/parquet, shared, base"),
+    ("engine/group_by", "engine/parts, formats, shared, base"),
+    ("engine/query", "engine/parts, formats, shared, base"),
+    ("engine/survey", "engine/query, engine/parts, formats, shared, base"),
+    ("engine/ingest", "engine/kernels, formats, shared, base"),
+    ("engine/jobs", "engine/ingest, engine/survey, engine/group_by, shared, base"),
+    ("engine/scrub", "engine/jobs, engine/parquet, shared, base"),
+    ("engine/readiness", "shared, base"),
+    ("engine/stats", "shared, base"),
+    ("engine/start", "engine/scrub, engine/jobs, engine/ingest, shared, base"),
+    ("engine", "engine/start, engine/stats, engine/readiness, engine/numstore, features, shared, base"),
+    ("config", "engine, base"),
+    ("api", "config, engine, features, engine/runtime, engine/state, proto, base"),
+    ("server", "api, config, engine, engine/runtime, engine/state, proto, base"),
+    ("cli", "server, config, engine, engine/group_by, proto, base"),
+    ("main", "cli, config, server"),
 ];
 
-/// What column sums and group sums may import.
-const QUESTION: &[&str] = &[
-    "engine::parts",
-    "engine::parquet",
-    "engine::csv",
-    "engine::runtime",
-    "engine::storage",
-    "engine::values",
-    "engine::state",
-    "error",
-    "model",
-    "limits",
+/// Names for several layers.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("base", &["error", "model", "limits"]),
+    ("shared", &["engine/runtime", "engine/storage", "engine/values", "engine/state"]),
+    ("formats", &["engine/parquet", "engine/csv"]),
+    (
+        "features",
+        &[
+            "engine/scrub",
+            "engine/jobs",
+            "engine/ingest",
+            "engine/survey",
+            "engine/query",
+            "engine/group_by",
+            "engine/parts",
+        ],
+    ),
 ];
 
-/// The facade may import every feature, and whoever imports the facade may name what the features export.
-const ENGINE: &[&str] = &[
-    "engine::start",
-    "engine::stats",
-    "engine::readiness",
-    "engine::scrub",
-    "engine::jobs",
-    "engine::ingest",
-    "engine::survey",
-    "engine::query",
-    "engine::group_by",
-    "engine::parts",
-    "engine::parquet",
-    "engine::csv",
-    "engine::numstore",
-    "engine::runtime",
-    "engine::kernels",
-    "engine::storage",
-    "engine::values",
-    "engine::state",
-    "error",
-    "model",
-    "limits",
-];
+/// The layers that a list of layers and groups names.
+fn layers_in(list: &str) -> BTreeSet<&str> {
+    let group = |name| GROUPS.iter().find(|(group, _)| *group == name).map(|(_, layers)| layers.to_vec());
+    let names = list.split(", ").filter(|name| !name.is_empty());
+    names.flat_map(|name| group(name).unwrap_or_else(|| vec![name])).collect()
+}
 
 /// A module's path below the crate: `["engine", "csv", "scanner"]`.
 type Module = Vec<String>;
@@ -315,9 +230,9 @@ fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
     imports
 }
 
-/// The layer that a module is in: the one with the longest name.
-fn layer_of(module: &Module) -> Option<&'static (&'static str, &'static [&'static str])> {
-    let is_in = |layer: &str| layer.split("::").eq(module.iter().map(String::as_str).take(layer.split("::").count()));
+/// The layer that a module is in: the one with the longest name. And what that layer may import.
+fn layer_of(module: &Module) -> Option<&'static (&'static str, &'static str)> {
+    let is_in = |layer: &str| layer.split('/').eq(module.iter().map(String::as_str).take(layer.split('/').count()));
     LAYERS.iter().filter(|(layer, _)| is_in(layer)).max_by_key(|(layer, _)| layer.len())
 }
 
@@ -326,14 +241,14 @@ fn imports_run_downward() {
     let mut wrong = Vec::new();
     for (module, others) in imports() {
         // lib.rs declares the modules, and a `mod.rs` its children.
-        let Some((layer, may)) = layer_of(&module) else {
+        let Some((layer, below)) = layer_of(&module) else {
             assert!(module.is_empty(), "{} is in no layer", module.join("::"));
             continue;
         };
+        let below = layers_in(below);
         for other in others {
             let Some((other_layer, _)) = layer_of(&other) else { continue };
-            let through_facade = may.contains(&"engine") && other_layer.starts_with("engine::");
-            if layer != other_layer && !may.contains(other_layer) && !through_facade {
+            if layer != other_layer && !below.contains(other_layer) {
                 wrong.push(format!("{} ({layer}) imports {} ({other_layer})", module.join("::"), other.join("::")));
             }
         }
@@ -377,10 +292,32 @@ fn no_modules_import_each_other() {
 }
 
 #[test]
-fn the_layers_are_those_of_the_picture() {
+fn layers_may_import_only_layers_below_them() {
+    let mut below = BTreeSet::new();
+    for (layer, list) in LAYERS {
+        for other in layers_in(list) {
+            assert!(below.contains(other), "{layer} may import {other}, which is not below it");
+        }
+        below.insert(*layer);
+    }
+}
+
+#[test]
+fn architecture_has_the_same_table() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).expect("readable");
-    for (layer, _) in LAYERS {
-        let path = format!("`{}`", layer.replace("::", "/"));
-        assert!(text.contains(&path), "ARCHITECTURE.md does not name {path}");
+    let rows = text.lines().filter(|line| line.starts_with("| `")).map(|line| line.replace('`', ""));
+    let rows: Vec<(String, String)> = rows
+        .filter_map(|row| match row.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>()[..] {
+            [layer, _, below] => Some((layer.to_owned(), below.to_owned())),
+            _ => None,
+        })
+        .collect();
+    let expected: Vec<_> =
+        LAYERS.iter().rev().map(|(layer, below)| ((*layer).to_owned(), (*below).to_owned())).collect();
+    assert_eq!(rows, expected);
+    for (group, layers) in GROUPS {
+        let names: Vec<_> = layers.iter().map(|layer| format!("`{layer}`")).collect();
+        let line = format!("**{group}**: {}", names.join(", "));
+        assert!(text.contains(&line), "ARCHITECTURE.md does not say {line}");
     }
 }

@@ -40,7 +40,7 @@ use self::{
     },
     ingest::{
         commit,
-        load::{self, Loadable},
+        load,
         queues::Queues,
         upload,
     },
@@ -68,6 +68,7 @@ use crate::{
 };
 
 pub use self::{
+    ingest::load::Loaded,
     jobs::result_file::ResultFile,
     parts::receipts::Page,
     query::column_sum::{ColumnSum, Read},
@@ -125,16 +126,14 @@ impl Engine {
         .await
     }
 
-    /// Appends a file of this machine to the table, unless a part of it has the same bytes: then it was loaded by an
-    /// earlier start. Says which part holds it, and whether it is new.
-    pub async fn load(&self, path: &Path) -> Result<(PartId, bool), Error> {
-        match load::look_up(&self.context, path).await? {
-            Loadable::Stored(id) => Ok((id, false)),
-            Loadable::New(file) => {
-                let receipt = self.upload(load::blocks_of(&self.context, file)).await?;
-                Ok((receipt.part, true))
-            }
+    /// Appends a file of this machine to the table, unless a part has the same bytes: then an earlier start loaded it.
+    pub async fn load(&self, path: &Path) -> Result<Loaded, Error> {
+        let file = load::open(&self.context, path).await?;
+        if let Some(found) = load::find(&self.context, &file).await? {
+            return Ok(found);
         }
+        let receipt = self.upload(load::blocks_of(&self.context, file)).await?;
+        Ok(Loaded::Now(receipt.part))
     }
 
     async fn upload_permit(&self, origin: Origin) -> Result<Permit, Error> {
@@ -242,7 +241,6 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        commit::check_room(&self.context.state)?;
         let permit = self.upload_permit(origin).await?;
         let body = Paced::new(body, permit.pace(), self.context.limits.upload_idle_max);
         let context = Arc::clone(&self.context);

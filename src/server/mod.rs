@@ -34,7 +34,7 @@ use crate::{
         metrics::Metrics,
     },
     config::{Config, ServeArgs},
-    engine::{Engine, RecoveryReport},
+    engine::{Engine, Loaded, RecoveryReport},
     error::{Error, logged::log_values},
 };
 
@@ -175,8 +175,12 @@ async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
     for file in files {
         let load_error = |error| Error::Load { file: file.clone(), cause: Box::new(error) };
         match engine.load(file).await.map_err(load_error)? {
-            (part, true) => tracing::info!(%part, file = %file.display(), "loaded"),
-            (part, false) => tracing::info!(%part, file = %file.display(), "is in the table already"),
+            Loaded::Now(part) => tracing::info!(%part, file = %file.display(), "loaded"),
+            Loaded::Before(part) => tracing::info!(%part, file = %file.display(), "is in the table already"),
+            Loaded::InQuarantine(part) => tracing::error!(
+                %part, file = %file.display(),
+                "not loaded: this part is in quarantine and may hold the same rows. Restore it, or accept the loss with tally forget, and start again"
+            ),
         }
     }
     Ok(())

@@ -124,7 +124,8 @@ impl TaskError {
 impl From<Error> for TaskError {
     fn from(error: Error) -> Self {
         let status = status_of(&error);
-        Self { fault: Fault::of(status, &error), ..Self::new(status, "file", error.to_string()) }
+        let field = if status == StatusCode::BAD_REQUEST { "file" } else { "request" };
+        Self { fault: Fault::of(status, &error), ..Self::new(status, field, error.to_string()) }
     }
 }
 

@@ -17,31 +17,46 @@ use crate::{
     model::part::PartId,
 };
 
-/// Whether a file still has to be uploaded.
-pub(crate) enum Loadable {
-    /// The table has a part with the same bytes.
-    Stored(PartId),
-    /// No part has the same bytes.
-    New(Reader),
+/// What became of a file that was to be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loaded {
+    /// It is a new part.
+    Now(PartId),
+    /// This part has the same bytes, so it was loaded by an earlier start.
+    Before(PartId),
+    /// This part is in quarantine, and its file has the same bytes or may have them.
+    InQuarantine(PartId),
 }
 
-/// Opens a file, and looks for a part with the same bytes: first by size, then by checksum.
-pub(crate) async fn look_up(context: &Context, path: &Path) -> Result<Loadable, Error> {
+pub(crate) async fn open(context: &Context, path: &Path) -> Result<Reader, Error> {
     let path = path.to_owned();
-    let file = context.on_worker(Lane::Upload, move |_store| Reader::open(&path)).await?;
-    let parts = context.state.with(|state| state.parts.snapshot());
+    context.on_worker(Lane::Upload, move |_store| Reader::open(&path)).await
+}
+
+/// Looks for a part with the same bytes as the file. If a part in quarantine has them, the file must not be uploaded: once
+/// that part is restored, its rows would be counted twice.
+pub(crate) async fn find(context: &Context, file: &Reader) -> Result<Option<Loaded>, Error> {
+    let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().clone()));
     let mut same_size = parts.values().filter(|part| part.csv_bytes == file.bytes()).peekable();
-    if same_size.peek().is_some() {
-        let checksum = checksum(context, &file).await?;
-        for part in same_size {
-            let id = part.id;
-            let receipt = context.on_worker(Lane::Upload, move |store| store.receipt(id)).await?;
-            if receipt.csv.xxh3 == checksum {
-                return Ok(Loadable::Stored(id));
-            }
+    if same_size.peek().is_none() && missing.count() == 0 {
+        return Ok(None);
+    }
+    let checksum = checksum(context, file).await?;
+    for part in same_size {
+        let id = part.id;
+        let receipt = context.on_worker(Lane::Upload, move |store| store.receipt(id)).await?;
+        if receipt.csv.xxh3 == checksum {
+            return Ok(Some(Loaded::Before(id)));
         }
     }
-    Ok(Loadable::New(file))
+    for &id in missing.listed() {
+        let receipt = context.on_worker(Lane::Upload, move |store| Ok(store.quarantined_receipt(id))).await?;
+        if receipt.is_none_or(|receipt| receipt.csv.xxh3 == checksum) {
+            return Ok(Some(Loaded::InQuarantine(id)));
+        }
+    }
+    let some_are_not_listed = missing.count() > missing.listed().len();
+    Ok(missing.listed().first().filter(|_| some_are_not_listed).map(|&id| Loaded::InQuarantine(id)))
 }
 
 /// A file as a stream of blocks.

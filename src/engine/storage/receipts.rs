@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read},
+    path::Path,
     sync::Arc,
 };
 
@@ -74,13 +75,23 @@ impl Store {
     }
 
     pub(super) fn read_receipt(&self, id: PartId) -> io::Result<Vec<u8>> {
-        // The header row is at most 1 MiB; JSON may escape it to six times that, and adds a little for each column.
-        const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
-        assert_unlocked();
-        let mut text = Vec::with_capacity(4 * KIB); // most end within one read
-        data_folder::open(&self.part_path(id, "json"))?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
-        Ok(text)
+        read_record(&self.part_path(id, "json"))
     }
+
+    /// The receipt of a part in quarantine. `None` if it is missing or damaged.
+    pub fn quarantined_receipt(&self, id: PartId) -> Option<Receipt> {
+        let text = read_record(&self.quarantine_path(id, "json")).ok()?;
+        parse_receipt(id, &text).ok()
+    }
+}
+
+fn read_record(path: &Path) -> io::Result<Vec<u8>> {
+    // The header row is at most 1 MiB; JSON may escape it to six times that, and adds a little for each column.
+    const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
+    assert_unlocked();
+    let mut text = Vec::with_capacity(4 * KIB); // most end within one read
+    data_folder::open(path)?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// A receipt as it is stored.
