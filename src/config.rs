@@ -28,10 +28,10 @@ use crate::{
     model::{durability::Durability, file_mode::FileMode},
 };
 
-/// Serves the table in a folder over gRPC, and jobs over HTTP, until SIGTERM or SIGINT.
+/// Run the server: the table and NumStore over gRPC, and jobs over HTTP, until SIGTERM or SIGINT.
 ///
-/// Prints one line on standard output when it is ready; logs go to standard error. A signal stops it from accepting calls,
-/// lets running calls finish for up to 30 s (5 s if their client moves no bytes), and ends it with exit code 0. A second
+/// Prints one line on standard output when it is ready; logs go to standard error. After a signal it accepts no more calls,
+/// running calls may take 30 s to finish (5 s if their client neither sends nor reads), and the exit code is 0. A second
 /// signal ends it at once.
 ///
 /// Example: tally serve --data /srv/table --grpc 127.0.0.1:5440 --http 127.0.0.1:5000
@@ -41,17 +41,17 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_DATA", value_name = "DIR", default_value = "./tally-data")]
     pub data: PathBuf,
 
-    /// CSV files to append to the table before serving. A file that is already a part, byte for byte, is skipped.
+    /// CSV files to append to the table before the server is ready. A file that equals a part, byte for byte, is skipped.
     ///
     /// Each argument is one file, and the flag may be repeated: --load a.csv b.csv --load c.csv. In TALLY_LOAD, commas
     /// separate the files.
     #[arg(long, env = "TALLY_LOAD", value_name = "FILE", num_args = 1.., value_parser = LoadedFilesParser)]
     pub load: Vec<LoadedFiles>,
 
-    /// Address for gRPC; may be repeated. Port 0 takes a free port, which the ready line names.
+    /// Address for gRPC; may be repeated. Port 0 means a free port, which the ready line names.
     ///
-    /// There is no authentication: whoever reaches this address can add to the table and read sums. An IPv6 address
-    /// is ignored on a machine without IPv6 if there is another address.
+    /// There is no authentication: whoever can connect to this address can add to the table and read sums. On a machine
+    /// without IPv6, an IPv6 address is ignored if there is another address.
     #[arg(
         long,
         env = "TALLY_GRPC",
@@ -61,11 +61,11 @@ pub struct ServeArgs {
     )]
     pub grpc: Vec<ListenAddress>,
 
-    /// Address for HTTP; may be repeated. Port 0 takes a free port, which the ready line names. `none`, as the only value,
+    /// Address for HTTP; may be repeated. Port 0 means a free port, which the ready line names. `none`, as the only value,
     /// turns HTTP off.
     ///
-    /// There is no authentication here either. On a loopback address, requests that a browser sends for a page of another
-    /// site are refused.
+    /// There is no authentication. If a browser sends a request for the page of another site, and the request would change
+    /// something, it is refused.
     #[arg(
         long,
         env = "TALLY_HTTP",
@@ -76,16 +76,16 @@ pub struct ServeArgs {
     pub http: Vec<HttpAddress>,
 
     /// Address that answers only the probes `/livez` and `/readyz`, over HTTP; may be repeated. Clients of the other
-    /// addresses cannot take its connections. The ready line names it.
+    /// addresses cannot use up its connections. The ready line names it.
     #[arg(long, env = "TALLY_PROBE", value_name = "ADDR", value_delimiter = ',')]
     pub probe: Vec<ListenAddress>,
 
     /// File with one line, the admin token. `GET /api/graceful_shutdown` then needs the header `Authorization: Bearer
-    /// TOKEN`: with it the request may come from any address, without it the request is refused even from this machine.
+    /// TOKEN`, and may come from any address. Without this flag, the request must come from this machine.
     #[arg(long, env = "TALLY_ADMIN_TOKEN_FILE", value_name = "PATH")]
     pub admin_token_file: Option<PathBuf>,
 
-    /// What an acknowledged upload survives: with `fsync` a power failure, with `none` only the end of the process.
+    /// What an acknowledged upload survives: with `fsync` also a power failure, with `none` only the end of the process.
     #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
     pub durability: DurabilityFlag,
 
@@ -95,33 +95,33 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_INCOMPLETE", value_name = "WHAT", default_value = "refuse")]
     pub incomplete: IncompleteFlag,
 
-    /// Permissions of the files in the data folder, in octal, whatever the umask. 0640 for example lets the group read
-    /// them, with DuckDB or Spark. Whoever may read files may also enter their folder. Existing files are changed at start.
+    /// Permissions of the files in the data folder, in octal, whatever the umask is. For example, 0640 lets the group read
+    /// them. Whoever may read the files may also enter their folders. Existing files are changed at start.
     #[arg(long, env = "TALLY_FILE_MODE", value_name = "MODE", default_value = "0600")]
     pub file_mode: FileMode,
 
-    /// Seconds between two verifications of everything that is stored, in the background: each file is read and compared
-    /// with its checksum. Damaged files are logged, counted in `tally_damaged_files`, and left where they are. Off by default.
+    /// Seconds between two background verifications of everything that is stored: each file is read and compared with its
+    /// checksums. Damaged files are logged, counted in `tally_damaged_files`, and left where they are. Off by default.
     #[arg(long, visible_alias = "scrub-interval", env = "TALLY_SCRUB_INTERVAL_S", value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=31_536_000))]
     pub scrub_interval_s: Option<u64>,
 
-    /// Columns that a file may have.
+    /// Maximum number of columns of a file.
     #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
     pub columns_max: usize,
 
-    /// Bytes that a cell may have, without its quotes.
+    /// Maximum size of a cell, without its quotes, in bytes.
     #[arg(long, env = "TALLY_CELL_BYTES_MAX", value_name = "BYTES", default_value_t = CELL_BYTES_MAX, value_parser = up_to(ROW_BYTES_CEILING))]
     pub cell_bytes_max: usize,
 
-    /// Bytes that a row may have in the file.
+    /// Maximum size of a row in the file, in bytes.
     #[arg(long, env = "TALLY_ROW_BYTES_MAX", value_name = "BYTES", default_value_t = ROW_BYTES_MAX, value_parser = up_to(ROW_BYTES_CEILING))]
     pub row_bytes_max: usize,
 
-    /// Bytes that an upload may have. A unary call cannot carry more than 2 GiB - 1 anyway.
+    /// Maximum size of an upload, in bytes. An upload in one message can have at most 2 GiB - 1.
     #[arg(long, env = "TALLY_UPLOAD_BYTES_MAX", value_name = "BYTES", default_value_t = UPLOAD_BYTES_MAX, value_parser = value_parser!(u64).range(1..))]
     pub upload_bytes_max: u64,
 
-    /// Uploads that are received at once; one connection may have half of them. One more waits for up to 3 s, and is then
+    /// Maximum number of uploads at once; one connection may have half of them. One more waits for up to 3 s, and is then
     /// refused with RESOURCE_EXHAUSTED. While it waits, an upload that is 2 s behind a rate of 1 KiB/s is ended for it.
     #[arg(long, env = "TALLY_UPLOADS_MAX", value_name = "N", default_value_t = UPLOADS_MAX, value_parser = up_to(UPLOADS_MAX))]
     pub uploads_max: usize,
@@ -131,17 +131,17 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 
-    /// Parts that the table may have; further uploads are refused with RESOURCE_EXHAUSTED. The log warns at 80 %.
+    /// Maximum number of parts of the table; more uploads are refused with RESOURCE_EXHAUSTED. The log warns at 80 %.
     #[arg(long, env = "TALLY_PARTS_MAX", value_name = "N", default_value_t = PARTS_MAX, value_parser = up_to(PARTS_MAX))]
     pub parts_max: usize,
 
-    /// Seconds without progress after which a gRPC call is ended. If its request does not arrive, the call ends; if its
-    /// answer is not read, the connection is closed. Time that the server works on the answer does not count. Uploads have
-    /// `--upload-idle-s` instead.
+    /// Seconds without progress after which a gRPC call is ended (its request does not arrive) or its connection is closed
+    /// (its answer is not read). Time in which the server works does not count. For uploads, `--upload-idle-s` applies
+    /// instead.
     #[arg(long, env = "TALLY_CALL_TIMEOUT_S", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=86_400))]
     pub call_timeout_s: u64,
 
-    /// Jobs that may wait or run; one more is refused.
+    /// Maximum number of jobs that wait or run; one more is refused.
     #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNFINISHED_MAX, value_parser = up_to(JOBS_UNFINISHED_MAX))]
     pub jobs_max: usize,
 
@@ -149,11 +149,11 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_JOBS_AGE_S", value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
     pub jobs_age_s: u64,
 
-    /// Bytes that the results and files of jobs that have ended may take; above it the oldest jobs are removed.
+    /// Maximum size of all results of jobs together, in bytes; above that, the oldest are removed with their jobs.
     #[arg(long, env = "TALLY_JOBS_BYTES_MAX", value_name = "BYTES", default_value_t = 10 * 1024 * 1024 * 1024)]
     pub jobs_bytes_max: u64,
 
-    /// Seconds between two removals of what jobs no longer need: downloaded results, files of failed tasks.
+    /// Seconds between two removals of downloaded results and old jobs, and minimum age of a downloaded result.
     #[arg(long, env = "TALLY_JOBS_SWEEP_S", value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=86_400))]
     pub jobs_sweep_s: u64,
 
@@ -161,7 +161,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_LOG", value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
-    /// Also log the content of cells that an error is about. Without it the log has names of columns, but no content of cells.
+    /// Also log the content of cells that errors are about. Otherwise the log has names of columns, but no content of cells.
     #[arg(long, env = "TALLY_LOG_VALUES")]
     pub log_values: bool,
 
@@ -169,16 +169,16 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// File to which the entry and the exit of each HTTP call are written, in UTC. It is appended to, and rotated. A disk that
-    /// is too slow or full costs lines, never calls: `tally_log_file_lines_dropped_total` in `/metrics` counts the dropped lines.
+    /// File to which the start and the end of each HTTP call are appended, in UTC. It is rotated. If the disk is too slow or
+    /// full, lines are dropped, and `tally_log_file_lines_dropped_total` in `/metrics` counts them; calls never wait.
     #[arg(long, env = "TALLY_LOG_FILE", value_name = "PATH")]
     pub log_file: Option<PathBuf>,
 
-    /// Bytes at which the log file is rotated: it is renamed to PATH.1.
+    /// Size at which the log file is rotated, in bytes: it is renamed to PATH.1.
     #[arg(long, env = "TALLY_LOG_FILE_BYTES_MAX", value_name = "BYTES", default_value_t = 10_485_760, value_parser = up_to(usize::MAX))]
     pub log_file_bytes_max: usize,
 
-    /// Rotated log files that are kept.
+    /// Number of rotated log files that are kept.
     #[arg(long, env = "TALLY_LOG_FILES_KEPT", value_name = "N", default_value_t = 5, value_parser = up_to(1000))]
     pub log_files_kept: usize,
 }
@@ -250,7 +250,7 @@ impl FromStr for HttpAddress {
 pub enum DurabilityFlag {
     /// Files and their folder are synced before the answer.
     Fsync,
-    /// The operating system writes when it likes.
+    /// The operating system decides when it writes files to the disk.
     None,
 }
 

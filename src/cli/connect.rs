@@ -22,7 +22,7 @@ pub(super) const RECEIPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The flags of every subcommand that is a client.
 #[derive(Debug, Args)]
 pub struct ClientArgs {
-    /// The server's gRPC address, with or without http://; the port is 5440 if not given
+    /// The server's gRPC address, with or without http://; the default port is 5440
     #[arg(
         long,
         value_name = "HOST[:PORT]",
@@ -32,7 +32,7 @@ pub struct ClientArgs {
     )]
     pub server: ServerAddr,
 
-    /// Print JSON, one object a line
+    /// Print JSON, one object in each line
     #[arg(long, env = "TALLY_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub json: bool,
 }

@@ -17,12 +17,12 @@ use crate::proto::pb::tally::{ForgetRequest, tally_client::TallyClient};
 
 /// Accept the loss of parts that are in quarantine
 ///
-/// A part that is damaged when the server starts is moved to quarantine, and sums, group sums and
-/// statistics are refused while it is missing. To restore it, stop the server, copy undamaged
-/// files of the part, from a backup for example, to parts/ in the data folder, and start the
-/// server. If you have no such files, `tally forget` accepts the loss: from then on answers are
-/// about the other parts. The data folder keeps a record of this, and the part's files stay in
-/// quarantine/.
+/// A part that is damaged when the server starts is moved to quarantine/ in the data folder. While
+/// it is missing, sums, group sums and statistics are refused. To restore it, stop the server,
+/// copy undamaged files of the part (from a backup, for example) to parts/ in the data folder, and
+/// start the server. If you have no such files, `tally forget` accepts the loss: from then on,
+/// answers come from the other parts. This is recorded in the data folder, and the part's files
+/// stay in quarantine/.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,

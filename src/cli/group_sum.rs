@@ -32,13 +32,13 @@ const GROUP_MEMORY_BYTES_DEFAULT: u64 = 64 * MIB as u64;
 const GROUP_MEMORY_BYTES_MIN: u64 = MIB as u64;
 const GROUP_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * MIB as u64;
 
-/// Print the exact sums of a CSV file's columns for each group of its rows
+/// Print exact sums of a CSV file's columns, for each group of rows
 ///
-/// Needs no server. The file may be larger than memory and have any number of groups: groups that
-/// do not fit in --memory-bytes are kept in unnamed temporary files in --temp-dir. The result is
-/// CSV: a header, then one row for each group, sorted by the bytes of the group's cells. An empty
-/// cell adds nothing. A cell that is not an integer, or a total that does not fit in 64 bits, is
-/// an error.
+/// A group is the rows with the same cells in the columns of --by. This command needs no server.
+/// The file may be larger than memory and have any number of groups: groups that do not fit in
+/// --memory-bytes are written to unnamed temporary files in --temp-dir. The result is CSV: a
+/// header, then one row for each group, sorted by the bytes of the group's cells. An empty cell
+/// adds nothing. A cell that is not an integer, or a total that does not fit in 64 bits, is an error.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -60,7 +60,7 @@ pub struct GroupSumArgs {
     #[arg(long, value_name = "COLUMNS", env = "TALLY_SUM", hide_env_values = true, required = true)]
     pub sum: Vec<String>,
 
-    /// Write the result to this file, not to standard output; the file appears when it is complete
+    /// Write the result to this file, which appears when it is complete, not to standard output
     #[arg(long, value_name = "FILE", env = "TALLY_OUTPUT", hide_env_values = true)]
     pub output: Option<PathBuf>,
 

@@ -22,9 +22,9 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Ask a server whether it accepts calls
 ///
-/// Prints `serving` and exits with 0. In all other cases it exits with 1, also if there is no
-/// answer within 5 seconds. A server that is shutting down is `not serving`. The call is the
-/// standard grpc.health.v1, so other tools can ask the same.
+/// Prints `serving` and exits with 0 if it does. Otherwise the exit code is 1: for a server that
+/// is shutting down (`not serving`), that does not answer within 5 seconds, or that is not there.
+/// This is a call of the standard service grpc.health.v1, so other tools can do the same.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,

@@ -36,16 +36,16 @@ const STEPS: [u64; 6] = [1_000, 1_500, 2_000, 3_000, 5_000, 7_000];
 const POWERS: u32 = 9;
 const NANOSECONDS_MAX: u64 = 7_000 * 10_u64.pow(POWERS - 1);
 
-/// Put load on the key/value service: half SetNum, half Fact, on random keys
+/// Measure the key/value service NumStore with many requests: half SetNum, half Fact, on random keys
 ///
 /// Each client has its own connection and sends a request when the previous one is answered.
 /// Prints the rate of requests, the cache hit rate of the factorials, percentiles of the response
 /// time and its histogram. A wrong factorial, or a call that fails, ends it with exit code 1. It
 /// sets the keys key0, key1 and so on to values from 1 to 15; nobody else should set them meanwhile.
 ///
-/// With --rate, requests are due at fixed times. The response time of a request counts from the
-/// time that it was due, also if the answer before it came late, so that the delays of a slow
-/// server are fully counted.
+/// With --rate, requests are sent at fixed times. If a request is sent late, because the answer
+/// before it came late, its response time counts from the time at which it was due. So the delays
+/// of a slow server are fully counted.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -56,7 +56,7 @@ const NANOSECONDS_MAX: u64 = 7_000 * 10_u64.pow(POWERS - 1);
         tally load-numstore --json      {\"clients\":8,\"requests\":80000,...,\"p99_ms\":0.52,...}"
 )]
 pub struct LoadNumstoreArgs {
-    /// Clients at once, 1 to 100
+    /// Number of clients, 1 to 100
     #[arg(long, value_name = "N", env = "TALLY_CLIENTS", hide_env_values = true, default_value_t = 8,
           value_parser = value_parser!(u8).range(1..=100))]
     pub clients: u8,
@@ -66,12 +66,12 @@ pub struct LoadNumstoreArgs {
           value_parser = value_parser!(u32).range(1..))]
     pub requests: u32,
 
-    /// Requests a second of all clients together [default: as many as are answered]
+    /// Requests a second, of all clients together [default: as fast as they are answered]
     #[arg(long, value_name = "PER_SECOND", env = "TALLY_RATE", hide_env_values = true,
           value_parser = value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
 
-    /// Keys to choose from, 1 to 50,000 (the server's limit)
+    /// Number of keys, 1 to 50,000 (the server's limit)
     #[arg(long, value_name = "N", env = "TALLY_KEYS", hide_env_values = true, default_value_t = 100,
           value_parser = value_parser!(u32).range(1..=KEYS_MAX as i64))]
     pub keys: u32,

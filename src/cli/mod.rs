@@ -36,7 +36,7 @@ pub use self::sum::{Format, SumArgs};
 pub use self::upload::UploadArgs;
 pub use self::verify::VerifyArgs;
 
-/// A table server: CSV files are uploaded over gRPC and stored as CSV and as Parquet, and column sums are exact.
+/// A table server: stores uploaded CSV files as CSV and as Parquet, and answers exact sums of their columns.
 #[derive(Debug, Parser)]
 #[command(
     name = "tally",

@@ -31,10 +31,10 @@ const TYPE_CHARS: usize = 13;
 
 /// List the parts of the table
 ///
-/// One line for each part, in the order of their numbers: the number, data rows, bytes of the CSV
-/// and of the Parquet file, when it was uploaded (UTC), and as many columns as fit the terminal's
-/// width (120 characters if there is no terminal). A damaged part in quarantine has a line, too:
-/// answers are refused until it is restored or forgotten (`tally forget`).
+/// One line for each part, in the order of their numbers: number, data rows, bytes of the CSV and
+/// of the Parquet file, time of the upload (UTC), and as many columns as fit in the terminal's
+/// width (120 characters without a terminal). Damaged parts in quarantine are listed, too: sums
+/// are refused until they are restored or forgotten (see `tally forget --help`).
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -45,7 +45,7 @@ const TYPE_CHARS: usize = 13;
         tally parts --json | jq .rows       complete receipts, one JSON object a line"
 )]
 pub struct PartsArgs {
-    /// Show the columns of each part with their types and empty cells (--json always has them)
+    /// Show each part's columns with type and number of empty cells (--json always shows them)
     #[arg(long, env = "TALLY_COLUMNS", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub columns: bool,
 

@@ -19,7 +19,7 @@ use crate::proto::pb::{ColSumReq, table_client::TableClient};
 ///
 /// Parts without the column add nothing, and neither do empty cells. The sum of a column that no
 /// part has is 0. A cell that is not an integer, or a sum that does not fit in 64 bits, is an
-/// error. Standard output gets the total and nothing else.
+/// error. Standard output has only the total.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -33,7 +33,7 @@ pub struct SumArgs {
     /// The column's name, as in the header
     pub column: String,
 
-    /// The files that the server reads; both give the same answer, Parquet faster
+    /// Which files the server reads; both give the same answer, Parquet is faster
     #[arg(long, env = "TALLY_FORMAT", hide_env_values = true, default_value = "parquet")]
     pub format: Format,
 
@@ -48,7 +48,7 @@ pub struct SumArgs {
 pub enum Format {
     /// The file as it was uploaded
     Csv,
-    /// The same table in columns; only the one that is summed is read
+    /// The same rows as Parquet, of which only the column is read
     Parquet,
 }
 

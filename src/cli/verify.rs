@@ -27,14 +27,14 @@ const SERVER: &str = "localhost:5440";
 
 /// Read everything that is stored and report what is damaged
 ///
-/// Reads every file of the parts and jobs and compares it with its checksum. Prints a line for each
-/// damaged file. Exits with 1 if a file is damaged, otherwise with 0.
+/// Reads every file of the parts and jobs and compares it with its checksums. Prints a line for
+/// each file that is damaged or cannot be read; the exit code is then 1.
 ///
 /// If no server uses the data folder, this program does the work, and moves damaged parts to
-/// quarantine/ as a start of the server does. If a server uses it, that server (at --server) is
-/// asked to do the work beside its other work. It only reports: a damaged part stays where it is
-/// until the next start, or until its files are put back. With --server and without DATA, the
-/// server is asked whatever its data folder is.
+/// quarantine/ as a start of the server does. If a server uses the folder, this program asks that
+/// server (at --server) to do the work between its other work. The server only reports: a damaged
+/// part stays where it is until the next start, or until its files are put back. With --server
+/// and without DATA, the server is asked, whatever its data folder is.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -52,7 +52,7 @@ pub struct VerifyArgs {
     #[arg(long, visible_alias = "addr", value_name = "HOST[:PORT]", env = "TALLY_SERVER", hide_env_values = true)]
     pub server: Option<ServerAddr>,
 
-    /// Print JSON, one object a line
+    /// Print JSON, one object in each line
     #[arg(long, env = "TALLY_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub json: bool,
 }

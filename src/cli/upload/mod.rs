@@ -35,10 +35,10 @@ use crate::proto::pb::tally::{Receipt, tally_client::TallyClient};
 
 /// Upload CSV files; each becomes one part of the table
 ///
-/// A file is RFC 4180 CSV with a header row, comma separated, UTF-8, of any size; it is sent in
-/// messages of up to 252 KiB and never held in memory. A part counts once its line is printed:
-/// by then it is safe on the server's disk. A file that the server refuses leaves nothing there
-/// and does not stop the other files, but the exit code is 1.
+/// A file is CSV as in RFC 4180, in UTF-8, with a header row. It is sent in messages of up to
+/// 252 KiB and never held in memory as a whole. When a file's line is printed, the server has
+/// stored it. If the server refuses a file, it keeps nothing of that file, the other files are
+/// still uploaded, and the exit code is 1.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
