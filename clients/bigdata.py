@@ -1,7 +1,7 @@
-"""Fills the table with random rows, then checks that it sums to what was sent.
+"""Uploads random rows, then checks that the sums of the table have grown by the sums of these rows.
 
-Columns x, y, z; x is always 1, so its sum is the number of rows. The same seed makes the same files, whatever
-the number of clients. Rows are made while they are sent, block by block: memory does not grow with --rows.
+The columns are x, y and z. x is always 1, so its sum is the number of rows. The same seed makes the same files,
+whatever the number of clients. Rows are made while they are sent, so memory does not grow with --rows.
 """
 
 import argparse
@@ -26,7 +26,7 @@ COLUMNS = ("x", "y", "z")
 FORMATS = ("csv", "parquet")
 HEADER = b"x,y,z\n"
 ROW = b"1,%d,%d\n"
-# A row is 15 bytes on average. Picking many from a range is several times faster than asking for each number.
+# A row has 15 bytes on average. random.choices over a range is several times faster than one call for each number.
 Y_VALUES = range(-50_000, 50_000)
 Z_VALUES = range(1_000_000)
 BLOCK_ROWS = 10_000  # formatted by one % and sent as one chunk of about 150 kB
@@ -35,7 +35,7 @@ LINE_INTERVAL_S = 5  # between progress lines if standard error is not a termina
 
 
 class Plan(NamedTuple):
-    """What to send."""
+    """What the command line asks for."""
 
     batches_count: int
     batch_rows: int
@@ -52,20 +52,20 @@ class Uploaded(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A batch that the server did not take."""
+    """A batch that could not be uploaded."""
 
     batch_index: int
     reason: str
 
 
 class Batch:
-    """One CSV file, made as it is read. Its bytes depend on seed, index and rows alone."""
+    """One CSV file, made while it is read. Its bytes depend only on seed, index and number of rows."""
 
     def __init__(self, seed: int, index: int, rows: int):
         self.rows = rows
         self.csv_bytes = 0  # of the chunks so far, like the sums
         self.sums = dict.fromkeys(COLUMNS, 0)
-        # A string is hashed, so the numbers of neighbouring batches have nothing in common.
+        # The seed is a string, which is hashed, so batches with neighbouring indices are not related.
         self._random = random.Random(f"{seed}:{index}")
 
     def chunks(self) -> Iterator[tally_pb2.UploadChunk]:
@@ -89,7 +89,7 @@ class Batch:
 
 
 def upload(stub: tally_pb2_grpc.TallyStub, plan: Plan, batch_index: int) -> Uploaded:
-    """Sends one batch and compares the receipt with it."""
+    """Uploads one batch and checks its receipt."""
     batch = Batch(plan.seed, batch_index, plan.batch_rows)
     receipt = stub.Upload(batch.chunks())
     if (receipt.rows, receipt.csv.bytes) != (batch.rows, batch.csv_bytes):
@@ -101,7 +101,7 @@ def upload(stub: tally_pb2_grpc.TallyStub, plan: Plan, batch_index: int) -> Uplo
 
 
 def client(plan: Plan, client_index: int, results: multiprocessing.connection.Connection) -> None:
-    """A client process: sends every clients_count-th batch and reports each, up to the first that failed."""
+    """The main function of a client process: uploads every clients_count-th batch and reports each, until one fails."""
     with connection.open_channel() as channel:
         stub = tally_pb2_grpc.TallyStub(channel)
         for batch_index in range(client_index, plan.batches_count, plan.clients_count):
@@ -120,25 +120,25 @@ def client(plan: Plan, client_index: int, results: multiprocessing.connection.Co
 
 
 def start_clients(plan: Plan) -> dict[multiprocessing.connection.Connection, multiprocessing.Process]:
-    """Starts the client processes; each is found by the pipe that its results come from."""
+    """Starts the client processes. The keys are the pipes from which their results are read."""
     # Spawned, because gRPC's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     clients = {}
-    # A process that is still starting Python would answer Ctrl-C with a traceback. It ignores what is ignored
-    # here, until it imports connection.
+    # A process that is still starting Python would print a traceback on Ctrl-C. It inherits that the signal is
+    # ignored, until it imports connection.
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for client_index in range(plan.clients_count):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=client, args=(plan, client_index, sender), daemon=True)
         process.start()
-        sender.close()  # the process has its own copy; as long as this one is open, the end of the process is not noticed
+        sender.close()  # the process has its own copy; while this one is open, there is no EOFError when the process ends
         clients[receiver] = process
     signal.signal(signal.SIGINT, on_interrupt)
     return clients
 
 
 def upload_all(plan: Plan) -> dict[str, int]:
-    """Sends all batches and returns the sums of what was sent."""
+    """Uploads all batches and returns the sums of their columns."""
     sums = dict.fromkeys(COLUMNS, 0)
     progress = Progress(plan)
     clients = start_clients(plan)
@@ -167,7 +167,7 @@ def upload_all(plan: Plan) -> dict[str, int]:
 
 
 class Progress:
-    """Progress on standard error: a line that is rewritten on a terminal, now and then one more elsewhere."""
+    """Progress on standard error: on a terminal one line that is rewritten, otherwise a new line every 5 s."""
 
     def __init__(self, plan: Plan):
         self._plan = plan
@@ -192,7 +192,7 @@ class Progress:
             self._next_line_at = time.monotonic() + LINE_INTERVAL_S
 
     def close(self) -> None:
-        """Shows what has not been shown, and leaves the cursor at the start of a line."""
+        """Shows the latest progress, and leaves the cursor at the start of a line."""
         if self._line_shown:
             return
         if self._terminal:
@@ -215,7 +215,7 @@ class Progress:
 
 
 def ask_sums() -> dict[tuple[str, str], tuple[int, float]]:
-    """For each column and format, the sum and how many milliseconds it took."""
+    """Asks for the sum of each column in each format. Returns the sum and the time in milliseconds."""
     answers = {}
     with connection.open_channel() as channel:
         for column in COLUMNS:
@@ -227,7 +227,7 @@ def ask_sums() -> dict[tuple[str, str], tuple[int, float]]:
 
 
 def sums_before() -> dict[str, int]:
-    """The sums of the rows that are in the table already."""
+    """The sums of the table before anything is uploaded."""
     try:
         answers = ask_sums()
     except connection.Failure as failure:
@@ -286,14 +286,14 @@ def positive(argument: str) -> int:
 
 def parse_arguments() -> Plan:
     parser = argparse.ArgumentParser(
-        description="Fills the table with random rows, then checks that it sums to what was sent.",
+        description="Uploads random rows, then checks that the sums of the table have grown by their sums.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--batches", type=positive, default=400, help="uploads, each a part of the table")
-    parser.add_argument("--rows", type=positive, default=250_000, help="rows of each, 15 bytes a row")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed sends the same files")
+    parser.add_argument("--batches", type=positive, default=400, help="number of files to upload")
+    parser.add_argument("--rows", type=positive, default=250_000, help="rows of each file, 15 bytes a row")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
     clients = min(2, cpus_count())
-    parser.add_argument("--clients", type=positive, default=clients, help="processes that upload at once")
+    parser.add_argument("--clients", type=positive, default=clients, help="number of processes that upload in parallel")
     options = parser.parse_args()
     return Plan(options.batches, options.rows, options.seed, min(options.clients, options.batches))
 

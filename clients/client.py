@@ -1,8 +1,8 @@
-"""Loads NumStore with random requests: client.py PORT
+"""Sends random requests to NumStore: client.py PORT
 
-Prints how often the server's cache helped and how long answers took. Needs the stubs of proto/numstore.proto
-and no others. Its threads take turns in one Python interpreter, and waiting for that is part of the times: to
-drive a server to its limit there is `tally load-numstore`.
+Prints the server's cache hit rate and the response times. Needs only the stubs of proto/numstore.proto. Its threads
+share one Python interpreter, and the time that they wait for it is included. To find the limit of a server, use
+`tally load-numstore`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SEEDS = range(2**32)  # what a run without --seed chooses from
 
 
 class Request(NamedTuple):
-    """SetNum of a key, or Fact of it if there is no value."""
+    """SetNum of a key and a value, or Fact of a key if there is no value."""
 
     key: str
     value: Optional[int]
@@ -38,7 +38,7 @@ class Counts:
     """Counts of the requests of a thread and of their answers."""
 
     set_num: int = 0
-    not_set: int = 0  # Fact of a key that no SetNum has reached yet
+    not_set: int = 0  # Fact of a key that was not set yet
     hits: int = 0
     misses: int = 0
     times_ms: list[float] = field(default_factory=list)  # of every request
@@ -56,8 +56,8 @@ class Counts:
 
 
 def random_requests(seed: int, thread_index: int, count: int) -> Iterator[Request]:
-    """The requests of one thread: half of them, at random, are SetNum. They depend on these numbers alone."""
-    # A string is hashed, so the numbers of neighbouring threads have nothing in common.
+    """The requests of one thread: about half of them are SetNum. They depend only on the arguments."""
+    # The seed is a string, which is hashed, so threads with neighbouring indices are not related.
     numbers = random.Random(f"{seed}:{thread_index}")
     for _ in range(count):
         key = f"key{numbers.randrange(KEYS_COUNT)}"
@@ -90,9 +90,9 @@ def send(stub: numstore_pb2_grpc.NumStoreStub, request: Request, counts: Counts)
 
 
 def connect(channel: grpc.Channel) -> None:
-    """Waits until the channel is connected, so that no request is timed with that, or until it could not be.
+    """Waits until the channel is connected, so that no request includes this time, or until connecting has failed.
 
-    The first request then says why not: a channel tells its state, but no reason.
+    If it has failed, the first request reports why: the state of a channel has no reason.
     """
     tried = threading.Event()
 
@@ -106,7 +106,7 @@ def connect(channel: grpc.Channel) -> None:
 
 
 def load(address: str, threads_count: int, requests_count: int, seed: int) -> Counts:
-    """Sends requests_count requests from each thread, one after the other, and counts all answers."""
+    """Each thread sends requests_count requests, one after the other. Returns the counts of all threads."""
     failed = threading.Event()
 
     def client(thread_index: int) -> Counts:
@@ -114,7 +114,7 @@ def load(address: str, threads_count: int, requests_count: int, seed: int) -> Co
         try:
             for request in random_requests(seed, thread_index, requests_count):
                 if failed.is_set():
-                    break  # the thread that failed says why
+                    break  # another thread has failed, and reports why
                 send(stub, request, counts)
         except Exception:
             failed.set()
@@ -122,8 +122,8 @@ def load(address: str, threads_count: int, requests_count: int, seed: int) -> Co
         return counts
 
     total = Counts()
-    # One channel for all threads: HTTP/2 carries their calls side by side. A channel for each would not be a
-    # connection for each, because grpc gives channels to one address the same connection.
+    # One channel for all threads: HTTP/2 carries their calls in parallel. Several channels would share one connection
+    # anyway, because grpc uses the same connection for all channels to one address.
     with connection.open_channel(address) as channel, ThreadPoolExecutor(threads_count) as pool:
         connect(channel)
         stub = numstore_pb2_grpc.NumStoreStub(channel)
@@ -136,7 +136,7 @@ def load(address: str, threads_count: int, requests_count: int, seed: int) -> Co
 
 
 def percentile(times_ms: list[float], percent: int) -> float:
-    """By nearest rank: the smallest of the times that at least so many percent of them do not exceed."""
+    """The percentile by the nearest-rank method."""
     rank = math.ceil(len(times_ms) * percent / 100)  # from 1
     return sorted(times_ms)[rank - 1]
 
@@ -172,14 +172,14 @@ def positive(argument: str) -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Loads NumStore with random requests.",
+        description="Sends random requests to NumStore and prints the response times.",
         epilog=f"Half of the requests set one of {KEYS_COUNT} keys to a value from {VALUES[0]} to"
-        f" {VALUES[-1]}, the others ask for the factorial of one.",
+        f" {VALUES[-1]}, the others ask for the factorial of a key's value.",
     )
-    parser.add_argument("port", metavar="PORT", type=port, help="where the server listens")
+    parser.add_argument("port", metavar="PORT", type=port, help="the server's port")
     parser.add_argument("--host", default=connection.DEFAULT_HOST, help="default: %(default)s")
     parser.add_argument("--threads", type=positive, default=8, help="default: %(default)s")
-    parser.add_argument("--requests", type=positive, default=100, help="of each thread, default: %(default)s")
+    parser.add_argument("--requests", type=positive, default=100, help="requests of each thread, default: %(default)s")
     seed = random.choice(SEEDS)
     parser.add_argument("--seed", type=int, default=seed, help="the same seed sends the same requests, default: random")
     return parser.parse_args()

@@ -1,6 +1,6 @@
-"""Shared by the client programs: the server's address, the channel to it, and how a program ends that fails.
+"""Shared by the client programs: the server's address, the channel to it, and error messages.
 
-Imports no stub, so that each program needs those of its own service alone.
+Imports no stub, so that each program needs only the stubs of its own service.
 """
 
 import os
@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, Optional
 
-# Ctrl-C ends a client at once, without a traceback: there is nothing to tidy up, for the server drops what
-# arrived of an unfinished upload. Set before grpc is imported, which takes long enough to be interrupted.
+# Ctrl-C ends a client at once, without a traceback. There is nothing to clean up, because the server drops an
+# unfinished upload. This is set before the import of grpc, which takes long enough to be interrupted.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-# The log of gRPC would hide the one line that says what is wrong.
+# The log of gRPC would hide the error message of the program.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc  # noqa: E402
@@ -22,11 +22,11 @@ DEFAULT_PORT = 5440
 CONNECT_MS_MAX = 5000
 
 CHANNEL_OPTIONS = [
-    # One message may be a whole file; grpc's own limit is meant for small ones.
+    # One message may be a whole file, which is larger than the default limit of grpc.
     ("grpc.max_send_message_length", -1),
-    # How long a server that does not even refuse may take to answer the first connection; 20 s unless told.
+    # How long the first connection may take if the server does not respond at all; the default is 20 s.
     ("grpc.min_reconnect_backoff_ms", CONNECT_MS_MAX),
-    # A proxy in the environment is meant for the web, and would be asked even for localhost.
+    # Proxies in the environment are meant for the web, and would be used even for localhost.
     ("grpc.enable_http_proxy", 0),
 ]
 
@@ -36,24 +36,24 @@ class Failure(Exception):
 
 
 def server_address() -> str:
-    """TALLY_SERVER as host:port. It may be a URL, the port may be left out, and so may the variable."""
+    """TALLY_SERVER as host:port. Its value may be a URL, and may lack the port. The default is localhost:5440."""
     address = os.environ.get("TALLY_SERVER") or DEFAULT_HOST
     address = address.removeprefix("http://").removesuffix("/")
-    # Only what follows an IPv6 address's brackets can be a port.
+    # A port can only be after the brackets of an IPv6 address.
     has_port = ":" in address.rpartition("]")[2]
     return address if has_port else f"{address}:{DEFAULT_PORT}"
 
 
 def open_channel(address: Optional[str] = None) -> grpc.Channel:
-    """A channel to the server, which is TALLY_SERVER's unless its address is given.
+    """A channel to the server at an address; the default is TALLY_SERVER.
 
-    It connects at the first call, which fails at once if nobody listens.
+    It connects at the first call, which fails at once if no server listens.
     """
     return grpc.insecure_channel(address or server_address(), options=CHANNEL_OPTIONS)
 
 
 def explain(error: grpc.RpcError, address: Optional[str] = None) -> str:
-    """The error of a call to that server, as one line."""
+    """The error of a call to the server at an address, as one line; the default is TALLY_SERVER."""
     address = address or server_address()
     code, details = error.code(), " ".join((error.details() or "").split())
     if code == grpc.StatusCode.INVALID_ARGUMENT:
@@ -66,7 +66,7 @@ def explain(error: grpc.RpcError, address: Optional[str] = None) -> str:
 
 
 def run(program: Callable[[], None]) -> NoReturn:
-    """Runs a program to its exit code: 0, or 1 after one line on standard error."""
+    """Runs a program and exits: with 0, or with 1 and one line on standard error."""
     try:
         program()
     except Failure as failure:

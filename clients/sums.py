@@ -1,4 +1,4 @@
-"""Asks for the sum of a column, for the three client programs that need it."""
+"""Column sums, for the three client programs that ask for them."""
 
 import argparse
 import sys
@@ -19,11 +19,11 @@ def column_sum(channel: grpc.Channel, column: str, format: str) -> int:
 
 
 def print_column_sum(format: str) -> None:
-    """The main program of csvsum.py and parquetsum.py: prints the total on standard output, its time on standard
-    error.
+    """The main program of csvsum.py and parquetsum.py: prints the sum on standard output, and the time that it took on
+    standard error.
     """
     parser = argparse.ArgumentParser(description=f"Prints the sum of a column, from the {format} files.")
-    parser.add_argument("column", metavar="COLUMN", type=utf8, help="its name in the header")
+    parser.add_argument("column", metavar="COLUMN", type=utf8, help="the column's name in the header")
     column = parser.parse_args().column
     with connection.open_channel() as channel:
         start = time.monotonic()
@@ -34,7 +34,7 @@ def print_column_sum(format: str) -> None:
 
 
 def utf8(argument: str) -> str:
-    """An argument that protobuf can send as a string."""
+    """An argument that is valid UTF-8, so that protobuf can send it."""
     try:
         argument.encode("utf-8")
     except UnicodeEncodeError:

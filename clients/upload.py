@@ -1,7 +1,7 @@
 """Appends a CSV file to the table: upload.py PATH
 
-A small file is sent in one message of the service in table.proto. A larger one is sent as a stream of chunks, so
-that a file of any size can be sent with little memory. `upload.py /dev/stdin` sends what is piped in.
+A file of up to 16 MiB is sent in one message (Table.Upload in table.proto). A larger one is sent as a stream of
+chunks (Tally.Upload in tally.proto), which needs little memory. `upload.py /dev/stdin` sends standard input.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CHUNK_BYTES = 256 * 1024
 def upload(path: str) -> None:
     try:
         with open(path, "rb") as file, connection.open_channel() as channel:
-            # Reads on instead of asking for the size: a pipe has no size, and a log may still grow.
+            # Reads instead of asking for the size, because a pipe has no size, and a file may still grow.
             head = file.read(MESSAGE_BYTES_MAX + 1)
             if len(head) <= MESSAGE_BYTES_MAX:
                 reply = table_pb2_grpc.TableStub(channel).Upload(table_pb2.UploadReq(csv_data=head))
@@ -35,7 +35,7 @@ def upload(path: str) -> None:
 
 
 def stream(stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO) -> None:
-    """Sends `head` and the rest of the file in chunks. An error in the file is reported as a status."""
+    """Sends `head` and the rest of the file in chunks. If the CSV is wrong, the call fails with a status."""
     read_error = None
 
     def chunks() -> Iterator[tally_pb2.UploadChunk]:
@@ -46,7 +46,7 @@ def stream(stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO) -> None:
             while chunk := file.read(CHUNK_BYTES):
                 yield tally_pb2.UploadChunk(data=chunk)
         except OSError as error:
-            # Raising cancels the call, so that the server keeps nothing. The error of the call would not say why.
+            # This exception cancels the call, so the server keeps nothing. The error of the call does not say why.
             read_error = error
             raise
 
