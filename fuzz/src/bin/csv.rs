@@ -20,7 +20,7 @@ use tally::{
         ingest::integers::Integers,
         parquet::{
             integer_writer::IntegersError,
-            page_sum::{Pages, SLACK_BYTES, Taken},
+            page_sum::{PageStatus, PageSum, SLACK_BYTES},
             writer::Converted,
         },
         values::{parse, sum::Sum},
@@ -142,11 +142,11 @@ fn check_parquet(mut converted: Converted, columns: &[Column], cells: &[Vec<Vec<
             let (start, length) = group.column(column).byte_range();
             let mut bytes = file.slice(start as usize..(start + length) as usize).to_vec();
             bytes.extend([0xa5; SLACK_BYTES]);
-            let mut pages = Pages::new(group.num_rows() as u64);
+            let mut pages = PageSum::new(group.num_rows() as u64);
             let mut at = 0;
             while at + SLACK_BYTES < bytes.len() {
-                match pages.take(&bytes[at..]) {
-                    Ok(Taken::Page(taken)) => at += taken,
+                match pages.add_page(&bytes[at..]) {
+                    Ok(PageStatus::Added(taken)) => at += taken,
                     other => panic!("{other:?} of a page that our writer wrote"),
                 }
             }

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use tally::engine::{
     kernels::{self, delta},
-    parquet::page_sum::{Pages, SLACK_BYTES, Taken},
+    parquet::page_sum::{PageStatus, PageSum, SLACK_BYTES},
 };
 
 const ROWS_MAX: u64 = 1000;
@@ -13,9 +13,9 @@ const ROWS_MAX: u64 = 1000;
 fuzz_target!(|input: &[u8]| {
     let mut bytes = input.to_vec();
     bytes.extend([0; SLACK_BYTES]);
-    let mut pages = Pages::new(ROWS_MAX);
+    let mut pages = PageSum::new(ROWS_MAX);
     let mut at = 0;
-    while let Ok(Taken::Page(taken)) = pages.take(&bytes[at..]) {
+    while let Ok(PageStatus::Added(taken)) = pages.add_page(&bytes[at..]) {
         assert!(taken > 0 && at + taken <= input.len() && pages.rows <= ROWS_MAX);
         at += taken;
     }

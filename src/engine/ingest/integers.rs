@@ -14,7 +14,7 @@ use crate::{
         csv::header::parse_header,
         kernels::integer_table::{CELLS_MAX, Table},
         parquet::{
-            chunk_sums::ChunkSums,
+            chunk_checksums::ChunkChecksums,
             integer_writer::{INTEGER_CHUNKS_MAX, IntegerWriter, IntegersError, PAGES_BYTES_MAX},
             writer::{Converted, DELTA_COLUMNS_MAX},
         },
@@ -31,7 +31,7 @@ const INTEGER_BYTES_MAX: usize = 20;
 pub const MEMORY_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX / 8 * 9
     + INTEGER_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
-    + ChunkSums::bytes_max(INTEGER_CHUNKS_MAX, INTEGER_CHUNKS_MAX * PAGES_BYTES_MAX)
+    + ChunkChecksums::bytes_max(INTEGER_CHUNKS_MAX, INTEGER_CHUNKS_MAX * PAGES_BYTES_MAX)
     + DRAFT_BUFFER_BYTES;
 
 /// A file whose cells so far are all integers, and its Parquet file.

@@ -4,7 +4,7 @@
 //! files have separate ones, so small uploads never wait for large ones.
 
 use crate::{
-    engine::parquet::{chunk_sums::ChunkSums, writer::Layout},
+    engine::parquet::{chunk_checksums::ChunkChecksums, writer::Layout},
     error::Error,
     limits::{
         BATCH_BYTES_MAX, BATCH_CELLS_MAX, COLUMN_CHUNK_ENTRY_BYTES, COLUMN_CHUNKS_MAX, CsvLimits,
@@ -60,7 +60,7 @@ impl Plan {
             + pages_bytes
             + in_memory.min(batch_bytes)
             + columns * (column_bytes + row_groups * COLUMN_CHUNK_ENTRY_BYTES)
-            + ChunkSums::bytes_max(columns * row_groups, in_memory / 3);
+            + ChunkChecksums::bytes_max(columns * row_groups, in_memory / 3);
         Ok(Self { layout: Layout { row_group_bytes, page_bytes, spill }, memory_bytes })
     }
 }

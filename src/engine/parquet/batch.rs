@@ -1,4 +1,4 @@
-//! Rows of text into typed columns: first the types, from the whole file, then record batches. No files, no threads.
+//! Converts rows of text to record batches of typed columns. No files, no threads.
 //!
 //! Invariant: a batch is bounded in rows, in cells and in bytes of text, whatever the table's width.
 
@@ -37,7 +37,7 @@ fn data_type(column_type: ColumnType) -> DataType {
     }
 }
 
-/// Gathers rows until they are worth a record batch.
+/// Collects rows for a record batch.
 pub struct BatchBuilder {
     schema: SchemaRef,
     columns: Vec<Builder>,
@@ -56,7 +56,7 @@ enum Builder {
 }
 
 impl BatchBuilder {
-    /// Empty, for rows with these columns.
+    /// An empty builder for rows with these columns.
     pub fn new(columns: &[Column]) -> Self {
         let rows_max = (BATCH_CELLS_MAX / columns.len().max(1)).clamp(1, BATCH_ROWS_MAX);
         let builder = |column: &Column| match column.column_type {
@@ -72,7 +72,7 @@ impl BatchBuilder {
         Self { schema, columns: columns.iter().map(builder).collect(), rows: 0, rows_max, text_bytes: 0 }
     }
 
-    /// Adds a row of a file that the types were made from.
+    /// Adds a row. Errors: a cell does not have its column's type, which was inferred from the same file.
     pub fn push(&mut self, row: &Row<'_>) -> Result<(), Error> {
         for (text, column) in row.cells().zip(&mut self.columns) {
             let taken = if text.is_empty() { column.push_null() } else { column.push(text) };
@@ -85,12 +85,12 @@ impl BatchBuilder {
         Ok(())
     }
 
-    /// Whether it is time to take the batch.
+    /// Whether the batch must be taken before the next row.
     pub fn is_full(&self) -> bool {
         self.rows >= self.rows_max || self.text_bytes >= BATCH_BYTES_MAX
     }
 
-    /// The rows so far; the builder is empty after it.
+    /// Returns the collected rows and empties the builder.
     pub fn take(&mut self) -> Result<RecordBatch, Error> {
         let columns = self.columns.iter_mut().map(Builder::finish).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
@@ -109,7 +109,7 @@ impl Builder {
         }
     }
 
-    /// None if the text is not of the column's type.
+    /// `None` if the text is not of the column's type.
     fn push(&mut self, text: &[u8]) -> Option<()> {
         match self {
             Self::Int64(values) => values.append_value(parse::parse_int64(text)?),

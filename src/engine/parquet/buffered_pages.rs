@@ -1,4 +1,4 @@
-//! Pages of column chunks that are not in the file yet: in memory, or in spill_file space on disk.
+//! Buffers the pages of column chunks until their row group is written: in memory, or in a spill file.
 
 use std::{
     fmt, mem,
@@ -16,29 +16,29 @@ use crate::engine::storage::{
     spill_file::SpillFile,
 };
 
-/// Where the pages of a row group wait for its end.
+/// Where pages are buffered.
 #[derive(Clone)]
-pub(super) enum PagesIn {
+pub(super) enum PageBuffer {
     Memory,
     SpillFile(Arc<SpillFile>),
 }
 
 /// Makes a [`ChunkPages`] for each column chunk.
 pub(super) struct ChunkPagesFactory {
-    pub(super) pages: PagesIn,
-    pub(super) sums: mpsc::Sender<Vec<u64>>,
+    pub(super) pages: PageBuffer,
+    pub(super) checksums: mpsc::Sender<Vec<u64>>,
 }
 
-/// The pages of one column chunk, and the checksums of its blocks, which are made as its pages are taken: in the order of
-/// the file. In a spill_file file, a key is the page's offset and, in its low 24 bits, its length, so that the pages of a row
-/// group of any size take no memory.
+/// The pages of one column chunk, and the checksums of its blocks, which are computed as the writer takes the pages in the
+/// order of the file. In a spill file, a page's key is its offset and, in the low 24 bits, its length, so no list of pages
+/// is kept in memory.
 struct ChunkPages {
-    pages: PagesIn,
+    pages: PageBuffer,
     in_memory: Vec<Bytes>,
     bytes: usize,
     hasher: BlockHasher,
-    sums: Vec<u64>,
-    /// Where the sums go once all of its pages are taken. The writer drops a chunk before it begins with the next one.
+    checksums: Vec<u64>,
+    /// Receives the checksums when the chunk is dropped. The writer drops a chunk before it begins the next one.
     finished: mpsc::Sender<Vec<u64>>,
 }
 
@@ -55,8 +55,8 @@ impl PageStoreFactory for ChunkPagesFactory {
             in_memory: Vec::new(),
             bytes: 0,
             hasher: BlockHasher::new(CHUNK_BLOCK_BYTES),
-            sums: Vec::new(),
-            finished: self.sums.clone(),
+            checksums: Vec::new(),
+            finished: self.checksums.clone(),
         }))
     }
 }
@@ -64,12 +64,12 @@ impl PageStoreFactory for ChunkPagesFactory {
 impl PageStore for ChunkPages {
     fn put(&mut self, page: Bytes) -> Result<PageKey, ParquetError> {
         match &self.pages {
-            PagesIn::Memory => {
+            PageBuffer::Memory => {
                 self.bytes += page.len();
                 self.in_memory.push(page);
                 Ok(PageKey::new(self.in_memory.len() as u64 - 1))
             }
-            PagesIn::SpillFile(spill_file) => {
+            PageBuffer::SpillFile(spill_file) => {
                 let offset = spill_file.put(&page)?;
                 if page.len() >> 24 != 0 || offset >> 40 != 0 {
                     return Err(ParquetError::General(format!("a page of {} bytes at {offset}", page.len())));
@@ -81,17 +81,17 @@ impl PageStore for ChunkPages {
 
     fn take(&mut self, key: PageKey) -> Result<Bytes, ParquetError> {
         let page = match &self.pages {
-            PagesIn::Memory => {
+            PageBuffer::Memory => {
                 let page = self.in_memory.get_mut(usize::try_from(key.get())?).map(mem::take);
                 page.ok_or_else(|| ParquetError::General(format!("there is no page {}", key.get())))?
             }
-            PagesIn::SpillFile(spill_file) => {
+            PageBuffer::SpillFile(spill_file) => {
                 let (offset, bytes) = (key.get() >> 24, key.get() & 0xff_ffff);
                 spill_file.get(offset, usize::try_from(bytes)?)?.into()
             }
         };
         self.bytes -= page.len().min(self.bytes);
-        self.hasher.update(&page, |sum| self.sums.push(sum));
+        self.hasher.update(&page, |sum| self.checksums.push(sum));
         Ok(page)
     }
 
@@ -102,8 +102,8 @@ impl PageStore for ChunkPages {
 
 impl Drop for ChunkPages {
     fn drop(&mut self) {
-        self.sums.extend(self.hasher.end());
-        // Where nobody takes them, the file was given up.
-        let _given_up = self.finished.send(mem::take(&mut self.sums));
+        self.checksums.extend(self.hasher.end());
+        // The receiver is gone if writing the file has failed.
+        let _receiver_gone = self.finished.send(mem::take(&mut self.checksums));
     }
 }

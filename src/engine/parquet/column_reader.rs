@@ -1,7 +1,7 @@
-//! Reads several columns of a part's Parquet file: for each range of rows, one column after the other.
+//! Reads several columns of a part's Parquet file: for each range of rows, one column after another.
 //!
-//! So one page is in memory, however many columns a question has, and a row that an earlier column ruled out costs little
-//! in the later ones. Like the sum in `column_sum.rs`, it reads the footer and those columns' chunks, and nothing else.
+//! Only one page is in memory, however many columns a question has, and rows that one column excludes are skipped in the
+//! next. As in `column_sum.rs`, only the footer and the chunks of these columns are read.
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ use crate::{
 /// A column of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnRef {
-    /// Its place in the part.
+    /// Its index in the part.
     pub index: usize,
     /// Its name.
     pub name: &'static str,
@@ -67,30 +67,30 @@ pub struct RowRange {
 }
 
 impl RowRange {
-    /// How many rows.
+    /// The number of rows.
     pub fn rows_count(&self) -> usize {
         self.group_rows.len()
     }
 
-    /// What the columns that it was cut for take in it, about, before they are packed.
+    /// About how many bytes the cells of the requested columns have, uncompressed.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The number in its part, from 1, of the row so many rows into the range.
+    /// The number in the part, from 1, of the row at this offset in the range.
     pub fn row_number(&self, offset: u32) -> u64 {
         self.part_rows + u64::from(offset) + 1
     }
 }
 
-/// A cell as Parquet has it.
+/// A cell of a Parquet file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cell<'a> {
-    /// Nothing.
+    /// A null.
     Empty,
     /// An integer.
     Int64(i64),
-    /// A double, which is finite.
+    /// A finite double.
     Float64(f64),
     /// `true` or `false`
     Boolean(bool),
@@ -103,8 +103,8 @@ pub enum Cell<'a> {
 }
 
 impl<'a> Cell<'a> {
-    /// The cell's text as the CSV had it, but for two types that do not keep how a value was written: a double is the
-    /// shortest text of its value without an exponent (`1.50` is `1.5`), and a time's fraction has no zeros at its end.
+    /// The cell's text as it was in the CSV, with two exceptions: a double is the shortest text of its value without an
+    /// exponent (`1.5` for `1.50`), and the fraction of a time has no trailing zeros.
     pub fn text(self, buffer: &'a mut String) -> &'a str {
         *buffer = match self {
             Self::Empty => return "",
@@ -130,13 +130,13 @@ pub struct PartColumns<'a> {
 }
 
 impl<'a> PartColumns<'a> {
-    /// Reads the footer. Errors: it is not what was written or what the receipt says; it cannot be read.
+    /// Reads the footer. Errors: it does not match its checksum or the receipt; it cannot be read.
     pub fn open(file: &'a Reader, part: &'a Part) -> Result<Self, Error> {
         Ok(Self { part, parquet: ParquetFile::open(file, part)? })
     }
 
-    /// The rows from `at` on, at most `rows_max` and fewer if their cells in `columns` are so long that they would be more
-    /// than a slice, and where they end; none after the last.
+    /// The rows from `at` on and the position after them; `None` after the last. There are at most `rows_max` rows, and
+    /// fewer if their cells in `columns` would be more than one task may read.
     pub fn next_rows(
         &self,
         at: Position,
@@ -156,7 +156,7 @@ impl<'a> PartColumns<'a> {
             }
             (row_group, group_rows) = (row_group + 1, 0);
         };
-        let cut = || -> Result<_, std::num::TryFromIntError> {
+        let range = || -> Result<_, std::num::TryFromIntError> {
             let rows = u64::try_from(group.num_rows())?;
             let row_bytes = (columns_bytes(group, columns) / rows).saturating_add(1);
             let rows_max = (TASK_BYTES as u64 / row_bytes).max(1).min(rows_max as u64);
@@ -166,16 +166,16 @@ impl<'a> PartColumns<'a> {
             let group_rows = start..start + usize::try_from(count)?;
             Ok(RowRange { row_group, group_rows, ends_group, part_rows, bytes: count.saturating_mul(row_bytes) })
         };
-        let range = cut().map_err(|error| self.damaged(error.to_string()))?;
+        let range = range().map_err(|error| self.damaged(error.to_string()))?;
         let count = range.rows_count() as u64;
         let after = Position { row_group, group_rows: group_rows + count, part_rows: part_rows + count };
         Ok(Some((range, after)))
     }
 
-    /// Reads a column's cells in the rows of a range that `rows` still has, by their offsets in it, in order, and keeps
-    /// those for which `keep` says so.
+    /// Calls `keep` with a column's cell in each of `rows`, and removes the rows for which it returns false. `rows` are
+    /// ascending offsets in the range, with the caller's data.
     ///
-    /// Errors: the file is not what the receipt says; the first error of `keep`.
+    /// Errors: the file does not match its receipt; the first error of `keep`.
     pub fn filter_rows<T>(
         &self,
         column: &ColumnRef,
@@ -183,32 +183,32 @@ impl<'a> PartColumns<'a> {
         rows: &mut Vec<(u32, T)>,
         keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let reader = self.parquet.chunk(range.row_group, (column.index, column.name))?.open()?;
-        let odd = |what: &str| self.damaged(format!("column {}: {what}", column.index));
+        let reader = self.parquet.chunk(range.row_group, column.index, column.name)?.open()?;
+        let invalid = |what: &str| self.damaged(format!("column {}: {what}", column.index));
         let result = match (column.column_type, reader) {
             (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => {
-                walk(reader, range, rows, keep, |&value| Ok(Cell::Int64(value)))
+                filter_chunk(reader, range, rows, keep, |&value| Ok(Cell::Int64(value)))
             }
             (ColumnType::Float64, ColumnReader::DoubleColumnReader(reader)) => {
                 let finite =
-                    |value: f64| if value.is_finite() { Ok(value) } else { Err(odd("a double that is no number")) };
-                walk(reader, range, rows, keep, |&value| Ok(Cell::Float64(finite(value)?)))
+                    |value: f64| if value.is_finite() { Ok(value) } else { Err(invalid("a double is not finite")) };
+                filter_chunk(reader, range, rows, keep, |&value| Ok(Cell::Float64(finite(value)?)))
             }
             (ColumnType::Boolean, ColumnReader::BoolColumnReader(reader)) => {
-                walk(reader, range, rows, keep, |&value| Ok(Cell::Boolean(value)))
+                filter_chunk(reader, range, rows, keep, |&value| Ok(Cell::Boolean(value)))
             }
             (ColumnType::Date32, ColumnReader::Int32ColumnReader(reader)) => {
-                let date = |days| NaiveDate::from_epoch_days(days).ok_or_else(|| odd("a day beyond the calendar"));
-                walk(reader, range, rows, keep, |&days| Ok(Cell::Date32(date(days)?)))
+                let date = |days| NaiveDate::from_epoch_days(days).ok_or_else(|| invalid("a date is out of range"));
+                filter_chunk(reader, range, rows, keep, |&days| Ok(Cell::Date32(date(days)?)))
             }
             (ColumnType::Timestamp | ColumnType::TimestampUtc, ColumnReader::Int64ColumnReader(reader)) => {
                 let utc = column.column_type == ColumnType::TimestampUtc;
-                let time = |us| DateTime::from_timestamp_micros(us).ok_or_else(|| odd("a time beyond the calendar"));
-                walk(reader, range, rows, keep, |&us| Ok(Cell::Timestamp(time(us)?.naive_utc(), utc)))
+                let time = |us| DateTime::from_timestamp_micros(us).ok_or_else(|| invalid("a time is out of range"));
+                filter_chunk(reader, range, rows, keep, |&us| Ok(Cell::Timestamp(time(us)?.naive_utc(), utc)))
             }
             (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => {
-                walk(reader, range, rows, keep, |bytes| {
-                    let text = std::str::from_utf8(bytes.as_bytes()).map_err(|error| odd(&error.to_string()))?;
+                filter_chunk(reader, range, rows, keep, |bytes| {
+                    let text = std::str::from_utf8(bytes.as_bytes()).map_err(|error| invalid(&error.to_string()))?;
                     Ok(Cell::Utf8(text))
                 })
             }
@@ -216,7 +216,7 @@ impl<'a> PartColumns<'a> {
                 return Err(self.damaged(format!("its column {} is not of type {column_type}", column.index)));
             }
         };
-        result.map_err(|error| self.parquet.read_error(error))?
+        result.map_err(|error| self.parquet.read_error(error))
     }
 
     fn damaged(&self, what: String) -> Error {
@@ -224,25 +224,26 @@ impl<'a> PartColumns<'a> {
     }
 }
 
-/// What the columns take in a row group, before they are packed.
+/// The uncompressed size of these columns in a row group.
 fn columns_bytes(group: &RowGroupMetaData, columns: &[&ColumnRef]) -> u64 {
     let chunks = columns.iter().filter_map(|column| group.columns().get(column.index));
     chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).fold(0, u64::saturating_add)
 }
 
-/// Whether a row stands before the offset `end`.
+/// Whether there is a row and its offset is less than `end`.
 fn is_before<T>(row: Option<&(u32, T)>, end: usize) -> bool {
     row.is_some_and(|(offset, _)| (*offset as usize) < end)
 }
 
-/// Goes through a column's rows in a range, decodes the blocks in which a row is wanted and skips the others.
-fn walk<P: DataType, T>(
+/// [`PartColumns::filter_rows`] for one type. Blocks of rows without a wanted row are skipped, not decoded. An error of
+/// `keep` or `cell` is returned as [`ParquetError::External`].
+fn filter_chunk<P: DataType, T>(
     mut reader: TypedReader<P>,
     range: &RowRange,
     rows: &mut Vec<(u32, T)>,
     mut keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
     cell: impl for<'v> Fn(&'v P::T) -> Result<Cell<'v>, Error>,
-) -> Result<Result<(), Error>, ParquetError> {
+) -> Result<(), ParquetError> {
     let short = || ParquetError::EOF("a column chunk has fewer rows than its row group".to_owned());
     let skip = |reader: &mut TypedReader<P>, count: usize| {
         if reader.skip_records(count)? == count { Ok(()) } else { Err(short()) }
@@ -255,7 +256,7 @@ fn walk<P: DataType, T>(
     while start < count {
         let mut end = count.min(start + TEXTS_MAX);
         if !is_before(rows.get(next), end) {
-            values.clear(); // they would keep their page in memory beside the next one
+            values.clear(); // they keep their page in memory
             skip(&mut reader, end - start)?;
             start = end;
             continue;
@@ -264,7 +265,7 @@ fn walk<P: DataType, T>(
         if end == start || levels.len() != end - start {
             return Err(short());
         }
-        // The values do not include the nulls; the levels tell which row each belongs to.
+        // Nulls have no value; their definition level is 0.
         let mut present = values.iter();
         for (offset, level) in (start..end).zip(&levels) {
             let value = if *level > 0 { Some(present.next().ok_or_else(short)?) } else { None };
@@ -272,13 +273,10 @@ fn walk<P: DataType, T>(
                 continue;
             }
             let (at, data) = &mut rows[next];
-            match value.map_or(Ok(Cell::Empty), &cell).and_then(|cell| keep(*at, data, cell)) {
-                Ok(true) => {
-                    rows.swap(kept, next);
-                    kept += 1;
-                }
-                Ok(false) => {}
-                Err(error) => return Ok(Err(error)),
+            let is_kept = value.map_or(Ok(Cell::Empty), &cell).and_then(|cell| keep(*at, data, cell));
+            if is_kept.map_err(|error| ParquetError::External(Box::new(error)))? {
+                rows.swap(kept, next);
+                kept += 1;
             }
             next += 1;
         }
@@ -288,7 +286,7 @@ fn walk<P: DataType, T>(
     if range.ends_group && reader.skip_records(1)? != 0 {
         return Err(ParquetError::General("a column chunk has more rows than its row group".to_owned()));
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -297,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    /// What Parquet keeps of a text, as the conversion typed it.
+    /// The cell that the conversion makes of a text.
     fn cell(text: &str) -> Cell<'_> {
         let bytes = text.as_bytes();
         if let Some((micros, utc)) = parse_timestamp(bytes) {
@@ -312,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_as_they_were_in_the_csv() {
+    fn texts_are_as_in_the_csv() {
         let same = [
             "-9223372036854775808",
             "0",

@@ -1,9 +1,6 @@
-//! Parquet: the writer of a part, and the reader that takes one column's chunks and nothing else.
+//! The sum of one column of a part's Parquet file. It reads the footer and the column's chunks, and nothing else.
 //!
-//! Only what every engine reads is written: format version 1.0 types, Snappy (LZ4 in wide tables), dictionaries,
-//! DELTA_BINARY_PACKED for integers. Memory: the writer holds one row group, or one page of each column while the others
-//! lie in a spill_file file; the reader holds one page, or a piece of a chunk and a dictionary where it sums pages as they
-//! stand.
+//! Memory: one page, or where `page_sum.rs` sums the pages, the blocks of one page and a dictionary.
 
 use parquet::{
     basic::{Compression, Type},
@@ -14,7 +11,7 @@ use parquet::{
 
 use super::{
     file::{Chunk, ParquetFile},
-    page_sum::{Pages, SLACK_BYTES, Taken, UnsupportedPage},
+    page_sum::{PageStatus, PageSum, SLACK_BYTES, UnsupportedPage},
     read_rows::{TEXTS_MAX, TypedReader, read_rows},
     window::CHUNK_BYTES_MAX,
 };
@@ -28,7 +25,7 @@ use crate::{
     model::{part::Part, schema::ColumnType},
 };
 
-/// Values that are decoded at once.
+/// Values that are decoded together.
 const VALUES_MAX: usize = 16 * 1024;
 
 /// The first cell of a column that cannot be added.
@@ -42,12 +39,12 @@ pub struct BadCell {
     pub problem: CellProblem,
 }
 
-/// Why a column's sum ended early.
+/// Why a column could not be summed.
 #[derive(Debug)]
 pub enum SumError {
     /// A cell cannot be added.
     BadCell(BadCell),
-    /// The file is not what the receipt says, or cannot be read.
+    /// The file does not match its receipt, or cannot be read.
     Failed(Error),
 }
 
@@ -100,7 +97,7 @@ impl StoredColumn<'_> {
                 return Ok(Progress { next: Some(at), bytes });
             }
             let rows = u64::try_from(group.num_rows()).map_err(|error| parquet.damaged(&error.to_string()))?;
-            let chunk = parquet.chunk(at.row_group, (self.index, self.name))?;
+            let chunk = parquet.chunk(at.row_group, self.index, self.name)?;
             self.sum_chunk(&chunk, rows, at, sum)?;
             bytes += chunk.metadata.byte_range().1;
             at = RowGroupStart { row_group: at.row_group + 1, rows_before: at.rows_before + rows };
@@ -108,7 +105,7 @@ impl StoredColumn<'_> {
         Ok(Progress { next: None, bytes })
     }
 
-    /// Adds the cells of one chunk, which has to have `rows` rows.
+    /// Adds the cells of one chunk, which must have `rows` rows.
     fn sum_chunk(&self, chunk: &Chunk<'_>, rows: u64, at: RowGroupStart, sum: &mut Sum) -> Result<(), SumError> {
         let (parquet, Self { index, column_type, .. }) = (chunk.parquet, self);
         let pages = if *column_type == ColumnType::Int64 { sum_pages(chunk, rows)? } else { None };
@@ -133,7 +130,7 @@ impl StoredColumn<'_> {
     }
 }
 
-/// Adds all values and says how many rows there were.
+/// Adds all values, and returns the number of rows.
 pub(super) fn sum_integers(
     mut reader: TypedReader<parquet::data_type::Int64Type>,
     sum: &mut Sum,
@@ -150,7 +147,7 @@ pub(super) fn sum_integers(
     }
 }
 
-/// Adds all texts that are integers and says how many rows there were.
+/// Adds all texts, which must be integers, and returns the number of rows.
 fn sum_texts(
     parquet: &ParquetFile<'_>,
     mut reader: TypedReader<parquet::data_type::ByteArrayType>,
@@ -170,7 +167,7 @@ fn sum_texts(
                 Ok(Some(summand)) => sum.add(summand),
                 Ok(None) => {}
                 Err(problem) => {
-                    // The values do not include the nulls; the levels tell which row each belongs to.
+                    // Nulls have no value, so the row follows from the definition levels.
                     let mut present = levels.iter().enumerate().filter(|(_, level)| **level > 0);
                     let offset = present.nth(index).map_or(index, |(offset, _)| offset);
                     let row = rows_before + rows + offset as u64 + 1;
@@ -183,38 +180,38 @@ fn sum_texts(
     }
 }
 
-/// The sum of a column chunk of integers straight from its pages; none if there is anything in it that our writer does
-/// not write: the library's reader then reads it.
-pub(super) fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<Pages>, Error> {
+/// Sums a chunk of integers without the library. `None` if our writer would have written it differently: the caller then
+/// reads it with the library.
+pub(super) fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<PageSum>, Error> {
     let descriptor = chunk.metadata.column_descr();
     let levels = (descriptor.max_def_level(), descriptor.max_rep_level());
     let plain = chunk.metadata.compression() == Compression::UNCOMPRESSED && descriptor.physical_type() == Type::INT64;
     if !plain || levels != (1, 0) {
         return Ok(None);
     }
-    let mut pages = Pages::new(rows);
+    let mut pages = PageSum::new(rows);
     if let Some(whole) = &chunk.parquet.whole {
         if chunk.end + SLACK_BYTES as u64 > whole.len() as u64 {
             return Ok(None);
         }
         let [mut start, end] = [chunk.start, chunk.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         while start < end {
-            match pages.take(&whole[start..end + SLACK_BYTES]) {
-                Ok(Taken::Page(bytes)) => start += bytes,
-                Ok(Taken::Longer(_)) | Err(UnsupportedPage) => return Ok(None),
+            match pages.add_page(&whole[start..end + SLACK_BYTES]) {
+                Ok(PageStatus::Added(bytes)) => start += bytes,
+                Ok(PageStatus::Incomplete(_)) | Err(UnsupportedPage) => return Ok(None),
             }
         }
         return Ok(Some(pages));
     }
-    let window = chunk.window_with(chunk.parquet.chunk_sums(chunk.place)?);
+    let window = chunk.window_with(chunk.parquet.chunk_checksums(chunk.row_group, chunk.column_index)?);
     let chunk_bytes = usize::try_from(chunk.end - chunk.start).unwrap_or(usize::MAX);
     let mut buffer = vec![0; chunk_bytes.min(CHUNK_BLOCK_BYTES) + SLACK_BYTES];
-    // Of the chunk, `read` bytes have been read; those from `start` to `end` of the buffer are in no page yet.
+    // `read` bytes of the chunk have been read. Those in `buffer[start..end]` have not been added yet.
     let (mut read, mut start, mut end) = (0, 0, 0);
     while start < end || read < chunk_bytes {
-        match pages.take(&buffer[start..end + SLACK_BYTES]) {
-            Ok(Taken::Page(bytes)) => start += bytes,
-            Ok(Taken::Longer(bytes)) if read < chunk_bytes && bytes <= CHUNK_BYTES_MAX => {
+        match pages.add_page(&buffer[start..end + SLACK_BYTES]) {
+            Ok(PageStatus::Added(bytes)) => start += bytes,
+            Ok(PageStatus::Incomplete(bytes)) if read < chunk_bytes && bytes <= CHUNK_BYTES_MAX => {
                 buffer.copy_within(start..end, 0);
                 (start, end) = (0, end - start);
                 let block_bytes = CHUNK_BLOCK_BYTES.min(chunk_bytes - read);
@@ -225,7 +222,7 @@ pub(super) fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<Pages>, E
                 end += block_bytes;
                 read += block_bytes;
             }
-            Ok(Taken::Longer(_)) | Err(UnsupportedPage) => return Ok(None),
+            Ok(PageStatus::Incomplete(_)) | Err(UnsupportedPage) => return Ok(None),
         }
     }
     Ok(Some(pages))

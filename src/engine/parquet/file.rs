@@ -23,7 +23,7 @@ use parquet::{
 
 use super::{
     batch::arrow_schema,
-    chunk_sums::{CHUNK_SUM_DIGITS, CHUNK_SUMS_KEY},
+    chunk_checksums::{CHECKSUM_DIGITS, CHUNK_CHECKSUMS_KEY},
     window::{CHUNK_BYTES_MAX, Window},
 };
 use crate::{
@@ -43,14 +43,14 @@ use crate::{
 pub(crate) struct ParquetFile<'a> {
     pub(super) file: &'a Reader,
     pub(super) footer: ParquetMetaData,
-    /// All bytes of a small file, verified; none of another.
+    /// All bytes of a small file, verified; `None` for a larger file.
     pub(super) whole: Option<Bytes>,
-    /// Where in the file's list of checksums those of the chunks begin; none if the footer has them.
+    /// The index of the chunks' first checksum in the part's list of checksums; `None` if the footer has them.
     pub(super) listed_from: Option<u64>,
 }
 
 impl<'a> ParquetFile<'a> {
-    /// Reads the footer. Errors: it is not what was written; it is not what the receipt says; it cannot be read.
+    /// Reads the footer. Errors: it does not match its checksum or the receipt; it cannot be read.
     pub(crate) fn open(file: &'a Reader, part: &Part) -> Result<Self, Error> {
         let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
         let is_whole = part.is_small_parquet();
@@ -77,31 +77,31 @@ impl<'a> ParquetFile<'a> {
         self.footer.row_groups()
     }
 
-    /// The chunk of a column in a row group. Errors: it is not the column that the receipt has there.
-    pub(super) fn chunk(&self, row_group: usize, (column_index, name): (usize, &str)) -> Result<Chunk<'_>, Error> {
+    /// The chunk of a column in a row group. Errors: the column at this index has another name.
+    pub(super) fn chunk(&self, row_group: usize, column_index: usize, name: &str) -> Result<Chunk<'_>, Error> {
         let group = self.footer.row_group(row_group);
         let Some(metadata) = group.columns().get(column_index) else {
             return Err(self.damaged(&format!("it has no column {column_index}")));
         };
         if metadata.column_descr().path().parts() != [name] {
-            return Err(self.damaged(&format!("its column {column_index} is another one")));
+            return Err(self.damaged(&format!("its column {column_index} is not the one in the receipt")));
         }
         let (start, bytes) = metadata.byte_range();
         let end = start.checked_add(bytes).filter(|&end| end <= self.file.bytes());
         let end = end.ok_or_else(|| self.damaged(&format!("its column {column_index} ends beyond the file")))?;
-        Ok(Chunk { parquet: self, group, metadata, start, end, place: (row_group, column_index) })
+        Ok(Chunk { parquet: self, group, metadata, start, end, row_group, column_index })
     }
 
-    /// How many blocks its column chunks have together.
+    /// The number of blocks of all column chunks.
     pub(crate) fn blocks_count(&self) -> u64 {
         self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns).map(blocks).sum()
     }
 
-    /// Compares blocks of the column chunks with their checksums, from the block `from` of all until `bytes_max` have been
-    /// read. Returns how many bytes were read, and the next block, if there is one.
+    /// Compares blocks of the column chunks with their checksums, from block `from` on, until `bytes_max` bytes have been
+    /// read. Returns how many bytes were read, and the index of the next block, if there is one.
     pub(crate) fn verify_blocks(&self, from: u64, bytes_max: u64) -> Result<(u64, Option<u64>), Error> {
         if self.whole.is_some() {
-            return Ok((self.file.bytes(), None)); // that was done when it was opened
+            return Ok((self.file.bytes(), None)); // `open` has verified it
         }
         let (mut first, mut bytes, mut block) = (0, 0, Vec::new());
         for chunk in self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns) {
@@ -115,7 +115,7 @@ impl<'a> ParquetFile<'a> {
                 block.resize(CHUNK_BLOCK_BYTES.min(left), 0);
                 let start = chunk_start.saturating_add(offset);
                 self.file.fill_unverified(start, &mut block)?;
-                if self.block_sums(index, 1)? != [checksum(&block)] {
+                if self.block_checksums(index, 1)? != [checksum(&block)] {
                     let end = start + block.len() as u64;
                     return Err(self.damaged(&format!("the bytes from {start} to {end} are not what was written")));
                 }
@@ -127,35 +127,34 @@ impl<'a> ParquetFile<'a> {
     }
 
     /// The checksums of a chunk's blocks.
-    pub(super) fn chunk_sums(&self, (row_group, column_index): (usize, usize)) -> Result<Vec<u64>, Error> {
+    pub(super) fn chunk_checksums(&self, row_group: usize, column_index: usize) -> Result<Vec<u64>, Error> {
         let (group, groups) = (self.footer.row_group(row_group), &self.footer.row_groups()[..row_group]);
         let before = groups.iter().flat_map(RowGroupMetaData::columns).chain(&group.columns()[..column_index]);
         let first: u64 = before.map(blocks).sum();
-        self.block_sums(first, usize::try_from(blocks(group.column(column_index))).unwrap_or(usize::MAX))
+        self.block_checksums(first, usize::try_from(blocks(group.column(column_index))).unwrap_or(usize::MAX))
     }
 
-    /// The checksums of so many blocks of the column chunks, from the block `first` of all on.
-    fn block_sums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
+    /// The checksums of `count` blocks, from block `first` of all column chunks on.
+    fn block_checksums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
         if let Some(listed_from) = self.listed_from {
             return self.file.block_checksums(listed_from + first, count);
         }
         let entries = self.footer.file_metadata().key_value_metadata();
-        let entry = entries.and_then(|entries| entries.iter().find(|entry| entry.key == CHUNK_SUMS_KEY));
+        let entry = entries.and_then(|entries| entries.iter().find(|entry| entry.key == CHUNK_CHECKSUMS_KEY));
         let text = entry.and_then(|entry| entry.value.as_deref()).unwrap_or_default();
-        let sums = || -> Option<Vec<u64>> {
-            let start = usize::try_from(first).ok()?.checked_mul(CHUNK_SUM_DIGITS)?;
-            let text = text.get(start..start.checked_add(count.checked_mul(CHUNK_SUM_DIGITS)?)?)?;
-            text.as_bytes().chunks(CHUNK_SUM_DIGITS).map(|digits| from_hex(std::str::from_utf8(digits).ok()?)).collect()
+        let checksums = || -> Option<Vec<u64>> {
+            let start = usize::try_from(first).ok()?.checked_mul(CHECKSUM_DIGITS)?;
+            let text = text.get(start..start.checked_add(count.checked_mul(CHECKSUM_DIGITS)?)?)?;
+            text.as_bytes().chunks(CHECKSUM_DIGITS).map(|digits| from_hex(std::str::from_utf8(digits).ok()?)).collect()
         };
-        sums().ok_or_else(|| self.damaged("its footer has no checksums of the column chunks"))
+        checksums().ok_or_else(|| self.damaged("its footer has no checksums of the column chunks"))
     }
 
-    /// The error that the file is not what was written.
     pub(super) fn damaged(&self, what: &str) -> Error {
         self.file.damaged(what)
     }
 
-    /// What the library failed with: our own error, if it was one of a [`Window`].
+    /// Turns an error of the library into ours. An error of ours that the library has passed on is returned as it was.
     pub(super) fn read_error(&self, error: ParquetError) -> Error {
         match error {
             ParquetError::External(cause) => match cause.downcast::<Error>() {
@@ -167,24 +166,24 @@ impl<'a> ParquetFile<'a> {
     }
 }
 
-/// How many blocks a column chunk has.
+/// The number of blocks of a column chunk.
 fn blocks(chunk: &ColumnChunkMetaData) -> u64 {
     chunk.byte_range().1.div_ceil(CHUNK_BLOCK_BYTES as u64)
 }
 
-/// A column chunk of a part's file. No byte of it is handed out before it was verified.
+/// A column chunk of a part's file. Its bytes are verified before they are returned.
 pub(super) struct Chunk<'a> {
     pub(super) parquet: &'a ParquetFile<'a>,
     group: &'a RowGroupMetaData,
     pub(super) metadata: &'a ColumnChunkMetaData,
     pub(super) start: u64,
     pub(super) end: u64,
-    /// Its row group and column.
-    pub(super) place: (usize, usize),
+    pub(super) row_group: usize,
+    pub(super) column_index: usize,
 }
 
 impl Chunk<'_> {
-    /// The chunk as the library reads it.
+    /// Opens the chunk with the library's reader.
     pub(super) fn open(&self) -> Result<ColumnReader, Error> {
         let descriptor = self.metadata.column_descr_ptr();
         let window = Arc::new(self.window()?);
@@ -201,7 +200,7 @@ impl Chunk<'_> {
             let loaded = Some(whole.slice(start..end));
             return Ok(Window { loaded, ..self.window_with(Vec::new()) });
         }
-        let mut window = self.window_with(self.parquet.chunk_sums(self.place)?);
+        let mut window = self.window_with(self.parquet.chunk_checksums(self.row_group, self.column_index)?);
         if self.end - self.start <= CHUNK_BYTES_MAX as u64 {
             let mut bytes = vec![0; usize::try_from(self.end - self.start).unwrap_or(usize::MAX)];
             for (index, block) in bytes.chunks_mut(CHUNK_BLOCK_BYTES).enumerate() {
@@ -212,15 +211,15 @@ impl Chunk<'_> {
         Ok(window)
     }
 
-    pub(super) fn window_with(&self, sums: Vec<u64>) -> Window {
+    pub(super) fn window_with(&self, checksums: Vec<u64>) -> Window {
         let (file, cached) = (self.parquet.file.clone(), AtomicCell::new(None));
-        Window { file, start: self.start, end: self.end, sums, loaded: None, cached }
+        Window { file, start: self.start, end: self.end, checksums, loaded: None, cached }
     }
 }
 
-/// The pages of a column chunk with an empty one after each that has rows. `read_records` would go on from page to page
-/// until it has as many rows as it was asked for, and each text would keep its page. At an empty page it ends, and the
-/// decoder lets go of the page before.
+/// The pages of a column chunk, with an empty page after each data page. `read_records` reads page after page until it has
+/// as many rows as it was asked for, and each decoded text keeps its page in memory. It returns at an empty page, where
+/// the decoder also releases the page before.
 struct WithEmptyPages<P> {
     pages: P,
     data_before: bool,
@@ -230,7 +229,7 @@ impl<P: PageReader> PageReader for WithEmptyPages<P> {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
         if mem::take(&mut self.data_before) {
             return Ok(Some(Page::DataPage {
-                buf: Bytes::from_static(&[0; 4]), // the length of its levels
+                buf: Bytes::from_static(&[0; 4]), // the length of the levels
                 num_values: 0,
                 encoding: Encoding::PLAIN,
                 def_level_encoding: Encoding::RLE,
@@ -264,28 +263,29 @@ pub(super) fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData,
     let footer_bytes = part.footer_bytes as usize;
     let (footer, mut end) = tail[tail.len() - footer_bytes - PARQUET_TAIL_BYTES..].split_at(footer_bytes);
     if end.get_u32_le() as usize != footer_bytes || end != b"PAR1" {
-        return Err(ParquetError::General("its end is no Parquet footer of the known size".to_owned()));
+        return Err(ParquetError::General("it does not end with a Parquet footer of the expected size".to_owned()));
     }
     let options = ParquetMetaDataOptions::new()
         .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll);
     let footer = ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))?;
-    // The library takes for granted that they are not negative.
+    // The library would not check this.
     let is_negative = |chunk: &ColumnChunkMetaData| {
         let offsets = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset(), Some(chunk.compressed_size())];
         offsets.into_iter().flatten().any(i64::is_negative)
     };
     if footer.row_groups().iter().flat_map(RowGroupMetaData::columns).any(is_negative) {
-        return Err(ParquetError::General("a column chunk begins before the file".to_owned()));
+        return Err(ParquetError::General("a column chunk has a negative offset or size".to_owned()));
     }
     Ok(footer)
 }
 
-/// Where the column chunks of a file are, in the order of row groups and columns, from its footer with the 8 bytes after it.
+/// The byte ranges of a file's column chunks, in the order of row groups and columns. `tail` is the footer and the 8 bytes
+/// after it.
 ///
-/// Errors: the receipt's rows, names or types are not those of the footer; the chunks do not follow one another, as our
-/// writer has them.
+/// Errors: the footer's rows, names or types are not those of the receipt; there is a gap between chunks, which our writer
+/// does not leave.
 pub(crate) fn checked_chunk_ranges(tail: &[u8], part: &Part, columns: &[Column]) -> Result<Vec<(u64, u64)>, String> {
     let footer = decode_footer(tail, part).map_err(|error| error.to_string())?;
     let schema = ArrowSchemaConverter::new().convert(&arrow_schema(columns)).map_err(|error| error.to_string())?;

@@ -26,7 +26,7 @@ use parquet::{
 
 use super::{
     batch::arrow_schema,
-    chunk_sums::ChunkSums,
+    chunk_checksums::ChunkChecksums,
     writer::{CREATED_BY, Converted, write_error, written},
 };
 use crate::{
@@ -44,11 +44,11 @@ use crate::{
     model::schema::{Column, ColumnType},
 };
 
-/// A row group is written out when its pages take so much.
+/// A row group is written when its pages have this size.
 pub(crate) const PAGES_BYTES_MAX: usize = 4 * MIB;
-/// Column chunks of a file: their entries of the footer wait in memory for its end.
+/// Column chunks of a file. Their entries for the footer are in memory until the end of the file.
 pub(crate) const INTEGER_CHUNKS_MAX: usize = 2 * KIB;
-/// The Parquet file.
+/// Writes pages and row groups of integer columns.
 pub(crate) struct IntegerWriter {
     pub(crate) columns: Vec<ColumnPages>,
     pub(crate) writer: SerializedFileWriter<Draft>,
@@ -56,15 +56,15 @@ pub(crate) struct IntegerWriter {
     group_rows: usize,
     chunks_left: usize,
     rows: u64,
-    /// Of the blocks of all column chunks, in the order of the file.
-    chunk_sums: ChunkSums,
+    /// The checksums of the blocks of all column chunks, in the order of the file.
+    checksums: ChunkChecksums,
 }
 
-/// A column's pages in the row group at hand.
+/// A column's pages in the current row group.
 pub(crate) struct ColumnPages {
     name: String,
     pub(crate) pages: Vec<Bytes>,
-    /// Of the page before this one, which will be about as long.
+    /// The size of the last page; the next one will be about as long.
     page_bytes: usize,
     bytes: usize,
     range: Option<(i64, i64)>,
@@ -72,10 +72,10 @@ pub(crate) struct ColumnPages {
     nulls: u64,
 }
 
-/// Why a file was not converted as one of integers.
+/// Why a file was not converted by the path for integers.
 #[derive(Debug)]
 pub enum IntegersError {
-    /// A cell is not an integer, or the file is one that the general conversion has to judge.
+    /// A cell is not an integer, or only the general conversion can tell whether the file is valid.
     Unsuited,
     /// A file operation failed.
     Failed(Error),
@@ -109,11 +109,11 @@ impl IntegerWriter {
             nulls: 0,
         };
         let columns = columns.into_iter().map(chunk).collect();
-        let chunks_left = INTEGER_CHUNKS_MAX;
-        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0, chunk_sums: ChunkSums::default() })
+        let (chunks_left, checksums) = (INTEGER_CHUNKS_MAX, ChunkChecksums::default());
+        Ok(Self { columns, writer, failures, group_rows: 0, chunks_left, rows: 0, checksums })
     }
 
-    /// Makes a page of each column of what the table holds.
+    /// Writes the table's rows as one page of each column.
     pub(crate) fn write_pages(&mut self, table: &mut Table) -> Result<(), IntegersError> {
         let rows = table.rows();
         for (index, column) in self.columns.iter_mut().enumerate() {
@@ -134,9 +134,8 @@ impl IntegerWriter {
         Ok(())
     }
 
-    /// Writes the row group out.
     fn write_row_group(&mut self) -> Result<(), IntegersError> {
-        // Beyond it, row groups must grow with the file.
+        // A larger file needs larger row groups, which the general conversion writes.
         self.chunks_left = self.chunks_left.checked_sub(self.columns.len()).ok_or(IntegersError::Unsuited)?;
         let rows = self.group_rows;
         let mut write = || {
@@ -164,9 +163,9 @@ impl IntegerWriter {
                     offset_index: None,
                 };
                 let mut hasher = BlockHasher::new(CHUNK_BLOCK_BYTES);
-                column.pages.iter().for_each(|page| hasher.update(page, |sum| self.chunk_sums.push(sum)));
-                hasher.end().into_iter().for_each(|sum| self.chunk_sums.push(sum));
-                group.append_column(&Pages(std::mem::take(&mut column.pages), column.bytes as u64), close)?;
+                column.pages.iter().for_each(|page| hasher.update(page, |sum| self.checksums.push(sum)));
+                hasher.end().into_iter().for_each(|sum| self.checksums.push(sum));
+                group.append_column(&ChunkBytes(std::mem::take(&mut column.pages), column.bytes as u64), close)?;
                 column.bytes = 0;
             }
             group.close()?;
@@ -194,7 +193,7 @@ impl IntegerWriter {
             .map(|column| Column { name: column.name, column_type: ColumnType::Int64, nulls: column.nulls })
             .collect();
         let (row_groups, before_footer) = (self.writer.flushed_row_groups().len(), self.writer.bytes_written());
-        self.chunk_sums.entry(before_footer).into_iter().for_each(|entry| self.writer.append_key_value_metadata(entry));
+        self.checksums.entry(before_footer).into_iter().for_each(|entry| self.writer.append_key_value_metadata(entry));
         self.writer.inner_mut().begin_tail(before_footer as u64);
         let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
         Ok(Converted { parquet: written(draft, row_groups, before_footer)?, columns, rows })
@@ -202,8 +201,8 @@ impl IntegerWriter {
 }
 
 impl ColumnPages {
-    /// A page of one column of `columns`, the one at `index`. `column` has a cell for each row; those that `empty` names by
-    /// their place among all cells are taken out of it.
+    /// Adds a page for the column at `index` of `columns`. `column` has a cell for each row. `empty` has the indices of empty
+    /// cells among the cells of all columns; these are removed from `column`.
     pub(crate) fn page<N: Number>(
         &mut self,
         column: &mut Vec<N>,
@@ -215,14 +214,14 @@ impl ColumnPages {
         let mut page = Vec::with_capacity(self.page_bytes + self.page_bytes / 8);
         let nulls = empty.iter().filter(|empty| **empty as usize % columns == index).count();
         if nulls == 0 {
-            // One run of levels that are 1: its length, then the level.
+            // One RLE run of definition levels that are 1: its length, then the level.
             let mut run = Vec::new();
             varint::put_u64((rows as u64) << 1, &mut run);
             run.push(1);
             page.extend_from_slice(&u32::try_from(run.len())?.to_le_bytes());
             page.append(&mut run);
         } else {
-            // Groups of eight levels, a bit each, lowest first.
+            // One bit-packed run of definition levels, lowest bit first.
             let mut bits = vec![0_u8; rows.div_ceil(8)];
             let mut empty = empty.iter().map(|empty| *empty as usize).peekable();
             let mut present = 0;
@@ -261,33 +260,33 @@ impl ColumnPages {
             rep_level_encoding: Encoding::RLE,
             statistics: None,
         };
-        let mut sink = TrackedWrite::new(BeforePage { page: &data, passed: false, written: Vec::new() });
+        let mut sink = TrackedWrite::new(HeaderSink { page: &data, page_seen: false, written: Vec::new() });
         SerializedPageWriter::new(&mut sink).write_page(CompressedPage::new(page, bytes))?;
         self.bytes += sink.bytes_written();
-        let BeforePage { passed, written, .. } = sink.into_inner()?;
+        let HeaderSink { page_seen, written, .. } = sink.into_inner()?;
         self.pages.push(Bytes::from(written));
-        if passed {
+        if page_seen {
             self.pages.push(data);
         }
         Ok(())
     }
 }
 
-/// Keeps what is written before a page. The page itself is there already: what is written from where it stands passes, and
-/// must be the last. A short page does not: it comes in one piece with what is before it.
-struct BeforePage<'a> {
+/// Collects the header that is written before a page. The page itself is recognised by its address and not copied; nothing
+/// may follow it. A short page is written together with its header, so it is copied.
+struct HeaderSink<'a> {
     page: &'a [u8],
-    passed: bool,
+    page_seen: bool,
     written: Vec<u8>,
 }
 
-impl Write for BeforePage<'_> {
+impl Write for HeaderSink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.passed {
-            return Err(io::Error::other("a page is followed by something"));
+        if self.page_seen {
+            return Err(io::Error::other("bytes are written after a page"));
         }
-        self.passed = std::ptr::eq(bytes, self.page);
-        if !self.passed {
+        self.page_seen = std::ptr::eq(bytes, self.page);
+        if !self.page_seen {
             self.written.extend_from_slice(bytes);
         }
         Ok(bytes.len())
@@ -298,20 +297,20 @@ impl Write for BeforePage<'_> {
     }
 }
 
-/// The pages of a chunk, one after the other, as what Parquet's writer copies from.
-struct Pages(Vec<Bytes>, u64);
+/// The pages of a chunk and their total size, from which the Parquet writer copies.
+struct ChunkBytes(Vec<Bytes>, u64);
 
-impl Length for Pages {
+impl Length for ChunkBytes {
     fn len(&self) -> u64 {
         self.1
     }
 }
 
-impl ChunkReader for Pages {
-    type T = PagesFrom;
+impl ChunkReader for ChunkBytes {
+    type T = ChunkBytesReader;
 
-    fn get_read(&self, start: u64) -> Result<PagesFrom, ParquetError> {
-        let mut pages = PagesFrom(self.0.iter().cloned().collect());
+    fn get_read(&self, start: u64) -> Result<ChunkBytesReader, ParquetError> {
+        let mut pages = ChunkBytesReader(self.0.iter().cloned().collect());
         io::copy(&mut (&mut pages).take(start), &mut io::sink())?;
         Ok(pages)
     }
@@ -323,9 +322,9 @@ impl ChunkReader for Pages {
     }
 }
 
-struct PagesFrom(VecDeque<Bytes>);
+struct ChunkBytesReader(VecDeque<Bytes>);
 
-impl Read for PagesFrom {
+impl Read for ChunkBytesReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some(page) = self.0.front_mut() {
             if page.has_remaining() {

@@ -2,7 +2,7 @@
 
 pub mod batch;
 pub mod buffered_pages;
-pub mod chunk_sums;
+pub mod chunk_checksums;
 pub mod column_reader;
 pub mod column_sum;
 pub mod file;

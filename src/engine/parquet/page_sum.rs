@@ -1,9 +1,9 @@
-//! The sum of an integer column straight from its Parquet pages, without an array of values between. Bytes in, a sum
-//! out: no file, no thread.
+//! Sums an integer column directly from the bytes of its Parquet pages, without an array of decoded values. No file, no
+//! thread.
 //!
-//! It reads what our own writer wrote, of this version or an earlier one, and takes nothing else: [`UnsupportedPage`] sends the
-//! chunk to the Parquet library's reader, which then has the word on what is in it and on what is wrong with it. So
-//! these functions never report an error, and must never take a page that the library would not.
+//! Only pages as our own writer wrote them, in this version or an earlier one, are accepted. For any other page it returns
+//! [`UnsupportedPage`], and the Parquet library reads the whole chunk and reports what is wrong with it. Invariant: no page
+//! is accepted that the library would reject.
 //!
 //! The formats: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>; a page's header is a struct of
 //! Thrift's compact protocol.
@@ -13,65 +13,67 @@ use crate::engine::values::{
     varint::{take_i64, take_u64},
 };
 
-/// Bytes beyond a chunk's end that must be there to be read, whatever they are: packed values are read 8 bytes at a time.
+/// Readable bytes that must follow a chunk, with any content: packed values are loaded 8 bytes at a time.
 pub const SLACK_BYTES: usize = 8;
-/// No header of a page that our writer wrote is longer.
-const HEADER_BYTES_MAX: usize = 64;
+/// The headers that our writer writes for integer pages are shorter.
+const INTEGER_PAGE_HEADER_BYTES_MAX: usize = 64;
 
-/// Values that are added at once where they must be written down first.
-const BLOCK_VALUES: usize = 256;
-/// Values of a dictionary; our writer's have up to 256 KiB.
+/// Values that are decoded into a buffer and then added together.
+const BUFFER_VALUES: usize = 256;
+/// Values of a dictionary; those of our writer have up to 256 KiB.
 const DICTIONARY_VALUES_MAX: usize = 64 * 1024;
 
 /// A page is not as our writer writes it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnsupportedPage;
 
-/// The pages of one column chunk, one after the other.
-pub struct Pages {
+/// The sum of one column chunk, to which its pages are added in order.
+pub struct PageSum {
     dictionary: Option<Vec<i64>>,
-    /// Rows of the chunk: a page that claims more is none of ours.
+    /// Rows of the chunk. A page that would exceed them is not supported.
     rows_max: u64,
-    /// Rows so far.
+    /// Rows of the pages that were added.
     pub rows: u64,
     /// The sum of their values.
     pub sum: Sum,
 }
 
-/// What [`Pages::take`] did.
+/// The result of [`PageSum::add_page`], if the page is supported.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// The page was so many bytes long and has been added.
-    Page(usize),
-    /// The page is so many bytes long, or at least so many, which are more than there were.
-    Longer(usize),
+pub enum PageStatus {
+    /// The page was added; it has this many bytes.
+    Added(usize),
+    /// The page does not end in the bytes that were given. It needs at least this many.
+    Incomplete(usize),
 }
 
-impl Pages {
-    /// Of a chunk of so many rows, before its first page.
+impl PageSum {
+    /// The sum of no pages yet, for a chunk of `rows_max` rows.
     pub fn new(rows_max: u64) -> Self {
         Self { dictionary: None, rows_max, rows: 0, sum: Sum::default() }
     }
 
-    /// Adds the page that begins `bytes`; of these, all but the last [`SLACK_BYTES`] are of the chunk.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<Taken, UnsupportedPage> {
+    /// Adds the page at the start of `bytes`. The last [`SLACK_BYTES`] of these are not part of the chunk.
+    pub fn add_page(&mut self, bytes: &[u8]) -> Result<PageStatus, UnsupportedPage> {
         let chunk_bytes = bytes.len().checked_sub(SLACK_BYTES).ok_or(UnsupportedPage)?;
         let mut cursor = Cursor { bytes, at: 0, end: chunk_bytes };
         let header = match header(&mut cursor) {
             Ok(header) => header,
-            Err(UnsupportedPage) if chunk_bytes < HEADER_BYTES_MAX => return Ok(Taken::Longer(HEADER_BYTES_MAX)),
+            Err(UnsupportedPage) if chunk_bytes < INTEGER_PAGE_HEADER_BYTES_MAX => {
+                return Ok(PageStatus::Incomplete(INTEGER_PAGE_HEADER_BYTES_MAX));
+            }
             Err(UnsupportedPage) => return Err(UnsupportedPage),
         };
         let end = cursor.at.checked_add(header.bytes).ok_or(UnsupportedPage)?;
         if end > chunk_bytes {
-            return Ok(Taken::Longer(end));
+            return Ok(PageStatus::Incomplete(end));
         }
         cursor.end = end;
         match header.encoding {
-            None => self.take_dictionary(&mut cursor, header.values)?,
+            None => self.set_dictionary(&mut cursor, header.values)?,
             Some(_) if header.values as u64 > self.rows_max - self.rows => return Err(UnsupportedPage),
             Some(encoding) => {
-                let present = present(&mut cursor, header.values)?;
+                let present = count_non_null(&mut cursor, header.values)?;
                 match encoding {
                     Encoding::Plain => self.add_plain(&cursor, present)?,
                     Encoding::Dictionary => self.add_indices(&mut cursor, present)?,
@@ -80,10 +82,10 @@ impl Pages {
                 self.rows += header.values as u64;
             }
         }
-        Ok(Taken::Page(end))
+        Ok(PageStatus::Added(end))
     }
 
-    fn take_dictionary(&mut self, cursor: &mut Cursor<'_>, values: usize) -> Result<(), UnsupportedPage> {
+    fn set_dictionary(&mut self, cursor: &mut Cursor<'_>, values: usize) -> Result<(), UnsupportedPage> {
         let (plain, rest) = cursor.rest().as_chunks::<8>();
         let is_first = self.rows == 0 && self.dictionary.is_none();
         if !is_first || !rest.is_empty() || plain.len() != values || values > DICTIONARY_VALUES_MAX {
@@ -98,8 +100,8 @@ impl Pages {
         if !rest.is_empty() || plain.len() != present {
             return Err(UnsupportedPage);
         }
-        let mut block = [0; BLOCK_VALUES];
-        for plain in plain.chunks(BLOCK_VALUES) {
+        let mut block = [0; BUFFER_VALUES];
+        for plain in plain.chunks(BUFFER_VALUES) {
             for (value, bytes) in block.iter_mut().zip(plain) {
                 *value = i64::from_le_bytes(*bytes);
             }
@@ -108,16 +110,16 @@ impl Pages {
         Ok(())
     }
 
-    /// Values as places in the dictionary.
+    /// Adds values that are given as indices in the dictionary.
     fn add_indices(&mut self, cursor: &mut Cursor<'_>, present: usize) -> Result<(), UnsupportedPage> {
         let dictionary = self.dictionary.as_deref().ok_or(UnsupportedPage)?;
         let width = if present == 0 && cursor.rest().is_empty() { 0 } else { cursor.byte()? };
         if width > 16 {
             return Err(UnsupportedPage);
         }
-        let mut block = [0; BLOCK_VALUES];
+        let mut block = [0; BUFFER_VALUES];
         let sum = &mut self.sum;
-        runs(cursor, width, present, |run| {
+        for_each_run(cursor, width, present, |run| {
             match run {
                 Run::Repeated { index, count } => {
                     let value = *dictionary.get(index).ok_or(UnsupportedPage)?;
@@ -125,8 +127,8 @@ impl Pages {
                 }
                 Run::Packed { packed, count } => {
                     let mut inside = true;
-                    for start in (0..count).step_by(BLOCK_VALUES) {
-                        let values = &mut block[..BLOCK_VALUES.min(count - start)];
+                    for start in (0..count).step_by(BUFFER_VALUES) {
+                        let values = &mut block[..BUFFER_VALUES.min(count - start)];
                         for (at, value) in (start..).zip(&mut *values) {
                             let found = dictionary.get(unpack(packed, at, width));
                             inside &= found.is_some();
@@ -143,10 +145,10 @@ impl Pages {
         })
     }
 
-    /// Values as differences: blocks of 4 miniblocks, each of 64 differences with a width of its own.
+    /// Adds a DELTA_BINARY_PACKED page: blocks of 4 miniblocks, each with 64 deltas of one bit width.
     fn add_deltas(&mut self, cursor: &mut Cursor<'_>, present: usize) -> Result<(), UnsupportedPage> {
         let head = [cursor.varint()?, cursor.varint()?, cursor.varint()?];
-        if head != [(MINIS * MINI_VALUES) as u64, MINIS as u64, present as u64] {
+        if head != [(MINIBLOCKS * MINIBLOCK_VALUES) as u64, MINIBLOCKS as u64, present as u64] {
             return Err(UnsupportedPage);
         }
         let mut last = cursor.zigzag()?;
@@ -157,24 +159,24 @@ impl Pages {
         let mut left = present - 1;
         while left > 0 {
             let delta_min = cursor.zigzag()?;
-            let widths: [u8; MINIS] = *cursor.take(MINIS)?.first_chunk().ok_or(UnsupportedPage)?;
-            let small = delta_min.unsigned_abs() < 1 << QUICK_BITS;
+            let widths: [u8; MINIBLOCKS] = *cursor.take(MINIBLOCKS)?.first_chunk().ok_or(UnsupportedPage)?;
+            let small = delta_min.unsigned_abs() < 1 << SUM_BITS_MAX;
             for width in widths {
                 if left == 0 {
-                    break; // what is not filled has no bytes
+                    break; // miniblocks without values are not stored
                 }
-                let count = left.min(MINI_VALUES);
-                let packed = cursor.packed(MINI_VALUES, width)?;
-                match QUICK.get(usize::from(width)) {
-                    Some(quick) if small && count == MINI_VALUES && last.unsigned_abs() < 1 << 62 => {
-                        let (all, running) = quick(packed);
-                        // No value is farther from `last` than 64 * 2^49, so none of these wraps.
-                        let steps = delta_min * TRIANGLE + running.cast_signed();
-                        let values = i128::from(last) * MINI_VALUES as i128 + i128::from(steps);
+                let count = left.min(MINIBLOCK_VALUES);
+                let packed = cursor.packed(MINIBLOCK_VALUES, width)?;
+                match MINIBLOCK_SUMS.get(usize::from(width)) {
+                    Some(miniblock_sum) if small && count == MINIBLOCK_VALUES && last.unsigned_abs() < 1 << 62 => {
+                        let (all, running) = miniblock_sum(packed);
+                        // No value differs from `last` by more than 64 * 2^49, so nothing here overflows.
+                        let steps = delta_min * PREFIXES_SUM + running.cast_signed();
+                        let values = i128::from(last) * MINIBLOCK_VALUES as i128 + i128::from(steps);
                         self.sum.merge(Sum::of(values));
-                        last += delta_min * MINI_VALUES as i64 + all.cast_signed();
+                        last += delta_min * MINIBLOCK_VALUES as i64 + all.cast_signed();
                     }
-                    _ => last = add_mini(&mut self.sum, packed, width, delta_min, last, count)?,
+                    _ => last = add_miniblock(&mut self.sum, packed, width, delta_min, last, count)?,
                 }
                 left -= count;
             }
@@ -184,31 +186,31 @@ impl Pages {
 }
 
 /// Miniblocks of a block.
-const MINIS: usize = 4;
-/// Differences of a miniblock.
-const MINI_VALUES: usize = 64;
-/// 1 + 2 + ... + 64: how often the least difference is in the values of a miniblock.
-const TRIANGLE: i64 = 64 * 65 / 2;
-/// Differences up to this width are added without a look at each value: 2^48 * 2080 is far from 2^63.
-const QUICK_BITS: usize = 48;
+const MINIBLOCKS: usize = 4;
+/// Deltas of a miniblock.
+const MINIBLOCK_VALUES: usize = 64;
+/// 1 + 2 + ... + 64: how often the minimum delta is contained in the sum of a miniblock's values.
+const PREFIXES_SUM: i64 = 64 * 65 / 2;
+/// Up to this width, a miniblock is added without decoding its values: 2^48 * 2080 is far less than 2^63.
+const SUM_BITS_MAX: usize = 48;
 
-/// Unpacks a miniblock of one width, and says the sum of what is in it, and the sum of all sums on the way there.
-type Quick = fn(&[u8]) -> (u64, u64);
+/// Returns the sum of a miniblock's packed deltas, and the sum of their prefix sums.
+type MiniblockSum = fn(&[u8]) -> (u64, u64);
 
-/// By width.
-const QUICK: [Quick; QUICK_BITS + 1] = {
+/// One function for each width.
+const MINIBLOCK_SUMS: [MiniblockSum; SUM_BITS_MAX + 1] = {
     macro_rules! of_widths {
-        ($($width:literal)*) => { [$(add_packed::<$width>),*] };
+        ($($width:literal)*) => { [$(sum_miniblock::<$width>),*] };
     }
     of_widths!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37
         38 39 40 41 42 43 44 45 46 47 48)
 };
 
-/// The width is a constant and 8 values are a whole number of bytes, so that every offset and mask is a constant too.
-/// The values at one place of all eights are added where they stand in their word, and moved down once at the end; four
-/// places at a time, which fit in the registers: 0.39 ns a value, of which a running sum takes 0.51.
-fn add_packed<const WIDTH: usize>(packed: &[u8]) -> (u64, u64) {
-    const EIGHTS: usize = MINI_VALUES / 8;
+/// The width is a constant, and 8 values fill whole bytes, so every offset and mask is a constant, too. In each group of
+/// eight values, those at the same index are added without shifting; the total is shifted once. Four indices at a time fit
+/// in the registers. This takes 0.39 ns for a value; a running sum takes 0.51 ns.
+fn sum_miniblock<const WIDTH: usize>(packed: &[u8]) -> (u64, u64) {
+    const EIGHTS: usize = MINIBLOCK_VALUES / 8;
     let (mut all, mut running) = (0_u64, 0_u64);
     let packed = &packed[..EIGHTS * WIDTH + SLACK_BYTES];
     for first in [0, 4] {
@@ -218,7 +220,7 @@ fn add_packed<const WIDTH: usize>(packed: &[u8]) -> (u64, u64) {
                 let bit = (first + at) * WIDTH;
                 let mut word = [0; 8];
                 word.copy_from_slice(&packed[eight * WIDTH + bit / 8..][..8]);
-                // 48 bits, moved up by 7, 36 times: they stay in their word.
+                // 36 times a value of 48 bits, shifted by 7 at most, fits in 64 bits.
                 *sum += u64::from_le_bytes(word) & (((1 << WIDTH) - 1) << (bit % 8));
             }
             for (weighted, sum) in weighted.iter_mut().zip(sums) {
@@ -228,15 +230,15 @@ fn add_packed<const WIDTH: usize>(packed: &[u8]) -> (u64, u64) {
         for (at, (sum, weighted)) in (first..).zip(sums.into_iter().zip(weighted)) {
             let shift = at * WIDTH % 8;
             all += sum >> shift;
-            // The value at this place of the first eight is in 64 - `at` of the sums, that of the next in 8 fewer.
+            // The value at this index of the first eight is in 64 - `at` prefix sums, that of the next in 8 fewer.
             running += (weighted >> shift) * 8 - (sum >> shift) * at as u64;
         }
     }
     (all, running)
 }
 
-/// The same one value after the other, for any width, any distance and a miniblock that is not full. Says the last value.
-fn add_mini(
+/// Adds a miniblock of any width, full or not, by decoding its values. Returns the last value.
+fn add_miniblock(
     sum: &mut Sum,
     packed: &[u8],
     width: u8,
@@ -247,9 +249,9 @@ fn add_mini(
     if width > 64 {
         return Err(UnsupportedPage);
     }
-    let mut values = [0; MINI_VALUES];
+    let mut values = [0; MINIBLOCK_VALUES];
     for (at, value) in values[..count].iter_mut().enumerate() {
-        // A distance of more than 63 bits wraps when it is taken, and wraps back here.
+        // The writer's subtraction wraps if a delta needs more than 63 bits; this addition wraps back.
         last = last.wrapping_add(delta_min).wrapping_add(unpack_wide(packed, at, width).cast_signed());
         *value = last;
     }
@@ -272,13 +274,13 @@ fn unpack_wide(packed: &[u8], at: usize, width: u8) -> u64 {
     let bit = at * usize::from(width);
     let (mut low, shift) = ([0; 8], bit % 8);
     low.copy_from_slice(&packed[bit / 8..][..8]);
-    // A ninth byte is there unless the value ends before it: the slack begins with the byte after the last value.
+    // If there is no ninth byte, the value ends before it, because slack bytes follow the last value.
     let ninth = packed.get(bit / 8 + 8).map_or(0, |byte| u64::from(*byte) << 1 << (63 - shift));
     let mask = 1_u64.checked_shl(u32::from(width)).map_or(u64::MAX, |bit| bit - 1);
     (u64::from_le_bytes(low) >> shift | ninth) & mask
 }
 
-/// How the values of a page are written.
+/// The encoding of a page's values.
 #[derive(Clone, Copy)]
 enum Encoding {
     Plain,
@@ -286,28 +288,28 @@ enum Encoding {
     Deltas,
 }
 
-/// What a page's header says.
+/// The header of a page.
 struct Header {
-    /// None if the page is the dictionary.
+    /// `None` for a dictionary page.
     encoding: Option<Encoding>,
     /// Rows, or values of the dictionary.
     values: usize,
-    /// Of the page, without the header.
+    /// The page's size without the header.
     bytes: usize,
 }
 
-/// Field 1, 2, 3, ... of a struct, an integer.
+/// Thrift: the next field of a struct is an integer.
 const INTEGER: u8 = 0x15;
 const END: u8 = 0;
 
-/// The header as our writer writes it, to the byte.
+/// Reads a header, which must have exactly the fields that our writer writes.
 fn header(cursor: &mut Cursor<'_>) -> Result<Header, UnsupportedPage> {
     const DATA: i64 = 0;
     const DICTIONARY: i64 = 2;
     const DATA_HEADER: u8 = 0x2c; // field 5 after 3, a struct
     const DICTIONARY_HEADER: u8 = 0x4c; // field 7
     const NOT_SORTED: u8 = 0x12; // field 3 after 2, false
-    const LEVELS: [u8; 4] = [INTEGER, 2 * 3, INTEGER, 2 * 3]; // both by runs
+    const LEVELS: [u8; 4] = [INTEGER, 2 * 3, INTEGER, 2 * 3]; // RLE for both kinds of levels
     let page = cursor.integer()?;
     let (bytes, packed_bytes) = (cursor.integer()?, cursor.integer()?);
     let wanted = match page {
@@ -336,14 +338,14 @@ fn header(cursor: &mut Cursor<'_>) -> Result<Header, UnsupportedPage> {
     Ok(Header { encoding, values: size(values)? as usize, bytes: size(bytes)? as usize })
 }
 
-/// How many of so many rows have a value.
-fn present(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, UnsupportedPage> {
+/// Reads the definition levels and returns how many of the rows are not null.
+fn count_non_null(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, UnsupportedPage> {
     let levels_bytes = u32::from_le_bytes(*cursor.take(4)?.first_chunk().ok_or(UnsupportedPage)?) as usize;
     let start = cursor.at;
     let end = start.checked_add(levels_bytes).filter(|&end| end <= cursor.end).ok_or(UnsupportedPage)?;
     let mut levels = Cursor { bytes: cursor.bytes, at: start, end };
     let mut present = 0;
-    runs(&mut levels, 1, rows, |run| {
+    for_each_run(&mut levels, 1, rows, |run| {
         present += match run {
             Run::Repeated { index: 0, .. } => 0,
             Run::Repeated { index: 1, count } => count,
@@ -351,8 +353,8 @@ fn present(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, UnsupportedPag
             Run::Packed { packed, count } => {
                 let ones = |bytes: &[u8]| bytes.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
                 let whole = count / 8;
-                let odd = packed[whole] & ((1 << (count % 8)) - 1);
-                ones(&packed[..whole]) + ones(&[odd])
+                let last = packed[whole] & ((1 << (count % 8)) - 1);
+                ones(&packed[..whole]) + ones(&[last])
             }
         };
         Ok(())
@@ -361,16 +363,16 @@ fn present(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, UnsupportedPag
     Ok(present)
 }
 
-/// Numbers that stand together.
+/// A run of Parquet's RLE / bit-packing hybrid.
 enum Run<'a> {
-    /// One, so many times.
+    /// The same number `count` times.
     Repeated { index: usize, count: usize },
-    /// So many, packed, with [`SLACK_BYTES`] after them.
+    /// `count` bit-packed numbers, with [`SLACK_BYTES`] after them.
     Packed { packed: &'a [u8], count: usize },
 }
 
-/// Goes through `count` numbers of a width that are packed or repeated, up to the cursor's end.
-fn runs<'a>(
+/// Calls `each` with the runs of `count` numbers, which must end at the cursor's end.
+fn for_each_run<'a>(
     cursor: &mut Cursor<'a>,
     width: u8,
     count: usize,
@@ -391,7 +393,7 @@ fn runs<'a>(
             each(Run::Repeated { index, count: length })?;
             length
         } else {
-            // The last eight may be more than are left.
+            // The last group of eight may be padded.
             let values = length.checked_mul(8).filter(|&values| values < left + 8).ok_or(UnsupportedPage)?;
             let packed = cursor.packed(values, width)?;
             let count = values.min(left);
@@ -403,7 +405,7 @@ fn runs<'a>(
     cursor.ended()
 }
 
-/// Bytes from `at` to `end`; what is beyond, of which there are [`SLACK_BYTES`] at least, is not meant.
+/// Reads `bytes` from `at` to `end`. At least [`SLACK_BYTES`] follow.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -425,7 +427,7 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
-    /// So many packed values, a multiple of 8, with the slack after them.
+    /// The bytes of `values` packed values, which are a multiple of 8, and [`SLACK_BYTES`] more.
     fn packed(&mut self, values: usize, width: u8) -> Result<&'a [u8], UnsupportedPage> {
         let start = self.at;
         let bytes = (values / 8).checked_mul(usize::from(width)).ok_or(UnsupportedPage)?;
@@ -451,7 +453,7 @@ impl<'a> Cursor<'a> {
         Ok(value)
     }
 
-    /// The next field of a struct, an integer.
+    /// The value of the next field of a Thrift struct, which must be an integer.
     fn integer(&mut self) -> Result<i64, UnsupportedPage> {
         if self.byte()? == INTEGER { self.zigzag() } else { Err(UnsupportedPage) }
     }

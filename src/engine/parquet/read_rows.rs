@@ -2,14 +2,14 @@
 
 use parquet::{data_type::DataType, errors::ParquetError};
 
-/// Texts that are decoded at once: they lie in the page, so this bounds their handles alone.
+/// Texts that are decoded together. Their bytes stay in the page, so this bounds only the references to them.
 pub(super) const TEXTS_MAX: usize = 1024;
 
-/// Reads the values of one column chunk.
+/// The library's reader of one column chunk.
 pub(super) type TypedReader<T> = parquet::column::reader::ColumnReaderImpl<T>;
 
-/// Replaces `levels` and `values` by those of the next rows: at most so many, and fewer at the end of a page, so that
-/// texts, which lie in their page, keep one page in memory. Says how many rows; 0 after the last.
+/// Replaces `levels` and `values` by those of the next rows, and returns the number of rows; 0 after the last. A call stops
+/// at the end of a page, so that the texts, which refer to their page, keep only one page in memory.
 pub(super) fn read_rows<T: DataType>(
     reader: &mut TypedReader<T>,
     rows_max: usize,
@@ -20,7 +20,7 @@ pub(super) fn read_rows<T: DataType>(
     values.clear();
     let mut read = || Ok(reader.read_records(rows_max, Some(&mut *levels), None, &mut *values)?.0);
     match read()? {
-        0 => read(), // the rows before these ended with their page, so there was only the empty one
+        0 => read(), // the reader was at the empty page that `WithEmptyPages` inserts
         count => Ok(count),
     }
 }

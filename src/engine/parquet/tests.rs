@@ -1,4 +1,4 @@
-//! Unit tests of the writer and the readers, each beside the other.
+//! Unit tests of the writer and the readers, which must agree.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// Rows into batches into row groups of one batch each.
+/// Converts rows to batches, and each batch to a row group.
 struct Batches(BatchBuilder, PartWriter);
 
 impl Rows for Batches {
@@ -113,7 +113,7 @@ fn check_reads(layout: Layout) {
     let [big, text] = refs.map(|(name, index, column_type)| ColumnRef { index, name, column_type });
     reads::take();
     let open = PartColumns::open(&file, &part).expect("a footer");
-    // The lengths of ranges are those of a block, of some blocks, and odd ones.
+    // Ranges of one block, of several blocks, and of other lengths.
     for rows_max in [TEXTS_MAX, 9999, 100_000] {
         let (mut at, mut found) = (Position::default(), Vec::new());
         while let Some((range, after)) = open.next_rows(at, &[&big, &text], rows_max).expect("readable") {
@@ -142,7 +142,7 @@ fn check_reads(layout: Layout) {
     check_inside(&file, &part, [1, 2]);
 }
 
-/// A file of some rows as a part; it is there for as long as the draft is.
+/// Converts a CSV file to a part. Its Parquet file exists as long as the draft.
 fn convert(csv: &[u8], rows: u64, layout: Layout) -> (WrittenFile, Reader, Part) {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Store::open(folder.path(), Durability::None).expect("a data folder");
@@ -155,7 +155,7 @@ fn convert(csv: &[u8], rows: u64, layout: Layout) -> (WrittenFile, Reader, Part)
     (written, file, part)
 }
 
-/// A Parquet file as one of a part.
+/// The part of a Parquet file.
 pub(crate) fn part_of(written: &mut WrittenFile, rows: u64, columns: usize) -> (Reader, Part) {
     let file = written.draft.reader().expect("opened");
     let mut part = Part {
@@ -175,7 +175,7 @@ pub(crate) fn part_of(written: &mut WrittenFile, rows: u64, columns: usize) -> (
     (file, part)
 }
 
-/// Integers of many kinds: constant, in runs, ascending, of any width, at the edges; some, all or none of them null.
+/// Integers of many kinds: constant, in runs, ascending, of any width, at the edges; with no, some or only nulls.
 pub(crate) fn random_integers(random: &mut fastrand::Rng, rows: usize) -> Int64Array {
     let (kind, nulls) = (random.u8(..7), [0.0, 0.0, 0.01, 0.5, 1.0][random.usize(..5)]);
     let (base, bits) = (random.i64(..) >> random.u8(..64), random.u8(1..64));
@@ -193,7 +193,7 @@ pub(crate) fn random_integers(random: &mut fastrand::Rng, rows: usize) -> Int64A
     values.into_iter().map(|value| (random.f64() >= nulls).then_some(value)).collect()
 }
 
-/// A file of integers, of the encodings that are chosen by its first rows or of those that earlier versions had.
+/// A file of integers, with encodings that are chosen from its first rows, or with those of earlier versions.
 fn write_integers(store: &Store, batches: &[Int64Array], chosen: bool) -> (WrittenFile, Reader, Part) {
     let columns = [Column { name: "x".to_owned(), column_type: ColumnType::Int64, nulls: 0 }];
     let layout = Layout { row_group_bytes: 100_000, page_bytes: PAGE_BYTES, spill: false };
@@ -211,7 +211,7 @@ fn write_integers(store: &Store, batches: &[Int64Array], chosen: bool) -> (Writt
     (written, file, part)
 }
 
-/// Rows and sum of a chunk as the library reads it.
+/// The rows and the sum of a chunk, read by the library.
 fn library_sum(chunk: &Chunk<'_>) -> Result<(u64, Sum), String> {
     let ColumnReader::Int64ColumnReader(reader) = chunk.open().map_err(|error| error.to_string())? else {
         return Err("not of integers".to_owned());
@@ -232,7 +232,7 @@ fn check_pages(store: &Store, batches: &[Int64Array], what: &str) {
         let parquet = ParquetFile::open(&file, &part).expect("a footer");
         let mut found = Sum::default();
         for (index, group) in parquet.row_groups().iter().enumerate() {
-            let chunk = parquet.chunk(index, (0, "x")).expect("a chunk");
+            let chunk = parquet.chunk(index, 0, "x").expect("a chunk");
             let pages = sum_pages(&chunk, rows_of(group)).expect("readable").expect("pages of our writer");
             assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&chunk), "{what}, {chosen}");
             found.merge(pages.sum);
@@ -241,12 +241,12 @@ fn check_pages(store: &Store, batches: &[Int64Array], what: &str) {
     }
 }
 
-/// The sum of an integer column, all of whose pages must be such that they are summed without the library.
+/// The sum of an integer column, all of whose pages must be summed without the library.
 pub(crate) fn sum_of_pages(file: &Reader, part: &Part, column_index: usize, name: &str) -> Sum {
     let parquet = ParquetFile::open(file, part).expect("a footer");
     let mut sum = Sum::default();
     for (row_group, group) in parquet.row_groups().iter().enumerate() {
-        let chunk = parquet.chunk(row_group, (column_index, name)).expect("a chunk");
+        let chunk = parquet.chunk(row_group, column_index, name).expect("a chunk");
         let pages = sum_pages(&chunk, rows_of(group)).expect("readable").expect("pages that are known");
         assert_eq!(pages.rows, rows_of(group));
         sum.merge(pages.sum);
@@ -298,15 +298,15 @@ fn a_damaged_chunk_is_summed_as_the_library_reads_it_or_not_at_all() {
         for _ in 0..100 {
             let mut bad = good.clone();
             for _ in 0..random.usize(1..4) {
-                // The headers are at the front, and in what follows most bytes are values.
+                // The header is at the front; most other bytes are values.
                 let among = if random.bool() { bytes } else { bytes.min(80) };
                 let at = random.usize(..among);
                 bad[start + at] = if random.bool() { random.u8(..) } else { bad[start + at] ^ 1 << random.u8(..8) };
             }
-            // No reading lets these bytes through: this is the second line of defence.
+            // Checksums would reject these bytes; the decoder must not rely on that.
             let footer = decode_footer(&bad, &part).expect("a footer");
             let parquet = ParquetFile { file: &file, footer, whole: Some(bad.into()), listed_from: None };
-            let chunk = parquet.chunk(0, (0, "x")).expect("a chunk");
+            let chunk = parquet.chunk(0, 0, "x").expect("a chunk");
             match sum_pages(&chunk, rows).expect("nothing is read") {
                 Some(pages) => {
                     assert_eq!(Ok((pages.rows, pages.sum)), library_sum(&chunk), "seed {seed}");
@@ -320,7 +320,7 @@ fn a_damaged_chunk_is_summed_as_the_library_reads_it_or_not_at_all() {
 }
 
 #[test]
-fn what_cannot_be_read_is_an_io_error_and_no_damage() {
+fn a_file_that_cannot_be_read_is_not_damaged() {
     let values = [random_integers(&mut fastrand::Rng::with_seed(1), 70_000)];
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Store::open(folder.path(), Durability::None).expect("a data folder");
@@ -328,16 +328,16 @@ fn what_cannot_be_read_is_an_io_error_and_no_damage() {
     let unreadable = Reader::unreadable(Format::Parquet, file.bytes());
     let is_io = |error: Error| matches!(&error, Error::Io { what, .. } if what == "part 1, parquet");
     assert!(ParquetFile::open(&unreadable, &part).err().is_some_and(is_io), "the footer");
-    // As if reading had begun to fail after the footer.
+    // Reading fails only after the footer.
     let parquet = ParquetFile { file: &unreadable, ..ParquetFile::open(&file, &part).expect("a footer") };
-    let chunk = parquet.chunk(0, (0, "x")).expect("a chunk");
+    let chunk = parquet.chunk(0, 0, "x").expect("a chunk");
     assert!(sum_pages(&chunk, rows_of(&parquet.row_groups()[0])).err().is_some_and(is_io), "the pages");
     assert!(chunk.open().err().is_some_and(is_io), "as the library reads it");
 }
 
 #[test]
-fn stretches_of_long_cells_are_short_and_the_same_for_all_columns() {
-    // One row group, whose first cells are too long for a slice and whose others are one page.
+fn ranges_of_long_cells_are_short_and_the_same_for_all_columns() {
+    // One row group. Its first cells are too long for one task; the others are one page.
     const ROWS: usize = 40;
     let text = |row: usize| "x".repeat(if row < 20 { CELL_BYTES_MAX - row } else { row });
     let mut csv = b"text,x\n".to_vec();
@@ -374,7 +374,7 @@ fn stretches_of_long_cells_are_short_and_the_same_for_all_columns() {
     assert!(ranges > 1, "the test wants ranges that begin within a row group");
 }
 
-/// Everything that was read since the last time is of these columns or of the footer.
+/// Checks that only these columns and the footer were read since the last check.
 fn check_inside<const N: usize>(file: &Reader, part: &Part, columns: [usize; N]) {
     let reads = reads::take();
     let parquet = ParquetFile::open(file, part).expect("a footer");

@@ -1,4 +1,4 @@
-//! Which parts have so many columns that their footers count in memory.
+//! Wide parts: those whose footers are so long that only a few may be in memory at once.
 
 use crate::{
     limits::{WIDE_CHUNKS, WIDE_FOOTER_BYTES},

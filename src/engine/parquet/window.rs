@@ -1,4 +1,4 @@
-//! A verified view of a column chunk, as the Parquet library reads it.
+//! A verified view of a column chunk for the Parquet library.
 
 use std::io::Read;
 
@@ -18,37 +18,37 @@ use crate::{
     limits::{KIB, MIB},
 };
 
-/// A column chunk up to this size is read in one piece.
+/// A column chunk up to this size is read at once.
 pub(super) const CHUNK_BYTES_MAX: usize = MIB;
-/// No header of a page that our writer wrote is longer.
+/// The page headers that our writer writes are shorter.
 const PAGE_HEADER_BYTES_MAX: usize = 64 * KIB;
 
-/// One column chunk of a file: whoever reads through it cannot read beside it, and sees verified bytes only.
+/// One column chunk of a file. Through it, only bytes of this chunk can be read, and they are verified first.
 pub(super) struct Window {
     pub(super) file: Reader,
     pub(super) start: u64,
     pub(super) end: u64,
-    /// Of the chunk's blocks.
-    pub(super) sums: Vec<u64>,
+    /// The checksums of the chunk's blocks.
+    pub(super) checksums: Vec<u64>,
     /// The whole chunk, verified, if it is small.
     pub(super) loaded: Option<Bytes>,
-    /// The block that was read last, and which: a page's header is read before its content.
+    /// The index and bytes of the block that was read last: a page's header and its content are often in one block.
     pub(super) cached: AtomicCell<Option<(usize, Bytes)>>,
 }
 
 impl Window {
-    /// Reads a block of the chunk, whose length is that of the buffer.
+    /// Reads a block of the chunk. The buffer has the block's length.
     pub(super) fn read_block(&self, index: usize, block: &mut [u8]) -> Result<(), Error> {
         let start = self.start + (index * CHUNK_BLOCK_BYTES) as u64;
         self.file.fill_unverified(start, block)?;
-        if self.sums.get(index) != Some(&checksum(block)) {
+        if self.checksums.get(index) != Some(&checksum(block)) {
             let end = start + block.len() as u64;
             return Err(self.file.damaged(&format!("the bytes from {start} to {end} are not what was written")));
         }
         Ok(())
     }
 
-    /// The same from the last one that was read, if it is that.
+    /// A block, from the cache if it was read last.
     fn block(&self, index: usize) -> Result<Bytes, Error> {
         let block = match self.cached.take() {
             Some((cached, block)) if cached == index => block,
@@ -89,7 +89,7 @@ impl ChunkReader for Window {
             return Ok(Box::new(bytes.slice(at..).reader()));
         }
         let first = self.rest_of_block(at)?;
-        // A header may go on in the next block.
+        // A header may continue in the next block.
         let next_at = at + first.len();
         let has_next = (next_at as u64) < self.end - self.start && first.len() < PAGE_HEADER_BYTES_MAX;
         let next = if has_next { self.rest_of_block(next_at)? } else { Bytes::new() };

@@ -1,4 +1,7 @@
-//! Writes the Parquet file of a part from record batches.
+//! Writes the Parquet file of a part from record batches, with features that every reader supports: types of format version
+//! 1.0, Snappy (LZ4 in wide tables), dictionaries, DELTA_BINARY_PACKED for integers.
+//!
+//! Memory: one row group, or one page of each column if the others wait in a spill file.
 
 use std::{
     collections::HashSet,
@@ -21,8 +24,8 @@ use parquet::{
 
 use super::{
     batch::arrow_schema,
-    buffered_pages::{ChunkPagesFactory, PagesIn},
-    chunk_sums::ChunkSums,
+    buffered_pages::{ChunkPagesFactory, PageBuffer},
+    chunk_checksums::ChunkChecksums,
 };
 use crate::{
     engine::storage::{Store, draft::Draft, spill_file::SpillFile},
@@ -34,10 +37,10 @@ use crate::{
     },
 };
 
-/// What a footer says of its maker.
+/// The footer's `created_by`.
 pub(super) const CREATED_BY: &str = concat!("tally version ", env!("CARGO_PKG_VERSION"));
 
-/// Tables with more columns have plain integers: the encoder of packed deltas reserves 1 MiB for each column.
+/// Tables with more columns do not use DELTA_BINARY_PACKED: its encoder reserves 1 MiB for each column.
 pub(crate) const DELTA_COLUMNS_MAX: usize = 32;
 
 /// Writes the rows of a part to a draft.
@@ -45,20 +48,19 @@ pub struct PartWriter {
     output: Output,
     layout: Layout,
     spill_file: Option<Arc<SpillFile>>,
-    /// Checksums of the blocks of the column chunks, as these are written.
+    /// The channel for the checksums of each column chunk that is written.
     chunks_written: (mpsc::Sender<Vec<u64>>, mpsc::Receiver<Vec<u64>>),
-    /// Those of all row groups that are written.
-    chunk_sums: ChunkSums,
-    /// What the draft or the spill_file file failed with, which the Parquet writer does not always hand on.
+    /// The checksums of all row groups that are written.
+    checksums: ChunkChecksums,
+    /// The errors of the draft and the spill file, which the Parquet writer does not always pass on.
     failures: Vec<Arc<OnceLock<io::ErrorKind>>>,
 }
 
 /// The file of a [`PartWriter`].
 enum Output {
-    /// No row has come yet, so the encodings are not chosen.
+    /// The encodings are chosen from the first rows, which have not arrived.
     Waiting(Draft, Vec<Column>),
     Open(Box<ArrowWriter<Draft>>),
-    /// An error ended it.
     Failed,
 }
 
@@ -72,24 +74,24 @@ pub struct WrittenFile {
     pub footer_bytes: u32,
 }
 
-/// A CSV file as Parquet, and what its receipt says of the rows.
+/// A CSV file converted to Parquet, and its columns and rows for the receipt.
 pub struct Converted {
     /// The file.
     pub parquet: WrittenFile,
-    /// With their types.
+    /// The columns with their types.
     pub columns: Vec<Column>,
     /// Data rows.
     pub rows: u64,
 }
 
-/// How the Parquet file of a part is laid out, so that its conversion keeps to its memory and its footer stays small.
+/// The layout of a part's Parquet file, which bounds the memory of the conversion and the size of the footer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// A row group is written out when its encoded pages take so much.
+    /// A row group is written when its encoded pages have this size.
     pub row_group_bytes: usize,
-    /// A page is complete when it takes so much.
+    /// The size of a page.
     pub page_bytes: usize,
-    /// Whether complete pages wait on disk for the end of their row group.
+    /// Whether complete pages wait in a spill file until their row group is written.
     pub spill: bool,
 }
 
@@ -101,8 +103,8 @@ impl PartWriter {
         let mut failures = vec![draft.failure()];
         failures.extend(spill_file.as_ref().map(|spill_file| spill_file.failure()));
         let output = Output::Waiting(draft, columns.to_vec());
-        let (chunks_written, chunk_sums) = (mpsc::channel(), ChunkSums::default());
-        Ok(Self { output, layout, spill_file, chunks_written, chunk_sums, failures })
+        let (chunks_written, checksums) = (mpsc::channel(), ChunkChecksums::default());
+        Ok(Self { output, layout, spill_file, chunks_written, checksums, failures })
     }
 
     /// Adds rows.
@@ -112,7 +114,7 @@ impl PartWriter {
         self.open(Some(batch))?;
         let writer = self.writer()?;
         let written = writer.write(batch);
-        // Not `memory_size`, which counts what encoders reserve and never touch.
+        // Not `memory_size`, which also counts memory that encoders reserve but do not use.
         let full = writer.in_progress_size() >= bytes_max || writer.in_progress_rows() >= rows_max;
         written.map_err(|error| write_error(&error, &self.failures))?;
         if full { self.flush() } else { Ok(()) }
@@ -127,13 +129,13 @@ impl PartWriter {
         };
         let row_groups = writer.flushed_row_groups().len();
         let before_footer = writer.bytes_written();
-        self.chunk_sums.entry(before_footer).into_iter().for_each(|entry| writer.append_key_value_metadata(entry));
+        self.checksums.entry(before_footer).into_iter().for_each(|entry| writer.append_key_value_metadata(entry));
         writer.inner_mut().begin_tail(before_footer as u64);
         let draft = writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
         written(draft, row_groups, before_footer)
     }
 
-    /// Chooses the encodings by the first rows, if there are any.
+    /// Chooses the encodings from the first rows, if there are any, and opens the writer.
     pub(super) fn open(&mut self, first: Option<&RecordBatch>) -> Result<(), Error> {
         if matches!(self.output, Output::Open(_)) {
             return Ok(());
@@ -141,15 +143,15 @@ impl PartWriter {
         let Output::Waiting(draft, columns) = mem::replace(&mut self.output, Output::Failed) else {
             return Err(after_failure());
         };
-        // The Arrow schema in the footer would say nothing that the Parquet types do not.
+        // The Arrow schema would add nothing to the Parquet types.
         let properties = properties(&columns, self.layout.page_bytes, first);
         let mut options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let pages = match &self.spill_file {
-            Some(spill_file) => PagesIn::SpillFile(Arc::clone(spill_file)),
-            None => PagesIn::Memory,
+            Some(spill_file) => PageBuffer::SpillFile(Arc::clone(spill_file)),
+            None => PageBuffer::Memory,
         };
-        options =
-            options.with_page_store_factory(Arc::new(ChunkPagesFactory { pages, sums: self.chunks_written.0.clone() }));
+        options = options
+            .with_page_store_factory(Arc::new(ChunkPagesFactory { pages, checksums: self.chunks_written.0.clone() }));
         let writer = ArrowWriter::try_new_with_options(draft, arrow_schema(&columns), options)
             .map_err(|error| write_error(&error, &self.failures))?;
         self.output = Output::Open(Box::new(writer));
@@ -166,7 +168,7 @@ impl PartWriter {
     fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.writer()?.flush();
         flushed.map_err(|error| write_error(&error, &self.failures))?;
-        self.chunks_written.1.try_iter().flatten().for_each(|sum| self.chunk_sums.push(sum));
+        self.chunks_written.1.try_iter().flatten().for_each(|sum| self.checksums.push(sum));
         if let Some(spill_file) = &self.spill_file {
             spill_file.clear();
         }
@@ -174,7 +176,7 @@ impl PartWriter {
     }
 }
 
-/// A file that is finished, of which so many bytes stand before the footer.
+/// A finished file, whose footer begins at `before_footer`.
 pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> Result<WrittenFile, Error> {
     let footer_bytes = draft.bytes() - before_footer as u64 - PARQUET_TAIL_BYTES as u64;
     let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
@@ -186,12 +188,12 @@ pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> 
 }
 
 fn after_failure() -> Error {
-    Error::Internal("a parquet file is written on after an error".to_owned())
+    Error::Internal("a parquet file is written to after an error".to_owned())
 }
 
-/// How the columns are written, by their types and the first rows.
+/// Chooses encodings and compression from the columns' types and the first rows.
 fn properties(columns: &[Column], page_bytes: usize, first: Option<&RecordBatch>) -> WriterProperties {
-    // Dictionaries begin with 4,096 slots, and a Snappy encoder keeps up to 34 KiB: too much for each of 4,096 columns.
+    // A dictionary starts with 4,096 slots and a Snappy encoder takes up to 34 KiB: too much for each of 4,096 columns.
     let wide = columns.len() > DICTIONARY_COLUMNS_MAX;
     let mut properties = WriterProperties::builder()
         .set_created_by(CREATED_BY.to_owned())
@@ -201,20 +203,20 @@ fn properties(columns: &[Column], page_bytes: usize, first: Option<&RecordBatch>
         .set_data_page_size_limit(page_bytes)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
-        // `write` ends row groups, so that it knows when the spill_file file can be cleared.
+        // `write` ends row groups itself, because the spill file is cleared then.
         .set_max_row_group_row_count(None);
     for (index, column) in columns.iter().enumerate() {
         let path = || ColumnPath::new(vec![column.name.clone()]);
         match column.column_type {
             ColumnType::Utf8 => {
-                // The least and the greatest text would be kept whole for each column until the row group ends.
+                // Statistics would keep the smallest and the largest text of each column in memory.
                 properties = properties.set_column_statistics_enabled(path(), EnabledStatistics::None);
             }
             ColumnType::Float64 | ColumnType::Boolean => {}
             ColumnType::Int64 | ColumnType::Date32 | ColumnType::Timestamp | ColumnType::TimestampUtc
                 if columns.len() <= DELTA_COLUMNS_MAX =>
             {
-                // Packed deltas are as small as Snappy would make them and need no second pass.
+                // Packed deltas are about as small as with Snappy, and need no second pass.
                 properties = properties
                     .set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED)
                     .set_column_compression(path(), Compression::UNCOMPRESSED);
@@ -229,12 +231,12 @@ fn properties(columns: &[Column], page_bytes: usize, first: Option<&RecordBatch>
     properties.build()
 }
 
-/// Whether places in a dictionary are narrower than packed deltas would be, judged by some values. A dictionary that is
-/// given up when it is full costs more than the time to make it: its part of the column is read with it in every sum.
+/// Estimates from some values whether dictionary indices need fewer bits than packed deltas. A dictionary that becomes too
+/// large has a lasting cost: every sum must read the dictionary and the pages that use it.
 fn dictionary_pays(values: &Int64Array) -> bool {
-    /// Fewer values are one page of deltas, and would be two pages with a dictionary.
+    /// Fewer values fit in one page of deltas; with a dictionary they would take two pages.
     const VALUES_MIN: usize = 1024;
-    /// How often a value must come, on average.
+    /// How often a value must occur, on average.
     const USES_MIN: usize = 4;
     let count = values.len() - values.null_count();
     if count < VALUES_MIN {
@@ -247,7 +249,7 @@ fn dictionary_pays(values: &Int64Array) -> bool {
         if distinct.len() > count / USES_MIN {
             return false;
         }
-        // They may wrap, as the encoder's do.
+        // Deltas may wrap, as in the encoder.
         let delta = value.wrapping_sub(last.replace(value).unwrap_or(value));
         (least, greatest) = (least.min(delta), greatest.max(delta));
     }
@@ -255,7 +257,7 @@ fn dictionary_pays(values: &Int64Array) -> bool {
     width(distinct.len() as u64 - 1) <= width(greatest.wrapping_sub(least).cast_unsigned())
 }
 
-/// A failed write shows through the Parquet writer as text at times; the draft knows what it was.
+/// The Parquet writer sometimes reports an I/O error only as text; the draft and the spill file have recorded its kind.
 pub(super) fn write_error(error: &ParquetError, failures: &[Arc<OnceLock<io::ErrorKind>>]) -> Error {
     match failures.iter().find_map(|failure| failure.get()) {
         Some(&kind) => Error::io("the parquet file")(kind.into()),
