@@ -28,9 +28,9 @@ use crate::common::{csv_cell, quoted_csv_cell};
 
 /// All groups fit in memory, and the file is read as one byte range.
 pub(crate) const ROOMY: Plan =
-    Plan { bytes_max: 64 << 20, partitions_max: 1, partition_bytes_min: 1 << 20, slice_bytes: TASK_BYTES };
+    Plan { bytes_max: 64 << 20, partitions_max: 1, partition_bytes_min: 1 << 20, task_bytes: TASK_BYTES };
 /// Cuts a file of a few hundred bytes wherever it can be cut, and spills groups to disk every few rows.
-pub(crate) const NARROW: Plan = Plan { bytes_max: 4096, partitions_max: 8, partition_bytes_min: 16, slice_bytes: 64 };
+pub(crate) const NARROW: Plan = Plan { bytes_max: 4096, partitions_max: 8, partition_bytes_min: 16, task_bytes: 64 };
 
 /// Workers, and a folder for what they spill, without an engine: a test chooses memory and cuts by a `Plan`.
 pub(crate) struct GroupSums {
@@ -85,7 +85,7 @@ impl GroupSums {
     pub(crate) async fn check(&self, csv: &[u8], by: &[&str], sum: &[&str], expected: Result<&str, &str>) {
         let expected = expected.map(str::to_owned).map_err(str::to_owned);
         for plan in
-            [ROOMY, NARROW, Plan { slice_bytes: 1, partitions_max: 3, ..NARROW }, Plan { bytes_max: 64, ..NARROW }]
+            [ROOMY, NARROW, Plan { task_bytes: 1, partitions_max: 3, ..NARROW }, Plan { bytes_max: 64, ..NARROW }]
         {
             let got = self.group_sum(csv, by, sum, plan).await;
             assert_eq!(got, expected, "{plan:?}: {:?}", String::from_utf8_lossy(csv));

@@ -92,7 +92,7 @@ async fn random_files_agree_with_a_simple_computation() {
                     bytes_max: random.usize(1..20_000),
                     partitions_max: random.usize(1..10),
                     partition_bytes_min: random.u64(1..400),
-                    slice_bytes: random.usize(1..600),
+                    task_bytes: random.usize(1..600),
                 };
                 let got = group_sums.group_sum(csv.as_bytes(), by, sum, plan).await;
                 assert_eq!(got, expected, "file {file_index}, {plan:?}, {csv:?}");
@@ -190,7 +190,7 @@ async fn wrong_guesses_are_corrected() {
     let csv = format!("k,n\n{}\"{inner}\",5\n{}", "a,1\n".repeat(40), "5\" pipe,2\n".repeat(40_000));
     let expected = format!("k,n\n\"5\"\" pipe\",80000\na,40\n\"{inner}\",5\n");
     for partitions_max in 1..20 {
-        let plan = Plan { partitions_max, partition_bytes_min: 1000, slice_bytes: 50_000, bytes_max: 10_000_000 };
+        let plan = Plan { partitions_max, partition_bytes_min: 1000, task_bytes: 50_000, bytes_max: 10_000_000 };
         let got = group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await;
         assert!(got.as_deref() == Ok(expected.as_str()), "{plan:?}");
         let wrong = format!("{csv}a,x\n");
@@ -230,7 +230,7 @@ async fn many_groups_in_little_memory() {
     rows.iter().for_each(|row| writeln!(csv, "{}", row.join(",")).expect("in memory"));
     let expected = expected_group_sum(&["k", "n"], &rows, &["k"], &["n"]);
     for bytes_max in [10_000, 100_000, 10_000_000] {
-        let plan = Plan { bytes_max, partitions_max: 3, partition_bytes_min: 1000, slice_bytes: 50_000 };
+        let plan = Plan { bytes_max, partitions_max: 3, partition_bytes_min: 1000, task_bytes: 50_000 };
         assert_eq!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await, expected, "{bytes_max}");
     }
 }
@@ -251,7 +251,7 @@ async fn real_plays_agree_with_a_simple_computation() {
     let expected = expected_group_sum(&["Song", "Date", "Number of Plays"], &rows, &by, &sum).expect("sums");
     assert_eq!(expected.lines().count(), 28_028 + 1);
     let group_sums = GroupSums::new();
-    for plan in [ROOMY, Plan { bytes_max: 200_000, partitions_max: 5, partition_bytes_min: 1000, slice_bytes: 100_000 }]
+    for plan in [ROOMY, Plan { bytes_max: 200_000, partitions_max: 5, partition_bytes_min: 1000, task_bytes: 100_000 }]
     {
         let got = group_sums.group_sum_file(&path, &by, &sum, plan).await.expect("sums");
         assert!(got == expected, "{plan:?} gives other groups");
@@ -360,7 +360,7 @@ async fn parts_can_be_split_anywhere() {
             bytes_max: random.usize(1..20_000),
             partitions_max: random.usize(1..40),
             partition_bytes_min: random.u64(1..1000),
-            slice_bytes: random.usize(1..2000),
+            task_bytes: random.usize(1..2000),
         };
         assert_eq!(group_sum(&["n"], plan).await, expected, "{plan:?}");
         let error = Err(r#"part 10, row 21, column "m": "x" is not an integer"#.to_owned());
@@ -375,7 +375,7 @@ async fn a_dropped_sum_leaves_nothing() {
     let rows: String = (0..200_000).map(|index| format!("key {index},1\n")).collect();
     fs::write(&path, format!("k,n\n{rows}")).expect("written");
     let spills = TempDir::new().expect("a temporary folder");
-    let plan = Plan { bytes_max: 100_000, partitions_max: 2, partition_bytes_min: 1000, slice_bytes: 10_000 };
+    let plan = Plan { bytes_max: 100_000, partitions_max: 2, partition_bytes_min: 1000, task_bytes: 10_000 };
     let folder = TempFolder::new(spills.path());
     let group_sum = GroupSum { workers: group_sums.workers.clone(), lane: Lane::Job, folder, plan };
     let spilled = tokio::sync::Notify::new();
@@ -411,14 +411,14 @@ async fn the_result_of_a_dropped_call_is_dropped() {
     let group_sums = GroupSums::new();
     let made = Arc::new(());
     let (value, (begins, begun), (go_on, wait)) = (Arc::clone(&made), oneshot::channel(), mpsc::channel());
-    let mut slice = Box::pin(group_sums.workers.run(Lane::Job, move || {
-        begins.send(()).expect("heard");
-        wait.recv().expect("told");
+    let mut task = Box::pin(group_sums.workers.run(Lane::Job, move || {
+        begins.send(()).expect("received");
+        wait.recv().expect("sent");
         value
     }));
-    assert!(poll!(&mut slice).is_pending(), "the worker waits");
+    assert!(poll!(&mut task).is_pending(), "the worker waits");
     in_time("a worker begins", begun).await.expect("begun");
-    drop(slice);
+    drop(task);
     go_on.send(()).expect("it waits");
     wait_until("it is dropped", || Arc::strong_count(&made) == 1).await;
 }
@@ -478,12 +478,12 @@ async fn long_rows_are_read_one_at_a_time() {
         writeln!(csv, "{},{}", random_csv_cell(&row[0], &mut random), row[1]).expect("in memory");
     }
     let expected = expected_group_sum(&["k", "n"], &rows, &["k"], &["n"]);
-    for (partitions_max, slice_bytes) in [(1, TASK_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
-        let plan = Plan { bytes_max: 1_000_000, partitions_max, partition_bytes_min: 1000, slice_bytes };
+    for (partitions_max, task_bytes) in [(1, TASK_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
+        let plan = Plan { bytes_max: 1_000_000, partitions_max, partition_bytes_min: 1000, task_bytes };
         assert!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await == expected, "{plan:?}");
     }
     let wrong = format!("{csv}{},x\n", "d".repeat(150_000));
-    let plan = Plan { bytes_max: 1_000_000, partitions_max: 4, partition_bytes_min: 1000, slice_bytes: 100_000 };
+    let plan = Plan { bytes_max: 1_000_000, partitions_max: 4, partition_bytes_min: 1000, task_bytes: 100_000 };
     let error = Err(r#"row 301, column "n": "x" is not an integer"#.to_owned());
     assert_eq!(group_sums.group_sum(wrong.as_bytes(), &["k"], &["n"], plan).await, error);
 }

@@ -30,7 +30,7 @@ pub(super) struct Columns {
 /// The groups of a partition, in memory and on disk.
 pub(super) struct PartitionGroups {
     pub(super) table: GroupTable,
-    /// Rows of the current source that have not been added to the table. Empty between slices.
+    /// Rows of the current source that have not been added to the table. Empty between tasks.
     pub(super) batch: Batch,
     pub(super) runs: Option<RunWriter>,
     pub(super) bytes_max: usize,
@@ -174,7 +174,7 @@ impl PartitionGroups {
         }
     }
 
-    /// Writes a row whose group does not even fit in an empty table as a run with one entry.
+    /// Writes a row whose group does not fit in an empty table as a run with one entry.
     fn spill_long_group<'a>(
         &mut self,
         work: &Work,

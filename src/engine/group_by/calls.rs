@@ -1,5 +1,5 @@
-//! The entry points of group sums: over the table for a client, over one file for a job. They wait for the memory of a
-//! group sum, of which few may run at once.
+//! The entry points of group sums: over the table for a client, and over one file for a job. Both wait until there is
+//! memory for a group sum.
 
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ pub(crate) async fn group_sum(context: &Arc<Context>, spec: GroupBy) -> Result<S
     Ok(groups.store().await?.with_permit(call))
 }
 
-/// The group sum of a file that is not a part, for a job. It waits for memory however many others wait. The [`Groups`] hold
-/// that memory. A total that does not fit is reported when they are read.
+/// The group sum of a file that is not a part, for a job. The number of jobs that wait for memory is not
+/// limited here. The [`Groups`] keep the memory. A total that does not fit is reported when they are read.
 pub(crate) async fn group_sum_file(
     context: &Arc<Context>,
     lane: Lane,

@@ -6,10 +6,10 @@
 //! all partitions are done they are checked in order: each must have begun where the one before it ended, or it is read
 //! again from there. So neither the answer nor an error depends on how the sources are split.
 //!
-//! All work runs as slices on the workers. Dropping the future, or the [`Groups`], stops it at the next slice.
+//! All work runs as tasks on the workers. Dropping the future, or the [`Groups`], stops it before the next task.
 //!
-//! Memory: the tables and one long row, as partitions read long rows in turn; later the merge instead. A slow reader does
-//! not hold that memory: [`Groups::store`] ends the merge and frees the memory before the first group is read.
+//! Memory: the tables and one long row, because one partition at a time reads a long row; later the merge instead.
+//! [`Groups::store`] completes the merge and frees this memory before a client, which may be slow, reads the first group.
 
 use std::sync::{
     Arc,
@@ -37,12 +37,12 @@ use crate::{
     error::Error,
 };
 
-/// What a group sum runs with.
+/// Runs group sums.
 #[derive(Clone)]
 pub struct GroupSum {
-    /// The workers that run its slices.
+    /// The workers that run its tasks.
     pub workers: Workers,
-    /// The lane that its slices wait in.
+    /// The lane of its tasks.
     pub lane: Lane,
     /// The folder that runs are written to.
     pub folder: TempFolder,
@@ -65,8 +65,8 @@ impl GroupSum {
         let plan = self.plan;
         let folder = self.folder.clone();
         let begin = move || {
-            let (row_bytes_max, long_row_turn) = (sources.row_bytes_max(), Arc::new(Semaphore::new(1)));
-            let work = Work { sources, spec, folder, plan, row_bytes_max, long_row_turn, _memory: memory };
+            let (row_bytes_max, long_rows) = (sources.row_bytes_max(), Arc::new(Semaphore::new(1)));
+            let work = Work { sources, spec, folder, plan, row_bytes_max, long_rows, _memory: memory };
             let starts = work.starts();
             (Arc::new(work), starts)
         };
@@ -101,22 +101,22 @@ impl GroupSum {
         self.merge(&work, partitions).await
     }
 
-    /// Reads a partition to its end or to its first error. `report` is called with the bytes that each slice has read.
+    /// Reads a partition to its end or to its first error. `report` is called with the bytes that each task has read.
     async fn read(
         &self,
         mut partition: DropOnWorker<Partition>,
         report: impl Fn(u64),
     ) -> Result<DropOnWorker<Partition>, Error> {
         loop {
-            let turn = match partition.get()?.long_row_turn() {
-                Some(turn) => Some(turn.acquire_owned().await.ok().ok_or(Error::Cancelled)?),
+            let permit = match partition.get()?.long_rows() {
+                Some(long_rows) => Some(long_rows.acquire_owned().await.ok().ok_or(Error::Cancelled)?),
                 None => None,
             };
             let mut next = partition.take()?;
             let before = next.read_bytes();
             let step = move || {
                 let more = next.step();
-                drop(turn);
+                drop(permit);
                 (next, more)
             };
             let (stepped, more) = self.workers.run(self.lane, step).await?;
@@ -139,7 +139,7 @@ impl GroupSum {
             // All tables are written to disk, so that the merge can have the memory.
             let runs = try_join_all(partitions.into_iter().map(async |mut partition| {
                 let partition = partition.take()?;
-                let runs = self.slice(work, move || partition.into_runs()).await.flatten()?;
+                let runs = self.run_task(work, move || partition.into_runs()).await.flatten()?;
                 Ok::<_, Error>(self.drop_on_worker(runs))
             }));
             let mut all = self.drop_on_worker(Vec::new());
@@ -150,10 +150,10 @@ impl GroupSum {
         } else {
             let tables = try_join_all(partitions.into_iter().map(async |mut partition| {
                 let partition = partition.take()?;
-                self.slice(work, move || SortedTable::of(partition.into_table())).await
+                self.run_task(work, move || SortedTable::of(partition.into_table())).await
             }));
             let tables = tables.await?;
-            self.slice(work, move || Merge::of_tables(tables, sums_count)).await.flatten()?
+            self.run_task(work, move || Merge::of_tables(tables, sums_count)).await.flatten()?
         };
         let result = self.drop_on_worker(Merged { merge, work: Arc::clone(work) });
         Ok(Groups { result, workers: self.workers.clone(), lane: self.lane })
@@ -168,16 +168,16 @@ impl GroupSum {
                 let merge = Merge::of_first_runs(&mut all, bytes_max, sums_count)?;
                 Ok((merge, all))
             };
-            let (mut merge, mut rest) = self.slice(work, begin).await.flatten()?;
+            let (mut merge, mut rest) = self.run_task(work, begin).await.flatten()?;
             if rest.is_empty() {
                 return Ok(merge);
             }
             let folder = self.folder.clone();
-            let mut writer = self.slice(work, move || RunWriter::new(&folder, bytes_max)).await.flatten()?;
+            let mut writer = self.run_task(work, move || RunWriter::new(&folder, bytes_max)).await.flatten()?;
             loop {
-                let slice_bytes = self.plan.slice_bytes;
+                let task_bytes = self.plan.task_bytes;
                 let step = move || -> Result<_, Error> {
-                    if merge.write_some(&mut writer, slice_bytes, |_| Ok(()))? {
+                    if merge.write_some(&mut writer, task_bytes, |_| Ok(()))? {
                         return Ok((merge, writer, rest, true));
                     }
                     writer.end_run()?;
@@ -186,7 +186,7 @@ impl GroupSum {
                     Ok((merge, writer, rest, more))
                 };
                 let more;
-                (merge, writer, rest, more) = self.slice(work, step).await.flatten()?;
+                (merge, writer, rest, more) = self.run_task(work, step).await.flatten()?;
                 if !more {
                     break;
                 }
@@ -195,9 +195,9 @@ impl GroupSum {
         }
     }
 
-    /// Runs a slice that uses the memory of the sum. It keeps `work`, and with it the reservation of that memory, until it
-    /// has run or was dropped.
-    async fn slice<T: Send + 'static>(
+    /// Runs a task that uses the memory of the sum. The task owns `work`, so this memory stays reserved until the task has
+    /// ended or was dropped.
+    async fn run_task<T: Send + 'static>(
         &self,
         work: &Arc<Work>,
         step: impl FnOnce() -> T + Send + 'static,

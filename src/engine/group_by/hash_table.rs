@@ -1,5 +1,5 @@
-//! A hash table from group to exact totals that takes a fixed number of bytes and says when it is full. It knows no file,
-//! no thread and no CSV.
+//! A hash table from group to exact totals that takes a fixed number of bytes and reports when it is full. It knows no
+//! files, threads or CSV.
 //!
 //! A group's key is its cells with a NUL between them. No cell contains a NUL, and NUL is less than any other byte, so
 //! keys compared as byte strings are in the order of their first cells, then of their second cells, and so on.
@@ -40,8 +40,8 @@ pub enum Lookup {
 #[derive(Clone, Copy)]
 pub struct EntryOffset(u32);
 
-/// Rows of one file that are about to be added to a table. Their groups are looked up together, so that the processor
-/// waits for memory once for all of them and not once for each row: that halves the time of a sum over many groups.
+/// Rows of one file that will be added to a table. Their groups are looked up together, so that the memory accesses of
+/// many rows overlap: this halves the time of a sum over many groups.
 #[derive(Default)]
 pub struct Batch {
     /// The row number of the first.
@@ -249,7 +249,7 @@ impl GroupTable {
         self.clears += 1;
     }
 
-    /// All groups in the order of their keys.
+    /// The entries of all groups in the order of their keys.
     pub fn sorted(&self) -> Vec<Ordered> {
         let mut ordered = Vec::with_capacity(self.offsets.len());
         ordered.extend(

@@ -15,7 +15,7 @@ use crate::{engine::values::sum::Sum, error::Error, limits::KIB};
 pub struct SortedTable {
     table: GroupTable,
     ordered: Vec<Ordered>,
-    /// How many groups have been read, with the current one.
+    /// The number of groups that have been read, including the current one.
     passed: usize,
 }
 
@@ -101,7 +101,7 @@ impl Merge {
         Ok(Some(MergedGroup { key: &self.key, totals: &self.totals }))
     }
 
-    /// Writes about `bytes_max` bytes of groups, and says whether there are more.
+    /// Writes about `bytes_max` bytes of groups, and returns whether there are more.
     ///
     /// Errors: the first error of `check`, which is called with each group before that is written.
     pub fn write_some(
@@ -135,7 +135,7 @@ enum Entries {
 }
 
 impl Source {
-    /// Goes to the next entry, and says whether there is one.
+    /// Moves to the next entry, and returns whether there is one.
     fn advance(&mut self) -> Result<bool, Error> {
         let more = match &mut self.entries {
             Entries::Memory(sorted) => {

@@ -50,7 +50,7 @@ impl Groups {
     ///
     /// Errors: a total that does not fit in 64 bits; a group that does not fit in a block; a full disk.
     pub async fn store(mut self) -> Result<StoredGroups, Error> {
-        let begun = self.slice((Block::default(), None), |(block, writer), merge, work| {
+        let begun = self.run_task((Block::default(), None), |(block, writer), merge, work| {
             while let Some(key_bytes) = merge.next_key_bytes() {
                 if !block.has_room(key_bytes, &work.spec) {
                     *writer = Some(RunWriter::new(&work.folder, work.plan.bytes_max)?);
@@ -68,12 +68,12 @@ impl Groups {
         if let Some(mut writer) = writer {
             let mut more = true;
             while more {
-                let written = self.slice((writer, more), |(writer, more), merge, work| {
+                let written = self.run_task((writer, more), |(writer, more), merge, work| {
                     let fits = |group: &MergedGroup<'_>| {
                         Block::check(group, &work.spec)?;
                         totals_of(group.key, group.totals, &work.spec).try_for_each(|total| total.map(drop))
                     };
-                    *more = merge.write_some(writer, work.plan.slice_bytes, fits)?;
+                    *more = merge.write_some(writer, work.plan.task_bytes, fits)?;
                     if *more { Ok(()) } else { writer.end_run() }
                 });
                 (writer, more) = written.await?;
@@ -97,7 +97,7 @@ impl Groups {
         let mut written = (out, text, true);
         while written.2 {
             written = self
-                .slice(written, |(out, text, more), merge, work| {
+                .run_task(written, |(out, text, more), merge, work| {
                     while text.len() < GROUP_BLOCK_BYTES {
                         let Some(MergedGroup { key, totals }) = merge.next_group()? else {
                             *more = false;
@@ -118,7 +118,7 @@ impl Groups {
         Ok(written.0)
     }
 
-    async fn slice<T: Send + 'static>(
+    async fn run_task<T: Send + 'static>(
         &mut self,
         mut value: T,
         step: impl FnOnce(&mut T, &mut Merge, &Work) -> Result<(), Error> + Send + 'static,

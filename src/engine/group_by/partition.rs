@@ -1,4 +1,4 @@
-//! A partition of a group sum: a byte range of the sources, read row by row into one table, one slice of work at a time.
+//! A partition of a group sum: a byte range of the sources, read row by row into one table, one task at a time.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     limits::{KIB, READ_BLOCK_BYTES},
 };
 
-/// What a slice is charged for a part of which nothing is read, because opening it takes time, too.
+/// What a part of which nothing is read counts for in a task, because opening it takes time, too.
 const SKIP_BYTES: usize = 4 * KIB;
 /// Rows longer than this are read by one partition at a time, so that all others need only a few blocks of memory for
 /// their rows.
@@ -101,9 +101,9 @@ impl Partition {
         self.read_bytes
     }
 
-    /// The semaphore of which the next slice needs the permit, if it begins with a long row.
-    pub(super) fn long_row_turn(&self) -> Option<Arc<Semaphore>> {
-        self.at_long_row.then(|| Arc::clone(&self.work.long_row_turn))
+    /// The semaphore whose permit the next task needs, if it begins with a long row.
+    pub(super) fn long_rows(&self) -> Option<Arc<Semaphore>> {
+        self.at_long_row.then(|| Arc::clone(&self.work.long_rows))
     }
 
     /// Whether groups have been written to disk.
@@ -148,9 +148,9 @@ impl Partition {
         Ok(end)
     }
 
-    /// Reads one slice, and says whether there is more. A slice ends before a long row, unless it begins with one.
+    /// The work of one task. Returns whether there is more. A task ends before a long row, unless it begins with one.
     pub(super) fn step(&mut self) -> bool {
-        let mut left = self.work.plan.slice_bytes.max(1);
+        let mut left = self.work.plan.task_bytes.max(1);
         while left > 0 {
             match self.read_source(left) {
                 Ok(Some(_)) if self.at_long_row => return true,
@@ -165,7 +165,7 @@ impl Partition {
         true
     }
 
-    /// Continues in one source, and returns what that is charged; `None` at the end of the partition.
+    /// Continues in one source, and returns the bytes that this counts for; `None` at the end of the partition.
     fn read_source(&mut self, bytes_max: usize) -> Result<Option<usize>, SourceError> {
         if let Some(position) = self.starts_after.take() {
             self.start = self.begin_inside(position)?;
@@ -207,10 +207,10 @@ impl Partition {
         };
         let reached = loop {
             let reached = scan.step_to_stop(bytes_max);
-            // An error in a row of the batch comes before one that the scan has met.
+            // Rows of the batch precede the row where the scan failed, so their errors are reported first.
             scan.rows.flush()?;
             let reached = reached?;
-            // A slice must pass the row that it begins with, or the next slice would begin there again.
+            // A task must read at least one row, or the next task would begin at the same row.
             if reached != Reached::Pause || scan.offset() > before {
                 break reached;
             }

@@ -25,7 +25,7 @@ use crate::{
 
 /// CSV files in order.
 pub enum Sources {
-    /// One file that is no part.
+    /// A file that is not a part.
     File {
         /// The file.
         file: Reader,
@@ -44,7 +44,7 @@ pub enum Sources {
 /// A byte of all sources, in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
-    /// A part's number; 0 is the file that is no part.
+    /// The number of a part; 0 for a file that is not a part.
     pub(super) source: u64,
     pub(super) offset: u64,
 }
@@ -79,16 +79,16 @@ pub(super) enum Opened {
     End,
 }
 
-/// Why a source could not be read on.
+/// Why reading a source failed.
 #[derive(Debug)]
 pub(super) enum SourceError {
     /// Something is wrong with the CSV. Rows are counted from where the reader began.
     Csv(CsvError),
     /// A part's CSV is not what its receipt says.
     Damaged(String),
-    /// A part's column has a type that is never summed.
+    /// A part's column has a type that cannot be summed.
     NotSummable { column: String, column_type: ColumnType },
-    /// The failure is not the content's, such as a file that cannot be opened.
+    /// Not an error of the content, for example a file that cannot be opened.
     Other(Error),
 }
 
@@ -176,8 +176,10 @@ impl Sources {
             (SourceError::NotSummable { column, column_type }, Some(part)) => {
                 ColumnSumError::NotSummable { part, column, column_type }.into()
             }
-            (SourceError::Damaged(what), None) => Error::Internal(format!("a file that is no part: {what}")),
-            (SourceError::NotSummable { column, .. }, None) => Error::Internal(format!("a file with types: {column}")),
+            (SourceError::Damaged(what), None) => Error::Internal(format!("a file that is not a part: {what}")),
+            (SourceError::NotSummable { column, .. }, None) => {
+                Error::Internal(format!("a file without types: {column}"))
+            }
         }
     }
 }

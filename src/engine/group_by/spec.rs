@@ -8,7 +8,7 @@ use crate::{
     limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, MIB, NAME_BYTES_MAX, TASK_BYTES, WORKERS},
 };
 
-/// A partition with less memory would write runs all the time.
+/// With less memory, a partition would spill very often.
 const PARTITION_MEMORY_BYTES_MIN: usize = 8 * MIB;
 
 /// The columns of a group sum: no name is repeated, at least one is grouped by, and at least one is summed.
@@ -19,7 +19,7 @@ pub struct GroupBy {
 }
 
 impl GroupBy {
-    /// Groups by some columns and sums others. No column may be named twice, because the result is a table, too.
+    /// Groups by the columns `by` and sums the columns `sum`. No name may be repeated, because the result is a table, too.
     pub fn new(by: Vec<String>, sum: Vec<String>) -> Result<Self, GroupByError> {
         if by.is_empty() {
             return Err(GroupByError::NoBy);
@@ -43,7 +43,7 @@ impl GroupBy {
         Ok(Self { by, sum })
     }
 
-    /// The same from lists. A list is column names separated by commas and quoted as in a CSV file.
+    /// As [`GroupBy::new`], from lists of names that are separated by commas and quoted as in a CSV file.
     pub fn parse(by: &[String], sum: &[String]) -> Result<Self, GroupByError> {
         let names = |lists: &[String]| {
             let mut names = Vec::new();
@@ -77,8 +77,8 @@ pub struct Plan {
     pub partitions_max: usize,
     /// Bytes of CSV that make a separate partition worthwhile.
     pub partition_bytes_min: u64,
-    /// Bytes of CSV that a slice reads.
-    pub slice_bytes: usize,
+    /// Bytes of CSV that one task reads.
+    pub task_bytes: usize,
 }
 
 impl Plan {
@@ -89,7 +89,7 @@ impl Plan {
             bytes_max,
             partitions_max: cores.min(WORKERS).min(bytes_max / PARTITION_MEMORY_BYTES_MIN).max(1),
             partition_bytes_min: 2 * TASK_BYTES as u64,
-            slice_bytes: TASK_BYTES,
+            task_bytes: TASK_BYTES,
         }
     }
 }

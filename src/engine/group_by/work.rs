@@ -1,4 +1,4 @@
-//! What all slices of one group sum share.
+//! What all tasks of one group sum share.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{engine::storage::temp_file::TempFolder, limits::READ_BLOCK_BYTES};
 
-/// Shared by all slices of one group sum.
+/// Shared by all tasks of one group sum.
 pub(super) struct Work {
     pub(super) sources: Sources,
     pub(super) spec: GroupBy,
@@ -18,9 +18,9 @@ pub(super) struct Work {
     pub(super) plan: Plan,
     /// An upper bound of the length of a row.
     pub(super) row_bytes_max: usize,
-    /// Has one permit: one partition at a time reads long rows.
-    pub(super) long_row_turn: Arc<Semaphore>,
-    /// Reserves the memory of the sum, until the last slice of it has run or was dropped.
+    /// Has one permit, so that one partition at a time reads a long row.
+    pub(super) long_rows: Arc<Semaphore>,
+    /// The reservation of the sum's memory. It is released after the last task has ended or was dropped.
     pub(super) _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -32,10 +32,10 @@ impl Work {
         self.sources.split(count.clamp(1, self.plan.partitions_max.max(1)))
     }
 
-    /// How much memory all tables together may take.
+    /// Bytes for all tables together.
     pub(super) fn tables_bytes(&self) -> usize {
         let Plan { bytes_max, .. } = self.plan;
-        // A long row is kept twice: as it is in the file, and as cells without their quotes.
+        // A long row is in memory twice: as it is in the file, and as cells without quotes.
         let long_row_bytes = 2 * (self.row_bytes_max + READ_BLOCK_BYTES);
         bytes_max.saturating_sub(long_row_bytes).max(bytes_max / 4)
     }

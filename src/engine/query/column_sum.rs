@@ -1,12 +1,10 @@
-//! The sum of a column: take a snapshot of the parts, cut it into units of work, sum the units on the workers, and add up the
-//! results in the order of parts and rows.
+//! The sum of a column: take a snapshot of the parts, split it into units of work, sum the units on the workers, and add up
+//! the results in the order of parts and rows.
 //!
-//! No rows are kept in memory: between two tasks, a part needs only an offset and a sum. A call has at most 8 tasks in flight,
-//! each about 10 ms long, so uploads and other calls get their turns in between.
+//! No rows are kept in memory: between two tasks, a part needs only an offset and a sum. A call has at most 8 tasks in
+//! flight, each about 10 ms long, so that uploads and other calls run in between.
 //!
-//! A large CSV file is cut into byte ranges, which are read in parallel. In a range that begins inside the file, the start of its
-//! first row is guessed. The results are checked in file order: a range counts only if it began where the one before it ended;
-//! otherwise it is read again from there. So sums, row numbers and the first error are the same as with one reader.
+//! A large CSV file is split into byte ranges, which are read in parallel (`csv/split.rs`).
 
 use std::sync::Arc;
 
@@ -14,8 +12,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    csv_ranges::{ByteRange, End, Found, Reading, Source, Stop, find_column},
-    part_batches::Groups,
+    csv_ranges::{ByteRange, Found, Reading, RowPosition, ScanError, Source, SummedColumn, find_column},
+    part_batches::PartBatches,
 };
 use crate::{
     engine::{
@@ -63,7 +61,7 @@ pub(crate) async fn column_sum(context: &Arc<Context>, column: &str, format: For
     column_sum_by(context, column, format, TASK_BYTES as u64).await
 }
 
-/// [`column_sum`], with CSV files longer than `range_bytes` cut into ranges of that length.
+/// [`column_sum`], with CSV files longer than `range_bytes` split into ranges of that length.
 async fn column_sum_by(
     context: &Arc<Context>,
     column: &str,
@@ -72,17 +70,17 @@ async fn column_sum_by(
 ) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
     let parts = parts_to_read(context, Lane::Question).await?;
-    let groups = Groups { parts: parts.into_iter().peekable(), format };
-    let units = stream::iter(groups.flat_map(move |group| work_units(group, format, range_bytes)));
+    let batches = PartBatches { parts: parts.into_iter().peekable(), format };
+    let units = stream::iter(batches.flat_map(move |batch| work_units(batch, format, range_bytes)));
     let sum_of = |unit| sum_unit(Arc::clone(context), unit, Arc::clone(&column), format);
     // `buffered` keeps the order, so the first error is the first in the table.
     let summed = units.map(sum_of).buffered(TASKS_IN_FLIGHT_MAX);
     let answer =
-        Answer { context, column: &column, sum: Sum::default(), read: Read::default(), before: End::default() };
+        Answer { context, column: &column, sum: Sum::default(), read: Read::default(), before: RowPosition::default() };
     let answer = summed
         .try_fold(answer, async |mut answer, summed| {
             match summed {
-                Summed::Group(sum, read) => answer.add(sum, read),
+                Summed::Batch(sum, read) => answer.add(sum, read),
                 Summed::ByteRange(range, reading) => answer.add_range(range, reading).await?,
             }
             Ok(answer)
@@ -93,38 +91,38 @@ async fn column_sum_by(
     Ok(ColumnSum { total, read })
 }
 
-/// What is summed at a time.
+/// What is summed together.
 enum WorkUnit {
     /// Whole parts, one after another.
-    Group(Vec<Arc<Part>>),
+    Batch(Vec<Arc<Part>>),
     /// The rows that start in a byte range of a large CSV file.
     ByteRange(ByteRange),
 }
 
 /// The result of a [`WorkUnit`].
 enum Summed {
-    Group(Sum, Read),
+    Batch(Sum, Read),
     ByteRange(ByteRange, Reading),
 }
 
-/// Cuts a group into byte ranges if it is one CSV file longer than `range_bytes`.
-fn work_units(group: Vec<Arc<Part>>, format: Format, range_bytes: u64) -> impl Iterator<Item = WorkUnit> {
-    let is_large = format == Format::Csv && group.len() == 1 && group[0].csv_bytes > range_bytes;
-    let large = is_large.then(|| Arc::clone(&group[0]));
+/// Splits a batch into byte ranges if it is one CSV file longer than `range_bytes`.
+fn work_units(batch: Vec<Arc<Part>>, format: Format, range_bytes: u64) -> impl Iterator<Item = WorkUnit> {
+    let is_large = format == Format::Csv && batch.len() == 1 && batch[0].csv_bytes > range_bytes;
+    let large = is_large.then(|| Arc::clone(&batch[0]));
     let count = large.as_ref().map_or(0, |part| part.csv_bytes.div_ceil(range_bytes));
     let ranges = (0..count).zip(std::iter::repeat(large)).filter_map(move |(index, part)| {
         let (from, part) = (index * range_bytes, part?);
         let until = part.csv_bytes.min(from + range_bytes);
         Some(WorkUnit::ByteRange(ByteRange { part, from, until }))
     });
-    let group = (count == 0).then_some(WorkUnit::Group(group));
-    group.into_iter().chain(ranges)
+    let batch = (count == 0).then_some(WorkUnit::Batch(batch));
+    batch.into_iter().chain(ranges)
 }
 
 async fn sum_unit(context: Arc<Context>, unit: WorkUnit, column: Arc<str>, format: Format) -> Result<Summed, Error> {
     match unit {
-        WorkUnit::Group(group) => {
-            sum_group(context, group, column, format).await.map(|(sum, read)| Summed::Group(sum, read))
+        WorkUnit::Batch(batch) => {
+            sum_batch(context, batch, column, format).await.map(|(sum, read)| Summed::Batch(sum, read))
         }
         WorkUnit::ByteRange(range) => {
             let reading = range.clone().sum(&context, &column, None).await?;
@@ -133,14 +131,14 @@ async fn sum_unit(context: Arc<Context>, unit: WorkUnit, column: Arc<str>, forma
     }
 }
 
-/// The answer, as far as results were added.
+/// The results that have been added up.
 struct Answer<'a> {
     context: &'a Arc<Context>,
     column: &'a Arc<str>,
     sum: Sum,
     read: Read,
     /// Where the last byte range ended. Its rows are counted from the start of the file.
-    before: End,
+    before: RowPosition,
 }
 
 impl Answer<'_> {
@@ -155,7 +153,7 @@ impl Answer<'_> {
         let part = Arc::clone(&range.part);
         let is_last = range.until == part.csv_bytes;
         if range.from == 0 {
-            self.before = End::default();
+            self.before = RowPosition::default();
         }
         let before = self.before;
         let reading = match reading {
@@ -165,15 +163,16 @@ impl Answer<'_> {
             _ if before.offset >= range.until && !is_last => return Ok(()),
             _ => range.sum(self.context, self.column, Some(before)).await?,
         };
-        let Reading::Found(Found { start, sum, stop, mut end }) = reading else { return Ok(()) };
+        let Reading::Found(Found { start, sum, error, mut end }) = reading else { return Ok(()) };
         let uncounted_rows = start.uncounted_rows(before.rows);
-        if let Some(stop) = stop {
-            return Err(stop.error(&part, self.column, uncounted_rows));
+        if let Some(error) = error {
+            return Err(error.into_error(&part, self.column, uncounted_rows));
         }
         end.rows += uncounted_rows;
         self.before = end;
         if is_last {
-            check_rows(end.rows, part.rows).map_err(|what| Stop::Damaged(what).error(&part, self.column, 0))?;
+            check_rows(end.rows, part.rows)
+                .map_err(|what| ScanError::Damaged(what).into_error(&part, self.column, 0))?;
         }
         let whole = if is_last { (1, part.rows) } else { (0, 0) };
         self.add(sum, Read { parts: whole.0, rows: whole.1, bytes: end.offset - before.offset });
@@ -181,29 +180,29 @@ impl Answer<'_> {
     }
 }
 
-/// Sums the parts of a group, one task after another.
-async fn sum_group(
+/// Sums the parts of a batch, one task after another.
+async fn sum_batch(
     context: Arc<Context>,
-    group: Vec<Arc<Part>>,
+    batch: Vec<Arc<Part>>,
     column: Arc<str>,
     format: Format,
 ) -> Result<(Sum, Read), Error> {
     let wide = match format {
-        // There is memory for only a few footers of wide parts. A wide part is always the first of its group.
-        Format::Parquet if is_wide(&group[0]) => {
+        // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
+        Format::Parquet if is_wide(&batch[0]) => {
             Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
         }
         _ => None,
     };
-    let mut work = GroupSum {
-        group,
+    let mut work = BatchSum {
+        batch,
         next: 0,
-        position: Position::default(),
+        position: RowGroupStart::default(),
         sum: Sum::default(),
         read: Read::default(),
         _wide: wide,
     };
-    while work.next < work.group.len() {
+    while work.next < work.batch.len() {
         let (store, column) = (Arc::clone(&context.store), Arc::clone(&column));
         let task = move || {
             work.step(&store, &column, format)?;
@@ -214,30 +213,24 @@ async fn sum_group(
     Ok((work.sum, work.read))
 }
 
-/// A group that is being summed. Its memory does not depend on the size of the parts.
-struct GroupSum {
-    group: Vec<Arc<Part>>,
+/// A batch that is being summed. Its memory does not depend on the size of the parts.
+struct BatchSum {
+    batch: Vec<Arc<Part>>,
     next: usize,
-    position: Position,
+    /// Where in a Parquet file the next task begins.
+    position: RowGroupStart,
     sum: Sum,
     read: Read,
-    /// Kept here because a task may go on running after its call was cancelled.
+    /// Kept here because a task may still run after its call was cancelled.
     _wide: Option<OwnedSemaphorePermit>,
 }
 
-/// Where in a Parquet file the next task begins.
-#[derive(Default)]
-struct Position {
-    row_group: usize,
-    rows: u64,
-}
-
-impl GroupSum {
+impl BatchSum {
     /// One task: sums parts, or some rows of a large Parquet file, of about `TASK_BYTES`.
     fn step(&mut self, store: &Store, column: &str, format: Format) -> Result<(), Error> {
         let mut bytes = 0;
-        while self.next < self.group.len() && bytes < TASK_BYTES {
-            let part = Arc::clone(&self.group[self.next]);
+        while self.next < self.batch.len() && bytes < TASK_BYTES {
+            let part = Arc::clone(&self.batch[self.next]);
             let at_end = match format {
                 Format::Csv => self.sum_csv(store, &part, column)?,
                 Format::Parquet => self.sum_parquet(store, &part, column)?,
@@ -245,7 +238,7 @@ impl GroupSum {
             bytes += usize::try_from(part.csv_bytes).unwrap_or(usize::MAX).min(TASK_BYTES);
             if at_end {
                 self.next += 1;
-                self.position = Position::default();
+                self.position = RowGroupStart::default();
             }
         }
         Ok(())
@@ -254,11 +247,11 @@ impl GroupSum {
     /// Sums a whole file, which is no longer than one task may read.
     fn sum_csv(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
         let Some(source) = Source::open(store, part, column)? else { return Ok(true) };
-        let Found { sum, stop, end, .. } = source.sum_file();
-        if let Some(stop) = stop {
-            return Err(stop.error(part, column, 0));
+        let Found { sum, error, end, .. } = source.sum_file();
+        if let Some(error) = error {
+            return Err(error.into_error(part, column, 0));
         }
-        check_rows(end.rows, part.rows).map_err(|what| Stop::Damaged(what).error(part, column, 0))?;
+        check_rows(end.rows, part.rows).map_err(|what| ScanError::Damaged(what).into_error(part, column, 0))?;
         self.sum.merge(sum);
         self.read.parts += 1;
         self.read.rows += end.rows;
@@ -267,18 +260,17 @@ impl GroupSum {
     }
 
     fn sum_parquet(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
-        let Some((_, column_index, column_type)) = find_column(store, part, column)? else { return Ok(true) };
+        let Some(SummedColumn { index, column_type, .. }) = find_column(store, part, column)? else { return Ok(true) };
         let file = store.open_part(part, Format::Parquet)?;
-        let Position { row_group, rows: rows_before } = self.position;
-        let stored = StoredColumn { file: &file, part, index: column_index, name: column, column_type };
-        let read = stored.sum(RowGroupStart { row_group, rows_before }, TASK_BYTES as u64, &mut self.sum);
+        let stored = StoredColumn { file: &file, part, index, name: column, column_type };
+        let read = stored.sum(self.position, TASK_BYTES as u64, &mut self.sum);
         let read = read.map_err(|error| match error {
-            SumError::BadCell(bad_cell) => Stop::BadCell(bad_cell).error(part, column, 0),
+            SumError::BadCell(bad_cell) => ScanError::BadCell(bad_cell).into_error(part, column, 0),
             SumError::Failed(error) => error,
         })?;
         self.read.bytes += read.bytes;
-        if let Some(RowGroupStart { row_group, rows_before: rows }) = read.next {
-            self.position = Position { row_group, rows };
+        if let Some(next) = read.next {
+            self.position = next;
             return Ok(false);
         }
         self.read.parts += 1;

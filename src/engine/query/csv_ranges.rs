@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// A range of a part's CSV file. It stands for the rows that start in it.
+/// A range of a part's CSV file: the rows that start in it.
 #[derive(Clone)]
 pub(super) struct ByteRange {
     pub(super) part: Arc<Part>,
@@ -36,14 +36,14 @@ pub(super) struct ByteRange {
 pub(super) struct Found {
     pub(super) start: RangeStart<u64>,
     pub(super) sum: Sum,
-    /// The error in the row after `end`, if one stopped the scan.
-    pub(super) stop: Option<Stop>,
-    pub(super) end: End,
+    /// The error in the row after `end`, if the scan failed.
+    pub(super) error: Option<ScanError>,
+    pub(super) end: RowPosition,
 }
 
 /// A position between two rows of a CSV file.
 #[derive(Clone, Copy, Default)]
-pub(super) struct End {
+pub(super) struct RowPosition {
     pub(super) offset: u64,
     /// Data rows before it: in the file, or in the range if the start of the range was guessed.
     pub(super) rows: u64,
@@ -51,29 +51,29 @@ pub(super) struct End {
 }
 
 impl ByteRange {
-    /// Sums the rows on a worker, from `known` if that is given, else from where the first row seems to start.
+    /// Sums the rows on a worker. The first row starts at `known`, or if that is `None`, at a guessed offset.
     pub(super) async fn sum(
         self,
         context: &Arc<Context>,
         column: &Arc<str>,
-        known: Option<End>,
+        known: Option<RowPosition>,
     ) -> Result<Reading, Error> {
         let (store, column) = (Arc::clone(&context.store), Arc::clone(column));
         context.workers.run(Lane::Question, move || self.sum_now(&store, &column, known)).await.flatten()
     }
 
-    fn sum_now(&self, store: &Store, column: &str, known: Option<End>) -> Result<Reading, Error> {
+    fn sum_now(&self, store: &Store, column: &str, known: Option<RowPosition>) -> Result<Reading, Error> {
         let Some(source) = Source::open(store, &self.part, column)? else { return Ok(Reading::NoColumn) };
-        // The last range is read to the end of the file, wherever that is.
+        // The last range is read to the end of the file, even if the file is longer than it should be.
         let until = if self.until == self.part.csv_bytes { u64::MAX } else { self.until };
-        let known = known.or_else(|| (self.from == 0).then(End::default));
+        let known = known.or_else(|| (self.from == 0).then(RowPosition::default));
         if let Some(from) = known {
             return Ok(Reading::Found(source.sum(RangeStart::Known(from.offset), from, until)));
         }
         let columns_count = source.schema.columns_count();
         let guess = guess_row_start(&source.file, self.from, columns_count, STORED_LIMITS, QUICK_GUESS)?;
         let Some(offset) = guess else { return Ok(Reading::NoGuess) };
-        let from = End { offset, rows: 0, header_read: true };
+        let from = RowPosition { offset, rows: 0, header_read: true };
         Ok(Reading::Found(source.sum(RangeStart::Guessed(offset), from, until)))
     }
 }
@@ -88,49 +88,53 @@ pub(super) struct Source {
 impl Source {
     /// Opens the file. `None` if the part does not have the column.
     pub(super) fn open(store: &Store, part: &Part, column: &str) -> Result<Option<Self>, Error> {
-        let Some((schema, column_index, _)) = find_column(store, part, column)? else { return Ok(None) };
+        let Some(SummedColumn { schema, index, .. }) = find_column(store, part, column)? else { return Ok(None) };
         let file = store.open_part(part, Format::Csv)?;
-        Ok(Some(Self { file, schema, column_index }))
+        Ok(Some(Self { file, schema, column_index: index }))
     }
 
     /// Sums the rows of a whole file.
     pub(super) fn sum_file(self) -> Found {
-        self.sum(RangeStart::Known(0), End::default(), u64::MAX)
+        self.sum(RangeStart::Known(0), RowPosition::default(), u64::MAX)
     }
 
     /// Sums the rows that start between `from` and `until`.
-    fn sum(self, start: RangeStart<u64>, from: End, until: u64) -> Found {
+    fn sum(self, start: RangeStart<u64>, from: RowPosition, until: u64) -> Found {
         let names = if from.header_read { self.schema.names() } else { Vec::new() };
         let resume = Resume { offset: from.offset, rows: from.rows, names };
         let rows = ColumnOfCsv { schema: &self.schema, sum: Sum::default() };
         let mut scan =
             FileScan::new(self.file, STORED_LIMITS, Wanted::Column(self.column_index), resume, rows).stop_at(until);
-        let stop = loop {
+        let error = loop {
             match scan.step_to_stop(usize::MAX) {
                 Ok(Reached::Pause | Reached::LongRow) => {}
                 Ok(Reached::Stop | Reached::End) => break None,
-                Err(stop) => break Some(stop),
+                Err(error) => break Some(error),
             }
         };
         let (resume, rows) = scan.into_resume();
-        let end = End { offset: resume.offset, rows: resume.rows, header_read: !resume.names.is_empty() };
-        Found { start, sum: rows.sum, stop, end }
+        let end = RowPosition { offset: resume.offset, rows: resume.rows, header_read: !resume.names.is_empty() };
+        Found { start, sum: rows.sum, error, end }
     }
 }
 
-/// Finds a column that can be summed: the schema of the part, and the index and type of the column. `None` if the part does
-/// not have the column.
+/// A column that can be summed, in one part.
+pub(super) struct SummedColumn {
+    schema: Arc<Schema>,
+    pub(super) index: usize,
+    pub(super) column_type: ColumnType,
+}
+
+/// Finds a column that can be summed. `None` if the part does not have the column.
 ///
 /// Errors: the column has a type that cannot be summed.
-pub(super) fn find_column(
-    store: &Store,
-    part: &Part,
-    column: &str,
-) -> Result<Option<(Arc<Schema>, usize, ColumnType)>, Error> {
+pub(super) fn find_column(store: &Store, part: &Part, column: &str) -> Result<Option<SummedColumn>, Error> {
     let schema = store.schema(part)?;
     match schema.find(column) {
         None => Ok(None),
-        Some((index, column_type @ (ColumnType::Int64 | ColumnType::Utf8))) => Ok(Some((schema, index, column_type))),
+        Some((index, column_type @ (ColumnType::Int64 | ColumnType::Utf8))) => {
+            Ok(Some(SummedColumn { schema, index, column_type }))
+        }
         Some((_, column_type)) => {
             Err(ColumnSumError::NotSummable { part: part.id, column: column.to_owned(), column_type }.into())
         }
@@ -144,12 +148,12 @@ struct ColumnOfCsv<'a> {
 }
 
 impl Rows for ColumnOfCsv<'_> {
-    type Error = Stop;
+    type Error = ScanError;
 
     const TAKES_SUMS: bool = true;
 
-    fn header(&mut self, names: &[String]) -> Result<(), Stop> {
-        check_header(names, self.schema).map_err(Stop::Damaged)
+    fn header(&mut self, names: &[String]) -> Result<(), ScanError> {
+        check_header(names, self.schema).map_err(ScanError::Damaged)
     }
 
     fn sum(&mut self, sum: Sum) {
@@ -157,14 +161,14 @@ impl Rows for ColumnOfCsv<'_> {
     }
 
     #[inline]
-    fn row(&mut self, row: Row<'_>) -> Result<(), Stop> {
+    fn row(&mut self, row: Row<'_>) -> Result<(), ScanError> {
         let Some((len, window)) = row.first_cell() else { return Ok(()) };
         match summand(len, window) {
             Ok(Some(value)) => self.sum.add(value),
             Ok(None) => {}
             Err(problem) => {
                 let cell = String::from_utf8_lossy(&window[..len]).into_owned();
-                return Err(Stop::BadCell(BadCell { row: row.number, cell, problem }));
+                return Err(ScanError::BadCell(BadCell { row: row.number, cell, problem }));
             }
         }
         Ok(())
@@ -180,8 +184,8 @@ pub(super) enum Reading {
     Found(Found),
 }
 
-/// Why the scan of a stored file ended early.
-pub(super) enum Stop {
+/// Why the scan of a stored file failed.
+pub(super) enum ScanError {
     BadCell(BadCell),
     Csv(CsvError),
     /// The file does not match its receipt.
@@ -189,9 +193,9 @@ pub(super) enum Stop {
     Io(Error),
 }
 
-impl Stop {
+impl ScanError {
     /// The error for the caller. `rows_before` is the number of rows of the part before those that the scan counted.
-    pub(super) fn error(self, part: &Part, column: &str, rows_before: u64) -> Error {
+    pub(super) fn into_error(self, part: &Part, column: &str, rows_before: u64) -> Error {
         let damaged = |what: String| Error::Damaged { part: part.id, what: format!("csv: {what}") };
         match self {
             Self::BadCell(BadCell { row, cell, problem }) => {
@@ -204,13 +208,13 @@ impl Stop {
     }
 }
 
-impl From<CsvError> for Stop {
+impl From<CsvError> for ScanError {
     fn from(error: CsvError) -> Self {
         Self::Csv(error)
     }
 }
 
-impl From<Error> for Stop {
+impl From<Error> for ScanError {
     fn from(error: Error) -> Self {
         Self::Io(error)
     }

@@ -1,4 +1,4 @@
-//! Groups of parts that are each read by about one task of a worker.
+//! Batches of parts, each of which is about enough for one task.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::{
     },
 };
 
-/// Cuts a list of parts into groups of consecutive parts that one task can read. A part that is larger than that is alone in its
-/// group. A wide part is the first of its group.
-pub(crate) struct Groups<I: Iterator<Item = (PartId, Arc<Part>)>> {
+/// Splits a list of parts into batches of consecutive parts that one task can read. A larger part is a batch by itself. A
+/// wide part is the first of its batch.
+pub(crate) struct PartBatches<I: Iterator<Item = (PartId, Arc<Part>)>> {
     pub(crate) parts: std::iter::Peekable<I>,
     pub(crate) format: Format,
 }
 
-impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
+impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for PartBatches<I> {
     type Item = Vec<Arc<Part>>;
 
     fn next(&mut self) -> Option<Vec<Arc<Part>>> {
@@ -28,15 +28,15 @@ impl<I: Iterator<Item = (PartId, Arc<Part>)>> Iterator for Groups<I> {
         };
         let (_, first) = self.parts.next()?;
         let mut bytes = size(&first);
-        let mut group = vec![first];
-        while group.len() < TASK_PARTS_MAX {
+        let mut batch = vec![first];
+        while batch.len() < TASK_PARTS_MAX {
             let fits = |(_, part): &(PartId, Arc<Part>)| bytes + size(part) <= TASK_BYTES as u64 && !is_wide(part);
             let Some((_, part)) = self.parts.next_if(fits) else {
                 break;
             };
             bytes += size(&part);
-            group.push(part);
+            batch.push(part);
         }
-        Some(group)
+        Some(batch)
     }
 }

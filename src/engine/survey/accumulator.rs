@@ -1,4 +1,4 @@
-//! Means by question, state and category, added up row by row.
+//! Computes the means by state and category for one question.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -45,7 +45,7 @@ impl Columns {
     }
 }
 
-/// What is known of a row while its columns are read one after the other.
+/// What is known of a row while its columns are read one after another.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Row {
     codes: Codes,
@@ -57,14 +57,14 @@ type Codes = [u32; 3];
 
 /// The sums of some rows.
 pub(super) struct Survey {
-    /// Over all rows of the question.
+    /// The mean of all rows of the question.
     global: Mean,
-    /// Over the rows of the state that the question is about.
+    /// The mean of the rows of the state that the question is about.
     of_state: Mean,
-    /// By state, or by state and category. Each mean is in a box, so that a map that grows moves few bytes.
+    /// The means by state, or by state and category. They are boxed, so that little is moved when the map grows.
     groups: HashMap<Codes, Box<Mean>>,
     texts: Texts,
-    /// How much memory groups and texts take.
+    /// Bytes that groups and texts take in memory.
     bytes: usize,
     memory: Memory,
 }
@@ -157,7 +157,7 @@ impl Survey {
         })
     }
 
-    /// The code of a text. A new text gets a new code.
+    /// Returns the code of a text, which is added if it is new.
     fn code(&mut self, text: &str, question: &SurveyQuestion) -> Result<u32, Error> {
         if let Some(&code) = self.texts.codes.get(text) {
             return Ok(code);
@@ -170,7 +170,7 @@ impl Survey {
         Ok(code)
     }
 
-    /// The mean of a group, which is added if it is new.
+    /// Returns the mean of a group, which is added if it is new.
     fn group(&mut self, codes: Codes, question: &SurveyQuestion) -> Result<&mut Mean, Error> {
         if !self.groups.contains_key(&codes) {
             // The answer contains all texts of each group.
@@ -211,7 +211,7 @@ impl Survey {
             return Err(StatisticsError::NoSuchQuestion { question: text.clone() }.into());
         };
         let named = |name: &str, mean| vec![(name.to_owned(), mean)];
-        let mut around = None;
+        let mut nested_under = None;
         let means = match (ask, state) {
             (Ask::StatesMean, _) => self.ranked(Best::Min),
             (Ask::Best5 | Ask::Worst5, _) => {
@@ -235,17 +235,17 @@ impl Survey {
                 match ask {
                     Ask::StateDiffFromMean => named(state, difference(global, mean, state)?),
                     Ask::StateMeanByCategory => {
-                        around = Some(state.clone());
+                        nested_under = Some(state.clone());
                         self.means(2)
                     }
                     _ => named(state, mean),
                 }
             }
         };
-        Ok(Answer { means, state: around, _memory: self.memory })
+        Ok(Answer { means, state: nested_under, _memory: self.memory })
     }
 
-    /// The groups' means in the order of their keys. A key is the state's name, or a tuple of the last `width` texts.
+    /// The groups' means, ordered by key: the state's name if `width` is 1, or else the last `width` texts.
     fn means(&self, width: usize) -> Vec<(String, f64)> {
         let key = |codes: &Codes| match width {
             1 => self.text(codes[0]).to_owned(),

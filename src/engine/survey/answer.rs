@@ -5,17 +5,16 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What a question is answered with: JSON in a fixed order, by its `Serialize`. While it lives, it holds the memory that
-/// was reserved for it.
+/// The answer, which serialises as JSON in a fixed order. It owns the reservation of its memory.
 #[derive(Debug)]
 pub struct Answer {
     pub(super) means: Vec<(String, f64)>,
-    /// The state that the means are nested under, if they are by category of one state.
+    /// The key that the means are nested under, if they are the categories of one state.
     pub(super) state: Option<String>,
     pub(super) _memory: Memory,
 }
 
-/// The memory reservation, shared by everything that one question keeps in memory.
+/// The reservation that covers all memory of one question.
 pub(super) type Memory = Arc<OwnedSemaphorePermit>;
 
 impl Serialize for Answer {

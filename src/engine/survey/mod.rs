@@ -1,14 +1,14 @@
-//! The statistics of the survey of the statistics servers (nutrition and obesity in the United States, published by the
-//! CDC): means of `Data_Value` for a question, by state and by category.
+//! Statistics of a survey (nutrition and obesity in the United States, published by the CDC): means of `Data_Value` for a
+//! question, by state and by category.
 //!
-//! They are taken over all parts that have the five columns; other parts add nothing. Only the columns that a question
-//! needs are read, from Parquet; a row that one column excludes is not read from the next columns. Means are exact and
-//! rounded once (`values/mean.rs`), so they depend neither on how rows are spread over parts, nor on their order, nor on
-//! threads.
+//! They are computed over all parts that have the five columns. Only the columns that a question needs are read, from
+//! Parquet, and rows that one column excludes are skipped in the next. Means are exact and rounded once
+//! (`values/mean.rs`), so they do not depend on the order of rows, on parts or on threads.
 //!
 //! A row counts if its question is exactly the one asked for and its value is not empty. A row without a state counts in
 //! the global mean only. A row counts in a category only if it has both a category and a stratification.
-//! Memory: the states and categories of one question are bounded in bytes, and reserved before any row is read.
+//!
+//! Memory: the bytes for states and categories are bounded, and reserved before any row is read.
 
 pub mod accumulator;
 pub mod answer;
@@ -32,7 +32,7 @@ use crate::{
             wide::is_wide,
         },
         parts::selection::parts_to_read,
-        query::part_batches::Groups,
+        query::part_batches::PartBatches,
         runtime::context::Context,
         state::Lane,
         storage::Store,
@@ -55,10 +55,10 @@ pub(super) async fn answer(
     let question = Arc::new(question.clone());
     let parts = parts_to_read(context, lane).await?;
     let parts_count = parts.len() as u64;
-    let groups = stream::iter(Groups { parts: parts.into_iter().peekable(), format: Format::Parquet });
-    let read = |group| read_group(Arc::clone(context), group, Arc::clone(&question), lane, Arc::clone(&memory));
-    // In the order of the groups, so that the first error is the first in the table.
-    let mut read = pin!(groups.map(read).buffered(SURVEY_TASKS_MAX));
+    let batches = stream::iter(PartBatches { parts: parts.into_iter().peekable(), format: Format::Parquet });
+    let read = |batch| read_batch(Arc::clone(context), batch, Arc::clone(&question), lane, Arc::clone(&memory));
+    // In the order of the batches, so that the first error is the first in the table.
+    let mut read = pin!(batches.map(read).buffered(SURVEY_TASKS_MAX));
     let mut all = Survey::new(Arc::clone(&memory));
     let mut parts_done = 0;
     progress(parts_done, parts_count);
@@ -73,48 +73,48 @@ pub(super) async fn answer(
     context.workers.run(lane, move || all.into_answer(&question)).await.flatten()
 }
 
-/// Reads the parts of a group, one slice after another. Returns the number of parts and their sums.
-async fn read_group(
+/// Reads the parts of a batch, one task after another. Returns the number of parts and their sums.
+async fn read_batch(
     context: Arc<Context>,
-    group: Vec<Arc<Part>>,
+    batch: Vec<Arc<Part>>,
     question: Arc<SurveyQuestion>,
     lane: Lane,
     memory: Memory,
 ) -> Result<(u64, Survey), Error> {
-    // The long footer of a wide part takes much memory, so few are read at a time. A wide part is the first of its group.
-    let wide = match is_wide(&group[0]) {
+    // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
+    let wide = match is_wide(&batch[0]) {
         true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
         false => None,
     };
-    let parts_count = group.len() as u64;
+    let parts_count = batch.len() as u64;
     let mut work =
-        GroupRead { group, next: 0, position: Position::default(), survey: Survey::new(memory), _wide: wide };
-    while work.next < work.group.len() {
+        BatchRead { batch, next: 0, position: Position::default(), survey: Survey::new(memory), _wide: wide };
+    while work.next < work.batch.len() {
         let (store, question) = (Arc::clone(&context.store), Arc::clone(&question));
-        let slice = move || {
+        let task = move || {
             work.step(&store, &question)?;
             Ok(work)
         };
-        work = context.workers.run(lane, slice).await.flatten()?;
+        work = context.workers.run(lane, task).await.flatten()?;
     }
     Ok((parts_count, work.survey))
 }
 
-/// The state of reading a group of parts.
-struct GroupRead {
-    group: Vec<Arc<Part>>,
+/// A batch that is being read.
+struct BatchRead {
+    batch: Vec<Arc<Part>>,
     next: usize,
     position: Position,
     survey: Survey,
-    /// Kept with the work, because a slice of a cancelled call may still be running.
+    /// Kept here because a task may still run after its call was cancelled.
     _wide: Option<OwnedSemaphorePermit>,
 }
 
-impl GroupRead {
-    /// Reads one slice: parts, or row ranges of a large part, up to about `SURVEY_TASK_ROWS` or `TASK_BYTES`.
+impl BatchRead {
+    /// One task: reads parts, or row ranges of a large part, up to about `SURVEY_TASK_ROWS` or `TASK_BYTES`.
     fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
         let (mut rows_left, mut bytes) = (SURVEY_TASK_ROWS, 0);
-        while let Some(part) = self.group.get(self.next).map(Arc::clone) {
+        while let Some(part) = self.batch.get(self.next).map(Arc::clone) {
             let schema = store.schema(&part)?;
             if let Some(columns) = Columns::of(&schema) {
                 let file = store.open_part(&part, Format::Parquet)?;
@@ -175,14 +175,14 @@ mod tests {
         ];
         for (text, best) in cases {
             assert_eq!(question(Ask::Best5, text, None).best(), best, "{text}");
-            for said in [Best::Min, Best::Max] {
-                assert_eq!(question(Ask::Worst5, text, Some(said)).best(), said, "{text}");
+            for given in [Best::Min, Best::Max] {
+                assert_eq!(question(Ask::Worst5, text, Some(given)).best(), given, "{text}");
             }
         }
     }
 
     #[test]
-    fn only_questions_that_can_be_answered_are_made() {
+    fn invalid_questions_are_refused() {
         let all = [
             (Ask::StatesMean, "states_mean"),
             (Ask::StateMean, "state_mean"),
@@ -204,7 +204,7 @@ mod tests {
                     r#","state":"Ohio""#
                 }
                 false => {
-                    // What a question about all states has no use for is ignored, however long.
+                    // A state is ignored if the question is about all states, whatever its length.
                     assert_eq!(new(None).expect(name), question);
                     assert_eq!(new(Some(&"x".repeat(2000))).expect(name), question);
                     ""
@@ -233,10 +233,10 @@ mod tests {
         let (engine, _) = opened.expect("a data folder");
         let _running = engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES / 2).await.expect("room");
         let mut waiting = Box::pin(engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES));
-        assert!(futures_util::poll!(&mut waiting).is_pending(), "it wants all that there is");
+        assert!(futures_util::poll!(&mut waiting).is_pending(), "it needs the whole pool");
         let question = question(Ask::GlobalMean, "q", None);
         let begun = std::cell::Cell::new(false);
-        // It tells its progress as soon as it has its memory.
+        // It reports its progress as soon as it has its memory.
         let mut asked = Box::pin(answer(&engine.context, &question, Lane::Question, |_, _| begun.set(true)));
         let _pending = futures_util::poll!(&mut asked);
         assert!(begun.get(), "the question waits for memory");

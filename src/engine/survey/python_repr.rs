@@ -1,13 +1,13 @@
-//! Python's way to print a tuple of strings, which the statistics have as keys. Pure text, nothing of tables.
+//! Formats tuples of strings as Python's `repr` does. The original servers use such texts as JSON keys.
 
 use std::fmt::Write;
 
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// Bytes that one byte of text can become: `\x7f` for one, `\U0010ffff` for four.
+/// The most bytes that `repr` makes of one byte: `\x7f` has four. (`\U0010ffff` has ten, for four bytes.)
 pub const REPR_BYTES_PER_BYTE: usize = 4;
 
-/// What `repr` of Python 3 gives for a tuple of two strings or more: `('Ohio', "it's")`.
+/// `repr` of a tuple of at least two strings: `('Ohio', "it's")`.
 pub fn tuple_repr(texts: &[&str]) -> String {
     let mut repr = String::from("(");
     for (index, text) in texts.iter().enumerate() {
@@ -20,9 +20,9 @@ pub fn tuple_repr(texts: &[&str]) -> String {
     repr
 }
 
-/// `repr` of a string (the documentation of `str.isprintable` says what is escaped).
+/// Appends `repr` of a string.
 fn push_repr(repr: &mut String, text: &str) {
-    // Single quotes, unless that would escape one and double quotes would escape none.
+    // Double quotes only if the text has single quotes and no double quotes.
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     repr.push(quote);
     for c in text.chars() {
@@ -38,13 +38,13 @@ fn push_repr(repr: &mut String, text: &str) {
             _ if code < 0x1_0000 => write!(repr, "\\u{code:04x}"),
             _ => write!(repr, "\\U{code:08x}"),
         };
-        debug_assert!(written.is_ok(), "a string takes every text");
+        debug_assert!(written.is_ok(), "writing to a string cannot fail");
     }
     repr.push(quote);
 }
 
-/// What is neither of the categories "Other" nor, but for the space, "Separator". Which characters Unicode has assigned
-/// is a matter of its version, in Python as here.
+/// As Python's `str.isprintable`: not in the categories "Other" and "Separator", except for the space. The result for new
+/// characters depends on the version of Unicode.
 fn is_printable(c: char) -> bool {
     use GeneralCategory as Category;
     if c.is_ascii() {

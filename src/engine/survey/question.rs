@@ -7,12 +7,12 @@ use crate::{
     limits::SURVEY_NAME_BYTES_MAX,
 };
 
-/// The columns of the survey, as [`Columns`] has them.
+/// The columns of the survey, in the order of the fields of [`Columns`](super::accumulator::Columns).
 pub(super) const COLUMN_NAMES: [&str; 5] =
     ["Question", "Data_Value", "LocationDesc", "StratificationCategory1", "Stratification1"];
-/// How many states `best5` and `worst5` name.
+/// States in the answer to `best5` and `worst5`.
 pub(super) const RANKED_MAX: usize = 5;
-/// Questions with these beginnings ask for what is bad: the best is the smallest mean. For all others it is the largest.
+/// For questions that begin with one of these, the smallest mean is the best; for all others, the largest.
 pub(super) const SMALLEST_IS_BEST: [&str; 5] = [
     "Percent of adults aged 18 years and older who have an overweight classification",
     "Percent of adults aged 18 years and older who have obesity",
@@ -21,31 +21,31 @@ pub(super) const SMALLEST_IS_BEST: [&str; 5] = [
     "Percent of adults who report consuming vegetables less than one time daily",
 ];
 
-/// Which statistic.
+/// A statistic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
-    /// `{"Ohio": 34.1, ...}`, from the smallest mean to the largest, by name where means are equal.
+    /// `{"Ohio": 34.1, ...}`, ordered by mean, smallest first, then by name.
     StatesMean,
     /// `{"Ohio": 34.1}`
     StateMean,
-    /// Five states at most, the best first, by name where means are equal.
+    /// The five best states, the best first; equal means are ordered by name.
     Best5,
-    /// Five states at most, the worst first, by name where means are equal.
+    /// The five worst states, the worst first; equal means are ordered by name.
     Worst5,
-    /// `{"global_mean": 34.5}`: of all rows, not of the states' means.
+    /// `{"global_mean": 34.5}`: the mean of all rows, not of the states' means.
     GlobalMean,
-    /// `{"Ohio": 0.4, ...}`, the global mean minus the state's, by name.
+    /// `{"Ohio": 0.4, ...}`: the global mean minus the state's, ordered by name.
     DiffFromMean,
-    /// `{"Ohio": 0.4}`, the global mean minus the state's.
+    /// `{"Ohio": 0.4}`: the global mean minus the state's.
     StateDiffFromMean,
-    /// `{"('Ohio', 'Income', '$15,000 - $24,999')": 30.4, ...}`, by key as Python sorts text: by code points.
+    /// `{"('Ohio', 'Income', '$15,000 - $24,999')": 30.4, ...}`, ordered by key, by code points as in Python.
     MeanByCategory,
-    /// `{"Ohio": {"('Income', '$15,000 - $24,999')": 30.4, ...}}`, by key.
+    /// `{"Ohio": {"('Income', '$15,000 - $24,999')": 30.4, ...}}`, ordered by key.
     StateMeanByCategory,
 }
 
-/// Which mean is the best.
+/// Whether the smallest or the largest mean is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Best {
@@ -55,7 +55,7 @@ pub enum Best {
     Max,
 }
 
-/// A question that can be answered or recorded: it has a state if and only if it is about one.
+/// A valid question: it has a state if and only if it is about one state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct SurveyQuestion {
@@ -84,7 +84,7 @@ impl TryFrom<Unchecked> for SurveyQuestion {
 }
 
 impl Ask {
-    /// Whether it is about one state.
+    /// Whether the statistic is about one state.
     pub fn is_of_state(self) -> bool {
         matches!(self, Self::StateMean | Self::StateDiffFromMean | Self::StateMeanByCategory)
     }
@@ -93,7 +93,7 @@ impl Ask {
         matches!(self, Self::MeanByCategory | Self::StateMeanByCategory)
     }
 
-    /// How many of [`COLUMN_NAMES`] it needs.
+    /// The statistic needs this many of the first [`COLUMN_NAMES`].
     pub(super) fn columns_count(self) -> usize {
         match self {
             Self::GlobalMean => 2,
@@ -104,10 +104,10 @@ impl Ask {
 }
 
 impl SurveyQuestion {
-    /// A question. `best` says which mean is the best; without it the question's text does. It matters to `Best5` and
-    /// `Worst5` alone. A state is dropped if the question is about all.
+    /// Checks a question. `best` matters only to `Best5` and `Worst5`; if it is `None`, it follows from the question's text.
+    /// `state` is ignored if the question is about all states.
     ///
-    /// Errors: a state is missing; a text is longer than 16 KiB.
+    /// Errors: the state is missing; a text is longer than 16 KiB.
     pub fn new(ask: Ask, question: String, state: Option<String>, best: Option<Best>) -> Result<Self, Error> {
         let too_long = |what| StatisticsError::TextTooLong { what, bytes_max: SURVEY_NAME_BYTES_MAX };
         let state = state.filter(|_| ask.is_of_state());
@@ -123,12 +123,12 @@ impl SurveyQuestion {
         }
     }
 
-    /// Which statistic.
+    /// The statistic that is asked for.
     pub fn ask(&self) -> Ask {
         self.ask
     }
 
-    /// Which mean is the best for it.
+    /// Which mean is the best.
     pub fn best(&self) -> Best {
         let smallest = || SMALLEST_IS_BEST.iter().any(|beginning| self.question.starts_with(beginning));
         self.best.unwrap_or_else(|| if smallest() { Best::Min } else { Best::Max })
