@@ -110,7 +110,7 @@ async fn each_piece_of_an_upload_restarts_the_idle_timer() {
     let Err(error) = in_time("the end of a silent upload", incoming.first_block()).await else {
         panic!("its client is silent")
     };
-    assert_eq!(error.to_string(), "the upload stopped: nothing came for 1 s");
+    assert_eq!(error.to_string(), "the upload stopped: no data arrived for 1 s");
     engine.close();
 }
 

@@ -114,7 +114,7 @@ def test_an_upload_that_goes_silent_is_given_up(start_server, tmp_path, way, sen
         with HeldUpload(server, sent) as held:
             error = held.call.exception(timeout=ANSWER_SECONDS_MAX)
             assert error.code() == grpc.StatusCode.ABORTED
-            assert error.details() == "the upload stopped: nothing came for 1 s"
+            assert error.details() == "the upload stopped: no data arrived for 1 s"
         wait_until(lambda: server.leftovers() == [], "nothing is left of it")
         assert server.parts() == []
     assert unary_error(server, CSV) == ""

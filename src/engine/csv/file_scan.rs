@@ -1,5 +1,4 @@
-//! Scanning a stored file, block by block, from some row on. A scan reads a little at a time, so that it can be divided
-//! into tasks of the workers.
+//! Scans a stored file from some row on, in steps, so that each step can be a task of a worker.
 
 use super::{
     rows::{Resume, Rows, Wanted},
@@ -11,16 +10,16 @@ use crate::{
     limits::{CsvLimits, READ_BLOCK_BYTES},
 };
 
-/// How far a step of a scan came.
+/// Where a step of a scan ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// As many bytes as it may read; there is more.
+    /// It has read as many bytes as it may; there are more.
     Pause,
-    /// The first row that begins at or after the offset at which the scan stops.
+    /// At the first row that begins at or after the offset at which the scan stops.
     Stop,
-    /// A row that is longer than the scan has room for.
+    /// In a row that is too long for this scan.
     LongRow,
-    /// The end of the file.
+    /// At the end of the file.
     End,
 }
 
@@ -43,14 +42,14 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
         Self { rows, file_bytes, blocks, scanner, stop: u64::MAX, long_row_bytes: usize::MAX }
     }
 
-    /// Stops at a row of more than so many bytes, once it has read so many of it and at most a block more.
+    /// Stops in a row of more than `bytes` bytes, after at most one block more.
     pub fn stop_at_long_row(mut self, bytes: usize) -> Self {
         self.long_row_bytes = bytes;
         self
     }
 
-    /// Reserves room for a row of so many bytes in the two buffers for rows, which then never grow by doubling. Pages
-    /// of memory that are never written cost nothing.
+    /// Reserves room for a row of `bytes` bytes in the two row buffers, so that they do not grow by doubling. Memory pages
+    /// that are never written cost nothing.
     pub fn with_room_for_row(mut self, bytes: usize) -> Self {
         self.scanner.carry.reserve_exact(bytes + READ_BLOCK_BYTES);
         self.scanner.unescaped.reserve_exact(bytes + READ_BLOCK_BYTES);
@@ -63,12 +62,12 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
         self
     }
 
-    /// Reads about `bytes_max` bytes more and returns whether that was the end of the file.
+    /// Reads about `bytes_max` bytes more, and returns whether the file has ended.
     pub fn step(&mut self, bytes_max: usize) -> Result<bool, R::Error> {
         Ok(self.step_to_stop(bytes_max)? == Reached::End)
     }
 
-    /// Reads about `bytes_max` bytes more, but not beyond the row that has the byte before the stop.
+    /// Reads about `bytes_max` bytes more, but not beyond the last row that begins before the stop.
     pub fn step_to_stop(&mut self, bytes_max: usize) -> Result<Reached, R::Error> {
         let mut bytes = 0;
         while bytes < bytes_max {
@@ -116,7 +115,7 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
         self.scanner.longest_row_bytes
     }
 
-    /// How to continue later after the last complete row.
+    /// The position after the last complete row, and the receiver of the rows.
     pub fn into_resume(self) -> (Resume, R) {
         (self.scanner.into_resume(), self.rows)
     }

@@ -18,15 +18,15 @@ use crate::{
 };
 
 /// Bytes of a file that are read at once to find its header.
-const BLOCK_BYTES: usize = 16 * KIB;
+const HEADER_BLOCK_BYTES: usize = 16 * KIB;
 
-/// The names of a file's columns. Reads about as far as the header goes, and looks at no row after it.
+/// The names of a file's columns. Reads about as far as the end of the header.
 ///
-/// Errors: what is wrong with the header; no header, or more empty lines before it than a header may have bytes.
+/// Errors: the header is invalid; there is no header, or more empty lines before it than a header may have bytes.
 pub fn read_header(file: &Reader, limits: CsvLimits) -> Result<Vec<String>, Error> {
     let mut scan = FileScan::new(file.clone(), limits, Wanted::All, Resume::default(), OnlyHeader);
-    for _ in 0..=2 * HEADER_BYTES_MAX / BLOCK_BYTES {
-        match scan.step(BLOCK_BYTES) {
+    for _ in 0..=2 * HEADER_BYTES_MAX / HEADER_BLOCK_BYTES {
+        match scan.step(HEADER_BLOCK_BYTES) {
             Ok(true) => break,
             Ok(false) => {}
             Err(HeaderStop::Found(names)) => return Ok(names),
@@ -36,8 +36,8 @@ pub fn read_header(file: &Reader, limits: CsvLimits) -> Result<Vec<String>, Erro
     Err(CsvError::NoHeader.into())
 }
 
-/// The names of the columns of a file that begins with `first`, and where the header's row end is over. `None` if the
-/// header is not complete, or if something is wrong with it.
+/// The names of the columns of a file that begins with `first`, and the offset after the header's row end. `None` if the
+/// header is incomplete or invalid.
 pub fn parse_header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
     let rows_start = header_range(first).end + 1;
     let mut scanner = Scanner::new(limits, Wanted::All, Resume::default());

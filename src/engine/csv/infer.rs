@@ -50,8 +50,8 @@ impl Typing {
         }
     }
 
-    /// Narrows the column's class by one cell that is not empty.
-    fn see(&mut self, text: &[u8]) -> Result<(), CellFault> {
+    /// Restricts the column's class to the types of a cell that is not empty.
+    fn add(&mut self, text: &[u8]) -> Result<(), CellFault> {
         self.values = true;
         let mut class = Class::TEXT;
         if self.class != Class::TEXT {
@@ -79,7 +79,7 @@ impl Rows for Typer {
         for (column_index, (text, typing)) in row.cells().zip(&mut self.columns).enumerate() {
             if text.is_empty() {
                 typing.nulls += 1;
-            } else if let Err(problem) = typing.see(text) {
+            } else if let Err(problem) = typing.add(text) {
                 let column = Some(self.names[column_index].clone());
                 let position = CellPosition { row: row.number, column_index, column };
                 return Err(CsvError::Cell { position, problem }.into());

@@ -1,5 +1,5 @@
-//! CSV: bytes to rows and back, the header, column types, and byte ranges of a file that are read side by side. Nothing
-//! here knows what a row is read for.
+//! CSV: bytes to rows and back, the header, column types, and byte ranges of a file that are read in parallel. Nothing here
+//! knows what the rows are used for.
 
 pub mod file_scan;
 pub mod header;

@@ -1,8 +1,8 @@
-//! Where a row ends: the state machine over quotes and line ends.
+//! Finds the end of a row: a state machine over quotes and row ends.
 
 use memchr::{memchr, memchr3};
 
-/// What the bytes of a row up to some point mean for the next one: all that is needed to find the row's end.
+/// The state after some bytes of a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum QuoteState {
     /// A cell begins.
@@ -16,7 +16,7 @@ pub(super) enum QuoteState {
 }
 
 impl QuoteState {
-    /// The index of the first byte that ends a row. `None` if no row ends in `bytes`; the state is then that after
+    /// The index of the first byte that ends a row. `None` if no row ends in `bytes`; `self` is then the state after
     /// them.
     pub(super) fn row_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! The rows that the scanner finds, and what a caller asks of it.
+//! The rows that the scanner delivers, and what a caller can ask for.
 
 use memchr::memchr;
 
@@ -9,7 +9,7 @@ use crate::{
 
 /// Receives the rows of a file.
 pub trait Rows {
-    /// What stops the scan: an error in the file, or one of the receiver.
+    /// Why the scan ended: an error in the file, or an error of the receiver.
     type Error: From<CsvError>;
 
     /// Whether rows may be delivered as the sum of their cells of the one wanted column.
@@ -18,18 +18,18 @@ pub trait Rows {
     /// The names of the columns; called once, before any row.
     fn header(&mut self, names: &[String]) -> Result<(), Self::Error>;
 
-    /// One row, all its cells or the one that was asked for.
+    /// One row, with all its cells or the wanted one.
     fn row(&mut self, row: Row<'_>) -> Result<(), Self::Error>;
 
     /// The sum of the wanted cells of some rows, all integers or empty. Called only if `TAKES_SUMS`.
     fn sum(&mut self, _sum: Sum) {}
 }
 
-/// A row of which the number of cells has been checked.
+/// A row whose number of cells has been checked.
 pub struct Row<'a> {
     /// From 1; the header is not counted.
     pub number: u64,
-    /// From the row's start; it may go on beyond the row.
+    /// The row, and what follows it in the block.
     pub(super) bytes: &'a [u8],
     pub(super) unescaped: &'a [u8],
     pub(super) spans: &'a [Span],
@@ -58,7 +58,7 @@ impl<'a> Row<'a> {
         &window[..len]
     }
 
-    /// The same as [`Row::first_cell`] of the cell at an index that the row has.
+    /// As [`Row::first_cell`], for the cell at an index that the row has.
     #[inline]
     pub fn cell_window(&self, column_index: usize) -> (usize, &'a [u8]) {
         self.window(self.spans[column_index])

@@ -1,14 +1,13 @@
-//! CSV bytes into rows: the dialect (RFC 4180 as docs/csv.md narrows it), the limits, the positions of errors.
+//! Splits CSV bytes into rows: the dialect (RFC 4180 as docs/csv.md narrows it), the limits, the positions of errors.
 //!
-//! A [`Scanner`] is fed blocks that are cut anywhere and calls a [`Rows`] for each row. What it delivers, and the error
-//! it ends with, do not depend on where the blocks were cut. Nothing here knows files or what a cell means.
+//! A [`Scanner`] takes blocks that may end anywhere, and calls a [`Rows`] for each row. Rows and errors do not depend on
+//! where the blocks end. Nothing here knows files or the meaning of cells.
 //!
-//! Rows of a block are scanned where they are. For the sum of one column there are three ways, in this order: plain
-//! rows are added up by vectors ([`kernels::sum_rows`]); the column's cells are found by vectors
-//! ([`kernels::find_cells`]); every mark is looked at (`scan`). A row with a quote is read once more, with care
-//! (`deliver_quoted`).
+//! Rows are scanned in the block, without a copy. For the sum of one column there are three methods, tried in this order:
+//! vector code adds up plain rows ([`kernels::sum_rows`]); vector code finds the column's cells ([`kernels::find_cells`]);
+//! `scan` visits every separator. A row with a quote is parsed again by `deliver_quoted`.
 //!
-//! Memory: one row that crosses a block border, and the spans of one row's cells; both bounded by [`CsvLimits`].
+//! Memory: one row that crosses the end of a block, and the spans of one row's cells; both bounded by [`CsvLimits`].
 
 use std::collections::HashSet;
 
@@ -36,10 +35,10 @@ pub struct Scanner {
     pub(super) longest_row_bytes: usize,
     pub(super) offset: u64,        // of the next byte to be fed
     bom_possible: bool,            // only the first bytes of a file can be a byte order mark
-    pub(super) carry: Vec<u8>,     // a row whose end has not come yet
+    pub(super) carry: Vec<u8>,     // a row whose end has not been fed
     carry_state: QuoteState,       // the state after its last byte
     pub(super) spans: Vec<Span>,   // scratch, for one row
-    pub(super) unescaped: Vec<u8>, // scratch: cells of one row that held doubled quotes
+    pub(super) unescaped: Vec<u8>, // scratch: cells of one row that had doubled quotes
 }
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -62,7 +61,7 @@ impl Scanner {
         }
     }
 
-    /// The next bytes of the file, any number of them.
+    /// Scans the next bytes of the file.
     pub fn feed<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<(), R::Error> {
         self.offset += block.len() as u64;
         let mut rest = self.skip_byte_order_mark(block);
@@ -70,7 +69,7 @@ impl Scanner {
         while !rest.is_empty() && (self.names.is_empty() || !self.carry.is_empty()) {
             rest = self.complete_carried_row(rest, rows)?;
         }
-        // No row or cell of a block that is within their limits as a whole can be too long.
+        // If the block is within the limits, so are its rows and cells.
         let is_small = rest.len() <= self.limits.row_bytes_max.min(self.limits.cell_bytes_max);
         let scanned = match self.wanted {
             Wanted::Column(column) if R::TAKES_SUMS && is_small => self.scan_sums(rest, column, rows)?,
@@ -86,7 +85,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// The end of the file: its last row may lack a row end.
+    /// Ends the file, whose last row may lack a row end.
     pub fn finish<R: Rows>(&mut self, rows: &mut R) -> Result<(), R::Error> {
         if !self.carry.is_empty() {
             self.deliver_carry(rows)?;
@@ -94,7 +93,7 @@ impl Scanner {
         if self.names.is_empty() { Err(CsvError::NoHeader.into()) } else { Ok(()) }
     }
 
-    /// How to continue later after the last complete row.
+    /// The position after the last complete row.
     pub fn into_resume(self) -> Resume {
         Resume { offset: self.offset - self.carry.len() as u64, rows: self.rows, names: self.names }
     }
@@ -116,20 +115,20 @@ impl Scanner {
         block
     }
 
-    /// Completes the row that was begun, and takes nothing beyond it. Returns the index in `block` after its row end; 0
-    /// if no row was begun, `None` if the row does not end in `block`.
+    /// Completes the carried row, and reads nothing after it. Returns the index in `block` after its row end; 0 if no row
+    /// is carried, `None` if the row does not end in `block`.
     pub(super) fn feed_row_end<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<Option<usize>, R::Error> {
         if self.carry.is_empty() {
             return Ok(Some(0));
         }
         let rest = self.complete_carried_row(block, rows)?;
-        // An empty rest does not tell whether the row ended with the block; an empty carry does.
+        // If the rest is empty, the row may or may not have ended with the block; an empty carry shows that it did.
         let end = if self.carry.is_empty() { Some(block.len() - rest.len()) } else { None };
         self.offset += end.unwrap_or(block.len()) as u64;
         Ok(end)
     }
 
-    /// Adds to the carried row up to its end, and delivers it if the end is there. Returns what follows.
+    /// Appends to the carried row up to its end, and delivers it if the end is there. Returns what follows.
     fn complete_carried_row<'a, R: Rows>(&mut self, block: &'a [u8], rows: &mut R) -> Result<&'a [u8], R::Error> {
         let end = self.carry_state.row_end(block);
         self.carry.extend_from_slice(&block[..end.unwrap_or(block.len())]);
@@ -155,8 +154,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// Delivers a row to a receiver that takes sums, without a look at each of its cells. False if each must be looked
-    /// at.
+    /// Delivers a row to a receiver that takes sums. Returns false if the row needs `deliver_quoted`.
     fn deliver_one_cell<R: Rows>(&mut self, row: &mut Vec<u8>, rows: &mut R) -> Result<bool, R::Error> {
         let Wanted::Column(column) = self.wanted else { return Ok(false) };
         if !R::TAKES_SUMS || row.len() > self.limits.cell_bytes_max {
@@ -168,7 +166,7 @@ impl Scanner {
         Ok(scanned > 0)
     }
 
-    /// The same as `scan`, for a receiver that takes sums: rows that are plain are added up together.
+    /// As `scan`, for a receiver that takes sums: plain rows are added up together.
     fn scan_sums<R: Rows>(&mut self, block: &[u8], column: usize, rows: &mut R) -> Result<usize, R::Error> {
         let mut at = 0;
         if kernels::serves(self.names.len()) {
@@ -191,7 +189,7 @@ impl Scanner {
         Ok(at + self.scan_column(&block[at..], column, rows)?)
     }
 
-    /// The same as `scan`, for one column of rows that are within the limits.
+    /// As `scan`, for one column of rows that are within the limits.
     fn scan_column<R: Rows>(&mut self, block: &[u8], column: usize, rows: &mut R) -> Result<usize, R::Error> {
         let mut cells = [RowCell::default(); CELLS_AT_ONCE];
         let mut at = 0;
@@ -216,14 +214,14 @@ impl Scanner {
             match found.stopped {
                 Stopped::Full => {}
                 Stopped::End => return Ok(at),
-                // Where one row is odd, others are as well: all that follow are scanned mark by mark.
-                Stopped::Odd => return Ok(at + self.scan(&block[at..], rows)?),
+                // More rows are probably irregular, so the rest is scanned.
+                Stopped::Irregular => return Ok(at + self.scan(&block[at..], rows)?),
             }
         }
     }
 
-    /// Scans rows where they are and returns the start of the row that does not end in `block`. Quotes are rare, so a
-    /// row that has one is read again by `deliver_quoted`.
+    /// Scans rows in the block, and returns the start of the row that does not end in it. Quotes are rare, so a row that
+    /// has one is parsed again by `deliver_quoted`.
     fn scan<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<usize, R::Error> {
         let columns = self.names.len();
         let wanted = self.wanted;
@@ -231,7 +229,7 @@ impl Scanner {
         let mut cell = 0; // where the cell starts
         let mut cells = 0; // cells of the row that have ended
         let mut found = Span { start: 0, end: 0, unescaped: false }; // the one cell that is wanted
-        let mut base = 0; // of the next 64 bytes
+        let mut base = 0; // where the next 64 bytes start
         self.spans.clear();
         'lanes: while base < block.len() {
             let mut marks = structure(block, base);
@@ -286,7 +284,7 @@ impl Scanner {
         Ok(row)
     }
 
-    /// Checks a row whose spans are found, and delivers it: the first `len` of `bytes`, and what follows them.
+    /// Checks a row whose spans are known, and delivers it. It is the first `len` of `bytes`.
     fn deliver<R: Rows>(&mut self, bytes: &[u8], len: usize, cells: usize, rows: &mut R) -> Result<(), R::Error> {
         if len > self.limits.cell_bytes_max {
             self.check_row_bytes(len)?;
@@ -418,8 +416,8 @@ impl Scanner {
     }
 }
 
-/// Bytes of rows that are added up together if they are plain. Few in tests, so that small files have many pieces.
+/// Bytes of rows that are added up together if they are plain. Smaller in tests, so that small files have many pieces.
 const SUMMED_BYTES: usize = if cfg!(test) { 200 } else { 16 * KIB };
 
-/// Rows of which the cells of one column are found at once.
+/// Rows in which one call finds a column's cells.
 const CELLS_AT_ONCE: usize = if cfg!(test) { 4 } else { 128 };

@@ -1,9 +1,9 @@
-//! Byte ranges of CSV files that are read side by side: guess, verify, redo.
+//! Byte ranges of CSV files that are read in parallel.
 //!
-//! A range that begins inside a file guesses where its first row starts ([`guess_row_start`]), as nobody knows from the
-//! middle whether a quote is open there. Ranges are read in any order, and verified in the order of the file
-//! ([`RangeStart::follows`]): one that did not begin where the range before it ended is read again from there. So the
-//! rows, their numbers and the first error are those of one reader, whatever was guessed.
+//! Inside a file it is not known whether a quote is open, so the start of a range's first row is guessed
+//! ([`guess_row_start`]). Ranges are read in any order, and checked in the order of the file ([`RangeStart::follows`]): one
+//! that did not begin where the range before it ended is read again from there. So the rows, their numbers and the first
+//! error are the same as with one reader.
 
 use super::{
     row_end::QuoteState,
@@ -16,11 +16,11 @@ use crate::{
     limits::{CsvLimits, KIB},
 };
 
-/// Bytes in which a row's start is looked for, and more if those do not tell: for ranges that are read in a few
-/// milliseconds.
+/// Sizes of the window in which a row's start is looked for; a larger one is tried if the smaller one is not enough. For
+/// ranges that are read in a few milliseconds.
 pub const QUICK_GUESS: &[usize] = &[8 * KIB, 256 * KIB];
 
-/// The same for longer ranges, which cost more to read again after a wrong guess.
+/// As [`QUICK_GUESS`], for longer ranges, where a wrong guess costs more.
 pub const CAREFUL_GUESS: &[usize] = &[256 * KIB];
 
 /// The position at which the reading of a range began.
@@ -28,14 +28,14 @@ pub const CAREFUL_GUESS: &[usize] = &[256 * KIB];
 pub enum RangeStart<P> {
     /// The start of a file, or the end of the range before. The rows before it are known.
     Known(P),
-    /// The guessed start of a row inside a file, where the header is taken to be known. Rows are counted from there.
+    /// A guessed start of a row inside a file. Rows are counted from there.
     Guessed(P),
     /// No guess was possible, and nothing was read.
     Unknown,
 }
 
 impl<P: PartialEq> RangeStart<P> {
-    /// Whether the range began where the range before it ended, which had read the file's header or not.
+    /// Whether the range began where the range before it ended. A guessed start also requires that the header was read.
     pub fn follows(&self, end_before: &P, header_was_read: bool) -> bool {
         match self {
             Self::Known(start) => start == end_before,
@@ -44,14 +44,13 @@ impl<P: PartialEq> RangeStart<P> {
         }
     }
 
-    /// What must be added to the row numbers of this range, if so many rows come before it.
+    /// What must be added to this range's row numbers, if `rows_before` rows precede it.
     pub fn uncounted_rows(&self, rows_before: u64) -> u64 {
         if matches!(self, Self::Guessed(_)) { rows_before } else { 0 }
     }
 }
 
-/// Guesses where the first row starts that does not begin before `offset`, which is not 0. `None` if the bytes do not
-/// tell.
+/// Guesses where the first row starts at or after `offset`, which is not 0. `None` if no guess is possible.
 pub fn guess_row_start(
     file: &Reader,
     offset: u64,
@@ -69,8 +68,8 @@ pub fn guess_row_start(
     Ok(None)
 }
 
-/// The start of the first row after the first byte of `window`. The first row end is taken that is followed by rows of
-/// this file: first under the assumption that no quote is open at the start of the window, then that one is.
+/// The start of the first row after the first byte of `window`: after a row end that is followed by rows with as many cells
+/// as there are columns. First it is assumed that no quote is open at the start of the window, then that one is.
 fn row_start_in(window: &[u8], columns_count: usize, limits: CsvLimits) -> Option<usize> {
     struct Ignore;
     impl Rows for Ignore {

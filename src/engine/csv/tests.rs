@@ -1,4 +1,4 @@
-//! Unit tests of the scanner, fed blocks that are cut anywhere.
+//! Unit tests of the scanner, with blocks that end anywhere.
 
 use super::{
     rows::{Resume, Row, Rows, Wanted},
@@ -37,7 +37,7 @@ fn scan(limits: CsvLimits, blocks: &[&[u8]]) -> Result<Vec<Vec<String>>, String>
     }
 }
 
-/// Scans whole, byte by byte, in halves cut everywhere, and behind enough rows to leave the first 64 bytes.
+/// Scans the file as a whole, byte by byte, and in two blocks with every possible border.
 fn check(csv: &str, expected: Result<&[&[&str]], &str>) {
     let csv = csv.as_bytes();
     let expected = expected
@@ -117,7 +117,7 @@ fn limits_hold_to_the_byte() {
     check(&format!("a,b\n1,{}", cell(81)), Err("row 1, column \"b\": the cell is longer than 80 bytes"));
     check(&format!("a,b\n1,\"{}\"\"\"", cell(79)), Ok(&[&["a", "b"], &["1", &(cell(79) + "\"")]]));
     check(&format!("a,b\n1,\"{}\"\"\"", cell(80)), Err("row 1, column \"b\": the cell is longer than 80 bytes"));
-    // A cell beyond the header is not measured: that it is there is the error.
+    // A row with too many cells is reported as such, even if the extra cell is too long.
     let beyond = format!("a,b\n1,2,{}\n", cell(81));
     check(&beyond, Err("row 1 has 3 cells, the header has 2"));
     let row = |last| format!("a,b,c\n{},{},{}\n", cell(80), cell(80), cell(last));
@@ -134,7 +134,7 @@ fn invalid_text_in_the_header() {
 }
 
 #[test]
-fn one_column_is_that_column_of_all() {
+fn one_wanted_column_equals_that_column_of_all() {
     struct One<const FAST: bool>(Vec<String>);
     impl<const FAST: bool> Rows for One<FAST> {
         type Error = CsvError;
@@ -176,7 +176,7 @@ fn one_column_is_that_column_of_all() {
     }
 }
 
-/// The sum of a column, by vectors if `FAST`, as `query/csv_ranges.rs` adds it up.
+/// The sum of a column as in `query/csv_ranges.rs`, with vector code if `FAST`.
 #[derive(Default)]
 struct Summing<const FAST: bool>(Sum);
 
@@ -214,8 +214,7 @@ fn sum<const FAST: bool>(column: usize, blocks: &[&[u8]]) -> Result<(Sum, u64), 
     Ok((rows.0, scanner.rows))
 }
 
-/// Hostile files from a seed: what is added up or found by vectors equals what the scanner reads row by row, errors
-/// included.
+/// Random hostile files: vector code gives the same sums and errors as reading row by row.
 #[test]
 fn sums_by_vectors_equal_those_row_by_row() {
     let (mut sums, mut errors) = (0, 0);
@@ -265,7 +264,7 @@ fn sums_by_vectors_equal_those_row_by_row() {
 }
 
 #[test]
-fn a_scan_goes_on_where_another_stopped() {
+fn a_scan_continues_where_another_stopped() {
     let csv = b"a,b\n1,2\n\"3\n\",4\r\n5,6";
     let whole = scan(SMALL, &[csv]).expect("valid");
     for cut in 0..=csv.len() {

@@ -1,7 +1,7 @@
-//! Cells to a row of CSV.
+//! Writes cells as a row of CSV.
 //!
-//! The csv crate's writer would do, but for one thing: it does not quote a cell that begins with a byte order mark, and
-//! as the first of a file such a cell would lose the mark when it is read.
+//! The csv crate does not quote a cell that begins with a byte order mark. As the first cell of a file, such a cell would
+//! lose the mark when it is read.
 
 /// Appends cells with commas between them, quoted where RFC 4180 needs it, and no row end.
 pub fn write_cells<'a>(text: &mut Vec<u8>, cells: impl Iterator<Item = &'a [u8]>) {
@@ -9,7 +9,6 @@ pub fn write_cells<'a>(text: &mut Vec<u8>, cells: impl Iterator<Item = &'a [u8]>
         if index > 0 {
             text.push(b',');
         }
-        // Where a file begins, a byte order mark that is not quoted is not read as text.
         let quoted =
             cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) || cell.starts_with(b"\xef\xbb\xbf");
         if !quoted {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Bytes that are read from or written to a run at once, if memory allows it.
-const BLOCK_BYTES: usize = 64 * KIB;
+const RUN_BLOCK_BYTES: usize = 64 * KIB;
 /// The bytes of an entry before its key, at most.
 pub(super) const HEAD_BYTES_MAX: usize = varint::BYTES_MAX * (1 + GROUP_COLUMNS_MAX);
 
@@ -43,7 +43,7 @@ impl Run {
         sums_count: usize,
         mut take: impl FnMut(&MergedGroup<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let mut reader = RunReader::new(self, BLOCK_BYTES, sums_count);
+        let mut reader = RunReader::new(self, RUN_BLOCK_BYTES, sums_count);
         while reader.advance()? && take(&MergedGroup { key: reader.key(), totals: &reader.totals })? {
             self.bytes.start = reader.unread.start - (reader.block.len() - reader.next) as u64;
         }
@@ -144,7 +144,7 @@ impl RunWriter {
 
 /// The size of a block if `bytes_max` has to be enough for many blocks.
 pub(super) fn block_bytes(bytes_max: usize) -> usize {
-    (bytes_max / 64).clamp(2 * HEAD_BYTES_MAX.min(KIB), BLOCK_BYTES)
+    (bytes_max / 64).clamp(2 * HEAD_BYTES_MAX.min(KIB), RUN_BLOCK_BYTES)
 }
 
 /// A group with its complete totals.

@@ -26,8 +26,8 @@ pub(crate) struct Block {
     pub(crate) at_end: bool,
 }
 
-/// How long the block that is being read is to become. It is lowered while the block is read when its worker becomes idle, so
-/// that a block is about as long as what arrives while the worker is busy.
+/// The target size of the block that is being read. It is lowered when the worker becomes idle, so that a block is about as
+/// long as what arrives while the worker is busy.
 pub(super) struct TargetSize {
     bytes: AtomicUsize,
     lowered: Notify,
@@ -87,7 +87,7 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
             let room = target.bytes().saturating_sub(block.len());
             let taken = self.rest.split_to(room.min(self.rest.len()));
             let bytes = block.len() + taken.len();
-            // What is longer than a small file will most likely become a whole block.
+            // More than a draft's buffer will probably become a whole block.
             let grown = if bytes > DRAFT_BUFFER_BYTES { block.len() + room } else { bytes.next_power_of_two() };
             if bytes > block.capacity() {
                 block.reserve_exact(grown - block.len());
@@ -115,7 +115,7 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
                 Ok(None) => return Ok(Block { bytes: block, at_end: true }),
                 Err(_elapsed) => {
                     let seconds = limits.upload_idle_max.as_secs();
-                    return Err(Error::Aborted(format!("nothing came for {seconds} s")));
+                    return Err(Error::Aborted(format!("no data arrived for {seconds} s")));
                 }
             }
         }

@@ -1,6 +1,5 @@
-//! The last steps of an upload: reserve a part id, write the receipt, put the files in place, insert the part into the table.
-//!
-//! Nothing here reads a stream or waits. What touches files runs on workers.
+//! The last steps of an upload: reserve a part id, write the receipt, move the files to `parts/`, insert the part into the
+//! table. Nothing here reads a stream or waits. Whatever uses files runs on workers.
 
 use std::sync::Arc;
 
@@ -21,9 +20,9 @@ use crate::{
     },
 };
 
-/// A part whose files are in place, but which is not in the table yet.
+/// A part whose files are in `parts/`, but which is not in the table yet.
 pub(super) struct StagedPart {
-    /// The files, if they still have to be committed. `None` where nothing is synced, as [`stage`] commits them then.
+    /// The files that still have to be committed. `None` if nothing is synced, because [`stage`] has committed them then.
     pub(super) files: Option<PreparedPart>,
     pub(super) receipt: Receipt,
     pub(super) schema: Schema,
@@ -77,7 +76,7 @@ pub(crate) fn warn_nearly_full(state: &Shared) {
     );
 }
 
-/// Puts the files of a part in place. Where nothing is synced, this also commits them, as there is nothing to wait for.
+/// Moves the files of a part to `parts/`. If nothing is synced, this also commits them, because there is nothing to wait for.
 pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
     let reservation = PartReservation::reserve(state)?;
     let receipt = receipt_of(reservation.part, &csv, &converted);

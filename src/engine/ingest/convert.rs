@@ -25,7 +25,7 @@ pub(super) struct Conversion {
     layout: Layout,
     /// `None` until the header was read. Made on a worker, because it creates a file.
     output: Option<(BatchBuilder, PartWriter)>,
-    /// The memory of the conversion. Kept here because a task may go on running after its upload was cancelled.
+    /// The memory of the conversion. Kept here because a task may still run after its upload was cancelled.
     pub(super) reservation: Option<OwnedSemaphorePermit>,
 }
 

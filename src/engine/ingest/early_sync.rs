@@ -13,7 +13,7 @@ use crate::{
     limits::SYNC_STEP_BYTES,
 };
 
-/// What is written of the CSV file and of the Parquet file.
+/// The CSV file and the Parquet file, as far as they are written.
 pub(super) type PartialFiles = [Option<SyncHandle>; 2];
 
 /// Syncs the written part of an upload while more of it arrives, so that the sync at its end is shorter. One sync runs at a
@@ -53,7 +53,7 @@ impl EarlySyncs {
         });
     }
 
-    /// Looks whether the running sync has ended. Errors: it failed.
+    /// Removes the running sync if it has ended. Errors: it failed.
     pub(super) fn check(&mut self) -> Result<(), Error> {
         self.running.try_join_next().map_or(Ok(()), outcome_of)
     }
@@ -75,7 +75,7 @@ pub(super) async fn run_sync<T: Send + 'static>(
 ) -> Result<T, Error> {
     let permit = Arc::clone(&context.syncs).acquire_owned().await.ok().ok_or(Error::Draining)?;
     let work = move || {
-        let _permit = permit; // held until the task ends, even if its caller goes away before
+        let _permit = permit; // kept until the task ends, even if its caller was dropped
         work()
     };
     context.workers.run(Lane::Upload, work).await?

@@ -1,4 +1,4 @@
-//! The attempt to convert an upload to Parquet while it arrives. It goes on as long as every cell is an integer and there is
+//! The attempt to convert an upload to Parquet while it arrives. It continues while every cell is an integer and there is
 //! memory for it; otherwise the file is converted from its draft once it is complete.
 
 use std::{sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ pub(super) const ATTEMPT_IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// The state of the attempt on one upload.
 pub(super) enum IntegerAttempt {
-    /// It is not made, or it was ended for its memory. The file may still have only integers.
+    /// There is no attempt, or it was ended to free its memory. The file may still have only integers.
     Off,
     /// The fast path cannot convert the file.
     Failed,
@@ -61,7 +61,7 @@ impl IntegerAttempt {
         reserve().map_or(Self::Off, Self::Ready)
     }
 
-    /// The reservation for reading a block ahead, while the attempt goes on.
+    /// The reservation for reading a block ahead, if the attempt is active.
     pub(super) fn blocks_reservation(&self) -> Option<Arc<OwnedSemaphorePermit>> {
         match self {
             Self::Off | Self::Failed => None,
@@ -79,7 +79,7 @@ impl IntegerAttempt {
         Ok(unless_unsuited(parsed)?.map_or(Self::Failed, |integers| Self::Converting(Box::new(integers), memory)))
     }
 
-    /// Whether the attempt goes on, so that it holds reserved memory.
+    /// Whether the attempt has not ended and keeps its reservations.
     pub(super) fn is_active(&self) -> bool {
         matches!(self, Self::Ready(_) | Self::Converting(..))
     }

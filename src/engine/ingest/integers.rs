@@ -1,9 +1,9 @@
 //! The fast path for files whose cells are all integers, as in most large tables: CSV blocks to Parquet in one pass. Cells are
 //! parsed in the block, collected in one flat buffer, and packed into pages without an Arrow batch in between.
 //!
-//! A file that is not certainly of this kind ends the attempt ([`IntegersError::Unsuited`]). The general path (`engine/csv`
-//! and `convert.rs`) then reads it from its draft; that path takes every file and reports all errors. So this one never
-//! reports what is wrong with a file. Invariant: what it accepts, it converts exactly as the general path would.
+//! At anything else the attempt ends ([`IntegersError::Unsuited`]), and the general path (`engine/csv` and `convert.rs`)
+//! reads the file from its draft and reports what is wrong with it, if anything is. Invariant: a file that is accepted here
+//! is converted exactly as on the general path.
 //!
 //! Formats: DELTA_BINARY_PACKED, RLE levels and data pages of version 1, as in Encodings.md of the Parquet specification.
 //!
@@ -25,9 +25,9 @@ use crate::{
 
 /// The length of the longest text of a 64-bit integer.
 const INTEGER_BYTES_MAX: usize = 20;
-/// Bytes to reserve for one file. Line by line: the collected cells with their nulls, one column of them, and that column as a
-/// page (while a page's buffer grows, there are two, and the new one is up to twice as long as its content); the finished
-/// pages, at most an eighth more; the entries of the footer; the checksums; the buffer of the draft.
+/// Bytes to reserve for one file. Line by line: the collected cells with their nulls, one column, and its page (while its
+/// buffer grows there are two, and the new one is up to twice as long as its content); the finished pages, at most an
+/// eighth more; the entries of the footer; the checksums; the buffer of the draft.
 pub const MEMORY_BYTES: usize = CELLS_MAX * (8 + 8 + 8 + 3 * 10)
     + PAGES_BYTES_MAX / 8 * 9
     + INTEGER_CHUNKS_MAX * COLUMN_CHUNK_ENTRY_BYTES
@@ -43,7 +43,7 @@ pub struct Integers {
 }
 
 impl Integers {
-    /// Begins with the first block of a file. It must have the header and, for each column, a cell that tells its type.
+    /// Begins with the first block of a file. It must have the header and a value in each column.
     pub fn begin(store: &Store, limits: CsvLimits, first: &[u8]) -> Result<Self, IntegersError> {
         let (names, header_bytes) = parse_header(first, limits).ok_or(IntegersError::Unsuited)?;
         // These checks are enough to know that no row of integers is too long.

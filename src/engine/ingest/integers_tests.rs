@@ -1,4 +1,4 @@
-//! Conversion of integers beside the general one, on hostile files cut anywhere.
+//! Compares the path for integers with the general conversion, on hostile files that are cut anywhere.
 
 use std::{fs::File, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
         kernels::{
             self, LANES,
             integer_table::Number as _,
-            integer_table::{CELLS_MAX, Cells, Rest, Table, parse_plain},
+            integer_table::{CELLS_MAX, Cells, ParseEnd, Table, parse_plain},
         },
         parquet::{
             integer_writer::{IntegerWriter, IntegersError},
@@ -93,7 +93,7 @@ fn read(parquet: impl parquet::file::reader::ChunkReader + 'static) -> Content {
 }
 
 #[test]
-fn what_parquet_readers_see_is_what_was_sent() {
+fn parquet_has_what_was_sent() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Arc::new(Store::open(folder.path(), Durability::None).expect("a data folder"));
     let mut random = fastrand::Rng::with_seed(5);
@@ -102,7 +102,7 @@ fn what_parquet_readers_see_is_what_was_sent() {
         let mut typer = Typer::default();
         let mut scanner = Scanner::new(CsvLimits::default(), Wanted::All, Resume::default());
         scanner.feed(&csv, &mut typer).and_then(|()| scanner.finish(&mut typer)).expect("a table");
-        // The header and the first row at least, then cut anywhere.
+        // The first block has at least the header and the first row.
         let row_end = |from: usize| {
             csv[from.min(csv.len())..].iter().position(|byte| *byte < b' ').map_or(csv.len(), |at| from + at + 1)
         };
@@ -110,7 +110,7 @@ fn what_parquet_readers_see_is_what_was_sent() {
         let mut at = random.usize(first..=csv.len());
         let mut integers = match Integers::begin(&store, CsvLimits::default(), &csv[..at]) {
             Ok(integers) => integers,
-            // The one row has no end yet.
+            // The only row is incomplete.
             Err(IntegersError::Unsuited) if cells.len() == 1 => continue,
             Err(stop) => panic!("round {round}: {stop:?}"),
         };
@@ -128,8 +128,8 @@ fn what_parquet_readers_see_is_what_was_sent() {
     }
 }
 
-/// What the path that takes everything makes of a file: its columns and, if all are integers, their values.
-fn carefully(limits: CsvLimits, csv: &[u8]) -> Option<(Vec<Column>, Content)> {
+/// The columns that the general path finds in a file and their values; `None` unless all are integers.
+fn by_general_path(limits: CsvLimits, csv: &[u8]) -> Option<(Vec<Column>, Content)> {
     #[derive(Default)]
     struct All(Typer, Vec<Vec<Vec<u8>>>);
     impl Rows for All {
@@ -154,16 +154,16 @@ fn carefully(limits: CsvLimits, csv: &[u8]) -> Option<(Vec<Column>, Content)> {
     Some((columns, rows.iter().map(values).collect()))
 }
 
-/// The same in blocks, by the path of this file, if it takes it.
-fn quickly(store: &Store, limits: CsvLimits, blocks: &[&[u8]]) -> Option<Converted> {
-    let mut integers = unless_stopped(Integers::begin(store, limits, blocks[0]))?;
+/// The conversion by the path for integers, block by block; `None` if it does not accept the file.
+fn by_integers_path(store: &Store, limits: CsvLimits, blocks: &[&[u8]]) -> Option<Converted> {
+    let mut integers = accepted(Integers::begin(store, limits, blocks[0]))?;
     for block in &blocks[1..] {
-        unless_stopped(integers.push(block))?;
+        accepted(integers.push(block))?;
     }
-    unless_stopped(integers.finish())
+    accepted(integers.finish())
 }
 
-fn unless_stopped<T>(result: Result<T, IntegersError>) -> Option<T> {
+fn accepted<T>(result: Result<T, IntegersError>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(IntegersError::Unsuited) => None,
@@ -173,7 +173,7 @@ fn unless_stopped<T>(result: Result<T, IntegersError>) -> Option<T> {
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "a list of cases")]
-fn what_is_taken_of_hostile_files_is_what_the_careful_path_makes_of_them() {
+fn hostile_files_are_converted_as_on_the_general_path() {
     const HOSTILE: [&[u8]; 32] = [
         b"\"",
         b"\"\"",
@@ -218,7 +218,7 @@ fn what_is_taken_of_hostile_files_is_what_the_careful_path_makes_of_them() {
             csv.truncate(random.usize(1..=csv.len()));
         }
         for _ in 0..random.usize(0..3) {
-            // Mostly near the header, where the two paths differ most.
+            // Often near the header, where the two paths differ most.
             let among = if random.bool() { csv.len() } else { csv.len().min(12) };
             let at = random.usize(0..=among);
             let end = csv.len().min(at + random.usize(0..3));
@@ -241,9 +241,9 @@ fn what_is_taken_of_hostile_files_is_what_the_careful_path_makes_of_them() {
         if blocks.is_empty() {
             continue;
         }
-        let careful = carefully(limits, &csv);
+        let general = by_general_path(limits, &csv);
         let what = || format!("seed {seed}: {:?}", String::from_utf8_lossy(&csv));
-        match (quickly(&store, limits, &blocks), careful) {
+        match (by_integers_path(&store, limits, &blocks), general) {
             (Some(mut converted), Some((columns, cells))) => {
                 assert_eq!(converted.rows, cells.len() as u64, "{}", what());
                 assert_eq!(converted.columns, columns, "{}", what());
@@ -252,7 +252,7 @@ fn what_is_taken_of_hostile_files_is_what_the_careful_path_makes_of_them() {
                 assert!(read(Bytes::from(bytes)) == cells, "{}", what());
                 taken += 1;
             }
-            (Some(_), None) => panic!("taken, and is none: {}", what()),
+            (Some(_), None) => panic!("accepted, but not a file of integers: {}", what()),
             (None, Some(_)) => given_up += 1,
             (None, None) => refused += 1,
         }
@@ -262,7 +262,7 @@ fn what_is_taken_of_hostile_files_is_what_the_careful_path_makes_of_them() {
 }
 
 #[test]
-fn vectors_read_what_their_plain_twin_reads() {
+fn vectors_parse_what_scalar_code_parses() {
     let (mut narrow, mut wide, mut plain_only) = (0, 0, 0);
     for seed in 0..6000 {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -279,7 +279,7 @@ fn vectors_read_what_their_plain_twin_reads() {
         let mut plain = vec![0_i64; table.values().len()];
         let mut rest = &rows[..];
         let what = || format!("seed {seed}, {columns} columns: {:?}", String::from_utf8_lossy(&rows));
-        // A table that is full is emptied, until no row is left or one is none of integers.
+        // A full table is emptied, until no row is left or a row has a cell that is not an integer.
         loop {
             let by_vectors = match &mut table.cells {
                 Cells::Narrow(flat) => i32::read(rest, columns, &mut flat.cells, 0, &mut Vec::new()),
@@ -293,13 +293,13 @@ fn vectors_read_what_their_plain_twin_reads() {
             let (mut filled, mut empty) = (0, Vec::new());
             let expected = parse_plain(rest, columns, &mut plain, &mut filled, &mut empty);
             let found = table.parse(rest);
-            // What is not ASCII is seen together with what stands before it, and that depends on where one begins.
-            if let (None, Some(Rest::Taken(bytes))) = (&found, &expected)
+            // Vector code also rejects the cells that share 64 bytes with a byte that is not ASCII.
+            if let (None, Some(ParseEnd::Done(bytes))) = (&found, &expected)
                 && !rest[*bytes..].is_ascii()
             {
                 break;
             }
-            assert_eq!(found.map(Rest::Taken), expected, "{}", what());
+            assert_eq!(found.map(ParseEnd::Done), expected, "{}", what());
             let Some(taken) = found else { break };
             assert_eq!(table.values()[..table.filled], plain[..filled], "{}", what());
             assert_eq!((table.filled, &table.empty), (filled, &empty), "{}", what());
@@ -315,7 +315,7 @@ fn vectors_read_what_their_plain_twin_reads() {
 }
 
 #[test]
-fn long_cells_are_kept_wherever_they_stand_among_short_ones() {
+fn long_cells_among_short_ones_are_kept() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Store::open(folder.path(), Durability::None).expect("a data folder");
     let mut random = fastrand::Rng::with_seed(7);
@@ -331,7 +331,7 @@ fn long_cells_are_kept_wherever_they_stand_among_short_ones() {
         ];
         for (row, long) in places {
             let short = |random: &mut fastrand::Rng| random.i64(-9_999_999..10_000_000) >> random.u32(..24);
-            // A line without text would be no row.
+            // An empty line is no row.
             let cell = |random: &mut fastrand::Rng| (columns == 1 || random.u8(..50) > 0).then(|| short(random));
             let mut cells: Content =
                 (0..3 * page + 3).map(|_| (0..columns).map(|_| cell(&mut random)).collect()).collect();
@@ -391,7 +391,7 @@ fn long_pages_are_not_copied_behind_their_headers() {
 }
 
 #[test]
-fn no_odd_cell_is_read_wherever_it_stands() {
+fn invalid_cells_are_rejected_at_any_offset() {
     for cell in ["07", "00", "-0", "-", "--1", "1-", "-,", "x", "1,", "\n7", "12345678x", "007"] {
         for before in 0..LANES {
             let rows = format!(
@@ -421,14 +421,14 @@ fn long_files_have_many_pages_and_row_groups() {
         cells.push(row);
     }
     let blocks: Vec<_> = csv.chunks(130_000).collect();
-    let mut converted = quickly(&store, CsvLimits::default(), &blocks).expect("integers");
+    let mut converted = by_integers_path(&store, CsvLimits::default(), &blocks).expect("integers");
     assert!(converted.parquet.row_groups > 1);
     let file = converted.parquet.draft.reader().expect("readable");
     assert!(read(Bytes::from(file.block(0, usize::MAX).expect("readable"))) == cells);
 }
 
 #[test]
-fn what_is_no_table_of_integers_is_given_up() {
+fn files_that_are_not_of_integers_are_not_accepted() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Arc::new(Store::open(folder.path(), Durability::None).expect("a data folder"));
     let of = |csv: &[u8]| Integers::of_file(&store, CsvLimits::default(), csv);
@@ -464,7 +464,7 @@ fn what_is_no_table_of_integers_is_given_up() {
     }
 }
 
-/// The sums in `parquet/` read these pages without the library, which needs them as its own writer has them.
+/// `parquet/page_sum.rs` must support these pages.
 #[test]
 fn pages_of_integer_files_are_summed_without_the_library() {
     let folder = tempfile::TempDir::new().expect("a folder");

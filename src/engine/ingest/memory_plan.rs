@@ -37,7 +37,7 @@ pub struct Plan {
 impl Plan {
     /// The plan for a CSV file of `file_bytes` and `columns`, whose longest row has `longest_row_bytes`.
     ///
-    /// Errors: the file has so many columns and bytes that a row group fits neither in memory nor in a scratch file.
+    /// Errors: the file has so many columns and bytes that a row group fits neither in memory nor in a spill file.
     pub fn for_file(file_bytes: u64, columns: usize, longest_row_bytes: usize) -> Result<Self, Error> {
         // A text of one byte takes five bytes in a page, so a file may need a few times its size before its pages are compressed.
         let in_memory = usize::try_from(file_bytes.saturating_mul(3)).unwrap_or(usize::MAX);

@@ -1,10 +1,8 @@
-//! Receives an upload's stream into a draft. Each block goes to a worker, which writes it and, while the attempt on integers
-//! goes on, converts it; meanwhile the next block is read. Where uploads are synced, a large draft is synced step by step
+//! Receives an upload's stream into a draft, for `upload.rs` and the jobs. A worker writes each block and, during an attempt
+//! on integers, converts it; meanwhile the next block is read. If uploads are synced, a large draft is synced step by step
 //! while it arrives.
 //!
-//! What a draft becomes is not decided here, but by the callers: `upload.rs` and the jobs.
-//!
-//! Memory: one block, and the HTTP/2 frame that the rest of it came in, for a stream of any length. An attempt on integers
+//! Memory: one block, and the HTTP/2 frame with the rest of its bytes, for a stream of any length. An attempt on integers
 //! reserves memory for two longer blocks from the pool for large conversions.
 
 use std::{io::Write, sync::Arc};
@@ -153,7 +151,7 @@ struct WriteTask {
     attempt: IntegerAttempt,
     block: Block,
     reservation: Option<Arc<OwnedSemaphorePermit>>,
-    /// If there is one, what is written by then is synced next.
+    /// If set, the files are synced after this task.
     sync_permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -182,7 +180,7 @@ impl WriteTask {
 struct Written {
     draft: Draft,
     attempt: IntegerAttempt,
-    /// Of the attempt, if this was the last block.
+    /// The result of the attempt, if this was the last block.
     result: Option<AttemptResult>,
     /// The block's buffer, emptied.
     buffer: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Reading a complete draft to convert it by the path for integers.
+//! Reads a complete draft and converts it by the path for integers.
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -25,7 +25,7 @@ pub(super) struct Reread {
     pub(super) file: Reader,
     pub(super) offset: u64,
     pub(super) integers: Option<Integers>,
-    /// Kept here because a task may go on running after its upload was cancelled.
+    /// Kept here because a task may still run after its upload was cancelled.
     pub(super) _reservation: OwnedSemaphorePermit,
 }
 

@@ -4,7 +4,7 @@
 //! so workers that create files at the same time wait for each other, and every task wakes a thread. With 16 clients, one task
 //! for many files takes less time than one task for each.
 //!
-//! Memory: each file comes with a reservation for everything that is done to it.
+//! Memory: each file has a reservation for all steps.
 
 use std::{io::Write, sync::Arc, thread::available_parallelism};
 
@@ -105,7 +105,7 @@ impl SmallFileStage {
                 let _permit = permit;
                 files.into_iter().for_each(|file| stage.stage_one(file));
             };
-            // If the workers are closed, the senders are dropped, and that tells the waiting uploads.
+            // If the workers are closed, the senders are dropped, and the waiting uploads fail.
             let _refused = this.workers.enqueue(Lane::Upload, work).await;
         }
     }

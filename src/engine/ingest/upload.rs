@@ -4,7 +4,7 @@
 //! Everything that touches a file or a cell is a task on a worker; this file is the order of those tasks. An upload runs as a
 //! detached task, so that it cleans up after itself (on a worker) even if its client goes away.
 //!
-//! There are four ways:
+//! There are four cases:
 //! - A small file is complete with its first block: one task does all the work (`small_files.rs`).
 //! - A large file of integers is converted while it arrives, if there is memory for that (`integer_attempt.rs`).
 //! - If there was no memory for that, the same code reads the file again once it is complete (`reread.rs`).
@@ -169,8 +169,8 @@ impl Upload {
         }
     }
 
-    /// Puts both files of the part in place. From here on the upload is completed even if its call is cancelled. Where uploads are
-    /// synced, large files are synced here, in parallel, so that the commit, which other uploads wait for, too, is short.
+    /// Moves both files of the part to `parts/`. From here on the upload is completed even if its call is cancelled. If uploads
+    /// are synced, large files are synced here, in parallel, so that the commit, which may delay other uploads, is short.
     async fn stage(&self, mut csv: Draft, mut converted: Converted) -> Result<StagedPart, Error> {
         let context = &self.context;
         let (store, state) = (Arc::clone(&context.store), context.state.clone());
@@ -265,7 +265,7 @@ mod tests {
         client.send(Bytes::from_static(b"5,")).await.expect("it is received");
 
         let all = in_time(
-            "all of the memory, while the upload goes on",
+            "all of the memory, during the upload",
             engine.context.large_conversions.reserve(LARGE_CONVERSION_BYTES),
         )
         .await;

@@ -4,16 +4,16 @@ use std::arch::x86_64::*;
 
 use super::{
     scalar::{Marks, find_cells_by},
-    types::{LANES, RowCell, Rows},
+    types::{FoundCells, LANES, RowCell},
 };
 
-/// [`super::find_cells`] for a processor with AVX2.
+/// [`super::find_cells`] with AVX2.
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-pub(super) fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> Rows {
+pub(super) fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> FoundCells {
     find_cells_by(bytes, columns_count, column_index, cells, |lanes| marks(lanes))
 }
 
-/// The same marks as [`marks_plain`](super::scalar::marks_plain), 32 bytes at a time.
+/// As [`marks_plain`](super::scalar::marks_plain), 32 bytes at a time.
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 #[inline]
 fn marks(lanes: &[u8; LANES]) -> Marks {

@@ -32,9 +32,9 @@ pub(super) fn has_instructions() -> bool {
 pub(super) struct Windows {
     /// 0 to 63.
     pub(super) positions: __m512i,
-    /// Eight times 0, eight times 1 and so on.
+    /// Eight times 0, eight times 1, and so on.
     pub(super) eights: __m512i,
-    /// The window of position 0, where 64 other bytes come before the 64 that hold the position.
+    /// The window of position 0, if 64 other bytes precede the 64 bytes of the position.
     pub(super) of_first: __m512i,
 }
 
@@ -94,7 +94,7 @@ avx512! {
     ) -> (__m512i, u8) {
         let values = _mm512_sub_epi8(_mm512_permutex2var_epi8(before, windows, bytes), splat(b'0'));
         let no_digits = _mm512_movm_epi8(_mm512_cmpge_epu8_mask(values, splat(10)));
-        // What comes before the cell is at the lower end of each eight bytes.
+        // In each eight bytes, the bytes before the cell are the lowest.
         let bits = _mm512_lzcnt_epi64(no_digits);
         let values = _mm512_maskz_andnot_epi64(cells, _mm512_srlv_epi64(splat(0xff), bits), values);
         let twos = _mm512_maddubs_epi16(values, _mm512_set1_epi16(0x010a)); // by 10 and 1
@@ -122,7 +122,7 @@ avx512! {
 }
 
 #[inline]
-#[allow(clippy::cast_possible_truncation, reason = "the low byte is what is asked for")]
+#[allow(clippy::cast_possible_truncation, reason = "only the low byte is wanted")]
 pub(super) fn low_byte(bits: u64) -> u8 {
     bits as u8
 }

@@ -15,10 +15,9 @@ avx512! {
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there are few columns")]
     pub(super) fn gather(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
-        // 16 rows are as many vectors as there are columns. For each row, the lane of its cell within the vector that
-        // has it ...
+        // 16 rows are as many vectors as there are columns. For each row, the lane of its cell in its vector.
         let mut lanes = [0_i32; 16];
-        // ... and for each vector, the rows whose cell it has.
+        // For each vector, the rows whose cells it has.
         let mut from = [0_u16; GATHER_COLUMNS_MAX];
         for (row, lane) in lanes.iter_mut().enumerate() {
             let at = row * columns_count + column_index;

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{
     avx512::{Windows, avx512, equal, load, low_byte, splat},
-    types::{LANES, Taken},
+    types::{LANES, Parsed},
 };
 use crate::engine::values::parse;
 
@@ -15,7 +15,7 @@ avx512! {
         cells: &mut [i64],
         filled: usize,
         empty: &mut Vec<u32>,
-    ) -> Taken {
+    ) -> Parsed {
         let windows = Windows::new();
         read_by(bytes, columns_count, cells, filled, empty, |found, cells| {
             let Found { base, before, lanes, ends, mut positions, mut negative, .. } = found;
@@ -42,9 +42,9 @@ avx512! {
         cells: &mut [i32],
         filled: usize,
         empty: &mut Vec<u32>,
-    ) -> Taken {
+    ) -> Parsed {
         let windows = Windows::new();
-        // `packus` interleaves two vectors two cells at a time, so that is how the cells are divided between them.
+        // `packus` interleaves two vectors two cells at a time, so the cells are distributed in that order.
         let low_positions = _mm512_add_epi8(windows.eights, _mm512_and_si512(windows.eights, splat(6)));
         let high_positions = _mm512_add_epi8(low_positions, splat(2));
         // Digits as 0 to 9; every other byte has its highest bit set.
@@ -74,15 +74,15 @@ avx512! {
             (before, digits_before) = (lanes, digits);
             true
         });
-        Taken { at_long, ..taken }
+        Parsed { at_long, ..taken }
     }
 
     /// The values of the digits at the end of each eight bytes, fewer than eight digits: two numbers of 32 bits, the
     /// first four digits and the last four. Digits are given as 0 to 9, and every other byte has its highest bit set.
     #[inline]
     fn fours_of(eights: __m512i) -> __m512i {
-        // What comes before the cell is at the lower end of each eight bytes. One bit is always set: then the compiler
-        // knows that nothing is shifted by 64, and its code is shorter.
+        // In each eight bytes, the bytes before the cell are the lowest. One bit is always set, so that the compiler knows
+        // that nothing is shifted by 64.
         let others = _mm512_or_si512(_mm512_and_si512(eights, splat(0x80)), _mm512_set1_epi64(1));
         let others = _mm512_srlv_epi64(splat(0xff), _mm512_lzcnt_epi64(others));
         let twos = _mm512_maddubs_epi16(_mm512_andnot_si512(others, eights), _mm512_set1_epi16(0x010a)); // by 10 and 1
@@ -116,8 +116,8 @@ struct Found {
 }
 
 avx512! {
-    /// What `read_integers` and `read_narrow_integers` share. `values` writes the values of the cells that were found,
-    /// and returns whether it could.
+    /// The common part of `read_integers` and `read_narrow_integers`. `values` writes the values of the found cells, and
+    /// returns false if it cannot.
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
     #[allow(clippy::too_many_lines, reason = "with the two tables made in a function of their own, it is 1.6 % slower")]
@@ -128,17 +128,17 @@ avx512! {
         filled: usize,
         empty: &mut Vec<u32>,
         mut values: impl FnMut(Found, &mut [T]) -> bool,
-    ) -> Taken {
+    ) -> Parsed {
         let positions = Windows::new().positions;
-        let mut taken = Taken { bytes: 0, filled, at_long: false };
-        // Which of the next 64 cells end a row, for each column that the first of them may be in.
+        let mut taken = Parsed { bytes: 0, filled, at_long: false };
+        // For each column that the next cell may be in: which of the next 64 cells end a row.
         let mut row_ends_from = [0_u64; LANES];
         for (column, row_ends) in row_ends_from[..columns_count].iter_mut().enumerate() {
             for cell in (columns_count - 1 - column..64).step_by(columns_count) {
                 *row_ends |= 1 << cell;
             }
         }
-        // The column of each of the next cells, when the first is in column 0.
+        // The columns of the next cells, if the first is in column 0.
         let mut columns = [0_u8; 2 * LANES];
         for (column, of) in (0..columns_count as u8).cycle().zip(&mut columns) {
             *of = column;
@@ -147,7 +147,7 @@ avx512! {
         let mut column = 0;
         let mut index = filled;
         let mut last = None;
-        // What the last byte of the 64 before means for these, in the lowest bit. The first byte is after a row end.
+        // The state after the previous 64 bytes, in the lowest bit. The first byte is after a row end.
         let (mut after_separator, mut after_row_end) = (1, 1);
         let (mut after_minus, mut after_zero, mut in_negative) = (0, 0, 0);
         for (base, lanes) in (0..).step_by(LANES).zip(bytes.as_chunks::<LANES>().0) {
@@ -206,7 +206,7 @@ avx512! {
             taken.bytes = base + 64 - row_ends.leading_zeros() as usize;
             taken.filled = index - (ends & behind).count_ones() as usize;
         }
-        // The cells of a row that is not complete are read again with it.
+        // The cells of an incomplete row are parsed again later.
         while empty.last().is_some_and(|last| *last as usize >= taken.filled) {
             empty.pop();
         }
@@ -214,8 +214,8 @@ avx512! {
     }
 }
 
-/// Cells of more digits than the vectors take: `longs` says which of those that end at `ends`, in the 64 bytes from
-/// `base`. Cold, as the compiler would else store and load the vectors of the loop above in every iteration.
+/// Parses the cells that have too many digits for the vector code: `longs` has a bit for each of the cells that end at
+/// `ends`, in the 64 bytes from `base`. It is cold, because otherwise the compiler spills the vectors of the loop above.
 #[cold]
 #[inline(never)]
 fn long_integers(bytes: &[u8], base: usize, mut ends: u64, mut longs: u64, cells: &mut [i64]) -> Option<()> {
@@ -234,7 +234,7 @@ fn long_integers(bytes: &[u8], base: usize, mut ends: u64, mut longs: u64, cells
     Some(())
 }
 
-/// Appends `first` plus the index of each set bit. Cold for the same reason.
+/// Appends `first` plus the index of each set bit. It is cold for the same reason.
 #[cold]
 #[inline(never)]
 fn put_indexes(first: u32, mut bits: u64, indexes: &mut Vec<u32>) {

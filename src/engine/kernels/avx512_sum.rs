@@ -1,9 +1,8 @@
 //! Adds up a column of plain rows with AVX-512.
 //!
-//! No row is looked at by itself. Bytes become bit masks, in which the cells of a column are found for all rows of 64
-//! bytes together, by additions whose carries run through a cell to its end (`ScanThru` of Cameron and others, "Bitwise
-//! data parallelism in regular expression matching", 2014). Then the digits of eight cells are gathered into one
-//! register and multiplied out.
+//! Rows are not parsed one by one. 64 bytes become bit masks. In these, a column's cells are found in all rows at once, by
+//! additions whose carries run through a cell to its end (`ScanThru` of Cameron and others, "Bitwise data parallelism in
+//! regular expression matching", 2014). Then the digits of eight cells are gathered in one register and multiplied.
 
 use std::arch::x86_64::*;
 
@@ -12,13 +11,13 @@ use super::{
     types::{Added, LANES},
 };
 
-/// [`super::sum_rows`] for 1 to 16 columns. The loop over the columns is unrolled, so there is code for each number of
-/// them.
+/// [`super::sum_rows`] for 1 to 16 columns. The loop over the columns is unrolled, so each number of columns has its own
+/// code.
 pub(super) fn sum_rows(block: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
     if !has_instructions() {
         return None;
     }
-    // A carriage return is looked for if the last row ends with one; elsewhere it makes rows odd.
+    // Carriage returns are row ends if the last row ends with one; otherwise the rows are not plain.
     let returns = block.ends_with(b"\r") || block.ends_with(b"\r\n");
     macro_rules! for_columns {
         ($($count:literal)*) => {
@@ -37,11 +36,11 @@ pub(super) fn sum_rows(block: &[u8], columns_count: usize, column_index: usize) 
 avx512! {
     fn sum_of<const COLUMNS: usize, const RETURNS: bool>(block: &[u8], column_index: usize) -> Option<Added> {
         let mut rows = 0;
-        let mut wrong = 0; // a bit for each thing that is not plain
-        let mut unlike = splat(0xff); // has a zero where a byte was that plain rows do not have
+        let mut wrong = 0; // not 0 if something is not plain
+        let mut unlike = splat(0xff); // a lane is 0 if it has seen a byte that plain rows do not have
         let mut sums = Sums::new();
         let mut before = _mm512_setzero_si512();
-        // What the last byte of the 64 before means for these, in the lowest bit. The first byte is after a row end.
+        // The state after the previous 64 bytes, in the lowest bit. The first byte is after a row end.
         let mut after_row_end = 1;
         let mut after_break = 1;
         let mut in_negative = 0;
@@ -73,8 +72,7 @@ avx512! {
             let mut after_end = 0;
             let mut wanted = (0, 0, 0);
             for (column, in_column) in in_column.iter_mut().enumerate() {
-                // A carry that begins at a cell's start runs through it to its end, and beyond these bytes into the
-                // next.
+                // A carry from a cell's start runs to its end, if necessary into the next 64 bytes.
                 let (ran, beyond) = (starts | *in_column).overflowing_add(inside);
                 ends = ran & separators;
                 if column == column_index {
@@ -85,7 +83,7 @@ avx512! {
                 after_end = ends >> 63;
                 starts = ends << 1;
             }
-            // The last column's cells end where rows do, all of them: no row has fewer cells or more.
+            // The last column's cells must end exactly where the rows end.
             wrong |= ends ^ row_ends;
 
             let (starts, cells, ends) = wanted;
@@ -106,7 +104,7 @@ avx512! {
     }
 }
 
-/// Totals of cells: of their last eight digits, of the eight before, and of the two that are left of 18. Each is eight
+/// Totals of the cells' last eight digits, of the eight digits before, and of the first two of 18. Each total is eight
 /// pairs of 32 bits: the first four digits, then the last four.
 struct Sums {
     all: [__m512i; 3],

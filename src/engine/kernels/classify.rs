@@ -1,8 +1,5 @@
-//! Which of 64 bytes are commas, row ends or quotes, as one bit mask, without vector instructions of a certain
-//! processor.
-//!
-//! For code that looks at one mark after the other. The vector kernels compare for themselves, as they need a mask for
-//! each kind of byte and have the bytes in registers.
+//! Marks commas, row ends and quotes of 64 bytes in one bit mask, without intrinsics. For code that visits the marks one
+//! by one; the vector kernels compute a mask for each kind of byte.
 
 use super::types::LANES;
 
@@ -18,8 +15,8 @@ pub(crate) fn structure(block: &[u8], base: usize) -> u64 {
     }
 }
 
-/// The same for 64 bytes. The compiler makes the comparisons vector instructions; the multiplication gathers the lowest
-/// bit of each of eight bytes in the highest byte, first byte first.
+/// As [`structure`], for 64 bytes. The compiler turns the comparisons into vector instructions. The multiplication collects
+/// the lowest bits of eight bytes in the highest byte.
 #[inline]
 pub(super) fn structure_of(lanes: &[u8; LANES]) -> u64 {
     const GATHER: u64 = 0x0102_0408_1020_4080;
@@ -29,7 +26,7 @@ pub(super) fn structure_of(lanes: &[u8; LANES]) -> u64 {
     gathered.enumerate().fold(0, |marks, (index, bits)| marks | bits << (8 * index))
 }
 
-/// The scalar twin of [`structure_of`].
+/// As [`structure_of`], byte by byte.
 #[cfg(test)]
 pub(super) fn structure_plain(lanes: &[u8; LANES]) -> u64 {
     let is_mark = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r' | b'"');

@@ -1,19 +1,20 @@
-//! Integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): differences, less the smallest of their block, in as many
+//! Encodes integers as DELTA_BINARY_PACKED (Parquet's Encodings.md): deltas, less the minimum of their block, in as many
 //! bits as the largest needs. Only arithmetic: no pages, no files.
 
 use crate::engine::values::varint::{put_i64, put_u64};
 
-/// Values of a block, and of each of its four miniblocks, which have a width each. They are those of the parquet
-/// crate's writer, so that `parquet/page_sum.rs` takes both.
+/// Values of a block. The sizes are those of the parquet crate's writer, so that `parquet/page_sum.rs` reads both.
 const BLOCK_VALUES: usize = 256;
-const MINIBLOCK_VALUES: usize = 64;
-const MINIBLOCKS: usize = BLOCK_VALUES / MINIBLOCK_VALUES;
+/// Values of a miniblock. Each miniblock has its own bit width.
+pub const MINIBLOCK_VALUES: usize = 64;
+/// Miniblocks of a block.
+pub const MINIBLOCKS: usize = BLOCK_VALUES / MINIBLOCK_VALUES;
 
 /// The limit of [`put_narrow`]: two values that are less than this from zero are less than 2^31 apart.
 pub const NARROW_DELTAS_END: u32 = 1 << 30;
 
-/// Appends values as DELTA_BINARY_PACKED, and returns the smallest and the largest of them. Inline, so that it is
-/// compiled for the processor features of its caller.
+/// Appends values as DELTA_BINARY_PACKED, and returns the smallest and the largest. It is inlined, so that it is compiled
+/// for the processor features of its caller.
 #[inline(always)]
 pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     put_u64(BLOCK_VALUES as u64, out);
@@ -33,7 +34,7 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
         }
         let least = deltas[..count].iter().copied().min().unwrap_or(0);
         put_i64(least, out);
-        // The last block is filled up with differences that are packed as 0.
+        // The last block is padded with deltas that are packed as 0.
         deltas[count..].fill(least);
         let (miniblocks, _) = deltas.as_chunks::<MINIBLOCK_VALUES>();
         let mut offsets = [[0; MINIBLOCK_VALUES]; MINIBLOCKS];
@@ -65,9 +66,9 @@ pub fn put(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     range
 }
 
-/// [`put`] for values less than [`NARROW_DELTAS_END`] from zero, to the same bytes: vectors hold twice as many values.
+/// As [`put`], with the same result, for values less than [`NARROW_DELTAS_END`] from zero: a vector has twice as many.
 #[inline(always)]
-#[allow(clippy::cast_sign_loss, reason = "differences are kept as their bits")]
+#[allow(clippy::cast_sign_loss, reason = "deltas are used as bit patterns")]
 pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     put_u64(BLOCK_VALUES as u64, out);
     put_u64(MINIBLOCKS as u64, out);
@@ -79,7 +80,7 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     while start < values.len() {
         let block = &values[start - 1..values.len().min(start + BLOCK_VALUES)];
         let count = block.len() - 1;
-        debug_assert!(block.iter().all(|value| value.unsigned_abs() < NARROW_DELTAS_END), "differences would wrap");
+        debug_assert!(block.iter().all(|value| value.unsigned_abs() < NARROW_DELTAS_END), "deltas would wrap");
         let mut least = i32::MAX;
         for ((offset, value), before) in offsets.iter_mut().zip(&block[1..]).zip(block) {
             *offset = (value - before) as u32;
@@ -87,7 +88,7 @@ pub fn put_narrow(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
             range = (range.0.min(*value), range.1.max(*value));
         }
         put_i64(least.into(), out);
-        // The last block is filled up with differences that are packed as 0.
+        // The last block is padded with deltas that are packed as 0.
         offsets[count..].fill(least as u32);
         let mut widths = [0; MINIBLOCKS];
         for (width, offsets) in widths.iter_mut().zip(offsets.as_chunks_mut::<MINIBLOCK_VALUES>().0) {
@@ -124,7 +125,7 @@ fn width_of(value: u64) -> u8 {
 /// Pairs of values in a miniblock.
 const PAIRS: usize = MINIBLOCK_VALUES / 2;
 
-/// Appends a miniblock of values of at most 32 bits, given as pairs that are packed already.
+/// Appends a miniblock of values of at most 32 bits, given as packed pairs.
 #[inline(always)]
 fn put_pairs(pairs: &[u64; PAIRS], width: u8, out: &mut Vec<u8>) {
     let at = out.len();
@@ -132,7 +133,7 @@ fn put_pairs(pairs: &[u64; PAIRS], width: u8, out: &mut Vec<u8>) {
     PACK[usize::from(width)](pairs, out[at..].as_chunks_mut().0);
 }
 
-/// Writes pairs of values of one width, first value lowest.
+/// Writes pairs of values of one width, the first value in the lowest bits.
 type Pack = fn(&[u64; PAIRS], &mut [[u8; 8]]);
 
 /// A packer for each width of a value.
@@ -143,8 +144,8 @@ const PACK: [Pack; 33] = {
     of_widths!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32)
 };
 
-/// The width is a constant and the loop is unrolled, so that every index and shift is a constant too. It has no use for
-/// vectors, so it need not be inlined to be compiled for them.
+/// The width is a constant and the loop is unrolled, so every index and shift is a constant, too. It does not use vectors,
+/// so it need not be inlined.
 fn pack_pairs<const WIDTH: usize>(pairs: &[u64; PAIRS], out: &mut [[u8; 8]]) {
     let mut words = out[..WIDTH].iter_mut();
     let mut word = 0;
@@ -162,10 +163,10 @@ fn pack_pairs<const WIDTH: usize>(pairs: &[u64; PAIRS], out: &mut [[u8; 8]]) {
         )*};
     }
     for_pairs!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
-    debug_assert!(word == 0 && words.next().is_none(), "64 values of any width are whole words");
+    debug_assert!(word == 0 && words.next().is_none(), "64 values of any width fill whole words");
 }
 
-/// Appends the low `width` bits of each value, more than 32, first value lowest.
+/// Appends the low `width` bits of each value, for widths over 32, the first value in the lowest bits.
 fn pack(values: &[u64; MINIBLOCK_VALUES], width: usize, out: &mut Vec<u8>) {
     let (mut word, mut filled) = (0_u64, 0);
     for &value in values {

@@ -1,15 +1,14 @@
-//! The kernels' entry points: each takes the vector code if the processor has the instructions for it, else the scalar
-//! twin.
+//! The kernels' entry points: each calls the vector code if the processor has the instructions, or else the scalar code.
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512_columns, avx512_read, avx512_sum};
 use super::{
     delta,
     scalar::{find_cells_by, gather_plain, marks_plain},
-    types::{Added, GATHER_COLUMNS_MAX, LANES, RowCell, Rows, SUM_BYTES_MAX, SUM_COLUMNS_MAX, Taken},
+    types::{Added, FoundCells, GATHER_COLUMNS_MAX, LANES, Parsed, RowCell, SUM_BYTES_MAX, SUM_COLUMNS_MAX},
 };
 
-/// Whether [`sum_rows`] can add up tables of so many columns on this processor.
+/// Whether [`sum_rows`] supports tables with this number of columns on this processor.
 #[inline]
 pub fn serves(columns_count: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -19,8 +18,8 @@ pub fn serves(columns_count: usize) -> bool {
     has_instructions && (1..=SUM_COLUMNS_MAX).contains(&columns_count)
 }
 
-/// Adds up a column of whole rows, of which the last ends with its row end. `None` if they are not plain, or if the
-/// processor lacks the instructions.
+/// Adds up a column of whole rows. `None` if the rows are not plain or not whole, or if the processor lacks the
+/// instructions.
 #[inline]
 pub fn sum_rows(block: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
     let is_whole = matches!(block.last(), Some(b'\n' | b'\r'));
@@ -34,10 +33,10 @@ pub fn sum_rows(block: &[u8], columns_count: usize, column_index: usize) -> Opti
     added
 }
 
-/// Finds a column's cell in each row, from the start of a row on, as long as rows are usual ones: each has as many
-/// cells as there are columns, and quotes enclose whole cells, or are doubled inside such cells.
+/// Finds a column's cell in each row, beginning at the start of a row, up to a row that is irregular: regular rows have as
+/// many cells as there are columns, and quotes enclose whole cells or are doubled inside such cells.
 #[inline]
-pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> Rows {
+pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells: &mut [RowCell]) -> FoundCells {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("popcnt") {
         // SAFETY: the processor has the features that it needs, as the line above checked.
@@ -46,9 +45,9 @@ pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells
     find_cells_by(bytes, columns_count, column_index, cells, marks_plain)
 }
 
-/// Reads the cells of whole rows into `cells`, row by row, after the `filled` ones. An empty cell is 0, and its index
-/// goes to `empty`. It goes on while there are 64 bytes and room for 64 cells, and while every cell is empty or an
-/// integer written the way it would be printed. It may write to `cells` beyond those that it says are filled.
+/// Parses the cells of whole rows into `cells`, row by row, after the first `filled` cells. An empty cell is 0, and its
+/// index is appended to `empty`. Parsing continues while there are 64 bytes and room for 64 cells, and every cell is empty
+/// or an integer in canonical form. Cells after the filled ones may be overwritten.
 #[inline]
 pub fn read_integers(
     bytes: &[u8],
@@ -56,16 +55,16 @@ pub fn read_integers(
     cells: &mut [i64],
     filled: usize,
     empty: &mut Vec<u32>,
-) -> Taken {
+) -> Parsed {
     #[cfg(target_arch = "x86_64")]
     if avx512::has_instructions() && (1..=LANES).contains(&columns_count) {
         // SAFETY: `has_instructions` has checked all the features.
         return unsafe { avx512_read::read_integers(bytes, columns_count, cells, filled, empty) };
     }
-    Taken { bytes: 0, filled, at_long: false }
+    Parsed { bytes: 0, filled, at_long: false }
 }
 
-/// [`read_integers`] for cells of at most seven digits, into cells of half the size; stops at a longer one.
+/// As [`read_integers`], for cells of at most seven digits; stops at a longer one.
 #[inline]
 pub fn read_narrow_integers(
     bytes: &[u8],
@@ -73,16 +72,16 @@ pub fn read_narrow_integers(
     cells: &mut [i32],
     filled: usize,
     empty: &mut Vec<u32>,
-) -> Taken {
+) -> Parsed {
     #[cfg(target_arch = "x86_64")]
     if avx512::has_instructions() && (1..=LANES).contains(&columns_count) {
         // SAFETY: `has_instructions` has checked all the features.
         return unsafe { avx512_read::read_narrow_integers(bytes, columns_count, cells, filled, empty) };
     }
-    Taken { bytes: 0, filled, at_long: false }
+    Parsed { bytes: 0, filled, at_long: false }
 }
 
-/// Sets `column` to the column at `column_index` of cells that are given row by row.
+/// Replaces `column` by the column at `column_index` of cells that are stored row by row.
 #[inline]
 pub fn gather(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
     #[cfg(target_arch = "x86_64")]
@@ -94,7 +93,7 @@ pub fn gather(cells: &[i32], columns_count: usize, column_index: usize, column: 
     gather_plain(cells, columns_count, column_index, column);
 }
 
-/// [`delta::put_narrow`], compiled for the processor's wide vectors where it has them.
+/// [`delta::put_narrow`], compiled for AVX-512 if the processor has it.
 #[inline]
 pub fn put_narrow_deltas(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     #[cfg(target_arch = "x86_64")]
@@ -105,7 +104,7 @@ pub fn put_narrow_deltas(values: &[i32], out: &mut Vec<u8>) -> Option<(i64, i64)
     delta::put_narrow(values, out)
 }
 
-/// [`delta::put`], compiled for the processor's wide vectors where it has them: it takes eight values at a time then.
+/// [`delta::put`], compiled for AVX-512 if the processor has it.
 #[inline]
 pub fn put_deltas(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
     #[cfg(target_arch = "x86_64")]

@@ -1,52 +1,52 @@
-//! Rows of integers, parsed from a block into one flat buffer until they are enough to make pages of. No file and no
-//! Parquet: `ingest/integers.rs` has those, and decides what a file with other cells means.
+//! Parses rows of integers from blocks into one flat buffer, until there are enough for pages. Files, Parquet and the
+//! handling of other cells are in `ingest/integers.rs`.
 //!
-//! As long as its cells are short, a table keeps them in 32 bits, sixteen to a vector; from the first longer one on in
-//! 64 bits, until all cells of a table are short again. In 32 bits a cell of bigdata takes 1.4 ns from its text to the
-//! page, in 64 bits 2.3 (read 0.9 and 1.1, gathered to columns 0.2 and 0.4, packed 0.4 and 0.8).
+//! While all cells are short, a table stores them in 32 bits, sixteen to a vector. From the first longer one on it uses 64
+//! bits, until a table has only short cells again. In 32 bits a cell takes 1.4 ns from its text to the page, in 64 bits 2.3
+//! (parsing 0.9 and 1.1, gathering columns 0.2 and 0.4, packing 0.4 and 0.8).
 //!
 //! Memory: 8 bytes for a cell, 8 more for an empty one, and 8 while a column is gathered.
 
 use super::{
     classify::structure,
     dispatch,
-    types::{LANES, NARROW_CELL_END, Taken},
+    types::{LANES, NARROW_CELL_END, Parsed},
 };
 use crate::{engine::values::parse, limits::KIB};
 
-/// Cells that are gathered before they become a page of each column: small enough to stay in a core's cache.
+/// Cells that are collected for one page of each column: few enough to stay in a core's cache.
 pub(crate) const CELLS_MAX: usize = 48 * KIB;
 
-/// Rows that are not in a page yet.
+/// The rows that will become the next pages.
 pub(crate) struct Table {
     pub(crate) columns: usize,
     pub(crate) cells: Cells,
-    /// How many of the cells are filled.
+    /// The number of filled cells.
     pub(crate) filled: usize,
     /// The indexes of the empty cells, ascending.
     pub(crate) empty: Vec<u32>,
 }
 
 pub(crate) enum Cells {
-    /// All cells seen are short.
+    /// All cells are short.
     Narrow(Flat<i32>),
-    /// Some cell was long, of these or of those before.
+    /// A cell of this table or of the one before was long.
     Wide(Flat<i64>),
 }
 
 pub(crate) struct Flat<N> {
     /// Row by row; 0 for an empty cell.
     pub(crate) cells: Vec<N>,
-    /// One column of them, while a page is made of it.
+    /// One column, while its page is made.
     column: Vec<N>,
 }
 
-/// The type that cells are kept as. Of a narrower one, more fit in a vector and in a core's cache.
+/// The type in which cells are stored. More cells of a narrower type fit in a vector and in a core's cache.
 pub(crate) trait Number: Copy + Default {
     /// `None` if the value may need the wider type.
     fn of(value: i64) -> Option<Self>;
-    /// Reads the cells of whole rows as far as vectors can.
-    fn read(bytes: &[u8], columns: usize, cells: &mut [Self], filled: usize, empty: &mut Vec<u32>) -> Taken;
+    /// Parses the cells of whole rows with vector code, as far as that can.
+    fn read(bytes: &[u8], columns: usize, cells: &mut [Self], filled: usize, empty: &mut Vec<u32>) -> Parsed;
     /// Gathers the cells of one column.
     fn gather(cells: &[Self], columns: usize, index: usize, column: &mut Vec<Self>);
     /// Appends values as DELTA_BINARY_PACKED, and returns the smallest and the largest of them.
@@ -58,7 +58,7 @@ impl Number for i32 {
         i32::try_from(value).ok().filter(|value| value.unsigned_abs() < NARROW_CELL_END)
     }
 
-    fn read(bytes: &[u8], columns: usize, cells: &mut [i32], filled: usize, empty: &mut Vec<u32>) -> Taken {
+    fn read(bytes: &[u8], columns: usize, cells: &mut [i32], filled: usize, empty: &mut Vec<u32>) -> Parsed {
         dispatch::read_narrow_integers(bytes, columns, cells, filled, empty)
     }
 
@@ -76,7 +76,7 @@ impl Number for i64 {
         Some(value)
     }
 
-    fn read(bytes: &[u8], columns: usize, cells: &mut [i64], filled: usize, empty: &mut Vec<u32>) -> Taken {
+    fn read(bytes: &[u8], columns: usize, cells: &mut [i64], filled: usize, empty: &mut Vec<u32>) -> Parsed {
         dispatch::read_integers(bytes, columns, cells, filled, empty)
     }
 
@@ -102,17 +102,17 @@ impl<N: Number> Flat<N> {
     }
 }
 
-/// How far a table took a block.
+/// How many bytes of whole rows were parsed, and why parsing ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
-    /// So many bytes of it: the table is full, or no complete row is left.
-    Taken(usize),
-    /// So many bytes; then comes a cell that may need the wider type.
-    Wider(usize),
+pub(crate) enum ParseEnd {
+    /// The table is full, or no complete row is left.
+    Done(usize),
+    /// The next row has a cell that may need the wider type.
+    LongCell(usize),
 }
 
 impl Table {
-    /// Has room for as many rows as `file_bytes` can have, and not more than pages are made of.
+    /// A table with room for the rows of a file of `file_bytes`, but not for more than [`CELLS_MAX`] cells.
     pub(crate) fn new(columns: usize, file_bytes: usize) -> Self {
         let rows_max = (CELLS_MAX / columns).min(file_bytes / columns + 1);
         Self { columns, cells: Cells::Narrow(Flat::new(vec![0; rows_max * columns])), filled: 0, empty: Vec::new() }
@@ -126,7 +126,7 @@ impl Table {
         self.filled == room
     }
 
-    /// Removes all cells, and keeps the room for them.
+    /// Removes all cells.
     pub(crate) fn clear(&mut self) {
         if let Cells::Wide(flat) = &self.cells
             && flat.cells[..self.filled].iter().all(|cell| i32::of(*cell).is_some())
@@ -141,7 +141,7 @@ impl Table {
         self.filled / self.columns
     }
 
-    /// Whether every column has a value. A column without one has the type text.
+    /// Whether every column has a value. A column without a value has the type text.
     pub(crate) fn has_all_types(&self) -> bool {
         let mut seen = vec![false; self.columns];
         let mut empty = self.empty.iter().peekable();
@@ -152,18 +152,18 @@ impl Table {
         seen.into_iter().all(|seen| seen)
     }
 
-    /// Takes complete rows until it is full, and returns how many bytes they were. `None` if a row has a cell that is
-    /// neither an integer nor empty.
+    /// Parses complete rows until the table is full, and returns the number of their bytes. `None` if a cell is neither an
+    /// integer nor empty.
     pub(crate) fn parse(&mut self, block: &[u8]) -> Option<usize> {
         let Self { columns, cells, filled, empty } = self;
         let (taken, wide) = match cells {
             Cells::Narrow(flat) => match parse(block, *columns, &mut flat.cells, filled, empty)? {
-                Rest::Taken(bytes) => return Some(bytes),
-                Rest::Wider(bytes) => (bytes, flat.cells.iter().copied().map(i64::from).collect()),
+                ParseEnd::Done(bytes) => return Some(bytes),
+                ParseEnd::LongCell(bytes) => (bytes, flat.cells.iter().copied().map(i64::from).collect()),
             },
             Cells::Wide(flat) => match parse(block, *columns, &mut flat.cells, filled, empty)? {
-                Rest::Taken(bytes) => return Some(bytes),
-                Rest::Wider(_) => return None,
+                ParseEnd::Done(bytes) => return Some(bytes),
+                ParseEnd::LongCell(_) => return None,
             },
         };
         *cells = Cells::Wide(Flat::new(wide));
@@ -171,26 +171,26 @@ impl Table {
     }
 }
 
-/// [`Table::parse`] with vectors where there are any, and for the rest without.
+/// [`Table::parse`]: vector code first, scalar code for the rest.
 fn parse<N: Number>(
     block: &[u8],
     columns: usize,
     cells: &mut [N],
     filled: &mut usize,
     empty: &mut Vec<u32>,
-) -> Option<Rest> {
+) -> Option<ParseEnd> {
     let taken = N::read(block, columns, cells, *filled, empty);
     *filled = taken.filled;
     if taken.at_long {
-        return Some(Rest::Wider(taken.bytes));
+        return Some(ParseEnd::LongCell(taken.bytes));
     }
     Some(match parse_plain(&block[taken.bytes..], columns, cells, filled, empty)? {
-        Rest::Taken(bytes) => Rest::Taken(taken.bytes + bytes),
-        Rest::Wider(bytes) => Rest::Wider(taken.bytes + bytes),
+        ParseEnd::Done(bytes) => ParseEnd::Done(taken.bytes + bytes),
+        ParseEnd::LongCell(bytes) => ParseEnd::LongCell(taken.bytes + bytes),
     })
 }
 
-/// The same, cell by cell.
+/// [`Table::parse`] with scalar code.
 #[allow(clippy::cast_possible_truncation, reason = "there are few cells")]
 pub(crate) fn parse_plain<N: Number>(
     block: &[u8],
@@ -198,7 +198,7 @@ pub(crate) fn parse_plain<N: Number>(
     cells: &mut [N],
     filled: &mut usize,
     empty: &mut Vec<u32>,
-) -> Option<Rest> {
+) -> Option<ParseEnd> {
     let mut row = 0; // where the row starts
     let mut cell = 0; // where the cell starts
     let mut column = 0;
@@ -245,14 +245,14 @@ pub(crate) fn parse_plain<N: Number>(
                 row = cell;
                 *filled = index;
                 if index == cells.len() {
-                    return Some(Rest::Taken(row));
+                    return Some(ParseEnd::Done(row));
                 }
             }
         }
     }
-    // The cells of a row that is not complete are read again with it.
+    // The cells of an incomplete row are parsed again later.
     while empty.last().is_some_and(|last| *last as usize >= *filled) {
         empty.pop();
     }
-    Some(if fits { Rest::Taken(row) } else { Rest::Wider(row) })
+    Some(if fits { ParseEnd::Done(row) } else { ParseEnd::LongCell(row) })
 }

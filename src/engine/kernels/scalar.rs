@@ -1,8 +1,8 @@
-//! Scalar twins of the vector code: the same answers, one byte after the other. Tests compare the two.
+//! Scalar code with the same results as the vector code. Tests compare the two.
 
-use super::types::{LANES, RowCell, Rows, Stopped};
+use super::types::{FoundCells, LANES, RowCell, Stopped};
 
-/// Appends a column of cells that are given row by row.
+/// Appends a column of cells that are stored row by row.
 pub(super) fn gather_plain(cells: &[i32], columns_count: usize, column_index: usize, column: &mut Vec<i32>) {
     column.extend(cells.chunks_exact(columns_count).map(|row| row[column_index]));
 }
@@ -25,9 +25,8 @@ pub(super) fn marks_plain(lanes: &[u8; LANES]) -> Marks {
     }
 }
 
-/// [`find_cells`](super::find_cells), given a function that marks 64 bytes. Quotes open and close cells in turn, so
-/// whether a byte is inside quotes follows from the number of quotes before it; each quote is checked to be at a cell's
-/// start or end.
+/// [`find_cells`](super::find_cells), with a function that marks 64 bytes. Quotes open and close alternately, so the number
+/// of quotes before a byte shows whether it is inside quotes. Each quote must be at the start or end of a cell.
 #[inline(always)]
 pub(super) fn find_cells_by(
     bytes: &[u8],
@@ -35,7 +34,7 @@ pub(super) fn find_cells_by(
     column_index: usize,
     cells: &mut [RowCell],
     marks_of: impl Fn(&[u8; LANES]) -> Marks,
-) -> Rows {
+) -> FoundCells {
     let mut count = 0;
     let mut found = RowCell::default();
     let mut commas_before = 0; // in the row
@@ -47,9 +46,9 @@ pub(super) fn find_cells_by(
             last[..bytes.len() - base].copy_from_slice(&bytes[base..]);
             &last
         });
-        let (Marks { mut commas, mut row_ends, .. }, odd) = quotes.outside(marks_of(lanes));
-        // The meaning of what follows the first odd byte is not known.
-        let known = (odd & odd.wrapping_neg()).wrapping_sub(1);
+        let (Marks { mut commas, mut row_ends, .. }, irregular) = quotes.outside(marks_of(lanes));
+        // Bytes after the first irregular one are ignored.
+        let known = (irregular & irregular.wrapping_neg()).wrapping_sub(1);
         (commas, row_ends) = (commas & known, row_ends & known);
         loop {
             let row_end = row_ends & row_ends.wrapping_neg();
@@ -71,10 +70,10 @@ pub(super) fn find_cells_by(
             row_ends ^= row_end;
             if at > found.row {
                 if commas_before + 1 != columns_count {
-                    return Rows { count, next: found.row, stopped: Stopped::Odd };
+                    return FoundCells { count, next: found.row, stopped: Stopped::Irregular };
                 }
                 if count == cells.len() {
-                    return Rows { count, next: found.row, stopped: Stopped::Full };
+                    return FoundCells { count, next: found.row, stopped: Stopped::Full };
                 }
                 if column_index == commas_before {
                     found.end = at;
@@ -86,15 +85,15 @@ pub(super) fn find_cells_by(
             found.row = at + 1;
             found.start = at + 1;
         }
-        if odd != 0 {
-            return Rows { count, next: found.row, stopped: Stopped::Odd };
+        if irregular != 0 {
+            return FoundCells { count, next: found.row, stopped: Stopped::Irregular };
         }
         base += LANES;
     }
-    Rows { count, next: found.row, stopped: Stopped::End }
+    FoundCells { count, next: found.row, stopped: Stopped::End }
 }
 
-/// What the bytes before the next 64 mean for those.
+/// The state before the next 64 bytes.
 struct Quotes {
     /// All ones if the last byte is inside quotes, or opens them.
     quoted: u64,
@@ -105,13 +104,13 @@ struct Quotes {
 }
 
 impl Quotes {
-    /// The marks that are outside of quotes, and a bit for each byte where a quote, or what follows one, is odd.
+    /// The marks that are outside of quotes, and a bit for each byte where a quote, or what follows one, is irregular.
     #[inline(always)]
     fn outside(&mut self, marks: Marks) -> (Marks, u64) {
         let Marks { mut commas, mut row_ends, quotes } = marks;
-        let mut odd = 0;
+        let mut irregular = 0;
         if quotes | self.quoted == 0 {
-            odd |= self.after_close & !(commas | row_ends);
+            irregular |= self.after_close & !(commas | row_ends);
             self.after_close = 0;
             self.after_separator = (commas | row_ends) >> 63;
         } else {
@@ -119,17 +118,17 @@ impl Quotes {
             (commas, row_ends) = (commas & !inside, row_ends & !inside);
             let separators = commas | row_ends;
             let (opens, closes) = (quotes & inside, quotes & !inside);
-            odd |= opens & !((separators | closes) << 1 | self.after_separator | self.after_close);
-            odd |= (closes << 1 | self.after_close) & !(separators | opens);
+            irregular |= opens & !((separators | closes) << 1 | self.after_separator | self.after_close);
+            irregular |= (closes << 1 | self.after_close) & !(separators | opens);
             self.quoted = (inside >> 63).wrapping_neg();
             self.after_separator = separators >> 63;
             self.after_close = closes >> 63;
         }
-        (Marks { commas, row_ends, quotes }, odd)
+        (Marks { commas, row_ends, quotes }, irregular)
     }
 }
 
-/// The parity of all bits up to each.
+/// For each bit, the parity of all bits up to it.
 #[inline(always)]
 fn prefix_xor(bits: u64) -> u64 {
     [1, 2, 4, 8, 16, 32].iter().fold(bits, |bits, by| bits ^ bits << by)

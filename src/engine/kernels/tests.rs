@@ -1,4 +1,4 @@
-//! Every kernel beside its scalar twin.
+//! Compares every kernel with scalar code.
 
 use super::{
     Added, LANES, RowCell,
@@ -9,7 +9,7 @@ use super::{
     types::{GATHER_COLUMNS_MAX, SUM_BYTES_MAX, SUM_COLUMNS_MAX},
 };
 
-/// What `sum_rows` means, row by row and cell by cell: the safe twin.
+/// `sum_rows`, row by row and cell by cell.
 fn sum_rows_plain(block: &[u8], columns_count: usize, column_index: usize) -> Option<Added> {
     let lines = block.split(|byte| matches!(byte, b'\n' | b'\r'));
     let mut added = Added { rows: 0, total: 0 };
@@ -37,7 +37,7 @@ fn random_cell(random: &mut fastrand::Rng, digits_max: usize) -> String {
     }
 }
 
-/// Rows of random width in any of the three row ends, at times with blank lines.
+/// Random rows with any of the three row ends, sometimes with empty lines.
 fn random_rows(random: &mut fastrand::Rng, columns_count: usize, bytes: usize) -> Vec<u8> {
     let row_ends = [["\n"; 4], ["\r\n"; 4], ["\r"; 4], ["\n", "\r\n", "\n\n", "\r\r\n"]];
     let row_ends = row_ends[random.usize(..4)];
@@ -55,7 +55,7 @@ fn random_rows(random: &mut fastrand::Rng, columns_count: usize, bytes: usize) -
 }
 
 #[test]
-fn vectors_equal_their_plain_twin() {
+fn sums_by_vectors_equal_scalar_sums() {
     let (mut plain, mut refused) = (0, 0);
     for seed in 0..6000 {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -63,7 +63,7 @@ fn vectors_equal_their_plain_twin() {
         let bytes = [10, 60, 64, 70, 130, 700][random.usize(..6)];
         let mut rows = random_rows(&mut random, columns_count, bytes);
         if random.bool() {
-            // One byte of the kind that rows could be read wrong by.
+            // One byte that could be parsed wrongly.
             let at = random.usize(..rows.len());
             rows[at] = *b",,\n\r\"-0+ x\xff\0.:/"[..].get(random.usize(..16)).unwrap_or(&b'1');
         }
@@ -72,7 +72,7 @@ fn vectors_equal_their_plain_twin() {
             let found = sum_rows(&rows, columns_count, column_index);
             if serves(columns_count) {
                 let shown = String::from_utf8_lossy(&rows);
-                // Rows whose ends are mixed may be left to the scanner.
+                // Rows with mixed row ends may be left to the scanner.
                 let mixed = rows.contains(&b'\r') && !rows.ends_with(b"\r") && !rows.ends_with(b"\r\n");
                 if !mixed && matches!(rows.last(), Some(b'\n' | b'\r')) || found.is_some() {
                     assert_eq!(found, expected, "seed {seed}, column {column_index} of {columns_count}: {shown:?}");
@@ -86,7 +86,7 @@ fn vectors_equal_their_plain_twin() {
 }
 
 #[test]
-fn cells_are_found_alike_by_any_marks() {
+fn cells_found_by_vectors_equal_scalar_ones() {
     let mut found_rows = 0;
     for seed in 0..6000 {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -110,7 +110,7 @@ fn cells_are_found_alike_by_any_marks() {
 }
 
 #[test]
-fn deltas_are_the_same_by_wide_vectors() {
+fn deltas_by_vectors_equal_scalar_ones() {
     for count in 0..600 {
         let mut random = fastrand::Rng::with_seed(count);
         let bits = random.u32(0..64);
@@ -203,7 +203,7 @@ fn seven_digits_are_narrow_and_eight_are_not_at_any_offset() {
 }
 
 #[test]
-fn a_column_is_gathered_alike() {
+fn a_column_gathered_by_vectors_equals_the_scalar_one() {
     let mut random = fastrand::Rng::with_seed(1);
     let (mut column, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..2000 {
@@ -218,7 +218,7 @@ fn a_column_is_gathered_alike() {
 }
 
 #[test]
-fn narrow_cells_are_what_wide_ones_are() {
+fn narrow_cells_equal_wide_ones() {
     let (mut short, mut long) = (0, 0);
     for seed in 0..6000 {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -246,12 +246,12 @@ fn narrow_cells_are_what_wide_ones_are() {
         let taken = read_narrow_integers(&rows, columns_count, &mut narrow, filled, &mut narrow_empty);
         let shown = String::from_utf8_lossy(&rows);
         if taken.at_long {
-            // It stops at the row that ends in the 64 bytes where the eighth digit is, or was to end there.
+            // It stops at the row that ends, or would end, in the 64 bytes with the eighth digit.
             let is_eighth = |at: &usize| rows[at - 7..=*at].iter().all(u8::is_ascii_digit);
             let eighth = (7..rows.len()).find(is_eighth).expect("a long cell");
             let before = &rows[..eighth / LANES * LANES];
             let row = before.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |end| end + 1);
-            // What ends empty lines may be left.
+            // Only empty lines may be left.
             let left = rows[..row].get(taken.bytes..).expect("no row of them is taken");
             assert!(left.iter().all(|byte| matches!(byte, b'\n' | b'\r')), "seed {seed}: {shown:?}");
             empty.retain(|index| (*index as usize) < taken.filled);
@@ -280,7 +280,7 @@ fn totals_do_not_wrap() {
 }
 
 #[test]
-fn structure_equals_its_plain_twin() {
+fn structure_equals_scalar_structure() {
     let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..2000 {
         let mut lanes = [0; LANES];

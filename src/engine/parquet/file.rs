@@ -68,7 +68,7 @@ impl<'a> ParquetFile<'a> {
         let parquet = Self { file, footer, whole: is_whole.then_some(tail), listed_from };
         let row_groups = parquet.footer.num_row_groups() == part.row_groups as usize;
         if !row_groups || parquet.footer.file_metadata().num_rows() != part.rows.cast_signed() {
-            return Err(parquet.damaged("its footer disagrees with the receipt"));
+            return Err(parquet.damaged("its footer does not match the receipt"));
         }
         Ok(parquet)
     }

@@ -8,9 +8,12 @@
 //! The formats: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>; a page's header is a struct of
 //! Thrift's compact protocol.
 
-use crate::engine::values::{
-    sum::Sum,
-    varint::{take_i64, take_u64},
+use crate::engine::{
+    kernels::delta::{MINIBLOCK_VALUES, MINIBLOCKS},
+    values::{
+        sum::Sum,
+        varint::{take_i64, take_u64},
+    },
 };
 
 /// Readable bytes that must follow a chunk, with any content: packed values are loaded 8 bytes at a time.
@@ -185,10 +188,6 @@ impl PageSum {
     }
 }
 
-/// Miniblocks of a block.
-const MINIBLOCKS: usize = 4;
-/// Deltas of a miniblock.
-const MINIBLOCK_VALUES: usize = 64;
 /// 1 + 2 + ... + 64: how often the minimum delta is contained in the sum of a miniblock's values.
 const PREFIXES_SUM: i64 = 64 * 65 / 2;
 /// Up to this width, a miniblock is added without decoding its values: 2^48 * 2080 is far less than 2^63.

@@ -1,5 +1,4 @@
-//! The stored parts, for everything that reads them: which parts an answer needs, their receipts, missing parts, and the upgrade of
-//! parts of format version 1.
+//! The stored parts: which parts an answer needs, their receipts, missing parts, and the upgrade of format version 1.
 
 pub mod quarantine;
 pub mod receipts;

@@ -1,9 +1,8 @@
 //! Missing parts: those that are in quarantine and whose loss no operator has accepted.
 //!
-//! A start moves a damaged part to `quarantine/`. From then on the table is incomplete, and answers about all of it are
-//! refused (`--incomplete`), until the part's files are moved back to `parts/` and a start finds them undamaged, or an
-//! operator accepts the loss (`tally forget`). Which parts are missing follows from the names in `quarantine/`: a part with a file
-//! there is missing unless `N.forgotten` is there too.
+//! A start moves a damaged part to `quarantine/`. Then the table is incomplete, and answers about the whole table are refused
+//! (`--incomplete`), until the part's files are moved back to `parts/` and a start finds them undamaged, or an operator
+//! accepts the loss (`tally forget`). A part is missing if `quarantine/` has a file of it and no `N.forgotten`.
 
 use std::sync::Arc;
 
@@ -36,11 +35,11 @@ pub(super) fn whole_table(context: &Context) -> Result<OrdMap<PartId, Arc<Part>>
 ///
 /// Errors: the part is not in quarantine; the record cannot be written.
 pub(crate) async fn forget_part(context: &Arc<Context>, id: PartId) -> Result<usize, Error> {
-    // One at a time, so that no part is subtracted from the count twice.
+    // One at a time, so that no part is counted twice.
     let permit = Arc::clone(&context.losses).acquire_owned().await.ok().ok_or(Error::Draining)?;
     let context = Arc::clone(context);
     detached(move |_cancel| async move {
-        let _permit = permit; // held until the work has ended, even if the caller has gone away
+        let _permit = permit; // kept until the work has ended, even if the caller was dropped
         forget_now(&context, id).await
     })
     .await
@@ -96,7 +95,7 @@ mod tests {
         for &id in &all[..MISSING_PARTS_LISTED_MAX - 1] {
             assert!(!missing.remove(id), "others are still listed");
         }
-        assert!(missing.remove(all[MISSING_PARTS_LISTED_MAX - 1]), "a part is missing that is not listed");
+        assert!(missing.remove(all[MISSING_PARTS_LISTED_MAX - 1]), "a missing part is not listed");
         assert_eq!(missing.count(), 1);
     }
 

@@ -25,7 +25,7 @@ pub(crate) async fn parts_to_read(context: &Arc<Context>, lane: Lane) -> Result<
     }
     for part in parts.values().filter(|part| part.checks.is_none()) {
         let part = Arc::clone(part);
-        // Detached, so that it runs to its end even if the caller goes away: otherwise large parts might never be upgraded.
+        // Detached, so that it ends even if the caller is dropped: otherwise large parts might never be upgraded.
         let context = Arc::clone(context);
         detached(move |_cancel| async move { upgrade(&context, lane, &part).await }).await?;
     }

@@ -68,7 +68,7 @@ async fn fold_file<T: Send + 'static>(
     Ok(state)
 }
 
-/// An upper bound of the footers that Tally writes: twice the names, of up to 1 KiB for each of 32,768 column chunks.
+/// An upper bound of the footers that Tally writes: twice the names, which have up to 1 KiB for each of 32,768 chunks.
 const FOOTER_BYTES_MAX: u64 = 2 * (COLUMN_CHUNKS_MAX * NAME_BYTES_MAX) as u64;
 
 /// Writes the file that lists the checksums of blocks.
@@ -108,7 +108,7 @@ pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>
     }
     let mut receipt = read_receipt(context, lane, part.id).await?;
     let has_list = listed_blocks(part.csv_bytes) > 0;
-    // Not a random number: after a kill between the list and the receipt the next attempt writes the same list again.
+    // Not random: if the process is killed between list and receipt, the next attempt writes the same list.
     let seed = from_hex(&receipt.csv.xxh3);
     let seed = seed.ok_or_else(|| Error::Damaged { part: part.id, what: "receipt: no checksum".to_owned() })?;
     let store = Arc::clone(&context.store);
@@ -163,8 +163,8 @@ async fn csv_sums(
     unless_failed(context, sums, compare(&file, &hash, &receipt.csv.xxh3))
 }
 
-/// Compares the Parquet file with the receipt, and the receipt with its footer, and lists the checksums of the blocks of its
-/// column chunks unless it is small. Returns the checksum of its footer, too.
+/// Compares the Parquet file with the receipt, and the receipt with its footer. Unless the file is small, lists the checksums
+/// of its column chunks' blocks. Also returns the checksum of the footer.
 async fn parquet_sums(
     context: &Arc<Context>,
     lane: Lane,
@@ -174,7 +174,7 @@ async fn parquet_sums(
 ) -> Result<(SumsFile, u64), Error> {
     struct Tail {
         hash: XxHash3_64,
-        /// Bytes before it.
+        /// Bytes before the tail that have not been read.
         left: u64,
         bytes: Vec<u8>,
     }
@@ -219,7 +219,7 @@ async fn parquet_sums(
 
 /// The state of the second pass over a Parquet file, which goes chunk by chunk.
 struct ChunkHashes {
-    /// The checksum of all bytes, to see that they are the same as in the first pass.
+    /// The checksum of all bytes, which must be the same as in the first pass.
     hash: XxHash3_64,
     sums: SumsFile,
     hasher: BlockHasher,

@@ -13,7 +13,7 @@ const FRACTION_BITS: u32 = 52;
 /// The exact sum of doubles, and how many there were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mean {
-    /// Two's complement, lowest first.
+    /// The sum in two's complement, lowest limb first.
     limbs: [u64; LIMBS],
     count: u64,
 }
@@ -35,7 +35,7 @@ impl Mean {
             exponent => (fraction | 1 << FRACTION_BITS, exponent - 1),
         };
         let bit = shift % 64;
-        // The mantissa is in two limbs. Shifted twice, as a shift by 64 is not allowed.
+        // The mantissa extends over two limbs. Two shifts, because a shift by 64 is not allowed.
         let halves = [mantissa << bit, mantissa >> 1 >> (63 - bit)];
         let step = if value.is_sign_negative() { u64::overflowing_sub } else { u64::overflowing_add };
         let mut carry = false;
@@ -51,7 +51,7 @@ impl Mean {
         self.count += 1;
     }
 
-    /// Adds the values that another one has seen.
+    /// Adds the values of another mean.
     pub fn merge(&mut self, other: &Self) {
         let mut carry = false;
         for (limb, &more) in self.limbs.iter_mut().zip(&other.limbs) {
@@ -79,7 +79,7 @@ impl Mean {
     }
 }
 
-/// Adds or subtracts, as `step` says, with a carry or borrow in and out.
+/// Adds or subtracts with `step`, with a carry or borrow in and out.
 fn with_carry(step: fn(u64, u64) -> (u64, bool), limb: u64, more: u64, carry: bool) -> (u64, bool) {
     let (limb, first) = step(limb, more);
     let (limb, second) = step(limb, u64::from(carry));

@@ -1,5 +1,5 @@
-//! Values: text to numbers, exact sums and means, variable-length integers. Pure functions and plain structs: no file,
-//! no thread, no clock.
+//! Parsing of cells, exact sums and means, variable-length integers. Pure functions and plain structs: no files, threads or
+//! clocks.
 
 pub mod mean;
 pub mod parse;

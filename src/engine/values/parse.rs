@@ -1,21 +1,21 @@
-//! What a cell's text means: the column types that it may have, and its value as each of them. Pure functions over
-//! bytes; nothing here knows rows, files or columns.
+//! Parses cells: the column types that a cell may have, and its value for each type. Pure functions over bytes; nothing
+//! here knows rows, files or columns.
 //!
-//! Invariant: a type takes a cell only if nothing of the cell's meaning is lost, and [`class`] names exactly the types
-//! whose parsers take the cell.
+//! Invariant: a type accepts a cell only if no information is lost, and [`class`] returns exactly the types whose parsers
+//! accept the cell.
 
 use chrono::NaiveDate;
 
 use crate::error::csv::CellProblem;
 
-/// A set of column types, one bit each: those that a cell, or all cells of a column that were seen, may have.
+/// A set of column types, one bit each: the types that a cell, or all cells of a column, may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class(u8);
 
 impl Class {
     /// Only text.
     pub const TEXT: Self = Self(0);
-    /// An integer as it would be printed, of 64 bits.
+    /// A 64-bit integer in canonical form.
     pub const INT64: Self = Self(1);
     /// A JSON number of at most 17 significant digits.
     pub const NUMBER: Self = Self(1 << 1);
@@ -27,7 +27,7 @@ impl Class {
     pub const TIMESTAMP: Self = Self(1 << 4);
     /// A date and a time in UTC.
     pub const TIMESTAMP_UTC: Self = Self(1 << 5);
-    /// Every type: what a column may be before its first cell.
+    /// All types: a column before its first cell.
     pub const ANY: Self = Self((1 << 6) - 1);
 
     /// The types in both sets.
@@ -46,12 +46,12 @@ impl Class {
     }
 }
 
-/// The types that a cell may have that is not empty.
+/// The types that a cell may have. It must not be empty.
 pub fn class(cell: &[u8]) -> Class {
     match cell.first() {
         Some(b'0'..=b'9' | b'-') => {
             let integer = parse_int64(cell).is_some();
-            // 17 bytes have at most 17 digits; most integers end here.
+            // 17 bytes have at most 17 digits. This is the common case.
             if integer && cell.len() <= 17 {
                 return Class::INT64.or(Class::NUMBER);
             }
@@ -75,7 +75,7 @@ pub fn is_fractional(number: &[u8]) -> bool {
     number.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'))
 }
 
-/// An integer written as it would be printed: no `+`, no leading zeros, no `-0`, within 64 bits.
+/// A 64-bit integer in canonical form: no `+`, no leading zeros, no `-0`.
 pub fn parse_int64(cell: &[u8]) -> Option<i64> {
     let digits = cell.strip_prefix(b"-").unwrap_or(cell);
     match digits {
@@ -86,8 +86,7 @@ pub fn parse_int64(cell: &[u8]) -> Option<i64> {
     }
 }
 
-/// [`parse_int64`] of `block[start..end]`, which is not empty. Where eight bytes end at `end`, it parses eight digits
-/// at once.
+/// [`parse_int64`] of `block[start..end]`, which is not empty. If eight bytes precede `end`, it parses eight digits at once.
 #[inline]
 pub fn integer_before(block: &[u8], start: usize, end: usize) -> Option<i64> {
     let negative = usize::from(block[start] == b'-');
@@ -106,8 +105,8 @@ pub fn integer_before(block: &[u8], start: usize, end: usize) -> Option<i64> {
     Some(((value ^ mask).wrapping_sub(mask)).cast_signed()) // negated where the mask is all ones
 }
 
-/// The value of a JSON number (RFC 8259, section 6) of at most 17 significant digits, if a double can represent it:
-/// it is finite, and not so small that digits or the number itself are lost.
+/// The value of a JSON number (RFC 8259, section 6) of at most 17 significant digits, if a double can represent it: it is
+/// neither infinite, nor subnormal, nor rounded to 0.
 pub fn parse_float64(cell: &[u8]) -> Option<f64> {
     const SIGNIFICANT_DIGITS_MAX: usize = 17;
     let take_digits = |rest: &[u8]| rest.iter().take_while(|b| b.is_ascii_digit()).count();
@@ -165,8 +164,8 @@ pub fn parse_date(cell: &[u8]) -> Option<i32> {
     (year > 0).then(|| date.to_epoch_days())
 }
 
-/// `YYYY-MM-DDThh:mm:ss`, then up to six digits of a fraction, then perhaps `Z` (ISO 8601), as microseconds since
-/// 1970-01-01T00:00:00 and whether there was a `Z`. Other offsets, leap seconds and hour 24 are left as text.
+/// `YYYY-MM-DDThh:mm:ss` with an optional fraction of up to six digits and an optional `Z` (ISO 8601), as microseconds since
+/// 1970-01-01T00:00:00 and whether there is a `Z`. Other offsets, leap seconds and hour 24 are not accepted.
 pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
     let (date, time) = cell.split_at_checked(10)?;
     let days = parse_date(date)?;
@@ -194,15 +193,15 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
     Some(((i64::from(days) * 86_400 + second_of_day) * 1_000_000 + micros, utc))
 }
 
-/// The value of a cell in a sum: without ASCII white space around it, a cell is empty and adds nothing, or is
-/// `[+-]?[0-9]+` in 64 bits.
+/// The value of a cell in a sum. ASCII white space around it is ignored; then it must be `[+-]?[0-9]+` in 64 bits, or empty,
+/// which adds nothing.
 ///
 /// The cell is the first `len` bytes of `window`. The bytes after it do not change the value, but if there are enough
 /// of them, eight digits are parsed at once.
 #[inline]
 pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
     if let Some(nine) = window.first_chunk::<9>() {
-        // Without a branch on the sign, which the processor cannot predict in real columns.
+        // There is no branch on the sign, which would often be mispredicted.
         let negative = u64::from(nine[0] == b'-') & u64::from(len > 0);
         let [from_first, from_second] = [0, 1].map(|start| {
             let mut eight = [0; 8];
@@ -220,22 +219,22 @@ pub fn summand(len: usize, window: &[u8]) -> Result<Option<i64>, CellProblem> {
 
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
-/// The value of 1 to 8 digits in the low bytes, first digit lowest. `None` if one of them is not a digit.
+/// The value of 1 to 8 digits in the low bytes, the first digit in the lowest. `None` if one of them is not a digit.
 #[inline]
 fn parse_up_to_eight(len: u64, bytes: u64) -> Option<u64> {
     if len.wrapping_sub(1) >= 8 {
         return None;
     }
-    // Moved up to the end of the word, with zeros before them. Shifted twice, as a shift by 64 is not allowed.
+    // The digits are shifted to the high bytes, with zeros before them. Two shifts, because a shift by 64 is not allowed.
     eight_digits(bytes << (64 - 8 * len) | ZEROS >> (8 * len - 8) >> 8)
 }
 
-/// The value of eight digits, first digit lowest. `None` if one of them is not a digit. The three multiplications are
-/// from Lemire, "Quickly parsing eight digits" (2018).
+/// The value of eight digits, the first in the lowest byte. `None` if one of them is not a digit. The three multiplications
+/// are from Lemire, "Quickly parsing eight digits" (2018).
 #[inline]
 fn eight_digits(digits: u64) -> Option<u64> {
     const HIGH_NIBBLES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    // A digit's high nibble is 3, and stays so when 6 is added.
+    // The high nibble of a digit is 3, and still 3 after 6 is added.
     let is_high_three = |word: u64| word & HIGH_NIBBLES == ZEROS;
     if !is_high_three(digits) || !is_high_three(digits.wrapping_add(0x0606_0606_0606_0606)) {
         return None;
@@ -248,7 +247,7 @@ fn eight_digits(digits: u64) -> Option<u64> {
 }
 
 fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
-    // Nearly every cell is a few plain digits.
+    // The common case: a few digits.
     if let 1..=18 = cell.len() {
         let mut value = 0_i64;
         let mut all_digits = true;
@@ -274,9 +273,9 @@ fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
     Ok(Some(value))
 }
 
-/// The value of a cell in the statistics: without ASCII white space around it, a cell is empty and has no value, or is
-/// what a column of integers or of doubles takes. An integer beyond 2^53 is the double nearest to it, as it would be in
-/// a column of doubles, so that a value does not depend on the other cells of its column.
+/// The value of a cell in the statistics. ASCII white space around it is ignored; then it is empty and has no value, or is
+/// an integer or a double. An integer beyond 2^53 becomes the nearest double, as in a column of doubles, so that its value
+/// does not depend on other cells.
 pub fn number(cell: &[u8]) -> Result<Option<f64>, CellProblem> {
     let cell = cell.trim_ascii();
     if cell.is_empty() {
@@ -294,7 +293,7 @@ fn parse_digits(digits: &[u8], negative: bool) -> Option<i64> {
         if digit > 9 {
             return None;
         }
-        // Negative, as the negative range has one value more.
+        // Computed as a negative number, because the negative range has one more value.
         value = value.checked_mul(10)?.checked_sub(i64::from(digit))?;
     }
     if negative { Some(value) } else { value.checked_neg() }

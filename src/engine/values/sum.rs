@@ -1,4 +1,4 @@
-//! Exact sums of integers: the one sum for CSV and Parquet, gRPC and HTTP.
+//! Exact sums of integers, for CSV and Parquet.
 
 /// An exact sum of integers. It cannot overflow: 2^64 cells of 64 bits fit in 128.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Sum {
         self.0 += i128::from(value);
     }
 
-    /// Adds many values. Their low and high halves are added up separately, so that the loop stays in 64-bit lanes.
+    /// Adds many values. Their low and high halves are added separately, so that the compiler can use 64-bit vector lanes.
     pub fn add_all(&mut self, values: &[i64]) {
         // 2^31 halves of 32 bits cannot overflow 64 bits.
         for block in values.chunks(1 << 31) {

@@ -1,6 +1,6 @@
 //! Variable-length integers (LEB128; DWARF 5, section 7.6): seven bits in a byte, the lowest first, and the highest bit
-//! of a byte set if another follows. Signed ones are folded first, 0, -1, 1, -2, ... to 0, 1, 2, 3, ..., so that small
-//! ones are short ("zigzag"). Parquet's encodings have those of 64 bits, spilled group sums those of 128.
+//! of a byte set if another follows. Signed integers are zigzag-encoded first: 0, -1, 1, -2, ... become 0, 1, 2, 3, ....
+//! Parquet uses 64 bits, spilled group sums use 128.
 
 macro_rules! varints {
     ($bits:literal, $unsigned:ty, $signed:ty, $put:ident, $take:ident, $put_signed:ident, $take_signed:ident) => {
@@ -19,7 +19,7 @@ macro_rules! varints {
             $put((number << 1 ^ number >> (<$signed>::BITS - 1)).cast_unsigned(), out);
         }
 
-        #[doc = concat!("Takes a number of at most ", $bits, " bits from the start of `bytes`; `None` if there is none.")]
+        #[doc = concat!("Takes a number of at most ", $bits, " bits from the start of `bytes`; `None` if they are not one.")]
         pub fn $take(bytes: &mut &[u8]) -> Option<$unsigned> {
             let mut number = 0;
             for shift in (0..<$unsigned>::BITS).step_by(7) {
@@ -39,8 +39,8 @@ macro_rules! varints {
 
         #[doc = concat!("Takes a signed number of ", $bits, " bits.")]
         pub fn $take_signed(bytes: &mut &[u8]) -> Option<$signed> {
-            let folded = $take(bytes)?;
-            Some((folded >> 1).cast_signed() ^ -(folded & 1).cast_signed())
+            let zigzag = $take(bytes)?;
+            Some((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
         }
     };
 }
@@ -48,7 +48,7 @@ macro_rules! varints {
 varints!("64", u64, i64, put_u64, take_u64, put_i64, take_i64);
 varints!("128", u128, i128, put_u128, take_u128, put_i128, take_i128);
 
-/// The most bytes of a number of 128 bits.
+/// Bytes of the longest number of 128 bits.
 pub const BYTES_MAX: usize = 19;
 
 #[cfg(test)]
