@@ -21,7 +21,7 @@ pub struct Typer {
 struct Typing {
     class: Class,
     fractional: bool,
-    values: bool,
+    has_values: bool,
     nulls: u64,
 }
 
@@ -39,7 +39,7 @@ impl Typer {
 impl Typing {
     fn column_type(self) -> ColumnType {
         match self.class {
-            _ if !self.values => ColumnType::Utf8,
+            _ if !self.has_values => ColumnType::Utf8,
             class if class.has(Class::INT64) => ColumnType::Int64,
             class if class.has(Class::NUMBER) && self.fractional => ColumnType::Float64,
             class if class.has(Class::BOOLEAN) => ColumnType::Boolean,
@@ -52,7 +52,7 @@ impl Typing {
 
     /// Restricts the column's class to the types of a cell that is not empty.
     fn add(&mut self, text: &[u8]) -> Result<(), CellFault> {
-        self.values = true;
+        self.has_values = true;
         let mut class = Class::TEXT;
         if self.class != Class::TEXT {
             class = parse::class(text);
@@ -71,7 +71,7 @@ impl Rows for Typer {
 
     fn header(&mut self, names: &[String]) -> Result<(), Error> {
         self.names = names.to_vec();
-        self.columns = vec![Typing { class: Class::ANY, fractional: false, values: false, nulls: 0 }; names.len()];
+        self.columns = vec![Typing { class: Class::ANY, fractional: false, has_values: false, nulls: 0 }; names.len()];
         Ok(())
     }
 

@@ -91,7 +91,7 @@ impl<'a> BatchRow<'a> {
 
 /// Enough rows to overlap the waits for memory, and few enough to fit in the first-level cache.
 const BATCH_ROWS: usize = 128;
-/// Rows with a longer key are not put in a batch but added at once.
+/// Rows with a longer key are not put in a batch but added immediately.
 pub const BATCH_KEY_BYTES_MAX: usize = 1024;
 
 impl Batch {

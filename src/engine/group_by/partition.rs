@@ -22,7 +22,7 @@ use crate::{
     limits::{KIB, READ_BLOCK_BYTES},
 };
 
-/// What a part of which nothing is read counts for in a task, because opening it takes time, too.
+/// The bytes that a task counts for a part of which it reads nothing, because opening it takes time, too.
 const SKIP_BYTES: usize = 4 * KIB;
 /// Rows longer than this are read by one partition at a time, so that all others need only a few blocks of memory for
 /// their rows.
@@ -165,7 +165,7 @@ impl Partition {
         true
     }
 
-    /// Continues in one source, and returns the bytes that this counts for; `None` at the end of the partition.
+    /// Continues in one source, and returns how many bytes the task counts for it; `None` at the end of the partition.
     fn read_source(&mut self, bytes_max: usize) -> Result<Option<usize>, SourceError> {
         if let Some(position) = self.starts_after.take() {
             self.start = self.begin_inside(position)?;
@@ -228,7 +228,7 @@ impl Partition {
         Ok(usize::try_from(bytes).unwrap_or(usize::MAX).max(SKIP_BYTES))
     }
 
-    /// Checks that a part has as many rows as its receipt says, and goes on to the next source.
+    /// Checks that a part has as many rows as its receipt says, and moves to the next source.
     fn end_source(&mut self, source: &Source) -> Result<(), SourceError> {
         if let Some((part, _)) = &source.part {
             match self.start {

@@ -55,17 +55,17 @@ impl EarlySyncs {
 
     /// Removes the running sync if it has ended. Errors: it failed.
     pub(super) fn check(&mut self) -> Result<(), Error> {
-        self.running.try_join_next().map_or(Ok(()), outcome_of)
+        self.running.try_join_next().map_or(Ok(()), |ended| ended.map_err(join_error).flatten())
     }
 
     /// Waits for the running sync. Errors: it failed.
     pub(super) async fn end(mut self) -> Result<(), Error> {
-        self.running.join_next().await.map_or(Ok(()), outcome_of)
+        self.running.join_next().await.map_or(Ok(()), |ended| ended.map_err(join_error).flatten())
     }
 }
 
-fn outcome_of(ended: Result<Result<(), Error>, JoinError>) -> Result<(), Error> {
-    ended.unwrap_or_else(|error| Err(Error::Internal(error.to_string())))
+fn join_error(error: JoinError) -> Error {
+    Error::Internal(error.to_string())
 }
 
 /// Runs a task that syncs a large file. At most `SYNCS_MAX` of these run at once, so that the other workers stay free.

@@ -293,7 +293,7 @@ fn vectors_parse_what_scalar_code_parses() {
             let (mut filled, mut empty) = (0, Vec::new());
             let expected = parse_plain(rest, columns, &mut plain, &mut filled, &mut empty);
             let found = table.parse(rest);
-            // Vector code also rejects the cells that share 64 bytes with a byte that is not ASCII.
+            // A byte that is not ASCII is handled together with the bytes before it, which depend on where parsing begins.
             if let (None, Some(ParseEnd::Done(bytes))) = (&found, &expected)
                 && !rest[*bytes..].is_ascii()
             {
