@@ -1,10 +1,10 @@
-//! What an acknowledged upload survives.
+//! Whether an acknowledged upload survives a power failure.
 
 /// Whether an acknowledged upload survives a power failure, or only the end of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Files and folder are synced before the answer.
+    /// Files and folders are synced before the upload is answered.
     Fsync,
-    /// The operating system writes when it likes.
+    /// Nothing is synced; the operating system writes the data later.
     None,
 }

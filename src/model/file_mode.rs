@@ -1,23 +1,23 @@
-//! Who may read the files of the data folder.
+//! The permissions of the files in the data folder.
 
 use std::str::FromStr;
 
 use rustix::{fs::Mode, process::umask};
 
-/// Who may read and write the files of the data folder, as chmod(1) has it: `0600`, or `0640` for those who share them.
-/// Whoever may read a file may go through its folder, too.
+/// The mode of the files in the data folder, as in chmod(1): `0600`, or `0640` to let a group read them. Folders are
+/// searchable for everyone who may read the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileMode(pub(crate) u32);
 
 impl FileMode {
-    /// The user who runs the server, and nobody else.
+    /// Only the user who runs the server may read and write.
     pub const PRIVATE: Self = Self(0o600);
 
     pub(crate) fn of_folders(self) -> u32 {
         self.0 | (self.0 & 0o444) >> 2
     }
 
-    /// From here on all files and folders that this process makes have this mode, whatever the umask was.
+    /// Sets the umask, so that all files and folders that this process creates from now on have this mode.
     pub fn set_umask(self) {
         umask(Mode::from_bits_truncate(0o777 & !self.of_folders()));
     }
@@ -29,7 +29,7 @@ impl FromStr for FileMode {
     fn from_str(text: &str) -> Result<Self, String> {
         match u32::from_str_radix(text, 8) {
             Ok(mode) if mode & 0o600 == 0o600 && mode & !0o666 == 0 => Ok(Self(mode)),
-            _ => Err("it is an octal mode of files, such as 0640, that lets the owner read and write them".to_owned()),
+            _ => Err("it must be an octal file mode such as 0640 that lets the owner read and write".to_owned()),
         }
     }
 }

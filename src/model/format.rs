@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Which of a part's two files is read.
+/// The format of a stored file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `N.csv`
@@ -32,6 +32,6 @@ impl fmt::Display for Format {
     }
 }
 
-/// The text of a format that does not exist.
+/// A text that is not the name of a format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownFormat(pub String);

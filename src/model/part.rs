@@ -1,4 +1,4 @@
-//! What a part is: its id, its receipt, its columns and their types. Plain data; no files, no lock, no protocol.
+//! Parts: ids, receipts, and what the registry keeps of them. Plain data; no files, no lock, no protocol.
 
 use std::{fmt, num::NonZeroU64, sync::Arc};
 
@@ -10,10 +10,10 @@ use super::{
     schema::{Column, Schema},
 };
 
-/// The receipt's version. A server refuses to start on parts of a version that it does not know.
+/// The version of receipts. A server refuses to start if it finds a newer one.
 ///
-/// Version 1 had neither [`Receipt::checks`] nor a checksum of the receipt itself. Such a part is verified whole at its first
-/// use, and then gets a receipt of this version.
+/// Version 1 has neither [`Receipt::checks`] nor a checksum of the receipt itself. Such a part is verified completely when
+/// it is first used, and then gets a receipt of this version.
 pub const FORMAT_VERSION: u32 = 2;
 
 /// A part's number, from 1. Parts are read in this order.
@@ -24,10 +24,10 @@ pub struct PartId(NonZeroU64);
 impl PartId {
     /// The first part of a table.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
-    /// The end of the range, which is no part's: none could follow it.
+    /// The end of the range. No part has this id, because no id could follow it.
     pub const END: Self = Self(NonZeroU64::MAX);
 
-    /// None for 0, which is no part.
+    /// `None` for 0.
     pub fn new(id: u64) -> Option<Self> {
         NonZeroU64::new(id).map(Self)
     }
@@ -49,47 +49,47 @@ impl fmt::Display for PartId {
     }
 }
 
-/// What is known of a part, as `N.json` has it. Its rename into the folder of parts is the commit.
+/// The metadata of a part, stored as `N.json`. Renaming that file into `parts/` is the commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// [`FORMAT_VERSION`]
     pub format: u32,
-    /// The id, which is also the file's name.
+    /// The part's id, which is also the name of its files.
     pub part: PartId,
     /// Data rows; the header is not counted.
     pub rows: u64,
-    /// In the order of the file.
+    /// The columns in the order of the file.
     pub columns: Vec<Column>,
-    /// The file as it was sent.
+    /// The CSV file as it was uploaded.
     pub csv: FileInfo,
-    /// The same rows as Parquet.
+    /// The Parquet file with the same rows.
     pub parquet: FileInfo,
     /// Row groups of the Parquet file.
     pub row_groups: u32,
-    /// Size of its footer, without the 8 bytes after it.
+    /// Size of the Parquet footer, without [`PARQUET_TAIL_BYTES`].
     pub footer_bytes: u32,
-    /// RFC 3339, UTC.
+    /// When the part was uploaded: RFC 3339, UTC.
     pub uploaded_at: String,
-    /// What reading is verified against, beside the checksums of the two files. Version 1 has none.
+    /// Checksums for reading the files block by block. Version 1 has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checks: Option<ReceiptChecks>,
 }
 
-/// What a receipt says of how its files are verified. Checksums and seeds are 16 lower case hexadecimal digits.
+/// How a part's files are verified when they are read. Checksums and seeds are 16 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptChecks {
-    /// The seed of `N.sums`; none if the CSV is one block, whose checksum is the file's.
+    /// The seed of `N.sums`; `None` if the CSV is one block, which is verified by the checksum of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sums_seed: Option<String>,
-    /// The checksum of the Parquet footer with the 8 bytes after it.
+    /// The checksum of the Parquet footer and the [`PARQUET_TAIL_BYTES`] after it.
     pub footer_xxh3: String,
-    /// Whether the checksums of the column chunks are in `N.sums`, after those of the CSV. Otherwise the footer has them.
+    /// Whether the checksums of the column chunks are in `N.sums`, after those of the CSV. Otherwise they are in the footer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chunks_in_sums: bool,
 }
 
 impl Receipt {
-    /// What the registry keeps of its checksums; none if it is of version 1, or has none that can be read.
+    /// The checksums that the registry keeps; `None` if the receipt has version 1 or its checksums cannot be parsed.
     pub fn checks(&self) -> Option<Checks> {
         let checks = self.checks.as_ref()?;
         let csv = checks.sums_seed.as_ref().unwrap_or(&self.csv.xxh3);
@@ -99,22 +99,22 @@ impl Receipt {
     }
 }
 
-/// What the text of a damaged receipt still says about the part's files. Each of it may be the damage.
+/// The fields that can still be read from a damaged receipt. Any of them may be wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
+pub struct PartialReceipt {
     /// The checksum of `N.csv`.
     pub csv_xxh3: Option<String>,
     /// The checksum of `N.parquet`.
     pub parquet_xxh3: Option<String>,
     /// The seed of `N.sums`.
     pub sums_seed: Option<u64>,
-    /// Whether `N.sums` has the checksums of the column chunks, too.
+    /// As [`ReceiptChecks::chunks_in_sums`].
     pub chunks_in_sums: bool,
 }
 
-impl Remains {
-    /// Looks for fields as [`Receipt`] is serialized; the text around them may be anything.
-    pub fn of(text: &[u8]) -> Self {
+impl PartialReceipt {
+    /// Searches for the serialized fields of a [`Receipt`]; the text around them may be anything.
+    pub fn parse(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
         let after = |key: &str| text.split_once(key).map(|(_, rest)| rest);
         let digits = |rest: &str| rest.get(..16).filter(|digits| from_hex(digits).is_some()).map(str::to_owned);
@@ -130,7 +130,7 @@ impl Remains {
         }
     }
 
-    /// The checksum of a file.
+    /// The checksum of one of the two files.
     pub fn checksum(&self, format: Format) -> Option<&String> {
         match format {
             Format::Csv => self.csv_xxh3.as_ref(),
@@ -143,36 +143,36 @@ fn is_small_parquet(bytes: u64, footer_bytes: u32) -> bool {
     bytes <= SMALL_PARQUET_BYTES + u64::from(footer_bytes) + PARQUET_TAIL_BYTES as u64
 }
 
-/// A stored file.
+/// Size and checksum of a stored file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileInfo {
-    /// Its size.
+    /// The file's size.
     pub bytes: u64,
-    /// XXH3 of 64 bits, seed 0, as 16 lower case hexadecimal digits.
+    /// XXH3 of 64 bits, seed 0, as 16 lower-case hexadecimal digits.
     pub xxh3: String,
 }
 
-/// What the bytes of a part's files are verified against when they are read.
+/// What a part's files are verified against when they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checks {
     /// The checksum of `N.csv` if that is one block, otherwise the seed of `N.sums`.
     pub csv: u64,
     /// The checksum of `N.parquet` if [`Part::is_small_parquet`], otherwise that of its footer.
     pub parquet: u64,
-    /// Whether `N.sums` has the checksums of the column chunks, too.
+    /// As [`ReceiptChecks::chunks_in_sums`].
     pub chunks_in_sums: bool,
 }
 
-/// A Parquet file is read and verified whole if what is before its footer takes no more than this: it is one page of the
-/// system's cache, so no less would be read of a disk.
+/// A Parquet file is read and verified in one piece if no more bytes than this are before its footer. This is one page of
+/// the page cache, so reading less would not save a disk read.
 pub const SMALL_PARQUET_BYTES: u64 = 4 * 1024;
 /// The footer's length and the magic number at the very end of a Parquet file.
 pub const PARQUET_TAIL_BYTES: usize = 8;
 
-/// What the registry keeps of a part: all of one size, whatever the part's.
+/// What the registry keeps of a part. Its size does not depend on the part's.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Its number.
+    /// The part's id.
     pub id: PartId,
     /// Data rows.
     pub rows: u64,
@@ -182,18 +182,18 @@ pub struct Part {
     pub parquet_bytes: u64,
     /// Row groups of `N.parquet`.
     pub row_groups: u32,
-    /// Size of its footer.
+    /// As [`Receipt::footer_bytes`].
     pub footer_bytes: u32,
-    /// How many columns.
+    /// The number of columns.
     pub columns_count: u32,
-    /// Its columns; none if the registry's room for distinct headers was used up: then the receipt has them.
+    /// The columns; `None` if the registry had no room for one more schema, so that they must be read from the receipt.
     pub schema: Option<Arc<Schema>>,
-    /// None in format version 1, until the part has been verified whole.
+    /// `None` for format version 1, until the part has been verified.
     pub checks: Option<Checks>,
 }
 
 impl Part {
-    /// The registry's view of a receipt.
+    /// The part that a receipt describes.
     pub fn of(receipt: &Receipt, schema: Option<Arc<Schema>>) -> Self {
         Self {
             checks: receipt.checks(),
@@ -208,12 +208,12 @@ impl Part {
         }
     }
 
-    /// Whether its Parquet file is so small that it is read whole.
+    /// Whether the Parquet file is read in one piece, see [`SMALL_PARQUET_BYTES`].
     pub fn is_small_parquet(&self) -> bool {
         is_small_parquet(self.parquet_bytes, self.footer_bytes)
     }
 
-    /// Entries in the Parquet file's footer.
+    /// The number of column chunks in the Parquet file. Its footer has an entry for each.
     pub fn column_chunks(&self) -> u64 {
         u64::from(self.row_groups) * u64::from(self.columns_count)
     }

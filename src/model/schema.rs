@@ -4,13 +4,13 @@ use std::{collections::HashMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// What all cells of a column have in common, so that none loses anything.
+/// The narrowest type that holds all cells of a column without loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnType {
-    /// Integers as they would be printed.
+    /// Integers in canonical decimal form.
     Int64,
-    /// JSON numbers of at most 17 significant digits, at least one of them no integer.
+    /// JSON numbers of at most 17 significant digits, at least one of which is not an integer.
     Float64,
     /// `true` and `false`.
     Boolean,
@@ -20,7 +20,7 @@ pub enum ColumnType {
     Timestamp,
     /// The same with a `Z` at the end of every cell.
     TimestampUtc,
-    /// Anything else, and columns without a value.
+    /// Anything else, and columns with only empty cells.
     Utf8,
 }
 
@@ -41,16 +41,16 @@ impl fmt::Display for ColumnType {
 /// A column of one part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// As in the header.
+    /// The name in the header.
     pub name: String,
-    /// Of the whole file.
+    /// The type of all cells.
     #[serde(rename = "type")]
     pub column_type: ColumnType,
-    /// Empty cells.
+    /// The number of empty cells.
     pub nulls: u64,
 }
 
-/// The columns of a part without what differs from part to part, so that parts can share it.
+/// Names and types of columns. Parts with the same columns share one schema.
 #[derive(Debug)]
 pub struct Schema {
     columns: Vec<(String, ColumnType)>,
@@ -59,7 +59,7 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// The schema of a receipt.
+    /// The schema of a receipt's columns.
     pub fn of(columns: &[Column]) -> Self {
         const ENTRY_BYTES: usize = 128;
         Self {
@@ -69,18 +69,18 @@ impl Schema {
         }
     }
 
-    /// Index and type of a column.
+    /// Index and type of the column with this name.
     pub fn find(&self, name: &str) -> Option<(usize, ColumnType)> {
         let index = *self.index_of.get(name)?;
         Some((index, self.columns[index].1))
     }
 
-    /// How many columns.
+    /// The number of columns.
     pub fn columns_count(&self) -> usize {
         self.columns.len()
     }
 
-    /// Memory that it takes, about.
+    /// Approximate size in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

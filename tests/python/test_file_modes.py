@@ -95,5 +95,5 @@ def test_a_data_folder_that_others_may_write_to_is_warned_of(start_server, tmp_p
     data = tmp_path / "data"
     data.mkdir()
     data.chmod(0o777)
-    assert "others than the server may write to the data folder" in start_server(data).stderr
+    assert "other users may write to the data folder" in start_server(data).stderr
     assert oct(stat.S_IMODE(data.stat().st_mode)) == "0o777"

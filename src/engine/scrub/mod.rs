@@ -1,10 +1,9 @@
-//! Reads everything that is stored and compares it with its checksums: for `tally verify`, and in the background with
-//! `--scrub-interval`.
+//! Verifies all stored files: for `tally verify`, and in the background with `--scrub-interval`.
 //!
-//! A scan reads the files of all parts in the order of their ids, then those of the jobs. It runs in slices on the workers,
-//! in the lane of jobs, so that uploads and questions continue meanwhile. A scan changes nothing. Only [`verify_folder`],
-//! which locks the data folder like a server, moves damaged parts to quarantine. While a server runs, a damaged part stays in
-//! the table, so that questions that need it are refused; they are answered again once its files have been restored.
+//! A scan reads the files of all parts in the order of their ids, then those of the jobs. It runs as short tasks in the job
+//! lane of the workers, so that uploads and questions continue meanwhile. A scan changes nothing. Only [`verify_folder`],
+//! which locks the data folder like a server, moves damaged parts to quarantine. While a server runs, a damaged part stays
+//! in the table, so that questions that need it are refused until its files have been restored.
 
 pub mod scan;
 
@@ -28,13 +27,13 @@ use std::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-/// A verification of all that the server has stored. Dropping it ends it.
+/// A running verification of all stored files. Dropping it ends it.
 pub struct Verification {
     context: Arc<Context>,
-    /// `None` while a worker runs a slice, and after the end.
+    /// `None` while a task runs, and after the end.
     scan: Option<Scan>,
     damaged_count: u64,
-    /// The permit of a call, of which the number is limited. The background scrub needs none.
+    /// `None` for the background scrub, which needs no permit.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -43,13 +42,13 @@ pub struct Verification {
 pub struct VerifiedFolder {
     /// Parts that were moved to quarantine.
     pub set_aside: Vec<PartId>,
-    /// How many parts are in quarantine whose loss no operator has accepted, including those of `set_aside`.
+    /// How many parts are in quarantine whose loss no operator has accepted, including `set_aside`.
     pub missing_count: usize,
 }
 
-/// Begins to verify everything that is stored now.
+/// Begins to verify all files that are stored now.
 ///
-/// Errors: another call is already verifying.
+/// Errors: another verification is running.
 pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
     let permit = Arc::clone(&context.verify_calls).try_acquire_owned();
     let permit = permit.ok().ok_or(Error::VerificationRunning)?;
@@ -63,7 +62,7 @@ impl Verification {
         Self { context, scan: Some(scan), damaged_count: 0, _permit: permit }
     }
 
-    /// Verifies one more slice; returns `None` at the end. Damaged files are also logged and counted.
+    /// Runs the next task of the scan; returns `None` at the end. Damaged files are also logged and counted.
     ///
     /// Errors: the folder of jobs cannot be read; the server is shutting down.
     pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
@@ -74,12 +73,12 @@ impl Verification {
             true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
             false => None,
         };
-        let slice = move || {
+        let task = move || {
             let more = scan.step(&store, wide_permit.is_some())?;
             drop(wide_permit);
             Ok((scan, more))
         };
-        let (mut scan, more) = context.workers.run(Lane::Job, slice).await.flatten()?;
+        let (mut scan, more) = context.workers.run(Lane::Job, task).await.flatten()?;
         let progress = std::mem::take(&mut scan.progress);
         for DamagedFile { file, what } in &progress.damaged {
             tracing::error!(file, what, "damaged");
@@ -95,7 +94,7 @@ impl Verification {
     }
 }
 
-/// Waits, verifies everything that is stored, and begins again, until the engine is closed or dropped.
+/// Verifies all stored files at regular intervals, until the engine is closed or dropped.
 pub(super) async fn keep_scrubbing(context: Weak<Context>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
@@ -103,7 +102,7 @@ pub(super) async fn keep_scrubbing(context: Weak<Context>, interval: Duration) {
         match scrub(context).await {
             Ok(()) => {}
             Err(Error::Draining) => return,
-            Err(error) => tracing::error!(%error, "the scrub could not go on"),
+            Err(error) => tracing::error!(%error, "the scrub failed"),
         }
     }
 }
@@ -130,10 +129,10 @@ pub async fn holder(root: &Path) -> Result<Option<u64>, Error> {
     holder
 }
 
-/// Verifies a data folder that no server uses, and puts it in order as a server does when it starts: remains of uploads that
-/// were never acknowledged are removed, and damaged parts are moved to quarantine.
+/// Verifies a data folder that no server uses, and recovers it as a server does at start: removes leftovers of uploads that
+/// were never acknowledged, and moves damaged parts to quarantine.
 ///
-/// Errors: there is no such folder, or it is in use; a file operation fails.
+/// Errors: the folder does not exist, or is in use; a file operation fails.
 pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Result<VerifiedFolder, Error> {
     if !root.join("parts").is_dir() {
         return Err(Error::DataFolder(format!("data folder {}: it is not there", root.display())));
@@ -144,7 +143,7 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
         let store = Store::open(&root, Durability::Fsync)?;
         record::find(&store)?; // a newer version is refused before anything is changed
         let mut parts = BTreeSet::new();
-        let found = store.tidy(|receipt| {
+        let found = store.clean_up(|receipt| {
             parts.insert(receipt.part);
         })?;
         parts.extend(found.quarantined.iter().map(|(id, _reason)| *id));
@@ -154,18 +153,18 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
     let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)));
     loop {
         let store = Arc::clone(&store);
-        let slice = move || {
+        let task = move || {
             let more = scan.step(&store, true)?;
             Ok((scan, more))
         };
         let more;
-        (scan, more) = workers.run(Lane::Job, slice).await.flatten()?;
+        (scan, more) = workers.run(Lane::Job, task).await.flatten()?;
         report(std::mem::take(&mut scan.progress));
         if !more {
             break;
         }
     }
-    // The scan has reported the same parts, except for one whose number is the only thing wrong with it.
+    // The scan has reported the same parts, except one that is undamaged and has the last id.
     let mut damaged_parts = scan.damaged_parts;
     for (id, reason) in found.quarantined {
         if damaged_parts.insert(id) {
@@ -196,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// The files that a scan of this file finds damaged.
+    /// Scans one file and returns the names of the files that were found damaged.
     fn damaged(store: &Store, target: StoredFile) -> Vec<String> {
         let mut scan = Scan::new(std::iter::empty());
         scan.jobs = Some(Vec::new().into_iter());

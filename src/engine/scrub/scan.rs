@@ -1,4 +1,4 @@
-//! One pass over stored files: which file is next, and what is compared with what.
+//! A scan: one pass over the stored files, which verifies each of them.
 
 use crate::{
     engine::{
@@ -16,7 +16,7 @@ use crate::{
     limits::{TASK_BYTES, TASK_PARTS_MAX},
     model::{
         format::Format,
-        part::{Part, PartId, Remains},
+        part::{Part, PartId, PartialReceipt},
     },
 };
 use std::{
@@ -47,9 +47,9 @@ pub struct Progress {
     pub damaged: Vec<DamagedFile>,
 }
 
-/// A scan of stored files: what has to be verified, and how much of it has been.
+/// The state of a scan: the files that have not been verified yet, and the progress.
 pub(super) struct Scan {
-    /// Parts that have not been begun. Each has its entry in the table, or `None` if no server uses the folder.
+    /// Parts that have not been begun, with their entries in the registry, which are `None` if no server uses the folder.
     parts: Box<dyn Iterator<Item = (PartId, Option<Arc<Part>>)> + Send>,
     /// Names of jobs that have not been begun; `None` until all parts are done.
     pub(super) jobs: Option<std::vec::IntoIter<String>>,
@@ -63,20 +63,20 @@ pub(super) struct Scan {
 
 /// A file that has to be verified.
 pub(super) enum StoredFile {
-    /// The receipt of a part, with the part's entry in the table, which is used if the receipt is damaged.
+    /// The receipt of a part, and the part's entry in the registry, which is used if the receipt is damaged.
     Receipt(PartId, Option<Arc<Part>>),
-    /// A file of a part, and the checksum that the receipt has for it.
+    /// A file of a part, and its checksum from the receipt.
     PartFile(Arc<Part>, Format, String),
-    /// The list of checksums of the part's files.
+    /// The block list of a part.
     Sums(Arc<Part>),
     /// The CSV of a part whose receipt is damaged, block by block.
     CsvBlocks(Arc<Part>),
     /// The Parquet file of a part whose receipt is damaged, from a block of its column chunks on.
     ParquetBlocks(Arc<Part>, u64),
-    /// A file of a part of which only the remains of its receipt are known.
-    Remaining(PartId, Format, Arc<Remains>),
-    /// The list of checksums of such a part.
-    RemainingSums(PartId, Arc<Remains>),
+    /// A file of a part whose receipt is damaged and that is not in the registry.
+    FileWithoutReceipt(PartId, Format, Arc<PartialReceipt>),
+    /// The block list of such a part.
+    SumsWithoutReceipt(PartId, Arc<PartialReceipt>),
     Record(String),
     JobFile(Arc<Record>, JobFile),
 }
@@ -90,7 +90,7 @@ struct Reading {
     hash: XxHash3_64,
     /// The checksum of the whole file; `None` if only its blocks have checksums.
     expected: Option<String>,
-    /// Whether `expected` is from a damaged receipt.
+    /// Whether `expected` is from a damaged receipt, and so may be wrong.
     is_doubtful: bool,
 }
 
@@ -112,17 +112,17 @@ impl Scan {
         }
     }
 
-    /// Whether the next slice decodes a long Parquet footer.
+    /// Whether the next task decodes a long Parquet footer.
     pub(super) fn is_wide_read_next(&self) -> bool {
         self.reading.is_none() && self.pending_files.front().is_some_and(decodes_long_footer)
     }
 
-    /// Runs one slice, and returns whether there is more. Without `wide_reads` the slice ends before a long Parquet footer has
-    /// to be decoded.
+    /// Verifies as much as fits in one task, and returns whether there is more. Without `wide_reads` the task ends before a
+    /// long Parquet footer has to be decoded.
     ///
     /// Errors: the folder of jobs cannot be read.
     pub(super) fn step(&mut self, store: &Store, wide_reads: bool) -> Result<bool, Error> {
-        // Each file counts as some bytes more than it has, so that a slice of small files ends, too.
+        // Each file counts as some bytes more than it has, so that a task also ends after many small files.
         const FILE_BYTES: u64 = (TASK_BYTES / TASK_PARTS_MAX / 4) as u64;
         let before = self.progress.bytes + self.progress.files * FILE_BYTES;
         while self.progress.bytes + self.progress.files * FILE_BYTES < before + TASK_BYTES as u64 {
@@ -149,7 +149,7 @@ impl Scan {
             StoredFile::Receipt(id, known) => self.begin_receipt(store, id, known),
             StoredFile::PartFile(part, format, expected) => {
                 let (id, file) = (part.id, format!("parts/{}.{format}", part.id));
-                // The CSV is verified block by block, which also verifies that its list of checksums belongs to this file.
+                // The CSV is also verified block by block, so that a block list of another file is detected.
                 let opened = match (format, part.checks) {
                     (Format::Csv, Some(_)) => store.open_part(&part, format),
                     (Format::Csv, None) | (Format::Parquet, _) => store.open_part_unverified(&part, format),
@@ -179,17 +179,17 @@ impl Scan {
                 }
                 Err(error) => self.part_is_damaged(part.id, format!("parts/{}.parquet", part.id), &error),
             },
-            StoredFile::Remaining(id, format, remains) => {
+            StoredFile::FileWithoutReceipt(id, format, receipt) => {
                 let file = format!("parts/{id}.{format}");
-                match store.open_part_without_receipt(id, format, remains.sums_seed) {
+                match store.open_part_without_receipt(id, format, receipt.sums_seed) {
                     Ok(reader) => {
-                        let reading = Reading::new(Owner::Part(id), file, &reader, remains.checksum(format).cloned());
+                        let reading = Reading::new(Owner::Part(id), file, &reader, receipt.checksum(format).cloned());
                         self.reading = Some(Reading { is_doubtful: true, ..reading });
                     }
                     Err(error) => self.part_is_damaged(id, file, &error),
                 }
             }
-            StoredFile::RemainingSums(id, remains) => match check_remaining_sums(store, id, &remains) {
+            StoredFile::SumsWithoutReceipt(id, receipt) => match check_sums_without_receipt(store, id, &receipt) {
                 Ok(None) => {}
                 Ok(Some(bytes)) => self.end_file(bytes),
                 Err(error) => self.part_is_damaged(id, format!("parts/{id}.sums"), &error),
@@ -255,19 +255,19 @@ impl Scan {
         }
     }
 
-    /// Continues with the files of a part whose receipt is damaged. They are compared with the part's entry in the table, or
-    /// else with what can still be read of the receipt.
+    /// Continues with the files of a part whose receipt is damaged. They are compared with the part's entry in the registry,
+    /// or else with what can still be read of the receipt.
     fn push_files_without_receipt(&mut self, store: &Store, id: PartId, known: Option<Arc<Part>>) {
         if let Some(part) = known.filter(|part| part.checks.is_some()) {
             let files = [StoredFile::CsvBlocks(Arc::clone(&part)), StoredFile::ParquetBlocks(Arc::clone(&part), 0)];
             self.pending_files.extend(files.into_iter().chain([StoredFile::Sums(part)]));
             return;
         }
-        let remains = Arc::new(store.receipt_remains(id));
-        self.pending_files.extend(
-            [Format::Csv, Format::Parquet].map(|format| StoredFile::Remaining(id, format, Arc::clone(&remains))),
-        );
-        self.pending_files.push_back(StoredFile::RemainingSums(id, remains));
+        let receipt = Arc::new(store.partial_receipt(id));
+        for format in [Format::Csv, Format::Parquet] {
+            self.pending_files.push_back(StoredFile::FileWithoutReceipt(id, format, Arc::clone(&receipt)));
+        }
+        self.pending_files.push_back(StoredFile::SumsWithoutReceipt(id, receipt));
     }
 
     fn read_block(&mut self, store: &Store) {
@@ -301,8 +301,8 @@ impl Scan {
         self.is_damaged(file, error);
     }
 
-    /// Reports a damaged file of a job, unless the job has changed since its record was read: then it may have other files or
-    /// none, and its record is read again.
+    /// Reports a damaged file of a job. If the job has changed since its record was read, it may have other files now, so its
+    /// record is read again instead.
     fn job_is_damaged(&mut self, store: &Store, record: &Record, file: String, error: &Error) {
         let name = record.id.to_string();
         match Record::read(store, &name) {
@@ -337,7 +337,7 @@ impl Reading {
         let found = checksum_text(&self.hash);
         let Some(expected) = self.expected.as_ref().filter(|expected| **expected != found) else { return Ok(()) };
         match self.of {
-            // The damage of the receipt is in this checksum, and the file is whole.
+            // The receipt is damaged in this checksum, and the file is undamaged.
             Owner::Part(id) if self.is_doubtful && store.is_only_damage_of_receipt(id, expected, &found) => Ok(()),
             Owner::Part(_) if self.is_doubtful => Err(self.blocks.damaged(&format!(
                 "its checksum is {found}, what is left of the receipt says {expected}: one of the two is damaged"
@@ -357,14 +357,14 @@ fn decodes_long_footer(file: &StoredFile) -> bool {
         StoredFile::Receipt(..)
         | StoredFile::PartFile(..)
         | StoredFile::CsvBlocks(_)
-        | StoredFile::Remaining(..)
-        | StoredFile::RemainingSums(..)
+        | StoredFile::FileWithoutReceipt(..)
+        | StoredFile::SumsWithoutReceipt(..)
         | StoredFile::Record(_)
         | StoredFile::JobFile(..) => false,
     }
 }
 
-/// Verifies a part's list of checksums, and returns its size; `None` if the part needs no list.
+/// Verifies a part's block list and returns its size; `None` if the part needs no list.
 fn check_sums(store: &Store, part: &Part) -> Result<Option<u64>, Error> {
     let csv_blocks = listed_blocks(part.csv_bytes);
     let Some(checks) = part.checks.filter(|checks| checks.chunks_in_sums || csv_blocks > 0) else { return Ok(None) };
@@ -374,7 +374,7 @@ fn check_sums(store: &Store, part: &Part) -> Result<Option<u64>, Error> {
             let file = store.open_part(part, Format::Parquet);
             match file.and_then(|file| Ok(ParquetFile::open(&file, part)?.blocks_count())) {
                 Ok(chunk_blocks) => csv_blocks + chunk_blocks..=csv_blocks + chunk_blocks,
-                // The Parquet file is damaged or cannot be read, which has been reported; its number of blocks is unknown.
+                // The Parquet file is damaged or cannot be read, which is already reported. Its number of blocks is unknown.
                 Err(_) => csv_blocks..=u64::MAX,
             }
         }
@@ -382,14 +382,14 @@ fn check_sums(store: &Store, part: &Part) -> Result<Option<u64>, Error> {
     store.check_part_sums(part.id, checks.csv, blocks).map(Some)
 }
 
-/// The same with what can still be read of the part's receipt.
-fn check_remaining_sums(store: &Store, id: PartId, remains: &Remains) -> Result<Option<u64>, Error> {
-    let Some(seed) = remains.sums_seed else { return Ok(None) };
+/// The same for a part whose receipt is damaged.
+fn check_sums_without_receipt(store: &Store, id: PartId, receipt: &PartialReceipt) -> Result<Option<u64>, Error> {
+    let Some(seed) = receipt.sums_seed else { return Ok(None) };
     let csv = store.open_part_without_receipt(id, Format::Csv, None);
     let blocks = match csv.map(|csv| listed_blocks(csv.bytes())) {
-        Ok(blocks) if !remains.chunks_in_sums => blocks..=blocks,
+        Ok(blocks) if !receipt.chunks_in_sums => blocks..=blocks,
         Ok(blocks) => blocks..=u64::MAX,
-        Err(_) => 0..=u64::MAX, // the CSV cannot be read, which has been reported
+        Err(_) => 0..=u64::MAX, // the CSV cannot be read, which is already reported
     };
     store.check_part_sums(id, seed, blocks).map(Some)
 }

@@ -13,28 +13,28 @@ use super::{
 };
 use crate::engine::state::lock_check::assert_unlocked;
 
-/// Checksums of a draft's blocks on their way into a file: a page of them is in memory.
+/// Computes the checksums of a draft's blocks and writes them to a file. At most one page is in memory.
 pub(super) struct BlockList {
     pub(super) seed: u64,
     hasher: BlockHasher,
     pages: PageWriter,
     pub(super) path: PathBuf,
-    /// Made when the first page is written. Who reads it shares it.
+    /// Created with the first page. Shared with readers.
     pub(super) file: Option<Arc<File>>,
-    /// Whether the last page is written: no more blocks come.
-    is_whole: bool,
+    /// Whether the last page has been written.
+    is_complete: bool,
 }
 
 impl BlockList {
     pub(super) fn new(path: PathBuf) -> Self {
         let seed = fastrand::u64(..);
         let (hasher, pages) = (BlockHasher::new(BLOCK_BYTES), PageWriter::new(seed));
-        Self { seed, hasher, pages, path, file: None, is_whole: false }
+        Self { seed, hasher, pages, path, file: None, is_complete: false }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.is_whole {
-            return Err(io::Error::other("a file is written on after its checksums were listed"));
+        if self.is_complete {
+            return Err(io::Error::other("a file was written to after its block list was completed"));
         }
         let Self { hasher, pages, path, file, .. } = self;
         let mut written = Ok(());
@@ -52,9 +52,9 @@ impl BlockList {
         self.pages.push(sum).map_or(Ok(()), |page| open_or_create(&mut self.file, &self.path)?.write_all(&page))
     }
 
-    /// The last block and the last page.
+    /// Ends the last block and writes the last page.
     pub(super) fn end(&mut self) -> io::Result<()> {
-        if self.is_whole {
+        if self.is_complete {
             return Ok(());
         }
         if let Some(sum) = self.hasher.end() {
@@ -63,7 +63,7 @@ impl BlockList {
         if let Some(page) = self.pages.end() {
             open_or_create(&mut self.file, &self.path)?.write_all(&page)?;
         }
-        self.is_whole = true;
+        self.is_complete = true;
         Ok(())
     }
 }
@@ -73,7 +73,7 @@ impl Drop for BlockList {
         if self.file.is_some() {
             assert_unlocked();
             if let Err(error) = fs::remove_file(&self.path) {
-                tracing::error!(path = %self.path.display(), %error, "a list of checksums is left until the next start");
+                tracing::error!(path = %self.path.display(), %error, "a block list could not be removed");
             }
         }
     }

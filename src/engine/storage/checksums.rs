@@ -1,15 +1,14 @@
-//! Checksums of stored bytes: of a file's blocks, of the pages of the file that lists them, of a record.
-//!
-//! Pure: bytes in, checksums out. Who reads and writes the files is `store.rs` and `parquet.rs`.
+//! Checksums of stored bytes: of the blocks of a file, of the pages of a block list (`N.sums`), of a record. No file is
+//! read or written here.
 //!
 //! ```text
-//! N.sums       pages, one after the other; all but the last have 511 checksums
+//! N.sums       pages; all but the last have 511 checksums
 //! page         checksums of blocks, 8 bytes each, little endian; then the checksum of the page itself
 //! record       {"format":2,...,"record_xxh3":"16 hexadecimal digits"}: of all bytes before `,"record_xxh3"`
 //! ```
 //!
-//! All are XXH3 of 64 bits. That of a page is seeded with a number that belongs to one file and with the page's place,
-//! so that a page of another file, or from another place, is found out.
+//! All are XXH3 of 64 bits. The seed of a page's checksum is a random number of the file plus the index of the page, so
+//! that pages of another file or in the wrong order are detected.
 
 use std::hash::Hasher;
 
@@ -20,7 +19,7 @@ use crate::{
     model::checksum::{from_hex, to_hex},
 };
 
-/// Bytes of a block of a file that is read from its start to its end: CSV, and what jobs read and write.
+/// Bytes of a block of CSV and of jobs' files.
 pub const BLOCK_BYTES: usize = READ_BLOCK_BYTES;
 /// Bytes of a block of a column chunk in a Parquet file.
 pub const CHUNK_BLOCK_BYTES: usize = 4 * READ_BLOCK_BYTES;
@@ -37,26 +36,26 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 
-/// Checksums of the blocks of a file that is listed in `N.sums`. A file of one block is not: its own checksum is enough.
+/// How many checksums a file of this size has in its block list. A file of one block needs only its own checksum.
 pub fn listed_blocks(file_bytes: u64) -> u64 {
     if file_bytes <= BLOCK_BYTES as u64 { 0 } else { file_bytes.div_ceil(BLOCK_BYTES as u64) }
 }
 
-/// Cuts what comes into blocks of one size, and tells the checksum of each.
+/// Computes the checksum of each block of a byte stream.
 pub struct BlockHasher {
     block_bytes: usize,
     hash: XxHash3_64,
-    /// Bytes of the block that has not ended.
+    /// Bytes of the unfinished block.
     bytes: usize,
 }
 
 impl BlockHasher {
-    /// Before the first byte.
+    /// A hasher for blocks of `block_bytes`.
     pub fn new(block_bytes: usize) -> Self {
         Self { block_bytes, hash: XxHash3_64::new(), bytes: 0 }
     }
 
-    /// More bytes; `each` is called with the checksum of every block that they end.
+    /// Adds bytes, and calls `each` with the checksum of every block that they complete.
     pub fn update(&mut self, mut bytes: &[u8], mut each: impl FnMut(u64)) {
         while !bytes.is_empty() {
             let taken;
@@ -73,14 +72,14 @@ impl BlockHasher {
         }
     }
 
-    /// The last block ends here: its checksum, or none if it has no bytes. What comes next begins another.
+    /// Ends the unfinished block and returns its checksum; `None` if it has no bytes.
     pub fn end(&mut self) -> Option<u64> {
         let has_bytes = std::mem::take(&mut self.bytes) > 0;
         has_bytes.then(|| std::mem::take(&mut self.hash).finish())
     }
 }
 
-/// Checksums on their way into the pages of `N.sums`.
+/// Collects checksums into the pages of `N.sums`.
 pub struct PageWriter {
     seed: u64,
     pages: u64,
@@ -88,18 +87,18 @@ pub struct PageWriter {
 }
 
 impl PageWriter {
-    /// Before the first page.
+    /// A writer of the first page of a file with this seed.
     pub fn new(seed: u64) -> Self {
         Self { seed, pages: 0, sums: Vec::new() }
     }
 
-    /// One more checksum. Returns the page that it completes, if it does.
+    /// Adds a checksum. Returns the page if this completes it.
     pub fn push(&mut self, sum: u64) -> Option<Vec<u8>> {
         self.sums.push(sum);
         if self.sums.len() == PAGE_SUMS_MAX { self.end() } else { None }
     }
 
-    /// The last page; none if it would be empty.
+    /// Ends the page and returns it; `None` if it would be empty.
     pub fn end(&mut self) -> Option<Vec<u8>> {
         if self.sums.is_empty() {
             return None;
@@ -113,10 +112,10 @@ impl PageWriter {
     }
 }
 
-/// The checksums in a page; none if the page is not what was written.
+/// The checksums in a page; `None` if the page is damaged.
 pub fn read_page(seed: u64, index: u64, page: &[u8]) -> Option<Vec<u64>> {
-    let (sums, own) = page.split_last_chunk::<SUM_BYTES>()?;
-    if page_checksum(seed, index, sums) != u64::from_le_bytes(*own) {
+    let (sums, page_sum) = page.split_last_chunk::<SUM_BYTES>()?;
+    if page_checksum(seed, index, sums) != u64::from_le_bytes(*page_sum) {
         return None;
     }
     let (sums, rest) = sums.as_chunks::<SUM_BYTES>();
@@ -127,22 +126,22 @@ fn page_checksum(seed: u64, index: u64, sums: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(seed.wrapping_add(index), sums)
 }
 
-/// What a record ends with: this, 16 hexadecimal digits, `"}`.
+/// A record ends with this, 16 hexadecimal digits and `"}`.
 const RECORD_END: &[u8] = b",\"record_xxh3\":\"";
 const RECORD_END_BYTES: usize = RECORD_END.len() + 16 + 2;
 
-/// Whether a record is what was written.
+/// The checksum of a record, compared with the record's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordChecksum {
-    /// It is.
+    /// It matches.
     Valid,
-    /// It is not.
+    /// It does not match: the record is damaged.
     Invalid,
-    /// It carries no checksum: it was written by an earlier version, or its end is damaged.
+    /// There is no checksum: the record has version 1, or its end is damaged.
     Missing,
 }
 
-/// Adds its checksum to a JSON object with at least one field.
+/// Adds its checksum to a record, which is a JSON object with at least one field.
 pub fn add_checksum(mut record: Vec<u8>) -> Vec<u8> {
     record.pop(); // the closing brace
     let sum = to_hex(checksum(&record));
@@ -169,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_do_not_depend_on_how_they_come() {
+    fn blocks_do_not_depend_on_the_size_of_the_pieces() {
         let bytes: Vec<u8> = (0..10_007_u32).map(|number| number.to_le_bytes()[0] ^ number.to_le_bytes()[1]).collect();
         let expected: Vec<_> = bytes.chunks(1000).map(checksum).collect();
         for piece_bytes in [1, 7, 999, 1000, 1001, 2500, bytes.len()] {
@@ -182,17 +181,17 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_read_only_as_it_was_written_and_where() {
+    fn a_page_that_was_changed_or_moved_is_refused() {
         let mut writer = PageWriter::new(7);
         let mut pages: Vec<_> = (0..600).filter_map(|sum| writer.push(sum)).collect();
         pages.extend(writer.end());
         assert_eq!((pages.len(), pages[0].len(), pages[1].len()), (2, PAGE_BYTES_MAX, 90 * SUM_BYTES));
         assert_eq!(writer.end(), None);
         let read: Vec<_> =
-            (0..).zip(&pages).flat_map(|(index, page)| read_page(7, index, page).expect("whole")).collect();
+            (0..).zip(&pages).flat_map(|(index, page)| read_page(7, index, page).expect("undamaged")).collect();
         assert_eq!(read, (0..600).collect::<Vec<_>>());
         assert_eq!(read_page(8, 0, &pages[0]), None, "of another file");
-        assert_eq!(read_page(7, 1, &pages[0]), None, "from another place");
+        assert_eq!(read_page(7, 1, &pages[0]), None, "at another index");
         for at in 0..pages[1].len() {
             let mut page = pages[1].clone();
             page[at] ^= 1;
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_whole_only_as_it_was_written() {
+    fn a_record_that_was_changed_is_refused() {
         let record = add_checksum(br#"{"format":2,"part":7}"#.to_vec());
         assert_eq!(verify_record(&record), RecordChecksum::Valid);
         assert!(serde_json::from_slice::<serde_json::Value>(&record).is_ok_and(|value| value["part"] == 7));

@@ -1,4 +1,4 @@
-//! The commit of parts: files in place, synced, then the receipts renamed into `parts/`, then the folder synced.
+//! The commit of parts: the files in `parts/` are synced, then the receipts are renamed into it, then the folder is synced.
 
 use std::{
     io::{self, Write},
@@ -18,20 +18,20 @@ use crate::{
     model::part::{PartId, Receipt},
 };
 
-/// A part whose files are in place but for the receipt's name, which makes it one. Its files are removed when it is
-/// dropped, unless it was committed.
+/// A part whose files are in `parts/`, while its receipt is still a draft. Its files are removed when it is dropped
+/// without having been committed.
 pub struct PreparedPart {
     store: Arc<Store>,
     part: PartId,
     receipt: Option<Draft>,
-    /// Whether its files and its receipt are safe.
+    /// Whether its files and its receipt are synced.
     synced: bool,
     committed: bool,
 }
 
 impl Store {
-    /// Puts two drafts in place as the files of a part, and a receipt beside them, which is synced if they were. After an
-    /// error nothing of it is left.
+    /// Publishes two drafts as the files of a part, and writes its receipt as a draft, which is synced if they are. After an
+    /// error all of these files are removed.
     pub fn prepare_part(
         self: &Arc<Self>,
         csv: Draft,
@@ -45,52 +45,47 @@ impl Store {
         csv.publish(&self.part_path(part, "csv"), &self.part_path(part, "sums"))?;
         parquet.publish(&self.part_path(part, "parquet"), &self.part_path(part, "sums"))?;
         let text = receipt_text(receipt)?;
-        let what = || Error::io(format!("record {part}.json"));
         let mut draft = self.draft()?;
-        draft.write_all(&text).and_then(|()| draft.complete_file().map(|_file| ())).map_err(what())?;
-        if synced {
-            draft.sync().map_err(what())?;
-        }
+        draft.write_all(&text).and_then(|()| draft.finish(synced)).map_err(Error::io(format!("record {part}.json")))?;
         staged.receipt = Some(draft);
         Ok(staged)
     }
 
-    /// Makes staged parts, all of this store, parts of the table: their bytes synced, then their receipts renamed into
-    /// place, then the folder synced. They share these syncs.
+    /// Commits staged parts of this store. They share the syncs.
     ///
-    /// Errors: after them nothing of any is left.
+    /// Errors: a file operation fails. Then the files of all these parts are removed.
     pub fn commit(&self, mut batch: Vec<PreparedPart>) -> Result<(), Error> {
         assert_unlocked();
-        let what = || Error::io("parts on their way into the table");
+        let what = || Error::io("commit of parts");
         let unsynced: Vec<_> = batch.iter().filter(|staged| !staged.synced).collect();
-        if unsynced.len() > 1 && self.syncs_at_once {
+        if unsynced.len() > 1 && self.uses_syncfs {
             sync_file_system(&self.folder).map_err(what())?;
         } else {
-            // What others write to this file system is not waited for.
+            // This does not wait for other writes to the file system.
             unsynced.into_iter().try_for_each(PreparedPart::sync)?;
         }
         batch.iter_mut().try_for_each(PreparedPart::rename_receipt)?;
         sync_folder(&self.root.join("parts")).map_err(what())?;
-        // Only now: what is dropped before is removed.
+        // Only after the last error: a part that is dropped uncommitted removes its files.
         batch.iter_mut().for_each(|staged| staged.committed = true);
         Ok(())
     }
 }
 
 impl PreparedPart {
-    /// Waits until its files and its receipt are safe.
+    /// Syncs its files and its receipt.
     fn sync(&self) -> Result<(), Error> {
         let what = || Error::io(format!("part {}", self.part));
         for extension in ["csv", "parquet", "sums"] {
             match data_folder::open(&self.store.part_path(self.part, extension)) {
-                Err(error) if extension == "sums" && error.kind() == io::ErrorKind::NotFound => {} // of one block
+                Err(error) if extension == "sums" && error.kind() == io::ErrorKind::NotFound => {} // the CSV has one block
                 file => file.and_then(|file| sync_file(&file)).map_err(what())?,
             }
         }
         self.receipt.iter().filter_map(|receipt| receipt.file.as_deref()).try_for_each(sync_file).map_err(what())
     }
 
-    /// Makes it a part that nothing is synced of.
+    /// Commits it without any sync.
     pub fn commit_unsynced(mut self) -> Result<(), Error> {
         self.rename_receipt()?;
         self.committed = true;
@@ -108,7 +103,7 @@ impl Drop for PreparedPart {
         if self.committed {
             return;
         }
-        // The receipt first: without it the others are leftovers, which a start would remove too.
+        // The receipt first: files without a receipt are also removed by the next start.
         for extension in ["json", "csv", "parquet", "sums"] {
             self.store.remove_if_present(&self.store.part_path(self.part, extension));
         }

@@ -1,8 +1,8 @@
-//! What may be in the data folder, and how its files are opened: regular files in five known places, nothing else.
+//! What the data folder may contain (folders and regular files only), and how its files are opened.
 //!
-//! Whoever can write there could put a FIFO, a device or a symbolic link in place of a file. To open one could block a
-//! worker for ever, or reach a file outside of the folder. So the type of every entry is checked at start, before
-//! anything is opened or changed, and each file is opened in a way that follows no link and waits for nothing.
+//! Whoever can write there could replace a file with a FIFO, a device or a symbolic link. Opening one could block a worker
+//! for ever, or reach a file outside of the folder. So the type of every entry is checked at start, before anything is
+//! opened or changed, and files are opened without following links or blocking.
 
 use std::{
     fs::{self, File, FileType, OpenOptions},
@@ -19,9 +19,8 @@ use crate::{engine::state::lock_check::assert_unlocked, error::Error, model::fil
 /// The folders in it.
 pub(super) const FOLDERS: [&str; 4] = ["tmp", "parts", "jobs", "quarantine"];
 
-/// Gives folders that an earlier start made, and the files in them, the mode that new ones have; but the owner's rights
-/// stay what they are. The files are gone through only where their folder had another mode. What cannot be changed is
-/// logged, and left as it is.
+/// Gives existing folders, and the files in them, the mode that new ones have. The owner's permissions are not changed. The
+/// files in a folder are changed only if the folder has another mode. Failures are logged and ignored.
 pub(super) fn apply_mode(root: &Path, mode: FileMode) -> Result<(), Error> {
     for folder in FOLDERS {
         let path = root.join(folder);
@@ -41,22 +40,19 @@ pub(super) fn apply_mode(root: &Path, mode: FileMode) -> Result<(), Error> {
         let (old, new_mode) = (format!("{:04o}", old & 0o7777), format!("{new:04o}"));
         match fs::set_permissions(&path, fs::Permissions::from_mode(new)) {
             Ok(()) => {
-                tracing::info!(folder, old, new = new_mode, files_failed = failed, "its mode and its files' is changed")
+                tracing::info!(folder, old, new = new_mode, files_failed = failed, "changed the folder's mode")
             }
-            Err(error) => tracing::warn!(folder, old, new = new_mode, %error, "its mode could not be changed"),
+            Err(error) => tracing::warn!(folder, old, new = new_mode, %error, "the folder's mode could not be changed"),
         }
     }
     if let Err(error) = change_file_mode(&root.join("lock"), mode) {
-        tracing::warn!(%error, "the mode of the lock could not be changed");
+        tracing::warn!(%error, "the mode of the lock file could not be changed");
     }
-    // It may be anything that somebody chose, /tmp for example, so it is not changed.
+    // The mode of the data folder itself is not changed: it may be a folder that others use, such as /tmp.
     let root_mode = fs::metadata(root).map_err(Error::io(format!("data folder {}", root.display())))?.mode();
     let writers = root_mode & 0o022 & !mode.of_folders();
     if writers != 0 && root_mode & 0o1000 == 0 {
-        tracing::warn!(
-            mode = format!("{:04o}", root_mode & 0o7777),
-            "others than the server may write to the data folder"
-        );
+        tracing::warn!(mode = format!("{:04o}", root_mode & 0o7777), "other users may write to the data folder");
     }
     Ok(())
 }
@@ -67,16 +63,16 @@ fn change_file_mode(path: &Path, mode: FileMode) -> io::Result<()> {
     if old & 0o7777 == new { Ok(()) } else { file.set_permissions(fs::Permissions::from_mode(new)) }
 }
 
-/// Whether a file could not be opened because it is gone, or because what is there is no regular file: then what it held
-/// is lost, and to try again does not help.
-pub(super) fn is_no_file(error: &io::Error) -> bool {
+/// Whether a file could not be opened because it is missing or not a regular file. Then its contents are lost, and trying
+/// again does not help.
+pub(super) fn is_no_regular_file(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
 }
 
-/// Makes what is missing of the data folder, but for the lock.
+/// Creates the data folder and the folders in it, if they are missing.
 ///
-/// Errors: something in its top level is neither a regular file nor a folder, or has the name of one of ours and is
-/// something else; then nothing has been made.
+/// Errors, after which nothing has been created: an entry of the data folder is neither a regular file nor a folder, or has
+/// the name of one of its folders or of the lock and is not one.
 pub(super) fn prepare(root: &Path) -> Result<(), Error> {
     assert_unlocked();
     if root.exists() {
@@ -104,7 +100,7 @@ pub(super) fn entries(root: &Path, folder: &str) -> Result<Vec<PathBuf>, Error> 
     Ok(typed_entries(root, folder)?.into_iter().map(|(path, _file_type)| path).collect())
 }
 
-/// The lock file, made if it is not there.
+/// Opens the lock file, and creates it if it is missing.
 pub(super) fn open_lock(root: &Path) -> io::Result<File> {
     assert_unlocked();
     let mut options = OpenOptions::new();
@@ -114,17 +110,17 @@ pub(super) fn open_lock(root: &Path) -> io::Result<File> {
 
 /// Opens a file for reading.
 ///
-/// Errors: what is there is no regular file, see [`is_no_file`].
+/// Errors: it is missing or not a regular file, see [`is_no_regular_file`]; it cannot be opened.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     open_with_size(path).map(|(file, _bytes)| file)
 }
 
-/// The same, and the file's size in bytes.
+/// As [`open`], and returns the file's size in bytes.
 pub(super) fn open_with_size(path: &Path) -> io::Result<(File, u64)> {
     assert_unlocked();
     let opened = OpenOptions::new().read(true).custom_flags(FLAGS).open(path);
     let opened = match opened {
-        // Another program has a lease on it (fcntl(2), F_SETLEASE), which only a regular file can have. That is waited for.
+        // Another program has a lease on the file (fcntl(2), F_SETLEASE). Only a regular file can have one, so this waits.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)
         }
@@ -133,12 +129,12 @@ pub(super) fn open_with_size(path: &Path) -> io::Result<(File, u64)> {
     checked(opened)
 }
 
-/// A new file, in place of what has that name.
+/// Creates a file, replacing an existing one.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     assert_unlocked();
     let create = || OpenOptions::new().write(true).create_new(true).open(path);
     match create() {
-        // Nothing is ever written through a name that somebody else gave to something.
+        // The existing file may be a link that somebody else made, so it is removed and not written to.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             fs::remove_file(path)?;
             create()
@@ -147,7 +143,7 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The open file, or a new one of this path, which must not exist.
+/// Returns the open file, or creates one at `path`, where no file may exist yet.
 pub(super) fn open_or_create<'a>(file: &'a mut Option<Arc<File>>, path: &Path) -> io::Result<&'a mut Arc<File>> {
     assert_unlocked();
     let opened = match file.take() {
@@ -157,10 +153,10 @@ pub(super) fn open_or_create<'a>(file: &'a mut Option<Arc<File>>, path: &Path) -
     Ok(file.insert(opened))
 }
 
-/// No link is followed, and nothing is waited for: a FIFO that nobody writes to, a terminal, a lease.
+/// Opening follows no symbolic link, and does not wait for a FIFO's writer, a terminal or a lease.
 const FLAGS: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).bits().cast_signed();
 
-/// The file and its size if it is a regular one.
+/// The file and its size; an error if it is not a regular file.
 fn checked(opened: io::Result<File>) -> io::Result<(File, u64)> {
     let not_regular = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{what}, not a regular file"));
     let file = opened.map_err(|error| match rustix::io::Errno::from_io_error(&error) {

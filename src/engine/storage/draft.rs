@@ -1,4 +1,4 @@
-//! A file that is being written, in `tmp/`, until it is published under its last name or dropped.
+//! A file that is being written, until it is published under its final name or dropped.
 
 use std::{
     fs::{self, File},
@@ -26,44 +26,44 @@ use crate::{
     model::{checksum::to_hex, part::FileInfo},
 };
 
-/// A file that is being written. What is small waits in memory and never gets another name than its last; what is not
-/// lies in `tmp/`. It is removed when dropped, unless it was published.
+/// A file that is being written. A small one stays in memory until it is published; a larger one is in `tmp/`, and is
+/// removed when it is dropped without having been published.
 pub struct Draft {
     pub(super) path: PathBuf,
-    /// None as long as all of it is held. Who reads or syncs it shares it, so that it is open once.
+    /// `None` while everything is in `buffer`. Shared with readers and syncs, so that the file is open once.
     pub(super) file: Option<Arc<File>>,
-    /// What is not written yet.
+    /// Bytes that are not in `file` yet.
     pub(super) buffer: Vec<u8>,
     pub(super) bytes: u64,
     will_be_synced: bool,
-    /// Where the room on disk ends that was asked for; `u64::MAX` if there is none to be had.
+    /// Up to where disk space is preallocated; `u64::MAX` if it failed or too little space is free.
     preallocated_bytes: u64,
-    /// Whether all of it is safe.
+    /// Whether everything written so far is synced.
     pub(super) synced: bool,
     checksum: Box<XxHash3_64>,
-    /// Whether its blocks get checksums of their own.
+    /// Whether each block gets its own checksum.
     pub(super) has_block_checksums: bool,
-    /// Their checksums, once there is more than one.
+    /// The blocks' checksums, once there is more than one block.
     blocks: Option<Box<BlockList>>,
-    /// Where its last bytes begin that get a checksum of their own, and that.
+    /// The offset from [`Self::begin_tail`], and the checksum of the bytes from there on.
     tail: Option<(u64, Box<XxHash3_64>)>,
     pub(super) failure: Arc<OnceLock<io::ErrorKind>>,
 }
 
-/// What was on disk of a [`Draft`] at some moment, to be synced while more is written.
+/// The file of a [`Draft`], to be synced while more is written to it.
 pub struct SyncHandle {
     pub(super) file: Arc<File>,
-    /// What errors call it.
+    /// The file's name in errors.
     what: &'static str,
 }
 
-/// A checksum as receipts have it.
+/// A checksum as receipts write it.
 pub(crate) fn checksum_text(hash: &XxHash3_64) -> String {
     to_hex(hash.finish())
 }
 
 impl Draft {
-    /// An empty file, which gets this path once it does not fit in memory.
+    /// An empty file, which is created at `path` once it does not fit in memory.
     pub(super) fn new(path: PathBuf, will_be_synced: bool) -> Self {
         Self {
             path,
@@ -81,7 +81,7 @@ impl Draft {
         }
     }
 
-    /// Bytes written so far.
+    /// The file's size.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -91,27 +91,26 @@ impl Draft {
         FileInfo { bytes: self.bytes, xxh3: checksum_text(&self.checksum) }
     }
 
-    /// What a reader of it verifies its blocks against: its checksum if it is one block, otherwise the seed of its list.
+    /// What readers verify the blocks against: the file's checksum if it is one block, otherwise the seed of its block list.
     pub fn check(&self) -> u64 {
         self.sums_seed().unwrap_or_else(|| self.checksum.finish())
     }
 
-    /// The seed of the list of its blocks' checksums; none if it has no more than one.
+    /// The seed of the block list; `None` if the file has at most one block.
     pub fn sums_seed(&self) -> Option<u64> {
         self.blocks.as_ref().map(|blocks| blocks.seed)
     }
 
-    /// From this offset on, which has not been written yet, a checksum of its own is made.
+    /// Starts a separate checksum of all bytes from `offset` on, none of which has been written yet.
     pub fn begin_tail(&mut self, offset: u64) {
         self.tail = Some((offset, Box::default()));
     }
 
-    /// The checksum of what was written since [`Self::begin_tail`].
+    /// The checksum of the bytes from the offset of [`Self::begin_tail`] on.
     pub fn tail_checksum(&self) -> u64 {
         self.tail.as_ref().map_or(0, |(_, hash)| hash.finish())
     }
 
-    /// Adds what was written to the checksums.
     fn add_to_checksums(&mut self, bytes: &[u8]) -> io::Result<()> {
         let first_block = usize::try_from((BLOCK_BYTES as u64).saturating_sub(self.bytes)).unwrap_or(0);
         let (first, rest) = bytes.split_at(bytes.len().min(first_block));
@@ -119,7 +118,7 @@ impl Draft {
         if self.has_block_checksums && !rest.is_empty() {
             if self.blocks.is_none() {
                 let mut blocks = BlockList::new(self.path.with_extension("sums"));
-                // Until now the checksum was that of the first block.
+                // So far the file's checksum is that of the first block.
                 blocks.push(self.checksum.finish())?;
                 self.blocks = Some(Box::new(blocks));
             }
@@ -134,27 +133,27 @@ impl Draft {
         Ok(())
     }
 
-    /// Where it will say what a write failed with, for who writes through a library that loses it.
+    /// Will be set to the kind of error of a failed write, for callers that write through a library which loses it.
     pub fn failure(&self) -> Arc<OnceLock<io::ErrorKind>> {
         Arc::clone(&self.failure)
     }
 
-    /// What was written so far, open for reading.
+    /// A reader of what has been written so far.
     pub fn reader(&mut self) -> Result<Reader, Error> {
         const WHAT: &str = "a new file in the data folder";
         let file = Arc::clone(self.complete_file().map_err(Error::io(WHAT))?);
         let check = match &self.blocks {
             Some(blocks) => {
                 let list = blocks.file.as_ref().ok_or_else(|| Error::Internal("a list has no page".to_owned()))?;
-                Check::List(Arc::clone(list), blocks.seed)
+                Check::BlockList(Arc::clone(list), blocks.seed)
             }
             None if self.has_block_checksums => Check::OneBlock(self.checksum.finish()),
-            None => Check::Nothing,
+            None => Check::Unverified,
         };
         Ok(Reader { file, bytes: self.bytes, name: FileName::Other(WHAT.into()), check })
     }
 
-    /// Waits until what was written is safe.
+    /// Waits until everything written so far is on disk.
     pub fn sync(&mut self) -> io::Result<()> {
         sync_file(self.complete_file()?)?;
         self.blocks.iter().filter_map(|blocks| blocks.file.as_deref()).try_for_each(sync_file)?;
@@ -162,13 +161,13 @@ impl Draft {
         Ok(())
     }
 
-    /// What is on disk so far, to be synced while more is written. None if nothing is.
+    /// The file, to be synced while more is written to it; `None` while everything is in memory.
     pub fn sync_handle(&self, what: &'static str) -> Option<SyncHandle> {
         let file = Arc::clone(self.file.as_ref()?);
         Some(SyncHandle { file, what })
     }
 
-    /// Writes what is held, whose memory goes to others.
+    /// Writes the buffer to the file and frees its memory.
     pub fn release_buffer(&mut self) -> io::Result<()> {
         if self.buffer.capacity() > 0 {
             self.flushed_file()?;
@@ -177,7 +176,7 @@ impl Draft {
         Ok(())
     }
 
-    /// The file in `tmp/` with all that was held.
+    /// The file in `tmp/`, after the buffer was written to it.
     pub(super) fn flushed_file(&mut self) -> io::Result<&mut Arc<File>> {
         let file = open_or_create(&mut self.file, &self.path)?;
         if !self.buffer.is_empty() {
@@ -187,17 +186,17 @@ impl Draft {
         Ok(file)
     }
 
-    /// Keeps bytes for which there is room in memory, without ever taking more than [`DRAFT_BUFFER_BYTES`].
+    /// Appends to the buffer, whose capacity never exceeds [`DRAFT_BUFFER_BYTES`]. The caller checks that `bytes` fit.
     fn append_to_buffer(&mut self, bytes: &[u8]) {
-        let held_bytes = self.buffer.len() + bytes.len();
-        if held_bytes > self.buffer.capacity() {
-            self.buffer.reserve_exact(held_bytes.next_power_of_two() - self.buffer.len());
+        let buffered_bytes = self.buffer.len() + bytes.len();
+        if buffered_bytes > self.buffer.capacity() {
+            self.buffer.reserve_exact(buffered_bytes.next_power_of_two() - self.buffer.len());
         }
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Asks for room on disk for what is written next, and more, where it will be synced and there is plenty: a file system
-    /// then has less to do for each write, and puts them side by side. Only speed depends on it.
+    /// Preallocates disk space for the next bytes and more, if the file will be synced and much space is free. Writes are
+    /// then faster and less fragmented; nothing else depends on it.
     fn preallocate(&mut self, bytes: usize) {
         let end = self.bytes + bytes as u64;
         if !self.will_be_synced || end <= self.preallocated_bytes {
@@ -212,12 +211,12 @@ impl Draft {
             })
         });
         if let Err(error) = &reserved {
-            tracing::debug!(%error, "no room on disk is asked for ahead");
+            tracing::debug!(%error, "disk space could not be preallocated");
         }
         self.preallocated_bytes = if matches!(reserved, Ok(true)) { room } else { u64::MAX };
     }
 
-    /// The file in `tmp/` with all of it, and no room beyond, and the list of its blocks' checksums.
+    /// Writes everything to the file in `tmp/`, completes the block list, and gives back preallocated space.
     pub(super) fn complete_file(&mut self) -> io::Result<&mut Arc<File>> {
         self.blocks.iter_mut().try_for_each(|blocks| blocks.end())?;
         let (bytes, preallocated_bytes) = (self.bytes, std::mem::take(&mut self.preallocated_bytes));
@@ -228,8 +227,13 @@ impl Draft {
         Ok(file)
     }
 
-    /// Gives it its last name, and another to the list of its blocks' checksums. What was only held in memory is written
-    /// there at once; after an error it is not there.
+    /// Completes the file in `tmp/`, and syncs it if `sync` is set.
+    pub(super) fn finish(&mut self, sync: bool) -> io::Result<()> {
+        if sync { self.sync() } else { self.complete_file().map(|_file| ()) }
+    }
+
+    /// Renames the file to `to` and its block list to `sums_to`. A file that is only in memory is written to `to` directly,
+    /// and removed again if that fails.
     pub(super) fn publish(mut self, to: &Path, sums_to: &Path) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io(name_of(to));
@@ -237,14 +241,14 @@ impl Draft {
             self.complete_file().map_err(what())?;
             if let Some(blocks) = &mut self.blocks {
                 rename(&blocks.path, sums_to).map_err(Error::io(format!("rename to {}", name_of(sums_to))))?;
-                blocks.file = None; // published: not ours to remove
+                blocks.file = None; // published: do not remove it on drop
             }
             return self.rename(to);
         }
         let mut file = data_folder::create(to).map_err(what())?;
         let Err(error) = file.write_all(&self.buffer) else { return Ok(()) };
         if let Err(error) = fs::remove_file(to) {
-            tracing::error!(path = %to.display(), %error, "a file that is not complete is left");
+            tracing::error!(path = %to.display(), %error, "an incomplete file could not be removed");
         }
         Err(what()(error))
     }
@@ -252,20 +256,20 @@ impl Draft {
     pub(super) fn rename(&mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
         rename(&self.path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
-        self.file = None; // published: not ours to remove
+        self.file = None; // published: do not remove it on drop
         Ok(())
     }
 }
 
-/// What a file's file system has free for us.
+/// Bytes that this process may still use on the file's file system.
 pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
     let free = rustix::fs::fstatvfs(file)?;
     Ok(free.f_bavail.saturating_mul(free.f_frsize))
 }
 
 impl SyncHandle {
-    /// Waits until it is safe. An error must end the file: no later sync through its draft tells of what this one could
-    /// not write.
+    /// Waits until the file's data is on disk. After an error the draft must be dropped, because a later sync does not
+    /// report the failed writes again.
     pub fn sync(self) -> Result<(), Error> {
         assert_unlocked();
         self.file.sync_data().map_err(Error::io(self.what))
@@ -274,7 +278,7 @@ impl SyncHandle {
 
 #[cfg(test)]
 impl SyncHandle {
-    /// A file that cannot be synced: it is open for its path alone.
+    /// A file that cannot be synced, because it is opened with `O_PATH`.
     #[allow(clippy::expect_used, reason = "a panic fails the test")]
     pub(crate) fn unsyncable(path: &Path) -> Self {
         let file = rustix::fs::open(path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
@@ -286,7 +290,7 @@ impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         assert_unlocked();
         if let Some(&failed) = self.failure.get() {
-            return Err(failed.into()); // what is held may be on disk or not
+            return Err(failed.into()); // it is unknown how much of the buffer is on disk
         }
         let room = DRAFT_BUFFER_BYTES - self.buffer.len();
         let written = if bytes.len() < room {
@@ -314,7 +318,7 @@ impl Write for Draft {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // what is held is written when it gets its name
+        Ok(()) // the buffer is written when it is full or the file is completed
     }
 }
 
@@ -323,7 +327,7 @@ impl Drop for Draft {
         if self.file.is_some() {
             assert_unlocked();
             if let Err(error) = fs::remove_file(&self.path) {
-                tracing::error!(path = %self.path.display(), %error, "a draft is left until the next start");
+                tracing::error!(path = %self.path.display(), %error, "a draft could not be removed");
             }
         }
     }

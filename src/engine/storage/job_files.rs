@@ -21,38 +21,36 @@ use crate::{
     engine::state::lock_check::assert_unlocked,
     error::{Error, jobs::JobError},
     limits::KIB,
-    model::durability::Durability,
 };
 
-/// Bytes of a job's record: a question, or names of columns, which JSON may escape to six times their size.
+/// Bytes of a job's record. It holds a question or column names, which JSON may escape to six times their size.
 const JOB_RECORD_BYTES_MAX: usize = 256 * KIB;
 
-/// The files of a job that are there, and their sizes.
+/// Which files of a job exist, and their sizes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JobFiles {
     /// Whether there is a record.
     pub record: bool,
-    /// Of its input.
+    /// The size of the input.
     pub input: Option<u64>,
-    /// Of its result.
+    /// The size of the result.
     pub result: Option<u64>,
 }
 
 impl Store {
-    /// Names of all jobs that have a record now.
+    /// The names of all jobs that have a record.
     pub(crate) fn job_names(&self) -> Result<Vec<String>, Error> {
         let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
         let name = |path: PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
         Ok(self.entries("jobs")?.into_iter().filter(is_record).filter_map(name).collect())
     }
 
-    /// Whether there is a record of a job.
     pub(crate) fn has_job_record(&self, name: &str) -> bool {
         assert_unlocked();
         self.job_path(name, "json").exists()
     }
 
-    /// Publishes the record of a job, in place of its last one.
+    /// Publishes the record of a job, replacing the previous one.
     pub fn publish_job(&self, name: &str, record: Vec<u8>) -> Result<(), Error> {
         let record = add_checksum(record);
         if record.len() > JOB_RECORD_BYTES_MAX {
@@ -61,7 +59,9 @@ impl Store {
         self.publish_record(&self.job_path(name, "json"), &record)
     }
 
-    /// A job's record, and whether it is what was written. Errors: there is none; it cannot be read.
+    /// Reads a job's record and checks its checksum.
+    ///
+    /// Errors: there is no record; it cannot be read.
     pub fn read_job(&self, name: &str) -> Result<(Vec<u8>, RecordChecksum), Error> {
         assert_unlocked();
         let path = self.job_path(name, "json");
@@ -70,21 +70,20 @@ impl Store {
             data_folder::open(&path).and_then(|file| file.take(JOB_RECORD_BYTES_MAX as u64).read_to_end(&mut text));
         match read {
             Ok(_bytes) => {
-                let seal = verify_record(&text);
-                Ok((text, seal))
+                let checksum = verify_record(&text);
+                Ok((text, checksum))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(JobError::Damaged { name: name.to_owned(), what: "its record is gone".to_owned() }.into())
             }
-            Err(error) if data_folder::is_no_file(&error) => {
+            Err(error) if data_folder::is_no_regular_file(&error) => {
                 Err(JobError::Damaged { name: name.to_owned(), what: format!("its record: {error}") }.into())
             }
             Err(error) => Err(Error::io(format!("the record of job {name}"))(error)),
         }
     }
 
-    /// Makes a draft a job's input or result: synced and renamed. It counts once a record says so. Returns what it will be
-    /// verified against.
+    /// Publishes a draft as a job's input or result. It is used only once a record refers to it. Returns [`Draft::check`].
     pub fn publish_job_file(&self, mut draft: Draft, name: &str, kind: JobFile) -> Result<u64, Error> {
         assert_unlocked();
         let what = || Error::io(format!("job {name}"));
@@ -93,23 +92,23 @@ impl Store {
             draft.sync().map_err(what())?;
         }
         draft.publish(&self.job_path(name, kind.extension()), &self.job_path(name, kind.sums_extension()))?;
-        if self.durability == Durability::Fsync {
-            // Or the record that follows could be kept by a power failure, and this not.
+        if self.is_synced() {
+            // Otherwise a power failure could keep the record that refers to this file, but not the file.
             sync_folder(&self.root.join("jobs")).map_err(what()).inspect_err(|_| self.remove_job_file(name, kind))?;
         }
         Ok(check)
     }
 
-    /// A job's input or result, of so many bytes, that is verified against its [`Draft::check`] as it is read. Records of
-    /// version 1 have none.
+    /// Opens a job's input or result, which is verified against its [`Draft::check`] as it is read. `check` is `None` for
+    /// records of version 1.
     pub fn open_job_file(&self, name: &str, kind: JobFile, check: Option<u64>) -> Result<Reader, Error> {
         let file_name = FileName::Job(name.into(), kind);
         let mut reader = Reader::open_as(&self.job_path(name, kind.extension()), file_name)?;
         reader.check = match check {
-            None => Check::Nothing,
+            None => Check::Unverified,
             Some(sum) if listed_blocks(reader.bytes) == 0 => Check::OneBlock(sum),
             Some(seed) => match data_folder::open(&self.job_path(name, kind.sums_extension())) {
-                Ok(sums) => Check::List(Arc::new(sums), seed),
+                Ok(sums) => Check::BlockList(Arc::new(sums), seed),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(reader.damaged(&format!("its list of checksums: {error}")));
                 }
@@ -119,14 +118,14 @@ impl Store {
         Ok(reader)
     }
 
-    /// Removes a job. Its record goes first: what is left without one is removed at start.
+    /// Removes a job. The record is removed first, because files without a record are removed at the next start.
     pub fn remove_job(&self, name: &str) {
         self.remove_if_present(&self.job_path(name, "json"));
         self.remove_job_file(name, JobFile::Input);
         self.remove_job_file(name, JobFile::Result);
     }
 
-    /// Removes a job's input or result, and leaves its record.
+    /// Removes a job's input or result.
     pub fn remove_job_file(&self, name: &str, kind: JobFile) {
         self.remove_if_present(&self.job_path(name, kind.extension()));
         self.remove_if_present(&self.job_path(name, kind.sums_extension()));
@@ -140,13 +139,13 @@ impl Store {
         Ok(())
     }
 
-    /// All names of jobs, and the files that each has.
+    /// The names of all jobs that have any file, and their files.
     pub fn list_jobs(&self) -> Result<BTreeMap<String, JobFiles>, Error> {
         let mut jobs = BTreeMap::<String, JobFiles>::new();
         for path in self.entries("jobs")? {
             let text = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_owned);
             let (Some(name), Some(extension)) = (text(path.file_stem()), text(path.extension())) else {
-                tracing::warn!(path = %path.display(), "not a file of ours, left alone");
+                tracing::warn!(path = %path.display(), "unknown file, ignored");
                 continue;
             };
             let bytes = fs::symlink_metadata(&path).map_err(Error::io(format!("job file {}", path.display())))?.len();
@@ -155,7 +154,7 @@ impl Store {
                 "input" => jobs.entry(name).or_default().input = Some(bytes),
                 "result" => jobs.entry(name).or_default().result = Some(bytes),
                 "input-sums" | "result-sums" => drop(jobs.entry(name).or_default()),
-                _ => tracing::warn!(path = %path.display(), "not a file of ours, left alone"),
+                _ => tracing::warn!(path = %path.display(), "unknown file, ignored"),
             }
         }
         Ok(jobs)

@@ -1,4 +1,4 @@
-//! The lock of a data folder: at most one server has it, and its content says which process that is.
+//! The lock file of a data folder. At most one server holds it, and writes its process id into it.
 
 use std::{
     fs::{File, TryLockError},
@@ -9,9 +9,9 @@ use std::{
 use super::data_folder;
 use crate::{engine::state::lock_check::assert_unlocked, error::Error};
 
-/// Takes the lock and writes this process's id into it. It is released when the file is closed.
+/// Takes the lock and writes this process's id into it. The lock is released when the file is closed.
 ///
-/// Errors: another server holds it; it cannot be opened or written.
+/// Errors: another server holds the lock; the file cannot be opened or written.
 pub(super) fn take(root: &Path) -> Result<File, Error> {
     assert_unlocked();
     let what = format!("data folder {}: its lock", root.display());
@@ -31,9 +31,9 @@ pub(super) fn take(root: &Path) -> Result<File, Error> {
     lock.try_clone().map_err(Error::io(what))
 }
 
-/// The process that holds a data folder; none if no process does.
+/// The id of the process that uses a data folder; `None` if no process does.
 ///
-/// Errors: the lock cannot be read; its holder has not written its number yet.
+/// Errors: the lock file cannot be read; its holder has not written its id yet.
 pub fn lock_holder(root: &Path) -> Result<Option<u64>, Error> {
     let what = format!("data folder {}: its lock", root.display());
     let lock = match data_folder::open(&root.join("lock")) {

@@ -1,4 +1,4 @@
-//! How the files of the data folder are named: on disk, and in errors.
+//! The names of the files in the data folder, on disk and in errors.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -7,12 +7,12 @@ use crate::{
     model::{format::Format, part::PartId},
 };
 
-/// What a job may have beside its record.
+/// A file of a job besides its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobFile {
-    /// What was sent for it to work on.
+    /// The file that was uploaded for the job.
     Input,
-    /// What came of it.
+    /// The result of the job.
     Result,
 }
 
@@ -24,7 +24,7 @@ impl JobFile {
         }
     }
 
-    /// Of the file that lists the checksums of its blocks.
+    /// The extension of its block list.
     pub(super) fn sums_extension(self) -> &'static str {
         match self {
             Self::Input => "input-sums",
@@ -33,7 +33,7 @@ impl JobFile {
     }
 }
 
-/// What errors call a file.
+/// The name of a file in errors.
 #[derive(Clone)]
 pub(super) enum FileName {
     Part(PartId, Format),
@@ -42,7 +42,7 @@ pub(super) enum FileName {
 }
 
 impl FileName {
-    /// What is not as it was written.
+    /// The error for a damaged file.
     pub(super) fn damaged(&self, what: &str) -> Error {
         match self {
             Self::Part(part, format) => Error::Damaged { part: *part, what: format!("{format}: {what}") },
@@ -71,7 +71,7 @@ pub(super) fn parse_part_file_name(path: &Path) -> Option<(PartId, &str)> {
     (id.to_string() == stem).then_some((id, extension))
 }
 
-/// The same of a file in `quarantine/`, where `12-2.csv` is a second one of part 12.
+/// The same for a file in `quarantine/`, where `12-2.csv` is a second `12.csv`.
 pub(super) fn parse_quarantine_file_name(path: &Path) -> Option<(PartId, &str)> {
     let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
     let number = match stem.split_once('-') {
@@ -82,7 +82,7 @@ pub(super) fn parse_quarantine_file_name(path: &Path) -> Option<(PartId, &str)> 
     (id.to_string() == number).then_some((id, extension))
 }
 
-/// What clients may be told of a path: where the data folder is on this machine is not for them.
+/// The name of a file without its folder. Errors for clients must not reveal where the data folder is.
 pub(super) fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

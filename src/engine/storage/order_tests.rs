@@ -1,5 +1,5 @@
-//! The order in which files are synced and renamed, which a power failure alone would show. Every sync and rename of the
-//! store is noted here, for the thread that does it, and the tests compare the notes with what must come before what.
+//! Tests of the order in which files are synced and renamed, which only matters after a power failure. Every sync and rename
+//! of the store is recorded here, by thread, and the tests compare the records with the required order.
 
 use std::{
     cell::RefCell,
@@ -26,11 +26,11 @@ use crate::{
     },
 };
 
-/// What was done to files, by their paths below the data folder: `parts/1.csv`, or `parts` for a folder.
+/// A sync or rename. Paths are relative to the data folder: `parts/1.csv`, or `parts` for a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Sync(String),
-    /// Of the whole file system.
+    /// A sync of the whole file system.
     SyncAll,
     Rename {
         from: String,
@@ -59,7 +59,7 @@ fn note(event: Event) {
     EVENTS.with_borrow_mut(|events| events.push(event));
 }
 
-/// A folder of the data folder by its name, a file by its folder's and its own.
+/// The path relative to the data folder.
 fn short(path: &Path) -> String {
     if path.is_dir() {
         return name_of(path);
@@ -75,7 +75,7 @@ fn rename_of(from: impl Into<String>, to: impl Into<String>) -> Event {
     Event::Rename { from: from.into(), to: to.into() }
 }
 
-/// What was done since the last call, on this thread.
+/// The events of this thread since the last call.
 fn take() -> Vec<Event> {
     EVENTS.take()
 }
@@ -107,7 +107,7 @@ fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
     }
 }
 
-/// A small part, or one that is large enough for drafts on disk; synced before it is staged if asked for.
+/// A small part, or one that is large enough for drafts on disk. If `is_synced`, its files are synced before staging.
 fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> PreparedPart {
     let bytes = if is_large { 3 * DRAFT_BUFFER_BYTES } else { 10 };
     let (mut csv, mut parquet) = (draft(store, bytes), draft(store, bytes + 1));
@@ -119,7 +119,7 @@ fn staged(store: &Arc<Store>, number: u64, is_large: bool, is_synced: bool) -> P
     store.prepare_part(csv, parquet, &receipt).expect("staged")
 }
 
-/// Where in `events` the file that is at `path` in the end was synced last, under whichever name it had then.
+/// The index of the last sync of the file that is at `path` in the end, under any of its names.
 fn last_sync(events: &[Event], path: &str) -> Option<usize> {
     let mut name = path.to_owned();
     for (index, event) in events.iter().enumerate().rev() {
@@ -133,20 +133,20 @@ fn last_sync(events: &[Event], path: &str) -> Option<usize> {
     None
 }
 
-/// Where `path` got its name.
+/// The index of the rename to `path`.
 fn rename_to(events: &[Event], path: &str) -> usize {
     let is_it = |event: &Event| matches!(event, Event::Rename { to, .. } if to == path);
     events.iter().position(is_it).unwrap_or_else(|| panic!("{path} was not renamed: {events:#?}"))
 }
 
-/// What a power failure must find: every byte of a part before its receipt's name, and that name before the answer.
+/// Checks that all files of each part are synced before its receipt is renamed, and the folder after that.
 fn check_commit(events: &[Event], parts: &[u64]) {
     let last_rename = parts.iter().map(|part| rename_to(events, &format!("parts/{part}.json"))).max();
     for part in parts {
         let renamed = rename_to(events, &format!("parts/{part}.json"));
         let has_block_checksums =
             events.iter().any(|event| matches!(event, Event::Rename { to, .. } if *to == format!("parts/{part}.sums")));
-        assert_eq!(has_block_checksums, part % 2 == 0, "the large ones have a list of checksums: {events:#?}");
+        assert_eq!(has_block_checksums, part % 2 == 0, "the large ones have a block list: {events:#?}");
         let extensions: &[&str] =
             if has_block_checksums { &["csv", "parquet", "sums", "json"] } else { &["csv", "parquet", "json"] };
         for &extension in extensions {
@@ -160,7 +160,7 @@ fn check_commit(events: &[Event], parts: &[u64]) {
     assert!(folder_synced > last_rename, "the folder is not synced after the renames: {events:#?}");
 }
 
-/// The name of a receipt before it had its own.
+/// The name of a receipt's draft.
 fn draft_of(events: &[Event], part: &u64) -> String {
     match &events[rename_to(events, &format!("parts/{part}.json"))] {
         Event::Rename { from, .. } => from.clone(),
@@ -170,11 +170,11 @@ fn draft_of(events: &[Event], part: &u64) -> String {
 
 #[test]
 fn a_commit_syncs_the_files_then_renames_the_receipts_then_syncs_the_folder() {
-    for (parts, syncs_at_once) in [(1, true), (1, false), (4, true), (4, false)] {
+    for (parts, uses_syncfs) in [(1, true), (1, false), (4, true), (4, false)] {
         for is_synced in [false, true] {
             let folder = tempfile::TempDir::new().expect("a folder");
             let mut store = Store::open(folder.path(), Durability::Fsync).expect("a data folder");
-            store.syncs_at_once = syncs_at_once;
+            store.uses_syncfs = uses_syncfs;
             let store = Arc::new(store);
             take();
             let ids: Vec<u64> = (1..=parts).collect();
@@ -183,13 +183,13 @@ fn a_commit_syncs_the_files_then_renames_the_receipts_then_syncs_the_folder() {
             let events = take();
             check_commit(&events, &ids);
             let at_once = events.contains(&Event::SyncAll);
-            assert_eq!(at_once, parts > 1 && syncs_at_once && !is_synced, "{events:#?}");
+            assert_eq!(at_once, parts > 1 && uses_syncfs && !is_synced, "{events:#?}");
         }
     }
 }
 
 #[test]
-fn where_nothing_is_to_be_durable_nothing_is_synced() {
+fn without_durability_nothing_is_synced() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = store(&folder, Durability::None);
     staged(&store, 1, true, false).commit_unsynced().expect("committed");
@@ -209,7 +209,11 @@ fn a_draft_that_says_it_is_synced_is() {
         assert!(draft.synced);
         let list = if bytes > BLOCK_BYTES { vec![sync_of("tmp/0.sums")] } else { Vec::new() };
         assert_eq!(take(), [vec![sync_of("tmp/0")], list].concat());
-        assert_eq!(fs::metadata(&draft.path).expect("on disk").len(), bytes as u64, "all of it was there to be synced");
+        assert_eq!(
+            fs::metadata(&draft.path).expect("on disk").len(),
+            bytes as u64,
+            "everything was written before the sync"
+        );
     }
 }
 
@@ -226,7 +230,7 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
         store.publish_job_file(draft(&store, 10), "job_id_1", kind).expect("published");
         assert_eq!(take(), expected(&format!("tmp/{number}"), &format!("jobs/job_id_1.{name}")));
     }
-    // One that was synced as it came needs no second sync.
+    // A draft that is already synced is not synced again.
     let mut large = draft(&store, 3 * DRAFT_BUFFER_BYTES);
     large.sync().expect("synced");
     store.publish_job_file(large, "job_id_1", JobFile::Result).expect("published");
@@ -237,7 +241,7 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
 }
 
 #[test]
-fn an_upgrade_has_its_list_in_place_before_the_receipt_that_speaks_of_it() {
+fn an_upgrade_publishes_the_block_list_before_the_receipt_that_refers_to_it() {
     for durability in [Durability::Fsync, Durability::None] {
         let folder = tempfile::TempDir::new().expect("a folder");
         let store = store(&folder, durability);
@@ -248,8 +252,14 @@ fn an_upgrade_has_its_list_in_place_before_the_receipt_that_speaks_of_it() {
         let (list, renamed) = (rename_to(&events, "parts/1.sums"), rename_to(&events, "parts/1.json"));
         assert!(list < renamed, "{events:#?}");
         if durability == Durability::Fsync {
-            assert!(last_sync(&events[..renamed], "parts/1.sums").is_some(), "the list is not synced: {events:#?}");
-            assert!(last_sync(&events[..renamed], &draft_of(&events, &1)).is_some(), "nor the receipt: {events:#?}");
+            assert!(
+                last_sync(&events[..renamed], "parts/1.sums").is_some(),
+                "the block list is not synced: {events:#?}"
+            );
+            assert!(
+                last_sync(&events[..renamed], &draft_of(&events, &1)).is_some(),
+                "the receipt is not synced: {events:#?}"
+            );
             assert_eq!(events.last(), Some(&sync_of("parts")), "the folder is synced last");
         } else {
             assert_eq!(events.len(), 2, "nothing is synced: {events:#?}");
@@ -257,7 +267,7 @@ fn an_upgrade_has_its_list_in_place_before_the_receipt_that_speaks_of_it() {
     }
 }
 
-/// An operator's word that a part is lost is durable when it is answered, whatever uploads are promised.
+/// The accepted loss of a part is synced whatever `--durability` says.
 #[test]
 fn an_accepted_loss_is_synced_then_renamed_then_the_folder_is_synced() {
     for durability in [Durability::Fsync, Durability::None] {
@@ -269,7 +279,7 @@ fn an_accepted_loss_is_synced_then_renamed_then_the_folder_is_synced() {
     }
 }
 
-/// A kill between two of these renames leaves what the next start finds broken again, and does not take for leftovers.
+/// If the process is killed between two of these renames, the next start finds a damaged part again, and not leftovers.
 #[test]
 fn quarantine_takes_the_receipt_last() {
     let folder = tempfile::TempDir::new().expect("a folder");

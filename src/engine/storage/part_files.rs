@@ -1,4 +1,4 @@
-//! The files of parts: how they are opened, and how their lists of checksums are verified.
+//! The files of parts: opening them, and verifying their block lists.
 
 use std::{io, ops::RangeInclusive, sync::Arc};
 
@@ -19,19 +19,18 @@ use crate::{
 };
 
 impl Store {
-    /// Whether a part is in `parts/`.
+    /// Whether a part has a receipt in `parts/`.
     pub(crate) fn has_receipt(&self, id: PartId) -> bool {
         assert_unlocked();
         self.part_path(id, "json").exists()
     }
 
-    /// Verifies all of the list of checksums of a part, and says how many bytes it has. `blocks` is how many checksums it
-    /// may have.
+    /// Verifies the whole block list of a part, which must have as many checksums as `blocks` allows. Returns its size.
     pub(crate) fn check_part_sums(&self, id: PartId, seed: u64, blocks: RangeInclusive<u64>) -> Result<u64, Error> {
         let damaged = |what: String| Error::Damaged { part: id, what: format!("sums: {what}") };
         let what = || Error::io(format!("part {id}, sums"));
         let file = match data_folder::open(&self.part_path(id, "sums")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound || data_folder::is_no_file(&error) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || data_folder::is_no_regular_file(&error) => {
                 return Err(damaged(error.to_string()));
             }
             file => file.map_err(what())?,
@@ -56,8 +55,8 @@ impl Store {
         Ok(bytes)
     }
 
-    /// A stored file, if it still has the size that its receipt gives. Its CSV is verified as it is read; Parquet is by
-    /// whoever knows the format.
+    /// Opens a file of a part, if it still has the size that its receipt gives. CSV is verified as it is read; Parquet is
+    /// verified by the caller.
     pub fn open_part(&self, part: &Part, format: Format) -> Result<Reader, Error> {
         let Some(checks) = part.checks else {
             return Err(Error::Internal(format!("part {} is read before it was verified", part.id)));
@@ -65,21 +64,21 @@ impl Store {
         let mut reader = self.open_part_unverified(part, format)?;
         reader.check = match format {
             Format::Csv if listed_blocks(part.csv_bytes) == 0 => Check::OneBlock(checks.csv),
-            Format::Parquet if !checks.chunks_in_sums => Check::Nothing,
+            Format::Parquet if !checks.chunks_in_sums => Check::Unverified,
             Format::Csv | Format::Parquet => {
                 let sums = data_folder::open(&self.part_path(part.id, "sums")).map_err(|error| match error {
-                    error if data_folder::is_no_file(&error) => {
+                    error if data_folder::is_no_regular_file(&error) => {
                         reader.damaged(&format!("its list of checksums: {error}"))
                     }
                     error => Error::io(format!("part {}, sums", part.id))(error),
                 })?;
-                Check::List(Arc::new(sums), checks.csv)
+                Check::BlockList(Arc::new(sums), checks.csv)
             }
         };
         Ok(reader)
     }
 
-    /// The same of bytes that nothing has been compared with: for who compares the whole file with its receipt.
+    /// As [`Self::open_part`], but nothing is verified. The caller compares the whole file with its receipt.
     pub fn open_part_unverified(&self, part: &Part, format: Format) -> Result<Reader, Error> {
         let (extension, bytes) = match format {
             Format::Csv => ("csv", part.csv_bytes),
@@ -87,7 +86,7 @@ impl Store {
         };
         let name = FileName::Part(part.id, format);
         let reader = match Reader::open_as(&self.part_path(part.id, extension), name.clone()) {
-            Err(Error::Io { cause, .. }) if data_folder::is_no_file(&cause) => {
+            Err(Error::Io { cause, .. }) if data_folder::is_no_regular_file(&cause) => {
                 return Err(name.damaged(&cause.to_string()));
             }
             opened => opened?,
@@ -98,8 +97,7 @@ impl Store {
         Ok(reader)
     }
 
-    /// A stored file of a part whose receipt is damaged. Its CSV is verified as it is read if `seed` is that of its list of
-    /// checksums.
+    /// Opens a file of a part whose receipt is damaged. CSV is verified as it is read if `seed` is that of its block list.
     pub(crate) fn open_part_without_receipt(
         &self,
         id: PartId,
@@ -108,7 +106,7 @@ impl Store {
     ) -> Result<Reader, Error> {
         let name = FileName::Part(id, format);
         let mut reader = match Reader::open_as(&self.part_path(id, &format.to_string()), name.clone()) {
-            Err(Error::Io { cause, .. }) if data_folder::is_no_file(&cause) => {
+            Err(Error::Io { cause, .. }) if data_folder::is_no_regular_file(&cause) => {
                 return Err(name.damaged(&cause.to_string()));
             }
             opened => opened?,
@@ -116,7 +114,7 @@ impl Store {
         if let (Format::Csv, Some(seed)) = (format, seed)
             && let Ok(list) = data_folder::open(&self.part_path(id, "sums"))
         {
-            let listed = Reader { check: Check::List(Arc::new(list), seed), ..reader.clone() };
+            let listed = Reader { check: Check::BlockList(Arc::new(list), seed), ..reader.clone() };
             if listed.block_checksums(0, 1).is_ok() {
                 reader = listed;
             }

@@ -1,4 +1,4 @@
-//! The quarantine folder: parts and jobs that were found damaged, and the losses that an operator has accepted.
+//! The quarantine folder: damaged parts and jobs, and the losses that an operator has accepted.
 
 use std::{
     collections::BTreeSet,
@@ -21,14 +21,14 @@ use crate::{
 /// The parts that have files in `quarantine/`.
 #[derive(Debug, Default)]
 pub struct Quarantine {
-    /// All of them.
+    /// All parts in quarantine.
     pub parts: BTreeSet<PartId>,
-    /// Those whose loss an operator has accepted.
+    /// Parts whose loss an operator has accepted.
     pub accepted: BTreeSet<PartId>,
 }
 
 impl Quarantine {
-    /// The parts that are neither served nor accepted as lost.
+    /// The parts that are neither in the table nor accepted as lost.
     pub fn missing(&self, is_served: impl Fn(&PartId) -> bool) -> MissingParts {
         self.parts.difference(&self.accepted).copied().filter(|id| !is_served(id)).collect()
     }
@@ -54,14 +54,14 @@ impl Store {
     /// Whether a part has files in `quarantine/`, and whether its loss was accepted.
     pub fn is_in_quarantine(&self, id: PartId) -> Result<(bool, bool), Error> {
         assert_unlocked();
-        let is_there = |extension| {
-            let there = self.quarantine_path(id, extension).try_exists();
-            there.map_err(Error::io(format!("part {id} in quarantine")))
+        let exists = |extension| {
+            let exists = self.quarantine_path(id, extension).try_exists();
+            exists.map_err(Error::io(format!("part {id} in quarantine")))
         };
-        Ok((is_there("json")? || is_there("csv")? || is_there("parquet")?, is_there("forgotten")?))
+        Ok((exists("json")? || exists("csv")? || exists("parquet")?, exists("forgotten")?))
     }
 
-    /// Records that an operator has accepted the loss of a part. It is safe on disk then, whatever `--durability` says.
+    /// Records that an operator has accepted the loss of a part. This is synced whatever `--durability` says.
     pub fn record_loss(&self, id: PartId, forgotten_at: &str) -> Result<(), Error> {
         let what = || Error::io(format!("the record that part {id} is forgotten"));
         let text = format!("{{\"part\":{id},\"forgotten_at\":\"{forgotten_at}\"}}\n");
@@ -71,14 +71,14 @@ impl Store {
         sync_folder(&self.root.join("quarantine")).map_err(what())
     }
 
-    /// The names, without extensions, of all that was set aside.
+    /// The names, without extensions, of all files in quarantine.
     pub fn names_in_quarantine(&self) -> Result<Vec<String>, Error> {
         let name = |path: PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
         Ok(self.entries("quarantine")?.into_iter().filter_map(name).collect())
     }
 
-    /// Moves all files of a part to `quarantine/`, which never overwrites what is there. The receipt goes last: until
-    /// then the part is found broken again by the next start, and not taken for leftovers.
+    /// Moves all files of a part to `quarantine/`, without overwriting files there. The receipt is moved last: if this is
+    /// interrupted, the next start finds a damaged part again, and not leftovers that it would remove.
     pub(crate) fn move_part_to_quarantine(&self, id: PartId) -> Result<(), Error> {
         assert_unlocked();
         for extension in ["csv", "parquet", "sums", "json"] {

@@ -1,4 +1,4 @@
-//! Reading stored files: whole blocks, each compared with its checksum before anyone sees it.
+//! Reading stored files: whole blocks, each compared with its checksum before it is returned.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{engine::state::lock_check::assert_unlocked, error::Error};
 
-/// A file open for reading at any place.
+/// A file that is open for reading at any offset.
 #[derive(Clone)]
 pub struct Reader {
     pub(super) file: Arc<File>,
@@ -18,42 +18,42 @@ pub struct Reader {
     pub(super) check: Check,
 }
 
-/// What the blocks of a file are compared with before anyone sees them.
+/// How the blocks of a file are verified.
 #[derive(Clone)]
 pub(super) enum Check {
-    /// Nothing: the file is not ours, nobody but this process has it, or its reader verifies it.
-    Nothing,
-    /// The checksum of its one block.
+    /// Not here: the file is a user's, only this process can access it, or the caller verifies it.
+    Unverified,
+    /// By the checksum of the only block.
     OneBlock(u64),
-    /// A list of checksums in a file, and its seed.
-    List(Arc<File>, u64),
+    /// By the checksums in this file (`N.sums`), which has this seed.
+    BlockList(Arc<File>, u64),
 }
 
-/// A file's bytes in order, a block at a time, each verified before anyone sees it.
+/// The blocks of a file, each verified when it is loaded.
 pub struct Blocks {
     file: Reader,
     block: Vec<u8>,
-    /// Which block that is.
+    /// The index of `block`.
     index: Option<u64>,
-    /// A page of checksums, and which.
+    /// The page of checksums that was read last, and its index.
     page: (Option<u64>, Vec<u64>),
 }
 
 impl Reader {
-    /// Opens a file that a user named and that does not change any more, wherever its path leads.
+    /// Opens a user's file, following symbolic links. The file must not change while it is read.
     pub fn open(path: &Path) -> Result<Self, Error> {
         assert_unlocked();
         let name = FileName::Other(path.display().to_string().into());
         let what = || Error::io(path.display().to_string());
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
-        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Nothing })
+        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })
     }
 
-    /// Opens a file of the data folder that errors are to call `name`.
+    /// Opens a file of the data folder, which is called `name` in errors.
     pub(super) fn open_as(path: &Path, name: FileName) -> Result<Self, Error> {
         let (file, bytes) = data_folder::open_with_size(path).map_err(Error::io(name.to_string()))?;
-        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Nothing })
+        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })
     }
 
     /// The file's size.
@@ -61,21 +61,21 @@ impl Reader {
         self.bytes
     }
 
-    /// The error that the file is not what was written.
+    /// The error for a damaged file.
     pub fn damaged(&self, what: &str) -> Error {
         self.name.damaged(what)
     }
 
-    /// The file's blocks, each verified before it is handed out.
+    /// The file's blocks.
     pub fn blocks(&self) -> Blocks {
         Blocks { file: self.clone(), block: Vec::new(), index: None, page: (None, Vec::new()) }
     }
 
-    /// What the file has from `offset` on, verified, at most so many bytes, and less only at its end.
+    /// Reads and verifies `bytes_max` bytes from `offset` on, or fewer at the end of the file.
     pub fn block(&self, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
         let wanted = bytes_max.min(left);
-        if matches!(self.check, Check::Nothing) {
+        if matches!(self.check, Check::Unverified) {
             return self.read_unverified(offset, wanted);
         }
         let (mut found, mut blocks) = (Vec::with_capacity(wanted), self.blocks());
@@ -86,16 +86,16 @@ impl Reader {
         Ok(found)
     }
 
-    /// So many bytes from `offset` on, for who verifies them before anything else is done with them.
+    /// Reads `bytes` bytes from `offset` on. The caller has to verify them.
     ///
-    /// Errors: the file ends before; it cannot be read.
+    /// Errors: the file ends before that; it cannot be read.
     pub fn read_unverified(&self, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
         let mut buffer = vec![0; bytes];
         self.fill_unverified(offset, &mut buffer)?;
         Ok(buffer)
     }
 
-    /// The same into a buffer, which is filled.
+    /// As [`Self::read_unverified`], into a buffer, which is filled.
     pub fn fill_unverified(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let read = self.read_at(offset, buffer).map_err(Error::io(self.name.to_string()))?;
         if read < buffer.len() {
@@ -104,7 +104,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Some of the checksums that the file's list has, from one place on.
+    /// Reads `count` checksums of the file's block list, beginning with index `first`.
     pub fn block_checksums(&self, first: u64, count: usize) -> Result<Vec<u64>, Error> {
         let (mut sums, mut blocks) = (Vec::with_capacity(count.min(PAGE_SUMS_MAX)), self.blocks());
         for index in (first..).take(count) {
@@ -113,7 +113,7 @@ impl Reader {
         Ok(sums)
     }
 
-    /// Fills as much of `buffer` as the file has from `offset` on, and says how much that is. Nothing is verified.
+    /// Reads from `offset` on until `buffer` is full or the file ends. Returns the number of bytes. Nothing is verified.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         #[cfg(test)]
         reads::note(offset, buffer.len());
@@ -137,7 +137,7 @@ pub(super) fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result
 
 #[cfg(test)]
 impl Reader {
-    /// A file of the first part that cannot be read: nothing is at the start of a process's memory, which is an I/O error.
+    /// A file of the first part that cannot be read: nothing is mapped at the start of `/proc/self/mem`.
     #[allow(clippy::expect_used, reason = "a panic fails the test")]
     pub(crate) fn unreadable(format: crate::model::format::Format, bytes: u64) -> Self {
         let file = Arc::new(File::open("/proc/self/mem").expect("this process may read its memory"));
@@ -146,7 +146,7 @@ impl Reader {
 }
 
 impl Blocks {
-    /// The verified bytes from `offset` to the end of the block that holds it; none at the end of the file.
+    /// The verified bytes from `offset` to the end of its block; empty at the end of the file.
     pub fn from(&mut self, offset: u64) -> Result<&[u8], Error> {
         if offset >= self.file.bytes {
             return Ok(&[]);
@@ -159,7 +159,7 @@ impl Blocks {
         Ok(&self.block[start..])
     }
 
-    /// The error that the file is not what was written.
+    /// The error for a damaged file.
     pub fn damaged(&self, what: &str) -> Error {
         self.file.damaged(what)
     }
@@ -171,9 +171,9 @@ impl Blocks {
         self.block.resize(BLOCK_BYTES.min(left), 0);
         self.file.fill_unverified(start, &mut self.block)?;
         let expected = match self.file.check {
-            Check::Nothing => None,
+            Check::Unverified => None,
             Check::OneBlock(sum) => Some(sum),
-            Check::List(..) => Some(self.listed_sum(index)?),
+            Check::BlockList(..) => Some(self.listed_sum(index)?),
         };
         if expected.is_some_and(|sum| sum != checksum(&self.block)) {
             let end = start + self.block.len() as u64;
@@ -183,9 +183,9 @@ impl Blocks {
         Ok(())
     }
 
-    /// The checksum of a block, as the file's list has it.
+    /// The checksum of a block, from the file's block list.
     fn listed_sum(&mut self, index: u64) -> Result<u64, Error> {
-        let Check::List(list, seed) = &self.file.check else {
+        let Check::BlockList(list, seed) = &self.file.check else {
             return Err(Error::Internal(format!("{}: it has no list of checksums", self.file.name)));
         };
         let page_index = index / PAGE_SUMS_MAX as u64;
@@ -203,7 +203,7 @@ impl Blocks {
     }
 }
 
-/// The byte ranges that this thread asked for, for tests that count them.
+/// The byte ranges that this thread has read, for tests.
 #[cfg(test)]
 pub(crate) mod reads {
     use std::{cell::RefCell, ops::Range};
@@ -216,7 +216,7 @@ pub(crate) mod reads {
         READS.with_borrow_mut(|reads| reads.push(offset..offset + bytes as u64));
     }
 
-    /// All since the last call.
+    /// The ranges since the last call.
     pub(crate) fn take() -> Vec<Range<u64>> {
         READS.take()
     }

@@ -1,4 +1,4 @@
-//! Receipts on disk: written with a checksum of themselves, verified when they are read.
+//! Receipts on disk: they are written with their own checksum, and verified when they are read.
 
 use std::{
     io::{self, Read},
@@ -17,30 +17,30 @@ use crate::{
     error::Error,
     limits::{KIB, MIB},
     model::{
-        part::{FORMAT_VERSION, Part, PartId, Receipt, Remains},
+        part::{FORMAT_VERSION, Part, PartId, PartialReceipt, Receipt},
         schema::Schema,
     },
 };
 
 impl Store {
-    /// What a damaged receipt still says.
-    pub(crate) fn receipt_remains(&self, id: PartId) -> Remains {
-        self.read_receipt(id).map(|text| Remains::of(&text)).unwrap_or_default()
+    /// The fields that can still be read from a damaged receipt.
+    pub(crate) fn partial_receipt(&self, id: PartId) -> PartialReceipt {
+        self.read_receipt(id).map(|text| PartialReceipt::parse(&text)).unwrap_or_default()
     }
 
-    /// Whether a damaged receipt would be whole if it said `found` where it says `told`: both are checksums.
-    pub(crate) fn is_only_damage_of_receipt(&self, id: PartId, told: &str, found: &str) -> bool {
+    /// Whether the file checksum `stored` is the only damage of a receipt, and `actual` is the correct one.
+    pub(crate) fn is_only_damage_of_receipt(&self, id: PartId, stored: &str, actual: &str) -> bool {
         let Ok(Ok(text)) = self.read_receipt(id).map(String::from_utf8) else { return false };
-        verify_record(text.replace(told, found).as_bytes()) == RecordChecksum::Valid
+        verify_record(text.replace(stored, actual).as_bytes()) == RecordChecksum::Valid
     }
 
     /// A part's receipt, verified.
     ///
-    /// Errors: it is damaged or gone; it cannot be read.
+    /// Errors: it is damaged or missing; it cannot be read.
     pub fn receipt(&self, id: PartId) -> Result<Receipt, Error> {
         let damaged = |what: String| Error::Damaged { part: id, what: format!("receipt: {what}") };
         let text = match self.read_receipt(id) {
-            Err(error) if data_folder::is_no_file(&error) => return Err(damaged(error.to_string())),
+            Err(error) if data_folder::is_no_regular_file(&error) => return Err(damaged(error.to_string())),
             read => read.map_err(Error::io(format!("part {id}, receipt")))?,
         };
         parse_receipt(id, &text).map_err(|fault| {
@@ -51,7 +51,7 @@ impl Store {
         })
     }
 
-    /// A part's columns: as they are kept in memory, or from its receipt where there was no room to keep them.
+    /// A part's columns: from memory, or from its receipt if they are not kept in memory.
     ///
     /// Errors: those of [`Store::receipt`].
     pub fn schema(&self, part: &Part) -> Result<Arc<Schema>, Error> {
@@ -61,14 +61,10 @@ impl Store {
         }
     }
 
-    /// Gives a part of format version 1 a receipt of this version, and the list of checksums that belongs to it.
+    /// Replaces the receipt of a part of format version 1 with one of the current version, and adds its block list.
     pub fn upgrade_receipt(&self, receipt: &Receipt, sums: Option<Draft>) -> Result<(), Error> {
         if let Some(mut sums) = sums {
-            let what = || Error::io(format!("part {}, sums", receipt.part));
-            sums.complete_file().map(|_file| ()).map_err(what())?;
-            if self.is_synced() {
-                sums.sync().map_err(what())?;
-            }
+            sums.finish(self.is_synced()).map_err(Error::io(format!("part {}, sums", receipt.part)))?;
             sums.rename(&self.part_path(receipt.part, "sums"))?;
         }
         self.publish_record(&self.part_path(receipt.part, "json"), &receipt_text(receipt)?)
@@ -101,35 +97,34 @@ pub(super) fn receipt_text(receipt: &Receipt) -> Result<Vec<u8>, Error> {
 
 /// Why a receipt cannot be used.
 pub(super) enum ReceiptFault {
-    /// A newer program wrote it, and its checksum says that it is what was written.
+    /// It is undamaged and has this newer version.
     Newer(u32),
-    /// It is not what was written.
+    /// What is wrong with it.
     Damaged(String),
 }
 
-/// The receipt of a part.
 pub(super) fn parse_receipt(id: PartId, text: &[u8]) -> Result<Receipt, ReceiptFault> {
     #[derive(serde::Deserialize)]
     struct Version {
         format: u32,
     }
     let damaged = |what: &str| ReceiptFault::Damaged(what.to_owned());
-    let is_sealed = match verify_record(text) {
+    let has_checksum = match verify_record(text) {
         RecordChecksum::Valid => true,
         RecordChecksum::Missing => false,
         RecordChecksum::Invalid => return Err(damaged("it is not what was written")),
     };
-    // What a newer version wrote may be no receipt to this one, and still says what it is.
+    // The version is read first, because a receipt of a newer version may have other fields.
     if let Ok(Version { format }) = serde_json::from_slice(text)
-        && is_sealed
+        && has_checksum
         && format > FORMAT_VERSION
     {
         return Err(ReceiptFault::Newer(format));
     }
     let receipt: Receipt = serde_json::from_slice(text).map_err(|error| ReceiptFault::Damaged(error.to_string()))?;
-    // Version 1 has no checksums but those of the two files.
-    let version = if is_sealed { FORMAT_VERSION } else { 1 };
-    if receipt.part != id || receipt.format != version || receipt.checks().is_some() != is_sealed {
+    // Version 1 has no checksum of the receipt itself.
+    let version = if has_checksum { FORMAT_VERSION } else { 1 };
+    if receipt.part != id || receipt.format != version || receipt.checks().is_some() != has_checksum {
         return Err(damaged("it is of another part or version"));
     }
     Ok(receipt)

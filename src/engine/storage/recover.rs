@@ -1,4 +1,4 @@
-//! Recovery: what a start finds in the data folder, and how it puts the folder in order.
+//! Recovery at start: checks the receipts, removes leftovers, and moves damaged parts to quarantine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,25 +19,25 @@ use crate::{
 /// What a start found in the data folder.
 #[derive(Debug, Default)]
 pub struct RecoveryReport {
-    /// Files without a receipt, removed.
+    /// How many files without a receipt were removed.
     pub leftovers: usize,
-    /// Parts set aside now, with the reason.
+    /// Parts that were moved to quarantine now, with the reason.
     pub quarantined: Vec<(PartId, String)>,
     /// Ids of all parts in quarantine.
     pub in_quarantine: Vec<PartId>,
-    /// Those of them that are not in the table, and whose loss no operator has accepted.
+    /// Parts in quarantine that are not in the table, and whose loss no operator has accepted.
     pub missing: MissingParts,
-    /// Jobs set aside now, with the reason.
+    /// Jobs that were moved to quarantine now, with the reason.
     pub jobs_quarantined: Vec<(String, String)>,
 }
 
 impl Store {
-    /// Puts the folder in order and calls `part` with every receipt that can be served, in the order of their ids.
+    /// Recovers the folder and calls `part` with the receipt of every undamaged part, in the order of their ids.
     ///
-    /// Errors: a receipt of a newer version, in which case nothing has been touched; a file operation fails.
+    /// Errors: a receipt has a newer version, in which case nothing was changed; a file operation fails.
     pub fn recover(&self, mut part: impl FnMut(Receipt)) -> Result<RecoveryReport, Error> {
         let mut served = BTreeSet::new();
-        let mut found = self.tidy(|receipt| {
+        let mut found = self.clean_up(|receipt| {
             served.insert(receipt.part);
             part(receipt);
         })?;
@@ -48,9 +48,9 @@ impl Store {
         Ok(found)
     }
 
-    /// The same, but parts that cannot be served stay where they are: they are [`RecoveryReport::quarantined`], and it is the caller
-    /// who sets them aside. What is in quarantine is not looked for.
-    pub(crate) fn tidy(&self, mut part: impl FnMut(Receipt)) -> Result<RecoveryReport, Error> {
+    /// As [`Self::recover`], but damaged parts stay where they are: the caller moves those in
+    /// [`RecoveryReport::quarantined`]. `in_quarantine` and `missing` are left empty.
+    pub(crate) fn clean_up(&self, mut part: impl FnMut(Receipt)) -> Result<RecoveryReport, Error> {
         assert_unlocked();
         let mut found = RecoveryReport::default();
         let files = self.list_parts()?;
@@ -64,17 +64,17 @@ impl Store {
                 Err(reason) => found.quarantined.push((id, reason)),
             }
         }
-        // Nothing was changed up to here.
+        // Nothing has been changed up to here.
         for (id, present) in files {
             if present.receipt {
-                // It is no loss any more; if it is damaged again, that is a new one.
+                // The part is back, so its loss is no longer accepted. If it is damaged again, that is a new loss.
                 if was_in_quarantine.accepted.contains(&id) {
                     self.remove(&self.quarantine_path(id, "forgotten"))?;
                 }
                 continue;
             }
             if was_in_quarantine.parts.contains(&id) {
-                // Somebody has put them back without the receipt: they are no leftovers.
+                // Somebody moved these files back without their receipt. They must not be removed as leftovers.
                 self.move_part_to_quarantine(id)?;
                 continue;
             }
@@ -82,7 +82,7 @@ impl Store {
                 let path = self.part_path(id, extension);
                 if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
                     let what = format!("data folder: {} is a folder: move it elsewhere", path.display());
-                    return Err(Error::DataFolder(what)); // what is in it is not ours to remove
+                    return Err(Error::DataFolder(what)); // it may contain a user's files
                 }
                 self.remove(&path)?;
                 found.leftovers += 1;
@@ -103,16 +103,16 @@ impl Store {
                 Some((id, "parquet")) => files.entry(id).or_default().parquet = true,
                 Some((id, "sums")) => files.entry(id).or_default().sums = true,
                 Some((id, "json")) => files.entry(id).or_default().receipt = true,
-                _ => tracing::warn!(path = %path.display(), "not a file of ours, left alone"),
+                _ => tracing::warn!(path = %path.display(), "unknown file, ignored"),
             }
         }
         Ok(files)
     }
 
-    /// The receipt of a part whose files are as it says, or why the part cannot be served.
+    /// The receipt of a part whose files have the sizes that it gives, or what is wrong with the part.
     fn check_part(&self, id: PartId) -> Result<Result<Receipt, String>, Error> {
         assert_unlocked();
-        // Only what the files are decides; that they cannot be read now ends the start, with nothing touched.
+        // A file that cannot be read now is not necessarily damaged: the start fails, and nothing has been changed.
         let text = self.read_receipt(id).map_err(Error::io(format!("receipt of part {id}")))?;
         let receipt = match parse_receipt(id, &text) {
             Err(ReceiptFault::Newer(format)) => {
@@ -129,7 +129,7 @@ impl Store {
         }
         let has_block_checksums =
             receipt.checks.as_ref().is_some_and(|checks| checks.sums_seed.is_some() || checks.chunks_in_sums);
-        // The list is verified page by page as it is read.
+        // The size of the block list is not in the receipt. The list is verified page by page as it is read.
         let files = [("csv", Some(receipt.csv.bytes)), ("parquet", Some(receipt.parquet.bytes)), ("sums", None)];
         for (extension, bytes) in files.into_iter().filter(|(_, bytes)| bytes.is_some() || has_block_checksums) {
             match fs::symlink_metadata(self.part_path(id, extension)).map(|metadata| metadata.len()) {
@@ -148,7 +148,7 @@ impl Store {
     }
 }
 
-/// Which files of a part are there.
+/// Which files of a part exist.
 #[derive(Clone, Copy, Default)]
 struct FilesPresent {
     csv: bool,
@@ -160,6 +160,6 @@ struct FilesPresent {
 impl FilesPresent {
     fn extensions(self) -> impl Iterator<Item = &'static str> {
         let files = [("csv", self.csv), ("parquet", self.parquet), ("sums", self.sums)];
-        files.into_iter().filter(|(_, there)| *there).map(|(name, _)| name)
+        files.into_iter().filter(|(_, exists)| *exists).map(|(name, _)| name)
     }
 }

@@ -1,4 +1,4 @@
-//! Space in `tmp/` for pages of a Parquet file that is being written, each kept with its checksum.
+//! Temporary files for the pages of a Parquet file that is being written. Each page is stored with its checksum.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use std::{
 use super::{checksums::checksum, draft::Draft};
 use crate::engine::state::lock_check::assert_unlocked;
 
-/// Room on disk for what does not fit in memory for a while. Removed when dropped.
+/// A file in `tmp/`, which is removed when it is dropped.
 pub struct SpillFile {
     draft: Draft,
     end: AtomicU64,
@@ -26,7 +26,7 @@ impl SpillFile {
         Ok(Self { draft, end: AtomicU64::new(0), spilled_bytes })
     }
 
-    /// Keeps bytes, with their checksum, and says where.
+    /// Stores bytes with their checksum, and returns their offset.
     pub fn put(&self, bytes: &[u8]) -> io::Result<u64> {
         assert_unlocked();
         let (len, sum) = (bytes.len() as u64, checksum(bytes).to_le_bytes());
@@ -40,32 +40,30 @@ impl SpillFile {
         Ok(offset)
     }
 
-    /// What was kept there.
+    /// Reads and verifies the bytes that were stored at `offset`.
     ///
-    /// Errors: it is not what was written, of kind `InvalidData`; it cannot be read.
+    /// Errors: they are damaged (`InvalidData`); they cannot be read.
     pub fn get(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         assert_unlocked();
         let (mut buffer, mut sum) = (vec![0; bytes], [0; 8]);
         self.file()?.read_exact_at(&mut buffer, offset)?;
         self.file()?.read_exact_at(&mut sum, offset + bytes as u64)?;
         if checksum(&buffer) != u64::from_le_bytes(sum) {
-            let what = "a page in a scratch file is not what was written";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a page in a temporary file is damaged"));
         }
         Ok(buffer)
     }
 
-    /// It was made with the scratch.
     pub(super) fn file(&self) -> io::Result<&File> {
         self.draft.file.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Nothing in it is needed any more: its room is used again.
+    /// Discards the contents, so that the space is reused.
     pub fn clear(&self) {
         self.end.store(0, Ordering::Relaxed);
     }
 
-    /// Where it will say what a write failed with.
+    /// As [`Draft::failure`].
     pub fn failure(&self) -> Arc<OnceLock<io::ErrorKind>> {
         self.draft.failure()
     }

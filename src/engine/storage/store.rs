@@ -1,6 +1,5 @@
-//! The open data folder: what it can make (drafts, scratch space, records) and where its files are.
-//!
-//! What is done with the files of parts, of jobs and of the quarantine is in the files of those names.
+//! The open data folder: it creates drafts and temporary files, publishes records, and knows the paths of all files. The
+//! files of parts, jobs and the quarantine are handled in the modules of those names.
 
 use std::{
     fs::{self, File},
@@ -32,17 +31,17 @@ pub struct Store {
     pub(super) root: PathBuf,
     pub(super) durability: Durability,
     drafts: AtomicU64,
-    /// Bytes that ever went to scratch files.
+    /// Bytes written to spill files since the start.
     spilled_bytes: Arc<AtomicU64>,
-    /// Open from the start, so that no failed write on its file system goes unnoticed.
+    /// Open from the start, so that `syncfs` reports every failed write on its file system.
     pub(super) folder: File,
-    /// Whether one `syncfs` may stand for the syncs of many files.
-    pub(super) syncs_at_once: bool,
+    /// Whether a batch is synced by one `syncfs` instead of file by file.
+    pub(super) uses_syncfs: bool,
     _lock: File,
 }
 
 impl Store {
-    /// Opens the folder, makes what is missing in it and takes its lock.
+    /// Opens the folder, creates what is missing in it and takes its lock.
     ///
     /// Errors: another server holds it, or it cannot be written.
     pub fn open(root: &Path, durability: Durability) -> Result<Self, Error> {
@@ -50,7 +49,7 @@ impl Store {
         let is_new = !root.exists();
         data_folder::prepare(root)?;
         if durability == Durability::Fsync {
-            // Or the folders' own names could be lost with all that is in them.
+            // Otherwise a power failure could lose the new folders.
             let what = || Error::io(format!("data folder {}", root.display()));
             sync_folder(root).map_err(what())?;
             if is_new {
@@ -60,7 +59,7 @@ impl Store {
         }
         let lock = lock::take(root)?;
         let folder = File::open(root).map_err(Error::io(format!("data folder {}", root.display())))?;
-        // Those of the others are checked when they are read, which is before anything is changed, too.
+        // The types of their entries are checked now. The other folders are read later, also before anything is changed.
         for folder in ["tmp", "quarantine"] {
             data_folder::entries(root, folder)?;
         }
@@ -70,12 +69,12 @@ impl Store {
             drafts: AtomicU64::new(0),
             spilled_bytes: Arc::default(),
             folder,
-            syncs_at_once: reports_failed_syncfs(&rustix::system::uname().release().to_string_lossy()),
+            uses_syncfs: reports_failed_syncfs(&rustix::system::uname().release().to_string_lossy()),
             _lock: lock,
         })
     }
 
-    /// A new empty file whose blocks are verified when it is read.
+    /// A new empty file whose blocks are verified when they are read.
     pub fn draft_with_block_checksums(&self) -> Result<Draft, Error> {
         let mut draft = self.draft()?;
         draft.has_block_checksums = true;
@@ -89,13 +88,13 @@ impl Store {
         Ok(Draft::new(path, self.is_synced()))
     }
 
-    /// Empty room in `tmp/`.
+    /// A new spill file in `tmp/`.
     pub fn spill_file(&self) -> Result<SpillFile, Error> {
-        let scratch = SpillFile::new(self.draft()?, Arc::clone(&self.spilled_bytes));
-        scratch.map_err(Error::io("a new file in the data folder"))
+        let file = SpillFile::new(self.draft()?, Arc::clone(&self.spilled_bytes));
+        file.map_err(Error::io("a new file in the data folder"))
     }
 
-    /// Bytes that went to scratch files since the start.
+    /// Bytes written to spill files since the start.
     pub fn spilled_bytes(&self) -> u64 {
         self.spilled_bytes.load(Ordering::Relaxed)
     }
@@ -105,40 +104,37 @@ impl Store {
         TempFolder(self.root.join("tmp"))
     }
 
-    /// Gives folders and files that are there the mode that new ones have.
+    /// Gives existing folders and files the mode that new ones have.
     pub fn apply_file_mode(&self, mode: FileMode) -> Result<(), Error> {
         assert_unlocked();
         data_folder::apply_mode(&self.root, mode)
     }
 
-    /// Whether files are to be synced before they count.
+    /// Whether files are synced before they are used.
     pub fn is_synced(&self) -> bool {
         self.durability == Durability::Fsync
     }
 
-    /// What cannot be removed now is no reason to fail: it is found and removed at start.
+    /// Removes a file. A failure is only logged, because the next start removes the file.
     pub(super) fn remove_if_present(&self, path: &Path) {
         assert_unlocked();
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!(path = %path.display(), %error, "a file that is not wanted any more is left");
+                tracing::error!(path = %path.display(), %error, "a file that is no longer needed could not be removed");
             }
             _ => {}
         }
     }
 
-    /// The one way a record comes to be on disk: written aside, synced, renamed into place, its folder synced.
+    /// Publishes a record: writes a draft, syncs it, renames it, and syncs its folder. All records but receipts of new parts
+    /// are published here.
     pub(super) fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
         let what = || Error::io(format!("record {}", name_of(path)));
         let mut draft = self.draft()?;
-        draft.write_all(text).and_then(|()| draft.complete_file().map(|_file| ())).map_err(what())?;
-        if self.is_synced() {
-            draft.sync().map_err(what())?;
-        }
+        draft.write_all(text).and_then(|()| draft.finish(self.is_synced())).map_err(what())?;
         draft.rename(path)?;
-        if self.durability == Durability::Fsync {
-            let folder = path.parent().unwrap_or(path);
-            sync_folder(folder).map_err(what())?;
+        if self.is_synced() {
+            sync_folder(path.parent().unwrap_or(path)).map_err(what())?;
         }
         Ok(())
     }

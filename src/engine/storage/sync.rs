@@ -1,4 +1,5 @@
-//! fsync, syncfs and rename, in one place, so that tests can record their order.
+//! fsync, syncfs and rename. All files that must be durable use these functions, so that tests can record the order of the
+//! calls (`order_tests.rs`).
 
 use std::{
     fs::{self, File},
@@ -10,14 +11,13 @@ use std::{
 use super::order_tests;
 use crate::engine::state::lock_check::assert_unlocked;
 
-/// Makes the names in a folder as durable as what they name.
+/// Waits until the names in a folder are on disk.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     assert_unlocked();
     sync_file(&File::open(path)?)
 }
 
-/// Waits until a file's bytes are on disk. All that must be durable is synced here or in [`sync_file_system`], and gets
-/// its name in [`rename`], so that tests see the order (`order_tests.rs`).
+/// Waits until a file's bytes are on disk.
 pub(super) fn sync_file(file: &File) -> io::Result<()> {
     assert_unlocked();
     file.sync_all()?;
@@ -26,7 +26,7 @@ pub(super) fn sync_file(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until all that was written to the file system of `folder` is on disk.
+/// Waits until everything that was written to the file system of `folder` is on disk.
 pub(super) fn sync_file_system(folder: &File) -> io::Result<()> {
     assert_unlocked();
     rustix::fs::syncfs(folder)?;
@@ -43,7 +43,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether `syncfs` says if something could not be written: Linux does since 5.8.
+/// Whether `syncfs` reports write errors, which it does since Linux 5.8. `release` is the kernel's, as `uname` gives it.
 pub(super) fn reports_failed_syncfs(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
     numbers.next().zip(numbers.next()) >= Some((5, 8))

@@ -34,19 +34,19 @@ use crate::{
     },
 };
 
-/// Some parts, staged: every second one is large enough to lie in `tmp/` before.
+/// Stages parts. Those with odd numbers are large enough for drafts on disk.
 fn staged(store: &Arc<Store>, parts: u64) -> Vec<PreparedPart> {
     staged_after(store, parts, |_csv, _parquet| {})
 }
 
-/// The same, once something was done with their drafts.
-fn staged_after(store: &Arc<Store>, parts: u64, done: impl Fn(&mut Draft, &mut Draft)) -> Vec<PreparedPart> {
+/// As `staged`, after `change` was called with the drafts of each part.
+fn staged_after(store: &Arc<Store>, parts: u64, change: impl Fn(&mut Draft, &mut Draft)) -> Vec<PreparedPart> {
     let stage = |number| {
         let (mut csv, mut parquet) = (store.draft().expect("a draft"), store.draft().expect("a draft"));
         let bytes = if number % 2 == 0 { 10 } else { 3 * DRAFT_BUFFER_BYTES };
         csv.write_all(&vec![b'c'; bytes]).expect("written");
         parquet.write_all(&vec![b'p'; bytes + 1]).expect("written");
-        done(&mut csv, &mut parquet);
+        change(&mut csv, &mut parquet);
         let receipt = Receipt {
             format: FORMAT_VERSION,
             part: PartId::new(number).expect("an id"),
@@ -79,11 +79,11 @@ fn store(folder: &tempfile::TempDir) -> Store {
 }
 
 #[test]
-fn a_batch_is_kept_whole() {
-    for syncs_at_once in [true, false] {
+fn a_batch_is_committed_completely() {
+    for uses_syncfs in [true, false] {
         let folder = tempfile::TempDir::new().expect("a folder");
         let mut store = store(&folder);
-        store.syncs_at_once = syncs_at_once;
+        store.uses_syncfs = uses_syncfs;
         let store = Arc::new(store);
         store.commit(staged(&store, 5)).expect("committed");
         let expected = (1..=5).flat_map(|id| ["csv", "parquet", "json"].map(|extension| format!("{id}.{extension}")));
@@ -95,12 +95,12 @@ fn a_batch_is_kept_whole() {
 }
 
 #[test]
-fn what_is_not_committed_is_gone() {
+fn parts_that_are_not_committed_are_removed() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Arc::new(store(&folder));
     let staged = staged(&store, 3);
     assert_eq!(files(&store).len(), 9, "two files of each in parts/, a receipt of each in tmp/");
-    assert!(files(&store).iter().all(|name| !name.ends_with(".json")), "no receipt has its name");
+    assert!(files(&store).iter().all(|name| !name.ends_with(".json")), "no receipt has been renamed");
     drop(staged);
     assert_eq!(files(&store), BTreeSet::new());
 }
@@ -110,29 +110,29 @@ fn a_batch_of_which_one_cannot_be_renamed_leaves_nothing() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = Arc::new(store(&folder));
     let batch = staged(&store, 4);
-    // No file can take the place of a folder, even when others have got their names.
-    let folder_in_the_way = store.root.join("parts/3.json");
-    fs::create_dir(&folder_in_the_way).expect("a folder");
+    // A file cannot be renamed over a folder. The receipts before it have been renamed by then.
+    fs::create_dir(store.root.join("parts/3.json")).expect("a folder");
     assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
     assert_eq!(files(&store), ["3.json".to_owned()].into());
 }
 
-fn store_that_cannot_sync_at_once(folder: &tempfile::TempDir) -> Arc<Store> {
+/// A store whose `syncfs` fails.
+fn store_without_syncfs(folder: &tempfile::TempDir) -> Arc<Store> {
     let mut store = store(folder);
-    store.folder = Arc::into_inner(SyncHandle::unsyncable(folder.path()).file).expect("nobody shares it");
-    store.syncs_at_once = true;
+    store.folder = Arc::into_inner(SyncHandle::unsyncable(folder.path()).file).expect("not shared");
+    store.uses_syncfs = true;
     Arc::new(store)
 }
 
 #[test]
-fn what_was_synced_before_it_was_staged_is_not_synced_again() {
+fn files_that_were_synced_before_staging_are_not_synced_again() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let store = store_that_cannot_sync_at_once(&folder);
+    let store = store_without_syncfs(&folder);
     let sync = |csv: &mut Draft, parquet: &mut Draft| {
         csv.sync().expect("synced");
         parquet.sync().expect("synced");
     };
-    store.commit(staged_after(&store, 3, sync)).expect("nothing is left to be synced");
+    store.commit(staged_after(&store, 3, sync)).expect("nothing has to be synced");
     assert_eq!(files(&store).len(), 9);
     let sync_one = |csv: &mut Draft, _parquet: &mut Draft| csv.sync().expect("synced");
     let sync_too_early = |csv: &mut Draft, parquet: &mut Draft| {
@@ -144,30 +144,30 @@ fn what_was_synced_before_it_was_staged_is_not_synced_again() {
 }
 
 #[test]
-fn what_is_on_disk_of_a_draft_can_be_synced_while_it_grows() {
+fn a_draft_can_be_synced_while_it_grows() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let mut draft = store(&folder).draft().expect("a draft");
-    draft.write_all(b"held").expect("written");
+    draft.write_all(b"short").expect("written");
     assert!(draft.sync_handle("it").is_none(), "it has no file");
     draft.write_all(&vec![b'c'; 3 * DRAFT_BUFFER_BYTES]).expect("written");
     draft.sync_handle("it").expect("it has a file").sync().expect("synced");
-    assert!(!draft.synced, "nobody knows whether that was all");
+    assert!(!draft.synced, "more may have been written since");
 }
 
 #[test]
-fn a_draft_is_what_was_written_however_it_was_cut() {
+fn a_draft_does_not_depend_on_the_size_of_the_writes() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = store(&folder);
     let all: Vec<u8> = (0..300_007_u32).map(|number| number.to_le_bytes()[1]).collect();
-    let (held, mut checksum) = (DRAFT_BUFFER_BYTES, XxHash3_64::new());
+    let (buffer, mut checksum) = (DRAFT_BUFFER_BYTES, XxHash3_64::new());
     checksum.write(&all);
-    for piece_bytes in [1, 1000, held / 8, held - 1, held, held + 1, 3 * held, all.len()] {
+    for piece_bytes in [1, 1000, buffer / 8, buffer - 1, buffer, buffer + 1, 3 * buffer, all.len()] {
         let mut draft = store.draft().expect("a draft");
         for piece in all.chunks(piece_bytes) {
             draft.write_all(piece).expect("written");
-            assert!(draft.buffer.len() < held && draft.buffer.capacity() <= held);
+            assert!(draft.buffer.len() < buffer && draft.buffer.capacity() <= buffer);
         }
-        let path = folder.path().join("kept");
+        let path = folder.path().join("published");
         if piece_bytes % 2 == 0 {
             draft.release_buffer().expect("written");
             assert_eq!(
@@ -176,13 +176,13 @@ fn a_draft_is_what_was_written_however_it_was_cut() {
             );
         }
         assert_eq!((draft.info().bytes, draft.info().xxh3), (all.len() as u64, checksum_text(&checksum)));
-        draft.publish(&path, &folder.path().join("sums")).expect("kept");
+        draft.publish(&path, &folder.path().join("sums")).expect("published");
         assert!(fs::read(path).expect("readable") == all, "pieces of {piece_bytes} bytes");
     }
 }
 
 #[test]
-fn short_pieces_are_written_as_one() {
+fn short_writes_are_collected() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let mut draft = store(&folder).draft().expect("a draft");
     for _ in 0..100 {
@@ -193,22 +193,22 @@ fn short_pieces_are_written_as_one() {
 }
 
 #[test]
-fn a_draft_that_failed_takes_no_more() {
+fn after_a_failed_write_all_writes_to_a_draft_fail() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let store = store(&folder);
     let mut draft = store.draft().expect("a draft");
-    draft.write_all(b"held").expect("written");
+    draft.write_all(b"1234").expect("written");
     let (tmp, not_found) = (store.root.join("tmp"), Err(io::ErrorKind::NotFound));
     let mut write = |bytes| draft.write_all(&vec![b'c'; bytes]).map_err(|error| error.kind());
     fs::remove_dir(&tmp).expect("removed");
     assert_eq!(write(DRAFT_BUFFER_BYTES), not_found);
-    fs::create_dir(&tmp).expect("made");
-    assert_eq!(write(DRAFT_BUFFER_BYTES), not_found, "though it could be written now");
+    fs::create_dir(&tmp).expect("created");
+    assert_eq!(write(DRAFT_BUFFER_BYTES), not_found, "although it could be written now");
     assert_eq!(draft.bytes(), 4);
 }
 
 #[test]
-fn room_that_a_file_does_not_need_goes_back() {
+fn preallocated_space_that_a_file_does_not_need_is_given_back() {
     let on_disk = |path: &Path| {
         let metadata = fs::metadata(path).expect("readable");
         (metadata.len(), metadata.blocks() * 512)
@@ -218,55 +218,55 @@ fn room_that_a_file_does_not_need_goes_back() {
         let probe = File::create(folder.path().join("probe")).expect("created");
         let asked = rustix::fs::fallocate(&probe, FallocateFlags::KEEP_SIZE, 0, RESERVED_BYTES);
         if asked == Err(Errno::OPNOTSUPP) || free_bytes(&probe).expect("known") < RESERVE_FREE_BYTES_MIN {
-            eprintln!("left out: the file system of {} gives no room ahead", folder.path().display());
+            eprintln!("skipped: the file system of {} does not preallocate", folder.path().display());
             return;
         }
         let store = Store::open(folder.path(), durability).expect("a data folder");
-        let (mut draft, kept) = (store.draft().expect("a draft"), folder.path().join("kept"));
+        let (mut draft, published) = (store.draft().expect("a draft"), folder.path().join("published"));
         draft.write_all(&vec![b'c'; 2 * DRAFT_BUFFER_BYTES]).expect("written");
-        let (bytes, room) = on_disk(&draft.path);
+        let (bytes, allocated) = on_disk(&draft.path);
         assert_eq!(bytes, 2 * DRAFT_BUFFER_BYTES as u64);
-        assert_eq!(room >= RESERVED_BYTES, durability == Durability::Fsync);
+        assert_eq!(allocated >= RESERVED_BYTES, durability == Durability::Fsync);
         draft.sync().expect("synced");
-        assert!(on_disk(&draft.path).1 < RESERVED_BYTES, "it was whole");
-        // And if more comes, over the end of what was asked for.
+        assert!(on_disk(&draft.path).1 < RESERVED_BYTES, "the rest was given back");
+        // The same if more is written, beyond the end of the preallocated space.
         draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
         draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
-        draft.publish(&kept, &folder.path().join("sums")).expect("kept");
-        let (bytes, room) = on_disk(&kept);
+        draft.publish(&published, &folder.path().join("sums")).expect("published");
+        let (bytes, allocated) = on_disk(&published);
         assert_eq!(bytes, (2 * DRAFT_BUFFER_BYTES + 6 * MIB) as u64);
-        assert!(durability == Durability::None || room < bytes + MIB as u64, "{room} bytes for {bytes}");
+        assert!(durability == Durability::None || allocated < bytes + MIB as u64, "{allocated} bytes for {bytes}");
     }
 }
 
 #[test]
 fn a_batch_that_cannot_be_synced_leaves_nothing() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let store = store_that_cannot_sync_at_once(&folder);
+    let store = store_without_syncfs(&folder);
     assert!(matches!(store.commit(staged(&store, 3)), Err(Error::Io { .. })));
     assert_eq!(files(&store), BTreeSet::new());
-    // Alone it does not need that one.
+    // A single part is synced file by file, not by `syncfs`.
     store.commit(staged(&store, 1)).expect("committed");
 
     let batch = staged(&store, 1);
     fs::remove_file(store.root.join("parts/1.parquet")).expect("removed");
     assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
-    assert_eq!(files(&store), BTreeSet::new(), "a part of its own has no more rights");
+    assert_eq!(files(&store), BTreeSet::new(), "the same for a single part");
 }
 
 #[test]
-fn what_a_scratch_file_lost_is_not_handed_out() {
+fn damage_in_a_spill_file_is_detected() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let scratch = store(&folder).spill_file().expect("a scratch file");
-    let offsets = [b"first", b"other"].map(|page| scratch.put(page).expect("written"));
-    assert_eq!(offsets.map(|offset| scratch.get(offset, 5).expect("whole")), [b"first", b"other"]);
-    scratch.file().expect("a file").write_all_at(b"O", offsets[1]).expect("written");
-    assert_eq!(scratch.get(offsets[0], 5).expect("whole"), b"first");
-    assert_eq!(scratch.get(offsets[1], 5).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+    let spill = store(&folder).spill_file().expect("a spill file");
+    let offsets = [b"first", b"other"].map(|page| spill.put(page).expect("written"));
+    assert_eq!(offsets.map(|offset| spill.get(offset, 5).expect("undamaged")), [b"first", b"other"]);
+    spill.file().expect("a file").write_all_at(b"O", offsets[1]).expect("written");
+    assert_eq!(spill.get(offsets[0], 5).expect("undamaged"), b"first");
+    assert_eq!(spill.get(offsets[1], 5).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
 }
 
 #[test]
-fn what_cannot_be_read_is_an_io_error_and_no_damage() {
+fn a_file_that_cannot_be_read_is_not_damaged() {
     let file = Reader::unreadable(Format::Csv, 100);
     for error in [file.blocks().from(0).err(), file.block(7, 10).err(), file.read_unverified(0, 10).err()] {
         let error = error.expect("it cannot be read");
@@ -275,11 +275,11 @@ fn what_cannot_be_read_is_an_io_error_and_no_damage() {
 }
 
 #[test]
-fn old_kernels_do_not_tell_what_failed() {
-    for (release, tells) in
+fn old_kernels_do_not_report_failed_syncfs() {
+    for (release, reports) in
         [("5.8.0", true), ("5.15.0-1-amd64", true), ("6.1", true), ("5.7.19", false), ("4.18.0-553.el8", false)]
     {
-        assert_eq!(reports_failed_syncfs(release), tells, "{release}");
+        assert_eq!(reports_failed_syncfs(release), reports, "{release}");
     }
     assert!(!reports_failed_syncfs("") && !reports_failed_syncfs("unknown"));
 }
