@@ -19,7 +19,7 @@ use crate::{
     limits::{EVICTED_JOBS, JOBS_MAX, JobLimits, SURVEYS_AT_ONCE, TASKS_AT_ONCE},
 };
 
-/// A job's id: a number for a statistic, as the statistics servers count them, or a UUID for a file-processing task.
+/// A job's id: a number for a statistic, as in the original statistics servers, or a UUID for a file-processing task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum JobId {
@@ -55,7 +55,7 @@ pub enum JobState {
     Downloaded,
 }
 
-/// What callers learn about a job.
+/// A job as callers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Its id.
@@ -115,12 +115,12 @@ pub(crate) enum JobKind {
     Task,
 }
 
-/// What is known of a job, without what it is to do, which stays on disk.
+/// A job in memory. What it has to do is only in its record on disk.
 pub(crate) struct Entry {
     /// The order in which jobs were accepted.
     pub(crate) order: u64,
     pub(crate) state: JobState,
-    /// When it came to this state.
+    /// When it got this state.
     pub(crate) since: DateTime<Utc>,
     /// The size of the result; `None` if no result is on disk.
     pub(crate) result_bytes: Option<u64>,
@@ -362,8 +362,8 @@ impl Jobs {
         }
     }
 
-    /// Removes a waiting job from its queue, or tells a running job to stop. After the first, the caller has to write the
-    /// job's end. `None` if there is nothing to stop.
+    /// Removes a waiting job from its queue, or cancels a running job. After the first, the caller has to write the job's new
+    /// state to disk. `None` if the job has ended or does not exist.
     pub(crate) fn cancel(&mut self, id: JobId) -> Option<Cancelled> {
         let entry = self.entries.get_mut(&id)?;
         let queue = match id.kind() {
@@ -382,7 +382,7 @@ impl Jobs {
                     Some(Cancelled::Running)
                 }
             },
-            JobState::Running { .. } if entry.being_written => None, // it has ended, which is being written
+            JobState::Running { .. } if entry.being_written => None, // its end is being written
             JobState::Running { .. } => {
                 entry.cancel.cancel();
                 Some(Cancelled::Running)
@@ -409,7 +409,7 @@ impl Jobs {
     pub(crate) fn sweep(&mut self, limits: &JobLimits, now: DateTime<Utc>) -> (Vec<JobId>, Vec<JobId>) {
         let mut results = Vec::new();
         for (&id, entry) in &mut self.entries {
-            // The last bytes may not have reached the client, who may then ask again.
+            // Not at once: if the last bytes did not reach the client, it may ask again.
             let is_settled = (now - entry.since).to_std().is_ok_and(|age| age >= limits.sweep_interval);
             if entry.state == JobState::Downloaded && is_settled && entry.result_bytes.take().is_some() {
                 results.push(id);
@@ -418,7 +418,7 @@ impl Jobs {
         let mut jobs = Vec::new();
         let mut bytes: u64 = self.entries.values().filter_map(|entry| entry.result_bytes).sum();
         let removable = self.removable();
-        // The newest result is kept however large it is, because a client waits for it.
+        // The newest result is kept whatever its size, because a client waits for it.
         let newest = removable.iter().rev().find(|(_, id)| self.entries[id].result_bytes.is_some()).copied();
         for (since, id) in removable {
             let result_bytes = self.entries[&id].result_bytes.unwrap_or(0);
@@ -435,7 +435,7 @@ impl Jobs {
     }
 }
 
-/// What a cancelled job was doing.
+/// The state of a job when it was cancelled.
 pub(crate) enum Cancelled {
     Waiting,
     Running,

@@ -1,5 +1,5 @@
-//! A flag for each thread that says whether it holds the lock. In debug and test builds, a file operation of a thread that
-//! holds the lock panics.
+//! A thread-local flag that is set while the thread holds the lock. In debug and test builds, file operations panic if it is
+//! set.
 
 use std::cell::Cell;
 
@@ -7,14 +7,13 @@ thread_local! {
     static LOCKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Panics in test and debug builds if this thread holds the lock. Every file operation calls it first, and so does the
-/// computation of a factorial.
+/// Panics in test and debug builds if this thread holds the lock.
 #[inline]
 pub fn assert_unlocked() {
     debug_assert!(!LOCKED.get(), "work or file I/O while the lock is held");
 }
 
-/// Sets the thread's flag until it is dropped, together with the lock's guard.
+/// Sets the thread's flag until it is dropped.
 pub(super) struct Flag;
 
 impl Flag {

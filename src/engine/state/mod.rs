@@ -1,11 +1,10 @@
 //! The one lock: a `Mutex` around all state that calls share, such as the registry of parts, the jobs, and the queues of the
 //! workers.
 //!
-//! It is reached through [`Shared::with`] and no guard leaves this file. Inside the closure there are only map operations:
-//! no I/O, no parsing, no allocation that grows with data. While a thread holds the lock, a thread-local flag is set.
-//! Every file operation calls [`lock_check::assert_unlocked`], so that tests and debug builds check that the lock is not
-//! held. A panic inside the closure does not make the lock unusable: every single change leaves the state consistent, so
-//! the poisoned lock is taken anyway.
+//! It is taken in [`Shared::with`], and no guard leaves this file. Inside the closure there are only map operations: no I/O,
+//! no parsing, no allocation that grows with data. Every file operation calls [`lock_check::assert_unlocked`], which panics
+//! in tests and debug builds if the thread holds the lock. After a panic inside the closure the poisoned lock is taken
+//! anyway, because every single change leaves the state consistent.
 
 pub mod jobs;
 pub mod lock_check;
@@ -54,33 +53,33 @@ use std::{
     thread,
 };
 
-/// Extra room in each queue for values that a worker has to drop, such as the files of broken uploads.
+/// Extra capacity of each queue for values that a worker has to drop, such as the files of aborted uploads.
 pub(super) const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
 
-/// A slice of work for a worker.
+/// A task for a worker.
 pub type Work = Box<dyn FnOnce() + Send>;
 
-/// What a slice is for. The workers take from the lanes in turn, so that a step of an upload does not wait behind
-/// all slices of all questions, nor a question behind all uploads, nor either behind jobs.
+/// The purpose of a task. Each lane has its own queue. The workers take tasks from the lanes in turn, so that uploads do not
+/// wait behind all questions, nor questions behind all uploads, nor either behind jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Receiving, typing, converting, publishing; start and receipts too.
+    /// Uploads, reading receipts, and the start of the server.
     Upload,
-    /// Reading stored parts to answer.
+    /// Reading stored parts for answers.
     Question,
-    /// Work that is asked for now and fetched later.
+    /// Work that is requested now and whose result is fetched later.
     Job,
     /// A health check, which must not wait behind other work.
     Probe,
 }
 
 impl Lane {
-    /// How many lanes there are.
+    /// The number of lanes.
     pub const COUNT: usize = 4;
     /// Every lane, in the order of their queues.
     pub const ALL: [Self; Self::COUNT] = [Self::Upload, Self::Question, Self::Job, Self::Probe];
 
-    /// Its name in metrics.
+    /// The lane's name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Upload => "upload",
@@ -98,39 +97,39 @@ pub struct Shared(Arc<Guarded>);
 struct Guarded {
     state: Mutex<State>,
     /// One for each worker.
-    calls: [Call; WORKERS],
+    signals: [WakeSignal; WORKERS],
 }
 
-/// How an idle worker learns that it has been chosen for new work, or that the workers have to end.
-struct Call {
-    /// Set for a worker that polls.
-    came: AtomicBool,
+/// Notifies an idle worker that it has been chosen for new work, or that it has to end.
+struct WakeSignal {
+    /// Read by a worker that polls.
+    is_set: AtomicBool,
     /// Wakes a worker that sleeps.
-    wake: Condvar,
+    condvar: Condvar,
 }
 
 /// What the lock guards.
 pub struct State {
-    /// The table: what a sum reads.
+    /// The parts of the table.
     pub parts: Registry,
     /// The values of the key/value service.
     pub numbers: Numbers,
-    /// Work asked for now and fetched later.
+    /// The jobs.
     pub jobs: Jobs,
     /// The transfers that run or wait, one table for each [`TransferKind`].
     pub transfers: [Transfers; TransferKind::COUNT],
-    /// Work that waits for a worker: one bounded queue for each lane.
+    /// Tasks that wait for a worker: one bounded queue for each lane.
     queues: [VecDeque<Work>; Lane::COUNT],
-    /// The lane from which the next work is taken, if it has any.
+    /// The lane from which the next task is taken, if it has one.
     turn: usize,
-    /// The workers that wait for work. New work goes to the worker that became idle last, because its data is most likely
-    /// still in the CPU's cache.
+    /// The idle workers. A new task goes to the worker that became idle last, because its data is most likely still in the
+    /// CPU's cache.
     idle: Vec<usize>,
-    /// No more work is taken; workers end when the queue is empty.
+    /// No more tasks are accepted; workers end when the queues are empty.
     closed: bool,
 }
 
-/// The work queue is full or closed; the work comes back.
+/// The error of a full or closed queue. It returns the task.
 pub struct Refused(pub Work);
 
 impl Shared {
@@ -159,17 +158,17 @@ impl Shared {
             idle,
             closed: false,
         };
-        Self(Arc::new(Guarded { state: Mutex::new(state), calls: [(); WORKERS].map(|()| Call::new()) }))
+        Self(Arc::new(Guarded { state: Mutex::new(state), signals: [(); WORKERS].map(|()| WakeSignal::new()) }))
     }
 
-    /// Runs `f` with the lock held. Lock, copy, unlock, work: what `f` returns is a copy.
+    /// Runs `f` with the lock held. `f` returns a copy of what its caller needs.
     pub fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let _flag = Flag::set();
         f(&mut state)
     }
 
-    /// Puts work in its lane's queue for the next free worker.
+    /// Puts a task in the queue of its lane, and wakes a worker if one is idle.
     pub fn push_work(&self, lane: Lane, work: Work) -> Result<(), Refused> {
         let idle = self.with(|state| {
             let queue = &mut state.queues[lane as usize];
@@ -179,19 +178,18 @@ impl Shared {
             queue.push_back(work);
             Ok(state.idle.pop())
         })?;
-        // If no worker is idle, each will look into the queues again before it becomes idle.
+        // If no worker is idle, each will check the queues again before it becomes idle.
         if let Some(worker) = idle {
-            self.0.calls[worker].call();
+            self.0.signals[worker].notify();
         }
         Ok(())
     }
 
-    /// Waits for work for a worker, which is a number below [`WORKERS`] and has its own thread. Returns `None` when the queues
-    /// are closed and empty.
+    /// Waits for a task for a worker (a number below [`WORKERS`]). Returns `None` when the queues are closed and empty.
     ///
-    /// If all workers are idle, this one polls for up to `awake_max`, once per call, before it sleeps.
-    pub fn next_work(&self, worker: usize, mut awake_max: Duration) -> Option<Work> {
-        let call = &self.0.calls[worker];
+    /// If all workers are idle, this one polls for up to `poll_max`, once per call, before it sleeps.
+    pub fn next_work(&self, worker: usize, mut poll_max: Duration) -> Option<Work> {
+        let signal = &self.0.signals[worker];
         let mut state = self.lock();
         loop {
             if let Some(work) = state.pop_work() {
@@ -201,27 +199,27 @@ impl Shared {
                 return None;
             }
             state.idle.push(worker);
-            call.came.store(false, Ordering::Relaxed);
-            if state.idle.len() == WORKERS && !awake_max.is_zero() {
+            signal.is_set.store(false, Ordering::Relaxed);
+            if state.idle.len() == WORKERS && !poll_max.is_zero() {
                 drop(state);
-                call.await_awake(std::mem::take(&mut awake_max));
+                signal.poll(std::mem::take(&mut poll_max));
                 state = self.lock();
             }
             while state.idle.contains(&worker) && !state.closed {
-                state = call.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = signal.condvar.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
-    /// How many slices wait in each lane. Slices that are running do not count.
+    /// How many tasks wait in each lane, without those that are running.
     pub fn waiting_work(&self) -> [(Lane, usize); Lane::COUNT] {
         self.with(|state| Lane::ALL.map(|lane| (lane, state.queues[lane as usize].len())))
     }
 
-    /// Closes the queues: the workers end when these are empty.
+    /// Closes the queues. The workers end when the queues are empty.
     pub fn close_work(&self) {
         self.with(|state| state.closed = true);
-        self.0.calls.iter().for_each(Call::call);
+        self.0.signals.iter().for_each(WakeSignal::notify);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -229,24 +227,24 @@ impl Shared {
     }
 }
 
-impl Call {
+impl WakeSignal {
     fn new() -> Self {
-        Self { came: AtomicBool::new(false), wake: Condvar::new() }
+        Self { is_set: AtomicBool::new(false), condvar: Condvar::new() }
     }
 
-    fn call(&self) {
-        self.came.store(true, Ordering::Relaxed);
-        self.wake.notify_one();
+    fn notify(&self) {
+        self.is_set.store(true, Ordering::Relaxed);
+        self.condvar.notify_one();
     }
 
-    /// Polls for a call, and yields to other threads in between.
-    fn await_awake(&self, awake_max: Duration) {
-        let (end, mut looks) = (Instant::now() + awake_max, 0);
+    /// Waits for the signal for up to `poll_max` without sleeping, and yields to other threads meanwhile.
+    fn poll(&self, poll_max: Duration) {
+        let (end, mut polls) = (Instant::now() + poll_max, 0);
         // The model checker has no clock. It polls a fixed number of times instead, so that a schedule can be repeated.
-        let is_over = |looks| if cfg!(feature = "model") { looks == 3 } else { Instant::now() >= end };
-        while !self.came.load(Ordering::Relaxed) && !is_over(looks) {
+        let is_over = |polls| if cfg!(feature = "model") { polls == 3 } else { Instant::now() >= end };
+        while !self.is_set.load(Ordering::Relaxed) && !is_over(polls) {
             thread::yield_now();
-            looks += 1;
+            polls += 1;
         }
     }
 }
@@ -258,7 +256,7 @@ impl Default for Shared {
 }
 
 impl State {
-    /// Takes the next slice from the lane whose turn it is, or from the next lane that has one.
+    /// Takes the next task from the lane whose turn it is, or from the next lane that has one.
     fn pop_work(&mut self) -> Option<Work> {
         let lanes = self.queues.len();
         for later in 0..lanes {

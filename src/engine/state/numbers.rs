@@ -25,7 +25,7 @@ impl TryFrom<String> for Key {
     }
 }
 
-/// A factorial, and where it came from.
+/// A factorial, and whether it was cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Factorial {
     /// The product of 1 to the key's value.
@@ -39,13 +39,12 @@ pub struct Numbers {
     /// Created with capacity for the maximum number of keys, so that it never grows under the lock.
     pub(crate) values: HashMap<Key, i64>,
     total: i64,
-    /// Factorials by the value, not by the key, so that keys of one value share one. Every answer from it and every
-    /// result put into it counts as a use; when it is full, the result least recently used makes room.
+    /// Factorials by value, so that keys with the same value share one.
     pub(crate) factorials: LruCache<i64, i64>,
 }
 
 impl Numbers {
-    /// No key, a total of 0.
+    /// An empty table.
     pub fn new() -> Self {
         Self { values: HashMap::with_capacity(KEYS_MAX), total: 0, factorials: LruCache::new(FACTORIALS_MAX) }
     }

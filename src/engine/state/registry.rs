@@ -20,20 +20,20 @@ pub struct Registry {
     /// which only takes more memory.
     pub(super) schemas: HashMap<u128, Arc<Schema>>,
     pub(super) schema_bytes: usize,
-    /// The id of the next part that is published. No id is given out twice.
+    /// The id of the next part. No id is used twice.
     pub(super) next_id: PartId,
-    /// How many ids were given out whose part is not in `parts` yet.
+    /// How many ids are reserved for parts that are not in `parts` yet.
     pub(super) reserved: usize,
     /// How many parts there may be.
     pub(super) parts_max: usize,
     /// Parts that belong in `parts` but are in quarantine.
     pub(super) missing: MissingParts,
-    /// How many parts have format version 1. Such a part is verified whole when it is first used.
+    /// How many parts have format version 1. Such a part is verified completely when it is first used.
     pub(super) unchecked: usize,
 }
 
 impl Registry {
-    /// A copy of the list of parts as it is now. Copying takes constant time.
+    /// A copy of the current list of parts, made in constant time.
     pub fn snapshot(&self) -> OrdMap<PartId, Arc<Part>> {
         self.parts.clone()
     }
@@ -68,7 +68,8 @@ impl Registry {
         (self.parts_max * PARTS_WARNING_PERCENT).div_ceil(100)
     }
 
-    /// An id for a part that is about to be published; `None` if the table is full. `insert` or `release` must follow.
+    /// Reserves an id for a part that is about to be published; `None` if the table is full. `insert` or `release` must
+    /// follow.
     pub fn reserve(&mut self) -> Option<PartId> {
         if self.is_full() || self.next_id == PartId::END {
             return None;
@@ -79,20 +80,19 @@ impl Registry {
         Some(id)
     }
 
-    /// Gives up a reserved id. It is not given out again.
+    /// Gives up a reserved id, which is not used again.
     pub fn release(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
     }
 
-    /// Adds a part under a reserved id: from now on it is in every sum. Returns whether this part makes the table nearly
-    /// full.
+    /// Adds a part with a reserved id. Returns whether it makes the table nearly full.
     pub fn insert(&mut self, part: Arc<Part>) -> bool {
         self.release();
         self.parts.insert(part.id, part);
         self.parts.len() == self.warning_len()
     }
 
-    /// Adds a part that was found at start. Its id and all smaller ones are not given out again.
+    /// Adds a part that was found at start. Its id and all smaller ones are not used again.
     pub fn restore(&mut self, part: Arc<Part>) {
         self.skip_to(part.id);
         self.unchecked += usize::from(part.checks.is_none());
@@ -124,7 +124,7 @@ impl Registry {
         self.unchecked
     }
 
-    /// Replaces a part of format version 1, which has been verified whole, with the same part in the current version.
+    /// Replaces a part of format version 1, which has been verified, with the same part in the current version.
     pub fn replace(&mut self, part: Arc<Part>) {
         if let Some(old) = self.parts.get_mut(&part.id) {
             self.unchecked -= usize::from(old.checks.is_none() && part.checks.is_some());
@@ -132,8 +132,7 @@ impl Registry {
         }
     }
 
-    /// Makes sure that ids up to this one are not given out again. [`PartId::END`] is ignored: no part with that id was ever
-    /// published.
+    /// Makes sure that ids up to this one are not used again. [`PartId::END`] is ignored, because no part has that id.
     pub fn skip_to(&mut self, id: PartId) {
         if id != PartId::END {
             self.next_id = self.next_id.max(id.next());

@@ -17,7 +17,7 @@ use crate::{
 fn file_operations_under_the_lock_stop_a_test_build() {
     let shared = Shared::new();
     let inside = catch_unwind(AssertUnwindSafe(|| shared.with(|_| assert_unlocked())));
-    assert!(inside.is_err(), "a file operation under the lock went unnoticed");
+    assert!(inside.is_err(), "a file operation under the lock was not detected");
     assert_unlocked();
 }
 
@@ -31,7 +31,7 @@ fn a_panic_under_the_lock_leaves_it_usable() {
 }
 
 #[test]
-fn a_full_queue_gives_the_work_back() {
+fn a_full_queue_refuses_tasks() {
     let shared = Shared::new();
     for _ in 0..WORK_QUEUE_MAX + DISCARDS_MAX {
         assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
@@ -43,53 +43,53 @@ fn a_full_queue_gives_the_work_back() {
     assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());
 }
 
-/// Workers become idle in the order of their numbers, then `put` puts work in the queue: who comes for it, if anybody.
-fn who_comes(workers: usize, awake_max: Duration, put: impl FnOnce(&Shared)) -> Option<usize> {
-    /// Longer than anybody takes who comes at all.
-    const NOBODY_COMES: Duration = Duration::from_secs(10);
-    let (shared, (told, came)) = (Shared::new(), std::sync::mpsc::channel());
+/// Lets workers become idle in the order of their numbers, then calls `push`, which queues a task. Returns the worker that
+/// takes the task, if one does.
+fn worker_that_takes(workers: usize, poll_max: Duration, push: impl FnOnce(&Shared)) -> Option<usize> {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let (shared, (tx, rx)) = (Shared::new(), std::sync::mpsc::channel());
     thread::scope(|scope| {
         for worker in 0..workers {
-            let (shared, told) = (&shared, told.clone());
+            let (shared, tx) = (&shared, tx.clone());
             scope.spawn(move || {
-                let work = shared.next_work(worker, awake_max);
-                assert!(work.is_none() || told.send(worker).is_ok());
+                let work = shared.next_work(worker, poll_max);
+                assert!(work.is_none() || tx.send(worker).is_ok());
             });
             while shared.with(|state| state.idle.len()) <= worker {
                 thread::yield_now();
             }
         }
-        put(&shared);
-        let worker = came.recv_timeout(NOBODY_COMES);
+        push(&shared);
+        let worker = rx.recv_timeout(TIMEOUT);
         shared.close_work();
         worker.ok()
     })
 }
 
 #[test]
-fn the_last_to_become_idle_is_called_first() {
+fn the_worker_that_became_idle_last_is_woken() {
     let push = |shared: &Shared| drop(shared.push_work(Lane::Upload, Box::new(|| ())));
-    assert_eq!(who_comes(3, Duration::ZERO, push), Some(2));
+    assert_eq!(worker_that_takes(3, Duration::ZERO, push), Some(2));
 }
 
 #[test]
-fn the_last_of_all_to_become_idle_waits_awake() {
+fn the_last_of_all_workers_to_become_idle_polls() {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-    // Nobody is woken: only one that is awake sees the hint.
-    let hint = |shared: &Shared| {
-        let called = shared.with(|state| {
+    // Sets the flag without notifying the condition variable, so only a worker that polls takes the task.
+    let push_silently = |shared: &Shared| {
+        let chosen = shared.with(|state| {
             state.queues[Lane::Upload as usize].push_back(Box::new(|| ()));
             state.idle.pop()
         });
-        called.into_iter().for_each(|worker| shared.0.calls[worker].came.store(true, Ordering::Relaxed));
+        chosen.into_iter().for_each(|worker| shared.0.signals[worker].is_set.store(true, Ordering::Relaxed));
     };
-    assert_eq!(who_comes(WORKERS, DAY, hint), Some(WORKERS - 1));
+    assert_eq!(worker_that_takes(WORKERS, DAY, push_silently), Some(WORKERS - 1));
 }
 
 #[test]
 fn lanes_take_turns() {
     let shared = Shared::new();
-    let (told, order) = std::sync::mpsc::channel();
+    let (tx, rx) = std::sync::mpsc::channel();
     for (lane, name) in [
         (Lane::Job, "j1"),
         (Lane::Job, "j2"),
@@ -98,12 +98,12 @@ fn lanes_take_turns() {
         (Lane::Question, "q3"),
         (Lane::Upload, "u1"),
     ] {
-        let told = told.clone();
-        assert!(shared.push_work(lane, Box::new(move || told.send(name).expect("heard"))).is_ok());
+        let tx = tx.clone();
+        assert!(shared.push_work(lane, Box::new(move || tx.send(name).expect("received"))).is_ok());
     }
     shared.close_work();
     while let Some(work) = shared.next_work(0, Duration::ZERO) {
         work();
     }
-    assert_eq!(order.try_iter().collect::<Vec<_>>(), ["u1", "q1", "j1", "q2", "j2", "q3"]);
+    assert_eq!(rx.try_iter().collect::<Vec<_>>(), ["u1", "q1", "j1", "q2", "j2", "q3"]);
 }

@@ -39,8 +39,8 @@ impl Origin {
     }
 }
 
-/// The address by which the connections of one client are recognised. With IPv6 that is the first 64 bits: a client can
-/// choose the others.
+/// The part of an address that identifies a client: all of it for IPv4, the first 64 bits for IPv6, where clients choose the
+/// other bits themselves.
 pub fn one_client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -55,7 +55,7 @@ pub enum TransferKind {
     Upload,
     /// A call with a long body or answer, on a connection that serves one call at a time.
     LongCall,
-    /// A body that is kept whole in memory.
+    /// A large body that is kept in memory.
     LargeBody,
 }
 
@@ -82,7 +82,7 @@ struct Running {
     pace: Arc<Pace>,
     /// When it got its permit, or began to wait for one.
     since: Instant,
-    /// Whether it was told to end.
+    /// Whether its `pace.end` was cancelled.
     is_ending: bool,
 }
 
@@ -92,7 +92,7 @@ struct Waiting {
     tx: oneshot::Sender<()>,
 }
 
-/// How many transfers a client has. Clients are compared by their total first.
+/// How many transfers a client has. Compared by `of_client` first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct ClientCount {
     /// On all its connections.
@@ -142,7 +142,7 @@ impl Transfers {
     pub(crate) fn enter(&mut self, origin: Origin, pace: Arc<Pace>) -> Option<(u64, Option<oneshot::Receiver<()>>)> {
         let transfer = Running { id: self.next_id, origin, pace, since: Instant::now(), is_ending: false };
         let id = transfer.id;
-        // None of those that wait could start now, so one that can start overtakes no one.
+        // No waiting transfer can start now, so this one does not overtake any.
         let rx = if self.obstacle(origin).is_none() {
             self.running.push(transfer);
             None
@@ -178,20 +178,20 @@ impl Transfers {
             return true;
         }
         let count = |index: usize| self.count_of(self.waiting[index].transfer.origin, true);
-        // The last in the queue, if several have the most.
+        // If several have the most, the last in the queue.
         let most = (0..self.waiting.len()).max_by_key(|&index| count(index));
         let Some(index) = most else { return false };
         let (most, own) = (count(index), self.count_of(origin, true));
         let is_same_peer = self.waiting[index].transfer.origin.peer == origin.peer;
         if most.of_client > own.of_client + 1 || (is_same_peer && most.of_connection > own.of_connection + 1) {
-            self.waiting.remove(index); // closing its channel tells it that it was refused
+            self.waiting.remove(index); // the closed channel means that it was refused
             return true;
         }
         false
     }
 
-    /// The waiting transfer that starts next: the one whose client has the fewest that run, then the one whose connection
-    /// has the fewest, then the first that came.
+    /// The waiting transfer that starts next: the one whose client has the fewest running transfers, then the one whose
+    /// connection has the fewest, then the one that has waited longest.
     fn next_waiting(&self) -> Option<usize> {
         let may_run = |index: &usize| self.obstacle(self.waiting[*index].transfer.origin).is_none();
         let candidates = (0..self.waiting.len()).filter(may_run);
