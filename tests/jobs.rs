@@ -242,7 +242,7 @@ async fn a_truncated_result_is_an_error() {
     fs::write(&path, &whole[..20]).expect("writable");
     let error = engine.open_result(id).await.err().expect("damaged");
     assert_eq!(error.kind(), Kind::DataLoss);
-    let says = format!("job \"{id}\" is damaged: its result has 20 bytes, and had {}", whole.len());
+    let says = format!("job \"{id}\" is damaged: its result has 20 bytes, its record says {}", whole.len());
     assert_eq!(error.to_string(), says);
 }
 

@@ -56,9 +56,9 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
         let part = Arc::new(Part::of(&receipt, schema));
         shared.with(|state| state.parts.restore(part));
     })?;
-    let Recovered { jobs, leftovers, set_aside } = recover::recover(&store, found_jobs)?;
+    let Recovered { jobs, leftovers, quarantined } = recover::recover(&store, found_jobs)?;
     found.leftovers += leftovers;
-    found.jobs_quarantined = set_aside;
+    found.jobs_quarantined = quarantined;
     shared.with(|state| {
         found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id));
         state.parts.set_missing(found.missing.clone());

@@ -36,7 +36,7 @@ pub(crate) async fn cancel(context: Arc<Context>, id: JobId) -> Result<bool, Err
     }
 }
 
-/// Writes the end of a job that did not run.
+/// Writes the last state of a job that did not run.
 async fn end_waiting(context: &Arc<Context>, id: JobId) -> Result<(), Error> {
     let mut record = read_record(context, id).await?;
     let failed = RecordState::Failed { reason: reason_of(&JobError::Cancelled.into()) };

@@ -3,11 +3,11 @@
 //!
 //! A job is accepted once its record is on disk. For each change of its state a new record replaces the last one, by a
 //! rename as for receipts. A result is published before the record that says that the job is done. So the server finds every
-//! accepted job when it starts: jobs that had not ended run again, and results can still be fetched. Only one task at a time
-//! writes a job's record.
+//! accepted job when it starts: jobs that had not ended run again, and results can still be fetched. Only one caller at a
+//! time writes a job's record.
 //!
-//! Jobs of one kind run in the order in which they were accepted, a few at once. They compute in slices on the workers, in
-//! their own lane. What a job has to do is read from disk when it runs.
+//! Jobs of one kind run in the order in which they were accepted, a few at once, as short tasks in the job lane of the
+//! workers. What a job has to do is read from disk when it runs.
 //!
 //! Memory: at most `JOBS_MAX` entries, of which `JOBS_UNFINISHED_MAX` have work to do.
 

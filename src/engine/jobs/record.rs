@@ -1,6 +1,4 @@
-//! The records of jobs on disk: their contents, reading and writing them, and finding them when the server starts.
-//!
-//! The jobs in memory are in `state/jobs.rs`; `record_changes.rs` changes both.
+//! The records of jobs on disk. The jobs in memory are in `state/jobs.rs`; `record_changes.rs` changes both.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -18,7 +16,7 @@ use crate::{
 /// The version of the records that this program writes. Version 1 has no checksums, neither its own nor those of files.
 const RECORD_VERSION: u32 = 2;
 
-/// A record with a greater number of a statistic or a greater order is damaged: so many are never given out.
+/// A record with a greater number of a statistic or a greater order is damaged, because numbers are given out from 1.
 const JOB_NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// What a job has to do.
@@ -34,16 +32,16 @@ pub(crate) enum Work {
 pub(crate) struct Record {
     format: u32,
     pub(crate) id: JobId,
-    /// The order in which jobs were accepted, over both kinds.
+    /// The order in which jobs of both kinds were accepted.
     pub(super) order: u64,
-    /// How often it was started.
+    /// How often the job was started.
     pub(super) starts: u32,
     pub(crate) work: Work,
-    /// The checksum of its input: 16 hexadecimal digits.
+    /// The check of its input (`Draft::check`): 16 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     input_check: Option<String>,
     pub(crate) state: RecordState,
-    /// When it came to this state.
+    /// When it got this state.
     #[serde(with = "rfc3339")]
     pub(crate) since: DateTime<Utc>,
 }
@@ -55,7 +53,7 @@ pub(crate) enum RecordState {
     Running,
     Done {
         bytes: u64,
-        /// The checksum of the result: 16 hexadecimal digits.
+        /// The check of the result (`Draft::check`): 16 hexadecimal digits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         check: Option<String>,
     },
@@ -72,12 +70,13 @@ pub(crate) struct FoundJobs {
     /// Names of jobs whose record is damaged, and what is wrong with it.
     pub(super) damaged: Vec<(String, String)>,
     /// Names of jobs with files but without a record.
-    pub(super) strays: Vec<String>,
-    /// Statistics that are in quarantine since an earlier start.
+    pub(super) leftovers: Vec<String>,
+    /// Statistics that were moved to quarantine earlier.
     pub(super) in_quarantine: Vec<JobId>,
 }
 
-/// A job that was found at start. What it has to do is read again when it runs, as that may be long for many jobs.
+/// A job that was found at start. What it has to do is read again when it runs, because it would take much memory for many
+/// jobs.
 pub(super) struct FoundJob {
     pub(super) id: JobId,
     pub(super) order: u64,
@@ -88,13 +87,13 @@ pub(super) struct FoundJob {
 
 /// Reads all records.
 ///
-/// Errors: one of a newer version; the folder cannot be read.
+/// Errors: a record has a newer version or cannot be read; the folder cannot be read.
 pub(crate) fn find(store: &Store) -> Result<FoundJobs, Error> {
     let in_quarantine = store.names_in_quarantine()?.iter().filter_map(|name| survey_of(name)).collect();
-    let mut found = FoundJobs { jobs: Vec::new(), damaged: Vec::new(), strays: Vec::new(), in_quarantine };
+    let mut found = FoundJobs { jobs: Vec::new(), damaged: Vec::new(), leftovers: Vec::new(), in_quarantine };
     for (name, files) in store.list_jobs()? {
         if !files.record {
-            found.strays.push(name);
+            found.leftovers.push(name);
             continue;
         }
         match Record::read(store, &name) {
@@ -109,14 +108,14 @@ pub(crate) fn find(store: &Store) -> Result<FoundJobs, Error> {
     Ok(found)
 }
 
-/// `job_id_7` and `job_id_7-2` are the statistic 7.
+/// The statistic of a file in quarantine: `job_id_7` and `job_id_7-2` are both of statistic 7.
 fn survey_of(name: &str) -> Option<JobId> {
     let name = name.split_once('-').map_or(name, |(name, _copy)| name);
-    name.parse().ok().filter(|id| matches!(id, JobId::Survey(_)) && !is_beyond_all(*id))
+    name.parse().ok().filter(|id| matches!(id, JobId::Survey(_)) && !is_invalid_number(*id))
 }
 
-/// Whether the number of a statistic is so great that no server gave it out.
-pub(super) fn is_beyond_all(id: JobId) -> bool {
+/// Whether the number of a statistic is greater than any that a server gives out.
+pub(super) fn is_invalid_number(id: JobId) -> bool {
     matches!(id, JobId::Survey(number) if number > JOB_NUMBER_MAX)
 }
 
@@ -127,7 +126,7 @@ impl Record {
         Self { format, id, order, starts: 0, work, input_check, state: RecordState::Queued, since }
     }
 
-    /// The checksum that its input is verified against.
+    /// What the input is verified against.
     pub(crate) fn input_check(&self) -> Option<u64> {
         self.input_check.as_deref().and_then(from_hex)
     }
@@ -137,26 +136,26 @@ impl Record {
         struct Version {
             format: u32,
         }
-        let (text, seal) = store.read_job(name)?;
+        let (text, checksum) = store.read_job(name)?;
         let damaged = |what: String| JobError::Damaged { name: name.to_owned(), what }.into();
-        if seal == RecordChecksum::Invalid {
+        if checksum == RecordChecksum::Invalid {
             return Err(damaged("its record is not what was written".to_owned()));
         }
         if let Ok(Version { format }) = serde_json::from_slice(&text)
             && format > RECORD_VERSION
-            && seal == RecordChecksum::Valid
+            && checksum == RecordChecksum::Valid
         {
             return Err(Error::DataFolder(format!(
                 "job {name} has format version {format}, this program knows {RECORD_VERSION}: use a newer one"
             )));
         }
         let record: Self = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        let version = if seal == RecordChecksum::Valid { RECORD_VERSION } else { 1 };
+        let version = if checksum == RecordChecksum::Valid { RECORD_VERSION } else { 1 };
         if record.id.to_string() != name || record.format != version {
             return Err(damaged("its record is of another job or version".to_owned()));
         }
-        if record.order > JOB_NUMBER_MAX || is_beyond_all(record.id) {
-            return Err(damaged("its number is beyond all that were given out".to_owned()));
+        if record.order > JOB_NUMBER_MAX || is_invalid_number(record.id) {
+            return Err(damaged("its number is greater than any that was given out".to_owned()));
         }
         Ok(Self { format: RECORD_VERSION, ..record })
     }
@@ -168,7 +167,7 @@ impl Record {
 }
 
 impl RecordState {
-    /// The checksum that the result is verified against; `None` if there is no result, or if the record has version 1.
+    /// What the result is verified against; `None` if there is no result, or if the record has version 1.
     pub(crate) fn result_check(&self) -> Option<u64> {
         match self {
             Self::Done { check, .. } => check.as_deref().and_then(from_hex),

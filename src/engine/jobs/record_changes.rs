@@ -17,17 +17,17 @@ use chrono::Utc;
 
 use std::sync::Arc;
 
-/// Decides whether to try again after a job could not be read or written, and waits before it returns `true`. A failure
-/// that may pass, such as a full disk, does not end a job. The shutdown of the server and a damaged record do.
+/// Decides whether to try again after a job could not be read or written, and waits before it returns `true`. A temporary
+/// failure such as a full disk does not end a job. The shutdown of the server and a damaged record do.
 pub(super) async fn is_tried_again(context: &Arc<Context>, id: JobId, error: &Error) -> bool {
     match error {
         Error::Draining => return false,
         Error::Job(JobError::Damaged { .. }) => {
-            tracing::error!(%id, %error, "set aside in quarantine: the next start does not know it any more");
+            tracing::error!(%id, %error, "a damaged job is moved to quarantine: it is unknown after the next start");
             let store = Arc::clone(&context.store);
-            let set_aside = move || store.move_job_to_quarantine(&id.to_string());
-            if let Err(error) = context.workers.run(Lane::Job, set_aside).await.flatten() {
-                tracing::error!(%id, %error, "and could not be moved there");
+            let quarantine = move || store.move_job_to_quarantine(&id.to_string());
+            if let Err(error) = context.workers.run(Lane::Job, quarantine).await.flatten() {
+                tracing::error!(%id, %error, "a damaged job could not be moved to quarantine");
             }
             let failed = JobState::Failed { reason: reason_of(error).into() };
             context.state.with(|state| state.jobs.change(id, failed, Utc::now(), None));
@@ -35,7 +35,7 @@ pub(super) async fn is_tried_again(context: &Arc<Context>, id: JobId, error: &Er
         }
         _ => {}
     }
-    tracing::error!(%id, %error, "a job could not be read or written, and this is tried again");
+    tracing::error!(%id, %error, "a job could not be read or written; this is retried");
     tokio::time::sleep(context.limits.jobs.sweep_interval).await;
     true
 }
@@ -60,7 +60,7 @@ pub(crate) async fn change_record(
         if let Some(result) = result {
             store.publish_job_file(result, &name, JobFile::Result)?;
         }
-        // If the record cannot be written, the result is removed, as the next record may need its space on the disk.
+        // If the record cannot be written, the result is removed, because the next record may need its disk space.
         record.publish(&store).inspect_err(|_| match record.state {
             RecordState::Done { .. } | RecordState::Failed { .. } => store.remove_job_file(&name, JobFile::Result),
             RecordState::Queued | RecordState::Running | RecordState::Downloaded => {}
@@ -76,7 +76,7 @@ pub(crate) async fn change_record(
     Ok(())
 }
 
-/// Why a job failed, shortened to what an entry may hold.
+/// Why a job failed, cut to [`JOB_REASON_BYTES_MAX`].
 pub(super) fn reason_of(error: &Error) -> String {
     let mut reason = error.to_string();
     if reason.len() > JOB_REASON_BYTES_MAX {

@@ -1,6 +1,6 @@
-//! Puts the folder of jobs in order when the server starts, and fills the table of jobs.
+//! Recovery of jobs at start: cleans up their folder and fills the table of jobs.
 
-use super::record::{FoundJob, FoundJobs, is_beyond_all};
+use super::record::{FoundJob, FoundJobs, is_invalid_number};
 use crate::{
     engine::{
         state::jobs::{Entry, JobState, Jobs},
@@ -16,7 +16,7 @@ pub(crate) struct Recovered {
     /// How many jobs had files but no record; their files were removed.
     pub(crate) leftovers: usize,
     /// Names of the jobs that were moved to quarantine, and why.
-    pub(crate) set_aside: Vec<(String, String)>,
+    pub(crate) quarantined: Vec<(String, String)>,
 }
 
 /// Removes the files that no job needs, moves damaged jobs to quarantine, and returns the table of jobs.
@@ -26,7 +26,7 @@ pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
         let name = id.to_string();
         let (mut result_bytes, result_check) = (None, state.result_check());
         let state = match state.into() {
-            // Its size is not compared here: a reader of a damaged result gets an error until the file has been replaced.
+            // The size is not compared here. Reading a damaged result is an error until the file has been restored.
             JobState::Done { bytes } if files.result.is_some() => {
                 result_bytes = Some(bytes);
                 JobState::Done { bytes }
@@ -43,15 +43,15 @@ pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
         }
         jobs.insert(id, Entry { result_check, ..Entry::new(order, state, since, result_bytes) });
     }
-    for name in &found.strays {
+    for name in &found.leftovers {
         store.remove_job(name);
     }
     for (name, _) in &found.damaged {
         store.move_job_to_quarantine(name)?;
     }
-    // Their numbers are not given out again: their clients may still ask for them, and must not get another job's state.
+    // The numbers of damaged jobs are not used again, because their clients must not get another job's result.
     found.in_quarantine.iter().for_each(|id| jobs.skip_to(*id));
     let damaged = found.damaged.iter().filter_map(|(name, _)| name.parse().ok());
-    damaged.filter(|id| !is_beyond_all(*id)).for_each(|id| jobs.skip_to(id));
-    Ok(Recovered { jobs, leftovers: found.strays.len(), set_aside: found.damaged })
+    damaged.filter(|id| !is_invalid_number(*id)).for_each(|id| jobs.skip_to(id));
+    Ok(Recovered { jobs, leftovers: found.leftovers.len(), quarantined: found.damaged })
 }

@@ -1,4 +1,4 @@
-//! The result of a job, open for reading.
+//! Reading the results of jobs.
 
 use std::{io, sync::Arc};
 
@@ -52,7 +52,7 @@ pub(crate) async fn open_result(context: &Arc<Context>, id: JobId) -> Result<Res
     let open = move || store.open_job_file(&id.to_string(), JobFile::Result, check);
     match context.workers.run(Lane::Question, open).await.flatten() {
         Ok(file) if file.bytes() != bytes => {
-            let what = format!("its result has {} bytes, and had {bytes}", file.bytes());
+            let what = format!("its result has {} bytes, its record says {bytes}", file.bytes());
             Err(JobError::Damaged { name: id.to_string(), what }.into())
         }
         Ok(file) => Ok(ResultFile { file, workers: context.workers.clone() }),
@@ -61,7 +61,7 @@ pub(crate) async fn open_result(context: &Arc<Context>, id: JobId) -> Result<Res
     }
 }
 
-/// Notes that a whole result was fetched. A later sweep removes it.
+/// Notes that a result was fetched completely. A later sweep removes it.
 pub(crate) async fn mark_downloaded(context: Arc<Context>, id: JobId) -> Result<(), Error> {
     if !context.state.with(|state| state.jobs.begin_write(id, |state| matches!(state, JobState::Done { .. }))) {
         return Ok(()); // another call has already fetched it, or it was removed

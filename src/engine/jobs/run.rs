@@ -1,4 +1,4 @@
-//! Runs jobs: starts the next ones, does their work, and writes how they ended.
+//! Running jobs.
 
 use super::{
     record::{Record, RecordState, Work},
@@ -24,7 +24,7 @@ use futures_util::FutureExt;
 use std::{io::Write, panic::AssertUnwindSafe, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// Starts jobs until as many run as may.
+/// Starts as many waiting jobs as may run.
 pub(crate) fn dispatch(context: &Arc<Context>) {
     while let Some((id, cancel)) = context.state.with(|state| state.jobs.start_next()) {
         let context = Arc::clone(context);
@@ -78,7 +78,7 @@ pub(super) async fn work(
     }
 }
 
-/// Writes how a job ended. The job has not ended until that is on disk, so failures are retried.
+/// Writes a job's last state. The job has not ended until that is on disk, so failures are retried.
 async fn end(context: &Arc<Context>, mut record: Record, result: Result<Draft, Error>) {
     let mut failure = match result {
         Ok(draft) => {

@@ -1,4 +1,4 @@
-//! Accepting jobs: first a reservation in the table, then the input, then the first record, and at last the entry.
+//! Accepting jobs: a reservation in the table, then the input, then the first record, then the entry.
 
 use super::{
     record::{Record, Work},
@@ -34,7 +34,7 @@ struct JobReservation {
 
 impl Drop for JobReservation {
     fn drop(&mut self) {
-        // If the job was accepted, its entry has been counted by now.
+        // If the job was accepted, its entry is already counted in `undone`.
         self.shared.with(|state| {
             state.jobs.reserved -= 1;
             state.jobs.undone -= 1;
@@ -49,7 +49,7 @@ pub(crate) async fn submit_survey(context: Arc<Context>, question: SurveyQuestio
     accept(context, id, reservation, Work::Survey(question), None).await
 }
 
-/// Accepts a file to be grouped and summed, once it has been received whole.
+/// Accepts a file to be grouped and summed, once it has been received completely.
 pub(crate) async fn submit_task<S>(
     context: Arc<Context>,
     cancel: CancellationToken,
@@ -68,8 +68,8 @@ where
     let reservation = reserve(&context)?;
     let id = JobId::Task(Uuid::new_v4());
     let store = Arc::clone(&context.store);
-    let keep = move |draft: Draft| store.publish_job_file(draft, &id.to_string(), JobFile::Input);
-    let input_check = receive::receive(&context, &cancel, body, keep).await?;
+    let publish = move |draft: Draft| store.publish_job_file(draft, &id.to_string(), JobFile::Input);
+    let input_check = receive::receive(&context, &cancel, body, publish).await?;
     if cancel.is_cancelled() {
         remove(&context, vec![id], Vec::new()).await?;
         return Err(Error::Cancelled);
@@ -88,7 +88,7 @@ fn reserve(context: &Arc<Context>) -> Result<JobReservation, Error> {
     Ok(JobReservation { shared: context.state.clone(), order })
 }
 
-/// Writes a job's first record; then adds the job to the table and runs it when it is its turn.
+/// Writes a job's first record, adds the job to the table, and starts the jobs that may run.
 async fn accept(
     context: Arc<Context>,
     id: JobId,
@@ -101,7 +101,7 @@ async fn accept(
     let store = Arc::clone(&context.store);
     let publish = move || record.publish(&store);
     let published = match context.state.with(|state| state.jobs.refused) {
-        true => Err(JobError::Refused.into()), // since its file began to arrive
+        true => Err(JobError::Refused.into()), // the server began to shut down while the input was received
         false => context.workers.run(Lane::Job, publish).await.flatten(),
     };
     if let Err(error) = published {

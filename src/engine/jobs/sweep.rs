@@ -1,4 +1,4 @@
-//! Removes old jobs, results that were fetched, and the oldest results if they take too much space.
+//! Removing old jobs, results that were fetched, and the oldest results if they take too much space.
 
 use crate::{
     engine::{
@@ -21,7 +21,7 @@ pub(crate) async fn sweep(context: &Arc<Context>) -> Result<(), Error> {
     remove(context, jobs, results).await
 }
 
-/// Removes whole jobs, and results alone.
+/// Removes `jobs` with all their files, and only the results of `results`.
 pub(crate) async fn remove(context: &Arc<Context>, jobs: Vec<JobId>, results: Vec<JobId>) -> Result<(), Error> {
     if jobs.is_empty() && results.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! A test that needs the inside of the queue of jobs: a job that has left the queue and has not begun to run.
+//! A test that accesses the queue of jobs: a job is cancelled after it has left the queue and before it runs.
 #![allow(clippy::expect_used, reason = "a panic fails the test")]
 
 use std::{
@@ -29,18 +29,17 @@ use crate::{
 
 /// Keeps workers busy until it is dropped.
 #[derive(Default)]
-struct Hold {
+struct BusyWorkers {
     released: Arc<AtomicBool>,
-    /// How many workers are busy.
-    held: Arc<AtomicUsize>,
+    count: Arc<AtomicUsize>,
 }
 
-impl Hold {
+impl BusyWorkers {
     /// Keeps one more worker busy, as soon as one is free.
-    async fn one(&self, engine: &Engine) {
-        let (released, held) = (Arc::clone(&self.released), Arc::clone(&self.held));
+    async fn add(&self, engine: &Engine) {
+        let (released, count) = (Arc::clone(&self.released), Arc::clone(&self.count));
         let work = move || {
-            held.fetch_add(1, Ordering::SeqCst);
+            count.fetch_add(1, Ordering::SeqCst);
             while !released.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -49,11 +48,11 @@ impl Hold {
     }
 
     fn count(&self) -> usize {
-        self.held.load(Ordering::SeqCst)
+        self.count.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Hold {
+impl Drop for BusyWorkers {
     fn drop(&mut self) {
         self.released.store(true, Ordering::SeqCst);
     }
@@ -62,7 +61,7 @@ impl Drop for Hold {
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -78,29 +77,29 @@ fn state_of(engine: &Engine, id: JobId) -> JobState {
 }
 
 #[tokio::test]
-async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
+async fn a_job_that_has_left_the_queue_can_be_cancelled_before_it_runs() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let (engine, _) = Engine::open(folder.path(), Durability::None, Limits::default()).await.expect("a data folder");
-    let room = Arc::clone(&engine.context.group_memory).acquire_owned().await.expect("nobody else has it");
+    let group_permit = Arc::clone(&engine.context.group_memory).acquire_owned().await.expect("it is free");
     let first = task(&engine).await;
     until("the first runs", || matches!(state_of(&engine, first), JobState::Running { .. })).await;
     let second = task(&engine).await;
 
-    let (others, last) = (Hold::default(), Hold::default());
-    last.one(&engine).await;
-    until("a worker is held", || last.count() == 1).await;
+    let (others, last) = (BusyWorkers::default(), BusyWorkers::default());
+    last.add(&engine).await;
+    until("a worker is busy", || last.count() == 1).await;
     for _ in 1..WORKERS {
-        others.one(&engine).await;
+        others.add(&engine).await;
     }
-    until("all workers are", || others.count() == WORKERS - 1).await;
+    until("all workers are busy", || others.count() == WORKERS - 1).await;
     let waiting = || engine.context.state.waiting_work()[Lane::Job as usize].1;
-    assert!(engine.cancel_job(first).await.expect("nothing to write"), "it waits for its turn to compute");
-    until("its end is about to be written", || waiting() == 1).await;
-    // The one worker that goes on writes that, and is held again.
-    others.one(&engine).await;
+    assert!(engine.cancel_job(first).await.expect("nothing to write"), "it waits for its permit");
+    until("writing its end is queued", || waiting() == 1).await;
+    // The released worker writes it, and is then kept busy again.
+    others.add(&engine).await;
     drop(last);
-    until("all workers are held", || others.count() == WORKERS).await;
-    until("what the second is to do is about to be read", || waiting() == 1).await;
+    until("all workers are busy again", || others.count() == WORKERS).await;
+    until("reading the second job's record is queued", || waiting() == 1).await;
 
     assert_eq!(state_of(&engine, first), JobState::Failed { reason: "cancelled".into() });
     let is_queued = engine.context.state.with(|state| state.jobs.is_waiting(second));
@@ -110,7 +109,7 @@ async fn a_job_whose_turn_has_come_can_be_cancelled_before_it_runs() {
     until("it ends", || !state_of(&engine, second).is_undone()).await;
     assert_eq!(state_of(&engine, second), JobState::Failed { reason: "cancelled".into() });
 
-    drop(room);
+    drop(group_permit);
     let next = task(&engine).await;
     until("the queue goes on", || matches!(state_of(&engine, next), JobState::Done { .. })).await;
     engine.close();
