@@ -1,11 +1,10 @@
 //! NumStore, the service of the key/value course project, whose client program runs against this server unchanged: values by
-//! key, their running total, and a cache of the factorials that were asked for last.
+//! key, their total, and an LRU cache of factorials. Everything is in memory only and is lost when the server ends.
 //!
-//! `state/numbers.rs` has the table that the lock guards. `set` and `factorial` are the calls. Each holds one of
-//! `NUMSTORE_CALLS_MAX` permits from beginning to end. A factorial is computed without the lock, which is taken once before
-//! and once after it. Everything is in memory only and is lost when the server ends.
+//! `state/numbers.rs` has the table that the lock guards. A call holds one of `NUMSTORE_CALLS_MAX` permits from beginning to
+//! end. A factorial is computed without the lock, which is taken before and after that.
 //!
-//! Invariant: `total` is the sum of all values, and fits in 64 bits.
+//! Invariant: the total is the sum of all values, and fits in 64 bits.
 
 use crate::{
     engine::{
@@ -46,8 +45,7 @@ pub(crate) async fn factorial(context: &Context, key: Key) -> Result<Factorial, 
     Ok(Factorial { factorial, hit: false })
 }
 
-/// The product of 1 to `value`, which is 1 for 0; `None` if it does not fit in 64 bits. 21! does not fit, so this multiplies
-/// at most 21 times.
+/// `value`!, or `None` if it does not fit in 64 bits. 21! does not fit, so this multiplies at most 21 times.
 fn factorial_of(value: i64) -> Option<i64> {
     assert_unlocked();
     (1..=value).try_fold(1, i64::checked_mul)
@@ -90,13 +88,13 @@ mod tests {
         }
     }
 
-    /// The policy in a few lines: the numbers in the order of their last use.
+    /// A simple LRU cache: the numbers in the order of their last use.
     #[derive(Default)]
     struct Oracle(Vec<i64>);
 
     impl Oracle {
         fn hit(&mut self, value: i64) -> bool {
-            let hit = self.0.iter().position(|&kept| kept == value).map(|at| self.0.remove(at)).is_some();
+            let hit = self.0.iter().position(|&cached| cached == value).map(|at| self.0.remove(at)).is_some();
             self.0.push(value);
             if self.0.len() > 10 {
                 self.0.remove(0);
@@ -106,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hits_are_those_of_the_ten_results_used_last() {
+    async fn the_ten_factorials_used_last_are_cached() {
         let (engine, _folder) = engine().await;
         let mut oracle = Oracle::default();
         let mut random = fastrand::Rng::with_seed(5);
@@ -125,8 +123,8 @@ mod tests {
                 hits += usize::from(hit);
             }
         }
-        assert!((500..2000).contains(&hits), "{hits} hits: the sequence must meet both");
-        // A value without a factorial is not put in the cache, and removes nothing from it.
+        assert!((500..2000).contains(&hits), "{hits} hits: there must be many hits and many misses");
+        // A value without a factorial does not change the cache.
         let before = engine.context.state.with(|state| state.numbers.factorials.len());
         engine.set_number(key("bad"), 21).await.expect("fits");
         assert!(engine.factorial(key("bad")).await.is_err());
@@ -140,7 +138,7 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut numbers = Numbers::new();
             let mut oracle: BTreeMap<String, i64> = BTreeMap::new();
-            let (mut refused, mut kept) = (0, 0);
+            let (mut refused, mut accepted) = (0, 0);
             for _ in 0..500 {
                 let name = format!("k{}", random.u8(..5));
                 let edges = [i64::MIN, i64::MAX, i64::MAX / 2, i64::MIN / 2, -1, 0, 1, random.i64(..)];
@@ -149,19 +147,19 @@ mod tests {
                 after.insert(name.clone(), value);
                 let total: i128 = after.values().copied().map(i128::from).sum();
                 match (numbers.set(key(&name), value), i64::try_from(total)) {
-                    (Ok(told), Ok(expected)) => {
-                        assert_eq!(told, expected, "seed {seed}");
+                    (Ok(actual), Ok(expected)) => {
+                        assert_eq!(actual, expected, "seed {seed}");
                         oracle = after;
-                        kept += 1;
+                        accepted += 1;
                     }
-                    (Err(Error::NumStore(NumStoreError::TotalOverflow { key, total: told })), Err(_)) => {
-                        assert_eq!((key, told), (name, total), "seed {seed}");
+                    (Err(Error::NumStore(NumStoreError::TotalOverflow { key, total: actual })), Err(_)) => {
+                        assert_eq!((key, actual), (name, total), "seed {seed}");
                         refused += 1;
                     }
-                    (told, expected) => panic!("seed {seed}: {told:?} for {expected:?}"),
+                    (actual, expected) => panic!("seed {seed}: {actual:?} for {expected:?}"),
                 }
             }
-            assert!(refused > 10 && kept > 10, "seed {seed}: {refused} refused, {kept} kept");
+            assert!(refused > 10 && accepted > 10, "seed {seed}: {refused} refused, {accepted} accepted");
         }
     }
 
@@ -172,11 +170,11 @@ mod tests {
         assert_eq!(error.to_string(), "the key has 129 bytes, at most 128 are allowed");
 
         let mut numbers = Numbers::new();
-        let room = numbers.values.capacity();
+        let capacity = numbers.values.capacity();
         for index in 0..KEYS_MAX {
             numbers.set(key(&index.to_string()), 1).expect("room");
         }
-        assert_eq!(numbers.values.capacity(), room, "the map grew under the lock");
+        assert_eq!(numbers.values.capacity(), capacity, "the map grew under the lock");
         let error = numbers.set(key("one more"), 1).expect_err("a key too many");
         assert_eq!(error.to_string(), "there are 50000 keys, which is the limit");
         assert_eq!(numbers.set(key("7"), 2).expect("a known key"), 50_001);
@@ -197,11 +195,11 @@ mod tests {
                 .expect("threads");
             let (engine, _folder) = runtime.block_on(engine());
             runtime.block_on(engine.set_number(key("five"), 5)).expect("fits");
-            let (began, begun) = mpsc::channel();
+            let (tx, rx) = mpsc::channel();
             let call = |index: usize| {
-                let (engine, began) = (engine.clone(), began.clone());
+                let (engine, tx) = (engine.clone(), tx.clone());
                 runtime.spawn(async move {
-                    began.send(index).expect("the test listens");
+                    tx.send(()).expect("received");
                     if is_set {
                         engine.set_number(key(&index.to_string()), 1).await.map(drop)
                     } else {
@@ -212,15 +210,15 @@ mod tests {
             let calls: Vec<_> = engine.context.state.with(|_| {
                 let calls = (0..CALLS).map(call).collect();
                 for _ in 0..CALLS {
-                    begun.recv_timeout(Duration::from_secs(20)).expect("more than four calls compute");
+                    rx.recv_timeout(Duration::from_secs(20)).expect("more than four calls compute");
                 }
                 while engine.context.number_calls.available_permits() > 0 {
-                    std::thread::yield_now(); // the last of the four is on its way
+                    std::thread::yield_now(); // the last of the four is about to take its permit
                 }
                 calls
             });
             for call in calls {
-                runtime.block_on(call).expect("no panic").expect("its turn came");
+                runtime.block_on(call).expect("no panic").expect("answered");
             }
             assert_eq!((NUMSTORE_CALLS_MAX, engine.context.number_calls.available_permits()), (4, 4));
             engine.close();
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_engine_refuses() {
+    async fn a_closed_engine_refuses_calls() {
         let (engine, _folder) = engine().await;
         engine.set_number(key("five"), 5).await.expect("fits");
         engine.close();
@@ -240,12 +238,12 @@ mod tests {
     async fn a_factorial_under_the_lock_stops_a_test_build() {
         let (engine, _folder) = engine().await;
         let under = || engine.context.state.with(|_| factorial_of(5));
-        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(under)).is_err(), "it went unnoticed");
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(under)).is_err(), "it was not detected");
         engine.close();
     }
 
     #[tokio::test]
-    async fn what_has_no_factorial_says_why() {
+    async fn values_without_a_factorial_are_errors() {
         let (engine, _folder) = engine().await;
         for (value, expected) in [
             (None, "key \"a\\n\" is not set"),

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Shared by all calls of one engine.
+/// The context that all calls of one engine share.
 pub struct Context {
     /// The lock and the tables that it guards.
     pub state: Shared,
@@ -59,7 +59,7 @@ pub struct Context {
     pub losses: Arc<Semaphore>,
     /// Permits for calls that verify all that is stored.
     pub verify_calls: Arc<Semaphore>,
-    /// Files that the last verification found damaged.
+    /// How many damaged files the last verification found.
     pub damaged_files: AtomicU64,
     /// Bytes of CSV received since the start.
     pub received_bytes: AtomicU64,

@@ -1,10 +1,9 @@
-//! Values whose drop touches files, so that it has to run on a worker.
+//! Values that must be dropped on a worker, because their drop touches files.
 
 use super::workers::Workers;
 use crate::error::Error;
 
-/// A value that is dropped on a worker, because dropping it may close a file. A slice of work takes the value out and puts
-/// it back when it ends; a slice that is cancelled does not put it back.
+/// A value that is dropped on a worker. A task takes the value out and puts it back when it ends; a cancelled task does not.
 pub(crate) struct DropOnWorker<T: Send + 'static> {
     pub(crate) value: Option<T>,
     pub(crate) workers: Workers,

@@ -26,8 +26,8 @@ impl Pool {
         Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max, waits: AtomicUsize::new(0) }
     }
 
-    /// Reserves `bytes`, and waits until that many are free. A caller that asks for more than the pool has gets all of it, so it
-    /// runs alone.
+    /// Reserves `bytes`, and waits until that many are free. A caller that asks for more than the pool has gets all of it,
+    /// and so runs alone.
     ///
     /// Errors: the server is shutting down.
     pub async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
@@ -51,7 +51,7 @@ impl Pool {
     }
 }
 
-/// Counts a waiting caller until it is dropped, so also one whose call is cancelled.
+/// Counts a waiting caller until this is dropped, also when the call is cancelled.
 struct Waits<'a>(&'a AtomicUsize);
 
 impl<'a> Waits<'a> {

@@ -1,4 +1,4 @@
-//! What features run on: workers, memory pools, permits.
+//! What features share: workers, memory pools, permits.
 
 pub mod context;
 pub mod detached;

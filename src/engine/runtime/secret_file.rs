@@ -1,4 +1,4 @@
-//! Reading a secret from a file that an operator names. It runs on a worker, as all file operations do.
+//! Reading a secret from a file that an operator names, on a worker.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -16,7 +16,7 @@ pub fn read_secret(path: &Path) -> Result<String, Error> {
     let secret = text.trim();
     if secret.is_empty() || text.len() as u64 > SECRET_BYTES_MAX || secret.contains(char::is_whitespace) {
         let path = path.display();
-        return Err(Error::Secret(format!("{path}: it holds one word of at most {SECRET_BYTES_MAX} bytes")));
+        return Err(Error::Secret(format!("{path}: it must contain one word of at most {SECRET_BYTES_MAX} bytes")));
     }
     Ok(secret.to_owned())
 }

@@ -1,9 +1,9 @@
 //! Transfers: uploads, and other calls that hold a permit for as long as their client sends or reads. This module gives the
 //! permits and ends transfers that are too slow. The tables behind it are plain data in `engine/state`.
 //!
-//! Permits are shared fairly, not first come, first served. If all are taken, a newcomer waits for a few seconds. Meanwhile the
-//! transfer that is furthest behind the minimum rate is ended, if there is one, and a free permit goes to the waiting client with
-//! the fewest transfers. One connection holds at most half of the permits, and one peer at most three quarters.
+//! Permits are shared fairly, not first come, first served. If all are taken, a new transfer waits for a few seconds.
+//! Meanwhile the transfer that is furthest behind the minimum rate is ended, if any is too slow, and a free permit goes to
+//! the waiting client with the fewest transfers. One connection holds at most half of the permits, one peer three quarters.
 
 use std::{
     future::Future,
@@ -32,20 +32,19 @@ use crate::{
 
 /// How far a transfer may be behind the minimum rate, unless its client may be silent for longer.
 const GRACE: Duration = Duration::from_secs(TRANSFER_GRACE_S);
-/// How much longer than the timer for silent clients this module waits, so that a silent client always gets the error that
-/// says so.
+/// How much longer this module waits than the idle timeout, so that a silent client always gets the error of that timeout.
 const AFTER_IDLE: Duration = Duration::from_secs(1);
-/// How long a newcomer waits for a permit.
+/// How long a new transfer waits for a permit.
 const WAIT_MAX: Duration = Duration::from_millis(TRANSFER_WAIT_MS_MAX);
-/// How often a waiting call looks for a transfer that is too slow.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a waiting transfer checks whether another one is too slow.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Gives permits for transfers of one kind.
 #[derive(Clone)]
 pub struct Admission {
     state: Shared,
     kind: TransferKind,
-    /// How long a newcomer waits. It is longer than another transfer may hold its permit.
+    /// How long a new transfer waits. This is longer than another one may hold its permit.
     wait_max: Duration,
 }
 
@@ -68,8 +67,8 @@ impl Admission {
         Self::new(state, TransferKind::LargeBody, bodies.with_held_max(Duration::from_secs(LARGE_JSON_BODY_S)))
     }
 
-    /// Waits for a permit, and gives up after a few seconds. `end` is cancelled later if the transfer has to end so that another can
-    /// have its permit.
+    /// Waits for a permit, and gives up after a few seconds. `end` is cancelled if the transfer has to end later, so that
+    /// another can start.
     pub async fn enter(&self, origin: Origin, end: CancellationToken) -> Option<Permit> {
         let pace = Arc::new(Pace::new(end));
         let entered = self.state.with(|state| state.transfers[self.kind as usize].enter(origin, Arc::clone(&pace)));
@@ -88,8 +87,8 @@ impl Admission {
                 }
             }
             tokio::select! {
-                given = &mut rx => return given.ok().map(|()| permit),
-                () = sleep(LOOK_INTERVAL) => {}
+                started = &mut rx => return started.ok().map(|()| permit),
+                () = sleep(CHECK_INTERVAL) => {}
             }
         }
         None
@@ -114,7 +113,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let Admission { state, kind, .. } = &self.admission;
         for tx in state.with(|state| state.transfers[*kind as usize].leave(self.id)) {
-            // A call that has just given up waiting leaves by itself.
+            // A transfer that has just stopped waiting drops its own permit.
             let _gave_up = tx.send(());
         }
     }
@@ -125,15 +124,15 @@ pub struct TooSlow {
     pace: Arc<Pace>,
     /// How far it may be behind.
     behind_max: Duration,
-    /// Made at the first poll, as most transfers never wait for their client.
+    /// Created at the first poll, because most transfers never wait for their client.
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    look: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl TooSlow {
-    /// Watches a transfer whose client may be silent for `idle_max`, which is timed elsewhere.
+    /// Watches a transfer with the idle timeout `idle_max`, which is checked elsewhere.
     pub fn new(pace: Arc<Pace>, idle_max: Duration) -> Self {
-        Self { pace, behind_max: GRACE.max(idle_max), ended: None, look: None }
+        Self { pace, behind_max: GRACE.max(idle_max), ended: None, timer: None }
     }
 
     /// The pace that is watched.
@@ -141,28 +140,28 @@ impl TooSlow {
         &self.pace
     }
 
-    /// Ready when the transfer has to end for another.
+    /// Ready when the transfer has to end so that another can start.
     pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<Error> {
         let pace = &self.pace;
         let ended = self.ended.get_or_insert_with(|| Box::pin(pace.end.clone().cancelled_owned()));
         ended.as_mut().poll(context).map(|()| Error::TooSlow { seconds: TRANSFER_SHORT_GRACE_S })
     }
 
-    /// Ready when the transfer has to end, whether others wait or not.
+    /// Ready when the transfer has to end so that another can start, or because it is too slow.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Error> {
         if let Poll::Ready(error) = self.poll_ended(context) {
             return Poll::Ready(error);
         }
         let pace = &self.pace;
-        // The timer is left alone while bytes move, and looks again when it is up.
+        // The timer is not reset when bytes move. When it fires, the transfer may have caught up, so this checks again.
         loop {
             let left = (self.behind_max + AFTER_IDLE).saturating_sub(pace.behind());
             if left.is_zero() {
                 return Poll::Ready(Error::TooSlow { seconds: self.behind_max.as_secs() });
             }
-            let look = self.look.get_or_insert_with(|| Box::pin(sleep(left)));
-            std::task::ready!(look.as_mut().poll(context));
-            self.look = None;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(left)));
+            std::task::ready!(timer.as_mut().poll(context));
+            self.timer = None;
         }
     }
 }
@@ -178,7 +177,7 @@ impl<S> Paced<S> {
         Self { body, too_slow: TooSlow::new(pace, idle_max) }
     }
 
-    /// Says that nobody waits for the client until the stream is polled again.
+    /// Notes that the server does not wait for the client until the stream is polled again.
     pub(crate) fn stops_waiting(&self) {
         self.too_slow.pace().stops_waiting();
     }
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn no_share_of_a_peer_is_asked_of_this_machine() {
+    fn the_limit_of_a_peer_does_not_apply_to_this_machine() {
         let admission = admission(8);
         let connections = (0..8).map(|connection| origin(connection, "::ffff:127.0.0.1"));
         let held: Vec<_> = connections.map(|origin| now(&admission, origin)).collect();
@@ -253,12 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn one_permit_is_a_share_too() {
+    fn a_single_permit_can_be_taken() {
         assert!(now(&admission(1), origin(1, "192.0.2.1")).is_some());
     }
 
     #[tokio::test]
-    async fn who_waits_is_told_in_turn_and_who_gives_up_holds_up_nobody() {
+    async fn a_free_permit_goes_to_the_next_transfer_that_still_waits() {
         let admission = admission(1);
         let held = now(&admission, origin(1, "192.0.2.1"));
         let enter = |origin| Box::pin(admission.enter(origin, CancellationToken::new()));
@@ -273,18 +272,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_slowest_gives_way_once_it_is_behind() {
+    async fn the_slowest_transfer_is_ended_once_it_is_too_far_behind() {
         let admission = admission(2);
         let (fast, slow) = (now(&admission, origin(1, "192.0.2.1")), now(&admission, origin(2, "192.0.2.2")));
         let (fast, slow) = (fast.expect("a permit"), slow.expect("a permit"));
-        // As if they had been waited for longer.
+        // As if the server had waited for both.
         fast.pace.waits();
         slow.pace.waits();
         fast.pace.behind_us.store(1_000_000, Ordering::Relaxed);
         slow.pace.behind_us.store(1_500_000, Ordering::Relaxed);
         let early = admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()).now_or_never();
         assert!(early.is_none() && !slow.pace.end.is_cancelled(), "neither is too far behind");
-        // From here on both are.
+        // Now both are.
         fast.pace.behind_us.store(2_000_001, Ordering::Relaxed);
         slow.pace.behind_us.store(3_000_000, Ordering::Relaxed);
         let mut newcomer = Box::pin(admission.enter(origin(3, "192.0.2.3"), CancellationToken::new()));
@@ -296,7 +295,7 @@ mod tests {
         fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
         fast.pace.moved(4 * 1024);
         assert_eq!(fast.pace.behind(), Duration::from_secs(1));
-        // One that was slow and has come whole is left alone.
+        // A slow transfer is not ended while the server does not wait for its client.
         fast.pace.behind_us.store(5_000_000, Ordering::Relaxed);
         let _other = now(&admission, origin(4, "192.0.2.4"));
         let mut newcomer = Box::pin(admission.enter(origin(5, "192.0.2.5"), CancellationToken::new()));
@@ -304,13 +303,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_has_had_its_time_gives_way_however_fast_it_is() {
+    async fn a_transfer_that_holds_its_permit_too_long_is_ended_even_if_it_is_fast() {
         let transfers = Transfers::new(1, 8).with_held_max(Duration::from_millis(200));
         let admission = Admission::new(&Shared::new(), TransferKind::LargeBody, transfers);
         let held = now(&admission, origin(1, "192.0.2.1")).expect("a permit");
         held.pace.waits();
         let mut newcomer = Box::pin(admission.enter(origin(2, "192.0.2.2"), CancellationToken::new()));
-        assert!(newcomer.as_mut().now_or_never().is_none() && !held.pace.end.is_cancelled(), "it has had no time yet");
+        assert!(newcomer.as_mut().now_or_never().is_none() && !held.pace.end.is_cancelled(), "it has just begun");
         tokio::select! {
             _ = &mut newcomer => panic!("there is no permit yet"),
             () = held.pace.end.cancelled() => {}
@@ -327,7 +326,7 @@ mod tests {
             let mut too_slow = TooSlow::new(Arc::clone(&pace), Duration::from_secs(idle_s));
             let mut ends_with = |behind: Duration| {
                 pace.behind_us.store(u64::try_from(behind.as_micros()).expect("few"), Ordering::Relaxed);
-                too_slow.look = None;
+                too_slow.timer = None;
                 std::future::poll_fn(|context| Poll::Ready(too_slow.poll(context).is_ready())).now_or_never()
             };
             let end = Duration::from_secs(ends_after_s);
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_64_bits_of_ipv6() {
+    fn a_client_is_identified_by_64_bits_of_ipv6() {
         let peer = |text: &str| origin(1, text).peer;
         assert_eq!(peer("2001:db8:1:2:3::4"), peer("2001:db8:1:2:ffff::5"));
         assert_ne!(peer("2001:db8:1:2::4"), peer("2001:db8:1:3::4"));
@@ -353,11 +352,11 @@ mod tests {
         assert!(waiting.iter_mut().all(|enter| enter.as_mut().now_or_never().is_none()));
         let mut newcomer = enter(origin(8, "192.0.2.2"));
         assert!(newcomer.as_mut().now_or_never().is_none(), "it waits");
-        assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "one of the many is refused");
+        assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "one of the first peer is refused");
     }
 
     #[tokio::test]
-    async fn the_connection_that_runs_fewest_is_next_and_the_one_that_has_most_makes_room() {
+    async fn the_connection_with_the_fewest_runs_next_and_the_one_with_the_most_is_refused() {
         let admission = admission(4);
         let enter = |connection| Box::pin(admission.enter(origin(connection, "127.0.0.1"), CancellationToken::new()));
         let mut held: Vec<_> = [1, 1, 2, 2].map(|connection| now(&admission, origin(connection, "127.0.0.1"))).into();
@@ -368,11 +367,11 @@ mod tests {
         assert!(newcomer.as_mut().now_or_never().is_none(), "it waits");
         assert!(matches!(waiting[7].as_mut().now_or_never(), Some(None)), "the last of connection 2 is refused");
         held.remove(0);
-        assert!(newcomer.await.is_some(), "before those that came before it");
+        assert!(newcomer.await.is_some(), "before those that have waited longer");
     }
 
     #[tokio::test]
-    async fn a_connection_that_waits_for_much_makes_room_for_another_of_its_peer() {
+    async fn a_connection_with_many_waiting_transfers_makes_room_for_another_of_its_peer() {
         let admission = admission(1);
         let _held = now(&admission, Origin::SERVER);
         let enter = |connection| Box::pin(admission.enter(origin(connection, "192.0.2.1"), CancellationToken::new()));
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn as_many_wait_as_may() {
+    async fn the_number_of_waiting_transfers_is_limited() {
         let admission = admission(1);
         let _held = now(&admission, Origin::SERVER);
         let enter = || Box::pin(admission.enter(Origin::SERVER, CancellationToken::new()));

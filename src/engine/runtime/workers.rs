@@ -24,10 +24,10 @@ use shuttle::thread;
 #[cfg(not(feature = "model"))]
 use std::thread;
 
-/// After a task shorter than this, a worker may poll for the next one before it sleeps: to wake a thread takes about 30 µs on
-/// a virtual machine.
+/// After a task shorter than this, a worker may poll for the next one before it sleeps, because waking a thread takes about
+/// 30 µs on a virtual machine.
 const SHORT_TASK: Duration = Duration::from_micros(500);
-/// How long a worker polls, if all others are idle. A client that sends small files one after another sends the next one
+/// How long a worker polls if all others are idle. A client that sends small files one after another sends the next one
 /// within this time.
 const POLL_MAX: Duration = Duration::from_micros(400);
 
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_the_callers_error_and_the_worker_goes_on() {
+    async fn a_panic_is_an_error_of_the_caller_and_the_worker_continues() {
         let workers = Workers::start(Shared::new()).expect("threads");
         for _ in 0..3 * WORKERS {
             let error = workers.run(Lane::Upload, || panic!("on purpose")).await.expect_err("panicked");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closed_workers_refuse() {
+    async fn closed_workers_refuse_tasks() {
         let workers = Workers::start(Shared::new()).expect("threads");
         workers.close();
         assert!(matches!(workers.run(Lane::Upload, || 7).await, Err(Error::Draining)));
