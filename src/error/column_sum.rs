@@ -1,4 +1,4 @@
-//! What can be wrong with the sum of a column, beside its cells.
+//! Errors of column sums, except errors of cells.
 
 use super::{
     kind::Kind,
@@ -10,14 +10,14 @@ use crate::model::{part::PartId, schema::ColumnType};
 /// Why a column has no sum.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ColumnSumError {
-    /// A column that is neither of integers nor of text.
+    /// The column is neither of integers nor of text.
     #[error("part {part}, column {}: its type is {column_type}, not an integer", Quoted(column))]
     NotSummable {
-        /// The first part in which it is not.
+        /// The first part in which the column has another type.
         part: PartId,
         /// The column asked for.
         column: String,
-        /// Its type there.
+        /// The column's type in that part.
         column_type: ColumnType,
     },
     /// The exact sum does not fit in an int64.

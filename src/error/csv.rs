@@ -1,4 +1,4 @@
-//! What can be wrong with a CSV file, and where: row and column as data.
+//! Errors of CSV files, with row and column as data.
 
 use std::fmt;
 
@@ -10,22 +10,22 @@ use super::{
 /// Why a file is refused. Rows count from 1 after the header; row 0 is the header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CsvError {
-    /// Nothing but empty lines.
+    /// The file is empty or has only empty lines.
     #[error("the file has no header row")]
     NoHeader,
-    /// A header over the limit.
+    /// The header has too many columns.
     #[error("the header has more than {columns_max} columns")]
     TooManyColumns {
         /// The limit.
         columns_max: usize,
     },
-    /// A header over the limit.
+    /// The header has too many bytes.
     #[error("the header is longer than {bytes_max} bytes")]
     HeaderTooLong {
         /// The limit.
         bytes_max: usize,
     },
-    /// Two columns of one name.
+    /// Two columns have the same name.
     #[error("the header names two columns {}", Quoted(.name))]
     DuplicateColumn {
         /// The name.
@@ -34,22 +34,22 @@ pub enum CsvError {
     /// A row with too few or too many cells.
     #[error("row {row} has {cells} cell{}, the header has {header_cells}", if *.cells == 1 { "" } else { "s" })]
     Ragged {
-        /// Which row.
+        /// The row.
         row: u64,
-        /// What it has.
+        /// The number of its cells.
         cells: usize,
-        /// What it should have.
+        /// The number of columns.
         header_cells: usize,
     },
-    /// A row over the limit.
+    /// A row has too many bytes.
     #[error("row {row} is longer than {bytes_max} bytes; is a quote not closed?")]
     RowTooLong {
-        /// Which row.
+        /// The row.
         row: u64,
         /// The limit.
         bytes_max: usize,
     },
-    /// A cell that is wrong in itself.
+    /// A cell is not valid.
     #[error("{position}: {problem}")]
     Cell {
         /// Where it is.
@@ -57,16 +57,16 @@ pub enum CsvError {
         /// What is wrong with it.
         problem: CellFault,
     },
-    /// A column that was asked for.
+    /// The column that was asked for does not exist.
     #[error("the file has no column {}", Quoted(.name))]
     NoColumn {
-        /// Its name.
+        /// The name.
         name: String,
     },
     /// A cell that cannot be added.
     #[error("row {row}, column {}: {} {problem}", Quoted(.column), Quoted(.cell))]
     Summand {
-        /// Which row.
+        /// The row.
         row: u64,
         /// The column's name.
         column: String,
@@ -95,7 +95,7 @@ impl CsvError {
         Position { part: None, row, column }
     }
 
-    /// The same in a file whose rows were counted from the middle, when so many rows come before.
+    /// The same error with `rows_before` added to the row, for a file whose rows were not counted from the start.
     #[must_use]
     pub fn after_rows(mut self, rows_before: u64) -> Self {
         match &mut self {
@@ -121,13 +121,13 @@ pub enum CellFault {
     /// `"a"b`
     #[error("text after a closing quote")]
     TextAfterQuote,
-    /// Bytes that are no UTF-8.
+    /// The cell is not valid UTF-8.
     #[error("invalid UTF-8")]
     NotUtf8,
     /// A NUL byte.
     #[error("a NUL byte")]
     Nul,
-    /// A cell over the limit.
+    /// The cell has too many bytes.
     #[error("the cell is longer than {bytes_max} bytes")]
     TooLong {
         /// The limit.
@@ -140,9 +140,9 @@ pub enum CellFault {
 pub struct CellPosition {
     /// Data row from 1; 0 is the header.
     pub row: u64,
-    /// From 0.
+    /// The index of the column, from 0.
     pub column_index: usize,
-    /// The column's name; none in the header itself and beyond its end.
+    /// The column's name; `None` in the header itself and beyond its end.
     pub column: Option<String>,
 }
 
@@ -162,11 +162,11 @@ impl fmt::Display for CellPosition {
 /// Why a cell's text cannot be added to a sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CellProblem {
-    /// It is something else.
+    /// It is not an integer.
     NotAnInteger,
     /// It is an integer of more than 64 bits.
     TooLarge,
-    /// It is no number, or none that a double holds well.
+    /// It is not a number, or not one that a double can represent.
     NotANumber,
 }
 

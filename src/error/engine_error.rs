@@ -1,4 +1,4 @@
-//! [`Error`]: the errors of every domain, and those that belong to none.
+//! [`Error`]: the errors of all domains, and the errors of no particular domain.
 
 use std::{io, path::PathBuf};
 
@@ -18,10 +18,10 @@ use crate::{
     model::{format::UnknownFormat, part::PartId},
 };
 
-/// What went wrong, with the facts.
+/// What went wrong, with the facts as data.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file is no CSV as Tally understands it.
+    /// The CSV file is not valid.
     #[error(transparent)]
     Csv(#[from] CsvError),
     /// A format that does not exist.
@@ -30,7 +30,7 @@ pub enum Error {
     /// A cell that cannot be added.
     #[error("part {part}, row {row}, column {}: {} {problem}", Quoted(column), Quoted(cell))]
     Cell {
-        /// Where it stands.
+        /// The part that has the cell.
         part: PartId,
         /// Data row, from 1.
         row: u64,
@@ -41,19 +41,19 @@ pub enum Error {
         /// Why it cannot be added.
         problem: CellProblem,
     },
-    /// A group sum.
+    /// An error of a group sum.
     #[error(transparent)]
     GroupBy(#[from] GroupByError),
-    /// The sum of a column.
+    /// An error of a column sum.
     #[error(transparent)]
     ColumnSum(#[from] ColumnSumError),
-    /// A statistics question.
+    /// An error of a statistics question.
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
-    /// A call of the key/value service.
+    /// An error of the key/value service.
     #[error(transparent)]
     NumStore(#[from] NumStoreError),
-    /// A job.
+    /// An error of a job.
     #[error(transparent)]
     Job(#[from] JobError),
     /// An upload over the limit.
@@ -65,15 +65,15 @@ pub enum Error {
     /// A table so wide and so long that its Parquet footer would not fit in memory.
     #[error("{columns} columns and {file_bytes} bytes are too much for one part: send it in smaller files")]
     TooWideAndLong {
-        /// Columns of the file.
+        /// The number of columns.
         columns: usize,
-        /// Its size.
+        /// The size of the file.
         file_bytes: u64,
     },
-    /// What came is no gRPC upload.
+    /// The request is not a valid gRPC upload.
     #[error("malformed request: {0}")]
     Malformed(String),
-    /// A form of request that the protocol has and Tally has not.
+    /// A request that the protocol allows and Tally does not support.
     #[error("{0}")]
     Unsupported(String),
     /// The client went away or sent nothing for too long.
@@ -82,31 +82,31 @@ pub enum Error {
     /// The caller no longer waits for the answer.
     #[error("cancelled")]
     Cancelled,
-    /// As many uploads as there may be.
+    /// Too many uploads run at once.
     #[error("{uploads_max} uploads are under way, which is the limit: try again")]
     TooManyUploads {
         /// The limit.
         uploads_max: usize,
     },
-    /// A client that sends or reads too slowly.
+    /// The client sends or reads too slowly.
     #[error("the transfer was {seconds} s behind 1 KiB/s, and was ended")]
     TooSlow {
-        /// How far behind it may be; less while others wait for its permit.
+        /// How far behind a transfer may be; less while others wait for its permit.
         seconds: u64,
     },
-    /// As many calls for group sums as may wait.
+    /// Too many calls for group sums wait.
     #[error("{waits_max} group sums wait for their turn, which is the limit: try again")]
     TooManyGroupWaits {
         /// The limit.
         waits_max: usize,
     },
-    /// As many calls for group sums as there may be.
-    #[error("{calls_max} group sums are under way, their answers being read, which is the limit: try again")]
+    /// Too many calls for group sums are open.
+    #[error("{calls_max} group sums are running or being read, which is the limit: try again")]
     TooManyGroupCalls {
         /// The limit.
         calls_max: usize,
     },
-    /// As many parts as there may be.
+    /// The table is full.
     #[error(
         "the table is full: it has the {parts_max} parts that --parts-max allows; send fewer and larger files to a new data \
          folder{}",
@@ -116,66 +116,66 @@ pub enum Error {
         /// The limit.
         parts_max: usize,
     },
-    /// A part has the last number but one.
-    #[error("no number is left for another part: use a new data folder")]
+    /// All part ids are used.
+    #[error("no part id is left: use a new data folder")]
     NoPartIdLeft,
-    /// No room on the disk.
+    /// The disk is full.
     #[error("the disk is full: {what}")]
     DiskFull {
         /// What was being written.
         what: String,
     },
-    /// The server is going down.
+    /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
-    /// Work is not done in time: who is waited for.
+    /// A readiness check has failed: what did not answer in time.
     #[error("{0}")]
     NotReady(String),
-    /// A stored file is not what its receipt says.
+    /// A stored file does not match its receipt or its checksums.
     #[error("part {part} is damaged: {what}")]
     Damaged {
-        /// Which.
+        /// The part.
         part: PartId,
-        /// How it shows.
+        /// What is wrong, and in which file.
         what: String,
     },
-    /// Parts were set aside as damaged, so an answer would not be about all of the table.
+    /// Parts are in quarantine, so an answer would not be about the whole table.
     #[error("{}", parts_missing(*first, *count))]
     PartsMissing {
-        /// The one with the smallest number.
+        /// The missing part with the smallest id.
         first: PartId,
-        /// How many there are.
+        /// The number of missing parts.
         count: usize,
     },
-    /// One verification of all that is stored is enough.
-    #[error("a verification is under way, and there is one at a time: try again when it has ended")]
+    /// A verification is already running.
+    #[error("another verification is running: try again when it has ended")]
     VerificationRunning,
-    /// The caller means another server.
+    /// The request is for another server process.
     #[error("this server is process {own}, and process {process} holds the data folder: give the address of that one")]
     OtherServer {
-        /// The one that was meant.
+        /// The process that the request is for.
         process: u64,
-        /// This one.
+        /// This process.
         own: u64,
     },
     /// A part whose loss cannot be accepted.
     #[error("part {part} is not in quarantine")]
     NotInQuarantine {
-        /// As it was asked.
+        /// The id in the request.
         part: u64,
     },
-    /// A file that was to be in the table before serving.
+    /// A file of `--load` that cannot be added to the table.
     #[error("--load {}: {cause}", file.display())]
     Load {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why it is not.
+        /// The reason.
         cause: Box<Error>,
     },
     /// A data folder that cannot be served.
     #[error("{0}")]
     DataFolder(String),
-    /// A file that should hold a secret.
+    /// A file that does not contain a valid secret.
     #[error("{0}")]
     Secret(String),
     /// Any other failure of a file operation.
@@ -183,10 +183,10 @@ pub enum Error {
     Io {
         /// What was being done.
         what: String,
-        /// The system's word.
+        /// The error of the operating system.
         cause: io::Error,
     },
-    /// A bug: work panicked.
+    /// A bug, such as a panic.
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -198,7 +198,7 @@ impl From<UnknownFormat> for Error {
 }
 
 impl Error {
-    /// What a surface chooses its status by.
+    /// The kind of the error, by which the APIs choose a status.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Csv(_)
@@ -273,8 +273,8 @@ impl Error {
         }
     }
 
-    /// A copy for another caller that waited for the same work, such as a shared commit. `io::Error` cannot be cloned, so
-    /// this cannot be `Clone`.
+    /// A copy for another caller that waited for the same work, such as a shared commit. This is not `Clone`, because
+    /// `io::Error` is not, and some errors become [`Error::Internal`].
     pub fn again(&self) -> Self {
         match self {
             Self::DiskFull { what } => Self::DiskFull { what: what.clone() },
@@ -306,7 +306,7 @@ fn parts_missing(first: PartId, count: usize) -> String {
         ),
     };
     format!(
-        "{missing}: stop the server and move its files back, whole ({first}.json and those beside it), to parts/ in the \
+        "{missing}: stop the server and move its files back, undamaged ({first}.json and the others), to parts/ in the \
          data folder, or accept the loss with `tally forget {first}`"
     )
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a group sum, and with its answer.
+//! Errors of group sums.
 
 use super::{
     csv::CellFault,
@@ -6,48 +6,48 @@ use super::{
     quoted::{Quoted, QuotedList},
 };
 
-/// Why a group sum cannot be asked for, or has no answer.
+/// Why a group sum is refused or has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupByError {
-    /// No column to group by.
+    /// There is no column to group by.
     #[error("a group sum needs a column to group by")]
     NoBy,
-    /// No column to sum.
+    /// There is no column to sum.
     #[error("a group sum needs a column to sum")]
     NoSum,
-    /// The result would have two columns of one name.
+    /// A column is named twice, so the result would have two columns with the same name.
     #[error("a group sum names column {} twice", Quoted(.name))]
     Twice {
         /// The name.
         name: String,
     },
     /// A list of columns that cannot be read.
-    #[error("{} is no list of columns: {problem}", Quoted(.list))]
+    #[error("{} is not a list of columns: {problem}", Quoted(.list))]
     List {
         /// The list.
         list: String,
         /// What is wrong with it.
         problem: CellFault,
     },
-    /// More than there may be.
+    /// Too many columns.
     #[error("a group sum names more than {columns_max} columns")]
     TooMany {
         /// The limit.
         columns_max: usize,
     },
-    /// A name that no column can have.
+    /// A name that is longer than any column's.
     #[error("a group sum names a column with more than {bytes_max} bytes")]
     NameTooLong {
         /// The limit.
         bytes_max: usize,
     },
-    /// Names too long for a question.
+    /// The names are too long together.
     #[error("the columns that a group sum names have more than {bytes_max} bytes together")]
     NamesTooLong {
         /// The limit.
         bytes_max: usize,
     },
-    /// The sum of a group is exact, but no int64.
+    /// The sum of a group does not fit in an int64.
     #[error("group {}, column {}: the sum {total} does not fit in 64 bits", QuotedList(group), Quoted(column))]
     GroupOverflow {
         /// The group's cells.
@@ -57,12 +57,12 @@ pub enum GroupByError {
         /// The exact sum.
         total: i128,
     },
-    /// A group that no answer over the network holds.
+    /// A group is too long for an answer over the network.
     #[error("group {}: it has more than {bytes_max} bytes, which is the limit for an answer", QuotedList(group))]
     GroupTooLong {
         /// The group's cells.
         group: Vec<String>,
-        /// Bytes that it may have.
+        /// The limit.
         bytes_max: usize,
     },
 }

@@ -1,11 +1,11 @@
-//! What can be wrong with a job: it is not accepted, not found, damaged, cancelled or given up.
+//! Errors of jobs.
 
 use super::{kind::Kind, quoted::Quoted};
 
 /// Why a job is not accepted, or has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// As many jobs as there may be.
+    /// Too many jobs wait or run.
     #[error("{jobs_max} jobs are waiting or running, which is the limit: try again")]
     TooMany {
         /// The limit.
@@ -14,33 +14,33 @@ pub enum JobError {
     /// Jobs are no longer accepted.
     #[error("shutting down")]
     Refused,
-    /// A job that was never there, or is no more.
+    /// The job never existed or was removed.
     #[error("there is no job {}", Quoted(id))]
     NotFound {
-        /// Its name.
+        /// The id.
         id: String,
     },
-    /// A task whose columns have names that are too long together.
+    /// The names of a task's columns are too long together.
     #[error("the names of the columns have more than {bytes_max} bytes together")]
     NamesTooLong {
         /// The limit.
         bytes_max: usize,
     },
-    /// A job that the server did not survive.
+    /// The server has stopped or crashed too often while the job ran.
     #[error("given up: the server ended {starts} times while it ran")]
     GivenUp {
-        /// How often it was begun.
+        /// How often the job was started.
         starts: u32,
     },
-    /// A job's record is not what was written.
+    /// A file of the job is damaged.
     #[error("job {} is damaged: {what}", Quoted(name))]
     Damaged {
-        /// The job.
+        /// The job's id, or the name of its files.
         name: String,
-        /// How it shows.
+        /// What is wrong, and in which file.
         what: String,
     },
-    /// A job that somebody stopped.
+    /// The job was cancelled.
     #[error("cancelled")]
     Cancelled,
 }

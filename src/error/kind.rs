@@ -1,23 +1,23 @@
-//! The kinds of errors: what the gRPC status and the HTTP status are chosen by.
+//! The kinds of errors, by which the gRPC status and the HTTP status are chosen.
 
-/// What callers do differently.
+/// The kind of an error: one for each different reaction of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The caller can fix its data or its question.
     Input,
-    /// A stored number would leave its range.
+    /// A number would exceed its range.
     OutOfRange,
     /// The request is not a valid message.
     Malformed,
     /// The request is of a form that is not supported.
     Unsupported,
-    /// The caller went away.
+    /// The caller cancelled the call or closed the connection.
     Cancelled,
     /// A limit is reached, or the disk is full: try again later, or make room.
     Exhausted,
     /// The server is shutting down, or not ready yet.
     Unavailable,
-    /// Nothing has that name or number.
+    /// Nothing has that name or id.
     NotFound,
     /// The request is for another server.
     OtherServer,

@@ -1,4 +1,4 @@
-//! An error as the log shows it: without the text of cells, unless `--log-values` asks for it.
+//! Errors in the log: without the values of cells, unless `--log-values` is set.
 
 use std::{
     fmt,
@@ -7,15 +7,14 @@ use std::{
 
 use super::{csv::CsvError, engine_error::Error, group_by::GroupByError, quoted::Quoted, statistics::StatisticsError};
 
-/// Whether what is in cells may be logged.
 static LOGS_VALUES: AtomicBool = AtomicBool::new(false);
 
-/// Says whether [`Logged`] shows what is in cells. It does not until it is told to.
+/// Sets whether [`Logged`] shows the values of cells. By default it does not.
 pub fn log_values(may_be_logged: bool) {
     LOGS_VALUES.store(may_be_logged, Ordering::Relaxed);
 }
 
-/// An error as the log has it: without what is in cells, unless that may be logged.
+/// Displays an error for the log.
 pub struct Logged<'a>(pub &'a Error);
 
 impl fmt::Display for Logged<'_> {

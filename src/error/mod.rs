@@ -1,8 +1,8 @@
-//! The errors: one type, [`Error`], that holds a type for each domain. Facts and positions are data. No protocol types:
-//! surfaces match on [`Error::kind`].
+//! The errors: one type, [`Error`], with a variant for the error type of each domain. Facts and positions are data. There
+//! are no protocol types: the APIs match on [`Error::kind`].
 //!
-//! Texts are lower case, have no full stop and say what is wrong, where, and what to do. Text that came from a user is
-//! quoted, escaped and cut by [`quoted::Quoted`], so that no message can grow with the data or forge a log line.
+//! Messages are lower case, have no full stop and say what is wrong, where, and what to do. Text of users is quoted, escaped
+//! and cut by [`quoted::Quoted`], so that a message cannot grow with the data or forge a log line.
 
 pub mod column_sum;
 pub mod csv;

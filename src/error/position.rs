@@ -2,10 +2,10 @@
 
 use crate::model::part::PartId;
 
-/// A part, a row and a column, as far as the error has them.
+/// A part, a row and a column, as far as they are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position<'a> {
-    /// The part. An error in a file that is being uploaded has none.
+    /// The part; `None` for an error in a file that is being uploaded.
     pub part: Option<PartId>,
     /// The data row of the part or the file, from 1; 0 is the header.
     pub row: Option<u64>,
@@ -13,11 +13,11 @@ pub struct Position<'a> {
     pub column: Option<ColumnPosition<'a>>,
 }
 
-/// A column by its name, or by its index where it has no name: in the header itself, and beyond its end.
+/// A column: its name, or its index if it has no name (in the header itself, and beyond its end).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnPosition<'a> {
-    /// Its name.
+    /// The name.
     Name(&'a str),
-    /// From 0.
+    /// The index, from 0.
     Index(usize),
 }

@@ -1,8 +1,8 @@
-//! Text of a client as error messages show it: quoted, escaped, cut where it is long.
+//! Text of clients in error messages: quoted, escaped, and cut if it is long.
 
 use std::fmt;
 
-/// Several texts, each as [`Quoted`], no more than a message should hold.
+/// The first few of several texts, each displayed as [`Quoted`].
 pub(super) struct QuotedList<'a>(pub(super) &'a [String]);
 
 impl fmt::Display for QuotedList<'_> {
@@ -16,8 +16,7 @@ impl fmt::Display for QuotedList<'_> {
     }
 }
 
-/// Text of a user for a message: in quotes, control characters escaped, cut after 64 characters, or before it is longer
-/// than 160 bytes.
+/// Displays text in quotes, with control characters escaped, cut to 64 characters and 160 bytes.
 pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -1,36 +1,36 @@
-//! What can be wrong with a statistics question, and with its answer.
+//! Errors of statistics questions.
 
 use super::{kind::Kind, quoted::Quoted};
 
 /// Why a statistics question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StatisticsError {
-    /// A question about one state that names none.
+    /// A question about one state does not name it.
     #[error("the state is missing")]
     StateMissing,
-    /// A text over the limit.
+    /// A text is too long.
     #[error("the {what} is longer than {bytes_max} bytes")]
     TextTooLong {
-        /// Which text.
+        /// The name of the text.
         what: &'static str,
         /// The limit.
         bytes_max: usize,
     },
-    /// A survey's question that no row with a value has.
+    /// No row with a value has this question.
     #[error("no row with a value for question {}", Quoted(question))]
     NoSuchQuestion {
-        /// As it was asked.
+        /// The question.
         question: String,
     },
-    /// A state in which no row with a value has the survey's question.
+    /// No row with a value has this question and this state.
     #[error("no row with a value for question {} in state {}", Quoted(question), Quoted(state))]
     NoSuchState {
-        /// As it was asked.
+        /// The question.
         question: String,
-        /// As it was asked.
+        /// The state.
         state: String,
     },
-    /// More states and categories than fit in the memory that there is for them.
+    /// The states and categories do not fit in the memory for a question.
     #[error("the states and categories of question {} take more than {bytes_max} bytes", Quoted(question))]
     TooManyGroups {
         /// The question.
@@ -38,10 +38,10 @@ pub enum StatisticsError {
         /// The limit.
         bytes_max: usize,
     },
-    /// A difference of two means that no double holds.
+    /// The difference of two means is too large for a double.
     #[error("the global mean minus that of state {} does not fit in a double", Quoted(state))]
     DifferenceOverflow {
-        /// The first state, by name, for which it is so.
+        /// The first such state by name.
         state: String,
     },
 }

@@ -18,7 +18,7 @@ fn user_text_is_escaped_and_cut() {
 }
 
 #[test]
-fn no_text_of_a_user_makes_a_message_long() {
+fn messages_are_short_whatever_the_text_of_a_user() {
     let longest = |text: &str| {
         let text = text.repeat(100_000);
         let cell = || text.clone();
@@ -47,7 +47,7 @@ fn no_text_of_a_user_makes_a_message_long() {
 }
 
 #[test]
-fn positions_read_as_promised() {
+fn positions_in_messages() {
     let cell = |row, column: Option<&str>| {
         let position = CellPosition { row, column_index: 2, column: column.map(String::from) };
         CsvError::Cell { position, problem: CellFault::Nul }.to_string()

@@ -529,8 +529,7 @@ async fn group_sums_wait_for_their_turn_and_few_may_wait() {
         unread.push(in_time("a turn", ask()).await.expect("a permit"));
     }
     let Err(error) = in_time("a refusal", ask()).await else { panic!("there is one call too many") };
-    let says =
-        format!("{GROUP_CALLS_MAX} group sums are under way, their answers being read, which is the limit: try again");
+    let says = format!("{GROUP_CALLS_MAX} group sums are running or being read, which is the limit: try again");
     assert_eq!((error.kind(), error.to_string()), (Kind::Exhausted, says));
     unread.pop();
     in_time("a turn", ask()).await.expect("a permit is free again");
@@ -548,8 +547,8 @@ fn questions_that_are_errors() {
         (parse(&["a"], &[]), "a group sum needs a column to sum"),
         (parse(&["a,b,a"], &["n"]), "a group sum names column \"a\" twice"),
         (parse(&["a"], &["a"]), "a group sum names column \"a\" twice"),
-        (parse(&["a,\"b"], &["n"]), "\"a,\\\"b\" is no list of columns: a quoted cell is not closed"),
-        (parse(&["\"a\"b"], &["n"]), "\"\\\"a\\\"b\" is no list of columns: text after a closing quote"),
+        (parse(&["a,\"b"], &["n"]), "\"a,\\\"b\" is not a list of columns: a quoted cell is not closed"),
+        (parse(&["\"a\"b"], &["n"]), "\"\\\"a\\\"b\" is not a list of columns: text after a closing quote"),
     ];
     for (parsed, expected) in refused {
         assert_eq!(parsed, Err(expected.to_owned()));
