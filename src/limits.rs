@@ -20,9 +20,9 @@ pub const MIB: usize = 1024 * KIB;
 
 /// Threads that read and write files and compute.
 pub const WORKERS: usize = 8;
-/// Slices in the queue of the workers. A call with one more waits, without blocking a thread.
+/// Tasks in the queue of a lane. A call with one more waits, without blocking a thread.
 pub const WORK_QUEUE_MAX: usize = 1024;
-/// Slices of one question that are queued or running at the same time, so that other calls get their turn.
+/// Tasks of one question that are queued or running at the same time, so that other calls get their turn.
 pub const TASKS_IN_FLIGHT_MAX: usize = WORKERS;
 /// Rows of Parquet that one task decodes. A column of equal values has millions of rows in a few KiB.
 pub const TASK_ROWS: u64 = 4 * 1024 * 1024;
@@ -57,8 +57,8 @@ pub const CONNECTION_WINDOW_BYTES: usize = 152 * KIB;
 pub const STREAM_WINDOW_BYTES: usize = 136 * KIB;
 /// Bytes of an incoming HTTP/2 frame. Longer frames mean fewer reads and writes of a socket.
 pub const FRAME_BYTES_MAX: usize = 48 * KIB;
-/// Connections with wider windows and longer frames, as follows. A connection is a wide one if fewer than these are open when
-/// it is accepted. An upload on a wide connection waits less often for the server's permission to go on.
+/// Connections with wider windows and longer frames, as follows. A connection is wide if fewer wide ones are open when it is
+/// accepted. An upload on a wide connection waits less often for the flow control of HTTP/2.
 pub const WIDE_CONNECTIONS_MAX: usize = 12;
 /// As [`CONNECTION_WINDOW_BYTES`], for a wide connection.
 pub const WIDE_CONNECTION_WINDOW_BYTES: usize = 512 * KIB;
@@ -71,9 +71,9 @@ pub const WIDE_FRAME_BYTES_MAX: usize = 65_483 - 9;
 pub const CONNECTIONS_SPARE: usize = 16;
 /// Connections that are accepted but not yet served, because others must end first.
 pub const CONNECTION_WAITS_MAX: usize = 16;
-/// If connections are scarce, one that had no call for this time is closed for another.
+/// If connections are scarce, one that had no call for this time is closed so that another can be served.
 pub const UNUSED_CONNECTION_MS: u64 = 250;
-/// If connections are scarce, one whose calls have moved no bytes for this time is closed for another.
+/// The same for a connection whose calls have moved no bytes for this time.
 pub const STALLED_CONNECTION_MS: u64 = 1000;
 /// As [`STALLED_CONNECTION_MS`], if the server is working on a call of the connection.
 pub const BUSY_CONNECTION_S: u64 = 30;
@@ -134,13 +134,13 @@ pub const KEPT_PATH_BYTES_MAX: usize = 128;
 pub const CALL_BUFFER_BYTES: usize = 256;
 /// Bytes of an answer that are passed to the connection at once.
 pub const ANSWER_PIECE_BYTES: usize = 16 * KIB;
-/// Bytes of an answer that the connection has and has not written yet; it gets no more until it has written some.
+/// Bytes of an answer that are passed to the connection and not written yet; it gets no more until some are written.
 pub const ANSWER_AHEAD_BYTES: usize = 4 * ANSWER_PIECE_BYTES;
-/// Bytes of an answer's message beside its text.
+/// Bytes of an answer's message besides its text.
 pub const ANSWER_FRAME_BYTES: usize = 512;
 /// Bytes of receipts that are read together to be listed; a single receipt may be longer.
 pub const RECEIPTS_PAGE_BYTES: usize = 64 * KIB;
-/// The same if little memory is left. It fits into what a connection has for itself.
+/// The same if little memory is left. It fits into [`CONNECTION_CALL_BYTES`].
 pub const RECEIPTS_PAGE_BYTES_MIN: usize = 6 * KIB;
 /// Bytes of a receipt in memory, without its columns.
 pub const RECEIPT_BYTES: usize = 256;
@@ -169,7 +169,7 @@ pub const HTTP_PERMITS_SPARE: usize = 8;
 pub const HTTP_SHORT_ANSWER_BYTES: u64 = 64 * KIB as u64;
 /// Bytes of an answer that the kernel buffers for a client. The kernel allocates twice as many.
 pub const HTTP_SEND_BUFFER_BYTES: usize = 256 * KIB;
-/// Bytes a second that a form must bring while the server waits for it.
+/// Bytes a second that the client of a form must send while the server waits for it.
 pub const FORM_BYTES_PER_S_MIN: u64 = KIB as u64;
 /// Bytes that hyper buffers for one connection, in each direction. A request's head cannot be longer.
 pub const HTTP_BUFFER_BYTES: usize = 48 * KIB;
@@ -198,8 +198,8 @@ pub const FORM_BYTES_MAX: usize = 128 * KIB;
 pub const REFUSED_BYTES_MAX: u64 = 4 * MIB as u64;
 
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PERMITS_SPARE <= HTTP_CONNECTIONS_MAX);
-/// A long call can wait on every connection that is not kept free. If more calls came than may wait, clients whose slow calls
-/// were ended would come back at once and keep others from waiting. A short call then needs one of the connections to be idle.
+/// A long call can wait on every connection that is not kept free. If fewer could wait, clients whose slow calls were ended
+/// would call again at once and keep others from waiting. A short call needs an idle connection then.
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE == HTTP_CONNECTIONS_MAX);
 
 /// Buffers of connections, heads and fields of forms, JSON bodies.
@@ -228,19 +228,19 @@ pub const LOG_QUEUE_SLOT_BYTES: usize = 64;
 pub const STDERR_LINE_BYTES_MAX: usize = 8 * KIB;
 /// Bytes of lines that are written together. The last line may exceed it.
 pub const LOG_BATCH_BYTES: usize = 32 * KIB;
-/// Lines of one kind (for example of one call and one client) that are written within 10 s; one line stands for the others.
-pub const LOG_LINES_PER_KIND_MAX: usize = 20;
-/// Kinds of lines that are counted separately.
-pub const LOG_KINDS_MAX: usize = 256;
-/// Bytes of a kind: its entry in a hash table that may be half empty, and what its lines have in common.
-pub const LOG_KIND_BYTES: usize = 384;
+/// Lines of one group (for example of one call and one client) that are written within 10 s; a summary replaces the others.
+pub const LOG_LINES_PER_GROUP_MAX: usize = 20;
+/// Groups of lines that are counted separately.
+pub const LOG_GROUPS_MAX: usize = 256;
+/// Bytes of a group: its entry in a hash table that may be half empty, and its description.
+pub const LOG_GROUP_BYTES: usize = 384;
 
-/// The queues of both logs, the lines that are being written, and the kinds.
+/// The queues of both logs, the lines that are being written, and the groups.
 const LOG_BYTES: usize = LOG_LINES_MAX * LOG_LINE_BYTES_MAX
     + LOG_QUEUE_BYTES_MAX
     + LOG_QUEUE_LINES_MAX * LOG_QUEUE_SLOT_BYTES
     + 2 * (LOG_BATCH_BYTES + STDERR_LINE_BYTES_MAX)
-    + LOG_KINDS_MAX * LOG_KIND_BYTES;
+    + LOG_GROUPS_MAX * LOG_GROUP_BYTES;
 
 // ---- Uploads and downloads ----
 
@@ -262,7 +262,7 @@ pub const TRANSFER_ENTRY_BYTES: usize = KIB / 2;
 pub const RECEIVE_BLOCK_BYTES: usize = 64 * KIB;
 /// The same if there is memory for it: fewer blocks wake threads less often.
 pub const READ_AHEAD_BLOCK_BYTES: usize = 512 * KIB;
-/// The size that such a block should have even if a worker waits for it.
+/// The target size of such a block while a worker waits for it.
 pub const READ_AHEAD_BLOCK_BYTES_MIN: usize = 128 * KIB;
 /// Bytes of a stream between two syncs of its draft, if uploads are synced.
 pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
@@ -319,7 +319,7 @@ const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BY
 pub const PARTS_MAX: usize = 100_000;
 /// Percentage of the allowed parts at which the log warns, once.
 pub const PARTS_WARNING_PERCENT: usize = 80;
-/// Bytes of a part in the registry: the `Part`, what its files are verified with, and its entry in the map.
+/// Bytes of a part in the registry: the `Part`, and its entry in the map.
 pub const PART_BYTES: usize = 160;
 /// Ids of parts in quarantine that are kept, the smallest ones; the others are only counted.
 pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
@@ -338,7 +338,7 @@ pub const KEYS_MAX: usize = 50_000;
 /// Bytes of a key in memory: its share of the hash table, which has 65,536 slots of 25 bytes for so many keys, and its text.
 pub const KEY_ENTRY_BYTES: usize = 25 * 65_536 / KEYS_MAX + 1 + KEY_BYTES_MAX;
 /// Results in the cache of factorials.
-#[allow(clippy::unwrap_used, reason = "it is checked when compiling")]
+#[allow(clippy::unwrap_used, reason = "it is checked at compile time")]
 pub const FACTORIALS_MAX: NonZeroUsize = NonZeroUsize::new(10).unwrap();
 /// Calls that compute at once; more wait. The original NumStore server has as many threads.
 pub const NUMSTORE_CALLS_MAX: usize = 4;
@@ -355,7 +355,7 @@ pub const JOB_BYTES: usize = KIB;
 pub const JOB_RUN_BYTES: usize = MIB;
 /// Statistics jobs that run at once.
 pub const SURVEYS_AT_ONCE: usize = 2;
-/// File-processing tasks that run at once. A task takes all the memory that there is for group sums.
+/// File-processing tasks that run at once. A task takes all the memory for group sums.
 pub const TASKS_AT_ONCE: usize = 1;
 /// Jobs that are removed together if there are too many.
 pub const EVICTED_JOBS: usize = 64;
@@ -388,7 +388,7 @@ pub const ROW_GROUP_BYTES_CEILING: usize = 16 * 1024 * MIB;
 pub const PAGE_BYTES: usize = MIB / 2;
 /// Bytes of unfinished pages in memory, over all columns, while the finished pages are in a temporary file.
 pub const SPILL_PAGES_BYTES: usize = 16 * MIB;
-/// Bytes that a column's page has at least then: a smaller page would be mostly header.
+/// The least size of a column's page then, because smaller pages would be mostly headers.
 pub const PAGE_BYTES_MIN: usize = 4 * KIB;
 /// Column chunks (columns times row groups) of a part. Each has an entry in the footer, which readers keep in memory.
 pub const COLUMN_CHUNKS_MAX: usize = 32 * KIB;
@@ -401,7 +401,7 @@ pub const DICTIONARY_BYTES_MAX: usize = 256 * KIB;
 
 /// Bytes of CSV that one task types or converts.
 pub const CONVERT_TASK_BYTES: usize = MIB;
-/// Files, each in memory until it was complete, that one task types, converts and commits.
+/// Small files (those that stay in memory until they are complete) that one task types, converts and commits.
 pub const SMALL_FILES_PER_TASK_MAX: usize = CONVERT_TASK_BYTES / DRAFT_BUFFER_BYTES;
 /// Bytes of a small upload. Small uploads have their own memory for conversion, so that they never wait for large ones.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
@@ -438,11 +438,11 @@ pub const SURVEY_BYTES_MAX: usize = 2 * MIB;
 pub const SURVEY_GROUP_BYTES: usize = 512;
 /// Bytes of a distinct state, category or stratification besides its text.
 pub const SURVEY_TEXT_BYTES: usize = 192;
-/// Slices of a question that are queued or running at the same time. Each has its own groups until they are merged.
+/// Tasks of a statistics question that are queued or running at the same time. Each has its own groups until they are merged.
 pub const SURVEY_TASKS_MAX: usize = 2;
 /// Rows that one task reads, one column after the other.
 pub const SURVEY_TASK_ROWS: usize = 32 * KIB;
-/// Bytes of a row between two columns.
+/// Bytes that are kept of a row while a task reads its next column.
 pub const SURVEY_ROW_BYTES: usize = 32;
 /// Bytes of a question: the groups of its tasks, the groups that they are merged into, and the rows of the tasks.
 pub const SURVEY_MEMORY_BYTES: usize =

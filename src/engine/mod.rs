@@ -106,8 +106,8 @@ impl Engine {
         self.upload_from(Origin::SERVER, body).await
     }
 
-    /// Appends one CSV file, as it comes, to the table. If the returned future is dropped, the upload stops at its
-    /// next slice and leaves nothing.
+    /// Appends one CSV file to the table while it arrives. If the returned future is dropped, the upload stops after its
+    /// current task and leaves nothing.
     ///
     /// Errors: what is wrong with the file; as many uploads as there may be; one that is too slow; a full disk; an error
     /// of `body`.

@@ -33,7 +33,7 @@ use crate::{
     api::metrics::LogCounts,
     engine::state::transfers::one_client,
     limits::{
-        LOG_BATCH_BYTES, LOG_KINDS_MAX, LOG_LINES_PER_KIND_MAX, LOG_QUEUE_BYTES_MAX, LOG_QUEUE_LINES_MAX,
+        LOG_BATCH_BYTES, LOG_GROUPS_MAX, LOG_LINES_PER_GROUP_MAX, LOG_QUEUE_BYTES_MAX, LOG_QUEUE_LINES_MAX,
         STDERR_LINE_BYTES_MAX,
     },
 };
@@ -317,7 +317,7 @@ impl<W: Write> LineWriter<W> {
 
     /// Counts a line, and returns whether it is left to the summary.
     fn is_suppressed(&mut self, group: &Group) -> bool {
-        let has_room = self.groups.len() < LOG_KINDS_MAX || self.groups.contains_key(&group.key);
+        let has_room = self.groups.len() < LOG_GROUPS_MAX || self.groups.contains_key(&group.key);
         match (has_room, group.of_client) {
             (true, _) => self.count(group),
             // All clients above the limit share one group.
@@ -337,7 +337,7 @@ impl<W: Write> LineWriter<W> {
             level: group.level,
             description: group.description.clone(),
         });
-        if count.written < LOG_LINES_PER_KIND_MAX {
+        if count.written < LOG_LINES_PER_GROUP_MAX {
             count.written += 1;
             return false;
         }
@@ -452,8 +452,8 @@ mod tests {
         }
         queue.push(group(2), b"another\n");
         let written = lines(&mut writer);
-        assert_eq!(written.len(), LOG_LINES_PER_KIND_MAX + 1);
-        assert_eq!((written[0].as_str(), written[LOG_LINES_PER_KIND_MAX].as_str()), ("one 0", "another"));
+        assert_eq!(written.len(), LOG_LINES_PER_GROUP_MAX + 1);
+        assert_eq!((written[0].as_str(), written[LOG_LINES_PER_GROUP_MAX].as_str()), ("one 0", "another"));
         assert_eq!((writer.groups[&1].suppressed, writer.counts.suppressed.get()), (80, 80));
         assert!(writer.next_end().is_some_and(|end| end <= Instant::now() + WINDOW));
         writer.write_summaries(Instant::now());
@@ -466,8 +466,8 @@ mod tests {
             (0..500).for_each(|key| queue.push(group(500 * round + key), b"from one of ten thousand\n"));
             let _counted_below = lines(&mut writer);
         }
-        assert!(writer.groups.len() <= LOG_KINDS_MAX + 1);
-        assert_eq!(writer.groups[&0].written, LOG_LINES_PER_KIND_MAX);
+        assert!(writer.groups.len() <= LOG_GROUPS_MAX + 1);
+        assert_eq!(writer.groups[&0].written, LOG_LINES_PER_GROUP_MAX);
         for number in 0..100 {
             queue.push(Group { of_client: false, ..group(1_000_000 + number) }, b"the server's own\n");
         }
