@@ -10,8 +10,7 @@ use super::{
 };
 use crate::{
     engine::{
-        runtime::context::Context,
-        runtime::workers::Workers,
+        runtime::{context::Context, workers::Workers},
         state::{
             Lane,
             jobs::{Entry, JobId, JobState},

@@ -80,17 +80,11 @@ impl Store {
 
     /// As [`Self::open_part`], but nothing is verified. The caller compares the whole file with its receipt.
     pub fn open_part_unverified(&self, part: &Part, format: Format) -> Result<Reader, Error> {
-        let (extension, bytes) = match format {
-            Format::Csv => ("csv", part.csv_bytes),
-            Format::Parquet => ("parquet", part.parquet_bytes),
+        let bytes = match format {
+            Format::Csv => part.csv_bytes,
+            Format::Parquet => part.parquet_bytes,
         };
-        let name = FileName::Part(part.id, format);
-        let reader = match Reader::open_as(&self.part_path(part.id, extension), name.clone()) {
-            Err(Error::Io { cause, .. }) if data_folder::is_no_regular_file(&cause) => {
-                return Err(name.damaged(&cause.to_string()));
-            }
-            opened => opened?,
-        };
+        let reader = self.open_file(part.id, format)?;
         if reader.bytes != bytes {
             return Err(reader.damaged(&format!("{} bytes, the receipt says {bytes}", reader.bytes)));
         }
@@ -104,13 +98,7 @@ impl Store {
         format: Format,
         seed: Option<u64>,
     ) -> Result<Reader, Error> {
-        let name = FileName::Part(id, format);
-        let mut reader = match Reader::open_as(&self.part_path(id, &format.to_string()), name.clone()) {
-            Err(Error::Io { cause, .. }) if data_folder::is_no_regular_file(&cause) => {
-                return Err(name.damaged(&cause.to_string()));
-            }
-            opened => opened?,
-        };
+        let mut reader = self.open_file(id, format)?;
         if let (Format::Csv, Some(seed)) = (format, seed)
             && let Ok(list) = data_folder::open(&self.part_path(id, "sums"))
         {
@@ -120,5 +108,15 @@ impl Store {
             }
         }
         Ok(reader)
+    }
+
+    fn open_file(&self, id: PartId, format: Format) -> Result<Reader, Error> {
+        let name = FileName::Part(id, format);
+        match Reader::open_as(&self.part_path(id, &format.to_string()), name.clone()) {
+            Err(Error::Io { cause, .. }) if data_folder::is_no_regular_file(&cause) => {
+                Err(name.damaged(&cause.to_string()))
+            }
+            opened => opened,
+        }
     }
 }
