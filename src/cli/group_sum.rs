@@ -14,18 +14,13 @@ use tempfile::{Builder, NamedTempFile};
 
 use super::{failure::Failure, upload::progress::byte_bar};
 use crate::{
-    engine::{
-        group_by::{
-            group_sum::GroupSum,
-            sources::Sources,
-            spec::{GroupBy, Plan},
-        },
-        runtime::workers::Workers,
-        state::{Lane, Shared},
-        storage::{reader::Reader, temp_file::TempFolder},
+    engine::group_by::{
+        group_sum::GroupSum,
+        sources::Sources,
+        spec::{GroupBy, Plan},
     },
     error::Error,
-    limits::{CsvLimits, MIB},
+    limits::MIB,
 };
 
 const GROUP_MEMORY_BYTES_DEFAULT: u64 = 64 * MIB as u64;
@@ -79,16 +74,11 @@ pub(super) async fn run(args: GroupSumArgs) -> Result<ExitCode, Failure> {
     let spec = GroupBy::parse(&by, &sum).map_err(|error| Failure::Refused(error.to_string()))?;
     let header = [spec.by(), spec.sum()].concat();
     let refused = |error: Error| Failure::Refused(format!("{}: {error}", file.display()));
-    let source = open(&file).map_err(refused)?;
+    let sources = Sources::file(&file).map_err(refused)?;
 
-    let bar = byte_bar(&file, Some(source.bytes()));
-    let group_sum = GroupSum {
-        workers: Workers::start(Shared::new()).map_err(Failure::Input)?,
-        lane: Lane::Job,
-        folder: TempFolder::new(&folder.unwrap_or_else(temp_dir)),
-        plan: Plan::with_bytes(usize::try_from(memory_bytes).unwrap_or(usize::MAX)),
-    };
-    let sources = Sources::File { file: source, limits: CsvLimits::default() };
+    let bar = byte_bar(&file, Some(sources.bytes()));
+    let plan = Plan::with_bytes(usize::try_from(memory_bytes).unwrap_or(usize::MAX));
+    let group_sum = GroupSum::standalone(&folder.unwrap_or_else(temp_dir), plan).map_err(Failure::Input)?;
     let groups = group_sum.run(sources, spec, None, |bytes| bar.set_position(bytes)).await;
     bar.finish_and_clear();
     let groups = groups.map_err(refused)?;
@@ -104,15 +94,6 @@ pub(super) async fn run(args: GroupSumArgs) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Opens a regular file. A pipe would block here, and could be read only once.
-fn open(file: &Path) -> Result<Reader, Error> {
-    let metadata = fs::metadata(file).map_err(Error::io("cannot read"))?;
-    if !metadata.is_file() {
-        return Err(Error::io("cannot read")(io::Error::other("not a regular file")));
-    }
-    Reader::open(file)
 }
 
 /// The failure if the result was not written: that nobody reads standard output is not an error of the CSV file.

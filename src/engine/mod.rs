@@ -38,12 +38,7 @@ use self::{
         output::{Groups, StoredGroups},
         spec::GroupBy,
     },
-    ingest::{
-        commit,
-        load,
-        queues::Queues,
-        upload,
-    },
+    ingest::{commit, load, queues::Queues, upload},
     jobs::{cancel, result_file, submit},
     parts::{quarantine, receipts},
     query::column_sum,

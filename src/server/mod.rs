@@ -36,6 +36,7 @@ use crate::{
     config::{Config, ServeArgs},
     engine::{Engine, Loaded, RecoveryReport},
     error::{Error, logged::log_values},
+    model::part::PartId,
 };
 
 mod capacity;
@@ -158,7 +159,12 @@ async fn wait_for_stop(mut moment: watch::Receiver<Option<Instant>>) -> Instant 
 
 fn report(found: &RecoveryReport) {
     if found.leftovers > 0 {
-        tracing::warn!(files = found.leftovers, "removed leftovers of uploads that were never acknowledged");
+        let parts = found.removed_parts.iter().map(PartId::to_string).collect::<Vec<_>>().join(" ");
+        tracing::warn!(
+            files = found.leftovers,
+            parts = &*parts,
+            "removed files of uploads that were never acknowledged; the named parts had files but no receipt"
+        );
     }
     for (job, reason) in &found.jobs_quarantined {
         tracing::error!(job, reason, "set aside in quarantine: it is not known any more");

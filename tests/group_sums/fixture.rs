@@ -16,11 +16,9 @@ use tally::{
             spec::{GroupBy, Plan},
         },
         runtime::workers::Workers,
-        state::{Lane, Shared},
-        storage::{reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
-    limits::{CsvLimits, TASK_BYTES},
+    limits::TASK_BYTES,
 };
 use tempfile::{NamedTempFile, TempDir};
 
@@ -32,16 +30,24 @@ pub(crate) const ROOMY: Plan =
 /// Cuts a file of a few hundred bytes wherever it can be cut, and spills groups to disk every few rows.
 pub(crate) const NARROW: Plan = Plan { bytes_max: 4096, partitions_max: 8, partition_bytes_min: 16, task_bytes: 64 };
 
-/// Workers, and a folder for what they spill, without an engine: a test chooses memory and cuts by a `Plan`.
+/// Group sums without an engine, and a folder for what they spill: a test chooses memory and cuts by a `Plan`.
 pub(crate) struct GroupSums {
-    pub(crate) workers: Workers,
+    standalone: GroupSum,
     pub(crate) folder: TempDir,
 }
 
 impl GroupSums {
     pub(crate) fn new() -> Self {
-        let workers = Workers::start(Shared::new()).expect("threads");
-        Self { workers, folder: TempDir::new().expect("a temporary folder") }
+        let folder = TempDir::new().expect("a temporary folder");
+        Self { standalone: GroupSum::standalone(folder.path(), ROOMY).expect("threads"), folder }
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.standalone.workers
+    }
+
+    pub(crate) fn with_plan(&self, plan: Plan) -> GroupSum {
+        GroupSum { plan, ..self.standalone.clone() }
     }
 
     /// The result as CSV, or the error's text.
@@ -62,20 +68,13 @@ impl GroupSums {
             assert_eq!(error.kind(), Kind::Input, "{error}");
             error.to_string()
         };
-        let file = Reader::open(file).expect("opened");
-        let file_bytes = file.bytes();
+        let sources = Sources::file(file).expect("opened");
+        let file_bytes = sources.bytes();
         let spec = spec(by, sum);
         let header = [spec.by(), spec.sum()].concat();
-        let group_sum = GroupSum {
-            workers: self.workers.clone(),
-            lane: Lane::Job,
-            folder: TempFolder::new(self.folder.path()),
-            plan,
-        };
         let reported = AtomicU64::new(0);
         let progress = |bytes| reported.store(bytes, Ordering::Relaxed);
-        let sources = Sources::File { file, limits: CsvLimits::default() };
-        let groups = group_sum.run(sources, spec, None, progress).await.map_err(text)?;
+        let groups = self.with_plan(plan).run(sources, spec, None, progress).await.map_err(text)?;
         assert_eq!(reported.into_inner(), file_bytes, "progress ends at the file's size");
         let csv = groups.write_csv(&header, Vec::new()).await.map_err(text)?;
         Ok(String::from_utf8(csv).expect("text"))
@@ -95,7 +94,7 @@ impl GroupSums {
 
 impl Drop for GroupSums {
     fn drop(&mut self) {
-        self.workers.close();
+        self.workers().close();
     }
 }
 

@@ -25,7 +25,7 @@ use tally::{
         storage::{Store, reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
-    limits::{CsvLimits, GROUP_BLOCK_BYTES, GROUP_CALLS_MAX, GROUP_WAITS_MAX, TASK_BYTES},
+    limits::{GROUP_BLOCK_BYTES, GROUP_CALLS_MAX, GROUP_WAITS_MAX, TASK_BYTES},
     model::part::Part,
 };
 use tempfile::TempDir;
@@ -344,8 +344,7 @@ async fn parts_can_be_split_anywhere() {
     let parts: OrdMap<_, _> =
         receipts.iter().map(|receipt| (receipt.part, Arc::new(Part::of(receipt, None)))).collect();
     let group_sum = async |sum: &[&str], plan: Plan| {
-        let folder = TempFolder::new(group_sums.folder.path());
-        let group_sum = GroupSum { workers: group_sums.workers.clone(), lane: Lane::Question, folder, plan };
+        let group_sum = GroupSum { lane: Lane::Question, ..group_sums.with_plan(plan) };
         let sources = Sources::Parts { store: Arc::clone(&store), parts: parts.clone() };
         let spec = spec(&["k"], sum);
         let header = [spec.by(), spec.sum()].concat();
@@ -376,15 +375,14 @@ async fn a_dropped_sum_leaves_nothing() {
     fs::write(&path, format!("k,n\n{rows}")).expect("written");
     let spills = TempDir::new().expect("a temporary folder");
     let plan = Plan { bytes_max: 100_000, partitions_max: 2, partition_bytes_min: 1000, task_bytes: 10_000 };
-    let folder = TempFolder::new(spills.path());
-    let group_sum = GroupSum { workers: group_sums.workers.clone(), lane: Lane::Job, folder, plan };
+    let group_sum = GroupSum { folder: TempFolder::new(spills.path()), ..group_sums.with_plan(plan) };
     let spilled = tokio::sync::Notify::new();
     let progress = |_| {
         if temporary_files(spills.path()) == 2 {
             spilled.notify_one();
         }
     };
-    let sources = || Sources::File { file: Reader::open(&path).expect("opened"), limits: CsvLimits::default() };
+    let sources = || Sources::file(&path).expect("opened");
     tokio::select! {
         _ = group_sum.run(sources(), spec(&["k"], &["n"]), None, progress) => panic!("it ended too soon"),
         () = spilled.notified() => {}
@@ -411,7 +409,7 @@ async fn the_result_of_a_dropped_call_is_dropped() {
     let group_sums = GroupSums::new();
     let made = Arc::new(());
     let (value, (begins, begun), (go_on, wait)) = (Arc::clone(&made), oneshot::channel(), mpsc::channel());
-    let mut task = Box::pin(group_sums.workers.run(Lane::Job, move || {
+    let mut task = Box::pin(group_sums.workers().run(Lane::Job, move || {
         begins.send(()).expect("received");
         wait.recv().expect("sent");
         value
@@ -440,10 +438,8 @@ async fn stored_groups_are_read_back_unchanged() {
     for (bytes_max, rows) in [(200_000, 30_000), (64 << 20, 30_000), (64 << 20, 10), (64 << 20, 0)] {
         let lines: Vec<&str> = csv.split_inclusive('\n').take(rows + 1).collect();
         fs::write(&path, lines.concat()).expect("written");
-        let folder = TempFolder::new(group_sums.folder.path());
-        let plan = Plan { bytes_max, ..ROOMY };
-        let group_sum = GroupSum { workers: group_sums.workers.clone(), lane: Lane::Job, folder, plan };
-        let sources = Sources::File { file: Reader::open(&path).expect("opened"), limits: CsvLimits::default() };
+        let group_sum = group_sums.with_plan(Plan { bytes_max, ..ROOMY });
+        let sources = Sources::file(&path).expect("opened");
         let groups = group_sum.run(sources, spec(&["k", "l"], &["n", "m"]), None, |_| ()).await.expect("sums");
         let mut stored = groups.store().await.expect("stored");
         let mut got = Vec::new();

@@ -189,6 +189,7 @@ impl PartitionGroups {
             }
             runs.append_key(cell)?;
         }
+        runs.end()?;
         runs.end_run()?;
         self.runs = Some(runs);
         Ok(())

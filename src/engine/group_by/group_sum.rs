@@ -11,9 +11,13 @@
 //! Memory: the tables and one long row, because one partition at a time reads a long row; later the merge instead.
 //! [`Groups::store`] completes the merge and frees this memory before a client, which may be slow, reads the first group.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::future::try_join_all;
@@ -31,7 +35,7 @@ use super::{
 use crate::{
     engine::{
         runtime::{drop_on_worker::DropOnWorker, workers::Workers},
-        state::Lane,
+        state::{Lane, Shared},
         storage::temp_file::TempFolder,
     },
     error::Error,
@@ -51,6 +55,14 @@ pub struct GroupSum {
 }
 
 impl GroupSum {
+    /// With its own workers and without a data folder. `folder` is for groups that do not fit in memory.
+    ///
+    /// Errors: the system starts no more threads.
+    pub fn standalone(folder: &Path, plan: Plan) -> io::Result<Self> {
+        let workers = Workers::start(Shared::new())?;
+        Ok(Self { workers, lane: Lane::Job, folder: TempFolder::new(folder), plan })
+    }
+
     /// Reads all sources and returns their groups. `progress` is called with the number of bytes of CSV that have been
     /// read.
     ///

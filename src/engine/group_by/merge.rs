@@ -115,8 +115,7 @@ impl Merge {
             let Some(group) = self.next_group()? else { return Ok(false) };
             check(&group)?;
             let MergedGroup { key, totals } = group;
-            writer.begin(key.len(), totals.iter().copied())?;
-            writer.append_key(key)?;
+            writer.put(key, totals.iter().copied())?;
             bytes += key.len() + HEAD_BYTES_MAX.min(KIB / 16);
         }
         Ok(true)

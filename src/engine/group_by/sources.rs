@@ -1,6 +1,6 @@
 //! What a group sum reads: one file, or the CSV of all parts of the table. Each file is opened when it is reached.
 
-use std::sync::Arc;
+use std::{fs, io, path::Path, sync::Arc};
 
 use imbl::OrdMap;
 
@@ -105,6 +105,17 @@ impl From<Error> for SourceError {
 }
 
 impl Sources {
+    /// One file that is not a part.
+    ///
+    /// Errors: it cannot be read; it is not a regular file. A pipe would block a worker, and could be read only once.
+    pub fn file(path: &Path) -> Result<Self, Error> {
+        let metadata = fs::metadata(path).map_err(Error::io("cannot read"))?;
+        if !metadata.is_file() {
+            return Err(Error::io("cannot read")(io::Error::other("not a regular file")));
+        }
+        Ok(Self::File { file: Reader::open(path)?, limits: CsvLimits::default() })
+    }
+
     /// The size of all sources together.
     pub fn bytes(&self) -> u64 {
         match self {

@@ -21,6 +21,8 @@ use crate::{
 pub struct RecoveryReport {
     /// How many files without a receipt were removed.
     pub leftovers: usize,
+    /// The parts among them: those whose CSV or Parquet file was in `parts/`.
+    pub removed_parts: Vec<PartId>,
     /// Parts that were moved to quarantine now, with the reason.
     pub quarantined: Vec<(PartId, String)>,
     /// Ids of all parts in quarantine.
@@ -59,9 +61,10 @@ impl Store {
             if !present.receipt {
                 continue;
             }
-            match self.check_part(id)? {
+            match self.check_part(id) {
                 Ok(receipt) => part(receipt),
-                Err(reason) => found.quarantined.push((id, reason)),
+                Err(Unusable::Damaged(reason)) => found.quarantined.push((id, reason)),
+                Err(Unusable::Unreadable(error)) => return Err(error),
             }
         }
         // Nothing has been changed up to here.
@@ -87,6 +90,7 @@ impl Store {
                 self.remove(&path)?;
                 found.leftovers += 1;
             }
+            found.removed_parts.push(id);
         }
         for entry in self.entries("tmp")? {
             self.remove(&entry)?;
@@ -110,22 +114,24 @@ impl Store {
     }
 
     /// The receipt of a part whose files have the sizes that it gives, or what is wrong with the part.
-    fn check_part(&self, id: PartId) -> Result<Result<Receipt, String>, Error> {
+    fn check_part(&self, id: PartId) -> Result<Receipt, Unusable> {
         assert_unlocked();
         // A file that cannot be read now is not necessarily damaged: the start fails, and nothing has been changed.
         let text = self.read_receipt(id).map_err(Error::io(format!("receipt of part {id}")))?;
         let receipt = match parse_receipt(id, &text) {
             Err(ReceiptFault::Newer(format)) => {
                 let root = self.root.display();
-                return Err(Error::DataFolder(format!(
+                let what = format!(
                     "data folder {root}: part {id} has format version {format}, this program knows {FORMAT_VERSION}: use a newer one"
-                )));
+                );
+                return Err(Error::DataFolder(what).into());
             }
             Ok(receipt) => receipt,
-            Err(ReceiptFault::Damaged(what)) => return Ok(Err(format!("receipt: {what}"))),
+            Err(ReceiptFault::Damaged(what)) => return Err(Unusable::Damaged(format!("receipt: {what}"))),
         };
         if id == PartId::END {
-            return Ok(Err("receipt: its number is the last that there is, so none could follow it".to_owned()));
+            let what = "receipt: its number is the last that there is, so none could follow it";
+            return Err(Unusable::Damaged(what.to_owned()));
         }
         let has_block_checksums =
             receipt.checks.as_ref().is_some_and(|checks| checks.sums_seed.is_some() || checks.chunks_in_sums);
@@ -136,15 +142,29 @@ impl Store {
                 Ok(found) if found == bytes.unwrap_or(found) => {}
                 Ok(found) => {
                     let expected = bytes.unwrap_or(found);
-                    return Ok(Err(format!("{extension}: {found} bytes, the receipt says {expected}")));
+                    let what = format!("{extension}: {found} bytes, the receipt says {expected}");
+                    return Err(Unusable::Damaged(what));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Err(format!("{extension}: {error}")));
+                    return Err(Unusable::Damaged(format!("{extension}: {error}")));
                 }
-                Err(error) => return Err(Error::io(format!("part {id}, {extension}"))(error)),
+                Err(error) => return Err(Error::io(format!("part {id}, {extension}"))(error).into()),
             }
         }
-        Ok(Ok(receipt))
+        Ok(receipt)
+    }
+}
+
+/// Why a part cannot be served.
+enum Unusable {
+    Damaged(String),
+    /// Its files cannot be read now, or a newer program wrote them.
+    Unreadable(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        Self::Unreadable(error)
     }
 }
 
