@@ -453,7 +453,7 @@ async fn stored_groups_are_read_back_unchanged() {
             }
             got.extend(block);
         }
-        assert!(got == expected[..rows], "{plan:?}, {rows} rows: other groups");
+        assert!(got == expected[..rows], "{bytes_max} bytes, {rows} rows: other groups");
         assert!(stored.next_block().await.expect("nothing").is_empty(), "the end is the end");
     }
 }

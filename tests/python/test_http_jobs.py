@@ -113,12 +113,12 @@ def test_after_a_graceful_shutdown_nothing_new_is_taken(server):
     for route, needed in QUESTIONS:
         refused = ask(server, route, {"question": QUESTION, **needed})
         assert (refused.status_code, refused.json()) == (405, {"status": "error", "reason": "shutting down"})
-    check_failure(send_file(server, PLAYS), 503, "file", "shutting down")
+    check_failure(send_file(server, PLAYS), 503, "request", "shutting down")
     # The body is not even parsed.
     refused = requests.post(f"{server.http}/api/states_mean", data=b"[", timeout=ANSWER_SECONDS_MAX)
     assert (refused.status_code, refused.json()["reason"]) == (405, "shutting down")
     refused = send_file(server, PLAYS, name="a.txt", query="?group_by=")
-    check_failure(refused, 503, "file", "shutting down")
+    check_failure(refused, 503, "request", "shutting down")
     assert refused.headers["Retry-After"] == "1"
     # Accepted jobs are finished, and their results can be fetched.
     wait_until(lambda: get(server, "/api/num_jobs").json() == {"num_jobs": 0}, "no jobs")

@@ -8,7 +8,7 @@ import pytest
 import table_pb2
 import tally_pb2
 from conftest import Server, table, tally, wait_until
-from http_calls import ANSWER_SECONDS_MAX, metrics
+from http_calls import ANSWER_SECONDS_MAX, completed_task, metrics
 
 
 def upload(server: Server, rows: int = 1) -> tally_pb2.Receipt:
@@ -38,6 +38,8 @@ def test_a_full_table_says_so_and_warns_before(start_server, tmp_path, durabilit
         table(server).Upload(table_pb2.UploadReq(csv_data=b"x\n1\n"))
     assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (metrics(server)["tally_parts"], metrics(server)["tally_parts_max"]) == (5, 5)
+    # A file-processing task adds no part.
+    completed_task(server, b"Song,Date,Number of Plays\na,2024-01-01,1\n")
     assert table(server).ColumnSum(table_pb2.ColSumReq(column="x", format="csv")).total == 5
     server.stop()
     assert server.stderr.count(warning) == 1, "once"

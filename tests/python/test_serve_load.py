@@ -49,6 +49,30 @@ def test_commas_separate_the_files_in_the_environment_variable(start_server, tmp
     assert sum_of(server, "x") == 10
 
 
+@pytest.mark.parametrize("damaged", ["csv", "json"])
+def test_a_file_whose_part_is_in_quarantine_is_not_loaded_again(start_server, tmp_path, damaged):
+    """If it were, its rows would be counted twice once the part is restored."""
+    data, file = tmp_path / "data", INPUTS / "simple.csv"
+    other = tmp_path / "other.csv"
+    other.write_bytes(b"x,y\n100,1\n")
+    start_server(data, "--load", file).stop()
+    path = data / "parts" / f"1.{damaged}"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+
+    server = start_server(data, "--load", file, other, "--incomplete", "answer")
+    # Without a receipt nobody knows which file the part was.
+    assert sum_of(server, "x") == (0 if damaged == "json" else 100)
+    assert f"part=1 file={file}" in server.stderr and "tally forget" in server.stderr
+    server.stop()
+
+    for moved in (data / "quarantine").glob("1.*"):
+        moved.rename(data / "parts" / moved.name)
+    path.write_bytes(whole)
+    server = start_server(data, "--load", file, other)
+    assert server.parts_count_at_start == 2 and sum_of(server, "x") == 5 + 100
+
+
 @pytest.mark.parametrize(
     "content, reason",
     [
@@ -64,7 +88,7 @@ def test_a_file_that_cannot_be_loaded_ends_the_start(start_server, tmp_path, con
         start_server(tmp_path / "data", "--load", INPUTS / "simple.csv", bad)
     assert failure.value.exit_code == 1
     last = failure.value.stderr.splitlines()[-1]
-    assert last.startswith(f"error: --load {bad}: ") and reason in last
+    assert last.startswith(f"error: --load {bad}: ") and reason in last and last.count(str(bad)) == 1
     # Files loaded before the error stay, and the next start does not load them again.
     server = start_server(tmp_path / "data", "--load", INPUTS / "simple.csv")
     assert server.parts_count_at_start == 1

@@ -348,9 +348,9 @@ mod tests {
         let whole = writer.file.reader().block(0, usize::try_from(bytes).expect("small")).expect("read");
         let runs = writer.finish();
         for (offset, &byte) in (0..).zip(&whole) {
-            runs[0].file.overwrite(offset, &[byte ^ 0x10]);
+            runs[0].file.overwrite(offset, &[byte ^ 0x10]).expect("written");
             assert!(entries(&runs[0]).is_err(), "byte {offset} of {bytes}");
-            runs[0].file.overwrite(offset, &[byte]);
+            runs[0].file.overwrite(offset, &[byte]).expect("written");
         }
         assert!(entries(&runs[0]).is_ok());
     }
@@ -360,7 +360,7 @@ mod tests {
         let writer = written();
         let first = writer.file.reader().block(0, 10).expect("read"); // the first entry: key length, total, checksum
         let runs = writer.finish();
-        runs[0].file.overwrite(10, &first);
+        runs[0].file.overwrite(10, &first).expect("written");
         assert!(entries(&runs[0]).is_err());
     }
 }

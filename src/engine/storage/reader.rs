@@ -44,7 +44,7 @@ impl Reader {
     pub fn open(path: &Path) -> Result<Self, Error> {
         assert_unlocked();
         let name = FileName::Other(path.display().to_string().into());
-        let what = || Error::io(path.display().to_string());
+        let what = || Error::io("cannot read"); // callers name the file
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
         Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })

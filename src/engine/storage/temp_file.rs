@@ -51,6 +51,12 @@ impl TempFile {
         Ok(())
     }
 
+    /// Damages what was written.
+    #[cfg(test)]
+    pub(crate) fn overwrite(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
     /// A reader of what has been written so far.
     pub fn reader(&self) -> Reader {
         let name = FileName::Other("a temporary file".into());
