@@ -270,10 +270,6 @@ pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
 pub const SYNCS_MAX: usize = 2;
 /// Bytes of a draft that are collected before they are written. Most small uploads are written once, to their final file.
 pub const DRAFT_BUFFER_BYTES: usize = 64 * KIB;
-/// Bytes of disk space that a growing file reserves at a time. What it does not need is given back when it is complete.
-pub const RESERVED_BYTES: u64 = 4 * MIB as u64;
-/// Bytes that must be free before a file reserves space: four times what all uploads can reserve in excess.
-pub const RESERVE_FREE_BYTES_MIN: u64 = 4 * 2 * UPLOADS_MAX as u64 * RESERVED_BYTES;
 /// Bytes of an upload's checksums that are collected before they are written.
 pub const CHECKSUM_PAGE_BYTES: usize = 4 * KIB;
 /// Bytes that a worker reads from a file at once: few enough to be still in the core's cache when they are scanned.

@@ -41,7 +41,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("config", "engine, base"),
     ("api", "config, engine, features, engine/runtime, engine/state, proto, base"),
     ("server", "api, config, engine, engine/runtime, engine/state, proto, base"),
-    ("cli", "server, config, engine, engine/group_by, proto, base"),
+    ("cli", "server, config, engine, engine/group_by, engine/scrub, proto, base"),
     ("main", "cli, config, server"),
 ];
 

@@ -1,6 +1,6 @@
 //! What a group sum reads: one file, or the CSV of all parts of the table. Each file is opened when it is reached.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use imbl::OrdMap;
 
@@ -107,13 +107,9 @@ impl From<Error> for SourceError {
 impl Sources {
     /// One file that is not a part.
     ///
-    /// Errors: it cannot be read; it is not a regular file. A pipe would block a worker, and could be read only once.
+    /// Errors: it cannot be read; it is not a regular file.
     pub fn file(path: &Path) -> Result<Self, Error> {
-        let metadata = fs::metadata(path).map_err(Error::io("cannot read"))?;
-        if !metadata.is_file() {
-            return Err(Error::io("cannot read")(io::Error::other("not a regular file")));
-        }
-        Ok(Self::File { file: Reader::open(path)?, limits: CsvLimits::default() })
+        Ok(Self::File { file: Reader::open_regular(path)?, limits: CsvLimits::default() })
     }
 
     /// The size of all sources together.

@@ -8,7 +8,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rustix::fs::FallocateFlags;
 use twox_hash::XxHash3_64;
 
 use super::{
@@ -22,7 +21,7 @@ use super::{
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
-    limits::{DRAFT_BUFFER_BYTES, RESERVE_FREE_BYTES_MIN, RESERVED_BYTES},
+    limits::DRAFT_BUFFER_BYTES,
     model::{checksum::to_hex, part::FileInfo},
 };
 
@@ -35,9 +34,6 @@ pub struct Draft {
     /// Bytes that are not in `file` yet.
     pub(super) buffer: Vec<u8>,
     pub(super) bytes: u64,
-    will_be_synced: bool,
-    /// Up to where disk space is preallocated; `u64::MAX` if it failed or too little space is free.
-    preallocated_bytes: u64,
     /// Whether everything written so far is synced.
     pub(super) synced: bool,
     checksum: Box<XxHash3_64>,
@@ -64,14 +60,12 @@ pub(crate) fn checksum_text(hash: &XxHash3_64) -> String {
 
 impl Draft {
     /// An empty file, which is created at `path` once it does not fit in memory.
-    pub(super) fn new(path: PathBuf, will_be_synced: bool) -> Self {
+    pub(super) fn new(path: PathBuf) -> Self {
         Self {
             path,
             file: None,
             buffer: Vec::new(),
             bytes: 0,
-            will_be_synced,
-            preallocated_bytes: 0,
             synced: false,
             checksum: Box::default(),
             has_block_checksums: false,
@@ -195,36 +189,10 @@ impl Draft {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Preallocates disk space for the next bytes and more, if the file will be synced and much space is free. Writes are
-    /// then faster and less fragmented; nothing else depends on it.
-    fn preallocate(&mut self, bytes: usize) {
-        let end = self.bytes + bytes as u64;
-        if !self.will_be_synced || end <= self.preallocated_bytes {
-            return;
-        }
-        let (start, room) = (self.preallocated_bytes, end.next_multiple_of(RESERVED_BYTES));
-        let reserved = open_or_create(&mut self.file, &self.path).and_then(|file| {
-            let has_plenty = free_bytes(file)? >= RESERVE_FREE_BYTES_MIN;
-            Ok(has_plenty && {
-                rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, start, room - start)?;
-                true
-            })
-        });
-        if let Err(error) = &reserved {
-            tracing::debug!(%error, "disk space could not be preallocated");
-        }
-        self.preallocated_bytes = if matches!(reserved, Ok(true)) { room } else { u64::MAX };
-    }
-
-    /// Writes everything to the file in `tmp/`, completes the block list, and gives back preallocated space.
+    /// Writes everything to the file in `tmp/`, and completes the block list.
     pub(super) fn complete_file(&mut self) -> io::Result<&mut Arc<File>> {
         self.blocks.iter_mut().try_for_each(|blocks| blocks.end())?;
-        let (bytes, preallocated_bytes) = (self.bytes, std::mem::take(&mut self.preallocated_bytes));
-        let file = self.flushed_file()?;
-        if preallocated_bytes > bytes {
-            file.set_len(bytes)?;
-        }
-        Ok(file)
+        self.flushed_file()
     }
 
     /// Completes the file in `tmp/`, and syncs it if `sync` is set.
@@ -261,12 +229,6 @@ impl Draft {
     }
 }
 
-/// Bytes that this process may still use on the file's file system.
-pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
-    let free = rustix::fs::fstatvfs(file)?;
-    Ok(free.f_bavail.saturating_mul(free.f_frsize))
-}
-
 impl SyncHandle {
     /// Waits until the file's data is on disk. After an error the draft must be dropped, because a later sync does not
     /// report the failed writes again.
@@ -297,10 +259,8 @@ impl Write for Draft {
             self.append_to_buffer(bytes);
             Ok(bytes.len())
         } else if self.buffer.is_empty() {
-            self.preallocate(bytes.len());
             self.flushed_file().and_then(|file| file.write(bytes))
         } else {
-            self.preallocate(room);
             self.append_to_buffer(&bytes[..room]);
             self.flushed_file().map(|_file| room)
         };

@@ -1,6 +1,12 @@
 //! Reading stored files: whole blocks, each compared with its checksum before it is returned.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     checksums::{BLOCK_BYTES, PAGE_BYTES_MAX, PAGE_SUMS_MAX, checksum, read_page},
@@ -48,6 +54,15 @@ impl Reader {
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
         Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })
+    }
+
+    /// The same, if it is a regular file: a pipe would block here, and could be read only once.
+    pub fn open_regular(path: &Path) -> Result<Self, Error> {
+        let metadata = fs::metadata(path).map_err(Error::io("cannot read"))?;
+        if !metadata.is_file() {
+            return Err(Error::io("cannot read")(io::Error::other("not a regular file")));
+        }
+        Self::open(path)
     }
 
     /// Opens a file of the data folder, which is called `name` in errors.

@@ -85,7 +85,7 @@ impl Store {
     pub fn draft(&self) -> Result<Draft, Error> {
         assert_unlocked();
         let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
-        Ok(Draft::new(path, self.is_synced()))
+        Ok(Draft::new(path))
     }
 
     /// A new spill file in `tmp/`.

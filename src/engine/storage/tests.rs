@@ -1,30 +1,20 @@
 //! Unit tests of drafts, commits and reads.
 
-use std::{
-    collections::BTreeSet,
-    fs::{self, File},
-    hash::Hasher as _,
-    io,
-    io::Write as _,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fs, hash::Hasher as _, io, io::Write as _, os::unix::fs::FileExt as _, sync::Arc};
 
-use rustix::{fs::FallocateFlags, io::Errno};
 use twox_hash::XxHash3_64;
 
 use super::{
     Store,
     commit::PreparedPart,
-    draft::{Draft, SyncHandle, checksum_text, free_bytes},
+    draft::{Draft, SyncHandle, checksum_text},
     names::name_of,
     reader::Reader,
     sync::reports_failed_syncfs,
 };
 use crate::{
     error::Error,
-    limits::{DRAFT_BUFFER_BYTES, MIB, RESERVE_FREE_BYTES_MIN, RESERVED_BYTES},
+    limits::DRAFT_BUFFER_BYTES,
     model::{
         checksum::to_hex,
         durability::Durability,
@@ -205,38 +195,6 @@ fn after_a_failed_write_all_writes_to_a_draft_fail() {
     fs::create_dir(&tmp).expect("created");
     assert_eq!(write(DRAFT_BUFFER_BYTES), not_found, "although it could be written now");
     assert_eq!(draft.bytes(), 4);
-}
-
-#[test]
-fn preallocated_space_that_a_file_does_not_need_is_given_back() {
-    let on_disk = |path: &Path| {
-        let metadata = fs::metadata(path).expect("readable");
-        (metadata.len(), metadata.blocks() * 512)
-    };
-    for durability in [Durability::Fsync, Durability::None] {
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let probe = File::create(folder.path().join("probe")).expect("created");
-        let asked = rustix::fs::fallocate(&probe, FallocateFlags::KEEP_SIZE, 0, RESERVED_BYTES);
-        if asked == Err(Errno::OPNOTSUPP) || free_bytes(&probe).expect("known") < RESERVE_FREE_BYTES_MIN {
-            eprintln!("skipped: the file system of {} does not preallocate", folder.path().display());
-            return;
-        }
-        let store = Store::open(folder.path(), durability).expect("a data folder");
-        let (mut draft, published) = (store.draft().expect("a draft"), folder.path().join("published"));
-        draft.write_all(&vec![b'c'; 2 * DRAFT_BUFFER_BYTES]).expect("written");
-        let (bytes, allocated) = on_disk(&draft.path);
-        assert_eq!(bytes, 2 * DRAFT_BUFFER_BYTES as u64);
-        assert_eq!(allocated >= RESERVED_BYTES, durability == Durability::Fsync);
-        draft.sync().expect("synced");
-        assert!(on_disk(&draft.path).1 < RESERVED_BYTES, "the rest was given back");
-        // The same if more is written, beyond the end of the preallocated space.
-        draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
-        draft.write_all(&vec![b'c'; 3 * MIB]).expect("written");
-        draft.publish(&published, &folder.path().join("sums")).expect("published");
-        let (bytes, allocated) = on_disk(&published);
-        assert_eq!(bytes, (2 * DRAFT_BUFFER_BYTES + 6 * MIB) as u64);
-        assert!(durability == Durability::None || allocated < bytes + MIB as u64, "{allocated} bytes for {bytes}");
-    }
 }
 
 #[test]
