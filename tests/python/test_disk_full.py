@@ -346,7 +346,7 @@ def check_jobs_hold(server: Server, jobs: Dict[str, bool]) -> None:
 
 
 def check_says_full_over_http(answer: requests.Response) -> None:
-    check_failure(answer, 429, "file", "disk is full")
+    check_failure(answer, 429, "request", "disk is full")
     assert answer.headers["Retry-After"] == "1"
 
 
@@ -423,7 +423,7 @@ def check_full_at_any_step(
             def met_its_fate(job=job) -> bool:
                 # Where there is no room to say that it failed, that is tried again.
                 log = [line for line in server.stderr.splitlines() if job in line]
-                is_tried_again = any("this is tried again" in line for line in log)
+                is_tried_again = any("this is retried" in line for line in log)
                 return is_tried_again or get(server, "/api/num_jobs").json() == {"num_jobs": 0}
 
             wait_until(met_its_fate, "the job ends, or its end cannot be written")
