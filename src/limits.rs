@@ -177,16 +177,8 @@ pub const HTTP_BUFFER_BYTES: usize = 48 * KIB;
 pub const HTTP_HEADERS_MAX: usize = 64;
 /// Bytes of a request's target.
 pub const URI_BYTES_MAX: usize = 8 * KIB;
-/// Bytes of a JSON body.
-pub const JSON_BYTES_MAX: usize = MIB;
-/// Bytes of a JSON body that is read without a permit.
-pub const SMALL_JSON_BYTES_MAX: usize = 8 * KIB;
-/// Larger JSON bodies that are in memory at once.
-pub const LARGE_JSON_BODIES_MAX: usize = 1;
-/// Larger JSON bodies that wait for a permit.
-pub const LARGE_JSON_BODY_WAITS_MAX: usize = 4;
-/// While another one waits, a larger JSON body must arrive within this time.
-pub const LARGE_JSON_BODY_S: u64 = 5;
+/// Bytes of a JSON body: enough for a question and a state of [`TEXT_CHARS_MAX`] characters, unless nearly all are escaped.
+pub const JSON_BYTES_MAX: usize = 32 * KIB;
 /// Copies of a JSON body in memory while it is parsed: the body, and a text without its escapes, in a buffer that doubles
 /// while the old one still exists.
 pub const JSON_COPIES_MAX: usize = 4;
@@ -206,8 +198,7 @@ const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONN
 const HTTP_BYTES: usize = HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES
     + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES
     + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX
-    + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * SMALL_JSON_BYTES_MAX
-    + LARGE_JSON_BODIES_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX;
+    + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX;
 
 // ---- Logs ----
 
@@ -248,7 +239,7 @@ const LOG_BYTES: usize = LOG_LINES_MAX * LOG_LINE_BYTES_MAX
 pub const UPLOADS_MAX: usize = 128;
 /// Uploads that wait for a permit; one more is refused at once.
 pub const UPLOAD_WAITS_MAX: usize = UPLOADS_MAX;
-/// An upload, a long call over HTTP or a large JSON body waits this long for a permit before it is refused.
+/// An upload or a long call over HTTP waits this long for a permit before it is refused.
 pub const TRANSFER_WAIT_MS_MAX: u64 = 3000;
 /// Bytes a second that a transfer must move while the server waits for its client.
 pub const TRANSFER_BYTES_PER_S_MIN: u64 = KIB as u64;
@@ -282,13 +273,7 @@ const _: () = assert!(RECEIVE_BLOCK_BYTES <= DRAFT_BUFFER_BYTES);
 
 /// Uploads that run, with a block, a frame and a page of checksums each; entries of all transfers that run or wait.
 const TRANSFERS_BYTES: usize = UPLOADS_MAX * (RECEIVE_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + CHECKSUM_PAGE_BYTES)
-    + TRANSFER_ENTRY_BYTES
-        * (UPLOADS_MAX
-            + UPLOAD_WAITS_MAX
-            + HTTP_LONG_CALLS_MAX
-            + HTTP_LONG_CALL_WAITS_MAX
-            + LARGE_JSON_BODIES_MAX
-            + LARGE_JSON_BODY_WAITS_MAX);
+    + TRANSFER_ENTRY_BYTES * (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX);
 
 // ---- CSV files ----
 

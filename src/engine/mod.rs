@@ -141,11 +141,6 @@ impl Engine {
         Admission::for_long_calls(&self.context.state, calls_max)
     }
 
-    /// Gives permits for bodies of which few are held in memory at once.
-    pub fn large_bodies(&self) -> Admission {
-        Admission::for_large_bodies(&self.context.state)
-    }
-
     /// The exact sum of a column over all parts; 0 if none has it.
     ///
     /// Errors: the first cell, in part and row order, that is no integer; a column whose type is none; a total that

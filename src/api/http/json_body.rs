@@ -29,12 +29,9 @@ use super::{
 };
 use crate::{
     api::caller::Caller,
-    engine::{
-        runtime::transfers::Permit,
-        state::transfers::{Origin, Pace},
-    },
+    engine::state::transfers::{Origin, Pace},
     error::{Error, jobs::JobError},
-    limits::{JSON_BYTES_MAX, LARGE_JSON_BODY_S, SMALL_JSON_BYTES_MAX, TRANSFER_SHORT_GRACE_S},
+    limits::{JSON_BYTES_MAX, TRANSFER_SHORT_GRACE_S},
 };
 
 /// How long a JSON body may take before its call counts as a long one.
@@ -53,7 +50,7 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for JsonBody<T>
             discard(body, SHORT_DISCARD_MAX).await;
             return Err(Error::from(JobError::Refused).into()); // whatever the body says
         }
-        let (bytes, _permit) = read_in_time(body, origin, surface).await?;
+        let bytes = read_in_time(body, origin, surface).await?;
         let refused = |reason: String| StatisticsError::new(StatusCode::BAD_REQUEST, reason);
         // serde would accept an array with the values of the fields in their order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
@@ -67,13 +64,10 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for JsonBody<T>
     }
 }
 
-/// A whole body, and the permit that a large one needs for as long as it is in memory.
-type WholeBody = (Vec<u8>, Option<Permit>);
-
 /// Reads the body of a client that may be slow. If it takes more than a moment, the call needs the permit of a long call.
-async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -> Result<WholeBody, StatisticsError> {
+async fn read_in_time(body: BodyDataStream, origin: Origin, surface: &Surface) -> Result<Vec<u8>, StatisticsError> {
     let long_call = PaceReporter::default();
-    let mut reading = std::pin::pin!(read_json(body, origin, surface, &long_call));
+    let mut reading = std::pin::pin!(read_json(body, &long_call));
     if let Ok(read) = timeout(SHORT_BODY_MAX, &mut reading).await {
         return read;
     }
@@ -123,51 +117,21 @@ impl PaceReporter {
 }
 
 /// Reads the body of a call, and reports to `long_call` while it waits for the client.
-async fn read_json(
-    mut body: BodyDataStream,
-    origin: Origin,
-    surface: &Surface,
-    long_call: &PaceReporter,
-) -> Result<WholeBody, StatisticsError> {
+async fn read_json(mut body: BodyDataStream, long_call: &PaceReporter) -> Result<Vec<u8>, StatisticsError> {
     let mut bytes = Vec::new();
-    let (mut permit, large, end_large) = (None, PaceReporter::default(), CancellationToken::new());
     loop {
-        [long_call, &large].into_iter().for_each(PaceReporter::waits);
-        let piece = tokio::select! {
-            piece = body.next() => piece,
-            () = end_large.cancelled() => {
-                let reason = format!(
-                    "the body came at less than 1 KiB/s or took more than {LARGE_JSON_BODY_S} s while another waited"
-                );
-                return Err(StatisticsError::new(StatusCode::REQUEST_TIMEOUT, reason));
-            }
-        };
-        let piece = piece.transpose().map_err(|error| StatisticsError::from(interrupted(error)))?;
-        let piece_bytes = piece.as_ref().map_or(0, Bytes::len);
-        [long_call, &large].into_iter().for_each(|pace| pace.received(piece_bytes));
-        let Some(piece) = piece else { break };
-        let total_bytes = bytes.len() + piece.len();
-        if total_bytes > JSON_BYTES_MAX {
-            drop((bytes, permit));
+        long_call.waits();
+        let piece = body.next().await.transpose().map_err(|error| StatisticsError::from(interrupted(error)))?;
+        long_call.received(piece.as_ref().map_or(0, Bytes::len));
+        let Some(piece) = piece else { return Ok(bytes) };
+        if bytes.len() + piece.len() > JSON_BYTES_MAX {
+            drop(bytes);
             discard(body, DISCARD_MAX).await;
             let reason = format!("the body has more than {JSON_BYTES_MAX} bytes");
             return Err(StatisticsError::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
-        if total_bytes > SMALL_JSON_BYTES_MAX && permit.is_none() {
-            permit = surface.large_bodies.enter(origin, end_large.clone()).await;
-            if let Some(permit) = &permit {
-                large.begin(permit.pace());
-            } else {
-                drop(bytes);
-                discard(body, DISCARD_MAX).await;
-                let reason = "too many large bodies are being read: try again";
-                return Err(StatisticsError::new(StatusCode::TOO_MANY_REQUESTS, reason));
-            }
-        }
-        // Exactly the limit of its kind of body: a vector that grows by itself takes up to twice as much.
-        let bytes_max = if permit.is_some() { JSON_BYTES_MAX } else { SMALL_JSON_BYTES_MAX };
-        bytes.reserve_exact(bytes_max - bytes.len());
+        // Exactly the limit: a vector that grows by itself takes up to twice as much.
+        bytes.reserve_exact(JSON_BYTES_MAX - bytes.len());
         bytes.extend_from_slice(&piece);
     }
-    Ok((bytes, permit))
 }

@@ -22,8 +22,6 @@ pub(crate) struct Inner {
     pub(super) engine: Engine,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admin_token: Option<AdminToken>,
-    /// Admits JSON bodies that are too large to keep one in memory for every connection.
-    pub(super) large_bodies: Admission,
     /// Admits calls whose body or answer takes long.
     pub(super) long_calls: Admission,
     /// How long a body may send nothing.
@@ -52,7 +50,6 @@ impl Surface {
     ) -> Self {
         Self(Arc::new(Inner {
             long_calls: engine.long_calls(long_calls_max),
-            large_bodies: engine.large_bodies(),
             engine,
             metrics,
             admin_token,

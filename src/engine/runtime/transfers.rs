@@ -24,10 +24,7 @@ use crate::{
         transfers::{Origin, Pace, TransferKind, Transfers},
     },
     error::Error,
-    limits::{
-        HTTP_LONG_CALL_WAITS_MAX, LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_S, LARGE_JSON_BODY_WAITS_MAX,
-        TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MS_MAX,
-    },
+    limits::{HTTP_LONG_CALL_WAITS_MAX, TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MS_MAX},
 };
 
 /// How far a transfer may be behind the minimum rate, unless its client may be silent for longer.
@@ -44,27 +41,18 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Admission {
     state: Shared,
     kind: TransferKind,
-    /// How long a new transfer waits. This is longer than another one may hold its permit.
-    wait_max: Duration,
 }
 
 impl Admission {
     /// Puts `transfers` into the state as the table of this kind.
     pub fn new(state: &Shared, kind: TransferKind, transfers: Transfers) -> Self {
-        let wait_max = WAIT_MAX + transfers.held_max.unwrap_or_default();
         state.with(|state| state.transfers[kind as usize] = transfers);
-        Self { state: state.clone(), kind, wait_max }
+        Self { state: state.clone(), kind }
     }
 
     /// Permits for HTTP calls that hold a connection for as long as their client sends or reads.
     pub fn for_long_calls(state: &Shared, calls_max: usize) -> Self {
         Self::new(state, TransferKind::LongCall, Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX))
-    }
-
-    /// Permits for large request bodies, of which only a few are in memory at the same time.
-    pub fn for_large_bodies(state: &Shared) -> Self {
-        let bodies = Transfers::new(LARGE_JSON_BODIES_MAX, LARGE_JSON_BODY_WAITS_MAX);
-        Self::new(state, TransferKind::LargeBody, bodies.with_held_max(Duration::from_secs(LARGE_JSON_BODY_S)))
     }
 
     /// Waits for a permit, and gives up after a few seconds. `end` is cancelled if the transfer has to end later, so that
@@ -75,7 +63,7 @@ impl Admission {
         let (id, rx) = entered?;
         let permit = Permit { admission: self.clone(), id, pace };
         let Some(mut rx) = rx else { return Some(permit) };
-        let deadline = Instant::now() + self.wait_max;
+        let deadline = Instant::now() + WAIT_MAX;
         // Each waiting call ends at most one transfer.
         let mut has_ended_one = false;
         while Instant::now() < deadline {
@@ -209,7 +197,6 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::engine::state::transfers::SHORT_GRACE;
 
     fn admission(max: usize) -> Admission {
         Admission::new(&Shared::new(), TransferKind::Upload, Transfers::new(max, 8))
@@ -300,23 +287,6 @@ mod tests {
         let _other = now(&admission, origin(4, "192.0.2.4"));
         let mut newcomer = Box::pin(admission.enter(origin(5, "192.0.2.5"), CancellationToken::new()));
         assert!(newcomer.as_mut().now_or_never().is_none() && !fast.pace.end.is_cancelled());
-    }
-
-    #[tokio::test]
-    async fn a_transfer_that_holds_its_permit_too_long_is_ended_even_if_it_is_fast() {
-        let transfers = Transfers::new(1, 8).with_held_max(Duration::from_millis(200));
-        let admission = Admission::new(&Shared::new(), TransferKind::LargeBody, transfers);
-        let held = now(&admission, origin(1, "192.0.2.1")).expect("a permit");
-        held.pace.waits();
-        let mut newcomer = Box::pin(admission.enter(origin(2, "192.0.2.2"), CancellationToken::new()));
-        assert!(newcomer.as_mut().now_or_never().is_none() && !held.pace.end.is_cancelled(), "it has just begun");
-        tokio::select! {
-            _ = &mut newcomer => panic!("there is no permit yet"),
-            () = held.pace.end.cancelled() => {}
-        }
-        assert!(held.pace.behind() < SHORT_GRACE, "it did not end for being slow");
-        drop(held);
-        assert!(newcomer.await.is_some());
     }
 
     #[tokio::test]

@@ -55,21 +55,17 @@ pub enum TransferKind {
     Upload,
     /// A call with a long body or answer, on a connection that serves one call at a time.
     LongCall,
-    /// A large body that is kept in memory.
-    LargeBody,
 }
 
 impl TransferKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 2;
 }
 
 /// The transfers of one kind, those that run and those that wait.
 pub struct Transfers {
     max: usize,
     waits_max: usize,
-    /// How long a transfer may hold its permit while others wait, however fast it is; `None` if there is no limit.
-    pub(crate) held_max: Option<Duration>,
     running: Vec<Running>,
     waiting: VecDeque<Waiting>,
     next_id: u64,
@@ -80,8 +76,6 @@ struct Running {
     id: u64,
     origin: Origin,
     pace: Arc<Pace>,
-    /// When it got its permit, or began to wait for one.
-    since: Instant,
     /// Whether its `pace.end` was cancelled.
     is_ending: bool,
 }
@@ -115,12 +109,7 @@ enum Obstacle {
 impl Transfers {
     /// No transfers. At most `max` run and at most `waits_max` wait at the same time.
     pub fn new(max: usize, waits_max: usize) -> Self {
-        Self { max, waits_max, held_max: None, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
-    }
-
-    /// Limits how long each transfer may hold its permit while others wait.
-    pub fn with_held_max(self, held_max: Duration) -> Self {
-        Self { held_max: Some(held_max), ..self }
+        Self { max, waits_max, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
     }
 
     /// What keeps a transfer from starting, if anything does.
@@ -140,7 +129,7 @@ impl Transfers {
     /// Starts a transfer, or puts it in the queue. Returns its id, and the channel on which it learns that it runs if it has
     /// to wait. `None` if the queue is full.
     pub(crate) fn enter(&mut self, origin: Origin, pace: Arc<Pace>) -> Option<(u64, Option<oneshot::Receiver<()>>)> {
-        let transfer = Running { id: self.next_id, origin, pace, since: Instant::now(), is_ending: false };
+        let transfer = Running { id: self.next_id, origin, pace, is_ending: false };
         let id = transfer.id;
         // No waiting transfer can start now, so this one does not overtake any.
         let rx = if self.obstacle(origin).is_none() {
@@ -206,14 +195,14 @@ impl Transfers {
         while self.running.len() < self.max
             && let Some(Waiting { transfer, tx }) = self.next_waiting().and_then(|index| self.waiting.remove(index))
         {
-            self.running.push(Running { since: Instant::now(), ..transfer });
+            self.running.push(transfer);
             started.push(tx);
         }
         started
     }
 
     /// The slowest of the transfers that keep `origin` from starting. Only those count that wait for their client, and that
-    /// are too slow or have held their permit for too long.
+    /// are too slow.
     pub(crate) fn slowest(&mut self, origin: Origin) -> Option<Arc<Pace>> {
         let obstacle = self.obstacle(origin)?;
         let is_in_the_way = |other: Origin| match obstacle {
@@ -221,12 +210,11 @@ impl Transfers {
             Obstacle::Peer => other.peer == origin.peer,
             Obstacle::Full => true,
         };
-        let held_max = self.held_max;
-        let is_too_slow = |other: &Running| {
-            other.pace.behind() >= SHORT_GRACE || held_max.is_some_and(|held_max| other.since.elapsed() >= held_max)
-        };
         let may_end = |other: &&mut Running| {
-            !other.is_ending && other.pace.is_waiting() && is_in_the_way(other.origin) && is_too_slow(other)
+            !other.is_ending
+                && other.pace.is_waiting()
+                && is_in_the_way(other.origin)
+                && other.pace.behind() >= SHORT_GRACE
         };
         let candidates = self.running.iter_mut().filter(may_end);
         let slowest = candidates.max_by_key(|other| other.pace.behind())?;
