@@ -116,8 +116,11 @@ async fn a_file_is_grouped_and_summed() {
     assert_eq!(result_of(&engine, id).await, "Song,Date,Total\n\"a, b\",2024-01-02,11\nc,2024-01-01,5\n");
     for (csv, expected) in [
         ("Song,Date\na,b\n", "the file has no column \"Number of Plays\""),
-        ("Song,Date,Number of Plays\na,b,1\na,b,x\n", "row 2, column \"Number of Plays\": \"x\" is not an integer"),
-        ("Song,Date,Number of Plays\na,b\n", "row 1 has 2 cells, the header has 3"),
+        (
+            "Song,Date,Number of Plays\na,b,1\na,b,x\n",
+            "row 2 (line 3), column \"Number of Plays\": \"x\" is not an integer",
+        ),
+        ("Song,Date,Number of Plays\na,b\n", "row 1 (line 2) has 2 cells, the header has 3"),
         ("", "the file has no header row"),
     ] {
         let id = task(&engine, csv).await.expect("accepted: the job reports what is wrong");

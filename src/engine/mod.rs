@@ -116,7 +116,7 @@ impl Engine {
         let (context, queues) = (Arc::clone(&self.context), self.queues.clone());
         detached(|cancel| async move {
             let _permit = permit; // it is free again when the work has ended, not when the caller has gone
-            upload::run(context, queues, body, cancel).await
+            upload::run(context, queues, body, upload::Foreign::Refuse, cancel).await
         })
         .await
     }

@@ -10,7 +10,7 @@ use crate::model::{part::PartId, schema::ColumnType};
 /// Why a column has no sum.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ColumnSumError {
-    /// The column is neither of integers nor of text.
+    /// The column has neither numbers nor text.
     #[error("part {part}, column {}: its type is {column_type}, not an integer", Quoted(column))]
     NotSummable {
         /// The first part in which the column has another type.
@@ -40,7 +40,7 @@ impl ColumnSumError {
     pub(super) fn position(&self) -> Position<'_> {
         match self {
             Self::NotSummable { part, column, .. } => {
-                Position { part: Some(*part), row: None, column: Some(ColumnPosition::Name(column)) }
+                Position { part: Some(*part), column: Some(ColumnPosition::Name(column)), ..Position::default() }
             }
             Self::Overflow { column, .. } => {
                 Position { column: Some(ColumnPosition::Name(column)), ..Position::default() }

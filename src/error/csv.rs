@@ -1,8 +1,9 @@
-//! Errors of CSV files, with row and column as data.
+//! Errors of CSV files, with row, line and column as data.
 
 use std::fmt;
 
 use super::{
+    foreign_file::{ForeignFile, Use},
     position::{ColumnPosition, Position},
     quoted::Quoted,
 };
@@ -10,6 +11,14 @@ use super::{
 /// Why a file is refused. Rows count from 1 after the header; row 0 is the header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CsvError {
+    /// The file is not CSV with commas in UTF-8.
+    #[error("{}", file.hint(*used_for))]
+    Foreign {
+        /// What it seems to be.
+        file: ForeignFile,
+        /// What it was sent for.
+        used_for: Use,
+    },
     /// The file is empty or has only empty lines.
     #[error("the file has no header row")]
     NoHeader,
@@ -32,20 +41,26 @@ pub enum CsvError {
         name: String,
     },
     /// A row with too few or too many cells.
-    #[error("row {row} has {cells} cell{}, the header has {header_cells}", if *.cells == 1 { "" } else { "s" })]
+    #[error(
+        "{row} has {cells} cell{}, the header has {header_cells}{}",
+        if *.cells == 1 { "" } else { "s" },
+        if *.extra_are_empty { ": its extra cells are empty; upload with --drop-trailing-empty" } else { "" }
+    )]
     Ragged {
         /// The row.
-        row: u64,
+        row: FileRow,
         /// The number of its cells.
         cells: usize,
         /// The number of columns.
         header_cells: usize,
+        /// Whether it has too many cells, and those beyond the header's have no text.
+        extra_are_empty: bool,
     },
     /// A row has too many bytes.
-    #[error("row {row} is longer than {bytes_max} bytes; is a quote not closed?")]
+    #[error("{row} is longer than {bytes_max} bytes; is a quote not closed?")]
     RowTooLong {
         /// The row.
-        row: u64,
+        row: FileRow,
         /// The limit.
         bytes_max: usize,
     },
@@ -64,10 +79,10 @@ pub enum CsvError {
         name: String,
     },
     /// A cell that cannot be added.
-    #[error("row {row}, column {}: {} {problem}", Quoted(.column), Quoted(.cell))]
+    #[error("{row}, column {}: {} {problem}", Quoted(.column), Quoted(.cell))]
     Summand {
         /// The row.
-        row: u64,
+        row: FileRow,
         /// The column's name.
         column: String,
         /// The cell's text.
@@ -80,35 +95,101 @@ pub enum CsvError {
 impl CsvError {
     /// Where in the file the error is.
     pub fn position(&self) -> Position<'_> {
-        let (row, column) = match self {
-            Self::Ragged { row, .. } | Self::RowTooLong { row, .. } => (Some(*row), None),
-            Self::Summand { row, column, .. } => (Some(*row), Some(ColumnPosition::Name(column))),
-            Self::Cell { position: CellPosition { row, column_index, column }, .. } => {
-                let index = ColumnPosition::Index(*column_index);
-                (Some(*row), Some(column.as_deref().map_or(index, ColumnPosition::Name)))
+        let column = match self {
+            Self::Summand { column, .. } => Some(ColumnPosition::Name(column)),
+            Self::Cell { position: CellPosition { column_index, column, .. }, .. } => {
+                Some(column.as_deref().map_or(ColumnPosition::Index(*column_index), ColumnPosition::Name))
             }
-            Self::DuplicateColumn { name } => (Some(0), Some(ColumnPosition::Name(name))),
-            Self::NoHeader | Self::TooManyColumns { .. } | Self::HeaderTooLong { .. } | Self::NoColumn { .. } => {
-                (None, None)
-            }
+            Self::DuplicateColumn { name } => Some(ColumnPosition::Name(name)),
+            _no_column => None,
         };
-        Position { part: None, row, column }
+        let row = match self {
+            Self::DuplicateColumn { .. } => Some(FileRow::HEADER),
+            _other => self.row(),
+        };
+        Position { part: None, row: row.map(|row| row.number), line: row.and_then(|row| row.line), column }
+    }
+
+    /// The row that the error is in.
+    pub fn row(&self) -> Option<FileRow> {
+        match self {
+            Self::Ragged { row, .. }
+            | Self::RowTooLong { row, .. }
+            | Self::Summand { row, .. }
+            | Self::Cell { position: CellPosition { row, .. }, .. } => Some(*row),
+            Self::Foreign { .. }
+            | Self::NoHeader
+            | Self::TooManyColumns { .. }
+            | Self::HeaderTooLong { .. }
+            | Self::DuplicateColumn { .. }
+            | Self::NoColumn { .. } => None,
+        }
     }
 
     /// The same error with `rows_before` added to the row, for a file whose rows were not counted from the start.
     #[must_use]
     pub fn after_rows(mut self, rows_before: u64) -> Self {
-        match &mut self {
-            Self::Ragged { row, .. } | Self::RowTooLong { row, .. } | Self::Summand { row, .. } => *row += rows_before,
-            Self::Cell { position, .. } if position.row > 0 => position.row += rows_before,
-            Self::Cell { .. }
+        if let Some(row) = self.row_mut()
+            && *row != FileRow::HEADER
+        {
+            row.number += rows_before;
+        }
+        self
+    }
+
+    /// The same error with the line on which its row begins.
+    #[must_use]
+    pub fn on_line(mut self, line: u64) -> Self {
+        if let Some(row) = self.row_mut() {
+            row.line = Some(line);
+        }
+        self
+    }
+
+    fn row_mut(&mut self) -> Option<&mut FileRow> {
+        match self {
+            Self::Ragged { row, .. }
+            | Self::RowTooLong { row, .. }
+            | Self::Summand { row, .. }
+            | Self::Cell { position: CellPosition { row, .. }, .. } => Some(row),
+            Self::Foreign { .. }
             | Self::NoHeader
             | Self::TooManyColumns { .. }
             | Self::HeaderTooLong { .. }
             | Self::DuplicateColumn { .. }
-            | Self::NoColumn { .. } => {}
+            | Self::NoColumn { .. } => None,
         }
-        self
+    }
+}
+
+/// A row of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileRow {
+    /// Data rows count from 1; 0 is the header.
+    pub number: u64,
+    /// The line of the file on which the row begins, from 1. It is counted after an error has occurred; `None` until then,
+    /// and for the header.
+    pub line: Option<u64>,
+}
+
+impl FileRow {
+    /// The header.
+    pub const HEADER: Self = Self { number: 0, line: None };
+}
+
+impl From<u64> for FileRow {
+    fn from(number: u64) -> Self {
+        Self { number, line: None }
+    }
+}
+
+impl fmt::Display for FileRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.number, self.line) {
+            (0, _) => f.write_str("header"),
+            (number, None) => write!(f, "row {number}"),
+            (number, Some(line)) => write!(f, "row {number} (line {line})"),
+        }
     }
 }
 
@@ -119,14 +200,20 @@ pub enum CellFault {
     #[error("a quoted cell is not closed")]
     UnclosedQuote,
     /// `"a"b`
-    #[error("text after a closing quote")]
+    #[error("text after a closing quote: a quote inside a quoted cell is written twice")]
     TextAfterQuote,
     /// The cell is not valid UTF-8.
-    #[error("invalid UTF-8")]
-    NotUtf8,
+    #[error("invalid UTF-8 (byte 0x{byte:02x}), perhaps Windows-1252: upload with --encoding windows-1252")]
+    NotUtf8 {
+        /// The first byte that is not part of a character.
+        byte: u8,
+    },
     /// A NUL byte.
     #[error("a NUL byte")]
     Nul,
+    /// A value where only one column may be without a name.
+    #[error("a value in one of several columns without a name: give each of them a name in the header")]
+    Unnamed,
     /// The cell has too many bytes.
     #[error("the cell is longer than {bytes_max} bytes")]
     TooLong {
@@ -138,23 +225,27 @@ pub enum CellFault {
 /// Where a cell is in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CellPosition {
-    /// Data row from 1; 0 is the header.
-    pub row: u64,
+    /// The row.
+    pub row: FileRow,
     /// The index of the column, from 0.
     pub column_index: usize,
-    /// The column's name; `None` in the header itself and beyond its end.
+    /// The column's name; `None` in the header itself and beyond its end, and for a column without a name.
     pub column: Option<String>,
+}
+
+impl CellPosition {
+    /// The position of a cell in a row of a file whose columns have these names, which are none yet in the header.
+    pub fn new(row: FileRow, column_index: usize, names: &[String]) -> Self {
+        let column = names.get(column_index).filter(|name| !name.is_empty()).cloned();
+        Self { row, column_index, column }
+    }
 }
 
 impl fmt::Display for CellPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.row {
-            0 => write!(f, "header")?,
-            row => write!(f, "row {row}")?,
-        }
         match &self.column {
-            Some(name) => write!(f, ", column {}", Quoted(name)),
-            None => write!(f, ", column {}", self.column_index + 1),
+            Some(name) => write!(f, "{}, column {}", self.row, Quoted(name)),
+            None => write!(f, "{}, column {}", self.row, self.column_index + 1),
         }
     }
 }
@@ -166,6 +257,8 @@ pub enum CellProblem {
     NotAnInteger,
     /// It is an integer of more than 64 bits.
     TooLarge,
+    /// It is a double of 2^53 or more in magnitude, so its text may have been another integer.
+    NotExact,
     /// It is not a number, or not one that a double can represent.
     NotANumber,
 }
@@ -175,6 +268,7 @@ impl fmt::Display for CellProblem {
         f.write_str(match self {
             Self::NotAnInteger => "is not an integer",
             Self::TooLarge => "does not fit in 64 bits",
+            Self::NotExact => "is not below 2^53, where a double is exact",
             Self::NotANumber => "is not a number that a double holds",
         })
     }

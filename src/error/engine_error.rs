@@ -238,7 +238,8 @@ impl Error {
             Self::Csv(error) => error.position(),
             Self::ColumnSum(error) => error.position(),
             Self::Cell { part, row, column, .. } => {
-                Position { part: Some(*part), row: Some(*row), column: Some(ColumnPosition::Name(column)) }
+                let column = Some(ColumnPosition::Name(column));
+                Position { part: Some(*part), row: Some(*row), column, ..Position::default() }
             }
             Self::Damaged { part, .. } => Position { part: Some(*part), ..Position::default() },
             Self::Load { cause, .. } => cause.position(),

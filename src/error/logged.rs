@@ -29,7 +29,7 @@ impl fmt::Display for Logged<'_> {
             }
             Error::Csv(CsvError::Summand { row, column, cell, problem }) => {
                 let (column, bytes) = (Quoted(column), cell.len());
-                write!(f, "row {row}, column {column}: a cell of {bytes} bytes {problem}")
+                write!(f, "{row}, column {column}: a cell of {bytes} bytes {problem}")
             }
             Error::GroupBy(GroupByError::GroupOverflow { column, .. }) => {
                 write!(f, "column {}: the sum of a group does not fit in 64 bits", Quoted(column))

@@ -7,6 +7,7 @@
 pub mod column_sum;
 pub mod csv;
 mod engine_error;
+pub mod foreign_file;
 pub mod group_by;
 pub mod jobs;
 mod kind;

@@ -3,7 +3,7 @@
 use super::{
     ColumnPosition, Error, Position,
     column_sum::ColumnSumError,
-    csv::{CellFault, CellPosition, CellProblem, CsvError},
+    csv::{CellFault, CellPosition, CellProblem, CsvError, FileRow},
     group_by::GroupByError,
     quoted::Quoted,
     statistics::StatisticsError,
@@ -22,7 +22,8 @@ fn messages_are_short_whatever_the_text_of_a_user() {
     let longest = |text: &str| {
         let text = text.repeat(100_000);
         let cell = || text.clone();
-        let position = || CellPosition { row: u64::MAX, column_index: usize::MAX, column: Some(cell()) };
+        let file_row = FileRow { number: u64::MAX, line: Some(u64::MAX) };
+        let position = || CellPosition { row: file_row, column_index: usize::MAX, column: Some(cell()) };
         let part = PartId::new(u64::MAX).expect("above 0");
         let (row, problem) = (u64::MAX, CellProblem::NotANumber);
         let errors = [
@@ -31,8 +32,8 @@ fn messages_are_short_whatever_the_text_of_a_user() {
             ColumnSumError::Overflow { column: cell(), total: i128::MIN }.into(),
             Error::Cell { part, row, column: cell(), cell: cell(), problem },
             StatisticsError::NoSuchState { question: cell(), state: cell() }.into(),
-            CsvError::Summand { row, column: cell(), cell: cell(), problem }.into(),
-            CsvError::Cell { position: position(), problem: CellFault::NotUtf8 }.into(),
+            CsvError::Summand { row: file_row, column: cell(), cell: cell(), problem }.into(),
+            CsvError::Cell { position: position(), problem: CellFault::NotUtf8 { byte: 0xff } }.into(),
             GroupByError::List { list: cell(), problem: CellFault::UnclosedQuote }.into(),
         ];
         errors.iter().map(|error| error.to_string().len()).max().expect("some")
@@ -48,33 +49,37 @@ fn messages_are_short_whatever_the_text_of_a_user() {
 
 #[test]
 fn positions_in_messages() {
-    let cell = |row, column: Option<&str>| {
-        let position = CellPosition { row, column_index: 2, column: column.map(String::from) };
+    let cell = |row: u64, column: Option<&str>| {
+        let position = CellPosition { row: row.into(), column_index: 2, column: column.map(String::from) };
         CsvError::Cell { position, problem: CellFault::Nul }.to_string()
     };
     assert_eq!(cell(7, Some("qty")), "row 7, column \"qty\": a NUL byte");
     assert_eq!(cell(0, None), "header, column 3: a NUL byte");
-    let ragged = CsvError::Ragged { row: 7, cells: 3, header_cells: 4 };
+    let ragged = CsvError::Ragged { row: 7.into(), cells: 3, header_cells: 4, extra_are_empty: false };
     assert_eq!(ragged.to_string(), "row 7 has 3 cells, the header has 4");
+    assert_eq!(ragged.on_line(12).to_string(), "row 7 (line 12) has 3 cells, the header has 4");
 }
 
 #[test]
 fn positions_are_data() {
     let column = Some(ColumnPosition::Name("qty"));
-    let summand = |row| CsvError::Summand {
-        row,
+    let summand = |row: u64| CsvError::Summand {
+        row: row.into(),
         column: "qty".to_owned(),
         cell: "x".to_owned(),
         problem: CellProblem::NotAnInteger,
     };
     let error = Error::from(summand(7).after_rows(100));
-    assert_eq!(error.position(), Position { part: None, row: Some(107), column });
+    assert_eq!(error.position(), Position { part: None, row: Some(107), line: None, column });
+    let error = Error::from(summand(7).after_rows(100).on_line(205));
+    assert_eq!(error.position(), Position { part: None, row: Some(107), line: Some(205), column });
     let part = PartId::FIRST;
     let (cell, problem) = ("x".to_owned(), CellProblem::NotAnInteger);
     let error = Error::Cell { part, row: 7, column: "qty".to_owned(), cell, problem };
-    assert_eq!(error.position(), Position { part: Some(part), row: Some(7), column });
-    let position = CellPosition { row: 0, column_index: 2, column: None };
+    assert_eq!(error.position(), Position { part: Some(part), row: Some(7), line: None, column });
+    let position = CellPosition { row: FileRow::HEADER, column_index: 2, column: None };
     let error = Error::from(CsvError::Cell { position, problem: CellFault::Nul });
-    assert_eq!(error.position(), Position { part: None, row: Some(0), column: Some(ColumnPosition::Index(2)) });
+    let column = Some(ColumnPosition::Index(2));
+    assert_eq!(error.position(), Position { part: None, row: Some(0), line: None, column });
     assert_eq!(Error::Draining.position(), Position::default());
 }

@@ -107,7 +107,7 @@ fn the_samples_show_quoting_and_every_type() {
 
     let price = run(&mut server.tally(["sum", "price"]));
     let [line] = price.failed()[..] else { panic!("{price:?}") };
-    assert!(line.contains("part 4") && line.contains("price") && line.contains("Float64"), "{line}");
+    assert!(line.contains("part 4, row ") && line.contains("price") && line.contains("not an integer"), "{line}");
     assert_eq!(price.out, "");
 }
 
@@ -195,7 +195,7 @@ fn a_bad_file_does_not_stop_the_others() {
         let mut lines = said.failed();
         lines.sort_unstable();
         let [bad, folder, missing] = lines[..] else { panic!("{said:?}") };
-        assert_eq!(bad, "error: bad.csv: row 2 has 2 cells, the header has 1");
+        assert_eq!(bad, "error: bad.csv: row 2 (line 3) has 2 cells, the header has 1");
         assert!(folder.starts_with("error: folder: cannot read: "), "{folder}");
         assert!(missing.starts_with("error: missing.csv: cannot read: "), "{missing}");
         assert_eq!(said.out.lines().count(), 2, "{said:?}");
@@ -207,7 +207,10 @@ fn a_bad_file_does_not_stop_the_others() {
 
     let said = run(&mut server.tally(["upload", "--json", "bad.csv"]));
     assert_eq!(said.failed().len(), 1);
-    assert_eq!(said.json_lines(), [json!({"file": "bad.csv", "error": "row 2 has 2 cells, the header has 1"})]);
+    assert_eq!(
+        said.json_lines(),
+        [json!({"file": "bad.csv", "error": "row 2 (line 3) has 2 cells, the header has 1"})]
+    );
 }
 
 #[cfg(target_os = "linux")]

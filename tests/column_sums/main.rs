@@ -146,7 +146,7 @@ async fn sums_that_are_errors() {
     check("a\n-9223372036854775808\n-1\n", "a", Err(underflow)).await;
     let large = r#"part 1, row 2, column "a": "9223372036854775808" does not fit in 64 bits"#;
     check("a\n1\n9223372036854775808\nx\n", "a", Err(large)).await;
-    check("a\n1.5\n", "a", Err(r#"part 1, column "a": its type is Float64, not an integer"#)).await;
+    check("a\n1.50\n", "a", Err(r#"part 1, row 1, column "a": "1.5" is not an integer"#)).await;
     check("a\ntrue\n", "a", Err(r#"part 1, column "a": its type is Boolean, not an integer"#)).await;
     check("a\n2024-01-01\n", "a", Err(r#"part 1, column "a": its type is Date32, not an integer"#)).await;
     let timestamp = r#"part 1, column "a": its type is Timestamp, not an integer"#;
@@ -170,22 +170,24 @@ async fn the_first_error_in_part_and_row_order_is_reported() {
 async fn hostile_files_are_refused_as_a_whole() {
     check_refused(b"", "the file has no header row").await;
     check_refused(b"\n\r\n", "the file has no header row").await;
-    check_refused(b"a,b\n1\n", "row 1 has 1 cell, the header has 2").await;
-    check_refused(b"a,b,c,d\n1,2,3,4\n1,2,3\n", "row 2 has 3 cells, the header has 4").await;
-    check_refused(b"a,b\n1,2\n3,\"4\n", "row 2, column \"b\": a quoted cell is not closed").await;
-    check_refused(b"a\n\"1\"2\n", "row 1, column \"a\": text after a closing quote").await;
-    check_refused(b"a,b\n1,\xff\n", "row 1, column \"b\": invalid UTF-8").await;
-    check_refused(b"a,b\n1,x\0\n", "row 1, column \"b\": a NUL byte").await;
-    check_refused(b"a,b\xff\n1,2\n", "header, column 2: invalid UTF-8").await;
+    check_refused(b"a,b\n1\n", "row 1 (line 2) has 1 cell, the header has 2").await;
+    check_refused(b"a,b,c,d\n1,2,3,4\n1,2,3\n", "row 2 (line 3) has 3 cells, the header has 4").await;
+    check_refused(b"a,b\n1,2\n3,\"4\n", "row 2 (line 3), column \"b\": a quoted cell is not closed").await;
+    let after_quote = "text after a closing quote: a quote inside a quoted cell is written twice";
+    check_refused(b"a\n\"1\"2\n", &format!("row 1 (line 2), column \"a\": {after_quote}")).await;
+    let not_utf8 = "invalid UTF-8 (byte 0xff), perhaps Windows-1252: upload with --encoding windows-1252";
+    check_refused(b"a,b\n1,\xff\n", &format!("row 1 (line 2), column \"b\": {not_utf8}")).await;
+    check_refused(b"a,b\n1,x\0\n", "row 1 (line 2), column \"b\": a NUL byte").await;
+    check_refused(b"a,b\xff\n1,2\n", &format!("header, column 2: {not_utf8}")).await;
     check_refused(b"a,b,a\n1,2,3\n", "the header names two columns \"a\"").await;
     let million_columns = vec![b','; 1_000_000];
     check_refused(&million_columns, "the header has more than 4096 columns").await;
     let wide_row = [b"a,b\n".to_vec(), vec![b','; 2_000_000]].concat();
-    check_refused(&wide_row, "row 1 has 2000001 cells, the header has 2").await;
+    check_refused(&wide_row, "row 1 (line 2) has 2000001 cells, the header has 2: its extra cells are empty; upload with --drop-trailing-empty").await;
     let open = [b"a,b\n1,\"".to_vec(), vec![b'x'; 9_000_000]].concat();
-    check_refused(&open, "row 1 is longer than 4194304 bytes; is a quote not closed?").await;
+    check_refused(&open, "row 1 (line 2) is longer than 4194304 bytes; is a quote not closed?").await;
     let cell = [b"a\n".to_vec(), vec![b'x'; 1024 * 1024 + 1]].concat();
-    check_refused(&cell, "row 1, column \"a\": the cell is longer than 1048576 bytes").await;
+    check_refused(&cell, "row 1 (line 2), column \"a\": the cell is longer than 1048576 bytes").await;
     let name = [vec![b'h'; 1025], b",b\n".to_vec()].concat();
     check_refused(&name, "header, column 1: the cell is longer than 1024 bytes").await;
     let header = vec![b'h'; 1024 * 1024 + 1];
@@ -214,8 +216,8 @@ async fn limits_can_be_configured() {
     let table = Table::with_limits(limits).await;
     let cases = [
         ("a,b,c\n", "the header has more than 2 columns"),
-        ("a\n1234\n", "row 1, column \"a\": the cell is longer than 3 bytes"),
-        ("a,b\n123,456\n", "row 1 is longer than 6 bytes; is a quote not closed?"),
+        ("a\n1234\n", "row 1 (line 2), column \"a\": the cell is longer than 3 bytes"),
+        ("a,b\n123,456\n", "row 1 (line 2) is longer than 6 bytes; is a quote not closed?"),
         ("a\n1\n1\n1\n1\n1\n1\n1\n1\n1\n1\n", "the upload has more than 20 bytes"),
     ];
     for (csv, expected) in cases {
@@ -361,9 +363,9 @@ async fn the_end_of_a_large_file_decides_its_types() {
         ("1,2.5\n", Ok([ColumnType::Int64, ColumnType::Float64])),
         ("1,007\n", Ok([ColumnType::Int64, ColumnType::Utf8])),
         ("1,x\n", Ok([ColumnType::Int64, ColumnType::Utf8])),
-        ("1\n", Err("row 60001 has 1 cell, the header has 2")),
-        ("1,2,3\n", Err("row 60001 has 3 cells, the header has 2")),
-        ("1,\"2", Err("row 60001, column \"b\": a quoted cell is not closed")),
+        ("1\n", Err("row 60001 (line 60002) has 1 cell, the header has 2")),
+        ("1,2,3\n", Err("row 60001 (line 60002) has 3 cells, the header has 2")),
+        ("1,\"2", Err("row 60001 (line 60002), column \"b\": a quoted cell is not closed")),
     ] {
         let csv = format!("a,b\n{text}{end}");
         for _ in 0..3 {

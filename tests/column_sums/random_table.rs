@@ -4,7 +4,7 @@ use tally::{error::quoted::Quoted, model::schema::ColumnType};
 
 use crate::common::quoted_csv_cell;
 
-/// A cell of one of eleven kinds.
+/// A cell of one of twelve kinds.
 fn random_cell(random: &mut fastrand::Rng, kind: usize) -> String {
     let integers = [i64::MIN, i64::MAX, 0, 1, -1, 999_999_999_999_999_999, 1_000_000_000_000_000_000];
     match kind {
@@ -20,12 +20,19 @@ fn random_cell(random: &mut fastrand::Rng, kind: usize) -> String {
             ["9223372036854775808", "-9223372036854775809", "99999999999999999999999999"][random.usize(..3)].to_owned()
         }
         4 => format!("{:?}", random.f64() * 1000.0),
-        5 => ["true", "false"][random.usize(..2)].to_owned(),
+        5 => ["true", "false", "True", "False"][random.usize(..4)].to_owned(),
         6 => format!("20{:02}-0{}-1{}", random.u8(..100), random.u8(1..10), random.u8(..10)),
-        7 => format!("2024-02-29T1{}:00:0{}.{}", random.u8(..10), random.u8(..10), random.u32(1..999_999)),
+        7 => {
+            let separator = ["T", " "][random.usize(..2)];
+            format!("2024-02-29{separator}1{}:00:0{}.{}", random.u8(..10), random.u8(..10), random.u32(1..999_999))
+        }
         8 => format!("2024-02-29T1{}:00:0{}Z", random.u8(..10), random.u8(..10)),
         9 => ["x", "a,b", "say \"hi\"", "line\nbreak", "\r\n", "ü✓", "1 2", "-", "5\"", "\u{a0}1"][random.usize(..10)]
             .to_owned(),
+        10 => {
+            let integer = if random.u8(..20) == 0 { 9_007_199_254_740_993 } else { random.i64(-1000..1000) };
+            format!("{integer}.{}", "0".repeat(random.usize(1..3)))
+        }
         _ => String::new(),
     }
 }
@@ -44,12 +51,14 @@ pub(crate) fn random_file(random: &mut fastrand::Rng) -> RandomFile {
     names.truncate(random.usize(1..=names.len()));
     let kinds: Vec<Vec<usize>> = names
         .iter()
-        .map(|_| match random.usize(..10) {
+        .map(|_| match random.usize(..12) {
             0..=2 => vec![0],
             3 => vec![0, 1],
             4 => vec![0, 2],
             5 => vec![0, 0, 0, 0, 0, 0, 3],
             6 => vec![0, 0, 0, 0, 0, 0, 0, 9],
+            10 => vec![0, 10],
+            11 => vec![2, 10],
             kind => [vec![0, 4], vec![4 + random.usize(..5)], vec![9]][kind - 7].clone(),
         })
         .collect();
@@ -100,8 +109,11 @@ pub(crate) fn random_file(random: &mut fastrand::Rng) -> RandomFile {
 /// The type of a column, by the rules of the documentation, one cell at a time.
 pub(crate) fn expected_type(cells: &[&str]) -> ColumnType {
     let is_date = |cell: &str| cell.len() == 10 && chrono::NaiveDate::parse_from_str(cell, "%Y-%m-%d").is_ok();
-    let is_time =
-        |cell: &str| cell.contains('T') && chrono::NaiveDateTime::parse_from_str(cell, "%Y-%m-%dT%H:%M:%S%.f").is_ok();
+    let is_time = |cell: &str| {
+        let formats = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
+        let parses = |format| chrono::NaiveDateTime::parse_from_str(cell, format).is_ok();
+        matches!(cell.get(10..11), Some("T" | " ")) && formats.into_iter().any(parses)
+    };
     let is_number = |cell: &str| {
         let mantissa = cell.split(['e', 'E']).next().unwrap_or_default();
         let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
@@ -116,7 +128,7 @@ pub(crate) fn expected_type(cells: &[&str]) -> ColumnType {
         ColumnType::Int64
     } else if all(&is_number) && cells.iter().any(|cell| cell.contains(['.', 'e', 'E'])) {
         ColumnType::Float64
-    } else if all(&|cell| cell == "true" || cell == "false") {
+    } else if all(&|cell| matches!(cell, "true" | "false" | "True" | "False")) {
         ColumnType::Boolean
     } else if all(&is_date) {
         ColumnType::Date32
@@ -139,14 +151,31 @@ pub(crate) fn expected_sum(parts: &[RandomFile], column: &str) -> Result<i64, St
         let cells: Vec<&str> = part.rows.iter().map(|row| row[at].as_str()).collect();
         let (id, name) = (index + 1, Quoted(column));
         let column_type = expected_type(&cells);
-        if !matches!(column_type, ColumnType::Int64 | ColumnType::Utf8) {
+        if !matches!(column_type, ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8) {
             return Err(format!("part {id}, column {name}: its type is {column_type}, not an integer"));
         }
         for (row, cell) in cells.iter().enumerate() {
+            if column_type == ColumnType::Float64 && !cell.is_empty() {
+                let value: f64 = cell.parse().expect("a number");
+                let problem = match value {
+                    _ if value.abs() >= 9_007_199_254_740_992.0 => "is not below 2^53, where a double is exact",
+                    _ if value.trunc() != value => "is not an integer",
+                    _ => {
+                        total += format!("{value:.0}").parse::<i128>().expect("an integer");
+                        continue;
+                    }
+                };
+                let shown = format!("{value:?}");
+                return Err(format!("part {id}, row {}, column {name}: {} {problem}", row + 1, Quoted(&shown)));
+            }
             let text = cell.trim_matches([' ', '\t', '\n', '\r', '\u{c}']);
             if text.is_empty() {
                 continue;
             }
+            let text = match text.split_once('.') {
+                Some((integer, zeros)) if zeros.chars().all(|c| c == '0') => integer,
+                _ => text,
+            };
             let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
             let shown = Quoted(cell);
             if digits.is_empty() || !digits.chars().all(|c| c.is_ascii_digit()) {

@@ -105,9 +105,11 @@ pub(crate) fn spec(by: &[&str], sum: &[&str]) -> GroupBy {
 }
 
 /// The group sum of `rows`, as CSV, or the error, computed in the simplest way. The cells of `rows` are without quotes.
+/// `lines` are the lines on which the rows begin; they are needed only if there is a wrong cell.
 pub(crate) fn expected_group_sum(
     header: &[&str],
     rows: &[Vec<String>],
+    lines: &[usize],
     by: &[&str],
     sum: &[&str],
 ) -> Result<String, String> {
@@ -119,7 +121,10 @@ pub(crate) fn expected_group_sum(
         for (total, name) in totals.iter_mut().zip(sum) {
             let cell = &row[index(name)];
             if !cell.trim_ascii().is_empty() {
-                let wrong = |problem| format!("row {}, column {name:?}: {cell:?} {problem}", row_index + 1);
+                let wrong = |problem| {
+                    let (row, line) = (row_index + 1, lines[row_index]);
+                    format!("row {row} (line {line}), column {name:?}: {cell:?} {problem}")
+                };
                 let value: i128 = cell.trim_ascii().parse().map_err(|_| wrong("is not an integer"))?;
                 *total += i128::from(i64::try_from(value).map_err(|_| wrong("does not fit in 64 bits"))?);
             }

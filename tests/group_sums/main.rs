@@ -80,13 +80,15 @@ async fn random_files_agree_with_a_simple_computation() {
             })
             .collect();
         let mut csv = "n,a,m,b\r\n".to_owned();
+        let mut lines = Vec::new();
         for row in &rows {
+            lines.push(csv.replace("\r\n", "\n").matches(['\n', '\r']).count() + 1);
             let cells: Vec<_> = row.iter().map(|cell| random_csv_cell(cell, &mut random)).collect();
             let end = ["\n", "\r\n", "\r", "\n\n"][random.usize(..4)];
             write!(csv, "{}{end}", cells.join(",")).expect("in memory");
         }
         for (by, sum) in [(&["a", "b"][..], &["n"][..]), (&["b"], &["m", "n"])] {
-            let expected = expected_group_sum(&["n", "a", "m", "b"], &rows, by, sum);
+            let expected = expected_group_sum(&["n", "a", "m", "b"], &rows, &lines, by, sum);
             for _ in 0..3 {
                 let plan = Plan {
                     bytes_max: random.usize(1..20_000),
@@ -151,34 +153,41 @@ async fn the_first_error_is_reported_for_all_byte_ranges() {
         (String::new(), "the file has no header row"),
         ("\n".repeat(300), "the file has no header row"),
         ("k,n,k\n".to_owned(), r#"the header names two columns "k""#),
-        (format!("k,n\n{}a,x\n{}b,y\n", good(30), good(30)), r#"row 31, column "n": "x" is not an integer"#),
-        (format!("k,n\n{}a,1,2\n{}b,y\n", good(30), good(30)), "row 31 has 3 cells, the header has 2"),
-        (format!("k,n\n{}a\n", good(99)), "row 100 has 1 cell, the header has 2"),
+        (format!("k,n\n{}a,x\n{}b,y\n", good(30), good(30)), r#"row 31 (line 62), column "n": "x" is not an integer"#),
+        (format!("k,n\n{}a,1,2\n{}b,y\n", good(30), good(30)), "row 31 (line 62) has 3 cells, the header has 2"),
+        (format!("k,n\n{}a\n", good(99)), "row 100 (line 200) has 1 cell, the header has 2"),
         (
             format!("k,n\n{}a,99999999999999999999\n", good(9)),
-            r#"row 10, column "n": "99999999999999999999" does not fit in 64 bits"#,
+            r#"row 10 (line 20), column "n": "99999999999999999999" does not fit in 64 bits"#,
         ),
-        (format!("k,n\n{}\"a\"b,1\n{}", good(20), good(20)), r#"row 21, column "k": text after a closing quote"#),
+        (
+            format!("k,n\n{}\"a\"b,1\n{}", good(20), good(20)),
+            r#"row 21 (line 42), column "k": text after a closing quote: a quote inside a quoted cell is written twice"#,
+        ),
         (
             format!("k,n\n{}\"a,1\n{}", good(20), "b,2\n".repeat(40)),
-            r#"row 21, column "k": a quoted cell is not closed"#,
+            r#"row 21 (line 42), column "k": a quoted cell is not closed"#,
         ),
-        (format!("k,n\n{}a\0,1\nb,x\n", good(20)), r#"row 21, column "k": a NUL byte"#),
+        (format!("k,n\n{}a\0,1\nb,x\n", good(20)), r#"row 21 (line 42), column "k": a NUL byte"#),
     ];
     for (csv, error) in cases {
         group_sums.check(csv.as_bytes(), &["k"], &["n"], Err(error)).await;
     }
+    let invalid = |row| {
+        let hint = "perhaps Windows-1252: upload with --encoding windows-1252";
+        format!(r#"row {row} (line {}), column "k": invalid UTF-8 (byte 0xff), {hint}"#, row + 1)
+    };
     let csv = [b"k,n\n".as_slice(), &b"a,1\n".repeat(40), b"\xff,1\n", &b"\"\xff\",x\n".repeat(40)].concat();
-    group_sums.check(&csv, &["k"], &["n"], Err(r#"row 41, column "k": invalid UTF-8"#)).await;
+    group_sums.check(&csv, &["k"], &["n"], Err(&invalid(41))).await;
     // The error in the earlier row comes first, and in one row the error in the group.
     for csv in [&b"k,n\n\xff,1\nb\n"[..], b"k,n\n\xff,1\nb,x\n", b"k,n\n\xff,x\n"] {
-        group_sums.check(csv, &["k"], &["n"], Err(r#"row 1, column "k": invalid UTF-8"#)).await;
+        group_sums.check(csv, &["k"], &["n"], Err(&invalid(1))).await;
     }
     let csv = [b"k,n\n".as_slice(), &[0xff; 2000], b",x\n"].concat();
-    group_sums.check(&csv, &["k"], &["n"], Err(r#"row 1, column "k": invalid UTF-8"#)).await;
+    group_sums.check(&csv, &["k"], &["n"], Err(&invalid(1))).await;
     // NUL separates the cells of a key, so it must not be in a cell.
     let csv = b"k,l,n\na,b\0c,1\na\0b,c,1\n";
-    group_sums.check(csv, &["k", "l"], &["n"], Err(r#"row 1, column "l": a NUL byte"#)).await;
+    group_sums.check(csv, &["k", "l"], &["n"], Err(r#"row 1 (line 2), column "l": a NUL byte"#)).await;
 }
 
 /// From the middle of a file it cannot be seen whether a quote is open, so a byte range starts with a guess. This file leads
@@ -195,7 +204,7 @@ async fn wrong_guesses_are_corrected() {
         assert!(got.as_deref() == Ok(expected.as_str()), "{plan:?}");
         let wrong = format!("{csv}a,x\n");
         let got = group_sums.group_sum(wrong.as_bytes(), &["k"], &["n"], plan).await;
-        assert_eq!(got, Err(r#"row 40042, column "n": "x" is not an integer"#.to_owned()), "{plan:?}");
+        assert_eq!(got, Err(r#"row 40042 (line 80043), column "n": "x" is not an integer"#.to_owned()), "{plan:?}");
     }
 }
 
@@ -228,7 +237,7 @@ async fn many_groups_in_little_memory() {
         .collect();
     let mut csv = "k,n\n".to_owned();
     rows.iter().for_each(|row| writeln!(csv, "{}", row.join(",")).expect("in memory"));
-    let expected = expected_group_sum(&["k", "n"], &rows, &["k"], &["n"]);
+    let expected = expected_group_sum(&["k", "n"], &rows, &[], &["k"], &["n"]);
     for bytes_max in [10_000, 100_000, 10_000_000] {
         let plan = Plan { bytes_max, partitions_max: 3, partition_bytes_min: 1000, task_bytes: 50_000 };
         assert_eq!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await, expected, "{bytes_max}");
@@ -248,7 +257,7 @@ async fn real_plays_agree_with_a_simple_computation() {
         .map(|record| record.expect("valid").iter().map(str::to_owned).collect())
         .collect();
     let (by, sum) = (["Song", "Date"], ["Number of Plays"]);
-    let expected = expected_group_sum(&["Song", "Date", "Number of Plays"], &rows, &by, &sum).expect("sums");
+    let expected = expected_group_sum(&["Song", "Date", "Number of Plays"], &rows, &[], &by, &sum).expect("sums");
     assert_eq!(expected.lines().count(), 28_028 + 1);
     let group_sums = GroupSums::new();
     for plan in [ROOMY, Plan { bytes_max: 200_000, partitions_max: 5, partition_bytes_min: 1000, task_bytes: 100_000 }]
@@ -295,7 +304,7 @@ async fn the_parts_of_a_table_are_grouped_together() {
     let error = r#"part 602, row 1, column "n": "x" is not an integer"#;
     assert_eq!(group_sum(&["k"], &["n"]).await, Err((Kind::Input, error.to_owned())));
     engine.upload_valid("k,l,m\na,b,1.5\n").await;
-    let error = r#"part 603, column "m": its type is Float64, not an integer"#;
+    let error = r#"part 603, row 1, column "m": "1.5" is not an integer"#;
     assert_eq!(group_sum(&["k", "l"], &["m"]).await, Err((Kind::Input, error.to_owned())));
 
     // A file that does not match its receipt any more.
@@ -352,7 +361,7 @@ async fn parts_can_be_split_anywhere() {
         let csv = groups.write_csv(&header, Vec::new()).await.map_err(|error| error.to_string())?;
         Ok(String::from_utf8(csv).expect("text"))
     };
-    let expected = expected_group_sum(&["k", "n", "m"], &rows, &["k"], &["n"]);
+    let expected = expected_group_sum(&["k", "n", "m"], &rows, &[], &["k"], &["n"]);
     let mut random = fastrand::Rng::with_seed(2);
     for _ in 0..200 {
         let plan = Plan {
@@ -473,14 +482,14 @@ async fn long_rows_are_read_one_at_a_time() {
     for row in &rows {
         writeln!(csv, "{},{}", random_csv_cell(&row[0], &mut random), row[1]).expect("in memory");
     }
-    let expected = expected_group_sum(&["k", "n"], &rows, &["k"], &["n"]);
+    let expected = expected_group_sum(&["k", "n"], &rows, &[], &["k"], &["n"]);
     for (partitions_max, task_bytes) in [(1, TASK_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
         let plan = Plan { bytes_max: 1_000_000, partitions_max, partition_bytes_min: 1000, task_bytes };
         assert!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await == expected, "{plan:?}");
     }
     let wrong = format!("{csv}{},x\n", "d".repeat(150_000));
     let plan = Plan { bytes_max: 1_000_000, partitions_max: 4, partition_bytes_min: 1000, task_bytes: 100_000 };
-    let error = Err(r#"row 301, column "n": "x" is not an integer"#.to_owned());
+    let error = Err(r#"row 301 (line 302), column "n": "x" is not an integer"#.to_owned());
     assert_eq!(group_sums.group_sum(wrong.as_bytes(), &["k"], &["n"], plan).await, error);
 }
 
@@ -544,7 +553,11 @@ fn questions_that_are_errors() {
         (parse(&["a,b,a"], &["n"]), "a group sum names column \"a\" twice"),
         (parse(&["a"], &["a"]), "a group sum names column \"a\" twice"),
         (parse(&["a,\"b"], &["n"]), "\"a,\\\"b\" is not a list of columns: a quoted cell is not closed"),
-        (parse(&["\"a\"b"], &["n"]), "\"\\\"a\\\"b\" is not a list of columns: text after a closing quote"),
+        (
+            parse(&["\"a\"b"], &["n"]),
+            "\"\\\"a\\\"b\" is not a list of columns: text after a closing quote: a quote inside a quoted cell \
+             is written twice",
+        ),
     ];
     for (parsed, expected) in refused {
         assert_eq!(parsed, Err(expected.to_owned()));

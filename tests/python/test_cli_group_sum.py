@@ -99,9 +99,9 @@ def test_20_million_groups_under_a_hard_limit(tally_binary, tmp_path):
     "csv, says",
     [
         (b"Song,n\na,1\n", 'the file has no column "Date"'),
-        (b"Song,Date,n\na,b,1\na,b,many\n", 'row 2, column "n": "many" is not an integer'),
-        (b"Song,Date,n\na,b,1\na,1\n", "row 2 has 2 cells, the header has 3"),
-        (b'Song,Date,n\n"a,b,1\n', 'row 1, column "Song": a quoted cell is not closed'),
+        (b"Song,Date,n\na,b,1\na,b,many\n", 'row 2 (line 3), column "n": "many" is not an integer'),
+        (b"Song,Date,n\na,b,1\na,1\n", "row 2 (line 3) has 2 cells, the header has 3"),
+        (b'Song,Date,n\n"a,b,1\n', 'row 1 (line 2), column "Song": a quoted cell is not closed'),
         (
             b"Song,Date,n\na,b,9223372036854775807\na,b,1\n",
             'group "a", "b", column "n": the sum 9223372036854775808 does not fit in 64 bits',

@@ -95,7 +95,7 @@ def test_a_bad_file_is_refused_with_the_servers_words(server, tmp_path, padding_
     good_rows_count = padding_bytes // len(good_row) + 6
     path = write(tmp_path / "bad.csv", b"a,b\n" + good_row * good_rows_count + b"1,2,3\n")
     message = failed_with(run_client("upload.py", path, server=server))
-    assert message == f"row {good_rows_count + 1} has 3 cells, the header has 2"
+    assert message == f"row {good_rows_count + 1} (line {good_rows_count + 2}) has 3 cells, the header has 2"
     assert server.parts() == []
 
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_summed_is_told(server):
         (["key"], [], grpc.StatusCode.INVALID_ARGUMENT, None),
         (["key"], ["key"], grpc.StatusCode.INVALID_ARGUMENT, None),
         (["key"], ["n"], grpc.StatusCode.INVALID_ARGUMENT, "9223372036854775808 does not fit in 64 bits"),
-        (["n"], ["f"], grpc.StatusCode.INVALID_ARGUMENT, 'part 1, column "f": its type is Float64, not an integer'),
+        (["n"], ["f"], grpc.StatusCode.INVALID_ARGUMENT, 'part 1, row 1, column "f": "1.5" is not an integer'),
     ]:
         error = failure(server, by, sum)
         assert error.code() == code, (by, sum, error.details())

@@ -52,14 +52,14 @@ FILE_LIMITS = [
         8,
         b"x,y\n1,12345678\n",
         b"x,y\n1,123456789\n",
-        'row 1, column "y": the cell is longer than 8 bytes',
+        'row 1 (line 2), column "y": the cell is longer than 8 bytes',
     ),
     (
         "row_bytes_max",
         16,
         b"x,y\n1,2\n123456,1234567\n",
         b"x,y\n1,2\n123456,1234567890\n",
-        "row 2 is longer than 16 bytes; is a quote not closed?",
+        "row 2 (line 3) is longer than 16 bytes; is a quote not closed?",
     ),
     (
         "upload_bytes_max",

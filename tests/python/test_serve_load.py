@@ -76,7 +76,7 @@ def test_a_file_whose_part_is_in_quarantine_is_not_loaded_again(start_server, tm
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (b"a,b\n1\n", "row 1 has 1 cell, the header has 2"),
+        (b"a,b\n1\n", "row 1 (line 2) has 1 cell, the header has 2"),
         (None, "No such file or directory"),
     ],
 )

@@ -234,7 +234,7 @@ def test_each_call_is_one_line_of_json(start_server, tmp_path, way):
     line = check_next("Table/Upload", "INFO")
     assert (line["rows"], line["columns"], line["bytes"]) == (1, 2, len(CSV))
     refusal = unary_error(server, b"x,y\n1\n")
-    assert check_next("Table/Upload", "WARN")["error"] == refusal == "row 1 has 1 cell, the header has 2"
+    assert check_next("Table/Upload", "WARN")["error"] == refusal == "row 1 (line 2) has 1 cell, the header has 2"
     assert stream_error(server, CSV) == ""
     check_next("Tally/Upload", "INFO")
     refusal = stream_error(server, b"x,x\n")

@@ -76,7 +76,7 @@ impl<const FAST: bool> Rows for Summing<FAST> {
     fn row(&mut self, row: Row<'_>) -> Result<(), CsvError> {
         let (len, window) = row.first_cell().expect("the wanted cell");
         let value = parse::summand(len, window).map_err(|problem| CsvError::Summand {
-            row: row.number,
+            row: row.number.into(),
             column: String::new(),
             cell: String::from_utf8_lossy(&window[..len]).into_owned(),
             problem,

@@ -91,7 +91,7 @@ struct Task {
 #[derive(Serialize, ToSchema)]
 struct TaskErrors {
     /// Errors with row and column.
-    #[schema(examples(json!(["row 7, column \"Number of Plays\": \"x\" is not an integer"])))]
+    #[schema(examples(json!(["row 7 (line 8), column \"Number of Plays\": \"x\" is not an integer"])))]
     file: Vec<String>,
 }
 

@@ -81,6 +81,7 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
             let block = self.blocks.from(self.scanner.offset)?;
             let wanted = if before_stop == 0 { block.len() } else { block.len().min(before_stop) };
             let block = &block[..wanted.min(bytes_max - bytes)];
+            self.rows.bytes(block);
             if before_stop > 0 {
                 self.scanner.feed(block, &mut self.rows)?;
             } else if self.scanner.feed_row_end(block, &mut self.rows)?.is_some() {
@@ -88,6 +89,7 @@ impl<R: Rows<Error: From<Error>>> FileScan<R> {
             }
             bytes += block.len();
             if self.scanner.offset >= self.file_bytes {
+                self.rows.bytes(b"\n");
                 self.scanner.finish(&mut self.rows)?;
                 return Ok(Reached::End);
             }

@@ -1,18 +1,19 @@
 //! The header: the first row of a file, and the names in it.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use super::{
     file_scan::FileScan,
     row_end::QuoteState,
-    rows::{Resume, Row, Rows, Wanted, text_of},
+    rows::{Resume, Row, Rows, Wanted},
     scanner::{BYTE_ORDER_MARK, Scanner},
+    text::text_of,
 };
 use crate::{
     engine::storage::reader::Reader,
     error::{
         Error,
-        csv::{CellFault, CsvError},
+        csv::{CellFault, CellPosition, CsvError},
     },
     limits::{COLUMNS_MAX, CsvLimits, HEADER_BYTES_MAX, KIB},
 };
@@ -37,14 +38,48 @@ pub fn read_header(file: &Reader, limits: CsvLimits) -> Result<Vec<String>, Erro
 }
 
 /// The names of the columns of a file that begins with `first`, and the offset after the header's row end. `None` if the
-/// header is incomplete or invalid.
+/// header is incomplete or invalid, or if several columns have no name.
 pub fn parse_header(first: &[u8], limits: CsvLimits) -> Option<(Vec<String>, usize)> {
     let rows_start = header_range(first).end + 1;
     let mut scanner = Scanner::new(limits, Wanted::All, Resume::default());
     match scanner.feed(first.get(..rows_start)?, &mut OnlyHeader) {
-        Err(HeaderStop::Found(names)) => Some((names, rows_start)),
-        Err(HeaderStop::Failed(_)) | Ok(()) => None,
+        Err(HeaderStop::Found(names)) if unnamed_columns(&names).is_empty() => Some((names, rows_start)),
+        Err(HeaderStop::Found(_) | HeaderStop::Failed(_)) | Ok(()) => None,
     }
+}
+
+/// The columns without a name, by index, if there are several: they must be without values, too. A single one may have
+/// values.
+pub fn unnamed_columns(names: &[String]) -> Vec<usize> {
+    let unnamed = || names.iter().enumerate().filter(|(_, name)| name.is_empty());
+    if unnamed().nth(1).is_none() { Vec::new() } else { unnamed().map(|(index, _)| index).collect() }
+}
+
+/// Checks that a row has no value in the [`unnamed_columns`].
+pub fn check_unnamed(row: &Row<'_>, unnamed: &[usize]) -> Result<(), CsvError> {
+    match unnamed.iter().find(|&&column_index| !row.cell(column_index).is_empty()) {
+        None => Ok(()),
+        Some(&column_index) => {
+            let position = CellPosition::new(row.number.into(), column_index, &[]);
+            Err(CsvError::Cell { position, problem: CellFault::Unnamed })
+        }
+    }
+}
+
+/// The names that columns have in a receipt and in Parquet, where all names are different: if several columns have no name,
+/// `unnamed 4` is the one at position 4, with `_` after it while another column has that name.
+pub fn stored_names(names: &[String]) -> Vec<String> {
+    let unnamed = unnamed_columns(names);
+    let taken: HashSet<&String> = if unnamed.is_empty() { HashSet::new() } else { names.iter().collect() };
+    let mut stored = names.to_vec();
+    for index in unnamed {
+        let mut name = format!("unnamed {}", index + 1);
+        while taken.contains(&name) {
+            name.push('_');
+        }
+        stored[index] = name;
+    }
+    stored
 }
 
 /// The text of the header of a file that is in memory; empty if the file has none.
@@ -123,8 +158,20 @@ mod tests {
             let parsed = parse_header(first.as_bytes(), limits).map(|(names, start)| (names.join("|"), start));
             assert_eq!(parsed, Some((names.to_owned(), rows_start)), "{first:?}");
         }
-        for first in ["", "\n\n", "a,b", "a,\"b\n1,2\n", "a,a\n1,2\n", "a,\"b\"c\n1,2\n", "\u{feff}"] {
+        for first in ["", "\n\n", "a,b", "a,\"b\n1,2\n", "a,a\n1,2\n", "a,\"b\"c\n1,2\n", "\u{feff}", "a,,\n1,2,3\n"] {
             assert_eq!(parse_header(first.as_bytes(), limits), None, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn stored_names_are_different() {
+        for (names, stored) in [
+            (&["", "x"][..], &["", "x"][..]),
+            (&["x", "", ""], &["x", "unnamed 2", "unnamed 3"]),
+            (&["", "unnamed 1", "unnamed 1_", ""], &["unnamed 1__", "unnamed 1", "unnamed 1_", "unnamed 4"]),
+        ] {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            assert_eq!(stored_names(&names), stored);
         }
     }
 }

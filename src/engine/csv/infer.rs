@@ -1,6 +1,10 @@
 //! Column types, inferred from all cells of a file. Nothing here converts a value.
 
-use super::rows::{Row, Rows, text_of};
+use super::{
+    header::{check_unnamed, stored_names, unnamed_columns},
+    rows::{Row, Rows},
+    text::text_of,
+};
 use crate::{
     engine::values::parse::{self, Class},
     error::{
@@ -15,6 +19,8 @@ use crate::{
 pub struct Typer {
     names: Vec<String>,
     columns: Vec<Typing>,
+    /// The columns that must be without values.
+    unnamed: Vec<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -28,7 +34,7 @@ struct Typing {
 impl Typer {
     /// The columns in the order of the file, once all rows have been seen.
     pub fn into_columns(self) -> Vec<Column> {
-        self.names
+        stored_names(&self.names)
             .into_iter()
             .zip(self.columns)
             .map(|(name, typing)| Column { name, column_type: typing.column_type(), nulls: typing.nulls })
@@ -71,6 +77,7 @@ impl Rows for Typer {
 
     fn header(&mut self, names: &[String]) -> Result<(), Error> {
         self.names = names.to_vec();
+        self.unnamed = unnamed_columns(names);
         self.columns = vec![Typing { class: Class::ANY, fractional: false, has_values: false, nulls: 0 }; names.len()];
         Ok(())
     }
@@ -80,11 +87,11 @@ impl Rows for Typer {
             if text.is_empty() {
                 typing.nulls += 1;
             } else if let Err(problem) = typing.add(text) {
-                let column = Some(self.names[column_index].clone());
-                let position = CellPosition { row: row.number, column_index, column };
+                let position = CellPosition::new(row.number.into(), column_index, &self.names);
                 return Err(CsvError::Cell { position, problem }.into());
             }
         }
+        check_unnamed(&row, &self.unnamed)?;
         Ok(())
     }
 }

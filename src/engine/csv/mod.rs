@@ -4,11 +4,14 @@
 pub mod file_scan;
 pub mod header;
 pub mod infer;
+pub mod lines;
 pub mod row_end;
 pub mod rows;
 pub mod scanner;
+pub mod sniff;
 pub mod split;
 pub mod stored;
+pub mod text;
 pub mod write;
 
 #[cfg(test)]

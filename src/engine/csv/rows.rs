@@ -1,11 +1,6 @@
 //! The rows that the scanner delivers, and what a caller can ask for.
 
-use memchr::memchr;
-
-use crate::{
-    engine::values::sum::Sum,
-    error::csv::{CellFault, CsvError},
-};
+use crate::{engine::values::sum::Sum, error::csv::CsvError};
 
 /// Receives the rows of a file.
 pub trait Rows {
@@ -15,8 +10,11 @@ pub trait Rows {
     /// Whether rows may be delivered as the sum of their cells of the one wanted column.
     const TAKES_SUMS: bool = false;
 
-    /// The names of the columns; called once, before any row.
+    /// The names of the columns; called once, before any row. They are different, but several may be empty.
     fn header(&mut self, names: &[String]) -> Result<(), Self::Error>;
+
+    /// The next bytes of the file, before the rows that end in them are delivered. After the last there is one more row end.
+    fn bytes(&mut self, _bytes: &[u8]) {}
 
     /// One row, with all its cells or the wanted one.
     fn row(&mut self, row: Row<'_>) -> Result<(), Self::Error>;
@@ -105,12 +103,4 @@ pub(super) struct Span {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) unescaped: bool,
-}
-
-/// A cell's bytes as text, or why they are not text.
-pub fn text_of(cell: &[u8]) -> Result<&str, CellFault> {
-    if memchr(0, cell).is_some() {
-        return Err(CellFault::Nul);
-    }
-    std::str::from_utf8(cell).ok().ok_or(CellFault::NotUtf8)
 }

@@ -15,14 +15,15 @@ use memchr::{memchr, memrchr2};
 
 use super::{
     row_end::QuoteState,
-    rows::{Resume, Row, Rows, Span, Wanted, text_of},
+    rows::{Resume, Row, Rows, Span, Wanted},
+    text::text_of,
 };
 use crate::{
     engine::{
         kernels::{self, LANES, RowCell, Stopped, classify::structure},
         values::sum::Sum,
     },
-    error::csv::{CellFault, CellPosition, CsvError},
+    error::csv::{CellFault, CellPosition, CsvError, FileRow},
     limits::{CsvLimits, HEADER_BYTES_MAX, KIB, NAME_BYTES_MAX},
 };
 
@@ -271,10 +272,11 @@ impl Scanner {
                         self.deliver(&block[row..], at - row, cells, rows)?;
                         self.spans.clear();
                     } else {
-                        self.check_row(at - row, cells)?;
+                        let bytes = &block[row..];
+                        self.check_row(bytes, at - row, cells)?;
                         self.rows += 1;
                         let spans = std::slice::from_ref(&found);
-                        rows.row(Row { number: self.rows, bytes: &block[row..], unescaped: &[], spans })?;
+                        rows.row(Row { number: self.rows, bytes, unescaped: &[], spans })?;
                     }
                     (row, cells) = (cell, 0);
                 }
@@ -292,20 +294,34 @@ impl Scanner {
                 self.check_cell_bytes(column_index, span.end - span.start)?;
             }
         }
-        self.check_row(len, cells)?;
+        self.check_row(bytes, len, cells)?;
         self.rows += 1;
         self.longest_row_bytes = self.longest_row_bytes.max(len);
         rows.row(Row { number: self.rows, bytes, unescaped: &self.unescaped, spans: &self.spans })
     }
 
-    /// Checks a row's length and number of cells.
-    fn check_row(&self, bytes: usize, cells: usize) -> Result<(), CsvError> {
-        self.check_row_bytes(bytes)?;
+    /// Checks the length and the number of cells of a row, which is the first `len` of `bytes`.
+    fn check_row(&self, bytes: &[u8], len: usize, cells: usize) -> Result<(), CsvError> {
+        self.check_row_bytes(len)?;
+        if cells == self.names.len() { Ok(()) } else { Err(self.ragged(&bytes[..len], cells)) }
+    }
+
+    #[cold]
+    fn ragged(&self, row: &[u8], cells: usize) -> CsvError {
         let header_cells = self.names.len();
-        if cells != header_cells {
-            return Err(CsvError::Ragged { row: self.rows + 1, cells, header_cells });
-        }
-        Ok(())
+        let mut rest = row;
+        // An empty cell at the end is a comma and at most a pair of quotes. Within a quoted cell, such a pair is no end.
+        let is_empty = |_| {
+            let before = rest.strip_suffix(b",\"\"").or_else(|| rest.strip_suffix(b","));
+            before.map(|before| rest = before).is_some()
+        };
+        let extra_are_empty = cells > header_cells && (header_cells..cells).all(is_empty);
+        CsvError::Ragged { row: self.next_row(), cells, header_cells, extra_are_empty }
+    }
+
+    /// The row after those that were delivered.
+    fn next_row(&self) -> FileRow {
+        if self.names.is_empty() { FileRow::HEADER } else { (self.rows + 1).into() }
     }
 
     /// Finds the spans of a row that may have quoted cells, and delivers it.
@@ -382,8 +398,9 @@ impl Scanner {
             }
             names.push(text_of(cell).map_err(|fault| self.cell_error(column_index, fault))?.to_owned());
         }
+        // Several columns may be without a name if they are without values, which the receiver of the rows checks.
         let mut seen = HashSet::with_capacity(cells);
-        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str()) && !name.is_empty()) {
             return Err(CsvError::DuplicateColumn { name: twice.clone() });
         }
         self.names = names;
@@ -397,7 +414,7 @@ impl Scanner {
             return Err(CsvError::HeaderTooLong { bytes_max: bytes_max.min(HEADER_BYTES_MAX) });
         }
         if bytes > bytes_max {
-            return Err(CsvError::RowTooLong { row: self.rows + 1, bytes_max });
+            return Err(CsvError::RowTooLong { row: self.next_row(), bytes_max });
         }
         Ok(())
     }
@@ -408,11 +425,7 @@ impl Scanner {
     }
 
     fn cell_error(&self, column_index: usize, problem: CellFault) -> CsvError {
-        let row = if self.names.is_empty() { 0 } else { self.rows + 1 };
-        CsvError::Cell {
-            position: CellPosition { row, column_index, column: self.names.get(column_index).cloned() },
-            problem,
-        }
+        CsvError::Cell { position: CellPosition::new(self.next_row(), column_index, &self.names), problem }
     }
 }
 

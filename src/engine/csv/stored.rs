@@ -1,5 +1,6 @@
 //! The CSV of a stored part: its limits, and checks against its receipt.
 
+use super::header::stored_names;
 use crate::{
     limits::{COLUMNS_MAX, CsvLimits, ROW_BYTES_CEILING},
     model::schema::Schema,
@@ -11,7 +12,8 @@ pub const STORED_LIMITS: CsvLimits =
 
 /// Checks a file's header against the receipt.
 pub fn check_header(names: &[String], schema: &Schema) -> Result<(), String> {
-    let agrees = names.iter().eq(schema.columns().iter().map(|(name, _)| name));
+    let agree = |names: &[String]| names.iter().eq(schema.columns().iter().map(|(name, _)| name));
+    let agrees = agree(names) || agree(&stored_names(names));
     if agrees { Ok(()) } else { Err("its header does not match the receipt".to_owned()) }
 }
 

@@ -88,7 +88,7 @@ fn empty_things() {
     check("\n\r\n\n", Err("the file has no header row"));
     check("\u{feff}", Err("the file has no header row"));
     check("x", Ok(&[&["x"]]));
-    check(",\n1,\n", Err("the header names two columns \"\""));
+    check(",\n,\n", Ok(&[&["", ""], &["", ""]])); // whether the columns have values, the receiver of the rows checks
     check(",x\n,\n", Ok(&[&["", "x"], &["", ""]]));
     check("\"\"\n1\n", Ok(&[&[""], &["1"]]));
 }
@@ -97,17 +97,34 @@ fn empty_things() {
 fn what_is_refused_says_where() {
     check("a,b\n1,2\n3\n", Err("row 2 has 1 cell, the header has 2"));
     check("a,b\n1,2,3", Err("row 1 has 3 cells, the header has 2"));
-    check("a,b\n\"1\",2,", Err("row 1 has 3 cells, the header has 2"));
+    check("a,b\n\"1\",2,3", Err("row 1 has 3 cells, the header has 2"));
     check("a,b\n1,\"2\n3,4\n", Err("row 1, column \"b\": a quoted cell is not closed"));
     check("a,b\n1,\"2\n3\"\n", Ok(&[&["a", "b"], &["1", "2\n3"]]));
     check("\"a,b\n1,2\n", Err("header, column 1: a quoted cell is not closed"));
-    check("a,b\n1,2\n\"1\"x,2\n", Err("row 2, column \"a\": text after a closing quote"));
-    check("a,b\n1,2,\"3\" \n", Err("row 1, column 3: text after a closing quote"));
-    check("a,\"b\"c\n", Err("header, column 2: text after a closing quote"));
+    let after_quote = "text after a closing quote: a quote inside a quoted cell is written twice";
+    check("a,b\n1,2\n\"1\"x,2\n", Err(&format!("row 2, column \"a\": {after_quote}")));
+    check("a,b\n1,2,\"3\" \n", Err(&format!("row 1, column 3: {after_quote}")));
+    check("a,\"b\"c\n", Err(&format!("header, column 2: {after_quote}")));
+    check(",b\n\"1\"x,2\n", Err(&format!("row 1, column 1: {after_quote}")));
     check("a,b\0\n", Err("header, column 2: a NUL byte"));
     check("a,b,a\n", Err("the header names two columns \"a\""));
     check("a,b,c,d,e,f\n", Err("the header has more than 5 columns"));
     check("a,b,c,d,e\n1,2,3,4,5", Ok(&[&["a", "b", "c", "d", "e"], &["1", "2", "3", "4", "5"]]));
+}
+
+#[test]
+fn extra_cells_that_are_empty_are_named() {
+    let empty = ": its extra cells are empty; upload with --drop-trailing-empty";
+    for (row, cells) in
+        [("1,2,", 3), ("1,2,,", 4), ("1,2,\"\"", 3), ("1,2,\"\",,\"\"", 5), (",,", 3), ("1,\"x,\"\"\",", 3)]
+    {
+        let expected = format!("row 1 has {cells} cells, the header has 2{empty}");
+        check(&format!("a,b\n{row}\n3,4\n"), Err(&expected));
+        check(&format!("a,b\n{row}"), Err(&expected));
+    }
+    for (row, cells) in [("1,2,3,", 4), ("1,2,,4", 4), ("1,2, ", 3), ("1,2,\" \"", 3), ("1,2,\",\"\"\"", 3)] {
+        check(&format!("a,b\n{row}\n"), Err(&format!("row 1 has {cells} cells, the header has 2")));
+    }
 }
 
 #[test]
@@ -130,7 +147,9 @@ fn limits_hold_to_the_byte() {
 
 #[test]
 fn invalid_text_in_the_header() {
-    assert_eq!(scan(SMALL, &[b"a,\xff\n"]), Err("header, column 2: invalid UTF-8".to_owned()));
+    let hint = "perhaps Windows-1252: upload with --encoding windows-1252";
+    let expected = format!("header, column 2: invalid UTF-8 (byte 0xfc), {hint}");
+    assert_eq!(scan(SMALL, &[b"a,M\xfcller\n"]), Err(expected));
 }
 
 #[test]
@@ -192,7 +211,7 @@ impl<const FAST: bool> Rows for Summing<FAST> {
     fn row(&mut self, row: Row<'_>) -> Result<(), CsvError> {
         let (len, window) = row.first_cell().expect("the wanted cell");
         let value = crate::engine::values::parse::summand(len, window).map_err(|problem| CsvError::Summand {
-            row: row.number,
+            row: row.number.into(),
             column: String::new(),
             cell: String::from_utf8_lossy(&window[..len]).into_owned(),
             problem,

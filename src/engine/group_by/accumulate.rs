@@ -9,14 +9,19 @@ use super::{
 use crate::{
     engine::{
         csv::{
-            rows::{Row, Rows, text_of},
+            header::{check_unnamed, stored_names, unnamed_columns},
+            rows::{Row, Rows},
             stored::check_header,
+            text::{TextCheck, check_cells},
         },
-        values::{parse::summand, sum::Sum},
+        values::{
+            parse::{double_summand, double_text, summand},
+            sum::Sum,
+        },
     },
     error::{
         Error,
-        csv::{CellPosition, CellProblem, CsvError},
+        csv::{CellProblem, CsvError},
     },
 };
 
@@ -25,6 +30,10 @@ use crate::{
 pub(super) struct Columns {
     by: Vec<usize>,
     sum: Vec<usize>,
+    /// The columns that must be without values.
+    unnamed: Vec<usize>,
+    /// The names of all columns, for errors.
+    names: Vec<String>,
 }
 
 /// The groups of a partition, in memory and on disk.
@@ -41,12 +50,14 @@ impl Columns {
     ///
     /// Errors: the first column that is missing.
     pub(super) fn of(names: &[String], work: &Work) -> Result<Self, CsvError> {
+        let stored = stored_names(names);
         let find = |wanted: &[String]| {
-            let index = |name: &String| names.iter().position(|other| other == name);
+            let index = |name: &String| stored.iter().position(|other| other == name);
             let found = wanted.iter().map(|name| index(name).ok_or_else(|| CsvError::NoColumn { name: name.clone() }));
             found.collect::<Result<Vec<_>, _>>()
         };
-        Ok(Self { by: find(work.spec.by())?, sum: find(work.spec.sum())? })
+        let (by, sum) = (find(work.spec.by())?, find(work.spec.sum())?);
+        Ok(Self { by, sum, unnamed: unnamed_columns(names), names: names.to_vec() })
     }
 }
 
@@ -56,6 +67,7 @@ pub(super) struct GroupRows<'a> {
     pub(super) source: &'a Source,
     pub(super) columns: &'a mut Columns,
     pub(super) groups: &'a mut PartitionGroups,
+    pub(super) text: TextCheck,
 }
 
 impl Rows for GroupRows<'_> {
@@ -69,12 +81,22 @@ impl Rows for GroupRows<'_> {
         Ok(())
     }
 
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.text.feed(bytes);
+    }
+
     #[inline]
     fn row(&mut self, row: Row<'_>) -> Result<(), SourceError> {
+        if self.text.has_failed() {
+            check_cells(&row, &self.columns.names)?;
+        }
+        check_unnamed(&row, &self.columns.unnamed)?;
         let mut wrong = None;
+        let source = self.source;
         let values = self.columns.sum.iter().enumerate().map(|(sum_index, &column_index)| {
             let (len, window) = row.cell_window(column_index);
-            match summand(len, window) {
+            let value = if source.is_double(sum_index) { double_summand(&window[..len]) } else { summand(len, window) };
+            match value {
                 Ok(value) => value.unwrap_or(0),
                 Err(problem) => {
                     wrong.get_or_insert((sum_index, problem));
@@ -88,12 +110,12 @@ impl Rows for GroupRows<'_> {
             if let Some((sum_index, problem)) = wrong {
                 return Err(self.wrong_value(&row, sum_index, problem));
             }
-            self.groups.flush(self.work, self.columns)?;
-            self.groups.add_row(self.work, self.columns, row.number, cells, &values)?;
+            self.groups.flush(self.work)?;
+            self.groups.add_row(self.work, cells, &values)?;
             return Ok(());
         }
         let PartitionGroups { table, batch, .. } = &mut *self.groups;
-        batch.push(table, row.number, cells, values);
+        batch.push(table, cells, values);
         if let Some((sum_index, problem)) = wrong {
             return Err(self.wrong_value(&row, sum_index, problem));
         }
@@ -105,30 +127,23 @@ impl Rows for GroupRows<'_> {
 }
 
 impl GroupRows<'_> {
-    pub(super) fn flush(&mut self) -> Result<(), SourceError> {
-        self.groups.flush(self.work, self.columns)
+    pub(super) fn flush(&mut self) -> Result<(), Error> {
+        self.groups.flush(self.work)
     }
 
     #[cold]
-    fn wrong_value(&mut self, row: &Row<'_>, sum_index: usize, problem: CellProblem) -> SourceError {
-        // An error in a row before, or in this row's group, is reported first.
-        let before = self.flush();
-        let cells = self.columns.by.iter().map(|&column_index| row.cell(column_index));
-        if let Err(error) = before.and_then(|()| Ok(check_text(self.work, self.columns, row.number, cells)?)) {
-            return error;
-        }
-        SourceError::Csv(CsvError::Summand {
-            row: row.number,
-            column: self.work.spec.sum()[sum_index].clone(),
-            cell: String::from_utf8_lossy(row.cell(self.columns.sum[sum_index])).into_owned(),
-            problem,
-        })
+    fn wrong_value(&self, row: &Row<'_>, sum_index: usize, problem: CellProblem) -> SourceError {
+        let cell = row.cell(self.columns.sum[sum_index]);
+        let cell =
+            if self.source.is_double(sum_index) { double_text(cell) } else { String::from_utf8_lossy(cell).into() };
+        let column = self.work.spec.sum()[sum_index].clone();
+        SourceError::Csv(CsvError::Summand { row: row.number.into(), column, cell, problem })
     }
 }
 
 impl PartitionGroups {
     /// Adds the rows of the batch to the table.
-    fn flush(&mut self, work: &Work, columns: &Columns) -> Result<(), SourceError> {
+    fn flush(&mut self, work: &Work) -> Result<(), Error> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.look_up(&self.table);
         for index in 0..batch.rows_count() {
@@ -136,7 +151,7 @@ impl PartitionGroups {
             if let Some(offset) = row.offset {
                 self.table.add(offset, row.values);
             } else {
-                self.add_row(work, columns, row.number, row.cells(), row.values)?;
+                self.add_row(work, row.cells(), row.values)?;
             }
         }
         batch.clear();
@@ -148,27 +163,16 @@ impl PartitionGroups {
     fn add_row<'a>(
         &mut self,
         work: &Work,
-        columns: &Columns,
-        number: u64,
         cells: impl Iterator<Item = &'a [u8]> + Clone,
         values: &[i64],
-    ) -> Result<(), SourceError> {
+    ) -> Result<(), Error> {
         loop {
             match self.table.find_or_insert(cells.clone()) {
-                Lookup::Existing(offset) => {
+                Lookup::Existing(offset) | Lookup::Inserted(offset) => {
                     self.table.add(offset, values);
                     return Ok(());
                 }
-                Lookup::Inserted(offset) => {
-                    // Only new keys have to be checked: equal cells are equally valid.
-                    check_text(work, columns, number, cells)?;
-                    self.table.add(offset, values);
-                    return Ok(());
-                }
-                Lookup::Full if self.table.is_empty() => {
-                    check_text(work, columns, number, cells.clone())?;
-                    return Ok(self.spill_long_group(work, cells, values)?);
-                }
+                Lookup::Full if self.table.is_empty() => return self.spill_long_group(work, cells, values),
                 Lookup::Full => self.spill(work)?,
             }
         }
@@ -207,20 +211,4 @@ impl PartitionGroups {
     fn take_runs(&mut self, work: &Work) -> Result<RunWriter, Error> {
         self.runs.take().map_or_else(|| RunWriter::new(&work.folder, self.bytes_max), Ok)
     }
-}
-
-/// Checks that the cells of a key are valid text.
-fn check_text<'a>(
-    work: &Work,
-    columns: &Columns,
-    row: u64,
-    cells: impl Iterator<Item = &'a [u8]>,
-) -> Result<(), CsvError> {
-    for ((cell, &column_index), column) in cells.zip(&columns.by).zip(work.spec.by()) {
-        text_of(cell).map_err(|problem| CsvError::Cell {
-            position: CellPosition { row, column_index, column: Some(column.clone()) },
-            problem,
-        })?;
-    }
-    Ok(())
 }

@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     engine::{
+        csv::lines::{LineSearch, with_line},
         runtime::{drop_on_worker::DropOnWorker, workers::Workers},
         state::{Lane, Shared},
         storage::temp_file::TempFolder,
@@ -83,12 +84,24 @@ impl GroupSum {
             (Arc::new(work), starts)
         };
         let (work, starts) = self.workers.run(self.lane, begin).await?;
+        match self.read_all(&work, &starts, progress).await {
+            Ok(partitions) => self.merge(&work, partitions).await,
+            Err(error) => Err(self.with_line(&work, error).await),
+        }
+    }
 
+    /// Reads all partitions, and those that began at a wrong guess again.
+    async fn read_all(
+        &self,
+        work: &Arc<Work>,
+        starts: &[Position],
+        progress: impl Fn(u64) + Sync,
+    ) -> Result<Vec<DropOnWorker<Partition>>, Error> {
         let read_bytes = AtomicU64::new(0);
         let report = |bytes| progress(read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
         let partitions = starts.iter().enumerate().map(async |(index, &from)| {
             let until = starts.get(index + 1).copied().unwrap_or(Position::END);
-            let partition = Partition::new(Arc::clone(&work), from, until, work.tables_bytes() / starts.len());
+            let partition = Partition::new(Arc::clone(work), from, until, work.tables_bytes() / starts.len());
             let mut partition = self.read(self.drop_on_worker(partition), &report).await?;
             if index == 0 {
                 // The first error of the first partition is the first of all, so there is no need to wait for the
@@ -110,7 +123,15 @@ impl GroupSum {
             }
             end = partition.get_mut()?.check(&end)?;
         }
-        self.merge(&work, partitions).await
+        Ok(partitions)
+    }
+
+    /// The error with the line of its row, if it is in a file that is not a part.
+    async fn with_line(&self, work: &Work, error: Error) -> Error {
+        let Sources::File { file, .. } = &work.sources else { return error };
+        let run =
+            |search: LineSearch| async move { self.workers.run(self.lane, move || search.step()).await.flatten() };
+        with_line(error, file, run).await
     }
 
     /// Reads a partition to its end or to its first error. `report` is called with the bytes that each task has read.

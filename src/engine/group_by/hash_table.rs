@@ -44,8 +44,6 @@ pub struct EntryOffset(u32);
 /// many rows overlap: this halves the time of a sum over many groups.
 #[derive(Default)]
 pub struct Batch {
-    /// The row number of the first.
-    first_row: u64,
     /// The table's `clears` when the rows were looked up.
     clears: u64,
     rows: Vec<PendingRow>,
@@ -65,8 +63,6 @@ struct PendingRow {
 
 /// A row of a batch.
 pub struct BatchRow<'a> {
-    /// Its row number.
-    pub number: u64,
     /// Its group's entry, if the group is in the table.
     pub offset: Option<EntryOffset>,
     /// Its group's key.
@@ -105,13 +101,9 @@ impl Batch {
     pub fn push<'a>(
         &mut self,
         table: &GroupTable,
-        number: u64,
         cells: impl Iterator<Item = &'a [u8]>,
         values: impl Iterator<Item = i64>,
     ) {
-        if self.rows.is_empty() {
-            self.first_row = number;
-        }
         let start = self.keys.len();
         for cell in cells {
             self.keys.extend_from_slice(cell);
@@ -148,7 +140,6 @@ impl Batch {
         let key = &self.keys[row.key.clone()];
         let (cells, sums) = (self.cell_bytes.len() / self.rows.len(), table.sums_count);
         BatchRow {
-            number: self.first_row + index as u64,
             offset: row.candidate.filter(|&offset| self.clears == table.clears && table.key(offset) == key),
             key,
             cell_bytes: &self.cell_bytes[index * cells..][..cells],

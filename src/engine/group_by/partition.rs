@@ -15,10 +15,12 @@ use crate::{
     engine::csv::{
         file_scan::{FileScan, Reached},
         rows::{Resume, Wanted},
+        sniff::{Foreign, SNIFFED_BYTES_MAX},
         split::RangeStart,
         stored::check_rows,
+        text::TextCheck,
     },
-    error::Error,
+    error::{Error, foreign_file::Use},
     limits::{KIB, READ_BLOCK_BYTES},
 };
 
@@ -194,8 +196,12 @@ impl Partition {
 
     fn read_rows(&mut self, source: &Source, bytes_max: usize) -> Result<usize, SourceError> {
         let before = self.cursor.position.offset;
+        if before == 0 && source.part.is_none() {
+            Foreign::Refuse.check(&source.file.block(0, SNIFFED_BYTES_MAX)?, Use::GroupSum)?;
+        }
         let resume = Resume { offset: before, rows: self.cursor.rows, names: std::mem::take(&mut self.cursor.names) };
-        let rows = GroupRows { work: &self.work, source, columns: &mut self.columns, groups: &mut self.groups };
+        let (columns, groups) = (&mut self.columns, &mut self.groups);
+        let rows = GroupRows { work: &self.work, source, columns, groups, text: TextCheck::default() };
         let mut scan = FileScan::new(source.file.clone(), source.limits, Wanted::All, resume, rows);
         if self.until.source == source.id {
             scan = scan.stop_at(self.until.offset);
@@ -207,7 +213,6 @@ impl Partition {
         };
         let reached = loop {
             let reached = scan.step_to_stop(bytes_max);
-            // Rows of the batch precede the row where the scan failed, so their errors are reported first.
             scan.rows.flush()?;
             let reached = reached?;
             // A task must read at least one row, or the next task would begin at the same row.

@@ -66,6 +66,8 @@ pub(super) struct Source {
     pub(super) limits: CsvLimits,
     /// Its receipt and its columns, if it is a part.
     pub(super) part: Option<(Arc<Part>, Arc<Schema>)>,
+    /// Which of the columns to sum are of doubles; empty if none is.
+    doubles: Vec<bool>,
 }
 
 /// What [`Sources::open`] finds.
@@ -156,7 +158,7 @@ impl Sources {
     pub(super) fn open(&self, id: u64, spec: &GroupBy) -> (u64, Result<Opened, SourceError>) {
         match self {
             Self::File { file, limits } if id == 0 => {
-                let source = Source { id, file: file.clone(), limits: *limits, part: None };
+                let source = Source { id, file: file.clone(), limits: *limits, part: None, doubles: Vec::new() };
                 (id, Ok(Opened::Source(Box::new(source))))
             }
             Self::File { .. } => (id, Ok(Opened::End)),
@@ -174,7 +176,7 @@ impl Sources {
             (SourceError::Other(error), _) => error,
             (SourceError::Csv(error), None) => error.after_rows(rows_before).into(),
             (SourceError::Csv(CsvError::Summand { row, column, cell, problem }), Some(part)) => {
-                Error::Cell { part, row: row + rows_before, column, cell, problem }
+                Error::Cell { part, row: row.number + rows_before, column, cell, problem }
             }
             (SourceError::Csv(error), Some(part)) => {
                 Error::Damaged { part, what: format!("csv: {}", error.after_rows(rows_before)) }
@@ -196,18 +198,29 @@ fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, 
     if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
         return Ok(Opened::LacksColumn { bytes: part.csv_bytes });
     }
-    for column in spec.sum() {
+    let mut doubles = Vec::new();
+    for (sum_index, column) in spec.sum().iter().enumerate() {
         match schema.find(column) {
             Some((_, ColumnType::Int64 | ColumnType::Utf8)) | None => {}
+            Some((_, ColumnType::Float64)) => {
+                doubles.resize(spec.sum().len(), false);
+                doubles[sum_index] = true;
+            }
             Some((_, column_type)) => return Err(SourceError::NotSummable { column: column.clone(), column_type }),
         }
     }
     let file = store.open_part(part, Format::Csv)?;
-    let source = Source { id: part.id.get(), file, limits: STORED_LIMITS, part: Some((Arc::clone(part), schema)) };
-    Ok(Opened::Source(Box::new(source)))
+    let (id, part) = (part.id.get(), Some((Arc::clone(part), schema)));
+    Ok(Opened::Source(Box::new(Source { id, file, limits: STORED_LIMITS, part, doubles })))
 }
 
 impl Source {
+    /// Whether the cells of this column to sum are doubles.
+    #[inline]
+    pub(super) fn is_double(&self, sum_index: usize) -> bool {
+        self.doubles.get(sum_index).copied().unwrap_or(false)
+    }
+
     /// The names of the columns, and a guess where the first row starts at or after `offset`; `None` if that cannot be
     /// guessed.
     pub(super) fn guess(&self, offset: u64) -> Result<Option<(Vec<String>, u64)>, SourceError> {

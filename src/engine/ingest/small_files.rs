@@ -23,6 +23,7 @@ use crate::{
         csv::{
             header::header_of,
             infer::Typer,
+            lines::with_line_of,
             rows::{Resume, Wanted},
             scanner::Scanner,
         },
@@ -119,7 +120,7 @@ impl SmallFileStage {
             }
             let converted = match unless_unsuited(Integers::of_file(&self.store, self.limits, &csv))? {
                 Some(converted) => converted,
-                None => convert(&self.store, self.limits, &csv)?,
+                None => convert(&self.store, self.limits, &csv).map_err(|error| with_line_of(error, &csv))?,
             };
             drop(reservation);
             let mut draft = self.store.draft_with_block_checksums()?;
@@ -187,7 +188,7 @@ mod tests {
             let mut kept = 0;
             for (number, uploaded) in uploads.await.into_iter().enumerate() {
                 match (number % 4, uploaded) {
-                    (0, Err(error)) => assert_eq!(error.to_string(), "row 2 has 1 cell, the header has 2"),
+                    (0, Err(error)) => assert_eq!(error.to_string(), "row 2 (line 3) has 1 cell, the header has 2"),
                     (0, Ok(_)) => panic!("file {number} has a short row"),
                     (_, uploaded) => kept += uploaded.expect("a valid file").rows,
                 }

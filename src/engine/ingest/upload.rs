@@ -41,6 +41,7 @@ use crate::{
             file_scan::FileScan,
             header::read_header,
             infer::Typer,
+            lines::{LineSearch, with_line},
             rows::{Resume, Rows, Wanted},
         },
         parquet::writer::Converted,
@@ -48,16 +49,20 @@ use crate::{
         state::Lane,
         storage::{draft::Draft, reader::Reader},
     },
-    error::Error,
+    error::{Error, foreign_file::Use},
     limits::{CONVERT_TASK_BYTES, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
     model::part::{Part, Receipt},
 };
 
-/// Runs one upload from its first byte to its receipt.
+/// What becomes of a file that does not look like CSV.
+pub(crate) use crate::engine::csv::sniff::Foreign;
+
+/// Runs one upload from its first byte to its receipt. `foreign` says what to do with a file that does not look like CSV.
 pub(crate) async fn run<S>(
     context: Arc<Context>,
     queues: Queues,
     body: Paced<S>,
+    foreign: Foreign,
     cancel: CancellationToken,
 ) -> Result<Receipt, Error>
 where
@@ -66,6 +71,7 @@ where
     let upload = Upload { context, queues, cancel };
     let mut incoming = Incoming::new(&upload.context, &upload.cancel, body);
     let first = incoming.first_block().await?;
+    foreign.check(&first.bytes, Use::Upload)?;
     let staged = if first.at_end {
         upload.stage_small(first.bytes).await?
     } else {
@@ -101,9 +107,11 @@ impl Upload {
             Ok((csv, file))
         })
         .await?;
-        match self.convert_file(file, may_be_integers).await {
+        match self.convert_file(file.clone(), may_be_integers).await {
             Ok(converted) => self.stage(csv, converted).await,
             Err(error) => {
+                let run = |search: LineSearch| run_unless_cancelled(&self.context, &self.cancel, move || search.step());
+                let error = with_line(error, &file, run).await;
                 self.context.workers.discard(csv);
                 Err(error)
             }

@@ -103,8 +103,8 @@ pub enum Cell<'a> {
 }
 
 impl<'a> Cell<'a> {
-    /// The cell's text as it was in the CSV, with two exceptions: a double is the shortest text of its value without an
-    /// exponent (`1.5` for `1.50`), and the fraction of a time has no trailing zeros.
+    /// The cell's text as it was in the CSV, with these exceptions: a double is the shortest text of its value without an
+    /// exponent (`1.5` for `1.50`), a time has a `T` and its fraction no trailing zeros, and a Boolean has no capital letter.
     pub fn text(self, buffer: &'a mut String) -> &'a str {
         *buffer = match self {
             Self::Empty => return "",
@@ -336,6 +336,9 @@ mod tests {
             ("1.5e-7", "0.00000015"),
             ("2024-02-29T10:20:30.500", "2024-02-29T10:20:30.5"),
             ("2024-02-29T10:20:30.0Z", "2024-02-29T10:20:30Z"),
+            ("2024-02-29 10:20:30", "2024-02-29T10:20:30"),
+            ("True", "true"),
+            ("False", "false"),
         ];
         for (text, expected) in same.map(|text| (text, text)).into_iter().chain(shorter) {
             assert_eq!(cell(text).text(&mut String::new()), expected, "{:?}", cell(text));

@@ -5,7 +5,7 @@
 use parquet::{
     basic::{Compression, Type},
     column::reader::ColumnReader,
-    data_type::AsBytes,
+    data_type::{AsBytes, ByteArray, DataType},
     errors::ParquetError,
 };
 
@@ -117,8 +117,14 @@ impl StoredColumn<'_> {
             (ColumnType::Int64, ColumnReader::Int64ColumnReader(reader)) => {
                 sum_integers(reader, sum).map_err(|error| parquet.read_error(error))?
             }
+            (ColumnType::Float64, ColumnReader::DoubleColumnReader(reader)) => {
+                let shown = |value: &f64| format!("{value:?}");
+                sum_values(parquet, reader, at.rows_before, sum, |&value| parse::integral(value).map(Some), shown)?
+            }
             (ColumnType::Utf8, ColumnReader::ByteArrayColumnReader(reader)) => {
-                sum_texts(parquet, reader, at.rows_before, sum)?
+                let summand = |text: &ByteArray| parse::summand(text.len(), text.as_bytes());
+                let shown = |text: &ByteArray| String::from_utf8_lossy(text.as_bytes()).into_owned();
+                sum_values(parquet, reader, at.rows_before, sum, summand, shown)?
             }
             _ => return Err(parquet.damaged(&format!("its column {index} is not of type {column_type}")).into()),
         };
@@ -147,12 +153,14 @@ pub(super) fn sum_integers(
     }
 }
 
-/// Adds all texts, which must be integers, and returns the number of rows.
-fn sum_texts(
+/// Adds the summands of all values, and returns the number of rows. `shown` is the text of a value in an error.
+fn sum_values<P: DataType>(
     parquet: &ParquetFile<'_>,
-    mut reader: TypedReader<parquet::data_type::ByteArrayType>,
+    mut reader: TypedReader<P>,
     rows_before: u64,
     sum: &mut Sum,
+    summand: impl Fn(&P::T) -> Result<Option<i64>, CellProblem>,
+    shown: impl Fn(&P::T) -> String,
 ) -> Result<u64, SumError> {
     let (mut levels, mut values) = (Vec::new(), Vec::new());
     let mut rows = 0;
@@ -163,7 +171,7 @@ fn sum_texts(
             return Ok(rows);
         }
         for (index, value) in values.iter().enumerate() {
-            match parse::summand(value.len(), value.as_bytes()) {
+            match summand(value) {
                 Ok(Some(summand)) => sum.add(summand),
                 Ok(None) => {}
                 Err(problem) => {
@@ -171,8 +179,7 @@ fn sum_texts(
                     let mut present = levels.iter().enumerate().filter(|(_, level)| **level > 0);
                     let offset = present.nth(index).map_or(index, |(offset, _)| offset);
                     let row = rows_before + rows + offset as u64 + 1;
-                    let cell = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                    return Err(SumError::BadCell(BadCell { row, cell, problem }));
+                    return Err(SumError::BadCell(BadCell { row, cell: shown(value), problem }));
                 }
             }
         }

@@ -14,7 +14,10 @@ use crate::{
         runtime::context::Context,
         state::Lane,
         storage::{Store, reader::Reader},
-        values::{parse::summand, sum::Sum},
+        values::{
+            parse::{double_summand, double_text, summand},
+            sum::Sum,
+        },
     },
     error::{Error, column_sum::ColumnSumError, csv::CsvError},
     model::{
@@ -70,7 +73,7 @@ impl ByteRange {
         if let Some(from) = known {
             return Ok(Reading::Found(source.sum(RangeStart::Known(from.offset), from, until)));
         }
-        let columns_count = source.schema.columns_count();
+        let columns_count = source.column.schema.columns_count();
         let guess = guess_row_start(&source.file, self.from, columns_count, STORED_LIMITS, QUICK_GUESS)?;
         let Some(offset) = guess else { return Ok(Reading::NoGuess) };
         let from = RowPosition { offset, rows: 0, header_read: true };
@@ -81,16 +84,15 @@ impl ByteRange {
 /// An open CSV file of a part, and the column to sum.
 pub(super) struct Source {
     file: Reader,
-    schema: Arc<Schema>,
-    column_index: usize,
+    column: SummedColumn,
 }
 
 impl Source {
     /// Opens the file. `None` if the part does not have the column.
     pub(super) fn open(store: &Store, part: &Part, column: &str) -> Result<Option<Self>, Error> {
-        let Some(SummedColumn { schema, index, .. }) = find_column(store, part, column)? else { return Ok(None) };
+        let Some(column) = find_column(store, part, column)? else { return Ok(None) };
         let file = store.open_part(part, Format::Csv)?;
-        Ok(Some(Self { file, schema, column_index: index }))
+        Ok(Some(Self { file, column }))
     }
 
     /// Sums the rows of a whole file.
@@ -100,11 +102,18 @@ impl Source {
 
     /// Sums the rows that start between `from` and `until`.
     fn sum(self, start: RangeStart<u64>, from: RowPosition, until: u64) -> Found {
-        let names = if from.header_read { self.schema.names() } else { Vec::new() };
+        match self.column.column_type {
+            ColumnType::Float64 => self.sum_as::<true>(start, from, until),
+            _ => self.sum_as::<false>(start, from, until),
+        }
+    }
+
+    fn sum_as<const DOUBLES: bool>(self, start: RangeStart<u64>, from: RowPosition, until: u64) -> Found {
+        let SummedColumn { schema, index, .. } = self.column;
+        let names = if from.header_read { schema.names() } else { Vec::new() };
         let resume = Resume { offset: from.offset, rows: from.rows, names };
-        let rows = ColumnOfCsv { schema: &self.schema, sum: Sum::default() };
-        let mut scan =
-            FileScan::new(self.file, STORED_LIMITS, Wanted::Column(self.column_index), resume, rows).stop_at(until);
+        let rows = ColumnOfCsv::<DOUBLES> { schema: &schema, sum: Sum::default() };
+        let mut scan = FileScan::new(self.file, STORED_LIMITS, Wanted::Column(index), resume, rows).stop_at(until);
         let error = loop {
             match scan.step_to_stop(usize::MAX) {
                 Ok(Reached::Pause | Reached::LongRow) => {}
@@ -132,7 +141,7 @@ pub(super) fn find_column(store: &Store, part: &Part, column: &str) -> Result<Op
     let schema = store.schema(part)?;
     match schema.find(column) {
         None => Ok(None),
-        Some((index, column_type @ (ColumnType::Int64 | ColumnType::Utf8))) => {
+        Some((index, column_type @ (ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8))) => {
             Ok(Some(SummedColumn { schema, index, column_type }))
         }
         Some((_, column_type)) => {
@@ -141,16 +150,16 @@ pub(super) fn find_column(store: &Store, part: &Part, column: &str) -> Result<Op
     }
 }
 
-/// Sums the one column that the scan delivers.
-struct ColumnOfCsv<'a> {
+/// Sums the one column that the scan delivers. Of a column of doubles only integral ones are added, as from Parquet.
+struct ColumnOfCsv<'a, const DOUBLES: bool> {
     schema: &'a Schema,
     sum: Sum,
 }
 
-impl Rows for ColumnOfCsv<'_> {
+impl<const DOUBLES: bool> Rows for ColumnOfCsv<'_, DOUBLES> {
     type Error = ScanError;
 
-    const TAKES_SUMS: bool = true;
+    const TAKES_SUMS: bool = !DOUBLES;
 
     fn header(&mut self, names: &[String]) -> Result<(), ScanError> {
         check_header(names, self.schema).map_err(ScanError::Damaged)
@@ -163,11 +172,13 @@ impl Rows for ColumnOfCsv<'_> {
     #[inline]
     fn row(&mut self, row: Row<'_>) -> Result<(), ScanError> {
         let Some((len, window)) = row.first_cell() else { return Ok(()) };
-        match summand(len, window) {
+        let value = if DOUBLES { double_summand(&window[..len]) } else { summand(len, window) };
+        match value {
             Ok(Some(value)) => self.sum.add(value),
             Ok(None) => {}
             Err(problem) => {
-                let cell = String::from_utf8_lossy(&window[..len]).into_owned();
+                let cell = &window[..len];
+                let cell = if DOUBLES { double_text(cell) } else { String::from_utf8_lossy(cell).into_owned() };
                 return Err(ScanError::BadCell(BadCell { row: row.number, cell, problem }));
             }
         }

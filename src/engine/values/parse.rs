@@ -5,6 +5,7 @@
 //! accept the cell.
 
 use chrono::NaiveDate;
+use memchr::memchr;
 
 use crate::error::csv::CellProblem;
 
@@ -19,7 +20,7 @@ impl Class {
     pub const INT64: Self = Self(1);
     /// A JSON number of at most 17 significant digits.
     pub const NUMBER: Self = Self(1 << 1);
-    /// `true` or `false`
+    /// `true` or `false`, also with a capital letter.
     pub const BOOLEAN: Self = Self(1 << 2);
     /// A calendar date.
     pub const DATE32: Self = Self(1 << 3);
@@ -65,7 +66,7 @@ pub fn class(cell: &[u8]) -> Class {
             }
             class
         }
-        Some(b't' | b'f') if parse_boolean(cell).is_some() => Class::BOOLEAN,
+        Some(b't' | b'f' | b'T' | b'F') if parse_boolean(cell).is_some() => Class::BOOLEAN,
         _ => Class::TEXT,
     }
 }
@@ -145,11 +146,11 @@ pub fn parse_float64(cell: &[u8]) -> Option<f64> {
     (value.is_normal() || significant == 0).then_some(value)
 }
 
-/// `true` or `false`
+/// `true` or `false`, or as Python prints them `True` or `False`.
 pub fn parse_boolean(cell: &[u8]) -> Option<bool> {
     match cell {
-        b"true" => Some(true),
-        b"false" => Some(false),
+        b"true" | b"True" => Some(true),
+        b"false" | b"False" => Some(false),
         _ => None,
     }
 }
@@ -165,7 +166,8 @@ pub fn parse_date(cell: &[u8]) -> Option<i32> {
 }
 
 /// `YYYY-MM-DDThh:mm:ss` with an optional fraction of up to six digits and an optional `Z` (ISO 8601), as microseconds since
-/// 1970-01-01T00:00:00 and whether there is a `Z`. Other offsets, leap seconds and hour 24 are not accepted.
+/// 1970-01-01T00:00:00 and whether there is a `Z`. There may be a space instead of the `T`, as pandas and SQL print it. Other
+/// offsets, leap seconds and hour 24 are not accepted.
 pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
     let (date, time) = cell.split_at_checked(10)?;
     let days = parse_date(date)?;
@@ -174,7 +176,7 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
         None => (time, false),
     };
     let (seconds, fraction) = time.split_at_checked(9)?;
-    let [b'T', h0, h1, b':', m0, m1, b':', s0, s1] = *seconds else {
+    let [b'T' | b' ', h0, h1, b':', m0, m1, b':', s0, s1] = *seconds else {
         return None;
     };
     let (hour, minute, second) = (two_digits(h0, h1)?, two_digits(m0, m1)?, two_digits(s0, s1)?);
@@ -193,8 +195,8 @@ pub fn parse_timestamp(cell: &[u8]) -> Option<(i64, bool)> {
     Some(((i64::from(days) * 86_400 + second_of_day) * 1_000_000 + micros, utc))
 }
 
-/// The value of a cell in a sum. ASCII white space around it is ignored; then it must be `[+-]?[0-9]+` in 64 bits, or empty,
-/// which adds nothing.
+/// The value of a cell in a sum, unless its column is of doubles. ASCII white space around it is ignored; then it must be
+/// `[+-]?[0-9]+` or `[+-]?[0-9]+\.0*` in 64 bits, or empty, which adds nothing.
 ///
 /// The cell is the first `len` bytes of `window`. The bytes after it do not change the value, but if there are enough
 /// of them, eight digits are parsed at once.
@@ -266,6 +268,11 @@ fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
         [b'+' | b'-', digits @ ..] => digits,
         digits => digits,
     };
+    // pandas writes integers so in a column with empty cells: 1.0
+    let digits = match memchr(b'.', digits) {
+        Some(point) if digits[point + 1..].iter().all(|&byte| byte == b'0') => &digits[..point],
+        _ => digits,
+    };
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(CellProblem::NotAnInteger);
     }
@@ -273,16 +280,46 @@ fn any_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
     Ok(Some(value))
 }
 
-/// The value of a cell in the statistics. ASCII white space around it is ignored; then it is empty and has no value, or is
-/// an integer or a double. An integer beyond 2^53 becomes the nearest double, as in a column of doubles, so that its value
-/// does not depend on other cells.
+/// As [`summand`], for a cell of a column of doubles: the double must be an [`integral`] one.
+pub fn double_summand(cell: &[u8]) -> Result<Option<i64>, CellProblem> {
+    if cell.is_empty() {
+        return Ok(None);
+    }
+    integral(parse_float64(cell).ok_or(CellProblem::NotANumber)?).map(Some)
+}
+
+/// The value of a double in a sum: an integer below 2^53 in magnitude, because from there on different integers have the same
+/// double.
+#[allow(clippy::cast_possible_truncation, reason = "the value is integral and small enough")]
+pub fn integral(value: f64) -> Result<i64, CellProblem> {
+    const EXACT_BELOW: f64 = (1_u64 << 53) as f64;
+    if value.abs() >= EXACT_BELOW {
+        return Err(CellProblem::NotExact);
+    }
+    if value.fract() == 0.0 { Ok(value as i64) } else { Err(CellProblem::NotAnInteger) }
+}
+
+/// How errors show a cell of a column of doubles, from CSV as from Parquet: as its double.
+pub fn double_text(cell: &[u8]) -> String {
+    parse_float64(cell).map_or_else(|| String::from_utf8_lossy(cell).into_owned(), |value| format!("{value:?}"))
+}
+
+/// The value of a cell in the statistics. ASCII white space around it is ignored; then it is empty and has no value, or is a
+/// double, or an integer as in a [`summand`]. An integer beyond 2^53 becomes the nearest double, as in a column of doubles, so
+/// that its value does not depend on other cells.
 pub fn number(cell: &[u8]) -> Result<Option<f64>, CellProblem> {
     let cell = cell.trim_ascii();
     if cell.is_empty() {
         return Ok(None);
     }
-    let value = parse_int64(cell).map(|integer| integer as f64).or_else(|| parse_float64(cell));
-    value.map(Some).ok_or(CellProblem::NotANumber)
+    if let Some(double) = parse_float64(cell) {
+        return Ok(Some(double));
+    }
+    // Integers of more digits than a double keeps, and such as +5 and 007.
+    match any_summand(cell) {
+        Ok(Some(integer)) => Ok(Some(integer as f64)),
+        Ok(None) | Err(_) => Err(CellProblem::NotANumber),
+    }
 }
 
 /// The value of decimal digits in 64 bits. `None` if it does not fit, or if a byte is not a digit.
@@ -349,7 +386,10 @@ mod tests {
             ("0.00012345678901234567", Class::NUMBER), // leading zeros are not significant
             ("true", Class::BOOLEAN),
             ("false", Class::BOOLEAN),
-            ("True", Class::TEXT),
+            ("True", Class::BOOLEAN),
+            ("False", Class::BOOLEAN),
+            ("TRUE", Class::TEXT),
+            ("Truely", Class::TEXT),
             ("2024-02-29", Class::DATE32),
             ("2023-02-29", Class::TEXT),
             ("0000-01-01", Class::TEXT),
@@ -361,7 +401,10 @@ mod tests {
             ("2024-01-01T23:59:60", Class::TEXT),
             ("2024-01-01T24:00:00", Class::TEXT),
             ("2024-01-01T00:00:00+01:00", Class::TEXT), // would lose the offset
-            ("2024-01-01 00:00:00", Class::TEXT),
+            ("2021-12-19 13:12:30", Class::TIMESTAMP),
+            ("2021-12-19 13:12:30.25Z", Class::TIMESTAMP_UTC),
+            ("2021-12-19  13:12:30", Class::TEXT),
+            ("2021-12-19t13:12:30", Class::TEXT),
             ("2024-01-01T00:00:00.", Class::TEXT),
             ("text", Class::TEXT),
             ("\u{660}", Class::TEXT), // a digit, but not an ASCII one
@@ -380,6 +423,8 @@ mod tests {
         assert_eq!(parse_date(b"0001-01-01"), Some(-719_162));
         assert_eq!(parse_date(b"9999-12-31"), Some(2_932_896));
         assert_eq!(parse_timestamp(b"1970-01-02T00:00:01.5"), Some((86_401_500_000, false)));
+        assert_eq!(parse_timestamp(b"1970-01-02 00:00:01.5"), Some((86_401_500_000, false)));
+        assert_eq!((parse_boolean(b"True"), parse_boolean(b"False")), (Some(true), Some(false)));
         assert_eq!(parse_timestamp(b"1969-12-31T23:59:59.999999Z"), Some((-1, true)));
     }
 
@@ -394,8 +439,14 @@ mod tests {
         }
         assert_eq!(number(b"9223372036854775807"), Ok(Some(9_223_372_036_854_775_807.0)));
         assert_eq!(number(b" \r\n"), Ok(None));
-        for text in ["~", "NaN", "inf", "1e309", "4e-324", "+5", "007", "1,000", "true", "34.1%"] {
+        for text in ["~", "NaN", "inf", "1e309", "4e-324", "+", "9223372036854775808", "1,000", "true", "34.1%", "+1.5"]
+        {
             assert_eq!(number(text.as_bytes()), Err(CellProblem::NotANumber), "{text}");
+        }
+        // What is an integer to a sum is a number here.
+        for (text, value) in [("+5", 5), ("007", 7), ("-010", -10), ("+3.0", 3), ("7.", 7)] {
+            assert_eq!(number(format!("\t{text} ").as_bytes()), Ok(Some(f64::from(value))), "{text}");
+            assert_eq!(summand(text.len(), text.as_bytes()), Ok(Some(value.into())), "{text}");
         }
     }
 
@@ -420,7 +471,19 @@ mod tests {
             ("--5", Err(CellProblem::NotAnInteger)),
             ("+-5", Err(CellProblem::NotAnInteger)),
             ("5 5", Err(CellProblem::NotAnInteger)),
-            ("1.0", Err(CellProblem::NotAnInteger)),
+            ("1.0", Ok(Some(1))),
+            ("-1.", Ok(Some(-1))),
+            (" +007.000 ", Ok(Some(7))),
+            ("-0.0", Ok(Some(0))),
+            ("9223372036854775807.0", Ok(Some(i64::MAX))),
+            ("9223372036854775808.0", Err(CellProblem::TooLarge)),
+            ("1.5", Err(CellProblem::NotAnInteger)),
+            ("1.01", Err(CellProblem::NotAnInteger)),
+            ("1.0.0", Err(CellProblem::NotAnInteger)),
+            ("1.0 0", Err(CellProblem::NotAnInteger)),
+            (".0", Err(CellProblem::NotAnInteger)),
+            (".", Err(CellProblem::NotAnInteger)),
+            ("+.0", Err(CellProblem::NotAnInteger)),
             ("1e3", Err(CellProblem::NotAnInteger)),
             ("x", Err(CellProblem::NotAnInteger)),
             ("\u{a0}5", Err(CellProblem::NotAnInteger)), // white space, but not ASCII
@@ -433,6 +496,29 @@ mod tests {
                 assert_eq!(summand(cell.len(), window.as_bytes()), expected, "{cell:?} before {after:?}");
             }
         }
+    }
+
+    #[test]
+    fn doubles_are_added_if_they_are_integral_and_exact() {
+        for (cell, expected) in [
+            ("", Ok(None)),
+            ("1.0", Ok(Some(1))),
+            ("-0.0", Ok(Some(0))),
+            ("-3", Ok(Some(-3))),
+            ("1e3", Ok(Some(1000))),
+            ("0e999", Ok(Some(0))),
+            ("9007199254740991", Ok(Some((1 << 53) - 1))),
+            ("-9007199254740991.0", Ok(Some(1 - (1 << 53)))),
+            ("9007199254740992", Err(CellProblem::NotExact)),
+            ("9007199254740993", Err(CellProblem::NotExact)), // the same double as the one before
+            ("-1e300", Err(CellProblem::NotExact)),
+            ("0.5", Err(CellProblem::NotAnInteger)),
+            ("1e-300", Err(CellProblem::NotAnInteger)),
+        ] {
+            assert_eq!(double_summand(cell.as_bytes()), expected, "{cell}");
+        }
+        assert_eq!(double_text(b"0.50"), "0.5");
+        assert_eq!(double_text(b"1e300"), "1e300");
     }
 
     #[test]
