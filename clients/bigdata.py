@@ -158,6 +158,8 @@ def upload_all(plan: Plan) -> dict[str, int]:
                     raise connection.Failure(f"batch {result.batch_index}: {result.reason}")
                 for column in COLUMNS:
                     sums[column] += result.sums[column]
+                if not sys.stdout.isatty():
+                    print("uploaded", flush=True)  # as the original client, for programs that read its output
                 progress.add(result)
     finally:
         progress.close()

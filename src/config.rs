@@ -10,6 +10,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::PathBuf,
     str::FromStr,
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -19,11 +20,12 @@ use clap::{
     parser::ValueSource,
     value_parser,
 };
+use http::uri::Authority;
 
 use crate::{
     limits::{
         CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNFINISHED_MAX, JobLimits, Limits, PARTS_MAX,
-        ROW_BYTES_CEILING, ROW_BYTES_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
+        ROW_BYTES_CEILING, ROW_BYTES_MAX, SURVEYS_AT_ONCE_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
     },
     model::{durability::Durability, file_mode::FileMode},
 };
@@ -65,7 +67,7 @@ pub struct ServeArgs {
     /// turns HTTP off.
     ///
     /// There is no authentication. If a browser sends a request for the page of another site, and the request would change
-    /// something, it is refused.
+    /// something, it is refused, unless `--allowed-origin` names that site.
     #[arg(
         long,
         env = "TALLY_HTTP",
@@ -80,10 +82,15 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_PROBE", value_name = "ADDR", value_delimiter = ',')]
     pub probe: Vec<ListenAddress>,
 
-    /// File with one line, the admin token. `GET /api/graceful_shutdown` then needs the header `Authorization: Bearer
-    /// TOKEN`, and may come from any address. Without this flag, the request must come from this machine.
+    /// File with one line, the admin token. `/api/graceful_shutdown` then needs the header `Authorization: Bearer TOKEN`, and
+    /// may come from any address. Without this flag, the request must come from this machine, and not from a browser.
     #[arg(long, env = "TALLY_ADMIN_TOKEN_FILE", value_name = "PATH")]
     pub admin_token_file: Option<PathBuf>,
+
+    /// Origin of a front end whose pages may use HTTP as the server's own pages may; may be repeated. For example
+    /// `http://localhost:3000`. Its preflights are answered (CORS).
+    #[arg(long, env = "TALLY_ALLOWED_ORIGIN", value_name = "URL", value_delimiter = ',')]
+    pub allowed_origin: Vec<AllowedOrigin>,
 
     /// What an acknowledged upload survives: with `fsync` also a power failure, with `none` only the end of the process.
     #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
@@ -145,6 +152,15 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_JOBS_MAX", value_name = "N", default_value_t = JOBS_UNFINISHED_MAX, value_parser = up_to(JOBS_UNFINISHED_MAX))]
     pub jobs_max: usize,
 
+    /// Maximum number of statistics that run at once. They share memory: one that finds none waits. By default the number of
+    /// cores, and 8 at most.
+    #[arg(long, env = "TALLY_STATISTICS_AT_ONCE", value_name = "N", value_parser = up_to(SURVEYS_AT_ONCE_MAX))]
+    pub statistics_at_once: Option<usize>,
+
+    /// The same, by the name that it has in the original statistics servers. More than 8 means 8.
+    #[arg(long, env = "TP_NUM_OF_THREADS", hide = true, value_name = "N", value_parser = up_to(usize::MAX))]
+    pub tp_num_of_threads: Option<usize>,
+
     /// Seconds after which a job that has ended is removed, with its result.
     #[arg(long, env = "TALLY_JOBS_AGE_S", value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
     pub jobs_age_s: u64,
@@ -169,7 +185,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// File to which the start and the end of each HTTP call are appended, in UTC. It is rotated. If the disk is too slow or
+    /// File to which HTTP calls, and what becomes of jobs, are appended, in UTC. It is rotated. If the disk is too slow or
     /// full, lines are dropped, and `tally_log_file_lines_dropped_total` in `/metrics` counts them; calls never wait.
     #[arg(long, env = "TALLY_LOG_FILE", value_name = "PATH")]
     pub log_file: Option<PathBuf>,
@@ -245,6 +261,34 @@ impl FromStr for HttpAddress {
     }
 }
 
+/// A value of `--allowed-origin`, as browsers write an origin (RFC 6454, section 6.2): without a path, and without the port
+/// that its scheme has by default.
+#[derive(Clone, Debug)]
+pub struct AllowedOrigin(String);
+
+impl FromStr for AllowedOrigin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected an origin such as http://localhost:3000".to_owned();
+        let (scheme, name) = text.split_once("://").ok_or_else(wrong)?;
+        let scheme = scheme.to_ascii_lowercase();
+        let default_port = match scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return Err(wrong()),
+        };
+        let name: Authority = name.strip_suffix('/').unwrap_or(name).parse().map_err(|_no_name| wrong())?;
+        let (host, port) = (name.host().to_ascii_lowercase(), name.port_u16());
+        let is_whole = name.as_str().eq_ignore_ascii_case(&port.map_or(host.clone(), |port| format!("{host}:{port}")));
+        if host.is_empty() || !is_whole || !host.is_ascii() {
+            return Err(wrong());
+        }
+        let port = port.filter(|port| *port != default_port).map_or(String::new(), |port| format!(":{port}"));
+        Ok(Self(format!("{scheme}://{host}{port}")))
+    }
+}
+
 /// The values of `--durability`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum DurabilityFlag {
@@ -303,6 +347,8 @@ pub struct Config {
     pub probe: Vec<SocketAddr>,
     /// The file of the admin token, if one is used.
     pub admin_token_file: Option<PathBuf>,
+    /// Origins of other front ends, as browsers write them.
+    pub allowed_origins: Vec<String>,
     /// The log of HTTP calls, if one is written.
     pub log_file: Option<LogFile>,
     /// What an acknowledged upload survives.
@@ -345,6 +391,7 @@ impl Config {
             http: http_addresses(&args.http)?,
             probe: args.probe.iter().flat_map(|address| address.0.clone()).collect(),
             admin_token_file: args.admin_token_file.clone(),
+            allowed_origins: args.allowed_origin.iter().map(|origin| origin.0.clone()).collect(),
             log_file,
             durability: args.durability.into(),
             file_mode: args.file_mode,
@@ -368,6 +415,7 @@ fn limits(args: &ServeArgs) -> Limits {
         call_idle_max: Duration::from_secs(args.call_timeout_s),
         jobs: JobLimits {
             unfinished_max: args.jobs_max,
+            statistics_at_once: statistics_at_once(args),
             age_max: Duration::from_secs(args.jobs_age_s),
             bytes_max: args.jobs_bytes_max,
             sweep_interval: Duration::from_secs(args.jobs_sweep_s),
@@ -375,6 +423,11 @@ fn limits(args: &ServeArgs) -> Limits {
         scrub_interval: args.scrub_interval_s.map(Duration::from_secs),
         incomplete: args.incomplete.into(),
     }
+}
+
+fn statistics_at_once(args: &ServeArgs) -> usize {
+    let cores = || available_parallelism().map_or(1, usize::from);
+    args.statistics_at_once.or(args.tp_num_of_threads).unwrap_or_else(cores).min(SURVEYS_AT_ONCE_MAX)
 }
 
 fn http_addresses(values: &[HttpAddress]) -> Result<Vec<SocketAddr>, String> {
@@ -405,108 +458,4 @@ fn up_to(ceiling: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Typed {
-        #[command(flatten)]
-        serve: ServeArgs,
-    }
-
-    fn config(line: &str) -> Result<Config, String> {
-        let typed = Typed::try_parse_from(std::iter::once("serve").chain(line.split_whitespace()));
-        Config::of(&typed.map_err(|error| error.to_string())?.serve)
-    }
-
-    fn addresses<const N: usize>(list: [&str; N]) -> [SocketAddr; N] {
-        list.map(|text| text.parse().expect("an address"))
-    }
-
-    #[test]
-    fn the_default_is_loopback_and_durable() {
-        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, file_mode, limits, load } =
-            config("").expect("no flags");
-        assert_eq!(data, PathBuf::from("./tally-data"));
-        assert_eq!(grpc, addresses(["127.0.0.1:5440", "[::1]:5440"]));
-        assert_eq!(http, addresses(["127.0.0.1:5000", "[::1]:5000"]));
-        assert!(probe.is_empty());
-        assert_eq!((admin_token_file, log_file), (None, None));
-        assert_eq!(durability, Durability::Fsync);
-        assert_eq!(format!("{limits:?}"), format!("{:?}", Limits::default()));
-        assert!(load.is_empty());
-        assert_eq!((limits.incomplete, file_mode), (Incomplete::Refuse, FileMode::PRIVATE));
-    }
-
-    #[test]
-    fn every_flag_reaches_its_field() {
-        let line = "--data /d --grpc 127.0.0.1:1,[::1]:2 --grpc 127.0.0.1:3 --durability none --columns-max 4 \
-                    --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
-                    --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a,b.csv c.csv --load d.csv \
-                    --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
-                    --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
-                    --scrub-interval 15 --call-timeout-s 16";
-        let Config { data, grpc, http, probe, admin_token_file, log_file, durability, file_mode, limits, load } =
-            config(line).expect("valid");
-        assert_eq!(data, PathBuf::from("/d"));
-        assert_eq!(load, ["a,b.csv", "c.csv", "d.csv"].map(PathBuf::from));
-        assert_eq!(grpc, addresses(["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"]));
-        assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
-        assert_eq!(probe, addresses(["127.0.0.1:13", "[::1]:14"]));
-        assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
-        assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
-        assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));
-        assert_eq!((Ok(file_mode), limits.parts_max), ("0640".parse(), 15));
-        assert_eq!(limits.scrub_interval, Some(Duration::from_secs(15)));
-        let CsvLimits { columns_max, cell_bytes_max, row_bytes_max } = limits.csv;
-        assert_eq!((columns_max, cell_bytes_max, row_bytes_max), (4, 5, 6));
-        assert_eq!((limits.upload_bytes_max, limits.uploads_max, limits.upload_idle_max.as_secs()), (7, 8, 9));
-        assert_eq!(limits.call_idle_max.as_secs(), 16);
-        let JobLimits { unfinished_max, age_max, bytes_max, sweep_interval } = limits.jobs;
-        assert_eq!((age_max.as_secs(), bytes_max, sweep_interval.as_secs(), unfinished_max), (10, 11, 12, 13));
-    }
-
-    #[test]
-    fn http_can_be_turned_off() {
-        assert_eq!(config("--http none").expect("valid").http, []);
-        assert_eq!(config("--http none --http 127.0.0.1:1").expect_err("both"), "--http: none must be the only value");
-        assert!(config("--http none,none").is_err());
-    }
-
-    #[test]
-    fn values_above_their_ceiling_and_wrong_addresses_are_refused() {
-        for line in [
-            "--columns-max 4097",
-            "--columns-max 0",
-            "--row-bytes-max 8388609",
-            "--cell-bytes-max 8388609",
-            "--uploads-max 129",
-            "--upload-bytes-max 0",
-            "--upload-idle-s 0",
-            "--call-timeout-s 0",
-            "--jobs-age-s 0",
-            "--jobs-max 1001",
-            "--jobs-sweep-s 0",
-            "--grpc nonsense",
-            "--grpc 127.0.0.1:70000",
-            "--http nonsense",
-            "--log-file-bytes-max 0",
-            "--log-files-kept 0",
-            "--durability maybe",
-            "--incomplete maybe",
-            "--parts-max 0",
-            "--parts-max 1000000",
-            "--file-mode 0400",
-            "--file-mode 0700",
-            "--file-mode 0608",
-            "--file-mode 10600",
-            "--file-mode private",
-            "--scrub-interval-s 0",
-            "--log =,=",
-        ] {
-            assert!(config(line).is_err(), "{line}");
-        }
-    }
-}
+mod tests;

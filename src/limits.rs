@@ -30,6 +30,8 @@ pub const TASK_ROWS: u64 = 4 * 1024 * 1024;
 pub const TASK_BYTES: usize = 8 * MIB;
 /// Small parts that one task reads.
 pub const TASK_PARTS_MAX: usize = 64;
+/// Columns of parts that one task adds to a list of the table's columns.
+pub const TASK_COLUMNS: usize = 64 * KIB;
 
 /// A task ends at the end of a row, so it must have room for the longest row.
 const _: () = assert!(TASK_BYTES >= ROW_BYTES_CEILING);
@@ -93,8 +95,11 @@ pub const STREAM_BYTES: usize = KIB + KIB / 4;
 /// Calls of one connection, over all its time, that the server resets because of the client's errors (RFC 9113, section
 /// 5.4.2). HTTP/2 remembers such calls for a while.
 pub const STREAM_ERRORS_MAX: usize = 500;
-/// Bytes of a request's HTTP headers.
-pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Bytes of a call's headers, as RFC 9113, section 6.5.2, counts them. A call with more is refused.
+pub const HEADER_LIST_BYTES_MAX: usize = 16 * KIB;
+/// Bytes of headers that HTTP/2 reads of a call. It ends a call with more by itself, with an answer that gRPC does not know;
+/// and the whole connection if they are four times as long.
+pub const HEADER_LIST_BYTES_CEILING: usize = 48 * KIB;
 /// Bytes of a request that is not an upload.
 pub const REQUEST_BYTES_MAX: usize = 16 * KIB;
 
@@ -146,6 +151,10 @@ pub const RECEIPTS_PAGE_BYTES_MIN: usize = 6 * KIB;
 pub const RECEIPT_BYTES: usize = 256;
 /// Bytes of one of its columns, without the name.
 pub const RECEIPT_COLUMN_BYTES: usize = 64;
+/// Parts that are listed for a type of a column of the table; the others are only counted.
+pub const LISTED_TYPE_PARTS_MAX: usize = 5;
+/// Bytes of a column of the table in memory, with the parts that are listed for each of its types, without the name.
+pub const TABLE_COLUMN_BYTES: usize = 768;
 
 // ---- HTTP ----
 
@@ -305,7 +314,7 @@ pub const PART_BYTES: usize = 160;
 /// Ids of parts in quarantine that are kept, the smallest ones; the others are only counted.
 pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
 /// Bytes of distinct schemas that the registry keeps. Others are read from the receipts when they are needed.
-pub const SCHEMA_BYTES_MAX: usize = 8 * MIB;
+pub const SCHEMA_BYTES_MAX: usize = 3 * MIB;
 
 /// Parts, missing parts (8 bytes each) and schemas.
 const REGISTRY_BYTES: usize = PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX + MISSING_PARTS_LISTED_MAX * 8;
@@ -332,10 +341,10 @@ pub const JOBS_UNFINISHED_MAX: usize = 1000;
 pub const JOBS_MAX: usize = 2000;
 /// Bytes of a job in memory: its entry, with the reason if it failed.
 pub const JOB_BYTES: usize = KIB;
-/// Bytes of a running job: two copies of its question, and its progress.
-pub const JOB_RUN_BYTES: usize = MIB;
-/// Statistics jobs that run at once.
-pub const SURVEYS_AT_ONCE: usize = 2;
+/// Bytes of a running job: two copies of its question, whose texts have 32 KiB at most, and its progress.
+pub const JOB_RUN_BYTES: usize = 256 * KIB;
+/// Statistics jobs that run at once: the ceiling of `--statistics-at-once`.
+pub const SURVEYS_AT_ONCE_MAX: usize = 8;
 /// File-processing tasks that run at once. A task takes all the memory for group sums.
 pub const TASKS_AT_ONCE: usize = 1;
 /// Jobs that are removed together if there are too many.
@@ -348,7 +357,7 @@ pub const JOB_REASON_BYTES_MAX: usize = KIB / 2;
 pub const JOB_NAMES_BYTES_MAX: usize = 8 * KIB;
 
 /// Jobs that are known and jobs that run.
-const JOBS_BYTES: usize = JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE + TASKS_AT_ONCE) * JOB_RUN_BYTES;
+const JOBS_BYTES: usize = JOBS_MAX * JOB_BYTES + (SURVEYS_AT_ONCE_MAX + TASKS_AT_ONCE) * JOB_RUN_BYTES;
 
 // ---- Writing Parquet ----
 
@@ -428,6 +437,14 @@ pub const SURVEY_ROW_BYTES: usize = 32;
 /// Bytes of a question: the groups of its tasks, the groups that they are merged into, and the rows of the tasks.
 pub const SURVEY_MEMORY_BYTES: usize =
     (SURVEY_TASKS_MAX + 1) * SURVEY_BYTES_MAX + SURVEY_TASKS_MAX * SURVEY_TASK_ROWS * SURVEY_ROW_BYTES;
+/// Rows that a task reads of a question that has one task at a time.
+pub const SMALL_SURVEY_TASK_ROWS: usize = 4 * KIB;
+/// Bytes of a question that has one task at a time, which adds to the question's groups directly.
+pub const SMALL_SURVEY_MEMORY_BYTES: usize = SURVEY_BYTES_MAX + SMALL_SURVEY_TASK_ROWS * SURVEY_ROW_BYTES;
+/// Bytes that all questions share: enough for two that have all their tasks, or for seven that have one task each.
+pub const SURVEYS_BYTES: usize = 2 * SURVEY_MEMORY_BYTES;
+
+const _: () = assert!(SURVEYS_BYTES >= (SURVEYS_AT_ONCE_MAX - 1) * SMALL_SURVEY_MEMORY_BYTES);
 
 // ---- Group sums ----
 
@@ -456,6 +473,7 @@ const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
 /// What the server may have in memory at once, in the worst case.
 pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
     + STREAMS_BYTES
+    + CONNECTIONS_MAX * HEADER_LIST_BYTES_CEILING
     + CONNECTIONS_MAX * CONNECTION_CALL_BYTES
     + SHARED_CALL_BYTES
     + HTTP_BYTES
@@ -469,7 +487,7 @@ pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
     + VERIFY_BYTES
     + KEYS_MAX * KEY_ENTRY_BYTES
     + JOBS_BYTES
-    + SURVEYS_AT_ONCE * SURVEY_MEMORY_BYTES
+    + SURVEYS_BYTES
     + GROUP_BYTES_MAX
     + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES;
 
@@ -516,6 +534,8 @@ pub struct JobLimits {
     pub age_max: Duration,
     /// Jobs that may wait or run.
     pub unfinished_max: usize,
+    /// Statistics that run at once, up to [`SURVEYS_AT_ONCE_MAX`].
+    pub statistics_at_once: usize,
     /// Bytes of the inputs and results of jobs that have ended; above it the oldest jobs are removed.
     pub bytes_max: u64,
     /// Time between two removals.
@@ -560,6 +580,7 @@ impl Default for JobLimits {
         Self {
             age_max: Duration::from_secs(24 * 60 * 60),
             unfinished_max: JOBS_UNFINISHED_MAX,
+            statistics_at_once: 2,
             bytes_max: 10 * 1024 * MIB as u64,
             sweep_interval: Duration::from_secs(30),
         }

@@ -143,7 +143,10 @@ fn expected_means(rows: &[Row], ask: Ask, question: &str, state: Option<&str>, b
         Ask::Best5 => rank(best == Best::Min),
         Ask::Worst5 => rank(best == Best::Max),
         Ask::GlobalMean => means = vec![("global_mean".to_owned(), global)],
-        Ask::DiffFromMean | Ask::StateDiffFromMean => means.iter_mut().for_each(|pair| pair.1 = global - pair.1),
+        Ask::DiffFromMean | Ask::StateDiffFromMean => {
+            rank(true);
+            means.iter_mut().for_each(|pair| pair.1 = global - pair.1);
+        }
         Ask::StateMean | Ask::MeanByCategory | Ask::StateMeanByCategory => {}
     }
     if matches!(ask, Ask::Best5 | Ask::Worst5) {
@@ -353,7 +356,7 @@ async fn each_statistic_has_its_shape() {
     check(Ask::Worst5, None, Some(Best::Min), r#"{"Guam":40.0,"Iowa":40.0,"Ohio":37.0}"#).await;
     // A row without a state counts only here: 331 / 7.
     check(Ask::GlobalMean, None, None, r#"{"global_mean":47.285714285714285}"#).await;
-    let differences = r#"{"Guam":7.285714285714285,"Iowa":7.285714285714285,"Ohio":10.285714285714285}"#;
+    let differences = r#"{"Ohio":10.285714285714285,"Guam":7.285714285714285,"Iowa":7.285714285714285}"#;
     check(Ask::DiffFromMean, None, None, differences).await;
     check(Ask::StateDiffFromMean, ohio, None, r#"{"Ohio":10.285714285714285}"#).await;
     let by_category = r#"{"('Guam', 'Total', 'Total')":40.0,"('Iowa', 'Gender', \"Can't say\")":40.0,"('Ohio', 'Income', '$15,000 - $24,999')":30.5}"#;

@@ -4,6 +4,7 @@
 //! receipt in memory at a time. Only `group-sum`, and `verify` if no server holds the data folder, use the engine themselves.
 //! Exit codes: 0 done, 1 failed (a line on standard error says why), 2 wrong usage (clap's).
 
+mod columns;
 mod connect;
 mod failure;
 mod forget;
@@ -55,7 +56,7 @@ pub struct Cli {
 #[allow(missing_docs)]
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Serve(crate::config::ServeArgs),
+    Serve(Box<crate::config::ServeArgs>),
     Upload(UploadArgs),
     Sum(SumArgs),
     GroupSum(GroupSumArgs),
@@ -80,7 +81,7 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Serve(args) => Ok(crate::server::serve_command(args).await),
+            Command::Serve(args) => Ok(crate::server::serve_command(*args).await),
             Command::Upload(args) => upload::run(args).await,
             Command::Sum(args) => sum::run(args).await,
             Command::GroupSum(args) => group_sum::run(args).await,

@@ -14,6 +14,11 @@ pub(super) fn print_error(text: impl Display) {
     let _ = writeln!(io::stderr(), "error: {}", escaped(&text.to_string()));
 }
 
+/// Prints one line on standard error that is no error.
+pub(super) fn print_note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{}", escaped(&text.to_string()));
+}
+
 /// Writes `value` as JSON on one line. JSON allows DEL, C1 and direction marks inside a string, but a terminal may act on
 /// them, so they are written as JSON's own escapes.
 pub(super) fn write_json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {

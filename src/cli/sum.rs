@@ -9,16 +9,17 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::{
+    columns::hint,
     connect::{ClientArgs, call_failure, connect},
     failure::Failure,
-    output::write_json,
+    output::{print_note, write_json},
 };
 use crate::proto::pb::{ColSumReq, table_client::TableClient};
 
 /// Print the exact sum of an integer column over all parts
 ///
 /// Parts without the column add nothing, and neither do empty cells. The sum of a column that no
-/// part has is 0. A cell that is not an integer, or a sum that does not fit in 64 bits, is an
+/// part has is 0, and standard error names the columns that there are. A cell that is not an integer, or a sum that does not fit in 64 bits, is an
 /// error. Standard output has only the total.
 #[derive(Debug, Args)]
 #[command(
@@ -61,7 +62,8 @@ struct Sum<'a> {
 
 pub(super) async fn run(args: SumArgs) -> Result<ExitCode, Failure> {
     let SumArgs { column, format, client: ClientArgs { server, json } } = args;
-    let mut table = TableClient::new(connect(&server).await?);
+    let channel = connect(&server).await?;
+    let mut table = TableClient::new(channel.clone());
     let format_name = match format {
         Format::Csv => "csv",
         Format::Parquet => "parquet",
@@ -76,6 +78,12 @@ pub(super) async fn run(args: SumArgs) -> Result<ExitCode, Failure> {
         write_json(&mut out, &Sum { column: &column, format, total: answer.total })?;
     } else {
         writeln!(out, "{}", answer.total)?;
+    }
+    out.flush()?;
+    if answer.total == 0
+        && let Some(hint) = hint(channel, &column).await
+    {
+        print_note(hint);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -39,8 +39,8 @@ use self::{
         spec::GroupBy,
     },
     ingest::{commit, load, queues::Queues, upload},
-    jobs::{cancel, result_file, submit},
-    parts::{quarantine, receipts},
+    jobs::{cancel, record_changes, result_file, submit},
+    parts::{columns, quarantine, receipts},
     query::column_sum,
     runtime::{
         context::Context,
@@ -65,7 +65,10 @@ use crate::{
 pub use self::{
     ingest::load::Loaded,
     jobs::result_file::ResultFile,
-    parts::receipts::Page,
+    parts::{
+        columns::{TableColumn, TableColumns, TypeInParts},
+        receipts::Page,
+    },
     query::column_sum::{ColumnSum, Read},
     state::{
         jobs::{Job, JobCounts, JobId, JobState},
@@ -194,6 +197,11 @@ impl Engine {
         receipts::read_page(&self.context, page).await
     }
 
+    /// The columns of the table, page by page.
+    pub fn table_columns(&self) -> TableColumns {
+        columns::table_columns(&self.context)
+    }
+
     /// Gives a key of NumStore a value. Returns the total of all values.
     ///
     /// Errors, which change nothing: the total would not fit in 64 bits; a key more than there may be.
@@ -258,7 +266,7 @@ impl Engine {
 
     /// From here on no job is accepted; those that were are finished.
     pub fn refuse_jobs(&self) {
-        self.context.state.with(|state| state.jobs.refuse());
+        record_changes::refuse_jobs(&self.context);
     }
 
     /// Stops a job, which then fails. Says whether there was something to stop.

@@ -34,6 +34,7 @@ pub(super) async fn start(
     let (root, shared) = (root.to_owned(), state.clone());
     let open = move || open_folder(&root, durability, &shared);
     let (store, found) = workers.run(Lane::Upload, open).await.flatten().inspect_err(|_| workers.close())?;
+    state.with(|state| state.jobs.set_surveys_at_once(limits.jobs.statistics_at_once));
     if state.with(|state| state.parts.len() >= state.parts.warning_len()) {
         commit::warn_nearly_full(&state);
     }

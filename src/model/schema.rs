@@ -24,6 +24,12 @@ pub enum ColumnType {
     Utf8,
 }
 
+impl ColumnType {
+    /// Every type, in the order of their declaration.
+    pub const ALL: [Self; 7] =
+        [Self::Int64, Self::Float64, Self::Boolean, Self::Date32, Self::Timestamp, Self::TimestampUtc, Self::Utf8];
+}
+
 impl fmt::Display for ColumnType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -26,7 +26,7 @@ use crate::{
             call_budget::{Account, CallBudget},
             metrics_layer::MetricsLayer,
             numstore::NumStoreService,
-            request_head::{Deadline, without_unused_headers},
+            request_head::{Deadline, TooLong, without_unused_headers},
             table::TableService,
             tally::TallyService,
             upload_layer::UploadLayer,
@@ -134,6 +134,9 @@ async fn answer(
         if !is_probe && usage.admit().await.is_err() {
             let status = Status::resource_exhausted("as many connections are in use as may be: try again");
             return Ok(status.into_http());
+        }
+        if let Some(refusal) = TooLong::refusal_of(request.extensions()) {
+            return Ok(refusal.into_http());
         }
         let deadline = Deadline::of(request.extensions());
         let answered = services.oneshot(request.map(Body::new));

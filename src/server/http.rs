@@ -25,7 +25,7 @@ use super::{
     usage::{FollowedAnswer, FollowedBody, Usage, follow},
 };
 use crate::{
-    api::http::{access::Arrival, router::no_connection},
+    api::http::{access::Arrival, paths::normalize, router::no_connection},
     limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, HTTP_PERMITS_SPARE, HTTP_SEND_BUFFER_BYTES, PROBE_BUFFER_BYTES},
 };
 
@@ -98,6 +98,7 @@ fn connection(
     stream.set_write_timeout(Some(HTTP_SILENCE_MAX));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(arrival);
+        normalize(request.uri_mut());
         let (usage, router, ends) = (Arc::clone(&usage), router.clone(), ends.clone());
         async move {
             let mut answer = answer(usage, router, idle_max, request).await?;

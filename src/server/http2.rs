@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use crate::limits::{HEADER_LIST_BYTES_MAX, STREAM_ERRORS_MAX, UNSEEN_RESETS_MAX};
+use crate::limits::{HEADER_LIST_BYTES_CEILING, STREAM_ERRORS_MAX, UNSEEN_RESETS_MAX};
 
 /// How often a silent connection is sent a ping, and how long it may take to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -23,7 +23,7 @@ pub(super) fn http2_server(
         .initial_stream_window_size(u32::try_from(stream_window).ok())
         .initial_connection_window_size(u32::try_from(connection_window).ok())
         .max_frame_size(u32::try_from(frame).ok())
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_header_list_size(u32::try_from(HEADER_LIST_BYTES_CEILING).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
         .max_local_error_reset_streams(STREAM_ERRORS_MAX)
         .keep_alive_interval(Some(KEEPALIVE_INTERVAL))

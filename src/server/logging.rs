@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{http::access_log::ROUTES, metrics::LogCounts},
     config::{LogFile, LogFormat, ServeArgs},
-    engine::runtime::workers::panic_text,
+    engine::{runtime::workers::panic_text, state::jobs::JOB_EVENTS},
 };
 
 /// The log. Dropping it writes the lines in its queues, for at most a second.
@@ -55,12 +55,9 @@ pub(super) fn start_logging(args: &ServeArgs, file: Option<&LogFile>) -> Result<
     let (routes, file) = match file {
         Some(file) => {
             let (writer, guard) = log_file::open(file, &counts.file).map_err(|error| format!("--log-file: {error}"))?;
-            let routes = tracing_subscriber::fmt::layer()
-                .with_ansi(false)
-                .with_target(false)
-                .with_level(false)
-                .with_writer(writer);
-            let routes = routes.with_filter(Targets::new().with_target(ROUTES, tracing::Level::DEBUG));
+            let routes = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(writer);
+            let targets = [ROUTES, JOB_EVENTS].map(|target| (target, tracing::Level::DEBUG));
+            let routes = routes.with_filter(Targets::new().with_targets(targets));
             (Some(routes), Some(guard))
         }
         None => (None, None),

@@ -27,14 +27,14 @@ use crate::{
     api::{
         grpc::call_budget::CallBudget,
         http::{
-            access::AdminToken,
+            access::{AccessRules, AdminToken},
             router::{probe_router, router},
             surface::Surface,
         },
         metrics::Metrics,
     },
     config::{Config, ServeArgs},
-    engine::{Engine, Loaded, RecoveryReport},
+    engine::{Engine, Loaded, RecoveryReport, state::jobs::JOB_EVENTS},
     error::{Error, logged::log_values},
     model::part::PartId,
 };
@@ -96,6 +96,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     limits.uploads_max = limits.uploads_max.min(capacity.uploads_max);
     let (engine, found) = Engine::open(&config.data, config.durability, limits).await?;
     report(&found);
+    tracing::debug!(target: JOB_EVENTS, threads = limits.jobs.statistics_at_once, "statistics that run at once");
     engine.apply_file_mode(config.file_mode).await?;
     load(&engine, &config.load).await?;
     let admin_token = match config.admin_token_file.clone() {
@@ -104,7 +105,14 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     };
     let metrics = Arc::new(Metrics::new(&log.counts));
     let (idle_max, long_calls_max) = (limits.upload_idle_max, capacity.long_calls_max);
-    let surface = Surface::new(engine.clone(), Arc::clone(&metrics), admin_token, idle_max, long_calls_max);
+    let surface = Surface::new(
+        engine.clone(),
+        Arc::clone(&metrics),
+        admin_token,
+        AccessRules::new(config.allowed_origins.clone()),
+        idle_max,
+        long_calls_max,
+    );
     let (listeners, http_listeners, probe_listeners) = (bind(&config.grpc)?, bind(&config.http)?, bind(&config.probe)?);
     log.flush(); // the report comes before the ready line
     say_ready(&config, [&listeners, &http_listeners, &probe_listeners], &engine, &found)?;

@@ -389,7 +389,8 @@ fn every_flag_has_its_environment_variable_and_the_help_names_it() {
     for command in program.get_subcommands() {
         let help = run(&mut tally([command.get_name(), "--help"])).succeeded();
         let mut flags = 0;
-        for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
+        let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        for flag in shown.filter_map(|argument| argument.get_long()) {
             if flag == "help" {
                 continue;
             }

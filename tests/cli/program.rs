@@ -120,10 +120,15 @@ impl Server {
     }
 
     pub(crate) fn sum(&self, column: &str) -> String {
-        let by_parquet = run(&mut self.tally(["sum", "--", column])).succeeded();
-        let by_csv = run(&mut self.tally(["sum", "--format", "csv", "--", column])).succeeded();
-        assert_eq!(by_csv, by_parquet);
-        by_csv
+        let mut sums = [vec!["sum"], vec!["sum", "--format", "csv"]].map(|command| {
+            let mut said = run(&mut self.tally(command.into_iter().chain(["--", column])));
+            if said.err.starts_with("no part has a column ") {
+                said.err.clear(); // the sum is 0
+            }
+            said.succeeded()
+        });
+        assert_eq!(sums[0], sums[1]);
+        std::mem::take(&mut sums[0])
     }
 
     pub(crate) fn parts(&self) -> Vec<Value> {

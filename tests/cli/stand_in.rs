@@ -7,8 +7,9 @@ use tally::proto::pb::{
     FactRequest, FactResponse, SetNumRequest, SetNumResponse,
     num_store_server::{NumStore, NumStoreServer},
     tally::{
-        DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest,
+        DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
+        ListQuarantineRequest, ListQuarantineResponse, Receipt, TableColumn, UploadChunk, VerifyProgress,
+        VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -48,6 +49,7 @@ struct Full;
 #[tonic::async_trait]
 impl Tally for Full {
     type ListPartsStream = BoxStream<'static, Result<Receipt, Status>>;
+    type ListColumnsStream = BoxStream<'static, Result<TableColumn, Status>>;
     type GroupSumStream = BoxStream<'static, Result<GroupBlock, Status>>;
     type VerifyStream = BoxStream<'static, Result<VerifyProgress, Status>>;
 
@@ -62,6 +64,11 @@ impl Tally for Full {
 
     async fn group_sum(&self, _: Request<GroupSumRequest>) -> Result<Response<Self::GroupSumStream>, Status> {
         Err(Status::unavailable("the server is shutting down"))
+    }
+
+    /// A server that is older than this call.
+    async fn list_columns(&self, _: Request<ListColumnsRequest>) -> Result<Response<Self::ListColumnsStream>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     /// A server that is older than this call.

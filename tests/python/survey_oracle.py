@@ -64,7 +64,7 @@ def survey_oracle(route: str, rows: list, state: str = "", question: str = QUEST
         "best5": lambda: dict(best_first[:5]),
         "worst5": lambda: dict(best_first[::-1][:5]),
         "global_mean": lambda: {"global_mean": overall},
-        "diff_from_mean": lambda: {name: overall - value for name, value in states.items()},
+        "diff_from_mean": lambda: {name: overall - value for name, value in ascending.items()},
         "state_diff_from_mean": lambda: {state: overall - states[state]},
         "mean_by_category": lambda: {str(key): value for key, value in by_group.items()},
         "state_mean_by_category": lambda: {
@@ -80,4 +80,4 @@ def flat(data: dict) -> dict:
     return {(outer, inner): value for outer, values in data.items() for inner, value in values.items()}
 
 
-ORDERED = ("states_mean", "best5", "worst5", "mean_by_category")
+ORDERED = ("states_mean", "best5", "worst5", "diff_from_mean", "mean_by_category")

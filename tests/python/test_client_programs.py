@@ -36,6 +36,11 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
+def printed_sum(program: str, *args, **options) -> int:
+    """The last line that csvsum.py or parquetsum.py prints."""
+    return int(run_client(program, *args, **options).stdout.splitlines()[-1])
+
+
 # --- uploading and summing -----------------------------------------------------------------------------------
 
 
@@ -47,20 +52,20 @@ def test_p3s_example(server, tmp_path):
     for column, total in (("x", 10), ("z", 9), ("w", 0)):
         for program in ("csvsum.py", "parquetsum.py"):
             result = run_client(program, column, server=server)
-            assert (result.returncode, result.stdout) == (0, f"{total}\n")
-            assert re.fullmatch(r"\d+ ms", one_line(result.stderr))
+            assert result.returncode == 0, result.stderr
+            assert re.fullmatch(rf"\d+\.\d ms\n{total}\n", result.stdout), result.stdout
 
 
 def test_the_servers_address_may_be_a_url(server):
     for url in (f"http://{server.address}", f"http://{server.address}/"):
         assert run_client("upload.py", INPUTS / "simple.csv", server=url).stdout == "success\n"
-    assert run_client("csvsum.py", "x", server=f"http://{server.address}").stdout == "10\n"
+    assert printed_sum("csvsum.py", "x", server=f"http://{server.address}") == 10
 
 
 def test_the_programs_work_from_any_folder(server, tmp_path):
     write(tmp_path / "here.csv", FILE1)
     assert run_client("upload.py", "here.csv", server=server, cwd=tmp_path).stdout == "success\n"
-    assert run_client("csvsum.py", "y", server=server, cwd=tmp_path).stdout == "7\n"
+    assert printed_sum("csvsum.py", "y", server=server, cwd=tmp_path) == 7
 
 
 def test_both_names_of_the_call_answer_the_same(server):
@@ -83,7 +88,50 @@ def test_any_column_name_can_be_asked(server, column, tmp_path):
     path = write(tmp_path / "names.csv", f"k,{quoted}\n1,20\n2,22\n".encode())
     assert run_client("upload.py", path, server=server).stdout == "success\n"
     for program in ("csvsum.py", "parquetsum.py"):
-        assert run_client(program, "--", column, server=server).stdout == "42\n"
+        assert printed_sum(program, "--", column, server=server) == 42
+
+
+# --- columns that no part has ----------------------------------------------------------------------------------
+
+
+def test_a_sum_of_a_column_that_no_part_has_names_the_columns(server, tally_binary):
+    def said(column: str) -> str:
+        """What all three programs say on standard error. Their sum is 0, and they succeed."""
+        texts = set()
+        for program in ("csvsum.py", "parquetsum.py"):
+            result = run_client(program, "--", column, server=server)
+            assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "0")
+            texts.add(result.stderr)
+        command = [tally_binary, "sum", "--server", server.address, "--", column]
+        result = subprocess.run(command, env=clean_environment(), capture_output=True, encoding="utf-8")
+        assert (result.returncode, result.stdout) == (0, "0\n")
+        (text,) = texts | {result.stderr}
+        return text
+
+    assert said("n") == 'no part has a column "n"; the table has no columns\n'
+    for csv in (b'id, n ,"a,b",zero\n1,2,3,0\n', b"id,Number\n1,x\n", b"id\n4\n"):
+        assert table(server).Upload(table_pb2.UploadReq(csv_data=csv)).error == ""
+    assert said("n") == 'no part has a column "n"; the table has " n ", id, "a,b", zero, Number\n'
+    assert said("NUMBR") == 'no part has a column "NUMBR"; the table has Number, " n ", "a,b", id, zero\n'
+    assert said("zero") == ""
+    wide = b",".join(b"column_%d" % number for number in range(3000)) + b"\n" + b"1," * 2999 + b"1\n"
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=wide)).error == ""
+    text = said("colunm_2999")
+    assert text.startswith('no part has a column "colunm_2999"; the table has column_2999, column_') and " and 3000 more" in text
+    reply = table(server).ColSum(table_pb2.ColSumReq(column="n", format="csv"))
+    assert (reply.total, reply.error) == (0, "")
+
+
+def test_names_in_a_hint_cannot_act_on_a_terminal(server):
+    assert table(server).Upload(table_pb2.UploadReq(csv_data="\x1b[31m\u202e\x7f\n1\n".encode())).error == ""
+    hint = one_line(run_client("csvsum.py", "x\x1b[0m", server=server).stderr)
+    assert hint.isprintable(), hint
+
+
+def test_the_programs_say_nothing_if_the_server_cannot_list_columns(stand_in):
+    for program in ("csvsum.py", "parquetsum.py"):
+        result = run_client(program, "n", server=stand_in.address)
+        assert (result.returncode, result.stdout.splitlines()[-1], result.stderr) == (0, "0", "")
 
 
 # --- errors in the file or the question ----------------------------------------------------------------------
@@ -221,7 +269,7 @@ def test_what_is_piped_in_can_be_sent(server, rows_count):
     (receipt,) = server.parts()
     assert (server.data / "parts" / f"{receipt['part']}.csv").read_bytes() == data.encode()
     for program in ("csvsum.py", "parquetsum.py"):
-        assert run_client(program, "n", server=server).stdout == f"{1234 * rows_count}\n"
+        assert printed_sum(program, "n", server=server) == 1234 * rows_count
 
 
 def test_a_large_file_is_never_held_in_memory(stand_in, tmp_path):
@@ -283,5 +331,5 @@ def test_400_mb_in_one_message_from_a_client_without_settings(server):
     (receipt,) = server.parts()
     assert (receipt["rows"], receipt["csv"]["bytes"]) == (4_000_000, 400_000_006)
     for program in ("csvsum.py", "parquetsum.py"):
-        assert run_client(program, "x", server=server).stdout == "4000000\n"
-        assert run_client(program, "y", server=server).stdout == "-1000000000\n"
+        assert printed_sum(program, "x", server=server) == 4_000_000
+        assert printed_sum(program, "y", server=server) == -1_000_000_000

@@ -123,8 +123,8 @@ class Container:
 
     def sum(self, column: str) -> int:
         """The sum of a column, on which both formats must agree."""
-        from_csv = int(self.exec("python3", "csvsum.py", column))
-        from_parquet = int(self.exec("python3", "parquetsum.py", column))
+        from_csv = int(self.exec("python3", "csvsum.py", column).splitlines()[-1])
+        from_parquet = int(self.exec("python3", "parquetsum.py", column).splitlines()[-1])
         assert from_csv == from_parquet
         return from_csv
 

@@ -236,6 +236,39 @@ def test_unknown_fields_are_skipped(server, path):
     assert_kept(server, [SMALL] * 3)
 
 
+@UPLOADS
+def test_metadata_over_the_limit_ends_that_call_alone(server, path):
+    """Without a gRPC library, which would not even send so much."""
+    with Connection(server) as connection:
+        with UploadBeside(connection, path):
+            for turn in range(TURNS):
+                padding = "x" * (17 * KIB + turn * 64)
+                call = connection.call(path, message(field(SMALL)), padding=padding)
+                assert (call.status, call.reset) == (RESOURCE_EXHAUSTED, None), call.headers
+                assert "16384" in call.headers["grpc-message"]
+    assert_kept(server, [LARGE])
+
+
+def test_more_metadata_than_http2_reads_ends_that_call_alone(server):
+    with Connection(server) as connection:
+        with UploadBeside(connection, TALLY_UPLOAD):
+            for size in (60 * KIB, 150 * KIB):
+                call = connection.call(TALLY_UPLOAD, message(field(SMALL)), padding="x" * size)
+                assert call.headers[":status"] == "431"
+    assert_kept(server, [LARGE])
+
+
+def test_a_grpc_library_reports_metadata_over_the_limit(server):
+    question = table_pb2.ColSumReq(column="x", format="csv")
+    for size in (17 * KIB, 40 * KIB):
+        with pytest.raises(grpc.RpcError) as failure:
+            table(server).ColumnSum(question, metadata=[("padding", "x" * size)])
+        assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, failure.value
+        assert failure.value.details() == "the call's metadata has more than 16384 bytes: send less"
+        assert table(server).ColumnSum(question).error == ""
+    assert table(server).ColumnSum(question, metadata=[("padding", "x" * 15 * KIB)]).error == ""
+
+
 # name: (the body, headers of the call, the status)
 QUESTION = table_pb2.ColSumReq(column="x", format="csv").SerializeToString()
 MALFORMED_QUESTIONS = {

@@ -47,12 +47,106 @@ def test_local_pages_and_reading_are_allowed(server):
     for headers in (
         {"Host": "localhost"},
         {"Host": f"127.0.0.1:{port}", "Origin": f"http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"},
-        {"Host": "[::1]:1", "Origin": "http://localhost:3000"},
+        {"Host": "[::1]:1", "Origin": "http://[::1]:1"},
     ):
         assert ask(server, "states_mean", {"question": QUESTION}, headers=headers).status_code == 200
-    answer = get(server, "/api/jobs", headers={"Host": "evil.example", "Origin": "http://evil.example"})
-    assert answer.status_code == 200
+    answer = get(server, "/api/jobs", headers={"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"})
+    assert answer.status_code == 200  # which the browser shows to no page of that origin
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+def test_a_name_of_another_machine_reads_nothing_on_loopback(server):
+    for path in ("/api/jobs", "/livez", "/metrics", "/api/v1/openapi.json", "/nothing"):
+        for host in ("evil.example", "localhost.evil.example:5000"):
+            assert get(server, path, headers={"Host": host}).status_code == 403, path
+        assert get(server, path, headers={"Host": "localhost"}).status_code in (200, 404), path
+
+
+def test_a_shutdown_from_a_browser_needs_the_token(start_server, tmp_path):
+    (tmp_path / "token").write_text("s3cret\n")
+    server = start_server(tmp_path / "data")
+    with_token = start_server(tmp_path / "other", "--admin-token-file", tmp_path / "token")
+    for headers in (
+        {"Origin": "{own}"},
+        {"Referer": "{own}/api/v1/docs/swagger/"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
+        {"Cookie": "a=b"},
+    ):
+        for method in ("GET", "POST"):
+            for target, token, status in ((server, {}, 403), (with_token, {"Authorization": "Bearer s3cret"}, 200)):
+                sent = {name: value.replace("{own}", target.http) for name, value in headers.items()}
+                url = target.http + "/api/graceful_shutdown"
+                answer = requests.request(method, url, headers={**sent, **token}, timeout=ANSWER_SECONDS_MAX)
+                assert answer.status_code == status, (method, sent, answer.text)
+    assert ask(server, "states_mean", {"question": QUESTION}).status_code == 200
+    assert get(server, "/api/graceful_shutdown").status_code == 200
+
+
+FRONT_END = "http://front.example:3000"
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_pages_of_an_allowed_origin_may_do_what_own_pages_may(start_server, tmp_path, way):
+    origins = f"{FRONT_END}/,https://Other.example:443"
+    if way == "flag":
+        first, second = origins.split(",")
+        server = start_server(tmp_path / "data", "--allowed-origin", first, "--allowed-origin", second)
+    else:
+        server = start_server(tmp_path / "data", env={"TALLY_ALLOWED_ORIGIN": origins})
+
+    def preflight(origin: str, method: str = "POST") -> requests.Response:
+        asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "content-type"}
+        url = f"{server.http}/api/states_mean"
+        return requests.options(url, headers={"Origin": origin, **asked}, timeout=ANSWER_SECONDS_MAX)
+
+    for origin in (FRONT_END, "https://other.example"):
+        answer = preflight(origin)
+        assert answer.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+        assert "content-type" in answer.headers["Access-Control-Allow-Headers"].lower()
+        page = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        answer = ask(server, "states_mean", {"question": QUESTION}, headers=page)
+        assert answer.status_code == 200 and answer.headers["Access-Control-Allow-Origin"] == origin
+        answer = get(server, "/api/jobs", headers=page)
+        assert answer.status_code == 200 and answer.headers["Access-Control-Allow-Origin"] == origin
+        assert "origin" in answer.headers["Vary"].lower()
+        # Not even these may shut the server down.
+        assert get(server, "/api/graceful_shutdown", headers=page).status_code == 403
+    for origin in ("http://front.example", "https://front.example:3000", "http://evil.example", "null"):
+        assert "Access-Control-Allow-Origin" not in preflight(origin).headers, origin
+        answer = ask(server, "states_mean", {"question": QUESTION}, headers={"Origin": origin})
+        assert answer.status_code == 403 and "Access-Control-Allow-Origin" not in answer.headers, origin
+        assert "Access-Control-Allow-Origin" not in get(server, "/api/jobs", headers={"Origin": origin}).headers
+
+
+def test_without_allowed_origins_there_is_no_preflight(server):
+    asked = {"Origin": FRONT_END, "Access-Control-Request-Method": "POST"}
+    answer = requests.options(f"{server.http}/api/states_mean", headers=asked, timeout=ANSWER_SECONDS_MAX)
+    assert answer.status_code == 405
+
+
+def test_foreign_pages_change_nothing_beyond_loopback(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--http", "0.0.0.0:0")
+    for host, origin, status in (
+        (None, None, 200),
+        ("tally.example", None, 200),
+        ("tally.example", "http://tally.example", 200),
+        ("tally.example", "https://tally.example", 200),  # a proxy adds the encryption
+        ("tally.example:5000", "http://tally.example:5000", 200),
+        ("tally.example:5000", "http://tally.example", 403),
+        ("tally.example", "http://evil.example", 403),
+        (None, "http://evil.example", 403),
+        (None, "http://localhost:3000", 403),
+        (None, "null", 403),
+    ):
+        headers = {name: value for name, value in (("Host", host), ("Origin", origin)) if value}
+        for path in ("/api/states_mean", TASKS):
+            url = server.http + path
+            answer = requests.post(url, json={"question": QUESTION}, headers=headers, timeout=ANSWER_SECONDS_MAX)
+            expected = status if path != TASKS or status == 403 else 400  # not a form
+            assert answer.status_code == expected, (path, headers, answer.text)
 
 
 def own_address() -> str:

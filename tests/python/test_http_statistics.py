@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 
 import pytest
 import requests
@@ -121,3 +122,53 @@ def test_what_else_a_question_holds_is_ignored(server):
             timeout=ANSWER_SECONDS_MAX,
         )
         assert answer.status_code == 200, answer.text
+
+
+def test_json_may_begin_with_a_byte_order_mark(server):
+    for body in (b'\xef\xbb\xbf{"question": "a"}', b'\xef\xbb\xbf \r\n{"question": "a"}'):
+        answer = requests.post(f"{server.http}/api/states_mean", data=body, timeout=ANSWER_SECONDS_MAX)
+        assert answer.status_code == 200, answer.text
+    answer = requests.post(f"{server.http}/api/states_mean", data=b"\xef\xbb\xbf" * 2 + b"{}", timeout=ANSWER_SECONDS_MAX)
+    assert answer.status_code == 400
+
+
+def test_slashes_in_a_path_count_once_and_not_at_its_end(server):
+    """The documentation of the original servers has //api/states_mean."""
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=survey_csv())).error == ""
+    for path in ("//api/states_mean", "/api//states_mean/", "///api///states_mean//"):
+        answer = requests.post(server.http + path, json={"question": QUESTION}, timeout=ANSWER_SECONDS_MAX)
+        assert answer.status_code == 200, answer.text
+        assert result_of(server, answer.json()["job_id"])["status"] == "done"
+    for path in ("//api/jobs/", "/api/get_results//1/", "//livez/", "/metrics/"):
+        assert get(server, path).status_code == 200, path
+    assert get(server, "/api/jobs/?a=//").status_code == 200
+    page = get(server, "//api/v1/docs//swagger")
+    assert page.status_code == 200 and page.url.endswith("/api/v1/docs/swagger/")
+
+
+def test_the_shutdown_may_be_a_post(server):
+    assert requests.post(f"{server.http}/api/graceful_shutdown", timeout=ANSWER_SECONDS_MAX).json() == {"status": "done"}
+    assert ask(server, "states_mean", {"question": QUESTION}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "flags, environment, at_once",
+    [
+        (["--statistics-at-once", "3"], {"TP_NUM_OF_THREADS": "1"}, 3),
+        ([], {"TALLY_STATISTICS_AT_ONCE": "4", "TP_NUM_OF_THREADS": "1"}, 4),
+        ([], {"TP_NUM_OF_THREADS": "5"}, 5),
+        ([], {"TP_NUM_OF_THREADS": "100"}, 8),
+        ([], {}, min(8, len(os.sched_getaffinity(0)))),
+    ],
+)
+def test_how_many_statistics_run_at_once(start_server, tmp_path, flags, environment, at_once):
+    log = tmp_path / "log"
+    server = start_server(tmp_path / "data", "--log-file", log, *flags, env=environment)
+    assert table(server).Upload(table_pb2.UploadReq(csv_data=survey_csv())).error == ""
+    # More than there is memory for: the last ones wait and are answered, too.
+    asked = [ask(server, route, {"question": QUESTION, **needed}).json() for route, needed in QUESTIONS * 3]
+    results = [result_of(server, job["job_id"]) for job in asked]
+    assert all(result["status"] == "done" for result in results), results
+    assert results[: len(QUESTIONS)] == results[len(QUESTIONS) : 2 * len(QUESTIONS)]
+    server.stop()
+    assert f"threads={at_once}" in log.read_text().splitlines()[0]

@@ -198,12 +198,90 @@ def test_requests_without_a_csv_file(server, files, word):
 
 
 def test_the_extension_may_be_in_capitals_and_other_fields_are_skipped(server):
-    fields = [("note", (None, "x" * KIB)), ("file", ("A.B.CSV", PLAYS)), ("file", ("second.txt", b"ignored"))]
+    fields = [("note", (None, "x" * KIB)), ("file", ("A.B.CSV", PLAYS)), ("later", ("second.txt", b"ignored"))]
     accepted = requests.post(server.http + TASKS, files=fields, timeout=ANSWER_SECONDS_MAX)
     assert accepted.status_code == 202, accepted.text
     task_id = accepted.json()["task"]["id"]
     ended_task(server, task_id)
     assert download(server, task_id).text == PLAYS_SUMMED
+
+
+def test_a_second_file_is_refused(server):
+    for name in ("second.csv", "second.txt"):
+        fields = [("file", ("a.csv", PLAYS)), ("file", (name, PLAYS))]
+        answer = requests.post(server.http + TASKS, files=fields, timeout=ANSWER_SECONDS_MAX)
+        check_failure(answer, 400, "file", "second file")
+    assert get(server, "/api/num_jobs").json() == {"num_jobs": 0}
+    wait_until(lambda: server.leftovers() == [], "an empty tmp/")
+
+
+def test_unknown_query_parameters_are_refused_by_name(server):
+    for query in ("?groupby=Song", "?sum=n&delimiter=;", "?group_by=Song&x"):
+        answer = send_file(server, PLAYS, query=query)
+        check_failure(answer, 400, "query", {"?groupby=Song": "groupby", "?sum=n&delimiter=;": "delimiter"}.get(query, "x"))
+
+
+def test_the_grouping_may_come_as_form_fields(server):
+    content = b"a,b,n,m\nx,1,1,10\ny,1,2,20\nx,2,3,30\n"
+
+    def send(fields: list, query: str = "") -> requests.Response:
+        return requests.post(server.http + TASKS + query, files=fields, timeout=ANSWER_SECONDS_MAX)
+
+    by, sum_, file = ("group_by", (None, "a")), ("sum", (None, "n,m")), ("file", ("a.csv", content))
+    for fields, query in (([by, sum_, file], ""), ([by, file], "?sum=n,m"), ([file], "?group_by=a&sum=n,m")):
+        accepted = send(fields, query)
+        assert accepted.status_code == 202, accepted.text
+        task_id = accepted.json()["task"]["id"]
+        ended_task(server, task_id)
+        assert download(server, task_id).text == "a,n,m\nx,4,40\ny,2,20\n"
+    check_failure(send([by, sum_, file], "?sum=n"), 400, "sum", "twice")
+    check_failure(send([by, by, file]), 400, "group_by", "twice")
+    check_failure(send([("sum", (None, b"\xff")), file]), 400, "sum", "UTF-8")
+    check_failure(send([("sum", (None, "x" * 9 * KIB)), file]), 400, "sum", "8192 bytes")
+    check_failure(send([by, file, sum_]), 400, "file", "sum after the file")
+
+
+def test_compressed_bodies_are_refused(server):
+    body, kind = b"--B\r\n", "multipart/form-data; boundary=B"
+    for encoding in ("gzip", "br", "identity, gzip", "x"):
+        headers = {"Content-Type": kind, "Content-Encoding": encoding}
+        answer = requests.post(server.http + TASKS, data=body, headers=headers, timeout=ANSWER_SECONDS_MAX)
+        check_failure(answer, 415, "Content-Encoding", f'"{encoding}"')
+        answer = requests.post(
+            f"{server.http}/api/states_mean", data=b"{}", headers={"Content-Encoding": encoding}, timeout=ANSWER_SECONDS_MAX
+        )
+        assert answer.status_code == 415 and f'"{encoding}"' in answer.json()["reason"]
+    files = {"file": ("a.csv", PLAYS, "text/csv", {"Content-Encoding": "gzip"})}
+    answer = requests.post(server.http + TASKS, files=files, timeout=ANSWER_SECONDS_MAX)
+    check_failure(answer, 415, "file", '"gzip"')
+    headers = {"Content-Encoding": "identity"}
+    answer = requests.post(server.http + TASKS, files={"file": ("a.csv", PLAYS)}, headers=headers, timeout=ANSWER_SECONDS_MAX)
+    assert answer.status_code == 202, answer.text
+
+
+def test_encoded_file_names_are_read(server):
+    def send(disposition: str) -> requests.Response:
+        head = f"--B\r\nContent-Disposition: form-data; name=file; {disposition}\r\n\r\n"
+        headers = {"Content-Type": "multipart/form-data; boundary=B"}
+        body = head.encode() + PLAYS + END_OF_FORM
+        return requests.post(server.http + TASKS, data=body, headers=headers, timeout=ANSWER_SECONDS_MAX)
+
+    assert send("filename*=UTF-8''na%C3%AFve.csv").status_code == 202
+    assert send("filename=\"a.txt\"; filename*=utf-8'en'b.csv").status_code == 202
+    check_failure(send("filename*=UTF-8''a%2etxt"), 400, "file", '"txt"')
+
+
+def test_columns_are_found_by_their_trimmed_names(server):
+    content = b"Song, Date, Number of Plays\nA,2020,1\nA,2020,2\n"
+    assert download(server, completed_task(server, content)).text.splitlines() == [
+        "Song,Date,Total Number of Plays for Date",
+        "A,2020,3",
+    ]
+    both = b" n,n,g\n1,10,x\n2,20,x\n"  # the exact name wins
+    assert download(server, completed_task(server, both, "?group_by=g&sum=n")).text == "g,n\nx,30\n"
+    two = start_task(server, b" n,n ,g\n1,10,x\n", "?group_by=g&sum=n")
+    status = ended_task(server, two)["task"]
+    assert status["status"] == "FAILED" and 'two columns "n"' in status["errors"]["file"][0]
 
 
 def test_a_large_file_with_the_wrong_name_gets_its_answer(server):

@@ -103,9 +103,17 @@ def test_the_swagger_page_needs_nothing_from_elsewhere(server):
 
 
 def test_other_paths_and_methods(server):
-    for path in ("/", "/api", "/api/", "/api/v1", "/api/nothing", TASKS + "x", "/livez/"):
+    for path in ("/", "/api", "/api/", "/api/v1", "/api/nothing", TASKS + "x"):
         assert get(server, path).status_code in (404, 405), path
     answer = requests.put(f"{server.http}/api/jobs", timeout=ANSWER_SECONDS_MAX)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET,HEAD")
     assert answer.json()["status"] == "error"
     check_failure(get(server, "/nothing"), 404, "request", "nothing")
+
+
+def test_the_original_paths_of_the_description_lead_to_it(server):
+    for path, end in (("openapi.json", "/api/v1/openapi.json"), ("redoc", "/api/v1/docs/swagger/")):
+        for slash in ("", "/"):
+            answer = get(server, f"/api/v1/docs/{path}{slash}")
+            assert answer.status_code == 200 and answer.url.endswith(end)
+    assert get(server, "/api/v1/docs/openapi.json").json()["openapi"].startswith("3.1.")

@@ -4,13 +4,13 @@ use tonic::{Code, Status};
 
 use crate::{
     engine::{
-        MissingParts,
+        MissingParts, TableColumn, TypeInParts,
         group_by::output::Group,
         scrub::{DamagedFile, Progress},
     },
     error::{Error, Kind},
     model::{
-        part::{FileInfo, Receipt},
+        part::{FileInfo, PartId, Receipt},
         schema::{Column, ColumnType},
     },
     proto::pb::tally,
@@ -80,8 +80,21 @@ pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {
     }
 }
 
+pub(super) fn to_table_column(column: TableColumn, table_parts: u64) -> tally::TableColumn {
+    let types = column.types.into_iter().map(|TypeInParts { column_type, parts, first_parts }| tally::TypeInParts {
+        r#type: to_column_type(column_type).into(),
+        parts,
+        first_parts: first_parts.into_iter().map(PartId::get).collect(),
+    });
+    tally::TableColumn { types: types.collect(), name: column.name, table_parts }
+}
+
 fn to_column(Column { name, column_type, nulls }: Column) -> tally::Column {
-    let column_type = match column_type {
+    tally::Column { name, r#type: to_column_type(column_type).into(), nulls }
+}
+
+fn to_column_type(column_type: ColumnType) -> tally::ColumnType {
+    match column_type {
         ColumnType::Int64 => tally::ColumnType::Int64,
         ColumnType::Float64 => tally::ColumnType::Float64,
         ColumnType::Boolean => tally::ColumnType::Boolean,
@@ -89,8 +102,7 @@ fn to_column(Column { name, column_type, nulls }: Column) -> tally::Column {
         ColumnType::Timestamp => tally::ColumnType::Timestamp,
         ColumnType::TimestampUtc => tally::ColumnType::TimestampUtc,
         ColumnType::Utf8 => tally::ColumnType::Utf8,
-    };
-    tally::Column { name, r#type: column_type.into(), nulls }
+    }
 }
 
 fn to_file(FileInfo { bytes, xxh3 }: FileInfo) -> tally::File {

@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use crate::api::metrics::{GrpcCall, Metrics};
 
 /// The methods that are counted by name. A test compares this with the proto files.
-const METHODS: [&str; 11] = [
+const METHODS: [&str; 12] = [
     "/Table/Upload",
     "/Table/ColumnSum",
     "/Table/ColSum",
@@ -23,6 +23,7 @@ const METHODS: [&str; 11] = [
     "/NumStore/Fact",
     "/tally.v1.Tally/Upload",
     "/tally.v1.Tally/ListParts",
+    "/tally.v1.Tally/ListColumns",
     "/tally.v1.Tally/GroupSum",
     "/tally.v1.Tally/ListQuarantine",
     "/tally.v1.Tally/Forget",

@@ -9,6 +9,7 @@ pub(crate) mod budget_layer;
 pub(crate) mod call_budget;
 mod call_log;
 mod client_body;
+mod columns;
 mod content_parser;
 mod convert;
 mod framing;

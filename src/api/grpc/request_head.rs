@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap, HeaderValue, Request, Uri};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, request::Parts, uri::Authority};
 use tokio::time::Instant;
+use tonic::Status;
 
-use crate::limits::KEPT_PATH_BYTES_MAX;
+use crate::limits::{HEADER_LIST_BYTES_MAX, KEPT_PATH_BYTES_MAX};
 
 const ENCODING: &str = "grpc-encoding";
 const TIMEOUT: &str = "grpc-timeout";
@@ -20,15 +21,34 @@ impl Deadline {
     }
 }
 
+/// In the extensions of a request whose head was longer than [`HEADER_LIST_BYTES_MAX`].
+#[derive(Clone, Copy)]
+pub(crate) struct TooLong;
+
+impl TooLong {
+    /// The answer to such a request.
+    pub(crate) fn refusal_of(extensions: &Extensions) -> Option<Status> {
+        extensions.get::<Self>().map(|Self| {
+            Status::resource_exhausted(format!(
+                "the call's metadata has more than {HEADER_LIST_BYTES_MAX} bytes: send less"
+            ))
+        })
+    }
+}
+
 /// A request with the part of its head that is used: path, encoding and deadline. The server calls this as soon as a
 /// request arrives. The values are copied, because each of the original ones keeps the memory of all headers alive, and
 /// a head lives as long as its call.
 pub(crate) fn without_unused_headers<B>(request: Request<B>) -> Request<B> {
     let (head, body) = request.into_parts();
+    let is_too_long = head_bytes(&head) > HEADER_LIST_BYTES_MAX;
     let mut kept = Request::new(body);
     *kept.method_mut() = head.method;
     *kept.version_mut() = head.version;
     *kept.extensions_mut() = head.extensions;
+    if is_too_long {
+        kept.extensions_mut().insert(TooLong);
+    }
     let path = head.uri.path();
     if path.len() <= KEPT_PATH_BYTES_MAX
         && let Ok(path) = Uri::try_from(path.to_owned())
@@ -43,6 +63,16 @@ pub(crate) fn without_unused_headers<B>(request: Request<B>) -> Request<B> {
         kept.extensions_mut().insert(Deadline(Instant::now() + timeout));
     }
     kept
+}
+
+/// The size of a head as RFC 9113, section 6.5.2, counts it: 32 bytes for each field besides its name and value.
+fn head_bytes(head: &Parts) -> usize {
+    const FIELD_BYTES: usize = 32;
+    let target = [head.uri.scheme_str(), head.uri.authority().map(Authority::as_str), Some(head.uri.path())];
+    let pseudo = target.into_iter().flatten().chain([head.method.as_str()]);
+    let pseudo = pseudo.map(|value| ":authority".len() + value.len() + FIELD_BYTES);
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    pseudo.chain(fields).sum()
 }
 
 /// The time that the client gives the call, as gRPC's PROTOCOL-HTTP2.md writes it: up to 8 digits and a unit.
@@ -102,9 +132,12 @@ mod tests {
         assert_eq!(kept.headers().len(), 1);
         assert_eq!(kept.headers()[ENCODING], "unknown");
         assert_eq!(kept.extensions().get(), Some(&7));
+        assert!(TooLong::refusal_of(kept.extensions()).is_some(), "it has more than 45,000 bytes");
         let left = Deadline::of(kept.extensions()).expect("a deadline") - Instant::now();
         assert!(left <= Duration::from_secs(1), "{left:?}");
         let elsewhere = Request::post(format!("/{long}")).body(()).expect("a request");
-        assert_eq!(without_unused_headers(elsewhere).uri(), "/");
+        let kept = without_unused_headers(elsewhere);
+        assert_eq!(kept.uri(), "/");
+        assert!(TooLong::refusal_of(kept.extensions()).is_none());
     }
 }

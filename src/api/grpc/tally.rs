@@ -10,6 +10,7 @@ use super::{
     call_budget::{Call, Exhausted, Reservation},
     call_log::CallLog,
     client_body::Content,
+    columns::list_columns,
     convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_status},
     upload::upload,
 };
@@ -23,8 +24,9 @@ use crate::{
     limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN, REQUEST_BYTES_MAX},
     model::part::{PartId, Receipt as EngineReceipt},
     proto::pb::tally::{
-        ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListPartsRequest, ListQuarantineRequest,
-        ListQuarantineResponse, Receipt, UploadChunk, VerifyProgress, VerifyRequest,
+        ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
+        ListQuarantineRequest, ListQuarantineResponse, Receipt, TableColumn, UploadChunk, VerifyProgress,
+        VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -38,6 +40,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Tally for TallyService {
     type ListPartsStream = Answers<Receipt>;
+    type ListColumnsStream = Answers<TableColumn>;
     type GroupSumStream = Answers<GroupBlock>;
     type VerifyStream = Answers<VerifyProgress>;
 
@@ -95,6 +98,13 @@ impl Tally for TallyService {
             }
         });
         Ok(Response::new(pages.try_flatten().boxed()))
+    }
+
+    async fn list_columns(
+        &self,
+        request: Request<ListColumnsRequest>,
+    ) -> Result<Response<Answers<TableColumn>>, Status> {
+        list_columns(self.0.table_columns(), request.extensions()).map(Response::new)
     }
 
     async fn group_sum(&self, request: Request<GroupSumRequest>) -> Result<Response<Answers<GroupBlock>>, Status> {

@@ -4,15 +4,20 @@
 //! A server on loopback has no password, so a page that its user visits must not be able to use it: neither by sending
 //! forms to it (CSRF) nor through a name of the page's own domain that resolves to this machine (DNS rebinding).
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
-    extract::Request,
-    http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::Response,
 };
 use subtle::ConstantTimeEq;
+use tower_http::cors::CorsLayer;
 
 use super::{
     errors::refuse,
@@ -27,6 +32,19 @@ pub(crate) struct Arrival {
     pub(crate) peer: SocketAddr,
     /// The address that the listener is bound to.
     pub(crate) listener: SocketAddr,
+}
+
+/// What flags allow besides.
+#[derive(Clone)]
+pub(crate) struct AccessRules {
+    /// Other origins whose pages may do what the server's own pages may do, as browsers write them.
+    allowed_origins: Arc<[String]>,
+}
+
+impl AccessRules {
+    pub(crate) fn new(allowed_origins: Vec<String>) -> Self {
+        Self { allowed_origins: allowed_origins.into() }
+    }
 }
 
 /// The token in `--admin-token-file`.
@@ -49,35 +67,72 @@ impl AdminToken {
 }
 
 /// Whether a request may shut the server down. It has to have the token or, if the server has none, come from this machine
-/// itself: not through a proxy on this machine, and not from a page by a name that it made resolve to this machine.
+/// itself: not through a proxy on this machine, not from a page by a name that it made resolve to this machine, and not from
+/// a browser at all, because not every page that a browser shows here may do this.
 pub(super) fn may_administer(arrival: Arrival, uri: &Uri, headers: &HeaderMap, token: Option<&AdminToken>) -> bool {
     match token {
         Some(token) => token.is_in(headers),
         None => {
-            let is_proxied = PROXY_HEADERS.iter().any(|name| headers.contains_key(*name));
-            is_loopback(arrival.peer) && !is_proxied && names_another(uri, headers).is_none()
+            let is_passed_on = NOT_OF_A_CLIENT.iter().any(|name| headers.contains_key(*name));
+            is_loopback(arrival.peer) && !is_passed_on && !names_another_host(uri, headers)
         }
     }
 }
 
-/// Headers that proxies add to a request (RFC 7239; RFC 9110, section 7.6.3; and the ones in use before).
-const PROXY_HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+/// Headers that the original clients do not send: those that proxies add to a request (RFC 7239; RFC 9110, section 7.6.3; and
+/// the ones in use before), and those that browsers add.
+const NOT_OF_A_CLIENT: [&str; 11] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-real-ip",
+    "origin",
+    "referer",
+    "cookie",
+    "sec-fetch-site",
+    "sec-fetch-mode",
+    "sec-fetch-dest",
+    "sec-fetch-user",
+];
 
 /// The middleware that refuses requests that must not reach a handler.
-pub(super) async fn check(request: Request, next: Next) -> Response {
+pub(super) async fn check(State(rules): State<AccessRules>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX) {
         let reason = format!("the path and the query have more than {URI_BYTES_MAX} bytes");
         return refuse(path, StatusCode::URI_TOO_LONG, reason);
     }
+    // Which names resolve to another listener is not known.
     let on_loopback = request.extensions().get::<Arrival>().is_none_or(|arrival| is_loopback(arrival.listener));
+    if on_loopback && names_another_host(request.uri(), request.headers()) {
+        let reason = "the Host is not this machine, by a name that leads here from it alone";
+        return refuse(path, StatusCode::FORBIDDEN, reason);
+    }
     if changes_state(request.method(), path)
-        && let Some(reason) = foreign(request.uri(), request.headers(), on_loopback)
+        && let Some(reason) = foreign_page(request.uri(), request.headers(), &rules.allowed_origins)
     {
         return refuse(path, StatusCode::FORBIDDEN, reason);
     }
     next.run(request).await
 }
+
+/// Adds what lets pages of the allowed origins read the answers, and answers their preflights (Fetch standard, section 3.3).
+/// `None` if no origin is allowed.
+pub(super) fn cors(AccessRules { allowed_origins }: &AccessRules) -> Option<CorsLayer> {
+    let origins: Vec<_> = allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, header::RANGE, header::IF_RANGE];
+    let exposed = [header::CONTENT_DISPOSITION, header::CONTENT_RANGE, header::ETAG, header::RETRY_AFTER];
+    let layer = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers(headers)
+        .expose_headers(exposed)
+        .max_age(PREFLIGHT_AGE_MAX);
+    (!allowed_origins.is_empty()).then_some(layer)
+}
+
+/// How long a browser may keep the answer to a preflight.
+const PREFLIGHT_AGE_MAX: Duration = Duration::from_secs(600);
 
 fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
@@ -86,35 +141,45 @@ fn is_loopback(address: SocketAddr) -> bool {
 /// Whether a call may change something. Two GETs do, because the original servers had them: the shutdown, and the download
 /// of a task, after which its result is removed.
 fn changes_state(method: &Method, path: &str) -> bool {
-    let is_download = path.starts_with(TASKS_PATH) && path.trim_end_matches('/').ends_with("/download");
+    let is_download = path.starts_with(TASKS_PATH) && path.ends_with("/download");
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || path == SHUTDOWN_PATH || is_download
 }
 
-/// Why a request seems to come from another site's page, if it does.
-fn foreign(uri: &Uri, headers: &HeaderMap, on_loopback: bool) -> Option<&'static str> {
+/// Why a request seems to come from a page of another site that is not allowed, if it does.
+fn foreign_page(uri: &Uri, headers: &HeaderMap, allowed_origins: &[String]) -> Option<&'static str> {
+    let origins: Vec<_> = headers.get_all(header::ORIGIN).iter().map(HeaderValue::as_bytes).collect();
+    let is_allowed = |origin: &[u8]| allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin);
+    if !origins.is_empty() && origins.iter().all(|origin| is_allowed(origin)) {
+        return None;
+    }
     // W3C Fetch Metadata: browsers send it themselves, also with requests that have no Origin.
     if headers.get_all("sec-fetch-site").iter().any(|site| site != "same-origin" && site != "none") {
-        return Some("a page of another origin may not do this");
+        return Some("a page of another origin may not do this, unless --allowed-origin names it");
     }
-    // Which names resolve to another listener is not known.
-    if on_loopback { names_another(uri, headers) } else { None }
-}
-
-/// Why the Host of a request does not name this machine, or its Origin is not one of this machine's pages.
-fn names_another(uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    if hosts.any(|host| !is_local(host.as_bytes())) || uri.authority().is_some_and(|name| !is_loopback_name(name)) {
-        return Some("the Host is not this machine, by a name that leads here from it alone");
-    }
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    let is_local_origin = |origin: &[u8]| {
-        let name = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-        name.is_some_and(is_local)
-    };
-    if origins.any(|origin| !is_local_origin(origin.as_bytes())) {
-        return Some("the Origin is not this machine, by a name that leads here from it alone");
+    if origins.iter().any(|origin| !is_own(origin, uri, headers)) {
+        return Some("the Origin is not this server, and --allowed-origin does not name it");
     }
     None
+}
+
+/// Whether host and port of an Origin are those that the request was sent to.
+fn is_own(origin: &[u8], uri: &Uri, headers: &HeaderMap) -> bool {
+    let Some(origin) = str::from_utf8(origin).ok().and_then(|origin| Uri::try_from(origin).ok()) else { return false };
+    let default_port = match origin.scheme_str() {
+        Some("http") => 80,
+        Some("https") => 443,
+        _ => return false,
+    };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let (Some(origin), Some(host)) = (origin.authority(), host.as_ref().or(uri.authority())) else { return false };
+    let port = |name: &Authority| name.port_u16().unwrap_or(default_port);
+    origin.host().eq_ignore_ascii_case(host.host()) && port(origin) == port(host)
+}
+
+/// Whether the Host of a request does not name this machine.
+fn names_another_host(uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    hosts.any(|host| !is_local(host.as_bytes())) || uri.authority().is_some_and(|name| !is_loopback_name(name))
 }
 
 fn is_local(name: &[u8]) -> bool {
@@ -131,7 +196,7 @@ fn is_loopback_name(name: &Authority) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     use super::*;
 
@@ -143,9 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_foreign_pages_are_recognized() {
-        let check = |list: &[(&'static str, &'static str)]| {
-            foreign(&Uri::from_static("/api/states_mean"), &headers(list), true).is_none()
+    fn hosts_of_other_machines_are_recognized() {
+        let is_foreign = |list: &[(&'static str, &'static str)]| {
+            names_another_host(&Uri::from_static("/api/states_mean"), &headers(list))
         };
         for local in [
             "localhost",
@@ -158,7 +223,7 @@ mod tests {
             "[::1]:5000",
             "[::ffff:127.0.0.1]:5000",
         ] {
-            assert!(check(&[("host", local)]), "{local}");
+            assert!(!is_foreign(&[("host", local)]), "{local}");
         }
         for strange in [
             "evil.example",
@@ -173,18 +238,52 @@ mod tests {
             "",
             "::1",
         ] {
-            assert!(!check(&[("host", strange)]), "{strange}");
+            assert!(is_foreign(&[("host", strange)]), "{strange}");
         }
-        assert!(!check(&[("host", "localhost"), ("host", "evil.example")]));
-        assert!(check(&[("host", "localhost"), ("origin", "http://localhost:3000")]));
-        assert!(check(&[("host", "localhost"), ("origin", "https://[::1]")]));
-        for origin in ["http://evil.example", "null", "localhost", "file://", "http://localhost.evil.example"] {
-            assert!(!check(&[("host", "localhost"), ("origin", origin)]), "{origin}");
+        assert!(is_foreign(&[("host", "localhost"), ("host", "evil.example")]));
+        assert!(names_another_host(&Uri::from_static("http://evil.example/api/states_mean"), &headers(&[])));
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_recognized() {
+        let allowed = ["http://front.example:3000".to_owned()];
+        let is_foreign = |list: &[(&'static str, &'static str)]| {
+            foreign_page(&Uri::from_static("/api/states_mean"), &headers(list), &allowed).is_some()
+        };
+        for (host, origin) in [
+            ("localhost:5000", "http://localhost:5000"),
+            ("[::1]:5000", "http://[::1]:5000"),
+            ("tally.example", "https://tally.example"),
+            ("tally.example", "http://tally.example"),
+            ("tally.example:443", "https://TALLY.example"),
+            ("tally.example", "http://front.example:3000"),
+        ] {
+            assert!(!is_foreign(&[("host", host), ("origin", origin)]), "{host}, {origin}");
         }
-        assert!(check(&[("sec-fetch-site", "same-origin")]) && check(&[("sec-fetch-site", "none")]));
-        assert!(!check(&[("sec-fetch-site", "cross-site")]) && !check(&[("sec-fetch-site", "same-site")]));
-        assert!(foreign(&Uri::from_static("http://evil.example/api/states_mean"), &headers(&[]), true).is_some());
-        assert!(foreign(&Uri::from_static("/"), &headers(&[("host", "evil.example")]), false).is_none());
+        for origin in [
+            "http://localhost:3000",
+            "http://localhost",
+            "http://127.0.0.1:5000",
+            "http://evil.example:5000",
+            "http://front.example",
+            "https://front.example:3000",
+            "null",
+            "localhost:5000",
+            "file://",
+            "http://localhost.evil.example:5000",
+            "",
+        ] {
+            assert!(is_foreign(&[("host", "localhost:5000"), ("origin", origin)]), "{origin}");
+        }
+        let two =
+            [("host", "tally.example"), ("origin", "http://front.example:3000"), ("origin", "http://evil.example")];
+        assert!(is_foreign(&two));
+        assert!(!is_foreign(&[("sec-fetch-site", "same-origin")]) && !is_foreign(&[("sec-fetch-site", "none")]));
+        assert!(is_foreign(&[("sec-fetch-site", "cross-site")]) && is_foreign(&[("sec-fetch-site", "same-site")]));
+        assert!(!is_foreign(&[("origin", "http://front.example:3000"), ("sec-fetch-site", "cross-site")]));
+        assert!(!is_foreign(&[]), "a program that is no browser");
+        let absolute = Uri::from_static("http://tally.example/api/states_mean");
+        assert!(foreign_page(&absolute, &headers(&[("origin", "http://tally.example")]), &[]).is_none());
     }
 
     #[test]
@@ -193,7 +292,6 @@ mod tests {
         assert!(changes_state(&Method::GET, SHUTDOWN_PATH) && changes_state(&Method::HEAD, SHUTDOWN_PATH));
         let task = "/api/v1/file-processing/tasks/67e55044-10b1-426f-9247-bb680e5fe0c8";
         assert!(changes_state(&Method::GET, &format!("{task}/download")));
-        assert!(changes_state(&Method::GET, &format!("{task}/download/")));
         assert!(!changes_state(&Method::GET, &format!("{task}/status")));
         assert!(!changes_state(&Method::GET, "/api/jobs") && !changes_state(&Method::HEAD, "/api/jobs"));
     }
@@ -208,17 +306,17 @@ mod tests {
         let uri = Uri::from_static(SHUTDOWN_PATH);
         let may = |peer, list: &[_]| may_administer(from(peer), &uri, &headers(list), None);
         for here in ["127.0.0.1:9", "127.0.0.2:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
-            assert!(
-                may(here, &[]) && may(here, &[("host", "localhost:5000"), ("origin", "http://127.0.0.1")]),
-                "{here}"
-            );
+            assert!(may(here, &[]) && may(here, &[("host", "localhost:5000"), ("user-agent", "curl")]), "{here}");
+            // Pages that a browser shows on this machine, whoever wrote them.
+            for browser in ["origin", "referer", "cookie", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"] {
+                assert!(!may(here, &[("host", "localhost"), (browser, "same-origin")]), "{browser}");
+            }
             // A proxy on this machine passes on requests from elsewhere.
             for proxy in ["forwarded", "x-forwarded-for", "x-real-ip", "via"] {
                 assert!(!may(here, &[("host", "localhost"), (proxy, "127.0.0.1")]), "{proxy}");
             }
             // A name that a foreign page made resolve to this machine, whatever the listener.
             assert!(!may(here, &[("host", "evil.example:5000")]));
-            assert!(!may(here, &[("host", "localhost"), ("origin", "http://evil.example")]));
         }
         assert!(!may("192.0.2.1:9", &[]) && !may("192.0.2.1:9", &[("authorization", "Bearer s3cret")]));
 

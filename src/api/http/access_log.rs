@@ -10,8 +10,12 @@ use axum::{
 };
 use tracing::{Instrument, Span, field::display};
 
-use super::{access::Arrival, errors::Fault, surface::Surface};
-use crate::{api::metrics::HttpRequest, limits::LOG_TEXT_CHARS_MAX};
+use super::{
+    access::Arrival,
+    errors::{Fault, ShuttingDown},
+    surface::Surface,
+};
+use crate::{api::metrics::HttpRequest, engine::state::jobs::JobId, limits::LOG_TEXT_CHARS_MAX};
 
 /// The target of these lines. The file of `--log-file` has the lines of this target.
 pub(crate) const ROUTES: &str = "tally::routes";
@@ -29,7 +33,9 @@ pub(super) async fn log(State(surface): State<Surface>, request: Request, next: 
     let mut call = Call { surface, span: span.clone(), started, route, method, peer, status: None };
     let response = next.run(request).instrument(span).await;
     call.status = Some(response.status());
-    if let Some(Fault(error)) = response.extensions().get() {
+    if response.extensions().get::<ShuttingDown>().is_some() {
+        tracing::error!(target: ROUTES, parent: &call.span, peer = peer.map(display), "refused: the server is shutting down");
+    } else if let Some(Fault(error)) = response.extensions().get() {
         tracing::error!(parent: &call.span, peer = peer.map(display), error, "a request failed");
     }
     response
@@ -68,6 +74,11 @@ impl Drop for Call {
 pub(super) fn log_parameters(parameters: &impl Debug) {
     let body = shortened(&format!("{parameters:?}"));
     tracing::debug!(target: ROUTES, %body, "parameters");
+}
+
+/// Logs the id of the job that a request has started.
+pub(super) fn log_job(id: JobId) {
+    tracing::debug!(target: ROUTES, job_id = %id, "accepted");
 }
 
 /// The beginning of a text from a client, long enough to recognize it.

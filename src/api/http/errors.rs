@@ -3,14 +3,14 @@
 
 use axum::{
     Json,
-    http::{Extensions, HeaderValue, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{paths::is_statistics_path, statistics_json::StatisticsStatus};
-use crate::error::{Error, Kind, logged::Logged};
+use crate::error::{Error, Kind, logged::Logged, quoted::Quoted};
 
 /// What the original servers answer to a question while they shut down.
 const SHUTTING_DOWN: &str = "shutting down";
@@ -38,6 +38,14 @@ pub(super) fn status_of(error: &Error) -> StatusCode {
 /// The error of a request's body that could not be read.
 pub(super) fn interrupted(error: axum::Error) -> Error {
     Error::Aborted(error.to_string())
+}
+
+/// Why a body cannot be read: it has an encoding that is not known here. `None` if it can be read.
+pub(super) fn unsupported_encoding(headers: &HeaderMap) -> Option<String> {
+    let encodings = headers.get_all(header::CONTENT_ENCODING);
+    let unknown = encodings.iter().find(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))?;
+    let name = String::from_utf8_lossy(unknown.as_bytes());
+    Some(format!("Content-Encoding {} is not supported: send it as it is", Quoted(&name)))
 }
 
 /// An error answer in the form that the clients of this path expect.
@@ -85,6 +93,7 @@ impl IntoResponse for StatisticsError {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
         }
         if is_shutting_down {
+            response.extensions_mut().insert(ShuttingDown);
             // RFC 9110, section 15.5.6: a 405 lists the allowed methods, and the list may be empty.
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(""));
         }
@@ -144,6 +153,9 @@ impl IntoResponse for TaskError {
         };
         let mut response = (status, Json(failure)).into_response();
         response.extensions_mut().extend(Fault::extension(fault));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.extensions_mut().insert(ShuttingDown);
+        }
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
         }
@@ -175,6 +187,10 @@ pub(super) struct Detail {
     field: &'static str,
     message: String,
 }
+
+/// A request was refused because the server shuts down. It is in the extensions of the answer for `access_log`.
+#[derive(Clone, Copy)]
+pub(super) struct ShuttingDown;
 
 /// What went wrong in the server itself, as the log says it. It is in the extensions of the answer for `access_log`,
 /// which knows the client's address.

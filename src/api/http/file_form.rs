@@ -8,32 +8,39 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use axum::{
     body::{Body, BodyDataStream},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use multer::{Field, Multipart};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Sleep, sleep, timeout},
+};
 
 use super::{
     discard::{DISCARD_MAX, discard},
-    errors::{TaskError, interrupted},
+    errors::{TaskError, interrupted, unsupported_encoding},
+    tasks_json::Grouping,
 };
 use crate::{
     engine::{runtime::transfers::TooSlow, state::transfers::Pace},
     error::{Error, quoted::Quoted},
-    limits::{FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, REFUSED_BYTES_MAX},
+    limits::{FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JOB_NAMES_BYTES_MAX, REFUSED_BYTES_MAX},
 };
 
-/// A multipart form with a file in its field `file`. Other fields are skipped.
+/// A multipart form with a file in its field `file`, and fields about the grouping before it. Other fields are skipped.
 pub(super) struct FileForm {
-    form: Multipart<'static>,
+    /// `None` while the file is read.
+    form: Option<Multipart<'static>>,
+    /// Brings the form back when the file was read or dropped.
+    lent: Option<oneshot::Receiver<Multipart<'static>>>,
     bounds: Arc<Bounds>,
 }
 
@@ -41,7 +48,7 @@ pub(super) struct FileForm {
 struct Bounds {
     /// Bytes that are not of the file; or, once the form is over, all bytes that are still read and dropped.
     left: AtomicU64,
-    /// The file has been read, or the form was refused: the rest is read and dropped.
+    /// The form was read, or it was refused: the rest is read and dropped.
     is_over: AtomicBool,
 }
 
@@ -64,38 +71,155 @@ impl FileForm {
         let (body, rate) = (body.into_data_stream(), MinimumRate::new(idle_max));
         let too_slow = TooSlow::new(transfer, idle_max);
         let pieces = Pieces { body, bounds: Arc::clone(&bounds), rate, too_slow, pause: false };
-        Ok(Self { form: Multipart::new(pieces, boundary), bounds })
+        Ok(Self { form: Some(Multipart::new(pieces, boundary)), lent: None, bounds })
     }
 
-    /// The content of the file as it arrives. Errors: the form has no file, or its name does not end with `.csv`.
-    pub(super) async fn file(
-        &mut self,
-    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, TaskError> {
-        let file = self.find_file().await?;
-        self.bounds.left.store(u64::MAX, Ordering::Relaxed); // the engine bounds the file
-        Ok(file.map(|piece| piece.map_err(form_error)))
-    }
-
-    async fn find_file(&mut self) -> Result<Field<'static>, TaskError> {
-        while let Some(field) = self.form.next_field().await.map_err(form_error)? {
-            if field.name() == Some("file")
-                && let Some(name) = field.file_name()
-            {
-                check_name(name)?;
-                return Ok(field);
-            }
-        }
-        Err(no_file())
+    /// The fields before the file, and the content of the file as it arrives.
+    ///
+    /// Errors: the form has no file, or its name does not end with `.csv`; a field that is wrong.
+    pub(super) async fn file(&mut self) -> Result<(Grouping, FileStream), TaskError> {
+        let form = self.form.as_mut().ok_or_else(no_file)?;
+        let (grouping, file) = find_file(form).await?;
+        let form = self.form.take().ok_or_else(no_file)?;
+        let (tx, rx) = oneshot::channel();
+        self.lent = Some(rx);
+        let bytes_left = self.bounds.left.swap(u64::MAX, Ordering::Relaxed); // the engine bounds the file
+        let bounds = Arc::clone(&self.bounds);
+        Ok((grouping, FileStream { file: Some(file), form: Some((form, tx)), bounds, bytes_left }))
     }
 
     /// Reads and drops the rest of the form, so that the client gets to read the answer. [`Pieces`] keeps the rest from the
     /// parser, which would hold the head of a field in memory until it ends.
-    pub(super) async fn finish(mut self) {
-        self.bounds.left.store(REFUSED_BYTES_MAX, Ordering::Relaxed);
-        self.bounds.is_over.store(true, Ordering::Relaxed);
-        let read = async { while let Ok(Some(_skipped)) = self.form.next_field().await {} };
+    pub(super) async fn finish(self) {
+        let read = async {
+            let form = match (self.form, self.lent) {
+                (Some(form), _) => Some(form),
+                (None, Some(lent)) => lent.await.ok(),
+                (None, None) => None,
+            };
+            self.bounds.left.store(REFUSED_BYTES_MAX, Ordering::Relaxed);
+            self.bounds.is_over.store(true, Ordering::Relaxed);
+            let Some(mut form) = form else { return };
+            while let Ok(Some(_skipped)) = form.next_field().await {}
+        };
         let _enough_either_way = timeout(DISCARD_MAX, read).await;
     }
+}
+
+/// Skips to the file. Returns it with the fields about the grouping before it.
+async fn find_file(form: &mut Multipart<'static>) -> Result<(Grouping, Field<'static>), TaskError> {
+    let mut grouping = Grouping::default();
+    while let Some(field) = form.next_field().await.map_err(form_error)? {
+        if let Some(name) = Grouping::field_name(field.name()) {
+            grouping.set(name, text_of(name, field).await?)?;
+        } else if let Some(name) = file_name(&field) {
+            if let Some(encoding) = unsupported_encoding(field.headers()) {
+                return Err(TaskError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "file", encoding));
+            }
+            check_name(&name)?;
+            return Ok((grouping, field));
+        }
+    }
+    Err(no_file())
+}
+
+/// The file name of the field `file`, as `filename*` (RFC 8187) or `filename` has it; `None` for any other field.
+fn file_name(field: &Field<'_>) -> Option<String> {
+    let disposition = field.headers().get(header::CONTENT_DISPOSITION).map(HeaderValue::as_bytes);
+    let encoded = || disposition.and_then(encoded_file_name);
+    (field.name() == Some("file")).then(|| encoded().or_else(|| field.file_name().map(str::to_owned)))?
+}
+
+/// The value of the parameter `filename*`, for example `UTF-8''na%C3%AFve.csv`. `None` if there is none that can be read.
+fn encoded_file_name(disposition: &[u8]) -> Option<String> {
+    let text = str::from_utf8(disposition).ok()?;
+    let mut in_quotes = false;
+    let mut parameters = text.split(|character| {
+        in_quotes ^= character == '"';
+        character == ';' && !in_quotes
+    });
+    let value = parameters.find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("filename*").then(|| value.trim())
+    })?;
+    let mut parts = value.splitn(3, '\'');
+    let (charset, _language, encoded) = (parts.next()?, parts.next()?, parts.next()?);
+    let bytes: Vec<u8> = percent_encoding::percent_decode_str(encoded).collect();
+    if charset.eq_ignore_ascii_case("utf-8") {
+        String::from_utf8(bytes).ok()
+    } else if charset.eq_ignore_ascii_case("iso-8859-1") {
+        Some(bytes.into_iter().map(char::from).collect())
+    } else {
+        None
+    }
+}
+
+/// The text of a field about the grouping.
+async fn text_of(name: &'static str, mut field: Field<'static>) -> Result<String, TaskError> {
+    let refused = |message: String| TaskError::new(StatusCode::BAD_REQUEST, name, message);
+    let mut bytes = Vec::new();
+    while let Some(piece) = field.chunk().await.map_err(form_error)? {
+        if bytes.len() + piece.len() > JOB_NAMES_BYTES_MAX {
+            return Err(refused(format!("It has more than {JOB_NAMES_BYTES_MAX} bytes")));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    String::from_utf8(bytes).map_err(|error| refused(format!("It is not UTF-8: {}", error.utf8_error())))
+}
+
+/// The content of the file. After it, the rest of the form is read, because it must not have what would be ignored.
+pub(super) struct FileStream {
+    /// `None` once its end has been read.
+    file: Option<Field<'static>>,
+    /// Goes back to the [`FileForm`] when this is dropped.
+    form: Option<(Multipart<'static>, oneshot::Sender<Multipart<'static>>)>,
+    bounds: Arc<Bounds>,
+    /// Bytes of the form that may still come after the file.
+    bytes_left: u64,
+}
+
+impl Stream for FileStream {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Some(file) = &mut this.file {
+            if let Some(piece) = ready!(file.poll_next_unpin(context)) {
+                return Poll::Ready(Some(piece.map_err(form_error)));
+            }
+            this.file = None;
+            this.bounds.left.store(this.bytes_left, Ordering::Relaxed);
+        }
+        let Some((form, _)) = &mut this.form else { return Poll::Ready(None) };
+        loop {
+            let refused = match ready!(form.poll_next_field(context)) {
+                Ok(None) => return Poll::Ready(None),
+                Ok(Some(field)) => after_file(&field).map(Error::Malformed),
+                Err(error) => Some(form_error(error)),
+            };
+            if let Some(refused) = refused {
+                return Poll::Ready(Some(Err(refused)));
+            }
+        }
+    }
+}
+
+impl Drop for FileStream {
+    fn drop(&mut self) {
+        self.file = None; // before the form can be read on
+        if let Some((form, tx)) = self.form.take() {
+            let _nobody_waits = tx.send(form);
+        }
+    }
+}
+
+/// Why a field must not come after the file.
+fn after_file(field: &Field<'_>) -> Option<String> {
+    if file_name(field).is_some() {
+        return Some("the form has a second file: send each file in a request of its own".to_owned());
+    }
+    let name = Grouping::field_name(field.name())?;
+    Some(format!("the form has {name} after the file: send it before the file, or as a query parameter"))
 }
 
 fn no_file() -> TaskError {
@@ -234,7 +358,7 @@ mod tests {
         let mut form = FileForm::new(&headers.into_iter().collect(), body, transfer(), IDLE_MAX)
             .await
             .map_err(|error| error.message)?;
-        let file = form.file().await.map_err(|error| error.message)?;
+        let (_, file) = form.file().await.map_err(|error| error.message)?;
         let content = file.try_fold(Vec::new(), |mut content, piece| async move {
             content.extend_from_slice(&piece);
             Ok(content)
@@ -276,6 +400,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_after_the_file_is_ignored() {
+        let file = part("name=\"file\"; filename=\"a.csv\"", "x");
+        let refused = |what: &str| Err(format!("malformed request: the form has {what}"));
+        let second = refused("a second file: send each file in a request of its own");
+        let late = |name| refused(&format!("{name} after the file: send it before the file, or as a query parameter"));
+        for (field, expected) in [
+            (file.clone(), second.clone()),
+            (part("name=\"file\"; filename*=UTF-8''b.csv", "y"), second),
+            (part("name=\"group_by\"", "a"), late("group_by")),
+            (part("name=\"sum\"", "a"), late("sum")),
+            (part("name=\"file\"", "a text"), Ok(b"x".to_vec())),
+        ] {
+            for piece_bytes in [1, 7, 1000] {
+                let form = file.clone() + &field + "--B--\r\n";
+                assert_eq!(file_of(form.as_bytes(), piece_bytes).await, expected, "{field}");
+            }
+        }
+        let endless = file.clone() + &part("name=\"later\"", &"x".repeat(2 * FORM_BYTES_MAX)) + "--B--\r\n";
+        let too_much = format!("malformed request: the form has more than {FORM_BYTES_MAX} bytes beside its file");
+        assert_eq!(file_of(endless.as_bytes(), 1000).await, Err(too_much));
+    }
+
+    #[test]
+    fn encoded_file_names_are_read() {
+        for (disposition, expected) in [
+            ("form-data; name=\"file\"; filename*=UTF-8''na%C3%AFve.csv", Some("na\u{ef}ve.csv")),
+            ("form-data; filename=\"a;b.txt\"; FileName* = utf-8'en'b.csv ", Some("b.csv")),
+            ("form-data; filename*=ISO-8859-1''na%EFve.csv", Some("na\u{ef}ve.csv")),
+            ("form-data; filename=\"filename*=UTF-8''c.csv\"", None),
+            ("form-data; filename*=UTF-8''%FF.csv", None),
+            ("form-data; filename*=koi8-r''a.csv", None),
+            ("form-data; filename*=a.csv", None),
+        ] {
+            assert_eq!(encoded_file_name(disposition.as_bytes()).as_deref(), expected, "{disposition}");
+        }
+    }
+
+    #[tokio::test]
     async fn all_but_the_file_is_bounded() {
         let too_much = format!("malformed request: the form has more than {FORM_BYTES_MAX} bytes beside its file");
         let endless = "x".repeat(2 * FORM_BYTES_MAX);
@@ -304,7 +466,7 @@ mod tests {
         let body = Body::from_stream(stream::iter([Ok(head)]).chain(pieces));
         let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
         let mut form = FileForm::new(&headers.into_iter().collect(), body, transfer(), IDLE_MAX).await.expect("a form");
-        let mut file = form.file().await.expect("a file");
+        let (_, mut file) = form.file().await.expect("a file");
         file.next().await.expect("a piece").expect("no error");
         assert!(given.load(Ordering::Relaxed) <= 2, "{} pieces were taken for one", given.load(Ordering::Relaxed));
     }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access_log::{log_parameters, shortened},
     discard::{DISCARD_MAX, SHORT_DISCARD_MAX, discard},
-    errors::{StatisticsError, interrupted},
+    errors::{StatisticsError, interrupted, unsupported_encoding},
     surface::Surface,
 };
 use crate::{
@@ -37,6 +37,9 @@ use crate::{
 /// How long a JSON body may take before its call counts as a long one.
 const SHORT_BODY_MAX: Duration = Duration::from_secs(1);
 
+/// Some programs write it before the JSON. RFC 8259, section 8.1, lets a reader ignore it.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// A request's body as a JSON object. Its content type is ignored, as the original servers did.
 pub(super) struct JsonBody<T>(pub(super) T);
 
@@ -45,12 +48,18 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for JsonBody<T>
 
     async fn from_request(request: Request, surface: &Surface) -> Result<Self, StatisticsError> {
         let Caller { origin, .. } = Caller::of(request.extensions());
+        let encoding = unsupported_encoding(request.headers());
         let body = request.into_body().into_data_stream();
         if !surface.takes_jobs() {
             discard(body, SHORT_DISCARD_MAX).await;
             return Err(Error::from(JobError::Refused).into()); // whatever the body says
         }
+        if let Some(encoding) = encoding {
+            discard(body, DISCARD_MAX).await;
+            return Err(StatisticsError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, encoding));
+        }
         let bytes = read_in_time(body, origin, surface).await?;
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
         let refused = |reason: String| StatisticsError::new(StatusCode::BAD_REQUEST, reason);
         // serde would accept an array with the values of the fields in their order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
@@ -58,7 +67,7 @@ impl<T: DeserializeOwned + std::fmt::Debug> FromRequest<Surface> for JsonBody<T>
         }
         // serde's text may quote a part of the body, whatever its length.
         let text_of = |error: serde_json::Error| format!("the body: {}", shortened(&error.to_string()));
-        let parameters = serde_json::from_slice(&bytes).map_err(|error| refused(text_of(error)))?;
+        let parameters = serde_json::from_slice(bytes).map_err(|error| refused(text_of(error)))?;
         log_parameters(&parameters);
         Ok(Self(parameters))
     }

@@ -14,7 +14,7 @@ mod file_form;
 mod json_body;
 mod long_calls;
 mod openapi;
-mod paths;
+pub(crate) mod paths;
 mod probes;
 pub(crate) mod router;
 mod statistics;

@@ -4,7 +4,8 @@
 use axum::{
     Router,
     http::{HeaderValue, header},
-    response::Response,
+    response::{Redirect, Response},
+    routing::get,
 };
 use utoipa::{
     Modify, OpenApi,
@@ -16,10 +17,15 @@ use utoipa::{
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{paths::is_statistics_path, surface::Surface};
+use super::{
+    paths::{SWAGGER_PATH, is_statistics_path},
+    surface::Surface,
+};
 
 const OPENAPI_PATH: &str = "/api/v1/openapi.json";
-const SWAGGER_PATH: &str = "/api/v1/docs/swagger";
+/// Where the original file-processing server has its description and its second page: they lead to ours.
+const ORIGINAL_PATHS: [(&str, &str); 2] =
+    [("/api/v1/docs/openapi.json", OPENAPI_PATH), ("/api/v1/docs/redoc", SWAGGER_PATH)];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -49,7 +55,10 @@ pub(super) fn with_docs(routes: OpenApiRouter<Surface>) -> Router<Surface> {
     // By default the page asks a server on the internet to validate the description.
     let config = utoipa_swagger_ui::Config::default().validator_url("none");
     let page = Router::from(SwaggerUi::new(SWAGGER_PATH).config(config).url(OPENAPI_PATH, description));
-    router.merge(page.layer(axum::middleware::map_response(harden)))
+    let router = router.merge(page.layer(axum::middleware::map_response(harden)));
+    ORIGINAL_PATHS
+        .into_iter()
+        .fold(router, |router, (from, to)| router.route(from, get(async || Redirect::temporary(to))))
 }
 
 /// Adds the answers that do not come from the handlers: refusals before them, failures, and `Retry-After`.

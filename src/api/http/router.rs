@@ -1,12 +1,7 @@
 //! All routes, and what each call passes before it reaches its handler.
 
-use axum::{
-    Router,
-    extract::Request,
-    http::StatusCode,
-    middleware::{from_fn, from_fn_with_state},
-    response::Response,
-};
+use axum::{Router, extract::Request, http::StatusCode, middleware::from_fn_with_state, response::Response};
+use tower::util::option_layer;
 
 use super::{access, access_log, errors, long_calls, openapi, probes, statistics, surface::Surface, tasks};
 
@@ -16,7 +11,8 @@ pub(crate) fn router(surface: Surface) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(surface.clone(), long_calls::long_answers))
-        .layer(from_fn(access::check))
+        .layer(option_layer(access::cors(&surface.access)))
+        .layer(from_fn_with_state(surface.access.clone(), access::check))
         .layer(from_fn_with_state(surface.clone(), access_log::log))
         .with_state(surface)
 }

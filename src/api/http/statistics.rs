@@ -15,6 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     access::{Arrival, may_administer},
+    access_log::log_job,
     download::pieces_of,
     errors::StatisticsError,
     json_body::JsonBody,
@@ -49,7 +50,7 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
         .routes(routes!(jobs))
         .routes(routes!(job, cancel))
         .routes(routes!(num_jobs))
-        .routes(routes!(graceful_shutdown))
+        .routes(routes!(graceful_shutdown, graceful_shutdown_by_post))
 }
 
 /// The answers to every POST in this module.
@@ -74,6 +75,9 @@ enum Submitted {
     /// The body has more than 1 MiB.
     #[response(status = 413)]
     TooLarge(#[to_schema] StatisticsError),
+    /// The body is compressed.
+    #[response(status = 415)]
+    Encoded(#[to_schema] StatisticsError),
     /// The queue is full, or too many calls have a long body: ask again after the seconds in Retry-After.
     #[response(status = 429)]
     Full(#[to_schema] StatisticsError),
@@ -126,7 +130,7 @@ async fn global_mean(
     submit(&surface, SurveyQuestion::new(Ask::GlobalMean, asked.question.0, None, None)).await
 }
 
-/// Global mean less the state's mean, of every state.
+/// Global mean less the state's mean, of every state, the largest difference first.
 #[utoipa::path(post, path = "/api/diff_from_mean", tag = "statistics", request_body = Question, responses(Submitted))]
 async fn diff_from_mean(
     surface: State<Surface>,
@@ -168,6 +172,7 @@ async fn state_mean_by_category(
 
 async fn submit(surface: &Surface, question: Result<SurveyQuestion, Error>) -> Result<Json<Accepted>, StatisticsError> {
     let id = surface.engine.submit_survey(question?).await?;
+    log_job(id);
     Ok(Json(id.into()))
 }
 
@@ -303,13 +308,44 @@ async fn num_jobs(State(surface): State<Surface>) -> Response {
     )
 )]
 async fn graceful_shutdown(
-    State(surface): State<Surface>,
-    Extension(arrival): Extension<Arrival>,
+    surface: State<Surface>,
+    arrival: Extension<Arrival>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if !may_administer(arrival, &uri, &headers, surface.admin_token.as_ref()) {
-        let reason = "only from this machine itself; or with the admin token, where the server has one";
+    shut_down(surface, arrival, &uri, &headers)
+}
+
+/// The same as a POST, because it changes something.
+#[utoipa::path(
+    post, path = "/api/graceful_shutdown", tag = "statistics",
+    security((), ("admin_token" = [])),
+    responses(
+        (
+            status = 200, description = "`running` while jobs are not done, then `done`", content_type = "application/json",
+            body = serde_json::Value, example = json!({"status": "running"})
+        ),
+        (status = 403, description = "Not from here, and not without the token", body = StatisticsError)
+    )
+)]
+async fn graceful_shutdown_by_post(
+    surface: State<Surface>,
+    arrival: Extension<Arrival>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    shut_down(surface, arrival, &uri, &headers)
+}
+
+fn shut_down(
+    State(surface): State<Surface>,
+    Extension(arrival): Extension<Arrival>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Response {
+    if !may_administer(arrival, uri, headers, surface.admin_token.as_ref()) {
+        let reason =
+            "only from this machine itself and not from a browser; or with the admin token, where the server has one";
         return StatisticsError::new(StatusCode::FORBIDDEN, reason).into_response();
     }
     surface.refuse_jobs();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::access::AdminToken;
+use super::access::{AccessRules, AdminToken};
 use crate::{
     api::metrics::Metrics,
     engine::{Engine, runtime::transfers::Admission},
@@ -22,6 +22,7 @@ pub(crate) struct Inner {
     pub(super) engine: Engine,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admin_token: Option<AdminToken>,
+    pub(super) access: AccessRules,
     /// Admits calls whose body or answer takes long.
     pub(super) long_calls: Admission,
     /// How long a body may send nothing.
@@ -45,6 +46,7 @@ impl Surface {
         engine: Engine,
         metrics: Arc<Metrics>,
         admin_token: Option<AdminToken>,
+        access: AccessRules,
         idle_max: Duration,
         long_calls_max: usize,
     ) -> Self {
@@ -53,6 +55,7 @@ impl Surface {
             engine,
             metrics,
             admin_token,
+            access,
             idle_max,
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),

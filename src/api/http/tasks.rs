@@ -10,15 +10,16 @@ use axum::{
     },
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::post,
 };
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    discard::{SHORT_DISCARD_MAX, discard},
+    access_log::{log_job, log_parameters},
+    discard::{DISCARD_MAX, SHORT_DISCARD_MAX, discard},
     download::{Download, Part, pieces_of},
-    errors::{Failure, TaskError},
+    errors::{Failure, TaskError, unsupported_encoding},
     file_form::FileForm,
     paths::TASKS_PATH,
     surface::Surface,
@@ -33,18 +34,14 @@ use crate::{
     error::{Error, jobs::JobError},
 };
 
-/// Each path is served with and without a slash at its end.
+/// The description has the path of the POST as in the original server, but requests arrive without the slash at its end.
 pub(super) fn routes() -> OpenApiRouter<Surface> {
-    let without_slash = TASKS_PATH.trim_end_matches('/');
     OpenApiRouter::new()
         .routes(routes!(create))
         .routes(routes!(status))
         .routes(routes!(download))
         .routes(routes!(cancel))
-        .route(without_slash, post(create))
-        .route(&format!("{TASKS_PATH}{{task_id}}/status/"), get(status))
-        .route(&format!("{TASKS_PATH}{{task_id}}/download/"), get(download))
-        .route(&format!("{TASKS_PATH}{{task_id}}/"), axum::routing::delete(cancel))
+        .route(TASKS_PATH.trim_end_matches('/'), post(create))
 }
 
 /// A form with a file, for the OpenAPI.
@@ -69,9 +66,10 @@ struct Form {
                 ("its end" = (operation_id = "cancel", parameters(("task_id" = "$response.body#/task/id"))))
             )
         ),
-        (status = 400, description = "No file, or none with the extension .csv", body = Failure),
+        (status = 400, description = "Not one file with the extension .csv, or a wrong grouping", body = Failure),
         (status = 403, description = "The request comes from a foreign page", body = Failure),
         (status = 408, description = "The body stopped arriving", body = Failure),
+        (status = 415, description = "The body or the file is compressed", body = Failure),
         (status = 429, description = "The queue or the disk is full, or too many calls with a long body or answer", body = Failure),
         (status = 503, description = "The server is shutting down", body = Failure)
     )
@@ -95,6 +93,10 @@ async fn create(
             return Err(error);
         }
     };
+    if let Some(encoding) = unsupported_encoding(&headers) {
+        discard(body.into_data_stream(), DISCARD_MAX).await;
+        return Err(TaskError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding", encoding));
+    }
     let mut form = FileForm::new(&headers, body, permit.pace(), surface.idle_max).await?;
     let submitted = submit(&surface, origin, grouping, &mut form).await;
     form.finish().await;
@@ -107,9 +109,14 @@ async fn submit(
     grouping: Result<Query<Grouping>, QueryRejection>,
     form: &mut FileForm,
 ) -> Result<JobId, TaskError> {
-    let grouping = grouping.map_err(|error| TaskError::new(StatusCode::BAD_REQUEST, "query", error.body_text()))?;
+    let Query(query) = grouping.map_err(|error| TaskError::new(StatusCode::BAD_REQUEST, "query", error.body_text()))?;
+    let (fields, file) = form.file().await?;
+    let grouping = query.with(fields)?;
+    log_parameters(&grouping);
     let (group, header) = to_group(grouping)?;
-    Ok(surface.engine.submit_task(origin, form.file().await?, group, header).await?)
+    let id = surface.engine.submit_task(origin, file, group, header).await?;
+    log_job(id);
+    Ok(id)
 }
 
 /// The state of a task.

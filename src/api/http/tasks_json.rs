@@ -1,6 +1,6 @@
 //! The JSON of the file-processing tasks. Paths, fields and texts are those of the original server.
 
-use axum::{extract::Query, http::StatusCode};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -25,8 +25,9 @@ pub(super) fn parse_task_id(text: &str) -> Option<JobId> {
 }
 
 /// Which columns to group by and which to sum.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Grouping {
     /// Columns to group by, as one CSV record of their names; `Song,Date` if it is not given.
     #[param(required = false, example = "Song,Date")]
@@ -36,8 +37,37 @@ pub(super) struct Grouping {
     sum: Option<String>,
 }
 
+impl Grouping {
+    /// The names of the fields, which are also those of form fields.
+    const FIELDS: [&str; 2] = ["group_by", "sum"];
+
+    /// The name of a form field if it is one of these fields.
+    pub(super) fn field_name(name: Option<&str>) -> Option<&'static str> {
+        Self::FIELDS.into_iter().find(|field| Some(*field) == name)
+    }
+
+    /// Sets a field to the text of a form field. Errors: it is set already.
+    pub(super) fn set(&mut self, name: &'static str, text: String) -> Result<(), TaskError> {
+        let field = if name == Self::FIELDS[0] { &mut self.group_by } else { &mut self.sum };
+        match field.replace(text) {
+            None => Ok(()),
+            Some(_before) => Err(TaskError::new(StatusCode::BAD_REQUEST, name, "It is given twice")),
+        }
+    }
+
+    /// Adds the fields of a form to those of the query. Errors: both have the same field.
+    pub(super) fn with(mut self, form: Self) -> Result<Self, TaskError> {
+        for (name, text) in Self::FIELDS.into_iter().zip([form.group_by, form.sum]) {
+            if let Some(text) = text {
+                self.set(name, text)?;
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// The columns that a request asks for, and the header of its result.
-pub(super) fn to_group(Query(grouping): Query<Grouping>) -> Result<(GroupBy, Vec<String>), TaskError> {
+pub(super) fn to_group(grouping: Grouping) -> Result<(GroupBy, Vec<String>), TaskError> {
     let by = match grouping.group_by {
         Some(names) => to_names("group_by", &names)?,
         None => DEFAULT_BY.map(String::from).to_vec(),
@@ -153,7 +183,7 @@ mod tests {
     fn groupings_and_their_headers() {
         let grouping = |by: Option<&str>, sum: Option<&str>| {
             let grouping = Grouping { group_by: by.map(String::from), sum: sum.map(String::from) };
-            to_group(Query(grouping)).map(|(_, header)| header.join("|")).map_err(|error| error.field)
+            to_group(grouping).map(|(_, header)| header.join("|")).map_err(|error| error.field)
         };
         let default = Ok("Song|Date|Total Number of Plays for Date".to_owned());
         assert_eq!(grouping(None, None), default);

@@ -48,17 +48,27 @@ pub(super) struct PartitionGroups {
 impl Columns {
     /// Finds the columns of the question.
     ///
-    /// Errors: the first column that is missing.
+    /// Errors: the first column that is missing, or that two names could be.
     pub(super) fn of(names: &[String], work: &Work) -> Result<Self, CsvError> {
         let stored = stored_names(names);
-        let find = |wanted: &[String]| {
-            let index = |name: &String| stored.iter().position(|other| other == name);
-            let found = wanted.iter().map(|name| index(name).ok_or_else(|| CsvError::NoColumn { name: name.clone() }));
-            found.collect::<Result<Vec<_>, _>>()
-        };
+        let index = |name: &String| column_index(&stored, name, work);
+        let find = |wanted: &[String]| wanted.iter().map(index).collect::<Result<Vec<_>, _>>();
         let (by, sum) = (find(work.spec.by())?, find(work.spec.sum())?);
         Ok(Self { by, sum, unnamed: unnamed_columns(names), names: names.to_vec() })
     }
+}
+
+fn column_index(names: &[String], wanted: &str, work: &Work) -> Result<usize, CsvError> {
+    let missing = || CsvError::NoColumn { name: wanted.to_owned() };
+    if let Some(index) = names.iter().position(|name| name == wanted) {
+        return Ok(index);
+    }
+    let is_meant = |name: &String| work.spec.trims_names && name.trim() == wanted.trim();
+    let index = names.iter().position(is_meant).ok_or_else(missing)?;
+    if names.iter().skip(index + 1).any(is_meant) {
+        return Err(CsvError::DuplicateColumn { name: wanted.trim().to_owned() });
+    }
+    Ok(index)
 }
 
 /// Adds the rows that the scan delivers to their groups.

@@ -16,6 +16,8 @@ const PARTITION_MEMORY_BYTES_MIN: usize = 8 * MIB;
 pub struct GroupBy {
     pub(super) by: Vec<String>,
     pub(super) sum: Vec<String>,
+    /// Whether a column is also found by its name without the white space around it.
+    pub(super) trims_names: bool,
 }
 
 impl GroupBy {
@@ -40,7 +42,7 @@ impl GroupBy {
         if let Some((_, twice)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
             return Err(GroupByError::Twice { name: (*twice).clone() });
         }
-        Ok(Self { by, sum })
+        Ok(Self { by, sum, trims_names: false })
     }
 
     /// As [`GroupBy::new`], from lists of names that are separated by commas and quoted as in a CSV file.
@@ -53,6 +55,12 @@ impl GroupBy {
             Ok(names)
         };
         Self::new(names(by)?, names(sum)?)
+    }
+
+    /// Finds a column also by its name without the white space around it, unless another one has exactly the name.
+    #[must_use]
+    pub fn with_trimmed_names(self) -> Self {
+        Self { trims_names: true, ..self }
     }
 
     /// The columns to group by.

@@ -6,14 +6,14 @@ use crate::{
         runtime::context::Context,
         state::{
             Lane,
-            jobs::{JobId, JobState},
+            jobs::{JOB_EVENTS, JobId, JobState},
         },
         storage::{draft::Draft, names::JobFile},
     },
     error::{Error, jobs::JobError},
     limits::JOB_REASON_BYTES_MAX,
 };
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
 use std::sync::Arc;
 
@@ -29,8 +29,7 @@ pub(super) async fn is_tried_again(context: &Arc<Context>, id: JobId, error: &Er
             if let Err(error) = context.workers.run(Lane::Job, quarantine).await.flatten() {
                 tracing::error!(%id, %error, "a damaged job could not be moved to quarantine");
             }
-            let failed = JobState::Failed { reason: reason_of(error).into() };
-            context.state.with(|state| state.jobs.change(id, failed, Utc::now(), None));
+            change_entry(context, id, JobState::Failed { reason: reason_of(error).into() }, Utc::now(), None);
             return false;
         }
         _ => {}
@@ -72,8 +71,38 @@ pub(crate) async fn change_record(
     };
     let record = context.workers.run(Lane::Job, publish).await.flatten()?;
     let check = record.state.result_check();
-    context.state.with(|state| state.jobs.change(record.id, record.state.into(), record.since, check));
+    change_entry(context, record.id, record.state.into(), record.since, check);
     Ok(())
+}
+
+/// Changes a job's state in the table, and logs the end of a job and of the last one.
+fn change_entry(context: &Context, id: JobId, state: JobState, since: DateTime<Utc>, result_check: Option<u64>) {
+    let has_result = matches!(state, JobState::Done { .. });
+    let (has_ended, is_drained) = context.state.with(|tables| {
+        let has_ended = tables.jobs.change(id, state, since, result_check);
+        (has_ended, tables.jobs.is_drained())
+    });
+    if has_ended {
+        tracing::debug!(target: JOB_EVENTS, job_id = %id, "{}", if has_result { "the result is ready" } else { "the job failed" });
+    }
+    if has_ended && is_drained {
+        log_drained();
+    }
+}
+
+/// Accepts no more jobs from now on. Those that were accepted are finished.
+pub(crate) fn refuse_jobs(context: &Context) {
+    let (is_first, is_drained) = context.state.with(|state| (state.jobs.refuse(), state.jobs.is_drained()));
+    if is_first {
+        tracing::debug!(target: JOB_EVENTS, "no more jobs are accepted");
+    }
+    if is_first && is_drained {
+        log_drained();
+    }
+}
+
+fn log_drained() {
+    tracing::debug!(target: JOB_EVENTS, "the last job has ended");
 }
 
 /// Why a job failed, cut to [`JOB_REASON_BYTES_MAX`].

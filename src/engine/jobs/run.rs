@@ -114,7 +114,7 @@ async fn compute(context: &Arc<Context>, id: JobId, work: Work, input_check: Opt
             context.workers.run(Lane::Job, write).await?
         }
         Work::GroupSum { by, sum, header } => {
-            let group = GroupBy::new(by, sum)?;
+            let group = GroupBy::new(by, sum)?.with_trimmed_names();
             let inputs = Arc::clone(&store);
             let open = move || inputs.open_job_file(&id.to_string(), JobFile::Input, input_check);
             let file = context.workers.run(Lane::Job, open).await??;

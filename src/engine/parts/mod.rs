@@ -1,5 +1,6 @@
 //! The stored parts: which parts an answer needs, their receipts, missing parts, and the upgrade of format version 1.
 
+pub mod columns;
 pub mod quarantine;
 pub mod receipts;
 pub mod selection;

@@ -17,7 +17,7 @@ use crate::{
     error::Error,
     limits::{
         GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMSTORE_CALLS_MAX, SMALL_CONVERSION_BYTES,
-        SURVEY_MEMORY_BYTES, SURVEYS_AT_ONCE, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
+        SURVEYS_BYTES, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
 };
 
@@ -78,7 +78,7 @@ impl Context {
             syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             large_conversions: Pool::new(LARGE_CONVERSION_BYTES),
             small_conversions: Pool::new(SMALL_CONVERSION_BYTES),
-            statistics: Pool::new(SURVEYS_AT_ONCE * SURVEY_MEMORY_BYTES),
+            statistics: Pool::new(SURVEYS_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
             upgrades: Semaphore::new(1),
             number_calls: Semaphore::new(NUMSTORE_CALLS_MAX),

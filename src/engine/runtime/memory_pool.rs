@@ -39,6 +39,11 @@ impl Pool {
         Arc::clone(&self.kib).acquire_many_owned(kib).await.ok().ok_or(Error::Draining)
     }
 
+    /// How many bytes are free now.
+    pub fn available(&self) -> usize {
+        self.kib.available_permits() * KIB
+    }
+
     /// Whether a caller of [`Pool::reserve`] is waiting.
     pub fn is_waited_for(&self) -> bool {
         self.waits.load(Ordering::Relaxed) > 0

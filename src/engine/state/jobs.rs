@@ -16,8 +16,11 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, jobs::JobError},
-    limits::{EVICTED_JOBS, JOBS_MAX, JobLimits, SURVEYS_AT_ONCE, TASKS_AT_ONCE},
+    limits::{EVICTED_JOBS, JOBS_MAX, JobLimits, SURVEYS_AT_ONCE_MAX, TASKS_AT_ONCE},
 };
+
+/// The target of the log lines about what becomes of jobs. The file of `--log-file` has them, too.
+pub const JOB_EVENTS: &str = "tally::jobs";
 
 /// A job's id: a number for a statistic, as in the original statistics servers, or a UUID for a file-processing task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -99,14 +102,15 @@ pub struct Jobs {
 }
 
 /// The jobs of one kind that wait, and how many of that kind run.
-#[derive(Default)]
 struct KindQueue {
     /// In the order in which they will run.
     waiting: VecDeque<JobId>,
     running: usize,
+    /// How many of them run at once.
+    at_once: usize,
 }
 
-/// What a job computes. Each kind has its own queue and its own limit of jobs that run at once.
+/// What a job computes. Each kind has its own queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobKind {
     /// A statistic.
@@ -186,13 +190,11 @@ impl JobId {
 impl JobKind {
     /// All kinds; jobs of the first start first.
     const ALL: [Self; 2] = [Self::Survey, Self::Task];
+}
 
-    /// How many jobs of this kind run at once.
-    fn at_once(self) -> usize {
-        match self {
-            Self::Survey => SURVEYS_AT_ONCE,
-            Self::Task => TASKS_AT_ONCE,
-        }
+impl KindQueue {
+    fn new(at_once: usize) -> Self {
+        Self { waiting: VecDeque::new(), running: 0, at_once }
     }
 }
 
@@ -201,14 +203,19 @@ impl Jobs {
     pub fn new() -> Self {
         Self {
             entries: BTreeMap::new(),
-            surveys: KindQueue::default(),
-            tasks: KindQueue::default(),
+            surveys: KindQueue::new(SURVEYS_AT_ONCE_MAX),
+            tasks: KindQueue::new(TASKS_AT_ONCE),
             undone: 0,
             reserved: 0,
             next_number: 1,
             next_order: 1,
             refused: false,
         }
+    }
+
+    /// Sets how many statistics run at once.
+    pub(crate) fn set_surveys_at_once(&mut self, at_once: usize) {
+        self.surveys.at_once = at_once;
     }
 
     /// A job; `None` if it is not known.
@@ -242,9 +249,14 @@ impl Jobs {
         counts
     }
 
-    /// Refuses jobs from now on.
-    pub fn refuse(&mut self) {
-        self.refused = true;
+    /// Refuses jobs from now on. Returns whether they were accepted until now.
+    pub fn refuse(&mut self) -> bool {
+        !std::mem::replace(&mut self.refused, true)
+    }
+
+    /// Whether all jobs have ended and no more are accepted.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.refused && self.undone() == 0
     }
 
     /// Reserves an entry for a job that is about to be accepted. Returns the job's order, and the jobs that were removed to
@@ -299,7 +311,7 @@ impl Jobs {
     pub(crate) fn start_next(&mut self) -> Option<(JobId, CancellationToken)> {
         let may_start = |kind: &JobKind| {
             let queue = self.queue(*kind);
-            queue.running < kind.at_once() && !queue.waiting.is_empty()
+            queue.running < queue.at_once && !queue.waiting.is_empty()
         };
         let kind = JobKind::ALL.into_iter().find(may_start)?;
         let id = self.queue(kind).waiting.pop_front()?;
@@ -338,15 +350,24 @@ impl Jobs {
         }
     }
 
-    /// Notes a job's new state, which has been written to disk, and ends the right to write its record.
-    pub(crate) fn change(&mut self, id: JobId, state: JobState, since: DateTime<Utc>, result_check: Option<u64>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+    /// Notes a job's new state, which has been written to disk, and ends the right to write its record. Returns whether the job
+    /// has ended with this state.
+    pub(crate) fn change(
+        &mut self,
+        id: JobId,
+        state: JobState,
+        since: DateTime<Utc>,
+        result_check: Option<u64>,
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
         match state {
             JobState::Done { bytes } => (entry.result_bytes, entry.result_check) = (Some(bytes), result_check),
             JobState::Queued | JobState::Running { .. } | JobState::Failed { .. } | JobState::Downloaded => {}
         }
-        self.undone -= usize::from(entry.state.is_undone() && !state.is_undone());
+        let has_ended = entry.state.is_undone() && !state.is_undone();
+        self.undone -= usize::from(has_ended);
         (entry.state, entry.since, entry.being_written) = (state, since, false);
+        has_ended
     }
 
     /// Gives up the right to write a job's record, which was not changed.

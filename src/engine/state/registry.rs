@@ -144,6 +144,12 @@ impl Registry {
         self.schemas.get(&hash).cloned()
     }
 
+    /// Leaves no room for further schemas.
+    #[cfg(all(test, not(feature = "model")))]
+    pub(crate) fn fill_schemas(&mut self, bytes: usize) {
+        self.schema_bytes = bytes;
+    }
+
     /// Keeps a header if there is room for it, and returns whether it was kept.
     pub fn keep_schema(&mut self, hash: u128, schema: &Arc<Schema>) -> bool {
         let bytes = self.schema_bytes + schema.bytes();

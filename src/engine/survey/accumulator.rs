@@ -221,7 +221,8 @@ impl Survey {
                 states
             }
             (Ask::DiffFromMean, _) => {
-                let mut states = self.means(1);
+                // The smallest mean has the largest difference.
+                let mut states = self.ranked(Best::Min);
                 for (state, mean) in &mut states {
                     *mean = difference(global, *mean, state)?;
                 }

@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use self::{
     accumulator::{Columns, Row, Survey},
-    answer::{Answer, Memory},
+    answer::Answer,
     question::SurveyQuestion,
 };
 use crate::{
@@ -38,7 +38,10 @@ use crate::{
         storage::Store,
     },
     error::Error,
-    limits::{SURVEY_MEMORY_BYTES, SURVEY_ROW_BYTES, SURVEY_TASK_ROWS, SURVEY_TASKS_MAX, TASK_BYTES},
+    limits::{
+        SMALL_SURVEY_MEMORY_BYTES, SMALL_SURVEY_TASK_ROWS, SURVEY_MEMORY_BYTES, SURVEY_ROW_BYTES, SURVEY_TASK_ROWS,
+        SURVEY_TASKS_MAX, TASK_BYTES,
+    },
     model::{format::Format, part::Part},
 };
 
@@ -51,35 +54,73 @@ pub(super) async fn answer(
     lane: Lane,
     progress: impl Fn(u64, u64),
 ) -> Result<Answer, Error> {
-    let memory = Arc::new(context.statistics.reserve(SURVEY_MEMORY_BYTES).await?);
+    let (memory, tasks) = reserve(context).await?;
+    let memory = Arc::new(memory);
     let question = Arc::new(question.clone());
     let parts = parts_to_read(context, lane).await?;
     let parts_count = parts.len() as u64;
-    let batches = stream::iter(PartBatches { parts: parts.into_iter().peekable(), format: Format::Parquet });
-    let read = |batch| read_batch(Arc::clone(context), batch, Arc::clone(&question), lane, Arc::clone(&memory));
-    // In the order of the batches, so that the first error is the first in the table.
-    let mut read = pin!(batches.map(read).buffered(SURVEY_TASKS_MAX));
+    let batches = PartBatches { parts: parts.into_iter().peekable(), format: Format::Parquet };
+    let read = |batch, survey, task_rows| {
+        read_batch(Arc::clone(context), batch, Arc::clone(&question), lane, survey, task_rows)
+    };
     let mut all = Survey::new(Arc::clone(&memory));
     let mut parts_done = 0;
     progress(parts_done, parts_count);
-    while let Some((parts, some)) = read.try_next().await? {
-        let question = Arc::clone(&question);
-        let merge = move || all.merge(&some, &question).map(|()| all);
-        all = context.workers.run(lane, merge).await.flatten()?;
-        parts_done += parts;
-        progress(parts_done, parts_count);
+    match tasks {
+        Tasks::One => {
+            for batch in batches {
+                let parts;
+                (parts, all) = read(batch, all, SMALL_SURVEY_TASK_ROWS).await?;
+                parts_done += parts;
+                progress(parts_done, parts_count);
+            }
+        }
+        Tasks::Several => {
+            let read = |batch| read(batch, Survey::new(Arc::clone(&memory)), SURVEY_TASK_ROWS);
+            // In the order of the batches, so that the first error is the first in the table.
+            let mut read = pin!(stream::iter(batches).map(read).buffered(SURVEY_TASKS_MAX));
+            while let Some((parts, some)) = read.try_next().await? {
+                let question = Arc::clone(&question);
+                let merge = move || all.merge(&some, &question).map(|()| all);
+                all = context.workers.run(lane, merge).await.flatten()?;
+                parts_done += parts;
+                progress(parts_done, parts_count);
+            }
+        }
     }
     let question = Arc::clone(&question);
     context.workers.run(lane, move || all.into_answer(&question)).await.flatten()
 }
 
-/// Reads the parts of a batch, one task after another. Returns the number of parts and their sums.
+/// How many tasks of a question run at the same time.
+enum Tasks {
+    One,
+    Several,
+}
+
+/// Memory for a question: for several tasks, unless other questions that may run at the same time would then find none.
+async fn reserve(context: &Context) -> Result<(OwnedSemaphorePermit, Tasks), Error> {
+    let others = context.limits.jobs.statistics_at_once.saturating_sub(1);
+    let pool = &context.statistics;
+    if others <= 1 {
+        return Ok((pool.reserve(SURVEY_MEMORY_BYTES).await?, Tasks::Several)); // there is enough for two
+    }
+    if pool.available() >= SURVEY_MEMORY_BYTES + others * SMALL_SURVEY_MEMORY_BYTES
+        && let Some(memory) = pool.try_reserve(SURVEY_MEMORY_BYTES)
+    {
+        return Ok((memory, Tasks::Several));
+    }
+    Ok((pool.reserve(SMALL_SURVEY_MEMORY_BYTES).await?, Tasks::One))
+}
+
+/// Reads the parts of a batch, one task after another, and adds them to `survey`. Returns it with the number of parts.
 async fn read_batch(
     context: Arc<Context>,
     batch: Vec<Arc<Part>>,
     question: Arc<SurveyQuestion>,
     lane: Lane,
-    memory: Memory,
+    survey: Survey,
+    task_rows: usize,
 ) -> Result<(u64, Survey), Error> {
     // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
     let wide = match is_wide(&batch[0]) {
@@ -87,8 +128,7 @@ async fn read_batch(
         false => None,
     };
     let parts_count = batch.len() as u64;
-    let mut work =
-        BatchRead { batch, next: 0, position: Position::default(), survey: Survey::new(memory), _wide: wide };
+    let mut work = BatchRead { batch, next: 0, position: Position::default(), survey, task_rows, _wide: wide };
     while work.next < work.batch.len() {
         let (store, question) = (Arc::clone(&context.store), Arc::clone(&question));
         let task = move || {
@@ -106,14 +146,16 @@ struct BatchRead {
     next: usize,
     position: Position,
     survey: Survey,
+    /// Rows that one task reads.
+    task_rows: usize,
     /// Kept here because a task may still run after its call was cancelled.
     _wide: Option<OwnedSemaphorePermit>,
 }
 
 impl BatchRead {
-    /// One task: reads parts, or row ranges of a large part, up to about `SURVEY_TASK_ROWS` or `TASK_BYTES`.
+    /// One task: reads parts, or row ranges of a large part, up to about `task_rows` or `TASK_BYTES`.
     fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
-        let (mut rows_left, mut bytes) = (SURVEY_TASK_ROWS, 0);
+        let (mut rows_left, mut bytes) = (self.task_rows, 0);
         while let Some(part) = self.batch.get(self.next).map(Arc::clone) {
             let schema = store.schema(&part)?;
             if let Some(columns) = Columns::of(&schema) {

@@ -35,7 +35,7 @@ pub enum Ask {
     Worst5,
     /// `{"global_mean": 34.5}`: the mean of all rows, not of the states' means.
     GlobalMean,
-    /// `{"Ohio": 0.4, ...}`: the global mean minus the state's, ordered by name.
+    /// `{"Ohio": 0.4, ...}`: the global mean minus the state's, the largest first; equal means by name.
     DiffFromMean,
     /// `{"Ohio": 0.4}`: the global mean minus the state's.
     StateDiffFromMean,
