@@ -98,7 +98,14 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     report(&found);
     tracing::debug!(target: JOB_EVENTS, threads = limits.jobs.statistics_at_once, "statistics that run at once");
     engine.apply_file_mode(config.file_mode).await?;
-    load(&engine, &config.load).await?;
+    let mut shutdown = Box::pin(shutdown);
+    tokio::select! {
+        loaded = load(&engine, &config.load) => loaded?,
+        () = &mut shutdown => {
+            engine.close();
+            return Ok(());
+        }
+    }
     let admin_token = match config.admin_token_file.clone() {
         Some(path) => Some(AdminToken::new(engine.read_secret(&path).await?)),
         None => None,

@@ -1,9 +1,13 @@
 """`tally serve --load FILE...`: files that are uploaded before the server is ready."""
 
+import os
+import signal
+import subprocess
+
 import pytest
 import table_pb2
 import tally_pb2
-from conftest import INPUTS, ServerDidNotStart, table, tally
+from conftest import INPUTS, ServerDidNotStart, binary, clean_environment, table, tally, wait_until
 
 
 def sum_of(server, column: str) -> int:
@@ -92,3 +96,31 @@ def test_a_file_that_cannot_be_loaded_ends_the_start(start_server, tmp_path, con
     # Files loaded before the error stay, and the next start does not load them again.
     server = start_server(tmp_path / "data", "--load", INPUTS / "simple.csv")
     assert server.parts_count_at_start == 1
+
+
+def test_a_pipe_is_refused(start_server, tmp_path):
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    with pytest.raises(ServerDidNotStart) as failure:
+        start_server(tmp_path / "data", "--load", pipe)
+    assert failure.value.exit_code == 1
+    assert failure.value.stderr.splitlines()[-1] == f"error: --load {pipe}: cannot read: not a regular file"
+
+
+def test_a_signal_ends_the_start_while_files_are_loaded(start_server, tmp_path):
+    files = [tmp_path / f"{index}.csv" for index in range(2000)]
+    for index, file in enumerate(files):
+        file.write_bytes(b"x,y\n%d,1\n" % index)
+    data = tmp_path / "data"
+    command = [binary(), "serve", "--data", data, "--grpc", "127.0.0.1:0", "--http", "none", "--load", *files]
+    with open(tmp_path / "stderr", "wb") as stderr:
+        process = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=stderr)
+    try:
+        wait_until(lambda: list((data / "parts").glob("*.json")), "the first files are loaded")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, b""), "it ends before its ready line"
+    server = start_server(data)
+    assert 1 <= server.parts_count_at_start < len(files)

@@ -21,6 +21,7 @@ use super::{
     paths::{SWAGGER_PATH, is_statistics_path},
     surface::Surface,
 };
+use crate::limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, KIB, URI_BYTES_MAX};
 
 const OPENAPI_PATH: &str = "/api/v1/openapi.json";
 /// Where the original file-processing server has its description and its second page: they lead to ours.
@@ -75,8 +76,10 @@ fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
             let mut add = |status: &str, response: ResponseBuilder| {
                 responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
             };
-            add("414", in_form("The path and the query have more than 8 KiB"));
-            add("431", ResponseBuilder::new().description("The request's head has more than 64 KiB or 64 fields"));
+            add("414", in_form(&format!("The path and the query have more than {} KiB", URI_BYTES_MAX / KIB)));
+            let (head_kib, fields_max) = (HTTP_BUFFER_BYTES / KIB, HTTP_HEADERS_MAX);
+            let head = format!("The request's head has more than {head_kib} KiB or {fields_max} fields");
+            add("431", ResponseBuilder::new().description(head));
             if ["/livez", "/readyz"].contains(&path.as_str()) {
                 continue;
             }

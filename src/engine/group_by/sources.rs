@@ -111,7 +111,7 @@ impl Sources {
     ///
     /// Errors: it cannot be read; it is not a regular file.
     pub fn file(path: &Path) -> Result<Self, Error> {
-        Ok(Self::File { file: Reader::open_regular(path)?, limits: CsvLimits::default() })
+        Ok(Self::File { file: Reader::open(path)?, limits: CsvLimits::default() })
     }
 
     /// The size of all sources together.

@@ -9,7 +9,7 @@ use twox_hash::XxHash3_128;
 use crate::{
     engine::{
         parquet::writer::Converted,
-        state::Shared,
+        state::{Shared, State},
         storage::{Store, commit::PreparedPart, draft::Draft},
     },
     error::Error,
@@ -38,10 +38,11 @@ pub(super) struct PartReservation {
 
 impl PartReservation {
     fn reserve(state: &Shared) -> Result<Self, Error> {
-        match state.with(|state| state.parts.reserve()) {
-            Some(part) => Ok(Self { state: state.clone(), part, inserted: false }),
-            None => Err(check_room(state).err().unwrap_or(Error::NoPartIdLeft)),
-        }
+        let part = state.with(|state| {
+            let full = full(state);
+            state.parts.reserve().ok_or_else(|| full.unwrap_or(Error::NoPartIdLeft))
+        })?;
+        Ok(Self { state: state.clone(), part, inserted: false })
     }
 
     pub(super) fn insert(mut self, part: Arc<Part>) {
@@ -62,8 +63,11 @@ impl Drop for PartReservation {
 
 /// Checks that the table has room for another part. Errors: it is full.
 pub(crate) fn check_room(state: &Shared) -> Result<(), Error> {
-    let (is_full, parts_max) = state.with(|state| (state.parts.is_full(), state.parts.parts_max()));
-    if is_full { Err(Error::TooManyParts { parts_max }) } else { Ok(()) }
+    state.with(|state| full(state)).map_or(Ok(()), Err)
+}
+
+fn full(state: &State) -> Option<Error> {
+    state.parts.is_full().then(|| Error::TooManyParts { parts_max: state.parts.parts_max() })
 }
 
 /// Warns the operator that the table is nearly full.

@@ -17,8 +17,8 @@ use chrono::{DateTime, Utc};
 
 use std::sync::Arc;
 
-/// Decides whether to try again after a job could not be read or written, and waits before it returns `true`. A temporary
-/// failure such as a full disk does not end a job. The shutdown of the server and a damaged record do.
+/// Decides whether to try again after a job's record could not be read or its end could not be written, and waits before it
+/// returns `true`. Only the shutdown of the server and a damaged record are final.
 pub(super) async fn is_tried_again(context: &Arc<Context>, id: JobId, error: &Error) -> bool {
     match error {
         Error::Draining => return false,

@@ -20,6 +20,7 @@ use crate::{
     model::checksum::to_hex,
 };
 
+use chrono::Utc;
 use futures_util::FutureExt;
 use std::{io::Write, panic::AssertUnwindSafe, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,12 @@ pub(super) async fn run(context: &Arc<Context>, id: JobId, cancel: CancellationT
     let mut record = loop {
         match read_record(context, id).await {
             Ok(record) => break record,
+            Err(_) if cancel.is_cancelled() => {
+                // Its end cannot be recorded while its record cannot be read: the next start runs it again.
+                let cancelled = JobState::Failed { reason: JobError::Cancelled.to_string().into() };
+                context.state.with(|state| state.jobs.change(id, cancelled, Utc::now(), None));
+                return;
+            }
             Err(error) if is_tried_again(context, id, &error).await => {}
             Err(_) => return,
         }

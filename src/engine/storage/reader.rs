@@ -47,22 +47,18 @@ pub struct Blocks {
 
 impl Reader {
     /// Opens a user's file, following symbolic links. The file must not change while it is read.
+    ///
+    /// Errors: it cannot be read; it is not a regular file. A pipe would block here, and could be read only once.
     pub fn open(path: &Path) -> Result<Self, Error> {
         assert_unlocked();
-        let name = FileName::Other(path.display().to_string().into());
         let what = || Error::io("cannot read"); // callers name the file
+        if !fs::metadata(path).map_err(what())?.is_file() {
+            return Err(what()(io::Error::other("not a regular file")));
+        }
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
+        let name = FileName::Other(path.display().to_string().into());
         Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })
-    }
-
-    /// The same, if it is a regular file: a pipe would block here, and could be read only once.
-    pub fn open_regular(path: &Path) -> Result<Self, Error> {
-        let metadata = fs::metadata(path).map_err(Error::io("cannot read"))?;
-        if !metadata.is_file() {
-            return Err(Error::io("cannot read")(io::Error::other("not a regular file")));
-        }
-        Self::open(path)
     }
 
     /// Opens a file of the data folder, which is called `name` in errors.

@@ -31,7 +31,7 @@ pub struct Store {
     pub(super) root: PathBuf,
     pub(super) durability: Durability,
     drafts: AtomicU64,
-    /// Bytes written to spill files since the start.
+    /// Bytes written to spill files and files without a name since the start.
     spilled_bytes: Arc<AtomicU64>,
     /// Open from the start, so that `syncfs` reports every failed write on its file system.
     pub(super) folder: File,
@@ -94,14 +94,14 @@ impl Store {
         file.map_err(Error::io("a new file in the data folder"))
     }
 
-    /// Bytes written to spill files since the start.
+    /// Bytes written to spill files and files without a name since the start.
     pub fn spilled_bytes(&self) -> u64 {
         self.spilled_bytes.load(Ordering::Relaxed)
     }
 
     /// `tmp/`, for files without a name.
     pub fn temp_folder(&self) -> TempFolder {
-        TempFolder(self.root.join("tmp"))
+        TempFolder::counted(self.root.join("tmp"), Arc::clone(&self.spilled_bytes))
     }
 
     /// Gives existing folders and files the mode that new ones have.

@@ -241,3 +241,11 @@ fn old_kernels_do_not_report_failed_syncfs() {
     }
     assert!(!reports_failed_syncfs("") && !reports_failed_syncfs("unknown"));
 }
+
+#[test]
+fn files_without_a_name_count_as_spilled() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder);
+    store.temp_folder().file().expect("a file").append(b"12345").expect("written");
+    assert_eq!(store.spilled_bytes(), 5);
+}
