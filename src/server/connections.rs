@@ -92,18 +92,13 @@ struct Table {
     entries: HashMap<Id, Entry>,
 }
 
-/// Completes when the server is to stop, with the time since when it drains.
-pub(super) trait Stopped: Future<Output = Instant> + Send {}
-
-impl<F: Future<Output = Instant> + Send> Stopped for F {}
-
 /// Accepts connections and serves them until `stopped` completes. Returns when all of them have ended.
 pub(super) async fn serve<C>(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
     ids: ConnectionIds,
     connect: impl Fn(Accepted) -> C,
-    stopped: impl Stopped,
+    stopped: impl Future<Output = Instant>,
 ) where
     C: GracefulConnection<Error = hyper::Error> + Send + 'static,
 {

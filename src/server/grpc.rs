@@ -1,6 +1,6 @@
 //! The gRPC server: its services, the layers before them, and the limits of each connection.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
@@ -10,10 +10,10 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::OwnedSemaphorePermit, time::timeout_at};
 use tonic::{Status, body::Body, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Service, ServiceExt};
 
 use super::{
-    connections::{Accepted, Bounds, ConnectionIds, Stopped, serve},
+    connections::{Accepted, Bounds, ConnectionIds, serve},
     http2::http2_server,
     preface::Prefaced,
     usage::{FollowedAnswer, Usage, follow},
@@ -22,14 +22,14 @@ use super::{
 use crate::{
     api::{
         grpc::{
-            budget_layer::BudgetLayer,
+            budget_layer::BudgetService,
             call_budget::{Account, CallBudget},
-            metrics_layer::MetricsLayer,
+            metrics_layer::MetricsService,
             numstore::NumStoreService,
             request_head::{Deadline, TooLong, without_unused_headers},
             table::TableService,
             tally::TallyService,
-            upload_layer::UploadLayer,
+            upload_layer::UploadService,
         },
         metrics::Metrics,
     },
@@ -51,7 +51,7 @@ pub(super) async fn serve_grpc(
     ids: ConnectionIds,
     budget: CallBudget,
     services: impl CallService,
-    stopped: impl Stopped,
+    stopped: impl Future<Output = Instant>,
 ) {
     let mut usual = http2_server(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX);
     usual.max_concurrent_streams(STREAMS_PER_CONNECTION_MAX);
@@ -84,7 +84,7 @@ pub(super) fn services(
     engine: &Engine,
     metrics: Arc<Metrics>,
     health: HealthServer<impl Health>,
-    budget: CallBudget,
+    budget: &CallBudget,
 ) -> Result<impl CallService, Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -99,7 +99,7 @@ pub(super) fn services(
         .add_service(NumStoreService::server(engine.clone()))
         .add_service(TallyService::server(engine.clone()))
         .prepare();
-    Ok(MetricsLayer(metrics).layer(BudgetLayer(budget).layer(UploadLayer.layer(routes))))
+    Ok(MetricsService { inner: BudgetService::new(UploadService { inner: routes }, budget), metrics })
 }
 
 fn connection(

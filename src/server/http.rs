@@ -1,6 +1,10 @@
 //! The HTTP/1.1 server and the limits of each connection.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{Router, body::Body};
 use hyper::{
@@ -21,7 +25,7 @@ use tower::{Layer, Service};
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::{
-    connections::{Accepted, Bounds, ConnectionIds, Stopped, serve},
+    connections::{Accepted, Bounds, ConnectionIds, serve},
     usage::{FollowedAnswer, FollowedBody, Usage, follow},
 };
 use crate::{
@@ -46,7 +50,7 @@ pub(super) async fn serve_http(
     ids: ConnectionIds,
     router: Router,
     idle_max: Duration,
-    stopped: impl Stopped,
+    stopped: impl Future<Output = Instant>,
 ) {
     let server = http1_server(HTTP_BUFFER_BYTES);
     let connect = |Accepted { stream, arrival, usage, permits }: Accepted| {
@@ -66,7 +70,7 @@ pub(super) async fn serve_probes(
     bounds: Bounds,
     ids: ConnectionIds,
     router: Router,
-    stopped: impl Stopped,
+    stopped: impl Future<Output = Instant>,
 ) {
     let server = http1_server(PROBE_BUFFER_BYTES);
     let connect = |Accepted { stream, arrival, usage, .. }: Accepted| {

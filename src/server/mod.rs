@@ -129,7 +129,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
         health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
     let budget = CallBudget::new(engine.call_idle_max());
-    let services = services(&engine, metrics, health, budget.clone())?;
+    let services = services(&engine, metrics, health, &budget)?;
     // Each server gets the time since when it drains.
     let (stop, stopped) = watch::channel(None);
     let (stop_http, http_stopped) = watch::channel(None);

@@ -98,7 +98,7 @@ def test_a_full_queue_says_when_to_come_again(start_server, tmp_path):
         assert refused.status_code == 429 and refused.headers["Retry-After"] == "1"
         assert refused.json()["status"] == "error" and "1 jobs" in refused.json()["reason"]
         refused = send_file(server, PLAYS)
-        check_failure(refused, 429, "file", "1 jobs")
+        check_failure(refused, 429, "request", "1 jobs")
         assert refused.headers["Retry-After"] == "1"
         client.sendall(content[-10:] + END_OF_FORM)
         assert client.recv(KIB).startswith(b"HTTP/1.1 202 ")

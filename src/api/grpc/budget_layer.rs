@@ -18,7 +18,7 @@ use http::{Extensions, HeaderMap, Request, Response};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::{Status, body::Body};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{
     call_budget::{Account, Call, CallBudget, Exhausted, Reservation},
@@ -33,21 +33,15 @@ const LATE: &str = "the call was not done in the time that its client gave it";
 
 /// Keeps the memory of the calls of the services below it within a budget.
 #[derive(Clone)]
-pub(crate) struct BudgetLayer(pub(crate) CallBudget);
-
-impl<S> Layer<S> for BudgetLayer {
-    type Service = BudgetService<S>;
-
-    fn layer(&self, inner: S) -> BudgetService<S> {
-        BudgetService { inner, stall_max: self.0.stall_max() }
-    }
-}
-
-/// A service behind [`BudgetLayer`].
-#[derive(Clone)]
 pub(crate) struct BudgetService<S> {
     inner: S,
     stall_max: Duration,
+}
+
+impl<S> BudgetService<S> {
+    pub(crate) fn new(inner: S, budget: &CallBudget) -> Self {
+        Self { inner, stall_max: budget.stall_max() }
+    }
 }
 
 /// The call that a request belongs to, in its extensions, so that its handler can reserve more memory.
@@ -55,7 +49,7 @@ pub(crate) struct BudgetService<S> {
 pub(crate) struct OpenCall(Arc<Call>);
 
 impl OpenCall {
-    /// Errors: the request did not come through [`BudgetLayer`].
+    /// Errors: the request did not come through [`BudgetService`].
     pub(super) fn of(extensions: &Extensions) -> Result<Arc<Call>, Status> {
         let call = extensions.get::<OpenCall>().map(|OpenCall(call)| Arc::clone(call));
         call.ok_or_else(|| Status::internal("the call is not counted"))

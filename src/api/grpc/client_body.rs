@@ -39,7 +39,7 @@ impl Content {
         Content(Arc::new(AtomicCell::new(Some(Box::new(stream)))))
     }
 
-    /// The content of this call. Errors: the request did not pass through `UploadLayer`, or its content was taken
+    /// The content of this call. Errors: the request did not pass through `UploadService`, or its content was taken
     /// before.
     pub(crate) fn take(extensions: &Extensions) -> Result<ContentStream, Status> {
         let content = extensions.get::<Content>().and_then(|content| content.0.take());

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use tonic::{Code, Status, body::Body};
-use tower::{Layer, Service};
+use tower::Service;
 
 use crate::api::metrics::{GrpcCall, Metrics};
 
@@ -37,21 +37,9 @@ pub(super) fn is_own_method(path: &str) -> bool {
 
 /// Counts the calls of the services below it.
 #[derive(Clone)]
-pub(crate) struct MetricsLayer(pub(crate) Arc<Metrics>);
-
-impl<S> Layer<S> for MetricsLayer {
-    type Service = MetricsService<S>;
-
-    fn layer(&self, inner: S) -> MetricsService<S> {
-        MetricsService { inner, metrics: Arc::clone(&self.0) }
-    }
-}
-
-/// A service behind [`MetricsLayer`].
-#[derive(Clone)]
 pub(crate) struct MetricsService<S> {
-    inner: S,
-    metrics: Arc<Metrics>,
+    pub(crate) inner: S,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl<S> Service<Request<Body>> for MetricsService<S>

@@ -15,7 +15,7 @@ use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_LENGTH};
 use http_body_util::Full;
 use tonic::body::Body;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{
     client_body::{CheckedBody, Content, status_of},
@@ -23,21 +23,9 @@ use super::{
 };
 
 /// Adapts request bodies for the services below it. It needs the bodies as they come from the transport.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct UploadLayer;
-
-impl<S> Layer<S> for UploadLayer {
-    type Service = UploadService<S>;
-
-    fn layer(&self, inner: S) -> UploadService<S> {
-        UploadService { inner }
-    }
-}
-
-/// A service behind [`UploadLayer`].
 #[derive(Debug, Clone)]
 pub(crate) struct UploadService<S> {
-    inner: S,
+    pub(crate) inner: S,
 }
 
 impl<S> Service<Request<Body>> for UploadService<S>

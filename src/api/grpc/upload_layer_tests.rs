@@ -16,12 +16,12 @@ use http_body::Frame;
 use http_body_util::BodyExt as _;
 use prost::{Message, encoding::encode_varint};
 use tonic::{Code, Status, Streaming, body::Body, codec::Codec as _};
-use tower::{Layer as _, Service};
+use tower::Service;
 
 use super::{
     client_body::{CheckedBody, Content, ContentStream},
     framing::Mode,
-    upload_layer::{Adaptation, UploadLayer},
+    upload_layer::{Adaptation, UploadService},
 };
 use crate::{
     limits::{FRAME_BYTES_MAX, REQUEST_BYTES_MAX},
@@ -159,7 +159,7 @@ impl Service<Request<Body>> for Handler {
 }
 
 async fn respond(request: Request<Body>) -> Response<Body> {
-    UploadLayer.layer(Handler).call(request).await.unwrap()
+    UploadService { inner: Handler }.call(request).await.unwrap()
 }
 
 async fn see(path: &str, body: Body) -> Seen {

@@ -56,18 +56,18 @@ fn ends_of(range: &str) -> Option<(Option<u64>, Option<u64>)> {
     unit.eq_ignore_ascii_case("bytes").then_some((number(first)?, number(last)?))
 }
 
-/// The bytes of a range. `observer` is notified when the last piece is passed on, and dropped when the connection has
-/// taken it.
+/// The bytes of a range. `download` is complete when the last piece is passed on, and dropped when the connection has taken
+/// it.
 ///
 /// Errors: the first piece cannot be read, or its checksum is wrong. An error in a later piece cuts the body off.
-pub(super) async fn pieces_of<T: AtEnd>(
+pub(super) async fn pieces_of(
     file: ResultFile,
     range: Range<u64>,
-    observer: T,
+    download: Option<Download>,
 ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send, Error> {
     // Read before the head of the answer is sent, while the answer can still be an error.
     let mut first = if range.is_empty() { None } else { Some(piece_of(&file, &range).await?) };
-    Ok(stream::try_unfold((file, range, observer), move |(file, mut range, mut observer)| {
+    Ok(stream::try_unfold((file, range, download), move |(file, mut range, mut download)| {
         let first = first.take();
         async move {
             if range.is_empty() {
@@ -79,9 +79,9 @@ pub(super) async fn pieces_of<T: AtEnd>(
             };
             range.start += piece.len() as u64;
             if range.is_empty() {
-                observer.at_end();
+                download.iter_mut().for_each(|download| download.is_complete = true);
             }
-            Ok(Some((piece, (file, range, observer))))
+            Ok(Some((piece, (file, range, download))))
         }
     }))
 }
@@ -94,15 +94,6 @@ async fn piece_of(file: &ResultFile, range: &Range<u64>) -> Result<Bytes, Error>
         return Err(Error::Internal("a result is shorter than it was".to_owned()));
     }
     Ok(piece)
-}
-
-/// Is notified when the last piece of a range is passed on.
-pub(super) trait AtEnd: Send {
-    fn at_end(&mut self);
-}
-
-impl AtEnd for () {
-    fn at_end(&mut self) {}
 }
 
 /// Marks a task as downloaded when the connection has taken the whole of its result.
@@ -120,12 +111,6 @@ pub(super) struct Download {
 impl Download {
     pub(super) fn new(engine: Engine, id: JobId) -> Self {
         Self { engine, id, is_complete: false }
-    }
-}
-
-impl AtEnd for Download {
-    fn at_end(&mut self) {
-        self.is_complete = true;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use axum::{
     Json,
-    http::{Extensions, HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -88,7 +88,7 @@ impl IntoResponse for StatisticsError {
     fn into_response(self) -> Response {
         let (code, fault) = (self.code, self.fault.clone());
         let mut response = (code, Json(self)).into_response();
-        response.extensions_mut().extend(Fault::extension(fault));
+        fault.map(|fault| response.extensions_mut().insert(fault));
         if code == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
         }
@@ -152,7 +152,7 @@ impl IntoResponse for TaskError {
             details: [Detail { field, message }],
         };
         let mut response = (status, Json(failure)).into_response();
-        response.extensions_mut().extend(Fault::extension(fault));
+        fault.map(|fault| response.extensions_mut().insert(fault));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.extensions_mut().insert(ShuttingDown);
         }
@@ -200,13 +200,5 @@ pub(super) struct Fault(pub(super) String);
 impl Fault {
     fn of(status: StatusCode, error: &Error) -> Option<Self> {
         status.is_server_error().then(|| Self(Logged(error).to_string()))
-    }
-
-    fn extension(fault: Option<Self>) -> Extensions {
-        let mut extensions = Extensions::new();
-        if let Some(fault) = fault {
-            extensions.insert(fault);
-        }
-        extensions
     }
 }

@@ -214,7 +214,7 @@ async fn data_of(surface: &Surface, id: JobId) -> Result<Response, Error> {
     let file = surface.engine.open_result(id).await?;
     let bytes = file.bytes();
     let frame = |bytes| stream::iter([Ok(Bytes::from_static(bytes))]);
-    let body = frame(BEFORE).chain(pieces_of(file, 0..bytes, ()).await?).chain(frame(AFTER));
+    let body = frame(BEFORE).chain(pieces_of(file, 0..bytes, None).await?).chain(frame(AFTER));
     let content_length = bytes + (BEFORE.len() + AFTER.len()) as u64;
     let headers =
         [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, content_length.to_string())];

@@ -197,9 +197,9 @@ async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap
     let body = if status == StatusCode::PARTIAL_CONTENT {
         let (first, last) = (range.start, range.end - 1);
         answer = answer.header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{bytes}"));
-        Body::from_stream(pieces_of(file, range, ()).await?)
+        Body::from_stream(pieces_of(file, range, None).await?)
     } else {
-        Body::from_stream(pieces_of(file, range, Download::new(surface.engine.clone(), id)).await?)
+        Body::from_stream(pieces_of(file, range, Some(Download::new(surface.engine.clone(), id))).await?)
     };
     answer.body(body).map_err(|error| Error::Internal(format!("headers: {error}")).into())
 }
