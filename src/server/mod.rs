@@ -99,12 +99,9 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     tracing::debug!(target: JOB_EVENTS, threads = limits.jobs.statistics_at_once, "statistics that run at once");
     engine.apply_file_mode(config.file_mode).await?;
     let mut shutdown = Box::pin(shutdown);
-    tokio::select! {
-        loaded = load(&engine, &config.load) => loaded?,
-        () = &mut shutdown => {
-            engine.close();
-            return Ok(());
-        }
+    if !load(&engine, &config.load, &mut shutdown).await? {
+        engine.close();
+        return Ok(());
     }
     let admin_token = match config.admin_token_file.clone() {
         Some(path) => Some(AdminToken::new(engine.read_secret(&path).await?)),
@@ -192,10 +189,18 @@ fn report(found: &RecoveryReport) {
     }
 }
 
-async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
+/// Adds the files of `--load` to the table. Returns `false` if `shutdown` completed before.
+async fn load(
+    engine: &Engine,
+    files: &[PathBuf],
+    mut shutdown: impl Future<Output = ()> + Unpin,
+) -> Result<bool, Error> {
     for file in files {
-        let load_error = |error| Error::Load { file: file.clone(), cause: Box::new(error) };
-        match engine.load(file).await.map_err(load_error)? {
+        let loaded = tokio::select! {
+            loaded = engine.load(file) => loaded,
+            () = &mut shutdown => return Ok(false),
+        };
+        match loaded.map_err(|error| Error::Load { file: file.clone(), cause: Box::new(error) })? {
             Loaded::Now(part) => tracing::info!(%part, file = %file.display(), "loaded"),
             Loaded::Before(part) => tracing::info!(%part, file = %file.display(), "is in the table already"),
             Loaded::InQuarantine(part) => tracing::error!(
@@ -204,7 +209,7 @@ async fn load(engine: &Engine, files: &[PathBuf]) -> Result<(), Error> {
             ),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Writes the only line on standard output, for people and for programs that wait for it.
