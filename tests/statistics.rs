@@ -417,6 +417,7 @@ async fn hostile_values() {
     check_mean(&[&["2.2250738585072014e-308", "0"]], "1.1125369292536007e-308").await; // a subnormal mean
     check_mean(&[&["9223372036854775807"], &["-9223372036854775808"]], "0.0").await;
     check_mean(&[&["0.1"; 10]], "0.1").await;
+    check_mean(&[&["+5", "007", "1.0", "\" -3. \""]], "2.5").await;
     check_mean(&[&["1", "2"], &["\" 3\t\"", "", "\" \""]], "2.0").await;
 
     let far = format!("{HEADER}q,a,-1.7e308,c,s\nq,b,1.7e308,c,s\nq,b,1.7e308,c,s\n");

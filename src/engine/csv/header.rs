@@ -1,6 +1,6 @@
 //! The header: the first row of a file, and the names in it.
 
-use std::{collections::HashSet, ops::Range};
+use std::{borrow::Cow, collections::HashSet, ops::Range};
 
 use super::{
     file_scan::FileScan,
@@ -68,9 +68,12 @@ pub fn check_unnamed(row: &Row<'_>, unnamed: &[usize]) -> Result<(), CsvError> {
 
 /// The names that columns have in a receipt and in Parquet, where all names are different: if several columns have no name,
 /// `unnamed 4` is the one at position 4, with `_` after it while another column has that name.
-pub fn stored_names(names: &[String]) -> Vec<String> {
+pub fn stored_names(names: &[String]) -> Cow<'_, [String]> {
     let unnamed = unnamed_columns(names);
-    let taken: HashSet<&String> = if unnamed.is_empty() { HashSet::new() } else { names.iter().collect() };
+    if unnamed.is_empty() {
+        return Cow::Borrowed(names);
+    }
+    let taken: HashSet<&String> = names.iter().collect();
     let mut stored = names.to_vec();
     for index in unnamed {
         let mut name = format!("unnamed {}", index + 1);
@@ -79,7 +82,7 @@ pub fn stored_names(names: &[String]) -> Vec<String> {
         }
         stored[index] = name;
     }
-    stored
+    Cow::Owned(stored)
 }
 
 /// The text of the header of a file that is in memory; empty if the file has none.
@@ -171,7 +174,7 @@ mod tests {
             (&["", "unnamed 1", "unnamed 1_", ""], &["unnamed 1__", "unnamed 1", "unnamed 1_", "unnamed 4"]),
         ] {
             let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-            assert_eq!(stored_names(&names), stored);
+            assert_eq!(*stored_names(&names), *stored);
         }
     }
 }

@@ -35,6 +35,7 @@ impl Typer {
     /// The columns in the order of the file, once all rows have been seen.
     pub fn into_columns(self) -> Vec<Column> {
         stored_names(&self.names)
+            .into_owned()
             .into_iter()
             .zip(self.columns)
             .map(|(name, typing)| Column { name, column_type: typing.column_type(), nulls: typing.nulls })
