@@ -315,9 +315,16 @@ pub const PART_BYTES: usize = 160;
 pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
 /// Bytes of distinct schemas that the registry keeps. Others are read from the receipts when they are needed.
 pub const SCHEMA_BYTES_MAX: usize = 3 * MIB;
+/// Names of columns whose types are kept for columns without any value: seven eighths of the slots of a hash table.
+pub const COLUMN_NAMES_MAX: usize = 32 * KIB / 8 * 7;
+/// Bytes of a slot of that table.
+pub const COLUMN_NAME_BYTES: usize = 16 + 1;
 
-/// Parts, missing parts (8 bytes each) and schemas.
-const REGISTRY_BYTES: usize = PARTS_MAX * PART_BYTES + SCHEMA_BYTES_MAX + MISSING_PARTS_LISTED_MAX * 8;
+/// Parts, missing parts (8 bytes each), schemas, and the slots of the table of names.
+const REGISTRY_BYTES: usize = PARTS_MAX * PART_BYTES
+    + SCHEMA_BYTES_MAX
+    + MISSING_PARTS_LISTED_MAX * 8
+    + COLUMN_NAMES_MAX / 7 * 8 * COLUMN_NAME_BYTES;
 
 // ---- NumStore ----
 

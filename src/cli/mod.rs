@@ -14,6 +14,7 @@ mod load_numstore;
 mod output;
 mod parts;
 mod receipt;
+mod schema;
 mod server_addr;
 mod sum;
 mod upload;
@@ -32,6 +33,7 @@ pub use self::group_sum::GroupSumArgs;
 pub use self::health::HealthArgs;
 pub use self::load_numstore::LoadNumstoreArgs;
 pub use self::parts::PartsArgs;
+pub use self::schema::SchemaArgs;
 pub use self::server_addr::ServerAddr;
 pub use self::sum::{Format, SumArgs};
 pub use self::upload::UploadArgs;
@@ -61,6 +63,7 @@ pub enum Command {
     Sum(SumArgs),
     GroupSum(GroupSumArgs),
     Parts(PartsArgs),
+    Schema(SchemaArgs),
     Forget(ForgetArgs),
     Verify(VerifyArgs),
     Health(HealthArgs),
@@ -86,6 +89,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Sum(args) => sum::run(args).await,
             Command::GroupSum(args) => group_sum::run(args).await,
             Command::Parts(args) => parts::run(args).await,
+            Command::Schema(args) => schema::run(args).await,
             Command::Forget(args) => forget::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Health(args) => health::run(args).await,

@@ -46,7 +46,12 @@ impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
 
 /// The name of a column's type, as in the `N.json` files.
 pub(super) fn type_name(column: &Column) -> &'static str {
-    match column.r#type() {
+    type_name_of(column.r#type())
+}
+
+/// The name of a type, as in the `N.json` files.
+pub(super) fn type_name_of(column_type: ColumnType) -> &'static str {
+    match column_type {
         ColumnType::Int64 => "int64",
         ColumnType::Float64 => "float64",
         ColumnType::Boolean => "boolean",

@@ -53,7 +53,7 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
     let store = Store::open(root, durability)?;
     let found_jobs = record::find(&store)?; // a newer version is refused before anything is changed
     let mut found = store.recover(|receipt| {
-        let schema = commit::share_schema(shared, Schema::of(&receipt.columns));
+        let schema = commit::share_schema(shared, Schema::of(&receipt.columns), &receipt);
         let part = Arc::new(Part::of(&receipt, schema));
         shared.with(|state| state.parts.restore(part));
     })?;

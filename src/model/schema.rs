@@ -20,7 +20,7 @@ pub enum ColumnType {
     Timestamp,
     /// The same with a `Z` at the end of every cell.
     TimestampUtc,
-    /// Anything else, and columns with only empty cells.
+    /// Anything else.
     Utf8,
 }
 

@@ -63,7 +63,8 @@ id,int64,float64,boolean,date32,timestamp,timestamp_utc,utf8,none,zeros,plus,lar
 '''
 TYPES = (
     ["int64", "int64", "float64", "boolean", "date32", "timestamp", "timestamp_utc"]
-    + ["utf8"] * 7  # text, empty, and values that only look like numbers
+    + ["utf8", "int64"]  # text, and a column without values
+    + ["utf8"] * 5  # values that only look like numbers
 )
 
 FILES = {
@@ -115,7 +116,7 @@ def column_type(cells: list[str]) -> str:
     for type in ("int64", "float64", "boolean", "date32", "timestamp", "timestamp_utc"):
         if values and all(is_of_type(value, type) for value in values):
             return type
-    return "utf8"
+    return "utf8" if values else "int64"  # no earlier part has a column of this name
 
 
 def is_of_type(cell: str, type: str) -> bool:

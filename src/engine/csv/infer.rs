@@ -32,7 +32,7 @@ struct Typing {
 }
 
 impl Typer {
-    /// The columns in the order of the file, once all rows have been seen.
+    /// The columns in the order of the file, once all rows have been seen. A column without any value is text.
     pub fn into_columns(self) -> Vec<Column> {
         stored_names(&self.names)
             .into_owned()

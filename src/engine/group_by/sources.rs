@@ -206,6 +206,7 @@ fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, 
                 doubles.resize(spec.sum().len(), false);
                 doubles[sum_index] = true;
             }
+            Some((index, _)) if store.is_without_values(part, index)? => {} // it has the type of earlier parts
             Some((_, column_type)) => return Err(SourceError::NotSummable { column: column.clone(), column_type }),
         }
     }

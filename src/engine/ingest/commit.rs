@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{SecondsFormat, Utc};
 use twox_hash::XxHash3_128;
 
+use super::empty_columns::note_types;
 use crate::{
     engine::{
         parquet::writer::Converted,
@@ -115,8 +116,9 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
     }
 }
 
-/// The schema as it is shared by all parts that have an equal one. `None` if the table of shared schemas is full.
-pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
+/// The schema of a part as it is shared by all parts that have an equal one. `None` if the table of shared schemas is full.
+/// The types of its columns are noted for columns of later files that have no value.
+pub(crate) fn share_schema(state: &Shared, schema: Schema, receipt: &Receipt) -> Option<Arc<Schema>> {
     let mut hash = XxHash3_128::new();
     for (name, column_type) in schema.columns() {
         hash.write(&(name.len() as u64).to_le_bytes());
@@ -126,8 +128,9 @@ pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>
     let hash = hash.finish_128();
     if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
         // Compared outside of the lock, because a schema can be long.
-        return (*kept == schema).then_some(kept);
+        return (*kept == schema).then_some(kept); // its types were noted with the first part that has it
     }
+    note_types(state, receipt);
     let schema = Arc::new(schema);
     if state.with(|state| state.parts.keep_schema(hash, &schema)) {
         return Some(schema);

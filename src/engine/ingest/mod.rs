@@ -5,6 +5,7 @@ pub mod commit;
 pub mod commit_queue;
 pub mod convert;
 pub mod early_sync;
+pub mod empty_columns;
 pub mod integer_attempt;
 pub mod integers;
 pub mod load;

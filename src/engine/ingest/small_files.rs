@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     commit::{StagedPart, stage},
     convert::{Conversion, unless_unsuited},
+    empty_columns::type_empty_columns,
     integers::Integers,
     memory_plan::{Plan, typing_bytes},
     receive::DRAFT_NAME,
@@ -120,7 +121,9 @@ impl SmallFileStage {
             }
             let converted = match unless_unsuited(Integers::of_file(&self.store, self.limits, &csv))? {
                 Some(converted) => converted,
-                None => convert(&self.store, self.limits, &csv).map_err(|error| with_line_of(error, &csv))?,
+                None => {
+                    convert(&self.store, &self.state, self.limits, &csv).map_err(|error| with_line_of(error, &csv))?
+                }
             };
             drop(reservation);
             let mut draft = self.store.draft_with_block_checksums()?;
@@ -133,12 +136,13 @@ impl SmallFileStage {
 }
 
 /// Types and converts a file that is in memory.
-fn convert(store: &Arc<Store>, limits: CsvLimits, csv: &[u8]) -> Result<Converted, Error> {
+fn convert(store: &Arc<Store>, state: &Shared, limits: CsvLimits, csv: &[u8]) -> Result<Converted, Error> {
     let new_scanner = || Scanner::new(limits, Wanted::All, Resume::default());
     let (mut scanner, mut typer) = (new_scanner(), Typer::default());
     scanner.feed(csv, &mut typer)?;
     scanner.finish(&mut typer)?;
-    let (rows, columns) = (scanner.into_resume().rows, typer.into_columns());
+    let (rows, mut columns) = (scanner.into_resume().rows, typer.into_columns());
+    type_empty_columns(state, &mut columns, rows);
     let layout = Plan::for_file(csv.len() as u64, columns.len(), csv.len())?.layout;
     let mut conversion = Conversion::new(store, columns, layout);
     let mut scanner = new_scanner();

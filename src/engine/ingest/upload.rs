@@ -27,6 +27,7 @@ use super::{
     commit_queue::WaitingCommit,
     convert::Conversion,
     early_sync::run_sync,
+    empty_columns::type_empty_columns,
     integer_attempt::{AttemptResult, IntegerAttempt},
     integers,
     memory_plan::{Plan, typing_bytes},
@@ -146,13 +147,14 @@ impl Upload {
         let columns_count =
             run_unless_cancelled(&self.context, &self.cancel, move || read_header(&header, limits)).await?.len();
         let reservation = self.reserve(bytes, typing_bytes(bytes, columns_count, context.limits.csv)).await?;
-        let (columns, rows, longest_row_bytes) = self
+        let (mut columns, rows, longest_row_bytes) = self
             .scan_to_end(self.scan(&file, Typer::default()), |scan| {
                 let (rows, longest_row_bytes) = (scan.rows_count(), scan.longest_row_bytes());
                 Ok((scan.rows.into_columns(), rows, longest_row_bytes))
             })
             .await?;
         drop(reservation);
+        type_empty_columns(&context.state, &mut columns, rows);
 
         let plan = Plan::for_file(bytes, columns_count, longest_row_bytes)?;
         let reservation = self.reserve(bytes, plan.memory_bytes).await?;
@@ -215,7 +217,7 @@ impl Upload {
             }
             rx.await.unwrap_or(Err(Error::Draining))?;
         }
-        let schema = share_schema(&context.state, schema);
+        let schema = share_schema(&context.state, schema, &receipt);
         reservation.insert(Arc::new(Part::of(&receipt, schema)));
         Ok(receipt)
     }

@@ -88,7 +88,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens the file. `None` if the part does not have the column.
+    /// Opens the file. `None` if the part does not have the column, or no value in it.
     pub(super) fn open(store: &Store, part: &Part, column: &str) -> Result<Option<Self>, Error> {
         let Some(column) = find_column(store, part, column)? else { return Ok(None) };
         let file = store.open_part(part, Format::Csv)?;
@@ -144,6 +144,8 @@ pub(super) fn find_column(store: &Store, part: &Part, column: &str) -> Result<Op
         Some((index, column_type @ (ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8))) => {
             Ok(Some(SummedColumn { schema, index, column_type }))
         }
+        // It has the type of earlier parts, but adds nothing.
+        Some((index, _)) if store.is_without_values(part, index)? => Ok(None),
         Some((_, column_type)) => {
             Err(ColumnSumError::NotSummable { part: part.id, column: column.to_owned(), column_type }.into())
         }

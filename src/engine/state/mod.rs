@@ -6,6 +6,7 @@
 //! in tests and debug builds if the thread holds the lock. After a panic inside the closure the poisoned lock is taken
 //! anyway, because every single change leaves the state consistent.
 
+pub mod column_types;
 pub mod jobs;
 pub mod lock_check;
 pub mod missing_parts;
@@ -24,6 +25,7 @@ use std::{
 use imbl::OrdMap;
 
 use self::{
+    column_types::ColumnTypes,
     jobs::Jobs,
     lock_check::Flag,
     missing_parts::MissingParts,
@@ -144,6 +146,7 @@ impl Shared {
             parts_max: PARTS_MAX,
             missing: MissingParts::default(),
             unchecked: 0,
+            column_types: ColumnTypes::new(),
         };
         let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
         let idle = Vec::with_capacity(WORKERS);

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use imbl::OrdMap;
 
-use super::missing_parts::MissingParts;
+use super::{
+    column_types::{ColumnTypes, TypedName},
+    missing_parts::MissingParts,
+};
 use crate::{
     limits::{PARTS_WARNING_PERCENT, SCHEMA_BYTES_MAX},
     model::{
@@ -30,6 +33,8 @@ pub struct Registry {
     pub(super) missing: MissingParts,
     /// How many parts have format version 1. Such a part is verified completely when it is first used.
     pub(super) unchecked: usize,
+    /// The types of the parts' columns.
+    pub(super) column_types: ColumnTypes,
 }
 
 impl Registry {
@@ -137,6 +142,16 @@ impl Registry {
         if id != PartId::END {
             self.next_id = self.next_id.max(id.next());
         }
+    }
+
+    /// The types of the parts' columns.
+    pub fn column_types(&self) -> &ColumnTypes {
+        &self.column_types
+    }
+
+    /// Notes the types of a part's columns.
+    pub fn note_types(&mut self, columns: &[TypedName]) {
+        self.column_types.note(columns);
     }
 
     /// The header that is kept under a hash.

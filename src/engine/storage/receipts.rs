@@ -61,6 +61,14 @@ impl Store {
         }
     }
 
+    /// Whether all cells of a column of a part are empty.
+    ///
+    /// Errors: those of [`Store::receipt`].
+    pub fn is_without_values(&self, part: &Part, column_index: usize) -> Result<bool, Error> {
+        let receipt = self.receipt(part.id)?;
+        Ok(receipt.columns.get(column_index).is_some_and(|column| column.nulls == receipt.rows))
+    }
+
     /// Replaces the receipt of a part of format version 1 with one of the current version, and adds its block list.
     pub fn upgrade_receipt(&self, receipt: &Receipt, sums: Option<Draft>) -> Result<(), Error> {
         if let Some(mut sums) = sums {

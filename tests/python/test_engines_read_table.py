@@ -1,0 +1,169 @@
+"""The table as other engines read it: with the commands that `tally schema` prints for this very table, DuckDB, Polars,
+pyarrow and, where it is installed, Spark find the sums that the server finds.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+
+import duckdb
+import polars
+import pytest
+import table_pb2
+import tally_pb2
+from conftest import Server, clean_environment, table, tally
+
+# Columns without any value: `note` and `qty` in parts that come after their types are known, `later` before.
+EMPTY_COLUMNS = [
+    b"id,qty,note\n1,2,x\n3,,\n",
+    b"id,qty\n4,\n5,\n",
+    b"note,id,later\n,6,\n",
+    b"later,id\n7,8\n",
+    b"id,qty,note,later\n",
+]
+WITH_DOUBLES = [*EMPTY_COLUMNS, b"qty,id\n1.0,9\n2.5e3,10\n", b"qty\n\n" + b'""\n']
+WITH_TEXT = [
+    *WITH_DOUBLES,
+    b"code,flag\n5,true\n",
+    b"code\n007\n+1\n",
+    b'flag,"a ""b"", c"\nmaybe,1\n',
+    b'"a ""b"", c",id\n2020-01-01,11\n',
+    b"flag\n2024-01-01T00:00:00Z\n",
+]
+TABLES = {"empty columns": EMPTY_COLUMNS, "doubles": WITH_DOUBLES, "text": WITH_TEXT}
+SUMS = {
+    "empty columns": {"id": 27, "qty": 2, "later": 7},
+    "doubles": {"id": 46, "qty": 2503, "later": 7},
+    "text": {"id": 57, "qty": 2503, "later": 7, "code": 13},
+}
+
+
+def fill(server: Server, files: list) -> None:
+    for file in files:
+        assert table(server).Upload(table_pb2.UploadReq(csv_data=file)).error == "", file
+
+
+def schema(server: Server, tally_binary, *flags) -> subprocess.CompletedProcess:
+    command = [tally_binary, "schema", "--server", server.address, "--data", server.data, *flags]
+    return subprocess.run(command, env=clean_environment(), capture_output=True, encoding="utf-8", timeout=60)
+
+
+def commands(text: str) -> dict:
+    """The commands that `tally schema` prints, by engine."""
+    blocks = re.findall(r"^(\w+):\n((?:  .*\n)+)", text, re.M)
+    return {engine: re.sub(r"^  ", "", lines, flags=re.M) for engine, lines in blocks}
+
+
+def value_of(command: str, **names):
+    """The value of a command's last line, an expression, after the lines before it."""
+    *lines, last = command.splitlines()
+    exec("\n".join(lines), names)
+    return eval(last, names)
+
+
+def in_duckdb(command: str, column: str) -> int:
+    total = duckdb.sql(f"SELECT sum(CAST(\"{column}\" AS HUGEINT)) FROM ({command})").fetchall()[0][0]
+    return int(total or 0)
+
+
+def in_polars(command: str, column: str) -> int:
+    frame = value_of(command)
+    return frame.select(polars.col(column).cast(polars.Int64).sum()).collect().item()
+
+
+def in_pyarrow(command: str, column: str) -> int:
+    cells = value_of(command).to_table(columns=[column])[column].to_pylist()
+    return sum(int(cell) for cell in cells if cell is not None)
+
+
+def in_spark(command: str, column: str) -> int:
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    return value_of(command, spark=spark).selectExpr(f"sum(cast(`{column}` as decimal(38, 0)))").collect()[0][0]
+
+
+ENGINES = {"DuckDB": in_duckdb, "Polars": in_polars, "pyarrow": in_pyarrow, "Spark": in_spark}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_engine_finds_our_sums(server, tally_binary, name):
+    fill(server, TABLES[name])
+    printed = schema(server, tally_binary)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    by_engine = commands(printed.stdout)
+    assert list(by_engine) == list(ENGINES)
+    for column, expected in SUMS[name].items():
+        for file_format in ("csv", "parquet"):
+            reply = table(server).ColumnSum(table_pb2.ColSumReq(column=column, format=file_format))
+            assert (reply.total, reply.error) == (expected, "")
+        for engine, sum_in in ENGINES.items():
+            if engine != "Spark" or importlib.util.find_spec("pyspark"):
+                assert sum_in(by_engine[engine], column) == expected, (engine, column, by_engine[engine])
+
+
+def test_columns_without_values_have_the_type_of_earlier_parts(server):
+    """So that what worked before they came works after, without any option."""
+    fill(server, EMPTY_COLUMNS)
+    types = [{column["name"]: column["type"] for column in part["columns"]} for part in server.parts()]
+    assert types == [
+        {"id": "int64", "qty": "int64", "note": "utf8"},
+        {"id": "int64", "qty": "int64"},
+        {"note": "utf8", "id": "int64", "later": "int64"},
+        {"later": "int64", "id": "int64"},
+        {"id": "int64", "qty": "int64", "note": "utf8", "later": "int64"},
+    ]
+    first_two = [str(server.data / "parts" / f"{part}.parquet") for part in (1, 2)]
+    assert duckdb.sql(f"SELECT sum(qty), sum(id) FROM read_parquet({first_two})").fetchall() == [(2, 13)]
+    assert polars.scan_parquet(first_two, extra_columns="ignore", missing_columns="insert").select("qty").sum().collect().item() == 2
+
+
+@pytest.mark.parametrize("values", ["1.5", "true", "2024-01-01", "2024-01-01T00:00:00", "2024-01-01T00:00:00Z", "x", "7"])
+def test_a_column_without_values_adds_nothing_whatever_its_type(start_server, tmp_path, values):
+    server = start_server(tmp_path / "data")
+    fill(server, [f"a,b\n{values},1\n".encode(), b"a,b\n,2\n"])
+    server.stop()
+    # The same after a restart, and large as well as small.
+    server = start_server(tmp_path / "data")
+    fill(server, [b"a,b\n" + b",3\n" * 100_000, b"a,b\n"])
+    types = [part["columns"][0]["type"] for part in server.parts()]
+    assert len(types) == 4 and len(set(types)) == 1
+    server.stop()
+    for suffix in ("csv", "parquet", "json", "sums"):  # the one part that has a value is gone, as if it was never there
+        (tmp_path / "data" / "parts" / f"1.{suffix}").unlink(missing_ok=True)
+    server = start_server(tmp_path / "data")
+    for file_format in ("csv", "parquet"):
+        reply = table(server).ColumnSum(table_pb2.ColSumReq(column="a", format=file_format))
+        assert (reply.total, reply.error) == (0, "")
+    blocks = tally(server).GroupSum(tally_pb2.GroupSumRequest(by=["b"], sum=["a"]))
+    assert [(*group.cells, *group.totals) for block in blocks for group in block.groups] == [("2", 0), ("3", 0)]
+
+
+def test_check_fails_if_parts_disagree(server, tally_binary):
+    assert schema(server, tally_binary, "--check").returncode == 0
+    fill(server, EMPTY_COLUMNS)
+    for flags in (["--check"], ["--check", "--json"]):
+        agreed = schema(server, tally_binary, *flags)
+        assert (agreed.returncode, agreed.stdout, agreed.stderr) == (0, "", "")
+    fill(server, WITH_DOUBLES[len(EMPTY_COLUMNS) :])
+    checked = schema(server, tally_binary, "--check")
+    assert (checked.returncode, checked.stdout) == (1, "qty: int64 in 4 of 7 parts (1, 2, 5, 7), float64 in 1 (6)\n")
+    assert checked.stderr.startswith("error: 1 column has different types in different parts")
+    checked = schema(server, tally_binary, "--check", "--json")
+    types = [
+        {"type": "int64", "parts": 4, "first_parts": [1, 2, 5, 7]},
+        {"type": "float64", "parts": 1, "first_parts": [6]},
+    ]
+    assert checked.returncode == 1
+    assert json.loads(checked.stdout) == {"column": "qty", "types": types, "table_parts": 7}
+
+
+def test_the_schema_of_a_table(server, tally_binary):
+    empty = schema(server, tally_binary)
+    assert (empty.returncode, empty.stdout) == (0, "")
+    fill(server, [b" n ,x\n1,a\n"] * 7 + [b"x\nb\n"])
+    lines = schema(server, tally_binary).stdout.splitlines()
+    assert lines[:3] == ['" n ": int64 in 7 of 8 parts (1, 2, 3, 4, 5, …)', "x: utf8 in 8 of 8 parts (1, 2, 3, 4, 5, …)", ""]
+    columns = [json.loads(line) for line in schema(server, tally_binary, "--json").stdout.splitlines()]
+    assert [column["column"] for column in columns] == [" n ", "x"]
