@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 import table_pb2
-from conftest import ROOT, clean_environment, table
+from conftest import ROOT, clean_environment, run_client, table
 from http_calls import completed_task, download, ended_task, start_task
 from uploads import stream_error, unary_error
 
@@ -107,3 +107,17 @@ def test_over_http(server, row):
     assert (task["status"], task["errors"]) == ("FAILED", {"file": [row["file_error"]]})
     answer = download(server, task_id)
     assert (answer.status_code, answer.json()) == (206, {"task": task})
+
+
+def test_a_large_file_is_refused_by_its_beginning(server, tally_binary, tmp_path):
+    """The answer comes while the client still sends, and every client shows it."""
+    path = tmp_path / "large.csv"
+    path.write_bytes(b"k;x\n" + b"a;1\n" * 10_000_000)
+    hint = 'the separator looks like ";": upload with --delimiter ";"'
+    assert unary_error(server, path.read_bytes()) == hint
+    assert stream_error(server, path.read_bytes()) == hint
+    uploaded = command(tally_binary, "upload", "--server", server.address, path)
+    assert said(uploaded) == (1, "", f"error: {path}: {hint}\n")
+    by_program = run_client("upload.py", path, server=server)
+    assert (by_program.returncode, by_program.stdout) == (1, "") and hint in by_program.stderr
+    assert server.parts() == [] and server.leftovers() == []
