@@ -76,6 +76,7 @@ def test_the_log_file_says_what_becomes_of_jobs(start_server, tmp_path):
     for _ in range(2):
         assert get(server, "/api/graceful_shutdown").json() == {"status": "done"}
     assert ask(server, "states_mean", {"question": QUESTION}).status_code == 405
+    assert requests.put(f"{server.http}/api/jobs", timeout=ANSWER_SECONDS_MAX).status_code == 405  # never taken
     assert send_file(server, PLAYS).status_code == 503
     # After the time stamp.
     lines = [line.split("Z ", 1)[1].strip() for line in stop_and_read(server, path)]

@@ -86,13 +86,13 @@ impl From<Error> for StatisticsError {
 
 impl IntoResponse for StatisticsError {
     fn into_response(self) -> Response {
-        let (code, fault) = (self.code, self.fault.clone());
+        let (code, is_shutting_down, fault) = (self.code, self.reason == SHUTTING_DOWN, self.fault.clone());
         let mut response = (code, Json(self)).into_response();
         fault.map(|fault| response.extensions_mut().insert(fault));
         if code == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
         }
-        if code == StatusCode::METHOD_NOT_ALLOWED {
+        if is_shutting_down {
             response.extensions_mut().insert(ShuttingDown);
             // RFC 9110, section 15.5.6: a 405 lists the allowed methods, and the list may be empty.
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(""));
