@@ -90,8 +90,12 @@ class Batch:
 
 def upload(stub: tally_pb2_grpc.TallyStub, plan: Plan, batch_index: int) -> Uploaded:
     """Uploads one batch and checks its receipt."""
-    batch = Batch(plan.seed, batch_index, plan.batch_rows)
-    receipt = stub.Upload(batch.chunks())
+
+    def attempt(metadata: connection.Metadata) -> tuple[Batch, tally_pb2.Receipt]:
+        batch = Batch(plan.seed, batch_index, plan.batch_rows)  # a new one makes the same bytes again
+        return batch, stub.Upload(batch.chunks(), metadata=metadata)
+
+    batch, receipt = connection.upload_once(attempt, f"batch {batch_index}", was_reached=True)
     if (receipt.rows, receipt.csv.bytes) != (batch.rows, batch.csv_bytes):
         raise connection.Failure(
             f"sent {batch.rows} rows in {batch.csv_bytes} bytes,"

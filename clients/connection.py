@@ -3,11 +3,14 @@
 Imports no stub, so that each program needs only the stubs of its own service.
 """
 
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn, Optional
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Optional, TypeVar
 
 # Ctrl-C ends a client at once, without a traceback. There is nothing to clean up, because the server drops an
 # unfinished upload. This is set before the import of grpc, which takes long enough to be interrupted.
@@ -31,6 +34,16 @@ CHANNEL_OPTIONS = [
 ]
 
 
+# How often a call that was interrupted is repeated, and the seconds before that: the first pause, doubled each time.
+RETRIES_MAX = 6
+FIRST_PAUSE_S = 0.25
+PAUSE_S_MAX = 8
+
+KEY_HEADER = "idempotency-key"
+Metadata = Sequence[tuple[str, str]]
+Answer = TypeVar("Answer")
+
+
 class Failure(Exception):
     """Ends the program with this line on standard error and exit code 1."""
 
@@ -50,6 +63,34 @@ def open_channel(address: Optional[str] = None) -> grpc.Channel:
     It connects at the first call, which fails at once if no server listens.
     """
     return grpc.insecure_channel(address or server_address(), options=CHANNEL_OPTIONS)
+
+
+def upload_once(
+    attempt: Callable[[Metadata], Answer], what: str, repeatable: bool = True, was_reached: bool = False
+) -> Answer:
+    """Calls attempt(metadata) to upload something, again if the call was interrupted or its answer was lost.
+
+    The metadata have a random key, by which the server knows a repeated upload and adds it only once. `what` is named in
+    the line on standard error that announces a retry. An upload that is not `repeatable` is sent only once. Unless a server
+    `was_reached` before, a first attempt that reaches none is not repeated.
+    """
+    metadata = [(KEY_HEADER, str(uuid.uuid4()))]
+    for retry in itertools.count(1):
+        try:
+            return attempt(metadata)
+        except grpc.RpcError as error:
+            is_broken = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)
+            reason = explain(error)
+            is_nobody = retry == 1 and not was_reached and reason.startswith("no server at")
+            if not is_broken or retry > RETRIES_MAX or is_nobody:
+                raise
+            if not repeatable:
+                raise Failure(f"{reason}; a pipe cannot be read again, so it was not sent again") from error
+            pause = min(FIRST_PAUSE_S * 2 ** (retry - 1), PAUSE_S_MAX)
+            note = f"{what}: {reason}; attempt {retry} of {RETRIES_MAX} to send it again in {pause:g} s"
+            print(note, file=sys.stderr, flush=True)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def explain(error: grpc.RpcError, address: Optional[str] = None) -> str:

@@ -2,6 +2,9 @@
 
 A file of up to 16 MiB is sent in one message (Table.Upload in table.proto). A larger one is sent as a stream of
 chunks (Tally.Upload in tally.proto), which needs little memory. `upload.py /dev/stdin` sends standard input.
+
+If the connection breaks or the server restarts, the file is sent again with the same idempotency-key, so that it is added
+only once.
 """
 
 import argparse
@@ -25,16 +28,27 @@ def upload(path: str) -> None:
             # Reads instead of asking for the size, because a pipe has no size, and a file may still grow.
             head = file.read(MESSAGE_BYTES_MAX + 1)
             if len(head) <= MESSAGE_BYTES_MAX:
-                reply = table_pb2_grpc.TableStub(channel).Upload(table_pb2.UploadReq(csv_data=head))
+                request = table_pb2.UploadReq(csv_data=head)
+                stub = table_pb2_grpc.TableStub(channel)
+                reply = connection.upload_once(lambda metadata: stub.Upload(request, metadata=metadata), path)
                 if reply.error:
                     raise connection.Failure(reply.error)
             else:
-                stream(tally_pb2_grpc.TallyStub(channel), head, file)
+                stub = tally_pb2_grpc.TallyStub(channel)
+
+                def attempt(metadata: connection.Metadata) -> None:
+                    if file.seekable():
+                        file.seek(len(head))  # an earlier attempt may have read on
+                    stream(stub, head, file, metadata)
+
+                connection.upload_once(attempt, path, file.seekable())
     except OSError as error:
         raise connection.Failure(f"{path}: {error.strerror}") from error
 
 
-def stream(stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO) -> None:
+def stream(
+    stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO, metadata: connection.Metadata = ()
+) -> None:
     """Sends `head` and the rest of the file in chunks. If the CSV is wrong, the call fails with a status."""
     read_error = None
 
@@ -51,7 +65,7 @@ def stream(stub: tally_pb2_grpc.TallyStub, head: bytes, file: BinaryIO) -> None:
             raise
 
     try:
-        stub.Upload(chunks())
+        stub.Upload(chunks(), metadata=metadata)
     except grpc.RpcError:
         if read_error:
             raise read_error from None

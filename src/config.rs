@@ -92,6 +92,11 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_ALLOWED_ORIGIN", value_name = "URL", value_delimiter = ',')]
     pub allowed_origin: Vec<AllowedOrigin>,
 
+    /// Name by which a proxy on this machine reaches an HTTP address on loopback; may be repeated. Other requests on loopback
+    /// are refused unless their `Host` is this machine.
+    #[arg(long, env = "TALLY_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
+    pub allowed_host: Vec<String>,
+
     /// What an acknowledged upload survives: with `fsync` also a power failure, with `none` only the end of the process.
     #[arg(long, env = "TALLY_DURABILITY", value_name = "WHAT", default_value = "fsync")]
     pub durability: DurabilityFlag,
@@ -111,6 +116,10 @@ pub struct ServeArgs {
     /// checksums. Damaged files are logged, counted in `tally_damaged_files`, and left where they are. Off by default.
     #[arg(long, visible_alias = "scrub-interval", env = "TALLY_SCRUB_INTERVAL_S", value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=31_536_000))]
     pub scrub_interval_s: Option<u64>,
+
+    /// Seconds for which a removed part can be restored with `tally restore`; after that its files are deleted.
+    #[arg(long, env = "TALLY_UNDO_S", value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
+    pub undo_s: u64,
 
     /// Maximum number of columns of a file.
     #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
@@ -349,6 +358,8 @@ pub struct Config {
     pub admin_token_file: Option<PathBuf>,
     /// Origins of other front ends, as browsers write them.
     pub allowed_origins: Vec<String>,
+    /// Names of proxies that `Host` may have on loopback.
+    pub allowed_hosts: Vec<String>,
     /// The log of HTTP calls, if one is written.
     pub log_file: Option<LogFile>,
     /// What an acknowledged upload survives.
@@ -391,6 +402,7 @@ impl Config {
             http: http_addresses(&args.http)?,
             probe: args.probe.iter().flat_map(|address| address.0.clone()).collect(),
             admin_token_file: args.admin_token_file.clone(),
+            allowed_hosts: args.allowed_host.clone(),
             allowed_origins: args.allowed_origin.iter().map(|origin| origin.0.clone()).collect(),
             log_file,
             durability: args.durability.into(),
@@ -421,6 +433,7 @@ fn limits(args: &ServeArgs) -> Limits {
             sweep_interval: Duration::from_secs(args.jobs_sweep_s),
         },
         scrub_interval: args.scrub_interval_s.map(Duration::from_secs),
+        undo: Duration::from_secs(args.undo_s),
         incomplete: args.incomplete.into(),
     }
 }
@@ -447,6 +460,19 @@ fn http_addresses(values: &[HttpAddress]) -> Result<Vec<SocketAddr>, String> {
 /// Refuses a text that is not a filter. The text is kept because the filter itself cannot be cloned.
 fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
     tracing_subscriber::EnvFilter::try_new(text).map(|_filter| text.to_owned())
+}
+
+/// A host's name or address as `Host` has it, without a port.
+fn host_name(text: &str) -> Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let is_valid = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !text.is_empty() && text.chars().all(is_name),
+    };
+    is_valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected a host's name without a port, such as tally.example".to_owned())
 }
 
 /// Parses a number from 1 to a ceiling, for most flags the one that the memory sum in `limits.rs` counts with.

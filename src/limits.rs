@@ -309,22 +309,24 @@ const _: () = assert!(CELL_BYTES_MAX <= ROW_BYTES_MAX && ROW_BYTES_MAX <= ROW_BY
 pub const PARTS_MAX: usize = 100_000;
 /// Percentage of the allowed parts at which the log warns, once.
 pub const PARTS_WARNING_PERCENT: usize = 80;
-/// Bytes of a part in the registry: the `Part`, and its entry in the map.
+/// Bytes of a part in the registry: the `Part`, and its entry in the map of parts or of removed parts.
 pub const PART_BYTES: usize = 160;
 /// Ids of parts in quarantine that are kept, the smallest ones; the others are only counted.
 pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
 /// Bytes of distinct schemas that the registry keeps. Others are read from the receipts when they are needed.
-pub const SCHEMA_BYTES_MAX: usize = 3 * MIB;
+pub const SCHEMA_BYTES_MAX: usize = 2 * MIB;
 /// Names of columns whose types are kept for columns without any value: seven eighths of the slots of a hash table.
 pub const COLUMN_NAMES_MAX: usize = 32 * KIB / 8 * 7;
 /// Bytes of a slot of that table.
 pub const COLUMN_NAME_BYTES: usize = 16 + 1;
-
-/// Parts, missing parts (8 bytes each), schemas, and the slots of the table of names.
-const REGISTRY_BYTES: usize = PARTS_MAX * PART_BYTES
-    + SCHEMA_BYTES_MAX
-    + MISSING_PARTS_LISTED_MAX * 8
-    + COLUMN_NAMES_MAX / 7 * 8 * COLUMN_NAME_BYTES;
+/// Bytes of an idempotency key. One that an upload has claimed takes twice as much, in a hash table that may be half empty.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// The hash table of all parts' keys, which has 131,072 slots for half a hash and a count, and the claimed keys.
+const KEYS_BYTES: usize = 131_072 * (4 + 4 + 1) + UPLOADS_MAX * 2 * IDEMPOTENCY_KEY_BYTES_MAX;
+/// Parts (of the table and removed ones), missing parts (8 bytes each), schemas, the slots of the table of names, and keys.
+const REGISTRY_BYTES: usize = (PARTS_MAX * PART_BYTES + MISSING_PARTS_LISTED_MAX * 8)
+    + (SCHEMA_BYTES_MAX + COLUMN_NAMES_MAX / 7 * 8 * COLUMN_NAME_BYTES)
+    + KEYS_BYTES;
 
 // ---- NumStore ----
 
@@ -520,6 +522,8 @@ pub struct Limits {
     pub jobs: JobLimits,
     /// Time between two verifications in the background, if there are any.
     pub scrub_interval: Option<Duration>,
+    /// How long a removed part can be restored.
+    pub undo: Duration,
     /// Whether questions are answered while a part is in quarantine.
     pub incomplete: Incomplete,
 }
@@ -577,6 +581,7 @@ impl Default for Limits {
             call_idle_max: Duration::from_secs(60),
             jobs: JobLimits::default(),
             scrub_interval: None,
+            undo: Duration::from_secs(24 * 60 * 60),
             incomplete: Incomplete::default(),
         }
     }

@@ -36,7 +36,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("engine/scrub", "engine/jobs, engine/parquet, shared, base"),
     ("engine/readiness", "shared, base"),
     ("engine/stats", "shared, base"),
-    ("engine/start", "engine/scrub, engine/jobs, engine/ingest, shared, base"),
+    ("engine/start", "engine/scrub, engine/jobs, engine/ingest, engine/parts, shared, base"),
     ("engine", "engine/start, engine/stats, engine/readiness, engine/numstore, features, shared, base"),
     ("config", "engine, base"),
     ("api", "config, engine, features, engine/runtime, engine/state, proto, base"),

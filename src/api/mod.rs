@@ -6,4 +6,5 @@
 pub(crate) mod caller;
 pub(crate) mod grpc;
 pub(crate) mod http;
+pub(crate) mod idempotency;
 pub(crate) mod metrics;

@@ -4,7 +4,7 @@ use std::{error::Error, io, time::Duration};
 
 use clap::{Args, builder::BoolishValueParser};
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -47,6 +47,12 @@ pub(super) async fn connect(server: &ServerAddr) -> Result<Channel, Failure> {
         .connect()
         .await
         .map_err(|error| Failure::NoServer { server: server.clone(), reason: root_cause(&error) })
+}
+
+/// Whether a call may succeed if it is repeated: it was interrupted, or its answer was lost.
+pub(super) fn is_worth_repeating(status: &Status) -> bool {
+    // See `call_failure`.
+    matches!(status.code(), Code::Unavailable | Code::Aborted) || status.source().is_some()
 }
 
 /// Turns the status of a failed call into what the user is told.

@@ -16,6 +16,9 @@ pub(super) enum Failure {
     /// The server's or the engine's own words.
     #[error("{0}")]
     Refused(String),
+    /// A pipe whose upload failed on the way.
+    #[error("{0}; a pipe cannot be read again, so it was not sent again: look with `tally parts` whether it was added")]
+    NotSentAgain(Box<Failure>),
     /// A file to upload, or standard input.
     #[error("cannot read: {0}")]
     Input(io::Error),

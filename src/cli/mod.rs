@@ -14,6 +14,7 @@ mod load_numstore;
 mod output;
 mod parts;
 mod receipt;
+mod remove;
 mod schema;
 mod server_addr;
 mod sum;
@@ -33,6 +34,7 @@ pub use self::group_sum::GroupSumArgs;
 pub use self::health::HealthArgs;
 pub use self::load_numstore::LoadNumstoreArgs;
 pub use self::parts::PartsArgs;
+pub use self::remove::{RemoveArgs, RestoreArgs};
 pub use self::schema::SchemaArgs;
 pub use self::server_addr::ServerAddr;
 pub use self::sum::{Format, SumArgs};
@@ -63,6 +65,8 @@ pub enum Command {
     Sum(SumArgs),
     GroupSum(GroupSumArgs),
     Parts(PartsArgs),
+    Remove(RemoveArgs),
+    Restore(RestoreArgs),
     Schema(SchemaArgs),
     Forget(ForgetArgs),
     Verify(VerifyArgs),
@@ -89,6 +93,8 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Sum(args) => sum::run(args).await,
             Command::GroupSum(args) => group_sum::run(args).await,
             Command::Parts(args) => parts::run(args).await,
+            Command::Remove(args) => remove::remove(args).await,
+            Command::Restore(args) => remove::restore(args).await,
             Command::Schema(args) => schema::run(args).await,
             Command::Forget(args) => forget::run(args).await,
             Command::Verify(args) => verify::run(args).await,

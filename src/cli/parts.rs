@@ -232,7 +232,7 @@ impl Table {
 
 /// One part with a line for each column.
 fn write_columns(out: &mut impl Write, receipt: &Receipt, line_chars: usize) -> io::Result<()> {
-    let Receipt { part, rows, columns, csv, parquet, uploaded_at } = receipt;
+    let Receipt { part, rows, columns, csv, parquet, uploaded_at, .. } = receipt;
     let (csv, parquet) = (file_bytes(csv.as_ref()), file_bytes(parquet.as_ref()));
     let uploaded_at = cut(uploaded_at, line_chars);
     writeln!(
@@ -290,6 +290,7 @@ mod tests {
             csv: file(rows * 10),
             parquet: file(rows * 3),
             uploaded_at: "2026-11-20T08:48:57.123456Z".to_owned(),
+            ..Receipt::default()
         }
     }
 

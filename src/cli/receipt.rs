@@ -13,6 +13,9 @@ pub(super) struct ReceiptJson<'a> {
     csv: Option<FileJson<'a>>,
     parquet: Option<FileJson<'a>>,
     uploaded_at: &'a str,
+    /// Set by an upload that added nothing, because its key was used before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
 }
 
 #[derive(Serialize)]
@@ -40,6 +43,7 @@ impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
             csv: receipt.csv.as_ref().map(file),
             parquet: receipt.parquet.as_ref().map(file),
             uploaded_at: &receipt.uploaded_at,
+            replayed: receipt.replayed,
         }
     }
 }

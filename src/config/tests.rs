@@ -28,6 +28,7 @@ fn the_default_is_loopback_and_durable() {
         probe,
         admin_token_file,
         allowed_origins,
+        allowed_hosts,
         log_file,
         durability,
         file_mode,
@@ -37,7 +38,7 @@ fn the_default_is_loopback_and_durable() {
     assert_eq!(data, PathBuf::from("./tally-data"));
     assert_eq!(grpc, addresses(["127.0.0.1:5440", "[::1]:5440"]));
     assert_eq!(http, addresses(["127.0.0.1:5000", "[::1]:5000"]));
-    assert!(probe.is_empty() && allowed_origins.is_empty());
+    assert!(probe.is_empty() && allowed_origins.is_empty() && allowed_hosts.is_empty());
     assert_eq!((admin_token_file, log_file), (None, None));
     assert_eq!(durability, Durability::Fsync);
     let at_once = available_parallelism().map_or(1, usize::from).min(SURVEYS_AT_ONCE_MAX);
@@ -56,7 +57,7 @@ fn every_flag_reaches_its_field() {
                 --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a,b.csv c.csv --load d.csv \
                 --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
                 --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
-                --scrub-interval 15 --call-timeout-s 16 --statistics-at-once 3 \
+                --scrub-interval 15 --call-timeout-s 16 --undo-s 17 --allowed-host a.example,b --allowed-host [::7] --statistics-at-once 3 \
                 --allowed-origin HTTP://Front.example:80/,https://[::1]:8443 --allowed-origin http://localhost:3000";
     let Config {
         data,
@@ -65,6 +66,7 @@ fn every_flag_reaches_its_field() {
         probe,
         admin_token_file,
         allowed_origins,
+        allowed_hosts,
         log_file,
         durability,
         file_mode,
@@ -77,6 +79,8 @@ fn every_flag_reaches_its_field() {
     assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
     assert_eq!(probe, addresses(["127.0.0.1:13", "[::1]:14"]));
     assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
+    assert_eq!(allowed_hosts, ["a.example", "b", "[::7]"]);
+    assert_eq!(limits.undo, Duration::from_secs(17));
     assert_eq!(allowed_origins, ["http://front.example", "https://[::1]:8443", "http://localhost:3000"]);
     assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
     assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));
@@ -127,6 +131,10 @@ fn values_above_their_ceiling_and_wrong_addresses_are_refused() {
         "--file-mode 10600",
         "--file-mode private",
         "--scrub-interval-s 0",
+        "--undo-s 0",
+        "--allowed-host a.example:80",
+        "--allowed-host http://a.example",
+        "--allowed-host [a]",
         "--statistics-at-once 0",
         "--statistics-at-once 9",
         "--allowed-origin localhost:3000",

@@ -40,7 +40,7 @@ use self::{
     },
     ingest::{commit, load, queues::Queues, upload},
     jobs::{cancel, record_changes, result_file, submit},
-    parts::{columns, quarantine, receipts},
+    parts::{columns, quarantine, receipts, removal},
     query::column_sum,
     runtime::{
         context::Context,
@@ -58,16 +58,18 @@ use crate::{
     limits::Limits,
     model::{
         format::Format,
+        idempotency_key::IdempotencyKey,
         part::{PartId, Receipt},
     },
 };
 
 pub use self::{
-    ingest::load::Loaded,
+    ingest::{keyed::Uploaded, load::Loaded},
     jobs::result_file::ResultFile,
     parts::{
         columns::{TableColumn, TableColumns, TypeInParts},
         receipts::Page,
+        removal::RemovedPart,
     },
     query::column_sum::{ColumnSum, Read},
     state::{
@@ -101,25 +103,27 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        self.upload_from(Origin::SERVER, body).await
+        self.upload_from(Origin::SERVER, None, body).await.map(|uploaded| uploaded.receipt)
     }
 
     /// Appends one CSV file to the table while it arrives. If the returned future is dropped, the upload stops after its
-    /// current task and leaves nothing.
+    /// current task and leaves nothing. If an upload with the same key was added, this one adds nothing.
     ///
     /// Errors: what is wrong with the file; as many uploads as there may be; one that is too slow; a full disk; an error
-    /// of `body`.
-    pub async fn upload_from<S>(&self, origin: Origin, body: S) -> Result<Receipt, Error>
+    /// of `body`; a key that was used for other bytes.
+    pub async fn upload_from<S>(&self, from: Origin, key: Option<IdempotencyKey>, body: S) -> Result<Uploaded, Error>
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        commit::check_room(&self.context.state)?;
-        let permit = self.upload_permit(origin).await?;
+        if key.is_none() {
+            commit::check_room(&self.context.state)?;
+        }
+        let permit = self.upload_permit(from).await?;
         let body = Paced::new(body, permit.pace(), self.context.limits.upload_idle_max);
         let (context, queues) = (Arc::clone(&self.context), self.queues.clone());
         detached(|cancel| async move {
             let _permit = permit; // it is free again when the work has ended, not when the caller has gone
-            upload::run(context, queues, body, upload::Foreign::Refuse, cancel).await
+            upload::run(context, queues, key, body, upload::Foreign::Refuse, cancel).await
         })
         .await
     }
@@ -161,7 +165,7 @@ impl Engine {
     }
 
     /// The exact sums of columns over all parts that have all the columns, for each group of rows; of the parts that
-    /// there are when its turn has come, as such sums wait for one another. Its groups may be read at any pace.
+    /// there are when its turn has come. Its groups may be read at any pace.
     ///
     /// Errors: as for [`Engine::column_sum`]; a group that is too long for an answer; as many group sums as there may be;
     /// a full disk.
@@ -186,8 +190,7 @@ impl Engine {
         self.context.limits.call_idle_max
     }
 
-    /// Which receipts after a part, in the order of their ids, fit in `bytes_max`: at least one, if any is left. For a
-    /// caller that has to find the memory before they are read.
+    /// Which receipts after a part fit in `bytes_max`, in order: at least one, if any is left.
     pub fn receipts_page(&self, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
         receipts::receipts_page(&self.context, after, count_max, bytes_max)
     }
@@ -202,16 +205,12 @@ impl Engine {
         columns::table_columns(&self.context)
     }
 
-    /// Gives a key of NumStore a value. Returns the total of all values.
-    ///
-    /// Errors, which change nothing: the total would not fit in 64 bits; a key more than there may be.
+    /// Gives a key of NumStore a value. Returns the total of all values. Errors: it does not fit in 64 bits; too many keys.
     pub async fn set_number(&self, key: Key, value: i64) -> Result<i64, Error> {
         numstore::set(&self.context, key, value).await
     }
 
-    /// The factorial of the value of a key of NumStore.
-    ///
-    /// Errors: the key was never set; its value is below 0 or above 20.
+    /// The factorial of the value of a key of NumStore. Errors: it was never set; its value is below 0 or above 20.
     pub async fn factorial(&self, key: Key) -> Result<Factorial, Error> {
         numstore::factorial(&self.context, key).await
     }
@@ -227,8 +226,7 @@ impl Engine {
     /// Accepts a CSV file, as it comes, to be grouped and summed. The columns of the result are named by `header`. If
     /// the returned future is dropped before all of it has come, nothing is kept.
     ///
-    /// Errors: those of `submit_survey`; as many uploads as there may be; an error of `body`. What is wrong with the
-    /// file is the job's error.
+    /// Errors: those of `submit_survey` and of an upload. What is wrong with the file is the job's error.
     pub async fn submit_task<S>(
         &self,
         origin: Origin,
@@ -304,31 +302,34 @@ impl Engine {
         self.context.state.with(|state| state.parts.missing().clone())
     }
 
-    /// Accepts the loss of a part that is in quarantine, and says how many are missing still. It is recorded on disk
-    /// first. Accepting a loss again changes nothing.
+    /// Accepts the loss of a part in quarantine, and says how many are missing still. Accepting it again changes nothing.
     ///
     /// Errors: the part is not in quarantine; the record cannot be written.
     pub async fn forget_part(&self, id: PartId) -> Result<usize, Error> {
         quarantine::forget_part(&self.context, id).await
     }
 
-    /// Begins to verify all that is stored now.
-    ///
-    /// Errors: another call does that already.
+    /// Removes a part, see [`removal::remove_part`].
+    pub async fn remove_part(&self, id: PartId, purge: bool) -> Result<RemovedPart, Error> {
+        removal::remove_part(&self.context, id, purge).await
+    }
+
+    /// Puts a removed part back, see [`removal::restore_part`].
+    pub async fn restore_part(&self, id: PartId) -> Result<usize, Error> {
+        removal::restore_part(&self.context, id).await
+    }
+
+    /// Begins to verify all that is stored now. Errors: another call does that already.
     pub fn verify(&self) -> Result<Verification, Error> {
         scrub::verify(&self.context)
     }
 
     /// What the server measures of itself.
-    ///
-    /// Errors: the system does not tell the memory; the server is shutting down.
     pub async fn stats(&self) -> Result<Stats, Error> {
         stats::stats(&self.context).await
     }
 
-    /// Has a worker make and write a file without a name in the data folder.
-    ///
-    /// Errors: not within `time_max`; the data folder cannot be written, unless the disk is full; the server is shutting down.
+    /// Has a worker write a file without a name in the data folder. Errors: it cannot, or not within `time_max`.
     pub async fn check_ready(&self, time_max: Duration) -> Result<(), Error> {
         readiness::check_ready(&self.context, time_max).await
     }

@@ -9,6 +9,7 @@ use super::{
         recover::{self, Recovered},
         run, sweep,
     },
+    parts::removal::{self, unix_seconds},
     runtime::{context::Context, workers::Workers},
     scrub,
     state::{Lane, Shared},
@@ -42,6 +43,7 @@ pub(super) async fn start(
     let queues = Queues::start(&context);
     run::dispatch(&context);
     tokio::spawn(sweep::keep_sweeping(Arc::downgrade(&context), context.limits.jobs.sweep_interval));
+    tokio::spawn(removal::keep_sweeping(Arc::downgrade(&context), context.limits.undo));
     if let Some(interval) = context.limits.scrub_interval {
         tokio::spawn(scrub::keep_scrubbing(Arc::downgrade(&context), interval));
     }
@@ -57,13 +59,28 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
         let part = Arc::new(Part::of(&receipt, schema));
         shared.with(|state| state.parts.restore(part));
     })?;
+    restore_removed(&store, &found, shared);
     let Recovered { jobs, leftovers, quarantined } = recover::recover(&store, found_jobs)?;
     found.leftovers += leftovers;
     found.jobs_quarantined = quarantined;
     shared.with(|state| {
-        found.in_quarantine.iter().for_each(|id| state.parts.skip_to(*id));
+        let used = found.in_quarantine.iter().chain(found.removed.keys()).chain(&found.last_purged);
+        used.for_each(|id| state.parts.skip_to(*id));
         state.parts.set_missing(found.missing.clone());
         state.jobs = jobs;
     });
     Ok((store, found))
+}
+
+/// Puts the removed parts that were found into the registry.
+fn restore_removed(store: &Store, found: &RecoveryReport, shared: &Shared) {
+    for (&id, &since) in &found.removed {
+        let Some(receipt) = store.removed_receipt(id) else {
+            tracing::error!(part = %id, "the receipt of this removed part is damaged: it cannot be restored, only purged");
+            continue;
+        };
+        let schema = commit::share_schema(shared, Schema::of(&receipt.columns), &receipt);
+        let part = Arc::new(Part::of(&receipt, schema));
+        shared.with(|state| state.parts.restore_removed(part, unix_seconds(since)));
+    }
 }

@@ -108,13 +108,16 @@ pub enum Error {
     },
     /// The table is full.
     #[error(
-        "the table is full: it has the {parts_max} parts that --parts-max allows; send fewer and larger files to a new data \
+        "the table is full: it has the {parts_max} parts that --parts-max allows{}; send fewer and larger files to a new data \
          folder{}",
+        removed_parts(*.removed),
         if *.parts_max < PARTS_MAX { ", or start the server with a higher limit" } else { "" }
     )]
     TooManyParts {
         /// The limit.
         parts_max: usize,
+        /// How many of the parts were removed and are kept to be restored.
+        removed: usize,
     },
     /// All part ids are used.
     #[error("no part id is left: use a new data folder")]
@@ -163,6 +166,26 @@ pub enum Error {
     NotInQuarantine {
         /// The id in the request.
         part: u64,
+    },
+    /// A part that is neither in the table nor can be restored.
+    #[error("there is no part {part}: it was never there, or its files are gone")]
+    NoSuchPart {
+        /// The id in the request.
+        part: u64,
+    },
+    /// A part that cannot be removed, because it is in quarantine.
+    #[error("part {part} is in quarantine: accept its loss with `tally forget {part}`")]
+    InQuarantine {
+        /// The part.
+        part: PartId,
+    },
+    /// An idempotency key that was used for other bytes.
+    #[error("the idempotency-key {} was used for other bytes, which are part {part}: use a new key", Quoted(key))]
+    KeyUsed {
+        /// The key.
+        key: String,
+        /// The part that was uploaded with it.
+        part: PartId,
     },
     /// A file of `--load` that cannot be added to the table.
     #[error("--load {}: {cause}", file.display())]
@@ -222,9 +245,9 @@ impl Error {
             | Self::NoPartIdLeft
             | Self::VerificationRunning
             | Self::DiskFull { .. } => Kind::Exhausted,
-            Self::OtherServer { .. } => Kind::OtherServer,
+            Self::OtherServer { .. } | Self::InQuarantine { .. } | Self::KeyUsed { .. } => Kind::Conflict,
             Self::Draining | Self::NotReady(_) => Kind::Unavailable,
-            Self::NotInQuarantine { .. } => Kind::NotFound,
+            Self::NotInQuarantine { .. } | Self::NoSuchPart { .. } => Kind::NotFound,
             Self::Damaged { .. } | Self::PartsMissing { .. } => Kind::DataLoss,
             Self::Load { .. } | Self::DataFolder(_) | Self::Secret(_) | Self::Io { .. } | Self::Internal(_) => {
                 Kind::Internal
@@ -266,6 +289,9 @@ impl Error {
             | Self::Draining
             | Self::NotReady(_)
             | Self::NotInQuarantine { .. }
+            | Self::NoSuchPart { .. }
+            | Self::InQuarantine { .. }
+            | Self::KeyUsed { .. }
             | Self::PartsMissing { .. }
             | Self::DataFolder(_)
             | Self::Secret(_)
@@ -296,6 +322,13 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { what },
             _ => Self::Io { what, cause },
         }
+    }
+}
+
+fn removed_parts(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        _ => format!(", {count} of them removed and still restorable (`tally remove --purge` makes room)"),
     }
 }
 

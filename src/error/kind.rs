@@ -19,8 +19,8 @@ pub enum Kind {
     Unavailable,
     /// Nothing has that name or id.
     NotFound,
-    /// The request is for another server.
-    OtherServer,
+    /// The request does not fit the state of the server, for example because it is for another server.
+    Conflict,
     /// A stored file is damaged.
     DataLoss,
     /// The server or its machine failed.

@@ -4,5 +4,6 @@ pub mod checksum;
 pub mod durability;
 pub mod file_mode;
 pub mod format;
+pub mod idempotency_key;
 pub mod part;
 pub mod schema;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checksum::from_hex,
     format::Format,
+    idempotency_key::IdempotencyKey,
     schema::{Column, Schema},
 };
 
@@ -73,6 +74,9 @@ pub struct Receipt {
     /// Checksums for reading the files block by block. Version 1 has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checks: Option<ReceiptChecks>,
+    /// The key of the upload, if its client gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 /// How a part's files are verified when they are read. Checksums and seeds are 16 lower-case hexadecimal digits.
@@ -89,6 +93,11 @@ pub struct ReceiptChecks {
 }
 
 impl Receipt {
+    /// Size and checksum of the bytes that the client sent.
+    pub fn received(&self) -> &FileInfo {
+        &self.csv
+    }
+
     /// The checksums that the registry keeps; `None` if the receipt has version 1 or its checksums cannot be parsed.
     pub fn checks(&self) -> Option<Checks> {
         let checks = self.checks.as_ref()?;
@@ -190,6 +199,8 @@ pub struct Part {
     pub schema: Option<Arc<Schema>>,
     /// `None` for format version 1, until the part has been verified.
     pub checks: Option<Checks>,
+    /// The hash of the upload's key, if it had one.
+    pub key_hash: Option<NonZeroU64>,
 }
 
 impl Part {
@@ -197,6 +208,7 @@ impl Part {
     pub fn of(receipt: &Receipt, schema: Option<Arc<Schema>>) -> Self {
         Self {
             checks: receipt.checks(),
+            key_hash: receipt.idempotency_key.as_ref().map(IdempotencyKey::hash),
             id: receipt.part,
             rows: receipt.rows,
             csv_bytes: receipt.csv.bytes,

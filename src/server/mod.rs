@@ -113,7 +113,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
         engine.clone(),
         Arc::clone(&metrics),
         admin_token,
-        AccessRules::new(config.allowed_origins.clone()),
+        AccessRules::new(config.allowed_origins.clone(), config.allowed_hosts.clone()),
         idle_max,
         long_calls_max,
     );
@@ -203,6 +203,10 @@ async fn load(
         match loaded.map_err(|error| Error::Load { file: file.clone(), cause: Box::new(error) })? {
             Loaded::Now(part) => tracing::info!(%part, file = %file.display(), "loaded"),
             Loaded::Before(part) => tracing::info!(%part, file = %file.display(), "is in the table already"),
+            Loaded::Removed(part) => tracing::warn!(
+                %part, file = %file.display(),
+                "not loaded: this part holds the same rows and was removed. Restore it with tally restore, or purge it with tally remove --purge and start again"
+            ),
             Loaded::InQuarantine(part) => tracing::error!(
                 %part, file = %file.display(),
                 "not loaded: this part is in quarantine and may hold the same rows. Restore it, or accept the loss with tally forget, and start again"

@@ -8,8 +8,8 @@ use tally::proto::pb::{
     num_store_server::{NumStore, NumStoreServer},
     tally::{
         DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, Receipt, TableColumn, UploadChunk, VerifyProgress,
-        VerifyRequest,
+        ListQuarantineRequest, ListQuarantineResponse, Receipt, RemovePartRequest, RemovePartResponse,
+        RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -83,6 +83,17 @@ impl Tally for Full {
         let damaged = DamagedFile { file: "parts/1.csv".to_owned(), what: "\u{1b}[31mdamaged".to_owned() };
         let progress = VerifyProgress { files: 1, bytes: 2, damaged: vec![damaged] };
         Ok(Response::new(stream::iter([Ok(progress), Err(Status::unavailable("shutting down"))]).boxed()))
+    }
+
+    async fn remove_part(&self, request: Request<RemovePartRequest>) -> Result<Response<RemovePartResponse>, Status> {
+        Err(Status::not_found(format!("there is no part {}", request.into_inner().part)))
+    }
+
+    async fn restore_part(
+        &self,
+        request: Request<RestorePartRequest>,
+    ) -> Result<Response<RestorePartResponse>, Status> {
+        Err(Status::not_found(format!("there is no part {}", request.into_inner().part)))
     }
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<ForgetResponse>, Status> {

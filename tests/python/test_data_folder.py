@@ -106,7 +106,7 @@ FILES = [
     "tmp/1",
     "quarantine/7.json",
 ]
-FOLDERS = ["tmp", "parts", "jobs", "quarantine"]
+FOLDERS = ["tmp", "parts", "jobs", "quarantine", "removed"]
 
 
 def names_and_contents(folder: Path) -> dict:

@@ -489,3 +489,36 @@ def test_full_at_any_step_of_a_statistic(disk):
         )
         assert answer_of(server, "states_mean", body) == expected
         server.stop()
+
+
+# --- removed parts ------------------------------------------------------------------------------------------
+
+
+@on_small_disk
+def test_parts_are_removed_and_restored_on_a_full_disk(disk):
+    csv = make_csv(20_000)
+    with Server(disk.data) as server:
+        for _ in range(3):
+            unary(server.channel(), csv)
+        disk.leave(0)
+        calls = tally_pb2_grpc.TallyStub(server.channel())
+        calls.RemovePart(tally_pb2.RemovePartRequest(part=1))
+        check_holds(server, [csv, csv])
+        assert disk.free_bytes() == 0
+        calls.RestorePart(tally_pb2.RestorePartRequest(part=1))
+        check_holds(server, [csv, csv, csv])
+        for part in (1, 2):
+            calls.RemovePart(tally_pb2.RemovePartRequest(part=part))
+        calls.RemovePart(tally_pb2.RemovePartRequest(part=3, purge=True))
+        check_holds(server, [])
+        # Pages of a file come free a moment after its name is gone.
+        wait_until(lambda: disk.free_bytes() > len(csv.content), "a purge frees the space")
+        calls.RemovePart(tally_pb2.RemovePartRequest(part=2, purge=True))
+        wait_until(lambda: disk.free_bytes() > 2 * len(csv.content), "a purge of a removed part frees it too")
+        server.stop()
+    disk.leave(0)
+    with Server(disk.data) as server:
+        check_holds(server, [])
+        tally_pb2_grpc.TallyStub(server.channel()).RestorePart(tally_pb2.RestorePartRequest(part=1))
+        check_holds(server, [csv])
+        server.stop()

@@ -17,6 +17,7 @@ CHANGING = [
     ("POST", TASKS),
     ("DELETE", f"{TASKS}{UNKNOWN_TASK}"),
     ("DELETE", "/api/jobs/1"),
+    ("DELETE", "/api/v1/table/parts/1"),
     ("GET", f"{TASKS}{UNKNOWN_TASK}/download"),
     ("GET", f"{TASKS}{UNKNOWN_TASK}/download/"),
     ("GET", "/api/graceful_shutdown"),
@@ -147,6 +148,37 @@ def test_foreign_pages_change_nothing_beyond_loopback(start_server, tmp_path):
             answer = requests.post(url, json={"question": QUESTION}, headers=headers, timeout=ANSWER_SECONDS_MAX)
             expected = status if path != TASKS or status == 403 else 400  # not a form
             assert answer.status_code == expected, (path, headers, answer.text)
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_a_proxy_is_allowed_by_name(start_server, tmp_path, way):
+    names = ["tally.example", "192.0.2.7"]
+    if way == "flag":
+        server = start_server(tmp_path / "data", *(f"--allowed-host={name}" for name in names))
+    else:
+        server = start_server(tmp_path / "data", env={"TALLY_ALLOWED_HOST": ",".join(names)})
+    body = {"question": QUESTION}
+    for headers in (
+        {"Host": "tally.example"},
+        {"Host": "TALLY.example:443", "Origin": "https://tally.example"},
+        {"Host": "192.0.2.7:80", "Origin": "http://192.0.2.7"},
+        {},
+    ):
+        assert ask(server, "states_mean", body, headers=headers).status_code == 200, headers
+        assert get(server, "/api/jobs", headers=headers).status_code == 200, headers
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": "www.tally.example"},
+        {"Host": "tally.example.evil.example"},
+        {"Host": "evil@tally.example"},
+    ):
+        answer = ask(server, "states_mean", body, headers=headers)
+        assert answer.status_code == 403 and "--allowed-host NAME" in answer.json()["reason"], headers
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = ask(server, "states_mean", body, headers={"Host": "tally.example", **headers})
+        assert answer.status_code == 403, headers
+    # The name is the proxy's, and the shutdown is not for those behind it.
+    assert get(server, "/api/graceful_shutdown", headers={"Host": "tally.example"}).status_code == 403
 
 
 def own_address() -> str:

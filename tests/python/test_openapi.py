@@ -74,6 +74,7 @@ def test_the_description_names_every_path(server):
         "/api/graceful_shutdown",
     }
     expected |= {TASKS, TASKS + "{task_id}", TASKS + "{task_id}/status", TASKS + "{task_id}/download"}
+    expected |= {"/api/v1/table/parts/{part}"}
     expected |= {"/livez", "/readyz", "/metrics"}
     assert set(description["paths"]) == expected
     assert all(

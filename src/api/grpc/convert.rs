@@ -26,7 +26,7 @@ pub(super) fn to_status(error: &Error) -> Status {
         Kind::Exhausted => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
         Kind::NotFound => Code::NotFound,
-        Kind::OtherServer => Code::FailedPrecondition,
+        Kind::Conflict => Code::FailedPrecondition,
         Kind::DataLoss => Code::DataLoss,
         Kind::Internal => Code::Internal,
     };
@@ -77,6 +77,7 @@ pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {
         csv: Some(to_file(receipt.csv)),
         parquet: Some(to_file(receipt.parquet)),
         uploaded_at: receipt.uploaded_at,
+        replayed: false,
     }
 }
 

@@ -6,7 +6,10 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Uri, request::Parts, uri
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::limits::{HEADER_LIST_BYTES_MAX, KEPT_PATH_BYTES_MAX};
+use crate::{
+    api::idempotency::RequestKey,
+    limits::{HEADER_LIST_BYTES_MAX, KEPT_PATH_BYTES_MAX},
+};
 
 const ENCODING: &str = "grpc-encoding";
 const TIMEOUT: &str = "grpc-timeout";
@@ -36,7 +39,7 @@ impl TooLong {
     }
 }
 
-/// A request with the part of its head that is used: path, encoding and deadline. The server calls this as soon as a
+/// A request with the part of its head that is used: path, encoding, deadline and key. The server calls this as soon as a
 /// request arrives. The values are copied, because each of the original ones keeps the memory of all headers alive, and
 /// a head lives as long as its call.
 pub(crate) fn without_unused_headers<B>(request: Request<B>) -> Request<B> {
@@ -61,6 +64,9 @@ pub(crate) fn without_unused_headers<B>(request: Request<B>) -> Request<B> {
     }
     if let Some(timeout) = timeout_of(&head.headers) {
         kept.extensions_mut().insert(Deadline(Instant::now() + timeout));
+    }
+    if let Some(key) = RequestKey::in_headers(&head.headers) {
+        kept.extensions_mut().insert(key);
     }
     kept
 }

@@ -2,7 +2,12 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{call_log::CallLog, client_body::Content, convert::to_reply, upload::upload};
+use super::{
+    call_log::CallLog,
+    client_body::Content,
+    convert::to_reply,
+    upload::{answer, upload},
+};
 use crate::{
     engine::{ColumnSum, Engine, Read},
     error::{Error, logged::Logged, quoted::Quoted},
@@ -23,8 +28,9 @@ impl Table for TableService {
     async fn upload(&self, request: Request<UploadReq>) -> Result<Response<UploadResp>, Status> {
         let extensions = request.extensions();
         let result = upload(&self.0, extensions, Content::take(extensions)?, "Table/Upload").await;
+        let replayed = result.as_ref().is_ok_and(|uploaded| uploaded.replayed);
         let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
-        Ok(Response::new(reply))
+        Ok(answer(reply, replayed))
     }
 
     async fn column_sum(&self, request: Request<ColSumReq>) -> Result<Response<ColSumResp>, Status> {

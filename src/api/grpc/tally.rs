@@ -12,11 +12,11 @@ use super::{
     client_body::Content,
     columns::list_columns,
     convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_status},
-    upload::upload,
+    upload::{answer, upload},
 };
 use crate::{
     engine::{
-        Engine, Page,
+        Engine, Page, RemovedPart, Uploaded,
         group_by::{output::StoredGroups, spec::GroupBy},
         scrub::Verification,
     },
@@ -25,8 +25,8 @@ use crate::{
     model::part::{PartId, Receipt as EngineReceipt},
     proto::pb::tally::{
         ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, Receipt, TableColumn, UploadChunk, VerifyProgress,
-        VerifyRequest,
+        ListQuarantineRequest, ListQuarantineResponse, Receipt, RemovePartRequest, RemovePartResponse,
+        RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -47,7 +47,8 @@ impl Tally for TallyService {
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
         let extensions = request.extensions();
         let result = upload(&self.0, extensions, Content::take(extensions)?, "Tally/Upload").await;
-        result.map(|receipt| Response::new(to_receipt(receipt))).map_err(|error| to_status(&error))
+        let Uploaded { receipt, replayed } = result.map_err(|error| to_status(&error))?;
+        Ok(answer(Receipt { replayed, ..to_receipt(receipt) }, replayed))
     }
 
     /// Reads receipts page by page as the client reads them, so that their number does not matter.
@@ -173,6 +174,44 @@ impl Tally for TallyService {
         }
     }
 
+    async fn remove_part(&self, request: Request<RemovePartRequest>) -> Result<Response<RemovePartResponse>, Status> {
+        let log = CallLog::start("Tally/RemovePart", request.extensions());
+        let RemovePartRequest { part, purge } = request.into_inner();
+        let result = async { self.0.remove_part(part_id(part)?, purge).await }.await;
+        let (peer, duration_ms) = (log.peer(), log.end());
+        match result {
+            Ok(RemovedPart { parts, restorable_until }) => {
+                tracing::warn!(call = "Tally/RemovePart", peer, part, purge, parts, duration_ms, "the part is removed");
+                let restorable_until = restorable_until.unwrap_or_default();
+                Ok(Response::new(RemovePartResponse { parts: parts as u64, restorable_until }))
+            }
+            Err(error) => {
+                tracing::warn!(call = "Tally/RemovePart", peer, part, %error, duration_ms, "refused");
+                Err(to_status(&error))
+            }
+        }
+    }
+
+    async fn restore_part(
+        &self,
+        request: Request<RestorePartRequest>,
+    ) -> Result<Response<RestorePartResponse>, Status> {
+        let log = CallLog::start("Tally/RestorePart", request.extensions());
+        let part = request.into_inner().part;
+        let result = async { self.0.restore_part(part_id(part)?).await }.await;
+        let (peer, duration_ms) = (log.peer(), log.end());
+        match result {
+            Ok(parts) => {
+                tracing::warn!(call = "Tally/RestorePart", peer, part, parts, duration_ms, "the part is restored");
+                Ok(Response::new(RestorePartResponse { parts: parts as u64 }))
+            }
+            Err(error) => {
+                tracing::warn!(call = "Tally/RestorePart", peer, part, %error, duration_ms, "refused");
+                Err(to_status(&error))
+            }
+        }
+    }
+
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Answers<VerifyProgress>>, Status> {
         let log = CallLog::start("Tally/Verify", request.extensions());
         let VerifyRequest { process } = request.into_inner();
@@ -231,6 +270,10 @@ impl TallyService {
     async fn groups(&self, by: Vec<String>, sum: Vec<String>) -> Result<StoredGroups, Error> {
         self.0.group_sum(GroupBy::new(by, sum)?).await
     }
+}
+
+fn part_id(part: u64) -> Result<PartId, Error> {
+    PartId::new(part).ok_or(Error::NoSuchPart { part })
 }
 
 /// A page of receipts, and memory for it until the client has read them. If there is little memory, the page is short.

@@ -1,15 +1,26 @@
 //! The handler that all Upload calls share.
 
 use futures_util::TryStreamExt;
-use tonic::Extensions;
+use tonic::{Extensions, Response, metadata::MetadataValue};
 
 use super::{call_log::CallLog, client_body::ContentStream, convert::from_status};
 use crate::{
-    api::caller::Caller,
-    engine::Engine,
+    api::{
+        caller::Caller,
+        idempotency::{REPLAYED_HEADER, RequestKey},
+    },
+    engine::{Engine, Uploaded},
     error::{Error, logged::Logged},
-    model::part::Receipt,
 };
+
+/// An answer to an upload. If it added nothing because its key was used, the metadata say so.
+pub(super) fn answer<T>(message: T, replayed: bool) -> Response<T> {
+    let mut response = Response::new(message);
+    if replayed {
+        response.metadata_mut().insert(REPLAYED_HEADER, MetadataValue::from_static("true"));
+    }
+    response
+}
 
 /// Passes the content of an upload to the engine, and logs how it ended. `request`: its extensions.
 pub(super) async fn upload(
@@ -17,14 +28,17 @@ pub(super) async fn upload(
     request: &Extensions,
     content: ContentStream,
     call: &'static str,
-) -> Result<Receipt, Error> {
+) -> Result<Uploaded, Error> {
     let log = CallLog::start(call, request);
     let Caller { origin, .. } = Caller::of(request);
     let body = content.map_err(|status| from_status(&status));
-    let result = engine.upload_from(origin, body).await;
+    let result = async { engine.upload_from(origin, RequestKey::of(request)?, body).await }.await;
     let (peer, duration_ms) = (log.peer(), log.end());
     match &result {
-        Ok(receipt) => {
+        Ok(Uploaded { receipt, replayed: true }) => {
+            tracing::info!(call, peer, part = %receipt.part, duration_ms, "uploaded before with the same key");
+        }
+        Ok(Uploaded { receipt, replayed: false }) => {
             let (part, rows, bytes) = (receipt.part, receipt.rows, receipt.csv.bytes);
             tracing::info!(call, peer, %part, rows, columns = receipt.columns.len(), bytes, duration_ms, "uploaded");
         }

@@ -39,11 +39,13 @@ pub(crate) struct Arrival {
 pub(crate) struct AccessRules {
     /// Other origins whose pages may do what the server's own pages may do, as browsers write them.
     allowed_origins: Arc<[String]>,
+    /// Names by which proxies on this machine reach a server on loopback.
+    allowed_hosts: Arc<[String]>,
 }
 
 impl AccessRules {
-    pub(crate) fn new(allowed_origins: Vec<String>) -> Self {
-        Self { allowed_origins: allowed_origins.into() }
+    pub(crate) fn new(allowed_origins: Vec<String>, allowed_hosts: Vec<String>) -> Self {
+        Self { allowed_origins: allowed_origins.into(), allowed_hosts: allowed_hosts.into() }
     }
 }
 
@@ -74,7 +76,7 @@ pub(super) fn may_administer(arrival: Arrival, uri: &Uri, headers: &HeaderMap, t
         Some(token) => token.is_in(headers),
         None => {
             let is_passed_on = NOT_OF_A_CLIENT.iter().any(|name| headers.contains_key(*name));
-            is_loopback(arrival.peer) && !is_passed_on && !names_another_host(uri, headers)
+            is_loopback(arrival.peer) && !is_passed_on && !names_another_host(uri, headers, &[])
         }
     }
 }
@@ -104,8 +106,9 @@ pub(super) async fn check(State(rules): State<AccessRules>, request: Request, ne
     }
     // Which names resolve to another listener is not known.
     let on_loopback = request.extensions().get::<Arrival>().is_none_or(|arrival| is_loopback(arrival.listener));
-    if on_loopback && names_another_host(request.uri(), request.headers()) {
-        let reason = "the Host is not this machine, by a name that leads here from it alone";
+    if on_loopback && names_another_host(request.uri(), request.headers(), &rules.allowed_hosts) {
+        let reason = "the Host is not this machine, by a name that leads here from it alone; for a proxy, start the server \
+                      with --allowed-host NAME";
         return refuse(path, StatusCode::FORBIDDEN, reason);
     }
     if changes_state(request.method(), path)
@@ -118,7 +121,7 @@ pub(super) async fn check(State(rules): State<AccessRules>, request: Request, ne
 
 /// Adds what lets pages of the allowed origins read the answers, and answers their preflights (Fetch standard, section 3.3).
 /// `None` if no origin is allowed.
-pub(super) fn cors(AccessRules { allowed_origins }: &AccessRules) -> Option<CorsLayer> {
+pub(super) fn cors(AccessRules { allowed_origins, .. }: &AccessRules) -> Option<CorsLayer> {
     let origins: Vec<_> = allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
     let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, header::RANGE, header::IF_RANGE];
     let exposed = [header::CONTENT_DISPOSITION, header::CONTENT_RANGE, header::ETAG, header::RETRY_AFTER];
@@ -176,14 +179,18 @@ fn is_own(origin: &[u8], uri: &Uri, headers: &HeaderMap) -> bool {
     origin.host().eq_ignore_ascii_case(host.host()) && port(origin) == port(host)
 }
 
-/// Whether the Host of a request does not name this machine.
-fn names_another_host(uri: &Uri, headers: &HeaderMap) -> bool {
+/// Whether the Host of a request names neither this machine nor an allowed host.
+fn names_another_host(uri: &Uri, headers: &HeaderMap, allowed_hosts: &[String]) -> bool {
+    let is_local = |name: &Authority| is_loopback_name(name) || is_allowed(name, allowed_hosts);
+    let is_local_text =
+        |name: &[u8]| str::from_utf8(name).is_ok_and(|name| name.parse().is_ok_and(|name| is_local(&name)));
     let mut hosts = headers.get_all(header::HOST).iter();
-    hosts.any(|host| !is_local(host.as_bytes())) || uri.authority().is_some_and(|name| !is_loopback_name(name))
+    hosts.any(|host| !is_local_text(host.as_bytes())) || uri.authority().is_some_and(|name| !is_local(name))
 }
 
-fn is_local(name: &[u8]) -> bool {
-    str::from_utf8(name).is_ok_and(|name| name.parse().is_ok_and(|name| is_loopback_name(&name)))
+/// Whether a name is one of the allowed hosts. It may have any port.
+fn is_allowed(name: &Authority, allowed_hosts: &[String]) -> bool {
+    !name.as_str().contains('@') && allowed_hosts.iter().any(|host| host.eq_ignore_ascii_case(name.host()))
 }
 
 /// Whether a name resolves to this machine on this machine alone. It may have any port.
@@ -210,7 +217,7 @@ mod tests {
     #[test]
     fn hosts_of_other_machines_are_recognized() {
         let is_foreign = |list: &[(&'static str, &'static str)]| {
-            names_another_host(&Uri::from_static("/api/states_mean"), &headers(list))
+            names_another_host(&Uri::from_static("/api/states_mean"), &headers(list), &[])
         };
         for local in [
             "localhost",
@@ -241,7 +248,7 @@ mod tests {
             assert!(is_foreign(&[("host", strange)]), "{strange}");
         }
         assert!(is_foreign(&[("host", "localhost"), ("host", "evil.example")]));
-        assert!(names_another_host(&Uri::from_static("http://evil.example/api/states_mean"), &headers(&[])));
+        assert!(names_another_host(&Uri::from_static("http://evil.example/api/states_mean"), &headers(&[]), &[]));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn status_of(error: &Error) -> StatusCode {
         Kind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
         Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Kind::NotFound => StatusCode::NOT_FOUND,
-        Kind::OtherServer => StatusCode::CONFLICT,
+        Kind::Conflict => StatusCode::CONFLICT,
         Kind::DataLoss | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

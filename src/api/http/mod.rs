@@ -2,7 +2,7 @@
 //! converts the answer.
 //!
 //! `router` has all routes and what each call passes: `access_log`, `access`, then `long_calls`. The handlers are in
-//! `statistics`, `tasks` and `probes`. They read bodies with `json_body` and `file_form`, send results with `download`, and
+//! `statistics`, `tasks`, `parts` and `probes`. They read bodies with `json_body` and `file_form`, send results with `download`, and
 //! convert with `statistics_json`, `tasks_json` and `errors`. All of them share one [`surface::Surface`].
 
 pub(crate) mod access;
@@ -14,6 +14,7 @@ mod file_form;
 mod json_body;
 mod long_calls;
 mod openapi;
+mod parts;
 pub(crate) mod paths;
 mod probes;
 pub(crate) mod router;

@@ -33,6 +33,7 @@ const ORIGINAL_PATHS: [(&str, &str); 2] =
     info(title = "Tally", description = "Jobs over HTTP: ask now, fetch the answer later."),
     tags(
         (name = "statistics", description = "Means of a survey over all parts of the table"),
+        (name = "table", description = "The parts of the table"),
         (name = "file processing", description = "Group sums of a file that is sent along"),
         (name = "probes", description = "For orchestrators and Prometheus")
     ),

@@ -10,7 +10,6 @@ pub(super) const SHUTDOWN_PATH: &str = "/api/graceful_shutdown";
 pub(super) const RESULTS_PATH: &str = "/api/get_results/";
 /// The file-processing tasks; a task's id may follow.
 pub(super) const TASKS_PATH: &str = "/api/v1/file-processing/tasks/";
-
 /// Whether a path is one of the original statistics servers', whose clients expect another form of error.
 pub(super) fn is_statistics_path(path: &str) -> bool {
     path.starts_with("/api/") && !path.starts_with("/api/v1/")

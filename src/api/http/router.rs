@@ -3,11 +3,11 @@
 use axum::{Router, extract::Request, http::StatusCode, middleware::from_fn_with_state, response::Response};
 use tower::util::option_layer;
 
-use super::{access, access_log, errors, long_calls, openapi, probes, statistics, surface::Surface, tasks};
+use super::{access, access_log, errors, long_calls, openapi, parts, probes, statistics, surface::Surface, tasks};
 
 /// All routes.
 pub(crate) fn router(surface: Surface) -> Router {
-    openapi::with_docs(statistics::routes().merge(tasks::routes()).merge(probes::routes()))
+    openapi::with_docs(statistics::routes().merge(tasks::routes()).merge(parts::routes()).merge(probes::routes()))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(surface.clone(), long_calls::long_answers))

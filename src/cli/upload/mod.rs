@@ -8,6 +8,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,21 +18,28 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tonic::{Status, body::Body, transport::Channel};
+use tokio::time::sleep;
+use tonic::{Request, Status, body::Body, metadata::MetadataValue, transport::Channel};
 use tower::{Service as _, ServiceExt as _, service_fn};
+use uuid::Uuid;
 
 use self::{
     blocks::{Buffers, Upload, is_stdin},
     progress::Progress,
 };
 use super::{
-    connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect},
+    connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect, is_worth_repeating},
     failure::Failure,
-    output::{escaped, print_error, rows_text, write_json},
+    output::{escaped, print_error, print_note, rows_text, write_json},
     receipt::{ReceiptJson, file_bytes},
     server_addr::ServerAddr,
 };
 use crate::proto::pb::tally::{Receipt, tally_client::TallyClient};
+
+/// How long a file waits before it is sent again for the first time; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// Upload CSV files; each becomes one part of the table
 ///
@@ -39,6 +47,10 @@ use crate::proto::pb::tally::{Receipt, tally_client::TallyClient};
 /// 252 KiB and never held in memory as a whole. When a file's line is printed, the server has
 /// stored it. If the server refuses a file, it keeps nothing of that file, the other files are
 /// still uploaded, and the exit code is 1.
+///
+/// If the connection breaks or the server is restarting, a file is sent again, after a pause that
+/// doubles each time. Every attempt has the same random idempotency key, so the file is added only
+/// once, even if the answer to an earlier attempt was lost. A pipe is not sent again.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -57,6 +69,11 @@ pub struct UploadArgs {
     #[arg(long, value_name = "N", env = "TALLY_PARALLEL", hide_env_values = true, default_value_t = 4,
           value_parser = value_parser!(u8).range(1..=64))]
     pub parallel: u8,
+
+    /// How often a file is sent again, 0 to 20
+    #[arg(long, value_name = "N", env = "TALLY_RETRIES", hide_env_values = true, default_value_t = 6,
+          value_parser = value_parser!(u8).range(0..=20))]
+    pub retries: u8,
 
     /// Where and how to send.
     #[command(flatten)]
@@ -89,7 +106,7 @@ impl<'a> FileJson<'a> {
 }
 
 pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
-    let UploadArgs { files, parallel, client: ClientArgs { server, json } } = args;
+    let UploadArgs { files, parallel, retries, client: ClientArgs { server, json } } = args;
     if files.iter().filter(|file| is_stdin(file)).count() > 1 {
         print_error("standard input (-) can be uploaded only once");
         return Ok(ExitCode::from(2));
@@ -113,7 +130,7 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
             && let Some(file) = files.next()
             && let Some(channel) = channels.pop_front()
         {
-            running.push(upload(channel, &server, file, &buffers, &progress));
+            running.push(upload(channel, &server, file, retries, &buffers, &progress));
         }
         let Some((file, channel, outcome)) = running.next().await else {
             break;
@@ -141,7 +158,8 @@ fn print_outcome(name: &str, outcome: &Result<Receipt, Failure>, json: bool) -> 
         _ if json => write_json(&mut out, &FileJson::of(name, outcome)),
         Ok(receipt) => {
             let (name, rows, bytes) = (escaped(name), rows_text(receipt.rows), file_bytes(receipt.csv.as_ref()));
-            writeln!(out, "part {}: {name}, {rows}, {bytes} bytes", receipt.part)
+            let replayed = if receipt.replayed { " (added by an earlier attempt)" } else { "" };
+            writeln!(out, "part {}: {name}, {rows}, {bytes} bytes{replayed}", receipt.part)
         }
         Err(_) => Ok(()),
     }
@@ -152,23 +170,56 @@ async fn upload(
     channel: Channel,
     server: &ServerAddr,
     file: PathBuf,
+    retries: u8,
     buffers: &Buffers,
     progress: &Progress,
 ) -> (PathBuf, Channel, Result<Receipt, Failure>) {
-    let outcome = match Upload::open(&file, buffers.clone()).await {
-        Ok(upload) => {
-            let bar = progress.start(&file, upload.bytes);
-            let outcome = send(channel.clone(), server, upload, bar.clone()).await;
-            progress.finish(&bar);
-            outcome
+    let key = Uuid::new_v4().to_string();
+    let mut attempts = 0;
+    let outcome = loop {
+        let upload = match Upload::open(&file, buffers.clone()).await {
+            Ok(upload) => upload,
+            Err(error) => break Err(Failure::Input(error)),
+        };
+        let is_pipe = upload.bytes.is_none();
+        let bar = progress.start(&file, upload.bytes);
+        let sent = send(channel.clone(), server, upload, &key, bar.clone()).await;
+        progress.finish(&bar);
+        match sent {
+            Err(Unsent::Broken(failure)) if is_pipe => break Err(Failure::NotSentAgain(Box::new(failure))),
+            Err(Unsent::Broken(failure)) if attempts < retries => {
+                let pause = FIRST_PAUSE.saturating_mul(1 << attempts).min(PAUSE_MAX);
+                attempts += 1;
+                let seconds = pause.as_secs_f32();
+                let note = format!(
+                    "{}: {failure}; attempt {attempts} of {retries} to send it again in {seconds} s",
+                    file.display()
+                );
+                progress.suspend(|| print_note(note));
+                sleep(pause).await;
+            }
+            Err(Unsent::Broken(failure) | Unsent::Failed(failure)) => break Err(failure),
+            Ok(receipt) => break Ok(receipt),
         }
-        Err(error) => Err(Failure::Input(error)),
     };
     progress.count();
     (file, channel, outcome)
 }
 
-async fn send(channel: Channel, server: &ServerAddr, upload: Upload, bar: ProgressBar) -> Result<Receipt, Failure> {
+/// Why a file was not uploaded, or may not have been.
+enum Unsent {
+    /// The call was interrupted. It can be repeated.
+    Broken(Failure),
+    Failed(Failure),
+}
+
+async fn send(
+    channel: Channel,
+    server: &ServerAddr,
+    upload: Upload,
+    key: &str,
+    bar: ProgressBar,
+) -> Result<Receipt, Unsent> {
     let Upload { blocks, read_error, .. } = upload;
     let frames = blocks.map(move |block| {
         bar.inc(block.data_bytes as u64);
@@ -183,12 +234,16 @@ async fn send(channel: Channel, server: &ServerAddr, upload: Upload, bar: Progre
         async move { channel.ready_oneshot().await?.call(request.map(|_empty| body)).await }
     });
     let mut tally = TallyClient::new(replace).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    let mut request = Request::new(stream::empty());
+    let key = MetadataValue::try_from(key).map_err(|error| Unsent::Failed(Failure::Internal(error.to_string())))?;
+    request.metadata_mut().insert("idempotency-key", key);
     tokio::select! {
-        answer = tally.upload(stream::empty()) => {
-            answer.map(tonic::Response::into_inner).map_err(|status| call_failure(server, &status))
-        }
+        answer = tally.upload(request) => answer.map(tonic::Response::into_inner).map_err(|status| {
+            let failure = call_failure(server, &status);
+            if is_worth_repeating(&status) { Unsent::Broken(failure) } else { Unsent::Failed(failure) }
+        }),
         // The call is dropped: this resets its stream, and the server keeps nothing.
-        Ok(error) = read_error => Err(Failure::Input(error)),
+        Ok(error) = read_error => Err(Unsent::Failed(Failure::Input(error))),
     }
 }
 

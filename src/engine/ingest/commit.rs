@@ -16,6 +16,7 @@ use crate::{
     error::Error,
     model::{
         checksum::to_hex,
+        idempotency_key::IdempotencyKey,
         part::{FORMAT_VERSION, Part, PartId, Receipt, ReceiptChecks},
         schema::Schema,
     },
@@ -68,7 +69,8 @@ pub(crate) fn check_room(state: &Shared) -> Result<(), Error> {
 }
 
 fn full(state: &State) -> Option<Error> {
-    state.parts.is_full().then(|| Error::TooManyParts { parts_max: state.parts.parts_max() })
+    let parts = &state.parts;
+    parts.is_full().then(|| Error::TooManyParts { parts_max: parts.parts_max(), removed: parts.removed().len() })
 }
 
 /// Warns the operator that the table is nearly full.
@@ -82,9 +84,15 @@ pub(crate) fn warn_nearly_full(state: &Shared) {
 }
 
 /// Moves the files of a part to `parts/`. If nothing is synced, this also commits them, because there is nothing to wait for.
-pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: Converted) -> Result<StagedPart, Error> {
+pub(super) fn stage(
+    store: &Arc<Store>,
+    state: &Shared,
+    csv: Draft,
+    converted: Converted,
+    key: Option<IdempotencyKey>,
+) -> Result<StagedPart, Error> {
     let reservation = PartReservation::reserve(state)?;
-    let receipt = receipt_of(reservation.part, &csv, &converted);
+    let receipt = receipt_of(reservation.part, &csv, &converted, key);
     let staged = store.prepare_part(csv, converted.parquet.draft, &receipt)?;
     let files = if store.is_synced() {
         Some(staged)
@@ -96,7 +104,7 @@ pub(super) fn stage(store: &Arc<Store>, state: &Shared, csv: Draft, converted: C
     Ok(StagedPart { files, receipt, schema, reservation })
 }
 
-fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
+fn receipt_of(part: PartId, csv: &Draft, converted: &Converted, key: Option<IdempotencyKey>) -> Receipt {
     let Converted { parquet, columns, rows } = converted;
     Receipt {
         format: FORMAT_VERSION,
@@ -113,6 +121,7 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted) -> Receipt {
             footer_xxh3: to_hex(parquet.draft.tail_checksum()),
             chunks_in_sums: false,
         }),
+        idempotency_key: key,
     }
 }
 

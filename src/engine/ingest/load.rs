@@ -14,7 +14,7 @@ use crate::{
     },
     error::Error,
     limits::RECEIVE_BLOCK_BYTES,
-    model::part::PartId,
+    model::part::{Part, PartId},
 };
 
 /// What became of a file that was to be loaded.
@@ -24,6 +24,8 @@ pub enum Loaded {
     Now(PartId),
     /// This part has the same bytes, so it was loaded by an earlier start.
     Before(PartId),
+    /// This part has the same bytes and was removed; it can still be restored.
+    Removed(PartId),
     /// This part is in quarantine, and its file has the same bytes or may have them.
     InQuarantine(PartId),
 }
@@ -33,12 +35,15 @@ pub(crate) async fn open(context: &Context, path: &Path) -> Result<Reader, Error
     context.on_worker(Lane::Upload, move |_store| Reader::open(&path)).await
 }
 
-/// Looks for a part with the same bytes as the file. If a part in quarantine has them, the file must not be uploaded: once
-/// that part is restored, its rows would be counted twice.
+/// Looks for a part with the same bytes as the file. If a part in quarantine or a removed one has them, the file must not be
+/// uploaded: once that part is restored, its rows would be counted twice.
 pub(crate) async fn find(context: &Context, file: &Reader) -> Result<Option<Loaded>, Error> {
     let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().clone()));
     let mut same_size = parts.values().filter(|part| part.csv_bytes == file.bytes()).peekable();
-    if same_size.peek().is_none() && missing.count() == 0 {
+    let of_this_size = |part: &Part| part.csv_bytes == file.bytes();
+    let next_removed = |after| context.state.with(|state| state.parts.removed().next(after, of_this_size));
+    let mut removed = next_removed(None);
+    if same_size.peek().is_none() && removed.is_none() && missing.count() == 0 {
         return Ok(None);
     }
     let checksum = checksum(context, file).await?;
@@ -48,6 +53,13 @@ pub(crate) async fn find(context: &Context, file: &Reader) -> Result<Option<Load
         if receipt.csv.xxh3 == checksum {
             return Ok(Some(Loaded::Before(id)));
         }
+    }
+    while let Some(id) = removed {
+        let receipt = context.on_worker(Lane::Upload, move |store| store.receipt(id)).await?;
+        if receipt.csv.xxh3 == checksum {
+            return Ok(Some(Loaded::Removed(id)));
+        }
+        removed = next_removed(Some(id));
     }
     for &id in missing.listed() {
         let receipt = context.on_worker(Lane::Upload, move |store| Ok(store.quarantined_receipt(id))).await?;

@@ -8,6 +8,7 @@ pub mod early_sync;
 pub mod empty_columns;
 pub mod integer_attempt;
 pub mod integers;
+pub mod keyed;
 pub mod load;
 pub mod memory_plan;
 pub mod queues;

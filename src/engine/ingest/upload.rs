@@ -23,13 +23,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     blocks::Incoming,
-    commit::{StagedPart, share_schema, stage},
+    commit::{StagedPart, check_room, share_schema, stage},
     commit_queue::WaitingCommit,
     convert::Conversion,
     early_sync::run_sync,
     empty_columns::type_empty_columns,
     integer_attempt::{AttemptResult, IntegerAttempt},
     integers,
+    keyed::{self, Claim, Uploaded},
     memory_plan::{Plan, typing_bytes},
     queues::Queues,
     receive::{DRAFT_NAME, receive_blocks, run_unless_cancelled},
@@ -52,51 +53,103 @@ use crate::{
     },
     error::{Error, foreign_file::Use},
     limits::{CONVERT_TASK_BYTES, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
-    model::part::{Part, Receipt},
+    model::{
+        idempotency_key::IdempotencyKey,
+        part::{Part, Receipt},
+    },
 };
 
 /// What becomes of a file that does not look like CSV.
 pub(crate) use crate::engine::csv::sniff::Foreign;
 
-/// Runs one upload from its first byte to its receipt. `foreign` says what to do with a file that does not look like CSV.
+/// Runs one upload from its first byte to its receipt. With a key that was used, nothing is added. `foreign` says
+/// what to do with a file that does not look like CSV.
 pub(crate) async fn run<S>(
     context: Arc<Context>,
     queues: Queues,
+    key: Option<IdempotencyKey>,
     body: Paced<S>,
     foreign: Foreign,
     cancel: CancellationToken,
-) -> Result<Receipt, Error>
+) -> Result<Uploaded, Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
-    let upload = Upload { context, queues, cancel };
+    let upload = Upload { context, queues, key, cancel };
     let mut incoming = Incoming::new(&upload.context, &upload.cancel, body);
+    if let Some(key) = &upload.key {
+        if let Some(receipt) = keyed::find(&upload.context, key).await? {
+            return keyed::replay(incoming, key, receipt).await;
+        }
+        check_room(&upload.context.state)?; // without a key, this was done before the permit
+    }
     let first = incoming.first_block().await?;
     foreign.check(&first.bytes, Use::Upload)?;
-    let staged = if first.at_end {
-        upload.stage_small(first.bytes).await?
+    let received = if first.at_end {
+        Received::Small(first.bytes)
     } else {
-        match receive_blocks(incoming, first, IntegerAttempt::begin(&upload.context)).await? {
-            (csv, AttemptResult::Converted(converted)) => upload.stage(csv, converted).await?,
-            (csv, result) => upload.convert_draft(csv, matches!(result, AttemptResult::NotTried)).await?,
-        }
+        Received::Large(Box::new(receive_blocks(incoming, first, IntegerAttempt::begin(&upload.context)).await?))
     };
-    upload.commit(staged).await
+    let Some(key) = &upload.key else { return upload.add(received).await };
+    match keyed::claim(&upload.context, &upload.cancel, key).await {
+        Ok(Claim::New(_claimed)) => upload.add(received).await, // claimed until then
+        Ok(Claim::Used(receipt)) => upload.replay(key, *receipt, received).await,
+        Err(error) => {
+            upload.context.workers.discard(received);
+            Err(error)
+        }
+    }
+}
+
+/// A file that was received.
+enum Received {
+    /// It is in memory.
+    Small(Vec<u8>),
+    /// It is a draft, which may have been converted already.
+    Large(Box<(Draft, AttemptResult)>),
 }
 
 struct Upload {
     context: Arc<Context>,
     queues: Queues,
+    /// To be written into the receipt.
+    key: Option<IdempotencyKey>,
     cancel: CancellationToken,
 }
 
 impl Upload {
+    /// Converts and commits a file that was received.
+    async fn add(&self, received: Received) -> Result<Uploaded, Error> {
+        let staged = match received {
+            Received::Small(csv) => self.stage_small(csv).await?,
+            Received::Large(draft) => match *draft {
+                (csv, AttemptResult::Converted(converted)) => self.stage(csv, converted).await?,
+                (csv, result) => self.convert_draft(csv, matches!(result, AttemptResult::NotTried)).await?,
+            },
+        };
+        let receipt = self.commit(staged).await?;
+        Ok(Uploaded { receipt, replayed: false })
+    }
+
+    /// Compares a file that was received with the part that has its key.
+    async fn replay(&self, key: &IdempotencyKey, receipt: Receipt, received: Received) -> Result<Uploaded, Error> {
+        let info = match received {
+            Received::Small(csv) => keyed::info_of(&self.context, &self.cancel, csv).await?,
+            Received::Large(draft) => {
+                let info = draft.0.info();
+                self.context.workers.discard(draft);
+                info
+            }
+        };
+        keyed::replayed(key, receipt, &info)
+    }
+
     /// Types, converts and stages a file that is in memory.
     async fn stage_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
         let context = &self.context;
         let memory_bytes = SmallFile::memory_bytes(&csv, context.limits.csv)?;
         let reservation = self.reserve(csv.len() as u64, memory_bytes).await?;
-        let (file, rx) = SmallFile::new(csv, reservation, self.cancel.clone());
+        let (file, rx) = SmallFile::new(csv, self.key.clone(), reservation, self.cancel.clone());
         self.queues.small_files.send(file).await.ok().ok_or(Error::Draining)?;
         rx.await.unwrap_or(Err(Error::Draining))
     }
@@ -183,16 +236,20 @@ impl Upload {
     /// are synced, large files are synced here, in parallel, so that the commit, which may delay other uploads, is short.
     async fn stage(&self, mut csv: Draft, mut converted: Converted) -> Result<StagedPart, Error> {
         let context = &self.context;
-        let (store, state) = (Arc::clone(&context.store), context.state.clone());
+        let (store, state, key) = (Arc::clone(&context.store), context.state.clone(), self.key.clone());
         if !context.store.is_synced() || csv.bytes() <= SMALL_UPLOAD_BYTES {
-            return context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten();
+            return context
+                .workers
+                .run(Lane::Upload, move || stage(&store, &state, csv, converted, key))
+                .await
+                .flatten();
         }
         let sync_csv = move || csv.sync().map(|()| csv).map_err(Error::io(DRAFT_NAME));
         let sync_parquet =
             move || converted.parquet.draft.sync().map(|()| converted).map_err(Error::io("the parquet file"));
         match join(run_sync(&self.context, sync_csv), run_sync(&self.context, sync_parquet)).await {
             (Ok(csv), Ok(converted)) => {
-                context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted)).await.flatten()
+                context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted, key)).await.flatten()
             }
             (Err(error), other) => {
                 context.workers.discard(other);

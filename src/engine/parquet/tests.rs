@@ -166,6 +166,7 @@ pub(crate) fn part_of(written: &mut WrittenFile, rows: u64, columns: usize) -> (
         row_groups: written.row_groups,
         footer_bytes: written.footer_bytes,
         columns_count: u32::try_from(columns).expect("few"),
+        key_hash: None,
         schema: None,
         checks: None,
     };

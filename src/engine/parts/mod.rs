@@ -1,7 +1,8 @@
-//! The stored parts: which parts an answer needs, their receipts, missing parts, and the upgrade of format version 1.
+//! The stored parts: which parts an answer needs, their receipts, missing and removed parts, and the upgrade of format version 1.
 
 pub mod columns;
 pub mod quarantine;
 pub mod receipts;
+pub mod removal;
 pub mod selection;
 pub mod upgrade;

@@ -101,7 +101,7 @@ impl SumsFile {
 /// Verifies a part of format version 1 as a whole, and stores the checksums of its blocks.
 pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
     // One at a time: a second caller then finds the part upgraded.
-    let _permit = context.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
+    let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
     let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
     if is_done(context.state.with(|state| state.parts.snapshot()).get(&part.id)) {
         return Ok(());

@@ -43,8 +43,8 @@ pub struct Context {
     pub statistics: Pool,
     /// Permits for having the Parquet footer of a wide part in memory.
     pub wide_reads: Arc<Semaphore>,
-    /// Permits for upgrades of parts of format version 1.
-    pub upgrades: Semaphore,
+    /// The permit to change the files of a part: to remove or restore it, or to upgrade it from format version 1.
+    pub part_changes: Semaphore,
     /// Permits for calls of NumStore that compute.
     pub number_calls: Semaphore,
     /// The permit for the memory of a group sum: there is one.
@@ -80,7 +80,7 @@ impl Context {
             small_conversions: Pool::new(SMALL_CONVERSION_BYTES),
             statistics: Pool::new(SURVEYS_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
-            upgrades: Semaphore::new(1),
+            part_changes: Semaphore::new(1),
             number_calls: Semaphore::new(NUMSTORE_CALLS_MAX),
             group_memory: Arc::new(Semaphore::new(1)),
             group_waits: Semaphore::new(GROUP_WAITS_MAX),

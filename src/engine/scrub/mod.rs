@@ -21,6 +21,7 @@ use crate::{
 };
 use std::{
     collections::BTreeSet,
+    iter,
     path::Path,
     sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
@@ -57,8 +58,16 @@ pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
 
 impl Verification {
     fn new(context: Arc<Context>, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let parts = context.state.with(|state| state.parts.snapshot());
-        let scan = Scan::new(parts.into_iter().map(|(id, part)| (id, Some(part))));
+        // Not a snapshot, which would keep the files of parts that are removed meanwhile.
+        let (state, mut after) = (context.state.clone(), None);
+        let last = state.with(|state| state.parts.snapshot()).keys().next_back().copied();
+        let parts = iter::from_fn(move || {
+            let next = state.with(|state| state.parts.next(after)).filter(|part| Some(part.id) <= last)?;
+            after = Some(next.id);
+            Some((next.id, Some(next)))
+        });
+        let state = context.state.clone();
+        let scan = Scan::new(parts, move |id| state.with(|state| state.parts.contains(id)));
         Self { context, scan: Some(scan), damaged_count: 0, _permit: permit }
     }
 
@@ -150,7 +159,7 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
         Ok((Arc::new(store), parts, found))
     };
     let (store, parts, found) = workers.run(Lane::Job, open).await.flatten()?;
-    let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)));
+    let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)), |_| true);
     loop {
         let store = Arc::clone(&store);
         let task = move || {
@@ -197,7 +206,7 @@ mod tests {
 
     /// Scans one file and returns the names of the files that were found damaged.
     fn damaged(store: &Store, target: StoredFile) -> Vec<String> {
-        let mut scan = Scan::new(std::iter::empty());
+        let mut scan = Scan::new(std::iter::empty(), |_| true);
         scan.jobs = Some(Vec::new().into_iter());
         scan.pending_files.push_back(target);
         while scan.step(store, true).expect("readable") {}

@@ -51,6 +51,8 @@ pub struct Progress {
 pub(super) struct Scan {
     /// Parts that have not been begun, with their entries in the registry, which are `None` if no server uses the folder.
     parts: Box<dyn Iterator<Item = (PartId, Option<Arc<Part>>)> + Send>,
+    /// Whether a part is still in the table. One that was removed meanwhile is not damaged if its files are gone.
+    is_in_table: Box<dyn Fn(PartId) -> bool + Send>,
     /// Names of jobs that have not been begun; `None` until all parts are done.
     pub(super) jobs: Option<std::vec::IntoIter<String>>,
     /// Files of the current part or job that have not been begun.
@@ -101,9 +103,13 @@ enum Owner {
 }
 
 impl Scan {
-    pub(super) fn new(parts: impl Iterator<Item = (PartId, Option<Arc<Part>>)> + Send + 'static) -> Self {
+    pub(super) fn new(
+        parts: impl Iterator<Item = (PartId, Option<Arc<Part>>)> + Send + 'static,
+        is_in_table: impl Fn(PartId) -> bool + Send + 'static,
+    ) -> Self {
         Self {
             parts: Box::new(parts),
+            is_in_table: Box::new(is_in_table),
             jobs: None,
             pending_files: VecDeque::new(),
             reading: None,
@@ -294,6 +300,9 @@ impl Scan {
     }
 
     fn part_is_damaged(&mut self, id: PartId, file: String, error: &Error) {
+        if !(self.is_in_table)(id) {
+            return;
+        }
         // A file that cannot be read now is not necessarily damaged.
         if error.kind() == Kind::DataLoss {
             self.damaged_parts.insert(id);

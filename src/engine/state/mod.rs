@@ -12,9 +12,11 @@ pub mod lock_check;
 pub mod missing_parts;
 pub mod numbers;
 pub mod registry;
+pub mod removed_parts;
 #[cfg(all(test, not(feature = "model")))]
 mod tests;
 pub mod transfers;
+pub mod upload_keys;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,7 +33,9 @@ use self::{
     missing_parts::MissingParts,
     numbers::Numbers,
     registry::Registry,
+    removed_parts::RemovedParts,
     transfers::{TransferKind, Transfers},
+    upload_keys::{ClaimedKeys, PartKeys},
 };
 use crate::{
     limits::{PARTS_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS},
@@ -114,6 +118,8 @@ struct WakeSignal {
 pub struct State {
     /// The parts of the table.
     pub parts: Registry,
+    /// The idempotency keys that uploads have claimed.
+    pub claimed_keys: ClaimedKeys,
     /// The values of the key/value service.
     pub numbers: Numbers,
     /// The jobs.
@@ -147,12 +153,15 @@ impl Shared {
             missing: MissingParts::default(),
             unchecked: 0,
             column_types: ColumnTypes::new(),
+            removed: RemovedParts::default(),
+            keys: PartKeys::new(),
         };
         let queues = [(); Lane::COUNT].map(|()| VecDeque::with_capacity(WORK_QUEUE_MAX + DISCARDS_MAX));
         let idle = Vec::with_capacity(WORKERS);
         let transfers = [(); TransferKind::COUNT].map(|()| Transfers::new(0, 0));
         let state = State {
             parts,
+            claimed_keys: ClaimedKeys::default(),
             numbers: Numbers::new(),
             jobs: Jobs::new(),
             transfers,

@@ -7,6 +7,8 @@ use imbl::OrdMap;
 use super::{
     column_types::{ColumnTypes, TypedName},
     missing_parts::MissingParts,
+    removed_parts::{Removal, RemovedParts},
+    upload_keys::PartKeys,
 };
 use crate::{
     limits::{PARTS_WARNING_PERCENT, SCHEMA_BYTES_MAX},
@@ -35,6 +37,10 @@ pub struct Registry {
     pub(super) unchecked: usize,
     /// The types of the parts' columns.
     pub(super) column_types: ColumnTypes,
+    /// Parts that were removed and still have files.
+    pub(super) removed: RemovedParts,
+    /// The hashes of the keys of all parts, and of removed ones that are not purged.
+    pub(super) keys: PartKeys,
 }
 
 impl Registry {
@@ -63,9 +69,10 @@ impl Registry {
         self.parts_max
     }
 
-    /// Whether the table is full, counting the parts that are about to be published.
+    /// Whether the table is full, counting the parts that are about to be published, and those that were removed: there is
+    /// always room to restore them.
     pub fn is_full(&self) -> bool {
-        self.parts.len() + self.reserved >= self.parts_max
+        self.parts.len() + self.removed.len() + self.reserved >= self.parts_max
     }
 
     /// The number of parts at which the table is nearly full.
@@ -93,6 +100,7 @@ impl Registry {
     /// Adds a part with a reserved id. Returns whether it makes the table nearly full.
     pub fn insert(&mut self, part: Arc<Part>) -> bool {
         self.release();
+        self.keys.insert(part.key_hash);
         self.parts.insert(part.id, part);
         self.parts.len() == self.warning_len()
     }
@@ -100,8 +108,64 @@ impl Registry {
     /// Adds a part that was found at start. Its id and all smaller ones are not used again.
     pub fn restore(&mut self, part: Arc<Part>) {
         self.skip_to(part.id);
+        self.keys.insert(part.key_hash);
         self.unchecked += usize::from(part.checks.is_none());
         self.parts.insert(part.id, part);
+    }
+
+    /// Removes a part from the table. If it is kept, its key stays in use. Returns whether the table had it.
+    pub fn remove(&mut self, id: PartId, removal: Removal) -> bool {
+        let Some(part) = self.parts.remove(&id) else { return false };
+        self.unchecked -= usize::from(part.checks.is_none());
+        if removal == Removal::Purged {
+            self.keys.remove(part.key_hash);
+        }
+        self.removed.insert(part, removal);
+        true
+    }
+
+    /// Adds a removed part that was found at start. Its id and all smaller ones are not used again.
+    pub fn restore_removed(&mut self, part: Arc<Part>, since_s: u32) {
+        self.skip_to(part.id);
+        self.keys.insert(part.key_hash);
+        self.removed.insert(part, Removal::Kept { since_s });
+    }
+
+    /// Puts a removed part back into the table.
+    pub fn put_back(&mut self, id: PartId) {
+        if let Some(part) = self.removed.remove(id) {
+            self.unchecked += usize::from(part.checks.is_none());
+            self.parts.insert(id, part);
+        }
+    }
+
+    /// Notes that a removed part cannot be restored any more.
+    pub fn purge(&mut self, id: PartId) {
+        if let Some(part) = self.removed.remove(id) {
+            self.keys.remove(part.key_hash);
+            self.removed.insert(part, Removal::Purged);
+        }
+    }
+
+    /// Notes that the files of a purged part are gone.
+    pub fn end_purge(&mut self, id: PartId) {
+        self.removed.remove(id);
+    }
+
+    /// The parts that were removed and still have files.
+    pub fn removed(&self) -> &RemovedParts {
+        &self.removed
+    }
+
+    /// The hashes of the keys of all parts and of removed ones.
+    pub fn keys(&self) -> &PartKeys {
+        &self.keys
+    }
+
+    /// The first part of the table after `after`.
+    pub fn next(&self, after: Option<PartId>) -> Option<Arc<Part>> {
+        let first = after.map_or(PartId::FIRST, PartId::next);
+        self.parts.range(first..).next().map(|(_, part)| Arc::clone(part))
     }
 
     /// Whether a part is in the table.

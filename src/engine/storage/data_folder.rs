@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 use crate::{engine::state::lock_check::assert_unlocked, error::Error, model::file_mode::FileMode};
 
 /// The folders in it.
-pub(super) const FOLDERS: [&str; 4] = ["tmp", "parts", "jobs", "quarantine"];
+pub(super) const FOLDERS: [&str; 5] = ["tmp", "parts", "jobs", "quarantine", "removed"];
 
 /// Gives existing folders, and the files in them, the mode that new ones have. The owner's permissions are not changed. The
 /// files in a folder are changed only if the folder has another mode. Failures are logged and ignored.
@@ -141,6 +141,13 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
         }
         created => created,
     }
+}
+
+/// Empties a file.
+pub(super) fn truncate(path: &Path) -> io::Result<()> {
+    assert_unlocked();
+    let opened = OpenOptions::new().write(true).custom_flags(FLAGS).open(path);
+    checked(opened).and_then(|(file, _bytes)| file.set_len(0))
 }
 
 /// Returns the open file, or creates one at `path`, where no file may exist yet.

@@ -11,6 +11,7 @@
 //! DATA/jobs/ID.input     the job's input
 //! DATA/jobs/ID.result    the job's result
 //! DATA/jobs/ID.input-sums, DATA/jobs/ID.result-sums    checksums of their blocks, as N.sums
+//! DATA/removed/          the files of removed parts; `removed_parts.rs`
 //! DATA/quarantine/       damaged parts and jobs; N.forgotten: an operator has accepted the loss of part N
 //! ```
 //!
@@ -34,6 +35,7 @@ pub mod quarantine;
 pub mod reader;
 pub mod receipts;
 pub mod recover;
+pub mod removed_parts;
 pub mod spill_file;
 mod store;
 pub mod sync;

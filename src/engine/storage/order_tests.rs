@@ -21,7 +21,7 @@ use crate::{
     limits::DRAFT_BUFFER_BYTES,
     model::{
         durability::Durability,
-        part::{FORMAT_VERSION, FileInfo, PartId, Receipt},
+        part::{FORMAT_VERSION, FileInfo, PartId, Receipt, ReceiptChecks},
         schema::{Column, ColumnType},
     },
 };
@@ -104,6 +104,7 @@ fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
         footer_bytes: 1,
         uploaded_at: String::new(),
         checks: None,
+        idempotency_key: None,
     }
 }
 
@@ -302,4 +303,64 @@ fn quarantine_takes_the_receipt_last() {
     take();
     store.move_job_to_quarantine("job_id_1").expect("moved");
     assert_eq!(take().last(), moved("jobs", "job_id_1", ["input", "result", "json"]).last(), "the record is the last");
+}
+
+/// A removal, a restore and a purge are one rename of the receipt. It is synced whatever `--durability` says, in the new folder
+/// first, and only then are the other files touched.
+#[test]
+fn a_removal_renames_the_receipt_then_syncs_both_folders_then_moves_the_files() {
+    for durability in [Durability::Fsync, Durability::None] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let store = store(&folder, durability);
+        let (id, now) = (PartId::new(2).expect("an id"), std::time::SystemTime::now());
+        store.commit(vec![staged(&store, 2, true, false)]).expect("committed");
+        take();
+        let files = ["csv", "parquet", "sums"];
+        let moved =
+            |from: &str, to: &str| files.map(|file| rename_of(format!("{from}/2.{file}"), format!("{to}/2.{file}")));
+
+        store.remove_part(id, now).expect("removed");
+        let receipt = rename_of("parts/2.json", "removed/2.json");
+        assert_eq!(take(), [sync_of("parts/2.json"), receipt, sync_of("removed"), sync_of("parts")]);
+        store.move_removed_files(id);
+        assert_eq!(take(), moved("parts", "removed"));
+
+        // The test's receipt has no checksums, so it cannot be restored, and everything is removed again.
+        store.restore_part(id).expect_err("its receipt is not one");
+        assert_eq!(take(), [moved("removed", "parts"), moved("parts", "removed")].concat());
+
+        store.purge_part(id, true, "").expect("purged");
+        assert_eq!(take(), [rename_of("removed/2.json", "removed/2.purged"), sync_of("removed")]);
+        store.delete_purged(id);
+        assert_eq!(take(), []);
+        assert_eq!(store.entries("removed").expect("readable").len(), 1, "the number is kept");
+    }
+}
+
+#[test]
+fn a_restore_syncs_the_moved_files_then_renames_the_receipt_then_syncs_both_folders() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder, Durability::None);
+    let (csv, parquet) = (draft(&store, 10), draft(&store, 11));
+    let checks = ReceiptChecks { sums_seed: None, footer_xxh3: "0123456789abcdef".to_owned(), chunks_in_sums: false };
+    let receipt = Receipt { checks: Some(checks), ..receipt_of(1, csv.info(), parquet.info()) };
+    store.prepare_part(csv, parquet, &receipt).expect("staged").commit_unsynced().expect("committed");
+    store.remove_part(PartId::FIRST, std::time::SystemTime::now()).expect("removed");
+    store.move_removed_files(PartId::FIRST);
+    take();
+    assert_eq!(store.restore_part(PartId::FIRST).expect("restored"), receipt);
+    assert_eq!(
+        take(),
+        [
+            rename_of("removed/1.csv", "parts/1.csv"),
+            rename_of("removed/1.parquet", "parts/1.parquet"),
+            sync_of("parts"),
+            rename_of("removed/1.json", "parts/1.json"),
+            sync_of("parts"),
+            sync_of("removed"),
+        ]
+    );
+
+    store.purge_part(PartId::FIRST, false, "").expect("purged");
+    assert_eq!(take(), [rename_of("parts/1.json", "removed/1.purged"), sync_of("removed"), sync_of("parts")]);
 }

@@ -1,12 +1,13 @@
 //! The files of parts: opening them, and verifying their block lists.
 
-use std::{io, ops::RangeInclusive, sync::Arc};
+use std::{fs::File, io, ops::RangeInclusive, sync::Arc};
 
 use super::{
     checksums::{PAGE_BYTES_MAX, listed_blocks, read_page},
     data_folder,
     names::FileName,
     reader::{Check, Reader, read_at},
+    removed_parts::PURGED,
     store::Store,
 };
 use crate::{
@@ -19,17 +20,17 @@ use crate::{
 };
 
 impl Store {
-    /// Whether a part has a receipt in `parts/`.
+    /// Whether a part has a receipt, in `parts/` or in `removed/`.
     pub(crate) fn has_receipt(&self, id: PartId) -> bool {
         assert_unlocked();
-        self.part_path(id, "json").exists()
+        self.part_path(id, "json").exists() || self.has_removed_receipt(id)
     }
 
     /// Verifies the whole block list of a part, which must have as many checksums as `blocks` allows. Returns its size.
     pub(crate) fn check_part_sums(&self, id: PartId, seed: u64, blocks: RangeInclusive<u64>) -> Result<u64, Error> {
         let damaged = |what: String| Error::Damaged { part: id, what: format!("sums: {what}") };
         let what = || Error::io(format!("part {id}, sums"));
-        let file = match data_folder::open(&self.part_path(id, "sums")) {
+        let file = match self.open_part_file(id, "sums").map(|(file, _bytes)| file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound || data_folder::is_no_regular_file(&error) => {
                 return Err(damaged(error.to_string()));
             }
@@ -66,7 +67,7 @@ impl Store {
             Format::Csv if listed_blocks(part.csv_bytes) == 0 => Check::OneBlock(checks.csv),
             Format::Parquet if !checks.chunks_in_sums => Check::Unverified,
             Format::Csv | Format::Parquet => {
-                let sums = data_folder::open(&self.part_path(part.id, "sums")).map_err(|error| match error {
+                let (sums, _bytes) = self.open_part_file(part.id, "sums").map_err(|error| match error {
                     error if data_folder::is_no_regular_file(&error) => {
                         reader.damaged(&format!("its list of checksums: {error}"))
                     }
@@ -100,7 +101,7 @@ impl Store {
     ) -> Result<Reader, Error> {
         let mut reader = self.open_file(id, format)?;
         if let (Format::Csv, Some(seed)) = (format, seed)
-            && let Ok(list) = data_folder::open(&self.part_path(id, "sums"))
+            && let Ok((list, _bytes)) = self.open_part_file(id, "sums")
         {
             let listed = Reader { check: Check::BlockList(Arc::new(list), seed), ..reader.clone() };
             if listed.block_checksums(0, 1).is_ok() {
@@ -112,11 +113,25 @@ impl Store {
 
     fn open_file(&self, id: PartId, format: Format) -> Result<Reader, Error> {
         let name = FileName::Part(id, format);
-        match Reader::open_as(&self.part_path(id, &format.to_string()), name.clone()) {
-            Err(Error::Io { cause, .. }) if data_folder::is_no_regular_file(&cause) => {
-                Err(name.damaged(&cause.to_string()))
-            }
-            opened => opened,
+        match self.open_part_file(id, &format.to_string()) {
+            Err(error) if data_folder::is_no_regular_file(&error) => Err(name.damaged(&error.to_string())),
+            opened => Reader::of(opened, name),
         }
+    }
+
+    /// Opens a file of a part, and returns its size: from `parts/`, or from `removed/` if the part was removed since the
+    /// caller took its snapshot of the table.
+    pub(super) fn open_part_file(&self, id: PartId, extension: &str) -> io::Result<(File, u64)> {
+        let purged = if extension == "json" { PURGED } else { extension };
+        let places = [self.part_path(id, extension), self.removed_path(id, extension), self.removed_path(id, purged)];
+        let mut opened = data_folder::open_with_size(&places[0]);
+        // Twice, because the file may be moved back meanwhile.
+        for place in places[1..].iter().chain(&places) {
+            match opened {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => opened = data_folder::open_with_size(place),
+                opened => return opened,
+            }
+        }
+        opened
     }
 }

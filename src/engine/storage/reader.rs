@@ -63,7 +63,12 @@ impl Reader {
 
     /// Opens a file of the data folder, which is called `name` in errors.
     pub(super) fn open_as(path: &Path, name: FileName) -> Result<Self, Error> {
-        let (file, bytes) = data_folder::open_with_size(path).map_err(Error::io(name.to_string()))?;
+        Self::of(data_folder::open_with_size(path), name)
+    }
+
+    /// A file of the data folder that was opened, with its size.
+    pub(super) fn of(opened: io::Result<(File, u64)>, name: FileName) -> Result<Self, Error> {
+        let (file, bytes) = opened.map_err(Error::io(name.to_string()))?;
         Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })
     }
 

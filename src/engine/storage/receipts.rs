@@ -1,6 +1,7 @@
 //! Receipts on disk: they are written with their own checksum, and verified when they are read.
 
 use std::{
+    fs::File,
     io::{self, Read},
     path::Path,
     sync::Arc,
@@ -79,22 +80,31 @@ impl Store {
     }
 
     pub(super) fn read_receipt(&self, id: PartId) -> io::Result<Vec<u8>> {
-        read_record(&self.part_path(id, "json"))
+        self.open_part_file(id, "json").and_then(|(file, _bytes)| read_record(file))
     }
 
     /// The receipt of a part in quarantine. `None` if it is missing or damaged.
     pub fn quarantined_receipt(&self, id: PartId) -> Option<Receipt> {
-        let text = read_record(&self.quarantine_path(id, "json")).ok()?;
+        self.receipt_at(id, &self.quarantine_path(id, "json"))
+    }
+
+    /// The receipt of a part that was removed. `None` if it is missing or damaged.
+    pub(crate) fn removed_receipt(&self, id: PartId) -> Option<Receipt> {
+        self.receipt_at(id, &self.removed_path(id, "json"))
+    }
+
+    fn receipt_at(&self, id: PartId, path: &Path) -> Option<Receipt> {
+        let text = data_folder::open(path).and_then(read_record).ok()?;
         parse_receipt(id, &text).ok()
     }
 }
 
-fn read_record(path: &Path) -> io::Result<Vec<u8>> {
+fn read_record(file: File) -> io::Result<Vec<u8>> {
     // The header row is at most 1 MiB; JSON may escape it to six times that, and adds a little for each column.
     const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
     assert_unlocked();
     let mut text = Vec::with_capacity(4 * KIB); // most end within one read
-    data_folder::open(path)?.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
+    file.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
     Ok(text)
 }
 

@@ -1,8 +1,9 @@
-//! Recovery at start: checks the receipts, removes leftovers, and moves damaged parts to quarantine.
+//! Recovery at start: checks the receipts, removes leftovers, moves damaged parts to quarantine, and completes removals.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    time::SystemTime,
 };
 
 use super::{
@@ -31,6 +32,10 @@ pub struct RecoveryReport {
     pub missing: MissingParts,
     /// Jobs that were moved to quarantine now, with the reason.
     pub jobs_quarantined: Vec<(String, String)>,
+    /// Parts that were removed from the table and can be restored, with the time of the removal.
+    pub removed: BTreeMap<PartId, SystemTime>,
+    /// The greatest number of a purged part.
+    pub last_purged: Option<PartId>,
 }
 
 impl Store {
@@ -45,7 +50,7 @@ impl Store {
         })?;
         found.quarantined.iter().try_for_each(|(id, _reason)| self.move_part_to_quarantine(*id))?;
         let quarantine = self.quarantine()?;
-        found.missing = quarantine.missing(|id| served.contains(id));
+        found.missing = quarantine.missing(|id| served.contains(id) || found.removed.contains_key(id));
         found.in_quarantine = quarantine.parts.into_iter().collect();
         Ok(found)
     }
@@ -57,6 +62,7 @@ impl Store {
         let mut found = RecoveryReport::default();
         let files = self.list_parts()?;
         let was_in_quarantine = self.quarantine()?;
+        let removed = self.removed_files(|id| files.get(&id).is_some_and(|present| present.receipt))?;
         for (&id, &present) in &files {
             if !present.receipt {
                 continue;
@@ -76,6 +82,13 @@ impl Store {
                 }
                 continue;
             }
+            if removed.parts.contains_key(&id) {
+                self.move_removed_files(id); // its removal or its restore was interrupted
+                continue;
+            }
+            if removed.purged.contains(&id) {
+                continue;
+            }
             if was_in_quarantine.parts.contains(&id) {
                 // Somebody moved these files back without their receipt. They must not be removed as leftovers.
                 self.move_part_to_quarantine(id)?;
@@ -92,6 +105,9 @@ impl Store {
             }
             found.removed_parts.push(id);
         }
+        removed.purged.iter().for_each(|id| self.delete_purged(*id));
+        found.last_purged = removed.purged.last().copied();
+        found.removed = removed.parts;
         for entry in self.entries("tmp")? {
             self.remove(&entry)?;
             found.leftovers += 1;
@@ -114,7 +130,7 @@ impl Store {
     }
 
     /// The receipt of a part whose files have the sizes that it gives, or what is wrong with the part.
-    fn check_part(&self, id: PartId) -> Result<Receipt, Unusable> {
+    pub(super) fn check_part(&self, id: PartId) -> Result<Receipt, Unusable> {
         assert_unlocked();
         // A file that cannot be read now is not necessarily damaged: the start fails, and nothing has been changed.
         let text = self.read_receipt(id).map_err(Error::io(format!("receipt of part {id}")))?;
@@ -156,7 +172,7 @@ impl Store {
 }
 
 /// Why a part cannot be served.
-enum Unusable {
+pub(super) enum Unusable {
     Damaged(String),
     /// Its files cannot be read now, or a newer program wrote them.
     Unreadable(Error),

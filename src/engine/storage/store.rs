@@ -33,6 +33,8 @@ pub struct Store {
     drafts: AtomicU64,
     /// Bytes written to spill files and files without a name since the start.
     spilled_bytes: Arc<AtomicU64>,
+    /// The greatest number of the purged parts whose files were deleted since the start.
+    pub(super) last_purged: AtomicU64,
     /// Open from the start, so that `syncfs` reports every failed write on its file system.
     pub(super) folder: File,
     /// Whether a batch is synced by one `syncfs` instead of file by file.
@@ -60,7 +62,7 @@ impl Store {
         let lock = lock::take(root)?;
         let folder = File::open(root).map_err(Error::io(format!("data folder {}", root.display())))?;
         // The types of their entries are checked now. The other folders are read later, also before anything is changed.
-        for folder in ["tmp", "quarantine"] {
+        for folder in ["tmp", "quarantine", "removed"] {
             data_folder::entries(root, folder)?;
         }
         Ok(Self {
@@ -68,6 +70,7 @@ impl Store {
             durability,
             drafts: AtomicU64::new(0),
             spilled_bytes: Arc::default(),
+            last_purged: AtomicU64::new(0),
             folder,
             uses_syncfs: reports_failed_syncfs(&rustix::system::uname().release().to_string_lossy()),
             _lock: lock,
@@ -155,6 +158,10 @@ impl Store {
 
     pub(super) fn quarantine_path(&self, id: PartId, extension: &str) -> PathBuf {
         self.root.join("quarantine").join(format!("{id}.{extension}"))
+    }
+
+    pub(super) fn removed_path(&self, id: PartId, extension: &str) -> PathBuf {
+        self.root.join("removed").join(format!("{id}.{extension}"))
     }
 
     pub(super) fn job_path(&self, name: &str, extension: &str) -> PathBuf {

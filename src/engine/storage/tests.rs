@@ -52,6 +52,7 @@ fn staged_after(store: &Arc<Store>, parts: u64, change: impl Fn(&mut Draft, &mut
                 footer_xxh3: to_hex(parquet.tail_checksum()),
                 chunks_in_sums: false,
             }),
+            idempotency_key: None,
         };
         store.prepare_part(csv, parquet, &receipt).expect("staged")
     };

@@ -1,0 +1,225 @@
+//! Removing parts from the table, and the way back.
+//!
+//! A part is out of the table once its receipt was moved (`storage/removed_parts.rs`). A question that began before still has
+//! it in its snapshot, and finishes: files that were moved are found in both folders, and files are deleted only when no
+//! snapshot has the part. Until then, and for `--undo-s` seconds unless it is purged, a removed part counts as a part of the
+//! table, so that memory is bounded and there is room to restore it.
+
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime},
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    engine::{
+        runtime::{context::Context, detached::detached},
+        state::{Lane, Shared, removed_parts::Removal},
+        storage::Store,
+    },
+    error::Error,
+    model::part::PartId,
+};
+
+/// How long a purge waits for questions that read the part. After that its files are deleted in the background.
+const PURGE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it checks whether they have ended.
+const PURGE_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// Time between two searches for files that can be deleted, unless parts are kept for less.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A part that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedPart {
+    /// How many parts the table has now.
+    pub parts: usize,
+    /// Until when the part can be restored, RFC 3339, UTC; `None` if it was purged.
+    pub restorable_until: Option<String>,
+}
+
+/// Removes a part from the table, durably. With `purge`, its files are deleted as soon as no question reads them, and it
+/// cannot be restored. Removing it again changes nothing.
+///
+/// Errors, after which nothing has changed: there is no such part; it is in quarantine; a file operation fails.
+pub(crate) async fn remove_part(context: &Arc<Context>, id: PartId, purge: bool) -> Result<RemovedPart, Error> {
+    let context = Arc::clone(context);
+    detached(move |_cancel| async move {
+        let kept_since_s = remove_now(&context, id, purge).await?;
+        if purge {
+            delete_when_unread(&context, id).await?;
+        }
+        let parts = context.state.with(|state| state.parts.len());
+        let until =
+            |since_s: u32| text_of(SystemTime::UNIX_EPOCH + Duration::from_secs(since_s.into()) + context.limits.undo);
+        Ok(RemovedPart { parts, restorable_until: kept_since_s.map(until) })
+    })
+    .await
+}
+
+/// Returns since when it is removed, if it is kept.
+async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<Option<u32>, Error> {
+    let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+    let (is_in_table, removal) = context.state.with(|state| (state.parts.contains(id), state.parts.removed().get(id)));
+    let state = context.state.clone();
+    match removal {
+        None if is_in_table && !purge => {
+            let remove = move |store: &Arc<Store>| take_out(store, &state, id);
+            context.on_worker(Lane::Upload, remove).await.map(Some)
+        }
+        None if is_in_table => {
+            let purge = move |store: &Arc<Store>| {
+                store.purge_part(id, false, &text_of(SystemTime::now()))?;
+                state.with(|state| state.parts.remove(id, Removal::Purged));
+                Ok(None)
+            };
+            context.on_worker(Lane::Upload, purge).await
+        }
+        Some(Removal::Kept { .. }) if purge => purge_removed(context, id).await.map(|()| None),
+        Some(Removal::Kept { since_s }) => Ok(Some(since_s)),
+        Some(Removal::Purged) if purge => Ok(None),
+        Some(Removal::Purged) => Err(Error::NoSuchPart { part: id.get() }),
+        None => {
+            let is_damaged = context.on_worker(Lane::Upload, move |store| match store.is_in_quarantine(id)? {
+                (true, false) => Err(Error::InQuarantine { part: id }),
+                _ => Ok(store.has_removed_receipt(id)),
+            });
+            match is_damaged.await? {
+                // A removed part with a damaged receipt can only be purged.
+                true if purge => purge_removed(context, id).await.map(|()| None),
+                _ => Err(Error::NoSuchPart { part: id.get() }),
+            }
+        }
+    }
+}
+
+/// Moves a part out of the table, and returns when. The caller has the permit for changes of parts.
+fn take_out(store: &Store, state: &Shared, id: PartId) -> Result<u32, Error> {
+    let now = SystemTime::now();
+    let since_s = unix_seconds(now);
+    store.remove_part(id, now)?;
+    state.with(|state| state.parts.remove(id, Removal::Kept { since_s }));
+    store.move_removed_files(id);
+    Ok(since_s)
+}
+
+/// Purges a removed part. The caller has the permit for changes of parts.
+async fn purge_removed(context: &Context, id: PartId) -> Result<(), Error> {
+    let state = context.state.clone();
+    let purge = move |store: &Arc<Store>| {
+        store.purge_part(id, true, &text_of(SystemTime::now()))?;
+        state.with(|state| state.parts.purge(id));
+        Ok(())
+    };
+    context.on_worker(Lane::Upload, purge).await
+}
+
+/// Deletes the files of a purged part, unless questions read it for too long: then the next sweep tries again.
+async fn delete_when_unread(context: &Context, id: PartId) -> Result<(), Error> {
+    let deadline = Instant::now() + PURGE_WAIT_MAX;
+    while context.state.with(|state| state.parts.removed().is_read(id)) {
+        if Instant::now() >= deadline {
+            tracing::info!(part = %id, "the files of the purged part are deleted when no question reads them");
+            return Ok(());
+        }
+        sleep(PURGE_CHECK_INTERVAL).await;
+    }
+    delete(context, id).await
+}
+
+async fn delete(context: &Context, id: PartId) -> Result<(), Error> {
+    let state = context.state.clone();
+    let delete = move |store: &Arc<Store>| {
+        store.delete_purged(id);
+        state.with(|state| state.parts.end_purge(id));
+        Ok(())
+    };
+    context.on_worker(Lane::Upload, delete).await
+}
+
+/// Puts a removed part back into the table, and returns how many parts the table has then. Restoring it again changes nothing.
+///
+/// Errors, after which nothing has changed: it was not removed, or its files are gone; they are damaged; a file operation fails.
+pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<usize, Error> {
+    let context = Arc::clone(context);
+    detached(move |_cancel| async move {
+        let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+        let (is_in_table, removal) =
+            context.state.with(|state| (state.parts.contains(id), state.parts.removed().get(id)));
+        let state = context.state.clone();
+        match removal {
+            _ if is_in_table => {}
+            Some(Removal::Kept { .. }) => {
+                let restore = move |store: &Arc<Store>| {
+                    store.restore_part(id)?;
+                    state.with(|state| state.parts.put_back(id));
+                    Ok(())
+                };
+                context.on_worker(Lane::Upload, restore).await?;
+            }
+            Some(Removal::Purged) => return Err(Error::NoSuchPart { part: id.get() }),
+            None => {
+                let is_damaged =
+                    context.on_worker(Lane::Upload, move |store| Ok(store.has_removed_receipt(id))).await?;
+                let what = "its receipt in removed/ is not what was written".to_owned();
+                return Err(if is_damaged {
+                    Error::Damaged { part: id, what }
+                } else {
+                    Error::NoSuchPart { part: id.get() }
+                });
+            }
+        }
+        Ok(context.state.with(|state| state.parts.len()))
+    })
+    .await
+}
+
+/// Deletes the files of parts that were removed long ago, or purged while they were read, until the engine is dropped.
+pub(crate) async fn keep_sweeping(context: Weak<Context>, undo: Duration) {
+    loop {
+        sleep(undo.min(SWEEP_INTERVAL)).await;
+        let Some(context) = context.upgrade() else { return };
+        if let Err(Error::Draining) = sweep(&context, SystemTime::now()).await {
+            return;
+        }
+    }
+}
+
+async fn sweep(context: &Context, now: SystemTime) -> Result<(), Error> {
+    let (now_s, undo_s) = (unix_seconds(now), u32::try_from(context.limits.undo.as_secs()).unwrap_or(u32::MAX));
+    let mut after = None;
+    while let Some(id) = context.state.with(|state| state.parts.removed().next_expired(after, now_s, undo_s)) {
+        after = Some(id);
+        match sweep_part(context, id).await {
+            Err(Error::Draining) => return Err(Error::Draining),
+            Err(error) => tracing::error!(part = %id, %error, "the files of a removed part could not be deleted"),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn sweep_part(context: &Context, id: PartId) -> Result<(), Error> {
+    let permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+    match context.state.with(|state| state.parts.removed().get(id)) {
+        None => return Ok(()), // it was restored meanwhile
+        Some(Removal::Kept { .. }) => {
+            purge_removed(context, id).await?;
+            tracing::info!(part = %id, "the removed part cannot be restored any more");
+        }
+        Some(Removal::Purged) => {}
+    }
+    drop(permit);
+    delete(context, id).await
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> u32 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn text_of(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
+}

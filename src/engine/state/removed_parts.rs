@@ -1,0 +1,76 @@
+//! Parts that were removed from the table and still have files: those that can be restored, and those that are being purged.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::model::part::{Part, PartId};
+
+/// What can be done with a removed part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It can be restored.
+    Kept {
+        /// When it was removed, in seconds since 1970.
+        since_s: u32,
+    },
+    /// Its files are being deleted.
+    Purged,
+}
+
+/// A part that was removed. Its entry lasts as long as its files.
+struct RemovedPart {
+    part: Arc<Part>,
+    removal: Removal,
+}
+
+/// The removed parts in the order of their ids. Each counts as a part of the table, so that there is room to restore it.
+#[derive(Default)]
+pub struct RemovedParts(BTreeMap<PartId, RemovedPart>);
+
+impl RemovedParts {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What was done with a part; `None` if it was not removed, or is gone.
+    pub fn get(&self, id: PartId) -> Option<Removal> {
+        self.0.get(&id).map(|removed| removed.removal)
+    }
+
+    pub(super) fn insert(&mut self, part: Arc<Part>, removal: Removal) {
+        self.0.insert(part.id, RemovedPart { part, removal });
+    }
+
+    pub(super) fn remove(&mut self, id: PartId) -> Option<Arc<Part>> {
+        self.0.remove(&id).map(|removed| removed.part)
+    }
+
+    /// Whether a question still has the part in its snapshot of the table, and so may read its files.
+    pub fn is_read(&self, id: PartId) -> bool {
+        self.0.get(&id).is_some_and(|removed| Arc::strong_count(&removed.part) > 1)
+    }
+
+    /// The first part after `after` whose files can be deleted: no question reads them, and it is purged or was removed at
+    /// least `undo_s` seconds ago.
+    pub fn next_expired(&self, after: Option<PartId>, now_s: u32, undo_s: u32) -> Option<PartId> {
+        let first = after.map_or(PartId::FIRST, PartId::next);
+        let is_expired = |removed: &RemovedPart| match removed.removal {
+            Removal::Purged => true,
+            Removal::Kept { since_s } => now_s >= since_s.saturating_add(undo_s),
+        };
+        let mut expired = self.0.range(first..).filter(|(_, removed)| is_expired(removed));
+        expired.find(|(_, removed)| Arc::strong_count(&removed.part) == 1).map(|(id, _)| *id)
+    }
+
+    /// The first part after `after` that can be restored and that `matches`.
+    pub fn next(&self, after: Option<PartId>, matches: impl Fn(&Part) -> bool) -> Option<PartId> {
+        let first = after.map_or(PartId::FIRST, PartId::next);
+        let mut kept = self.0.range(first..).filter(|(_, removed)| removed.removal != Removal::Purged);
+        kept.find(|(_, removed)| matches(&removed.part)).map(|(id, _)| *id)
+    }
+}
