@@ -8,9 +8,13 @@ use std::{
 };
 
 use serde_json::Value;
-use tally::{engine::Engine, error::Kind, model::format::Format};
+use tally::{
+    engine::{Durability, Engine, Store},
+    error::{Error, Kind},
+    model::{format::Format, part::Part},
+};
 
-use self::common::DataFolder;
+use self::common::{DataFolder, wait_for};
 
 mod common;
 
@@ -273,6 +277,32 @@ async fn a_damaged_part_of_version_1_is_not_summed() {
         let engine = folder.open().await;
         assert!(is_right(&engine, format, 3_000, "restored").await);
     }
+}
+
+/// Such a receipt is valid in itself.
+#[tokio::test]
+async fn the_receipt_of_another_table_is_detected() {
+    let (folder, other) = (DataFolder::new(), DataFolder::new());
+    let (engine, other_engine) = (folder.open().await, other.open().await);
+    let receipt = engine.upload_valid(csv_of(20)).await;
+    other_engine.upload_valid(csv_of(20).replace("x,", "y,")).await;
+    fs::copy(part_file(&other, "json"), part_file(&folder, "json")).expect("copied");
+    let is_damage = |error: Error| {
+        let text = error.to_string();
+        assert!(text.starts_with("part 1 is damaged: receipt: "), "{text}");
+        error.kind() == Kind::DataLoss
+    };
+    assert!(engine.receipts(None, 10).await.is_err_and(is_damage));
+    let mut verification = engine.verify().expect("the only one");
+    let mut damaged = Vec::new();
+    while let Some(progress) = verification.next().await.expect("readable") {
+        damaged.extend(progress.damaged.into_iter().map(|damaged| damaged.file));
+    }
+    assert_eq!(damaged, ["parts/1.json"]);
+    // The registry keeps no schema of some parts: their columns are read from the receipt.
+    drop((engine, verification));
+    let store = wait_for("the folder is free", || Store::open(folder.path(), Durability::None).ok()).await;
+    assert!(store.schema(&Part::of(&receipt, None)).is_err_and(is_damage));
 }
 
 /// A receipt of version 1 has no checksum of its own, so it is compared with the Parquet footer before it is used.

@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("engine/values", "base"),
     ("engine/storage", "engine/values, engine/state, base"),
     ("engine/kernels", "engine/values, base"),
-    ("engine/runtime", "engine/storage, engine/state, base"),
+    ("engine/runtime", "engine/kernels, engine/storage, engine/state, base"),
     ("engine/numstore", "engine/runtime, engine/state, base"),
     ("engine/csv", "engine/kernels, engine/storage, engine/values, base"),
     ("engine/parquet", "engine/csv, engine/kernels, engine/storage, engine/values, base"),

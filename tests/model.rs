@@ -136,7 +136,7 @@ fn worker_queue() {
         let taken: usize = producers.into_iter().map(|producer| producer.join().expect("no panic")).sum();
         closer.join().expect("no panic");
         // The queue is closed: this thread does what no worker has taken yet.
-        while let Some(work) = shared.next_work(0, Duration::ZERO) {
+        while let Some(work) = shared.next_work(0, Duration::ZERO, || ()) {
             work();
         }
         while done.load(Ordering::SeqCst) < taken {

@@ -568,3 +568,34 @@ async fn a_question_that_is_dropped_gives_its_memory_back() {
         answer.expect("answered");
     }
 }
+
+/// A column of such texts gets a type whose values have other texts in Parquet.
+#[tokio::test]
+async fn texts_that_look_like_other_types_are_compared_as_they_are() {
+    let long = "l".repeat(200_000);
+    for text in ["1.50", "1e2", "-0.0", "0.10", "True", "2021-12-19 13:12:30", "2020-01-01T00:00:00.500", "7"] {
+        let rows = |text: &str, value: u32| {
+            let short = format!("{text},{text},{value},{text},{text},\n");
+            format!("{short}{text},{text},{},{text},{text},{long}\n{short}", value + 4)
+        };
+        let header = HEADER.replace('\n', ",more\n");
+        let (typed, mixed) = (rows(text, 1), rows("other", 9) + &rows(text, 3));
+        let parts = Table::of(&[header.clone() + &typed, header.clone() + &mixed]).await;
+        let whole = Table::of(&[header + &typed + &mixed]).await;
+        for ask in ASKS {
+            for state in [text, "1.5", "other"] {
+                let state = ask.is_of_state().then_some(state);
+                let expected = whole.ask(ask, text, state, Some(Best::Max)).await;
+                assert_eq!(parts.ask(ask, text, state, Some(Best::Max)).await, expected, "{text}, {ask:?}, {state:?}");
+                assert!(expected.is_ok() || state == Some("1.5") || state == Some("other"), "{expected:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bad_value_in_a_part_whose_csv_is_read_is_the_same_error() {
+    let table = Table::of(&[format!("{HEADER}1.50,Ohio,x,c,s\n1.50,Ohio,2,c,s\n")]).await;
+    let error = table.ask(Ask::GlobalMean, "1.50", None, None).await.expect_err("x is not a number");
+    assert!(error.starts_with("part 1, row 1, column \"Data_Value\": \"x\""), "{error}");
+}

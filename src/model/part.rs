@@ -220,6 +220,16 @@ impl Part {
         }
     }
 
+    /// Whether the two describe the same files, as far as is known: a part of format version 1 has no checksums at first.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let facts = |part: &Self| {
+            let sizes = (part.csv_bytes, part.parquet_bytes, part.footer_bytes);
+            (part.id, part.rows, sizes, part.row_groups, part.columns_count)
+        };
+        let have_checks = self.checks.is_some() && other.checks.is_some();
+        facts(self) == facts(other) && (!have_checks || self.checks == other.checks)
+    }
+
     /// Whether the Parquet file is read in one piece, see [`SMALL_PARQUET_BYTES`].
     pub fn is_small_parquet(&self) -> bool {
         is_small_parquet(self.parquet_bytes, self.footer_bytes)

@@ -1,6 +1,6 @@
 //! Uploads of files from the disk of the server (`--load`).
 
-use std::{hash::Hasher, path::Path};
+use std::{hash::Hasher, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -48,10 +48,10 @@ pub(crate) async fn find(context: &Context, file: &Reader) -> Result<Option<Load
     }
     let checksum = checksum(context, file).await?;
     for part in same_size {
-        let id = part.id;
-        let receipt = context.on_worker(Lane::Upload, move |store| store.receipt(id)).await?;
+        let of = Arc::clone(part);
+        let receipt = context.on_worker(Lane::Upload, move |store| store.receipt_of(&of)).await?;
         if receipt.csv.xxh3 == checksum {
-            return Ok(Some(Loaded::Before(id)));
+            return Ok(Some(Loaded::Before(part.id)));
         }
     }
     while let Some(id) = removed {

@@ -1,5 +1,5 @@
 //! Vector code that handles 64 bytes of CSV at a time, and scalar code with the same results for processors without the
-//! instructions. The only folder with `unsafe`. Nothing here knows errors, row numbers or files.
+//! instructions. The only folder with `unsafe`, so a call of the allocator is here, too. Nothing here knows errors, row numbers or files.
 //!
 //! - [`find_cells`] finds the cells of one column, in rows of any width, with quotes or without.
 //! - [`sum_rows`] adds up plain rows: no quotes, as many cells in each row as there are columns, and in the wanted column
@@ -12,6 +12,7 @@
 
 pub mod classify;
 pub mod delta;
+pub mod free_memory;
 pub mod integer_table;
 
 #[cfg(target_arch = "x86_64")]

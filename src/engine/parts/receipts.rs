@@ -44,5 +44,5 @@ pub(crate) async fn read_page(context: &Arc<Context>, page: Page) -> Result<Vec<
         return Ok(Vec::new());
     }
     let store = Arc::clone(&context.store);
-    context.workers.run(Lane::Question, move || page.parts.iter().map(|part| store.receipt(part.id)).collect()).await?
+    context.workers.run(Lane::Question, move || page.parts.iter().map(|part| store.receipt_of(part)).collect()).await?
 }

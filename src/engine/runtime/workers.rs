@@ -14,7 +14,10 @@ use std::{
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
-    engine::state::{Lane, Refused, Shared},
+    engine::{
+        kernels::free_memory,
+        state::{Lane, Refused, Shared},
+    },
     error::Error,
     limits::{WORK_QUEUE_MAX, WORKERS},
 };
@@ -48,7 +51,7 @@ impl Workers {
             let shared = shared.clone();
             let run_tasks = move || {
                 let mut poll_max = Duration::ZERO;
-                while let Some(work) = shared.next_work(index, poll_max) {
+                while let Some(work) = shared.next_work(index, poll_max, free_memory::give_back) {
                     let started = Instant::now();
                     // `run` reports a panic to its caller; this one keeps the thread alive for the next task.
                     let _reported = catch_unwind(AssertUnwindSafe(work));

@@ -206,7 +206,8 @@ impl Scan {
     }
 
     fn begin_receipt(&mut self, store: &Store, id: PartId, known: Option<Arc<Part>>) {
-        match store.receipt(id) {
+        let receipt = known.as_ref().map_or_else(|| store.receipt(id), |part| store.receipt_of(part));
+        match receipt {
             Ok(receipt) => {
                 self.end_file(0);
                 let part = Arc::new(Part::of(&receipt, None));

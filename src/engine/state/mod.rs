@@ -140,6 +140,9 @@ pub struct State {
 /// The error of a full or closed queue. It returns the task.
 pub struct Refused(pub Work);
 
+/// How long a worker sleeps before it gives its free memory back.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+
 impl Shared {
     /// An empty table and an empty queue.
     pub fn new() -> Self {
@@ -199,8 +202,10 @@ impl Shared {
 
     /// Waits for a task for a worker (a number below [`WORKERS`]). Returns `None` when the queues are closed and empty.
     ///
-    /// If all workers are idle, this one polls for up to `poll_max`, once per call, before it sleeps.
-    pub fn next_work(&self, worker: usize, mut poll_max: Duration) -> Option<Work> {
+    /// If all workers are idle, this one polls for up to `poll_max`, once per call, before it sleeps. If it then has slept for
+    /// a second, it calls `on_idle`, once per call.
+    pub fn next_work(&self, worker: usize, mut poll_max: Duration, on_idle: impl FnOnce()) -> Option<Work> {
+        let mut on_idle = Some(on_idle).filter(|_| cfg!(not(feature = "model"))); // the model checker has no clock
         let signal = &self.0.signals[worker];
         let mut state = self.lock();
         loop {
@@ -218,9 +223,29 @@ impl Shared {
                 state = self.lock();
             }
             while state.idle.contains(&worker) && !state.closed {
-                state = signal.condvar.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = match on_idle.take() {
+                    None => signal.condvar.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(on_idle) => self.wait_or_idle(worker, state, on_idle),
+                };
             }
         }
+    }
+
+    /// Waits for the worker's signal, and calls `on_idle` without the lock if there is none for some time.
+    fn wait_or_idle<'a>(
+        &'a self,
+        worker: usize,
+        state: MutexGuard<'a, State>,
+        on_idle: impl FnOnce(),
+    ) -> MutexGuard<'a, State> {
+        let signal = &self.0.signals[worker].condvar;
+        let (state, waited) = signal.wait_timeout(state, IDLE_AFTER).unwrap_or_else(PoisonError::into_inner);
+        if !waited.timed_out() {
+            return state;
+        }
+        drop(state);
+        on_idle();
+        self.lock()
     }
 
     /// How many tasks wait in each lane, without those that are running.

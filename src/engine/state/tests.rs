@@ -37,7 +37,7 @@ fn a_full_queue_refuses_tasks() {
         assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
     }
     assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());
-    assert!(shared.next_work(0, Duration::ZERO).is_some());
+    assert!(shared.next_work(0, Duration::ZERO, || ()).is_some());
     assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_ok());
     shared.close_work();
     assert!(shared.push_work(Lane::Upload, Box::new(|| ())).is_err());
@@ -52,7 +52,7 @@ fn worker_that_takes(workers: usize, poll_max: Duration, push: impl FnOnce(&Shar
         for worker in 0..workers {
             let (shared, tx) = (&shared, tx.clone());
             scope.spawn(move || {
-                let work = shared.next_work(worker, poll_max);
+                let work = shared.next_work(worker, poll_max, || ());
                 assert!(work.is_none() || tx.send(worker).is_ok());
             });
             while shared.with(|state| state.idle.len()) <= worker {
@@ -102,7 +102,7 @@ fn lanes_take_turns() {
         assert!(shared.push_work(lane, Box::new(move || tx.send(name).expect("received"))).is_ok());
     }
     shared.close_work();
-    while let Some(work) = shared.next_work(0, Duration::ZERO) {
+    while let Some(work) = shared.next_work(0, Duration::ZERO, || ()) {
         work();
     }
     assert_eq!(rx.try_iter().collect::<Vec<_>>(), ["u1", "q1", "j1", "q2", "j2", "q3"]);

@@ -40,9 +40,14 @@ pub struct JobFiles {
 impl Store {
     /// The names of all jobs that have a record.
     pub(crate) fn job_names(&self) -> Result<Vec<String>, Error> {
+        assert_unlocked();
         let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
         let name = |path: PathBuf| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-        Ok(self.entries("jobs")?.into_iter().filter(is_record).filter_map(name).collect())
+        // Whatever else is in the folder while the server runs is not looked at: it must not hide a damaged job.
+        let what = || Error::io("the folder of jobs");
+        let paths = fs::read_dir(self.root.join("jobs")).map_err(what())?.map(|entry| entry.map(|entry| entry.path()));
+        let paths = paths.collect::<io::Result<Vec<_>>>().map_err(what())?;
+        Ok(paths.into_iter().filter(is_record).filter_map(name).collect())
     }
 
     pub(crate) fn has_job_record(&self, name: &str) -> bool {

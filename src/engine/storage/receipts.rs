@@ -52,13 +52,28 @@ impl Store {
         })
     }
 
+    /// The receipt of a part in the table.
+    ///
+    /// Errors: those of [`Store::receipt`]; it is not the one with which the part was added, but for example that of a part with
+    /// the same number in another data folder, which is valid in itself.
+    pub fn receipt_of(&self, part: &Part) -> Result<Receipt, Error> {
+        let receipt = self.receipt(part.id)?;
+        if Part::of(&receipt, None).is_same_as(part) {
+            return Ok(receipt);
+        }
+        Err(Error::Damaged {
+            part: part.id,
+            what: "receipt: it describes other files than those of this part".to_owned(),
+        })
+    }
+
     /// A part's columns: from memory, or from its receipt if they are not kept in memory.
     ///
-    /// Errors: those of [`Store::receipt`].
+    /// Errors: those of [`Store::receipt_of`].
     pub fn schema(&self, part: &Part) -> Result<Arc<Schema>, Error> {
         match &part.schema {
             Some(schema) => Ok(Arc::clone(schema)),
-            None => Ok(Arc::new(Schema::of(&self.receipt(part.id)?.columns))),
+            None => Ok(Arc::new(Schema::of(&self.receipt_of(part)?.columns))),
         }
     }
 

@@ -14,7 +14,10 @@ use crate::{
     },
     error::{Error, statistics::StatisticsError},
     limits::{SURVEY_BYTES_MAX, SURVEY_GROUP_BYTES, SURVEY_TEXT_BYTES},
-    model::{part::Part, schema::Schema},
+    model::{
+        part::Part,
+        schema::{ColumnType, Schema},
+    },
 };
 
 /// The five columns of one part.
@@ -39,9 +42,22 @@ impl Columns {
         })
     }
 
+    /// Whether the answer can be read from Parquet: the texts that it compares are there as they were in the CSV.
+    pub(super) fn are_exact(&self, ask: Ask) -> bool {
+        self.needed(ask).into_iter().all(|column| column.name == self.value.name || keeps_texts(column))
+    }
+
     pub(super) fn needed(&self, ask: Ask) -> Vec<&ColumnRef> {
         let all = [&self.question, &self.value, &self.state, &self.category, &self.stratification];
         all[..ask.columns_count()].to_vec()
+    }
+}
+
+/// Whether Parquet keeps each text of a column as it was in the CSV.
+fn keeps_texts(column: &ColumnRef) -> bool {
+    match column.column_type {
+        ColumnType::Int64 | ColumnType::Date32 | ColumnType::Utf8 => true,
+        ColumnType::Float64 | ColumnType::Boolean | ColumnType::Timestamp | ColumnType::TimestampUtc => false,
     }
 }
 
@@ -137,6 +153,51 @@ impl Survey {
         for (_, row) in rows {
             self.group(row.codes, question)?.add(row.value);
         }
+        Ok(())
+    }
+
+    /// Adds one row, whose cells are in the order of [`COLUMN_NAMES`]. Those that the question does not need may be empty.
+    pub(super) fn add_row(
+        &mut self,
+        part: &Part,
+        row: u64,
+        cells: [&str; 5],
+        question: &SurveyQuestion,
+    ) -> Result<(), Error> {
+        let [text, value, state, category, stratification] = cells;
+        if text.is_empty() || text != question.question {
+            return Ok(());
+        }
+        let bad_cell = |problem| {
+            let [_, column, ..] = COLUMN_NAMES.map(str::to_owned);
+            Error::Cell { part: part.id, row, column, cell: value.to_owned(), problem }
+        };
+        let Some(number) = number(value.as_bytes()).map_err(bad_cell)? else { return Ok(()) };
+        self.global.add(number);
+        if question.ask == Ask::GlobalMean {
+            return Ok(());
+        }
+        let mut codes = Codes::default();
+        let mut texts = vec![(0, state)];
+        if let Some(wanted) = &question.state {
+            if state.is_empty() || state != wanted {
+                return Ok(());
+            }
+            self.of_state.add(number);
+            texts.clear();
+        }
+        if question.ask.is_by_category() {
+            texts.extend([(1, category), (2, stratification)]);
+        } else if question.ask.is_of_state() {
+            return Ok(());
+        }
+        for (index, text) in texts {
+            codes[index] = self.code(text, question)?;
+            if codes[index] == 0 {
+                return Ok(());
+            }
+        }
+        self.group(codes, question)?.add(number);
         Ok(())
     }
 

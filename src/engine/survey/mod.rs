@@ -2,7 +2,8 @@
 //! question, by state and by category.
 //!
 //! They are computed over all parts that have the five columns. Only the columns that a question needs are read, from
-//! Parquet, and rows that one column excludes are skipped in the next. Means are exact and rounded once
+//! Parquet, and rows that one column excludes are skipped in the next. The CSV is read instead if Parquet does not keep the
+//! texts that are compared (`csv_part.rs`). Means are exact and rounded once
 //! (`values/mean.rs`), so they do not depend on the order of rows, on parts or on threads.
 //!
 //! A row counts if its question is exactly the one asked for and its value is not empty. A row without a state counts in
@@ -12,6 +13,7 @@
 
 pub mod accumulator;
 pub mod answer;
+mod csv_part;
 pub mod python_repr;
 pub mod question;
 
@@ -23,6 +25,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use self::{
     accumulator::{Columns, Row, Survey},
     answer::Answer,
+    csv_part::{CsvPart, CsvPosition, CsvStep},
     question::SurveyQuestion,
 };
 use crate::{
@@ -123,19 +126,21 @@ async fn read_batch(
     task_rows: usize,
 ) -> Result<(u64, Survey), Error> {
     // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
-    let wide = match is_wide(&batch[0]) {
-        true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
-        false => None,
-    };
+    let mut needs_permit = is_wide(&batch[0]);
     let parts_count = batch.len() as u64;
-    let mut work = BatchRead { batch, next: 0, position: Position::default(), survey, task_rows, _wide: wide };
+    let (position, csv_position) = (Position::default(), CsvPosition::default());
+    let mut work = BatchRead { batch, next: 0, position, csv_position, survey, task_rows, permit: None };
     while work.next < work.batch.len() {
+        if needs_permit && work.permit.is_none() {
+            let permit = Arc::clone(&context.wide_reads).acquire_owned().await;
+            work.permit = Some(permit.ok().ok_or(Error::Draining)?);
+        }
         let (store, question) = (Arc::clone(&context.store), Arc::clone(&question));
         let task = move || {
-            work.step(&store, &question)?;
-            Ok(work)
+            let is_before_long_row = work.step(&store, &question)?;
+            Ok((work, is_before_long_row))
         };
-        work = context.workers.run(lane, task).await.flatten()?;
+        (work, needs_permit) = context.workers.run(lane, task).await.flatten()?;
     }
     Ok((parts_count, work.survey))
 }
@@ -145,19 +150,37 @@ struct BatchRead {
     batch: Vec<Arc<Part>>,
     next: usize,
     position: Position,
+    /// The same in a part whose CSV is read.
+    csv_position: CsvPosition,
     survey: Survey,
     /// Rows that one task reads.
     task_rows: usize,
-    /// Kept here because a task may still run after its call was cancelled.
-    _wide: Option<OwnedSemaphorePermit>,
+    /// For a wide part, or for a long row of a CSV. Kept here because a task may still run after its call was cancelled.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl BatchRead {
-    /// One task: reads parts, or row ranges of a large part, up to about `task_rows` or `TASK_BYTES`.
-    fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<(), Error> {
+    /// One task: reads parts, or row ranges of a large part, up to about `task_rows` or `TASK_BYTES`. Returns whether it ended
+    /// before a row of a CSV for which it needs a permit.
+    fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<bool, Error> {
         let (mut rows_left, mut bytes) = (self.task_rows, 0);
         while let Some(part) = self.batch.get(self.next).map(Arc::clone) {
             let schema = store.schema(&part)?;
+            if let Some(columns) = Columns::of(&schema).filter(|columns| !columns.are_exact(question.ask)) {
+                let csv = CsvPart { part: &part, schema: &schema, columns: &columns, question };
+                let file = store.open_part(&part, Format::Csv)?;
+                let step = csv.read(file, self.csv_position, &mut self.survey, self.permit.is_some())?;
+                let (position, is_before_long_row) = match step {
+                    CsvStep::End => {
+                        (self.next, self.csv_position) = (self.next + 1, CsvPosition::default());
+                        return Ok(false);
+                    }
+                    CsvStep::Pause(position) => (position, false),
+                    CsvStep::LongRow(position) => (position, true),
+                };
+                self.csv_position = position;
+                return Ok(is_before_long_row);
+            }
             if let Some(columns) = Columns::of(&schema) {
                 let file = store.open_part(&part, Format::Parquet)?;
                 let open = PartColumns::open(&file, &part)?;
@@ -168,14 +191,14 @@ impl BatchRead {
                     bytes = range.bytes().saturating_add(bytes);
                     self.position = after;
                     if rows_left == 0 || bytes >= TASK_BYTES as u64 {
-                        return Ok(());
+                        return Ok(false);
                     }
                 }
             }
             self.next += 1;
             self.position = Position::default();
         }
-        Ok(())
+        Ok(false)
     }
 }
 
