@@ -103,7 +103,7 @@ pub enum Cell<'a> {
 }
 
 impl<'a> Cell<'a> {
-    /// The cell's text as it was in the CSV, with these exceptions: a double is the shortest text of its value without an
+    /// A text of the cell's value, which is the text in the CSV with these exceptions: a double is the shortest text of its value without an
     /// exponent (`1.5` for `1.50`), a time has a `T` and its fraction no trailing zeros, and a Boolean has no capital letter.
     pub fn text(self, buffer: &'a mut String) -> &'a str {
         *buffer = match self {
