@@ -79,9 +79,9 @@ impl Store {
 
     /// Whether all cells of a column of a part are empty.
     ///
-    /// Errors: those of [`Store::receipt`].
+    /// Errors: those of [`Store::receipt_of`].
     pub fn is_without_values(&self, part: &Part, column_index: usize) -> Result<bool, Error> {
-        let receipt = self.receipt(part.id)?;
+        let receipt = self.receipt_of(part)?;
         Ok(receipt.columns.get(column_index).is_some_and(|column| column.nulls == receipt.rows))
     }
 
