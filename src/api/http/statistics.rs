@@ -72,7 +72,7 @@ enum Submitted {
     /// The body stopped arriving.
     #[response(status = 408)]
     Stopped(#[to_schema] StatisticsError),
-    /// The body has more than 1 MiB.
+    /// The body has more than 32 KiB.
     #[response(status = 413)]
     TooLarge(#[to_schema] StatisticsError),
     /// The body is compressed.

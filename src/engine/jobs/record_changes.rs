@@ -76,7 +76,13 @@ pub(crate) async fn change_record(
 }
 
 /// Changes a job's state in the table, and logs the end of a job and of the last one.
-fn change_entry(context: &Context, id: JobId, state: JobState, since: DateTime<Utc>, result_check: Option<u64>) {
+pub(super) fn change_entry(
+    context: &Context,
+    id: JobId,
+    state: JobState,
+    since: DateTime<Utc>,
+    result_check: Option<u64>,
+) {
     let has_result = matches!(state, JobState::Done { .. });
     let (has_ended, is_drained) = context.state.with(|tables| {
         let has_ended = tables.jobs.change(id, state, since, result_check);

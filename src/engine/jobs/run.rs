@@ -2,7 +2,7 @@
 
 use super::{
     record::{Record, RecordState, Work},
-    record_changes::{change_record, is_tried_again, read_record, reason_of},
+    record_changes::{change_entry, change_record, is_tried_again, read_record, reason_of},
 };
 use crate::{
     engine::{
@@ -49,7 +49,7 @@ pub(super) async fn run(context: &Arc<Context>, id: JobId, cancel: CancellationT
             Err(_) if cancel.is_cancelled() => {
                 // Its end cannot be recorded while its record cannot be read: the next start runs it again.
                 let cancelled = JobState::Failed { reason: JobError::Cancelled.to_string().into() };
-                context.state.with(|state| state.jobs.change(id, cancelled, Utc::now(), None));
+                change_entry(context, id, cancelled, Utc::now(), None);
                 return;
             }
             Err(error) if is_tried_again(context, id, &error).await => {}

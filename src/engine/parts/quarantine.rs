@@ -48,7 +48,7 @@ pub(crate) async fn forget_part(context: &Arc<Context>, id: PartId) -> Result<us
 async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
     let (is_served, is_listed) = context.state.with(|state| {
         let parts = &state.parts;
-        (parts.contains(id), parts.missing().listed().binary_search(&id).is_ok())
+        (parts.contains(id) || parts.removed().get(id).is_some(), parts.missing().listed().binary_search(&id).is_ok())
     });
     if is_served {
         return Err(Error::NotInQuarantine { part: id.get() });
@@ -67,7 +67,10 @@ async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
     let was_missing = context.workers.run(Lane::Question, record).await.flatten()?;
     if was_missing && context.state.with(|state| state.parts.accept_loss(id)) {
         let (store, parts) = (Arc::clone(&context.store), context.state.with(|state| state.parts.snapshot()));
-        let look_up = move || Ok(store.quarantine()?.missing(|id| parts.contains_key(id)));
+        let state = context.state.clone();
+        let is_known =
+            move |id: &PartId| parts.contains_key(id) || state.with(|state| state.parts.removed().get(*id).is_some());
+        let look_up = move || Ok(store.quarantine()?.missing(is_known));
         let missing = context.workers.run(Lane::Question, look_up).await.flatten()?;
         context.state.with(|state| state.parts.set_missing(missing));
     }

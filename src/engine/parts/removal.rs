@@ -191,7 +191,7 @@ async fn sweep(context: &Context, now: SystemTime) -> Result<(), Error> {
     let mut after = None;
     while let Some(id) = context.state.with(|state| state.parts.removed().next_expired(after, now_s, undo_s)) {
         after = Some(id);
-        match sweep_part(context, id).await {
+        match sweep_part(context, id, now_s, undo_s).await {
             Err(Error::Draining) => return Err(Error::Draining),
             Err(error) => tracing::error!(part = %id, %error, "the files of a removed part could not be deleted"),
             Ok(()) => {}
@@ -200,8 +200,12 @@ async fn sweep(context: &Context, now: SystemTime) -> Result<(), Error> {
     Ok(())
 }
 
-async fn sweep_part(context: &Context, id: PartId) -> Result<(), Error> {
+async fn sweep_part(context: &Context, id: PartId, now_s: u32, undo_s: u32) -> Result<(), Error> {
     let permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+    // It may have been restored, and removed again, while this waited.
+    if !context.state.with(|state| state.parts.removed().is_expired(id, now_s, undo_s)) {
+        return Ok(());
+    }
     match context.state.with(|state| state.parts.removed().get(id)) {
         None => return Ok(()), // it was restored meanwhile
         Some(Removal::Kept { .. }) => {

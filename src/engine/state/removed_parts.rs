@@ -26,6 +26,16 @@ struct RemovedPart {
 #[derive(Default)]
 pub struct RemovedParts(BTreeMap<PartId, RemovedPart>);
 
+impl RemovedPart {
+    fn is_expired(&self, now_s: u32, undo_s: u32) -> bool {
+        let is_over = match self.removal {
+            Removal::Purged => true,
+            Removal::Kept { since_s } => now_s >= since_s.saturating_add(undo_s),
+        };
+        is_over && Arc::strong_count(&self.part) == 1
+    }
+}
+
 impl RemovedParts {
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -59,12 +69,12 @@ impl RemovedParts {
     /// least `undo_s` seconds ago.
     pub fn next_expired(&self, after: Option<PartId>, now_s: u32, undo_s: u32) -> Option<PartId> {
         let first = after.map_or(PartId::FIRST, PartId::next);
-        let is_expired = |removed: &RemovedPart| match removed.removal {
-            Removal::Purged => true,
-            Removal::Kept { since_s } => now_s >= since_s.saturating_add(undo_s),
-        };
-        let mut expired = self.0.range(first..).filter(|(_, removed)| is_expired(removed));
-        expired.find(|(_, removed)| Arc::strong_count(&removed.part) == 1).map(|(id, _)| *id)
+        self.0.range(first..).find(|(_, removed)| removed.is_expired(now_s, undo_s)).map(|(id, _)| *id)
+    }
+
+    /// Whether a part's files can be deleted.
+    pub fn is_expired(&self, id: PartId, now_s: u32, undo_s: u32) -> bool {
+        self.0.get(&id).is_some_and(|removed| removed.is_expired(now_s, undo_s))
     }
 
     /// The first part after `after` that can be restored and that `matches`.

@@ -101,14 +101,15 @@ enum Tasks {
     Several,
 }
 
-/// Memory for a question: for several tasks, unless other questions that may run at the same time would then find none.
+/// Memory for a question: for several tasks, unless other questions that wait or run would then find none.
 async fn reserve(context: &Context) -> Result<(OwnedSemaphorePermit, Tasks), Error> {
     let others = context.limits.jobs.statistics_at_once.saturating_sub(1);
     let pool = &context.statistics;
     if others <= 1 {
         return Ok((pool.reserve(SURVEY_MEMORY_BYTES).await?, Tasks::Several)); // there is enough for two
     }
-    if pool.available() >= SURVEY_MEMORY_BYTES + others * SMALL_SURVEY_MEMORY_BYTES
+    let undone_others = context.state.with(|state| state.jobs.undone()).saturating_sub(1).min(others);
+    if pool.available() >= SURVEY_MEMORY_BYTES + undone_others * SMALL_SURVEY_MEMORY_BYTES
         && let Some(memory) = pool.try_reserve(SURVEY_MEMORY_BYTES)
     {
         return Ok((memory, Tasks::Several));
