@@ -27,7 +27,11 @@ use crate::{
         CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNFINISHED_MAX, JobLimits, Limits, PARTS_MAX,
         ROW_BYTES_CEILING, ROW_BYTES_MAX, SURVEYS_AT_ONCE_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
     },
-    model::{durability::Durability, file_mode::FileMode},
+    model::{
+        dialect::{Decompress, Delimiter, Dialect, Encoding, NullTexts},
+        durability::Durability,
+        file_mode::FileMode,
+    },
 };
 
 /// Run the server: the table and NumStore over gRPC, and jobs over HTTP, until SIGTERM or SIGINT.
@@ -49,6 +53,33 @@ pub struct ServeArgs {
     /// separate the files.
     #[arg(long, env = "TALLY_LOAD", value_name = "FILE", num_args = 1.., value_parser = LoadedFilesParser)]
     pub load: Vec<LoadedFiles>,
+
+    /// What separates the cells of the files of --load: one ASCII character, or tab. A comma if it is not given.
+    ///
+    /// A file with this or another --load- flag is stored as the plain CSV that it means. It is skipped if a part has the
+    /// same CSV.
+    #[arg(long, env = "TALLY_LOAD_DELIMITER", value_name = "CHAR")]
+    pub load_delimiter: Option<Delimiter>,
+
+    /// Encoding of the files of --load, by a name of the WHATWG Encoding Standard. UTF-8 if it is not given.
+    #[arg(long, env = "TALLY_LOAD_ENCODING", value_name = "NAME")]
+    pub load_encoding: Option<Encoding>,
+
+    /// Cells of the files of --load with this text have no value; may be repeated.
+    #[arg(long, env = "TALLY_LOAD_NULL", value_name = "TEXT")]
+    pub load_null: Vec<String>,
+
+    /// Remove white space around names and cells of the files of --load.
+    #[arg(long, env = "TALLY_LOAD_TRIM")]
+    pub load_trim: bool,
+
+    /// Remove empty cells beyond the last column that has a name, in the files of --load.
+    #[arg(long, env = "TALLY_LOAD_DROP_TRAILING_EMPTY")]
+    pub load_drop_trailing_empty: bool,
+
+    /// How the files of --load are compressed: gzip, zstd, or auto (one of these if the file begins like it).
+    #[arg(long, env = "TALLY_LOAD_DECOMPRESS", value_name = "WHAT")]
+    pub load_decompress: Option<Decompress>,
 
     /// Address for gRPC; may be repeated. Port 0 means a free port, which the ready line names.
     ///
@@ -370,6 +401,8 @@ pub struct Config {
     pub limits: Limits,
     /// Files to append before serving, in this order.
     pub load: Vec<PathBuf>,
+    /// The dialect of these files.
+    pub load_dialect: Dialect,
 }
 
 /// The file of `--log-file`.
@@ -409,6 +442,14 @@ impl Config {
             file_mode: args.file_mode,
             limits: limits(args),
             load: args.load.iter().flat_map(|files| files.0.clone()).collect(),
+            load_dialect: Dialect {
+                delimiter: args.load_delimiter,
+                encoding: args.load_encoding,
+                null: NullTexts::new(args.load_null.clone()).map_err(|error| format!("--load-null: {error}"))?,
+                trim: args.load_trim,
+                drop_trailing_empty: args.load_drop_trailing_empty,
+                decompress: args.load_decompress,
+            },
         })
     }
 }

@@ -9,6 +9,9 @@
 //! A task is a piece of work that a worker runs without a pause, about 10 ms long. A permit is what a call must get before
 //! it starts; there are as many permits as may run at once.
 
+mod uploads;
+pub use self::uploads::*;
+
 use std::{num::NonZeroUsize, time::Duration};
 
 /// 1 KiB in bytes.
@@ -40,8 +43,8 @@ const _: () = assert!(TASK_BYTES >= ROW_BYTES_CEILING);
 
 /// File descriptors that the process must be allowed to open; the server does not start with fewer.
 pub const DESCRIPTORS_MIN: usize = 64;
-/// File descriptors for everything but connections and uploads: listeners, the runtime, the log, files that workers read.
-pub const DESCRIPTORS_BASE: usize = 34;
+/// File descriptors for everything but connections and uploads: listeners, runtime, log, files that workers read or decompress.
+pub const DESCRIPTORS_BASE: usize = 34 + DECODERS_MAX;
 /// File descriptors of an upload: its CSV, the list of its checksums, and while it is converted its Parquet file and a
 /// temporary file for pages. Each is opened once, for writing and reading.
 pub const DESCRIPTORS_PER_UPLOAD: usize = 4;
@@ -256,8 +259,6 @@ pub const TRANSFER_BYTES_PER_S_MIN: u64 = KIB as u64;
 pub const TRANSFER_GRACE_S: u64 = 60;
 /// The same while another transfer waits for a permit.
 pub const TRANSFER_SHORT_GRACE_S: u64 = 2;
-/// Bytes of memory for a transfer that runs or waits, besides what it moves.
-pub const TRANSFER_ENTRY_BYTES: usize = KIB / 2;
 /// Bytes that are collected from a stream before they are written to a draft. A file that is shorter stays in memory.
 pub const RECEIVE_BLOCK_BYTES: usize = 64 * KIB;
 /// The same if there is memory for it: fewer blocks wake threads less often.
@@ -319,8 +320,6 @@ pub const SCHEMA_BYTES_MAX: usize = 2 * MIB;
 pub const COLUMN_NAMES_MAX: usize = 32 * KIB / 8 * 7;
 /// Bytes of a slot of that table.
 pub const COLUMN_NAME_BYTES: usize = 16 + 1;
-/// Bytes of an idempotency key. One that an upload has claimed takes twice as much, in a hash table that may be half empty.
-pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// The hash table of all parts' keys, which has 131,072 slots for half a hash and a count, and the claimed keys.
 const KEYS_BYTES: usize = 131_072 * (4 + 4 + 1) + UPLOADS_MAX * 2 * IDEMPOTENCY_KEY_BYTES_MAX;
 /// Parts (of the table and removed ones), missing parts (8 bytes each), schemas, the slots of the table of names, and keys.
@@ -404,10 +403,10 @@ pub const CONVERT_TASK_BYTES: usize = MIB;
 pub const SMALL_FILES_PER_TASK_MAX: usize = CONVERT_TASK_BYTES / DRAFT_BUFFER_BYTES;
 /// Bytes of a small upload. Small uploads have their own memory for conversion, so that they never wait for large ones.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
-/// Memory for the conversion of all large uploads, and for what is read ahead of it.
+/// Memory for the conversion of all large uploads, for what is read ahead of it, and for decompression.
 pub const LARGE_CONVERSION_BYTES: usize = 89 * MIB;
 /// Memory for the conversion of all small uploads.
-pub const SMALL_CONVERSION_BYTES: usize = 29 * MIB;
+pub const SMALL_CONVERSION_BYTES: usize = 22 * MIB;
 
 // ---- Reading parts ----
 
@@ -488,6 +487,7 @@ pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
     + HTTP_BYTES
     + LOG_BYTES
     + TRANSFERS_BYTES
+    + UPLOADS_MAX * REWRITE_BYTES
     + LARGE_CONVERSION_BYTES
     + SMALL_CONVERSION_BYTES
     + REGISTRY_BYTES

@@ -30,6 +30,7 @@ fn part(id: PartId) -> Arc<Part> {
         row_groups: 1,
         footer_bytes: 1,
         columns_count: 1,
+        source_bytes: 0,
         schema: None,
         checks: None,
     })

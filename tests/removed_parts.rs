@@ -12,7 +12,7 @@ use tally::{
     engine::{Durability, Loaded},
     error::{Error, Kind},
     limits::Limits,
-    model::{format::Format, part::PartId},
+    model::{dialect::Dialect, format::Format, part::PartId},
 };
 
 use self::common::{DataFolder, TestEngine, in_time, wait_until};
@@ -278,13 +278,13 @@ async fn a_file_whose_part_was_removed_is_not_loaded_again_until_it_is_purged() 
     let file = folder.file("file.csv");
     fs::write(&file, "x\n7\n").expect("written");
     let engine = folder.open().await;
-    assert_eq!(engine.load(&file).await.expect("loaded"), Loaded::Now(id(1)));
+    assert_eq!(engine.load(&file, &Dialect::default()).await.expect("loaded"), Loaded::Now(id(1)));
     engine.remove_part(id(1), false).await.expect("removed");
-    assert_eq!(engine.load(&file).await.expect("found"), Loaded::Removed(id(1)));
+    assert_eq!(engine.load(&file, &Dialect::default()).await.expect("found"), Loaded::Removed(id(1)));
     drop(engine);
     let engine = folder.open().await;
-    assert_eq!(engine.load(&file).await.expect("found"), Loaded::Removed(id(1)));
+    assert_eq!(engine.load(&file, &Dialect::default()).await.expect("found"), Loaded::Removed(id(1)));
     engine.remove_part(id(1), true).await.expect("purged");
-    assert_eq!(engine.load(&file).await.expect("loaded"), Loaded::Now(id(2)));
+    assert_eq!(engine.load(&file, &Dialect::default()).await.expect("loaded"), Loaded::Now(id(2)));
     assert_eq!(sum(&engine).await, 7);
 }

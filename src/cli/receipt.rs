@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::proto::pb::tally::{Column, ColumnType, File, Receipt};
+use crate::proto::pb::tally::{Column, ColumnType, File, Receipt, Source};
 
 /// A receipt as JSON. The fields are named as in the `N.json` files of the data folder.
 #[derive(Serialize)]
@@ -16,6 +16,9 @@ pub(super) struct ReceiptJson<'a> {
     /// Set by an upload that added nothing, because its key was used before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     replayed: bool,
+    /// Absent if the file was stored as it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<SourceJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -26,24 +29,63 @@ struct ColumnJson<'a> {
 }
 
 #[derive(Serialize)]
+struct SourceJson<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    delimiter: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    encoding: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    null: &'a [String],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    trim: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    drop_trailing_empty: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    decompress: &'a str,
+    #[serde(flatten)]
+    file: Option<FileJson<'a>>,
+}
+
+impl<'a> SourceJson<'a> {
+    fn of(source: &'a Source) -> Option<Self> {
+        let options = source.options.as_ref()?;
+        Some(Self {
+            delimiter: &options.delimiter,
+            encoding: &options.encoding,
+            null: &options.null,
+            trim: options.trim,
+            drop_trailing_empty: options.drop_trailing_empty,
+            decompress: &options.decompress,
+            file: source.file.as_ref().map(FileJson::of),
+        })
+    }
+}
+
+#[derive(Serialize)]
 struct FileJson<'a> {
     bytes: u64,
     xxh3: &'a str,
+}
+
+impl<'a> FileJson<'a> {
+    fn of(file: &'a File) -> Self {
+        Self { bytes: file.bytes, xxh3: &file.xxh3 }
+    }
 }
 
 impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
     fn from(receipt: &'a Receipt) -> Self {
         let column =
             |column: &'a Column| ColumnJson { name: &column.name, r#type: type_name(column), nulls: column.nulls };
-        let file = |file: &'a File| FileJson { bytes: file.bytes, xxh3: &file.xxh3 };
         Self {
             part: receipt.part,
             rows: receipt.rows,
             columns: receipt.columns.iter().map(column).collect(),
-            csv: receipt.csv.as_ref().map(file),
-            parquet: receipt.parquet.as_ref().map(file),
+            csv: receipt.csv.as_ref().map(FileJson::of),
+            parquet: receipt.parquet.as_ref().map(FileJson::of),
             uploaded_at: &receipt.uploaded_at,
             replayed: receipt.replayed,
+            source: receipt.source.as_ref().and_then(SourceJson::of),
         }
     }
 }

@@ -34,6 +34,7 @@ fn the_default_is_loopback_and_durable() {
         file_mode,
         limits,
         load,
+        load_dialect,
     } = config("").expect("no flags");
     assert_eq!(data, PathBuf::from("./tally-data"));
     assert_eq!(grpc, addresses(["127.0.0.1:5440", "[::1]:5440"]));
@@ -46,7 +47,7 @@ fn the_default_is_loopback_and_durable() {
     assert_eq!(format!("{limits:?}"), format!("{:?}", Limits { jobs, ..Limits::default() }));
     let many = config("--tp-num-of-threads 100").expect("valid").limits.jobs.statistics_at_once;
     assert_eq!(many, SURVEYS_AT_ONCE_MAX);
-    assert!(load.is_empty());
+    assert!(load.is_empty() && load_dialect == Dialect::default());
     assert_eq!((limits.incomplete, file_mode), (Incomplete::Refuse, FileMode::PRIVATE));
 }
 
@@ -55,6 +56,8 @@ fn every_flag_reaches_its_field() {
     let line = "--data /d --grpc 127.0.0.1:1,[::1]:2 --grpc 127.0.0.1:3 --durability none --columns-max 4 \
                 --cell-bytes-max 5 --row-bytes-max 6 --upload-bytes-max 7 --uploads-max 8 --upload-idle-s 9 \
                 --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a,b.csv c.csv --load d.csv \
+                --load-delimiter ; --load-encoding latin1 --load-null NA --load-null - --load-trim \
+                --load-drop-trailing-empty --load-decompress auto \
                 --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
                 --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
                 --scrub-interval 15 --call-timeout-s 16 --undo-s 17 --allowed-host a.example,b --allowed-host [::7] --statistics-at-once 3 \
@@ -72,9 +75,19 @@ fn every_flag_reaches_its_field() {
         file_mode,
         limits,
         load,
+        load_dialect,
     } = config(line).expect("valid");
     assert_eq!(data, PathBuf::from("/d"));
     assert_eq!(load, ["a,b.csv", "c.csv", "d.csv"].map(PathBuf::from));
+    let expected = Dialect {
+        delimiter: Some(";".parse().expect("a delimiter")),
+        encoding: Some("windows-1252".parse().expect("an encoding")),
+        null: NullTexts::new(vec!["NA".to_owned(), "-".to_owned()]).expect("few"),
+        trim: true,
+        drop_trailing_empty: true,
+        decompress: Some(Decompress::Auto),
+    };
+    assert_eq!(load_dialect, expected);
     assert_eq!(grpc, addresses(["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"]));
     assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
     assert_eq!(probe, addresses(["127.0.0.1:13", "[::1]:14"]));

@@ -57,14 +57,18 @@ use crate::{
     error::Error,
     limits::Limits,
     model::{
+        dialect::Dialect,
         format::Format,
-        idempotency_key::IdempotencyKey,
         part::{PartId, Receipt},
     },
 };
 
 pub use self::{
-    ingest::{keyed::Uploaded, load::Loaded},
+    ingest::{
+        keyed::Uploaded,
+        load::Loaded,
+        rewrite::{DialectFrom, UploadFrom},
+    },
     jobs::result_file::ResultFile,
     parts::{
         columns::{TableColumn, TableColumns, TypeInParts},
@@ -103,39 +107,38 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        self.upload_from(Origin::SERVER, None, body).await.map(|uploaded| uploaded.receipt)
+        self.upload_from(UploadFrom::server(None), body).await.map(|uploaded| uploaded.receipt)
     }
 
-    /// Appends one CSV file to the table while it arrives. If the returned future is dropped, the upload stops after its
-    /// current task and leaves nothing. If an upload with the same key was added, this one adds nothing.
+    /// Appends one file to the table while it arrives, as the CSV that it means. If the returned future is dropped, the upload
+    /// stops after its current task and leaves nothing. If an upload with the same key was added, this one adds nothing.
     ///
-    /// Errors: what is wrong with the file; as many uploads as there may be; one that is too slow; a full disk; an error
-    /// of `body`; a key that was used for other bytes.
-    pub async fn upload_from<S>(&self, from: Origin, key: Option<IdempotencyKey>, body: S) -> Result<Uploaded, Error>
+    /// Errors: the file's or the stream's; too many uploads; a slow one; a full disk; a key that was used for other bytes.
+    pub async fn upload_from<S>(&self, from: UploadFrom, body: S) -> Result<Uploaded, Error>
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        if key.is_none() {
+        if from.key.is_none() {
             commit::check_room(&self.context.state)?;
         }
-        let permit = self.upload_permit(from).await?;
+        let permit = self.upload_permit(from.origin).await?;
         let body = Paced::new(body, permit.pace(), self.context.limits.upload_idle_max);
         let (context, queues) = (Arc::clone(&self.context), self.queues.clone());
         detached(|cancel| async move {
             let _permit = permit; // it is free again when the work has ended, not when the caller has gone
-            upload::run(context, queues, key, body, upload::Foreign::Refuse, cancel).await
+            upload::run(context, queues, from.key, body, from.dialect, cancel).await
         })
         .await
     }
 
-    /// Appends a file of this machine to the table, unless a part has the same bytes: then an earlier start loaded it.
-    pub async fn load(&self, path: &Path) -> Result<Loaded, Error> {
+    /// Appends a file of this machine to the table, unless a part has the same CSV: then an earlier start loaded it.
+    pub async fn load(&self, path: &Path, dialect: &Dialect) -> Result<Loaded, Error> {
         let file = load::open(&self.context, path).await?;
-        if let Some(found) = load::find(&self.context, &file).await? {
+        if let Some(found) = load::find(&self.context, &file, dialect).await? {
             return Ok(found);
         }
-        let receipt = self.upload(load::blocks_of(&self.context, file)).await?;
-        Ok(Loaded::Now(receipt.part))
+        let body = load::blocks_of(&self.context, file);
+        Ok(Loaded::Now(self.upload_from(UploadFrom::server(Some(dialect.clone())), body).await?.receipt.part))
     }
 
     async fn upload_permit(&self, origin: Origin) -> Result<Permit, Error> {

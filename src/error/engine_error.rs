@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use super::{
     column_sum::ColumnSumError,
     csv::{CellProblem, CsvError},
+    dialect::DialectError,
     group_by::GroupByError,
     jobs::JobError,
     kind::Kind,
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     limits::PARTS_MAX,
-    model::{format::UnknownFormat, part::PartId},
+    model::{dialect::InvalidDialect, format::UnknownFormat, part::PartId},
 };
 
 /// What went wrong, with the facts as data.
@@ -24,6 +25,9 @@ pub enum Error {
     /// The CSV file is not valid.
     #[error(transparent)]
     Csv(#[from] CsvError),
+    /// The file is not of the dialect that was given for it.
+    #[error(transparent)]
+    Dialect(#[from] DialectError),
     /// A format that does not exist.
     #[error("unknown format {}: it is \"csv\" or \"parquet\"", Quoted(.0))]
     UnknownFormat(String),
@@ -220,6 +224,12 @@ impl From<UnknownFormat> for Error {
     }
 }
 
+impl From<InvalidDialect> for Error {
+    fn from(invalid: InvalidDialect) -> Self {
+        DialectError::from(invalid).into()
+    }
+}
+
 impl Error {
     /// The kind of the error, by which the APIs choose a status.
     pub fn kind(&self) -> Kind {
@@ -230,6 +240,7 @@ impl Error {
             | Self::UploadTooLarge { .. }
             | Self::TooWideAndLong { .. } => Kind::Input,
             Self::ColumnSum(error) => error.kind(),
+            Self::Dialect(error) => error.kind(),
             Self::GroupBy(error) => error.kind(),
             Self::Statistics(error) => error.kind(),
             Self::NumStore(error) => error.kind(),
@@ -260,6 +271,7 @@ impl Error {
         match self {
             Self::Csv(error) => error.position(),
             Self::ColumnSum(error) => error.position(),
+            Self::Dialect(error) => error.position(),
             Self::Cell { part, row, column, .. } => {
                 let column = Some(ColumnPosition::Name(column));
                 Position { part: Some(*part), row: Some(*row), column, ..Position::default() }

@@ -6,6 +6,7 @@
 
 pub mod column_sum;
 pub mod csv;
+pub mod dialect;
 mod engine_error;
 pub mod foreign_file;
 pub mod group_by;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checksum::from_hex,
+    dialect::Source,
     format::Format,
     idempotency_key::IdempotencyKey,
     schema::{Column, Schema},
@@ -61,7 +62,7 @@ pub struct Receipt {
     pub rows: u64,
     /// The columns in the order of the file.
     pub columns: Vec<Column>,
-    /// The CSV file as it was uploaded.
+    /// The CSV file: as it was uploaded, or what [`Self::source`] means.
     pub csv: FileInfo,
     /// The Parquet file with the same rows.
     pub parquet: FileInfo,
@@ -77,6 +78,9 @@ pub struct Receipt {
     /// The key of the upload, if its client gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<IdempotencyKey>,
+    /// The file that was sent, if it was not stored as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Box<Source>>,
 }
 
 /// How a part's files are verified when they are read. Checksums and seeds are 16 lower-case hexadecimal digits.
@@ -195,6 +199,8 @@ pub struct Part {
     pub footer_bytes: u32,
     /// The number of columns.
     pub columns_count: u32,
+    /// Memory that [`Receipt::source`] takes when the receipt is read; 0 if there is none.
+    pub source_bytes: u32,
     /// The columns; `None` if the registry had no room for one more schema, so that they must be read from the receipt.
     pub schema: Option<Arc<Schema>>,
     /// `None` for format version 1, until the part has been verified.
@@ -216,6 +222,7 @@ impl Part {
             row_groups: receipt.row_groups,
             footer_bytes: receipt.footer_bytes,
             columns_count: u32::try_from(receipt.columns.len()).unwrap_or(u32::MAX),
+            source_bytes: receipt.source.as_ref().map_or(0, |source| source.memory_bytes()),
             schema,
         }
     }

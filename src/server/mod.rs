@@ -5,7 +5,6 @@
 use std::{
     future::Future,
     io::{self, Write},
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -99,7 +98,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     tracing::debug!(target: JOB_EVENTS, threads = limits.jobs.statistics_at_once, "statistics that run at once");
     engine.apply_file_mode(config.file_mode).await?;
     let mut shutdown = Box::pin(shutdown);
-    if !load(&engine, &config.load, &mut shutdown).await? {
+    if !load(&engine, &config, &mut shutdown).await? {
         engine.close();
         return Ok(());
     }
@@ -190,14 +189,10 @@ fn report(found: &RecoveryReport) {
 }
 
 /// Adds the files of `--load` to the table. Returns `false` if `shutdown` completed before.
-async fn load(
-    engine: &Engine,
-    files: &[PathBuf],
-    mut shutdown: impl Future<Output = ()> + Unpin,
-) -> Result<bool, Error> {
-    for file in files {
+async fn load(engine: &Engine, config: &Config, mut shutdown: impl Future<Output = ()> + Unpin) -> Result<bool, Error> {
+    for file in &config.load {
         let loaded = tokio::select! {
-            loaded = engine.load(file) => loaded,
+            loaded = engine.load(file, &config.load_dialect) => loaded,
             () = &mut shutdown => return Ok(false),
         };
         match loaded.map_err(|error| Error::Load { file: file.clone(), cause: Box::new(error) })? {

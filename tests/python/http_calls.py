@@ -8,6 +8,7 @@ import requests
 from conftest import KIB, Server, wait_until
 
 TASKS = "/api/v1/file-processing/tasks/"
+PARTS = "/api/v1/table/parts"
 ANSWER_SECONDS_MAX = 60
 CLIENT_SECONDS_MAX = 600
 UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"

@@ -8,21 +8,25 @@ import sys
 
 import requests
 from conftest import Server, clean_environment
-from http_calls import ANSWER_SECONDS_MAX, PLAYS, TASKS, check_failure, ended_task, get, start_task
+from http_calls import ANSWER_SECONDS_MAX, PARTS, PLAYS, TASKS, check_failure, ended_task, get, start_task
 from survey_oracle import QUESTIONS
 
 SEED = 20261120
 EXAMPLES = 25
 RUN_SECONDS_MAX = 600
 
-# The description cannot say that the name of a file must end with .csv, so generated calls of this path are refused
-# too. A JSON body that is too long is refused as such, whatever else is wrong with it.
+# The description cannot say that the name of a file must end with .csv, nor that a part must be CSV, so generated calls of
+# these paths are refused too. A JSON body that is too long is refused as such, whatever else is wrong with it.
 CONFIG = f"""
 [checks]
 negative_data_rejection.expected-statuses = ["4xx", "5xx"]
 
 [[operations]]
 include-path = "{TASKS}"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "{PARTS}"
 checks.positive_data_acceptance.enabled = false
 """
 
@@ -74,7 +78,7 @@ def test_the_description_names_every_path(server):
         "/api/graceful_shutdown",
     }
     expected |= {TASKS, TASKS + "{task_id}", TASKS + "{task_id}/status", TASKS + "{task_id}/download"}
-    expected |= {"/api/v1/table/parts/{part}"}
+    expected |= {PARTS, PARTS + "/{part}"}
     expected |= {"/livez", "/readyz", "/metrics"}
     assert set(description["paths"]) == expected
     assert all(

@@ -14,13 +14,15 @@ use crossbeam_utils::atomic::AtomicCell;
 use futures_util::Stream;
 use http::Extensions;
 use http_body::{Body as _, Frame};
+use tokio::sync::oneshot;
 use tonic::{Code, Status, body::Body};
 
 use super::{
     content_parser::ContentParser,
+    convert::to_dialect,
     framing::{BodyError, Framing, Mode},
 };
-use crate::limits::REQUEST_BYTES_MAX;
+use crate::{engine::DialectFrom, error::Error, limits::REQUEST_BYTES_MAX, model::dialect::Dialect};
 
 /// The length limit of a message that is decoded whole. The health and reflection services need it too: tonic alone
 /// would let each of their messages announce 4 MiB.
@@ -35,7 +37,7 @@ pub(crate) struct Content(Arc<AtomicCell<Option<Box<ContentStream>>>>);
 impl Content {
     pub(super) fn of(mode: Mode, client: Body) -> Content {
         let parser = ContentParser::new(mode);
-        let stream = ContentStream { client, parser, input: Bytes::new(), ended: false };
+        let stream = ContentStream { client, parser, input: Bytes::new(), dialect: None, ended: false };
         Content(Arc::new(AtomicCell::new(Some(Box::new(stream)))))
     }
 
@@ -55,14 +57,30 @@ pub(crate) struct ContentStream {
     parser: ContentParser,
     /// Bytes from the client that are not parsed yet.
     input: Bytes,
+    /// Learns the dialect, if the client names one.
+    dialect: Option<oneshot::Sender<Result<Dialect, Error>>>,
     ended: bool,
 }
 
 impl ContentStream {
+    /// The dialect of the content, which is known when the first piece is.
+    pub(super) fn dialect(&mut self) -> DialectFrom {
+        let (tx, rx) = oneshot::channel();
+        self.dialect = Some(tx);
+        DialectFrom::Stream(rx)
+    }
+
     /// The next piece from the client, None after its last one.
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
-            match self.parser.next(&mut self.input) {
+            let parsed = self.parser.next(&mut self.input);
+            if let Some(options) = self.parser.take_options()
+                && let Some(tx) = self.dialect.take()
+            {
+                // The receiver is gone only if the upload has ended.
+                let _receiver_gone = tx.send(to_dialect(&options));
+            }
+            match parsed {
                 Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(status_of(&error)))),
@@ -168,6 +186,8 @@ pub(super) fn status_of(error: &BodyError) -> Status {
         | BodyError::ContentWireType { .. }
         | BodyError::SecondContent
         | BodyError::ContentTooLong { .. }
+        | BodyError::LateOptions
+        | BodyError::OptionsTooLong { .. }
         | BodyError::FieldTooLong { .. }
         | BodyError::EndsInField
         | BodyError::EndsInGroup { .. }

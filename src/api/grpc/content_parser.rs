@@ -1,7 +1,9 @@
-//! Finds field 1, the content of an upload, in the messages of a request's body while it arrives.
+//! Finds field 1, the content of an upload, in the messages of a request's body while it arrives; and in the first message of
+//! a stream field 2, the options of the upload.
 //!
 //! The bytes come in pieces of any length, and the content leaves as slices of the same memory. Nothing is copied, and
-//! nothing is allocated for a length that a client announces: between two pieces only a few integers are kept.
+//! nothing is allocated for a length that a client announces: between two pieces only a few integers are kept, and options
+//! of a few KiB.
 //!
 //! Format: protobuf's encoding guide (<https://protobuf.dev/programming-guides/encoding/>).
 
@@ -9,11 +11,14 @@ use bytes::{Buf as _, Bytes};
 use prost::encoding::decode_varint;
 
 use super::framing::{BodyError, CONTENT_BYTES_MAX, Framing, GROUPS_MAX, Mode};
+use crate::limits::UPLOAD_OPTIONS_BYTES_MAX;
 
 /// Field numbers have 29 bits.
 pub(super) const FIELD_NUMBER_MAX: u64 = (1 << 29) - 1;
 /// The field that is the content: `UploadReq.csv_data`, `UploadChunk.data`.
 const CONTENT_FIELD: u32 = 1;
+/// The field that has the options: `UploadChunk.options`.
+const OPTIONS_FIELD: u32 = 2;
 /// 64 bits in groups of 7.
 const VARINT_BYTES_MAX: usize = 10;
 
@@ -26,6 +31,22 @@ pub(super) struct ContentParser {
     groups: Vec<u32>,
     /// Whether field 1 of the current message has begun.
     content_seen: bool,
+    options: Options,
+}
+
+/// The options of an upload.
+#[derive(Debug)]
+enum Options {
+    /// The messages have none: field 2 is an unknown field.
+    Unknown,
+    /// They may come now.
+    Expected,
+    /// As far as they have arrived.
+    Arriving(Vec<u8>),
+    /// All of them, until they are taken.
+    Complete(Vec<u8>),
+    /// They may not come any more.
+    Late,
 }
 
 /// The element of a message that its next byte belongs to.
@@ -47,6 +68,10 @@ enum Field {
     Content {
         left: u32,
     },
+    /// The bytes of field 2 of a stream.
+    Options {
+        left: u32,
+    },
 }
 
 impl ContentParser {
@@ -56,6 +81,19 @@ impl ContentParser {
             field: Field::Key(Varint::default()),
             groups: Vec::new(),
             content_seen: false,
+            options: if mode == Mode::Stream { Options::Expected } else { Options::Unknown },
+        }
+    }
+
+    /// The options, once they have arrived. They come before the first slice, if at all.
+    pub(super) fn take_options(&mut self) -> Option<Vec<u8>> {
+        match &mut self.options {
+            Options::Complete(options) => {
+                let options = std::mem::take(options);
+                self.options = Options::Late;
+                Some(options)
+            }
+            Options::Unknown | Options::Expected | Options::Arriving(_) | Options::Late => None,
         }
     }
 
@@ -96,6 +134,11 @@ impl ContentParser {
                     let taken = self.framing.take(bytes.len());
                     self.field = Field::content(*left - taken);
                     slice = Some(bytes);
+                }
+                Field::Options { left } => {
+                    let bytes = input.split_to(input.len().min(*left as usize));
+                    let left = *left - self.framing.take(bytes.len());
+                    self.field = self.continue_options(&bytes, left);
                 }
             }
             if self.framing.message_left() == 0 {
@@ -153,6 +196,9 @@ impl ContentParser {
         let Some(fits) = u32::try_from(length).ok().filter(|length| *length <= left) else {
             return Err(BodyError::FieldTooLong { field, length, left });
         };
+        if field == OPTIONS_FIELD && self.groups.is_empty() && !matches!(self.options, Options::Unknown) {
+            return self.begin_options(fits);
+        }
         if field != CONTENT_FIELD || !self.groups.is_empty() {
             return Ok(Field::skip(fits));
         }
@@ -163,7 +209,36 @@ impl ContentParser {
             return Err(BodyError::SecondContent);
         }
         self.content_seen = true;
+        self.expect_no_options();
         Ok(Field::content(fits))
+    }
+
+    fn begin_options(&mut self, length: u32) -> Result<Field, BodyError> {
+        if !matches!(self.options, Options::Expected) {
+            return Err(BodyError::LateOptions);
+        }
+        if length as usize > UPLOAD_OPTIONS_BYTES_MAX {
+            return Err(BodyError::OptionsTooLong { length: length.into() });
+        }
+        self.options = Options::Arriving(Vec::new());
+        Ok(self.continue_options(&[], length))
+    }
+
+    /// Keeps bytes of the options. Returns what comes next, if `left` bytes are still to come.
+    fn continue_options(&mut self, bytes: &[u8], left: u32) -> Field {
+        if let Options::Arriving(options) = &mut self.options {
+            options.extend_from_slice(bytes);
+            if left == 0 {
+                self.options = Options::Complete(std::mem::take(options));
+            }
+        }
+        if left == 0 { Field::Key(Varint::default()) } else { Field::Options { left } }
+    }
+
+    fn expect_no_options(&mut self) {
+        if matches!(self.options, Options::Expected) {
+            self.options = Options::Late;
+        }
     }
 
     fn end_message(&mut self) -> Result<(), BodyError> {
@@ -175,6 +250,7 @@ impl ContentParser {
             return Err(BodyError::EndsInGroup { field });
         }
         self.content_seen = false;
+        self.expect_no_options();
         Ok(())
     }
 }

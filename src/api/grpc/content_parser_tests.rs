@@ -306,3 +306,55 @@ fn spoil(random: &mut fastrand::Rng, payload: &mut Vec<u8>) {
         _ => payload[at] ^= 0x80,
     }
 }
+
+/// The options in a body of a stream, and how the body ends, which do not depend on where it is cut.
+fn options_of(body: &[u8]) -> (Option<Vec<u8>>, Vec<u8>, Result<(), BodyError>) {
+    let parse = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut parser, mut options, mut content) = (ContentParser::new(Mode::Stream), None, Vec::new());
+        for piece in pieces {
+            let mut input = Bytes::copy_from_slice(piece);
+            loop {
+                let parsed = parser.next(&mut input);
+                if let Some(found) = parser.take_options() {
+                    assert!(content.is_empty() && options.is_none(), "options come first, and once");
+                    options = Some(found);
+                }
+                match parsed {
+                    Ok(Some(slice)) => content.extend_from_slice(&slice),
+                    Ok(None) => break,
+                    Err(error) => return (options, content, Err(error)),
+                }
+            }
+        }
+        (options, content, parser.finish())
+    };
+    let whole = parse(&mut std::iter::once(body));
+    assert_eq!(parse(&mut body.chunks(1)), whole, "{body:?}");
+    whole
+}
+
+#[test]
+fn options_come_in_the_first_message_before_its_content() {
+    let options = b"\x12\x03\x0a\x01;";
+    for (body, content) in [
+        (messages(&[options, b"\x0a\x01a"]), &b"a"[..]),
+        (message(b"\x12\x03\x0a\x01;\x0a\x01a"), b"a"),
+        (messages(&[b"", options]), b""), // an empty message is no message with data
+    ] {
+        assert_eq!(options_of(&body), (Some(b"\x0a\x01;".to_vec()), content.to_vec(), Ok(())), "{body:?}");
+    }
+    assert_eq!(options_of(&message(b"\x12\x00\x0a\x01a")), (Some(Vec::new()), b"a".to_vec(), Ok(())));
+    for body in [
+        message(b"\x0a\x01a\x12\x03\x0a\x01;"),
+        messages(&[b"\x0a\x01a", options]),
+        messages(&[options, options]),
+        message(b"\x12\x00\x12\x00"),
+    ] {
+        assert_eq!(options_of(&body).2, Err(LateOptions), "{body:?}");
+    }
+    let long = [vec![0x12], varint(4097), vec![0; 4097]].concat();
+    assert_eq!(options_of(&message(&long)).2, Err(OptionsTooLong { length: 4097 }));
+    // Elsewhere field 2 is unknown: with another wire type, and in a group.
+    assert_eq!(options_of(&message(b"\x10\x01\x0a\x01a")), (None, b"a".to_vec(), Ok(())));
+    assert_eq!(options_of(&message(b"\x1b\x12\x01x\x1c\x0a\x01a")), (None, b"a".to_vec(), Ok(())));
+}

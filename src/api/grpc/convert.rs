@@ -1,5 +1,6 @@
 //! Conversions between the engine's types and those of protobuf and gRPC. Nothing else in this folder converts.
 
+use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     },
     error::{Error, Kind},
     model::{
+        dialect::{Dialect, NullTexts, Source},
         part::{FileInfo, PartId, Receipt},
         schema::{Column, ColumnType},
     },
@@ -78,7 +80,37 @@ pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {
         parquet: Some(to_file(receipt.parquet)),
         uploaded_at: receipt.uploaded_at,
         replayed: false,
+        source: receipt.source.map(|source| to_source(*source)),
     }
+}
+
+fn to_source(source: Source) -> tally::Source {
+    let Source { delimiter, encoding, null, trim, drop_trailing_empty, decompress, bytes, xxh3 } = source;
+    let options = tally::UploadOptions {
+        delimiter: delimiter.unwrap_or_default(),
+        encoding: encoding.unwrap_or_default(),
+        null,
+        trim,
+        drop_trailing_empty,
+        decompress: decompress.unwrap_or_default(),
+    };
+    tally::Source { options: Some(options), file: Some(tally::File { bytes, xxh3 }) }
+}
+
+/// The dialect that the options of an upload describe. `message`: of `UploadOptions`.
+pub(super) fn to_dialect(message: &[u8]) -> Result<Dialect, Error> {
+    let options =
+        tally::UploadOptions::decode(message).map_err(|error| Error::Malformed(format!("options: {error}")))?;
+    let tally::UploadOptions { delimiter, encoding, null, trim, drop_trailing_empty, decompress } = options;
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    Ok(Dialect {
+        delimiter: given(delimiter).map(|text| text.parse()).transpose()?,
+        encoding: given(encoding).map(|text| text.parse()).transpose()?,
+        null: NullTexts::new(null)?,
+        trim,
+        drop_trailing_empty,
+        decompress: given(decompress).map(|text| text.parse()).transpose()?,
+    })
 }
 
 pub(super) fn to_table_column(column: TableColumn, table_parts: u64) -> tally::TableColumn {

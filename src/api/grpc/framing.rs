@@ -8,6 +8,8 @@
 use bytes::{Buf, Bytes};
 use thiserror::Error;
 
+use crate::limits::UPLOAD_OPTIONS_BYTES_MAX;
+
 /// How many messages a request consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -44,6 +46,10 @@ pub(crate) enum BodyError {
     SecondContent,
     #[error("field 1 is {length} bytes long, at most {CONTENT_BYTES_MAX} fit in one message")]
     ContentTooLong { length: u64 },
+    #[error("field 2, the options, comes in the first message, once and before field 1")]
+    LateOptions,
+    #[error("field 2, the options, is {length} bytes long, at most {UPLOAD_OPTIONS_BYTES_MAX} are allowed")]
+    OptionsTooLong { length: u64 },
     #[error("the message is longer than {bytes_max} bytes")]
     MessageTooLong { bytes_max: u32 },
     #[error("field {field} is {length} bytes long, its message has only {left} more")]

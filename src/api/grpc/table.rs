@@ -9,7 +9,7 @@ use super::{
     upload::{answer, upload},
 };
 use crate::{
-    engine::{ColumnSum, Engine, Read},
+    engine::{ColumnSum, DialectFrom, Engine, Read},
     error::{Error, logged::Logged, quoted::Quoted},
     limits::REQUEST_BYTES_MAX,
     model::format::Format,
@@ -27,7 +27,8 @@ impl Table for TableService {
     /// The message is empty: `upload_layer` passes its content in the request's extensions.
     async fn upload(&self, request: Request<UploadReq>) -> Result<Response<UploadResp>, Status> {
         let extensions = request.extensions();
-        let result = upload(&self.0, extensions, Content::take(extensions)?, "Table/Upload").await;
+        let result =
+            upload(&self.0, extensions, Content::take(extensions)?, DialectFrom::Call(None), "Table/Upload").await;
         let replayed = result.as_ref().is_ok_and(|uploaded| uploaded.replayed);
         let reply = to_reply(result, |_| UploadResp { error: String::new() }, |error| UploadResp { error })?;
         Ok(answer(reply, replayed))

@@ -46,7 +46,9 @@ impl Tally for TallyService {
 
     async fn upload(&self, request: Request<Streaming<UploadChunk>>) -> Result<Response<Receipt>, Status> {
         let extensions = request.extensions();
-        let result = upload(&self.0, extensions, Content::take(extensions)?, "Tally/Upload").await;
+        let mut content = Content::take(extensions)?;
+        let dialect = content.dialect();
+        let result = upload(&self.0, extensions, content, dialect, "Tally/Upload").await;
         let Uploaded { receipt, replayed } = result.map_err(|error| to_status(&error))?;
         Ok(answer(Receipt { replayed, ..to_receipt(receipt) }, replayed))
     }

@@ -9,7 +9,7 @@ use crate::{
         caller::Caller,
         idempotency::{REPLAYED_HEADER, RequestKey},
     },
-    engine::{Engine, Uploaded},
+    engine::{DialectFrom, Engine, UploadFrom, Uploaded},
     error::{Error, logged::Logged},
 };
 
@@ -27,12 +27,14 @@ pub(super) async fn upload(
     engine: &Engine,
     request: &Extensions,
     content: ContentStream,
+    dialect: DialectFrom,
     call: &'static str,
 ) -> Result<Uploaded, Error> {
     let log = CallLog::start(call, request);
     let Caller { origin, .. } = Caller::of(request);
     let body = content.map_err(|status| from_status(&status));
-    let result = async { engine.upload_from(origin, RequestKey::of(request)?, body).await }.await;
+    let result =
+        async { engine.upload_from(UploadFrom { origin, key: RequestKey::of(request)?, dialect }, body).await }.await;
     let (peer, duration_ms) = (log.peer(), log.end());
     match &result {
         Ok(Uploaded { receipt, replayed: true }) => {

@@ -80,12 +80,34 @@ impl FileForm {
     pub(super) async fn file(&mut self) -> Result<(Grouping, FileStream), TaskError> {
         let form = self.form.as_mut().ok_or_else(no_file)?;
         let (grouping, file) = find_file(form).await?;
+        Ok((grouping, self.lend(file, after_file)?))
+    }
+
+    /// The content of the file, whatever its name, as it arrives.
+    ///
+    /// Errors: the form has no file, or anything else.
+    pub(super) async fn only_file(&mut self) -> Result<FileStream, TaskError> {
+        let form = self.form.as_mut().ok_or_else(no_file)?;
+        let field = form.next_field().await.map_err(form_error)?.ok_or_else(no_file)?;
+        match file_name(&field) {
+            Some(name) if name.is_empty() => return Err(no_file_selected()),
+            Some(_any_name) => check_encoding(&field)?,
+            None => return Err(TaskError::bad_file(other_field(&field).unwrap_or_default())),
+        }
+        self.lend(field, other_field)
+    }
+
+    fn lend(
+        &mut self,
+        file: Field<'static>,
+        refuse: fn(&Field<'_>) -> Option<String>,
+    ) -> Result<FileStream, TaskError> {
         let form = self.form.take().ok_or_else(no_file)?;
         let (tx, rx) = oneshot::channel();
         self.lent = Some(rx);
         let bytes_left = self.bounds.left.swap(u64::MAX, Ordering::Relaxed); // the engine bounds the file
         let bounds = Arc::clone(&self.bounds);
-        Ok((grouping, FileStream { file: Some(file), form: Some((form, tx)), bounds, bytes_left }))
+        Ok(FileStream { file: Some(file), form: Some((form, tx)), refuse, bounds, bytes_left })
     }
 
     /// Reads and drops the rest of the form, so that the client gets to read the answer. [`Pieces`] keeps the rest from the
@@ -113,14 +135,19 @@ async fn find_file(form: &mut Multipart<'static>) -> Result<(Grouping, Field<'st
         if let Some(name) = Grouping::field_name(field.name()) {
             grouping.set(name, text_of(name, field).await?)?;
         } else if let Some(name) = file_name(&field) {
-            if let Some(encoding) = unsupported_encoding(field.headers()) {
-                return Err(TaskError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "file", encoding));
-            }
+            check_encoding(&field)?;
             check_name(&name)?;
             return Ok((grouping, field));
         }
     }
     Err(no_file())
+}
+
+fn check_encoding(file: &Field<'_>) -> Result<(), TaskError> {
+    match unsupported_encoding(file.headers()) {
+        Some(encoding) => Err(TaskError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "file", encoding)),
+        None => Ok(()),
+    }
 }
 
 /// The file name of the field `file`, as `filename*` (RFC 8187) or `filename` has it; `None` for any other field.
@@ -173,6 +200,8 @@ pub(super) struct FileStream {
     file: Option<Field<'static>>,
     /// Goes back to the [`FileForm`] when this is dropped.
     form: Option<(Multipart<'static>, oneshot::Sender<Multipart<'static>>)>,
+    /// Why a field must not come after the file, if it must not.
+    refuse: fn(&Field<'_>) -> Option<String>,
     bounds: Arc<Bounds>,
     /// Bytes of the form that may still come after the file.
     bytes_left: u64,
@@ -194,7 +223,7 @@ impl Stream for FileStream {
         loop {
             let refused = match ready!(form.poll_next_field(context)) {
                 Ok(None) => return Poll::Ready(None),
-                Ok(Some(field)) => after_file(&field).map(Error::Malformed),
+                Ok(Some(field)) => (this.refuse)(&field).map(Error::Malformed),
                 Err(error) => Some(form_error(error)),
             };
             if let Some(refused) = refused {
@@ -216,10 +245,25 @@ impl Drop for FileStream {
 /// Why a field must not come after the file.
 fn after_file(field: &Field<'_>) -> Option<String> {
     if file_name(field).is_some() {
-        return Some("the form has a second file: send each file in a request of its own".to_owned());
+        return Some(SECOND_FILE.to_owned());
     }
     let name = Grouping::field_name(field.name())?;
     Some(format!("the form has {name} after the file: send it before the file, or as a query parameter"))
+}
+
+const SECOND_FILE: &str = "the form has a second file: send each file in a request of its own";
+
+/// Why a field must not be beside a file that becomes a part.
+fn other_field(field: &Field<'_>) -> Option<String> {
+    if file_name(field).is_some() {
+        return Some(SECOND_FILE.to_owned());
+    }
+    let name = Quoted(field.name().unwrap_or_default()).to_string();
+    Some(format!("the form has a field {name} that is not the file: options are query parameters"))
+}
+
+fn no_file_selected() -> TaskError {
+    TaskError::bad_file("No file selected")
 }
 
 fn no_file() -> TaskError {
@@ -228,7 +272,7 @@ fn no_file() -> TaskError {
 
 fn check_name(name: &str) -> Result<(), TaskError> {
     if name.is_empty() {
-        return Err(TaskError::bad_file("No file selected"));
+        return Err(no_file_selected());
     }
     match name.rsplit_once('.') {
         Some((_, extension)) if extension.eq_ignore_ascii_case("csv") => Ok(()),

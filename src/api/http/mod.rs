@@ -3,7 +3,7 @@
 //!
 //! `router` has all routes and what each call passes: `access_log`, `access`, then `long_calls`. The handlers are in
 //! `statistics`, `tasks`, `parts` and `probes`. They read bodies with `json_body` and `file_form`, send results with `download`, and
-//! convert with `statistics_json`, `tasks_json` and `errors`. All of them share one [`surface::Surface`].
+//! convert with `statistics_json`, `tasks_json`, `parts_json` and `errors`. All of them share one [`surface::Surface`].
 
 pub(crate) mod access;
 pub(crate) mod access_log;
@@ -14,7 +14,9 @@ mod file_form;
 mod json_body;
 mod long_calls;
 mod openapi;
+mod part_upload;
 mod parts;
+mod parts_json;
 pub(crate) mod paths;
 mod probes;
 pub(crate) mod router;

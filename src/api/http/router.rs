@@ -3,18 +3,26 @@
 use axum::{Router, extract::Request, http::StatusCode, middleware::from_fn_with_state, response::Response};
 use tower::util::option_layer;
 
-use super::{access, access_log, errors, long_calls, openapi, parts, probes, statistics, surface::Surface, tasks};
+use super::{
+    access, access_log, errors, long_calls, openapi, part_upload, parts, probes, statistics, surface::Surface, tasks,
+};
 
 /// All routes.
 pub(crate) fn router(surface: Surface) -> Router {
-    openapi::with_docs(statistics::routes().merge(tasks::routes()).merge(parts::routes()).merge(probes::routes()))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(surface.clone(), long_calls::long_answers))
-        .layer(option_layer(access::cors(&surface.access)))
-        .layer(from_fn_with_state(surface.access.clone(), access::check))
-        .layer(from_fn_with_state(surface.clone(), access_log::log))
-        .with_state(surface)
+    openapi::with_docs(
+        statistics::routes()
+            .merge(tasks::routes())
+            .merge(part_upload::routes())
+            .merge(parts::routes())
+            .merge(probes::routes()),
+    )
+    .fallback(no_such_path)
+    .method_not_allowed_fallback(no_such_method)
+    .layer(from_fn_with_state(surface.clone(), long_calls::long_answers))
+    .layer(option_layer(access::cors(&surface.access)))
+    .layer(from_fn_with_state(surface.access.clone(), access::check))
+    .layer(from_fn_with_state(surface.clone(), access_log::log))
+    .with_state(surface)
 }
 
 /// The probes alone.

@@ -1,6 +1,7 @@
 //! `tally upload`: sends files to the server, several at the same time, with a few blocks of each in memory.
 
 mod blocks;
+mod dialect;
 pub(super) mod progress;
 
 use std::{
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use self::{
     blocks::{Buffers, Upload, is_stdin},
+    dialect::DialectArgs,
     progress::Progress,
 };
 use super::{
@@ -43,7 +45,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// Upload CSV files; each becomes one part of the table
 ///
-/// A file is CSV as in RFC 4180, in UTF-8, with a header row. It is sent in messages of up to
+/// A file is CSV as in RFC 4180, in UTF-8, with a header row; options say what is different. It is sent in messages of up to
 /// 252 KiB and never held in memory as a whole. When a file's line is printed, the server has
 /// stored it. If the server refuses a file, it keeps nothing of that file, the other files are
 /// still uploaded, and the exit code is 1.
@@ -57,7 +59,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
     after_help = "Examples:\n  \
         tally upload inputs/*.csv\n  \
         tally upload --parallel 8 --server tally.internal:5440 day-*.csv\n  \
-        zcat big.csv.gz | tally upload -\n  \
+        tally upload --decompress name *.csv.gz\n  \
+        tally upload --delimiter \";\" --encoding windows-1252 --null NA export.csv\n  \
         tally upload --json a.csv      {\"file\":\"a.csv\",\"part\":1,\"rows\":2,...} or {\"file\":...,\"error\":...}"
 )]
 pub struct UploadArgs {
@@ -74,6 +77,10 @@ pub struct UploadArgs {
     #[arg(long, value_name = "N", env = "TALLY_RETRIES", hide_env_values = true, default_value_t = 6,
           value_parser = value_parser!(u8).range(0..=20))]
     pub retries: u8,
+
+    /// In which way the files differ from plain CSV.
+    #[command(flatten)]
+    pub dialect: DialectArgs,
 
     /// Where and how to send.
     #[command(flatten)]
@@ -106,9 +113,13 @@ impl<'a> FileJson<'a> {
 }
 
 pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
-    let UploadArgs { files, parallel, retries, client: ClientArgs { server, json } } = args;
+    let UploadArgs { files, parallel, retries, dialect, client: ClientArgs { server, json } } = args;
     if files.iter().filter(|file| is_stdin(file)).count() > 1 {
         print_error("standard input (-) can be uploaded only once");
+        return Ok(ExitCode::from(2));
+    }
+    if let Err(invalid) = dialect.check() {
+        print_error(invalid);
         return Ok(ExitCode::from(2));
     }
 
@@ -130,7 +141,8 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
             && let Some(file) = files.next()
             && let Some(channel) = channels.pop_front()
         {
-            running.push(upload(channel, &server, file, retries, &buffers, &progress));
+            let options = dialect.message(&file);
+            running.push(upload(channel, &server, file, options, retries, &buffers, &progress));
         }
         let Some((file, channel, outcome)) = running.next().await else {
             break;
@@ -170,6 +182,7 @@ async fn upload(
     channel: Channel,
     server: &ServerAddr,
     file: PathBuf,
+    options: Option<Bytes>,
     retries: u8,
     buffers: &Buffers,
     progress: &Progress,
@@ -183,7 +196,7 @@ async fn upload(
         };
         let is_pipe = upload.bytes.is_none();
         let bar = progress.start(&file, upload.bytes);
-        let sent = send(channel.clone(), server, upload, &key, bar.clone()).await;
+        let sent = send(channel.clone(), server, options.clone(), upload, &key, bar.clone()).await;
         progress.finish(&bar);
         match sent {
             Err(Unsent::Broken(failure)) if is_pipe => break Err(Failure::NotSentAgain(Box::new(failure))),
@@ -213,18 +226,22 @@ enum Unsent {
     Failed(Failure),
 }
 
+/// `options`: the message that goes first, if the file is not plain CSV.
 async fn send(
     channel: Channel,
     server: &ServerAddr,
+    options: Option<Bytes>,
     upload: Upload,
     key: &str,
     bar: ProgressBar,
 ) -> Result<Receipt, Unsent> {
+    let has_options = options.is_some();
     let Upload { blocks, read_error, .. } = upload;
-    let frames = blocks.map(move |block| {
+    let blocks = blocks.map(move |block| {
         bar.inc(block.data_bytes as u64);
-        Ok::<_, Status>(Frame::data(block.message))
+        block.message
     });
+    let frames = stream::iter(options).chain(blocks).map(|message| Ok::<_, Status>(Frame::data(message)));
     // tonic would copy each block into its message. So tonic gets a call without messages, and its empty body is replaced
     // with ours.
     let mut body = Some(Body::new(StreamBody::new(frames)));
@@ -238,13 +255,27 @@ async fn send(
     let key = MetadataValue::try_from(key).map_err(|error| Unsent::Failed(Failure::Internal(error.to_string())))?;
     request.metadata_mut().insert("idempotency-key", key);
     tokio::select! {
-        answer = tally.upload(request) => answer.map(tonic::Response::into_inner).map_err(|status| {
-            let failure = call_failure(server, &status);
-            if is_worth_repeating(&status) { Unsent::Broken(failure) } else { Unsent::Failed(failure) }
-        }),
+        answer = tally.upload(request) => {
+            let receipt = answer.map_err(|status| {
+                let failure = call_failure(server, &status);
+                if is_worth_repeating(&status) { Unsent::Broken(failure) } else { Unsent::Failed(failure) }
+            })?;
+            check_source(receipt.into_inner(), has_options).map_err(Unsent::Failed)
+        }
         // The call is dropped: this resets its stream, and the server keeps nothing.
         Ok(error) = read_error => Err(Unsent::Failed(Failure::Input(error))),
     }
+}
+
+/// Errors: the server does not know options.
+fn check_source(receipt: Receipt, has_options: bool) -> Result<Receipt, Failure> {
+    if has_options && receipt.source.is_none() {
+        let part = receipt.part;
+        return Err(Failure::WrongAnswer(format!(
+            "the server is too old for the options of this upload, and stored the file as it is: part {part}"
+        )));
+    }
+    Ok(receipt)
 }
 
 /// A body that ends with an error, so that the server cannot take it for a whole file.

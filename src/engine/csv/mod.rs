@@ -1,6 +1,7 @@
 //! CSV: bytes to rows and back, the header, column types, and byte ranges of a file that are read in parallel. Nothing here
 //! knows what the rows are used for.
 
+pub mod dialect;
 pub mod file_scan;
 pub mod header;
 pub mod infer;

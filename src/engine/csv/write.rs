@@ -9,20 +9,30 @@ pub fn write_cells<'a>(text: &mut Vec<u8>, cells: impl Iterator<Item = &'a [u8]>
         if index > 0 {
             text.push(b',');
         }
-        let quoted =
-            cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) || cell.starts_with(b"\xef\xbb\xbf");
-        if !quoted {
-            text.extend_from_slice(cell);
-            continue;
+        write_cell(text, cell);
+    }
+}
+
+/// Appends a cell, quoted where RFC 4180 needs it.
+pub(super) fn write_cell(text: &mut Vec<u8>, cell: &[u8]) {
+    let quoted =
+        cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) || cell.starts_with(b"\xef\xbb\xbf");
+    if !quoted {
+        text.extend_from_slice(cell);
+        return;
+    }
+    text.push(b'"');
+    write_in_quotes(text, cell);
+    text.push(b'"');
+}
+
+/// Appends a piece of a cell that is in quotes.
+pub(super) fn write_in_quotes(text: &mut Vec<u8>, piece: &[u8]) {
+    for piece in piece.split_inclusive(|&byte| byte == b'"') {
+        text.extend_from_slice(piece);
+        if piece.ends_with(b"\"") {
+            text.push(b'"');
         }
-        text.push(b'"');
-        for piece in cell.split_inclusive(|&byte| byte == b'"') {
-            text.extend_from_slice(piece);
-            if piece.ends_with(b"\"") {
-                text.push(b'"');
-            }
-        }
-        text.push(b'"');
     }
 }
 

@@ -1,20 +1,26 @@
 //! Cuts the stream of an upload into blocks for the workers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout_at},
+    time::{Instant, error::Elapsed, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::{runtime::context::Context, runtime::transfers::Paced},
+    engine::{
+        runtime::{context::Context, transfers::Paced},
+        state::transfers::Pace,
+    },
     error::Error,
     limits::{DRAFT_BUFFER_BYTES, RECEIVE_BLOCK_BYTES},
 };
@@ -53,7 +59,7 @@ impl TargetSize {
 pub(crate) struct Incoming<'a, S> {
     pub(super) context: &'a Arc<Context>,
     pub(super) cancel: &'a CancellationToken,
-    body: Paced<S>,
+    body: Body<'a, S>,
     /// Received bytes that are not in a block yet.
     rest: Bytes,
     /// Bytes of all blocks that were read.
@@ -62,7 +68,53 @@ pub(crate) struct Incoming<'a, S> {
 
 impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
     pub(crate) fn new(context: &'a Arc<Context>, cancel: &'a CancellationToken, body: Paced<S>) -> Self {
-        Self { context, cancel, body, rest: Bytes::new(), bytes: 0 }
+        Self { context, cancel, body: Body::Client(body), rest: Bytes::new(), bytes: 0 }
+    }
+
+    /// Reads blocks of the CSV that a client's stream is rewritten to. `pace`: that of the client, while it sends.
+    pub(super) fn rewritten(
+        context: &'a Arc<Context>,
+        cancel: &'a CancellationToken,
+        csv: CsvPieces<'a>,
+        pace: Option<Arc<Pace>>,
+    ) -> Self {
+        Self { context, cancel, body: Body::Rewritten { csv, pace }, rest: Bytes::new(), bytes: 0 }
+    }
+
+    /// The pace of the client.
+    pub(super) fn pace(&self) -> Option<Arc<Pace>> {
+        match &self.body {
+            Body::Client(body) => Some(body.pace()),
+            Body::Rewritten { pace, .. } => pace.clone(),
+        }
+    }
+
+    /// Waits until the client has sent something, or has ended the stream. No other byte has been read.
+    pub(super) async fn wait_for_first(&mut self) -> Result<(), Error> {
+        let idle_deadline = Instant::now() + self.context.limits.upload_idle_max;
+        let next = tokio::select! {
+            () = self.cancel.cancelled() => return Err(Error::Cancelled),
+            next = self.body.next(idle_deadline) => next,
+        };
+        self.receive(next).map(|_is_at_end| ())
+    }
+
+    /// Keeps the next piece of the stream. Returns false at its end.
+    fn receive(&mut self, next: Result<Option<Result<Bytes, Error>>, Elapsed>) -> Result<bool, Error> {
+        match next {
+            Ok(Some(bytes)) => {
+                self.rest = bytes?;
+                if matches!(self.body, Body::Client(_)) {
+                    self.context.received_bytes.fetch_add(self.rest.len() as u64, Ordering::Relaxed);
+                }
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(_elapsed) => {
+                let seconds = self.context.limits.upload_idle_max.as_secs();
+                Err(Error::Aborted(format!("no data arrived for {seconds} s")))
+            }
+        }
     }
 
     /// Reads the first block.
@@ -98,26 +150,47 @@ impl<'a, S: Stream<Item = Result<Bytes, Error>> + Unpin> Incoming<'a, S> {
                 return Err(Error::UploadTooLarge { bytes_max: limits.upload_bytes_max });
             }
             if block.len() >= target.bytes() {
-                self.body.stops_waiting(); // it may have been polled before the target was lowered
+                self.body.stops_waiting(); // the client; it may have been polled before the target was lowered
                 return Ok(Block { bytes: block, at_end: false });
             }
             let next = tokio::select! {
                 () = self.cancel.cancelled() => return Err(Error::Cancelled),
                 () = target.lowered.notified() => continue,
-                next = timeout_at(idle_deadline, self.body.next()) => next,
+                next = self.body.next(idle_deadline) => next,
             };
-            match next {
-                Ok(Some(bytes)) => {
-                    self.rest = bytes?;
-                    self.context.received_bytes.fetch_add(self.rest.len() as u64, Ordering::Relaxed);
-                    idle_deadline = Instant::now() + limits.upload_idle_max;
-                }
-                Ok(None) => return Ok(Block { bytes: block, at_end: true }),
-                Err(_elapsed) => {
-                    let seconds = limits.upload_idle_max.as_secs();
-                    return Err(Error::Aborted(format!("no data arrived for {seconds} s")));
-                }
+            if !self.receive(next)? {
+                return Ok(Block { bytes: block, at_end: true });
             }
+            idle_deadline = Instant::now() + limits.upload_idle_max;
+        }
+    }
+}
+
+/// Pieces of CSV that a client's stream is rewritten to. It reads the client's stream, or a draft with its content.
+pub(super) type CsvPieces<'a> = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send + 'a>>;
+
+/// Where the bytes of an upload come from.
+enum Body<'a, S> {
+    /// From its client, as they are stored.
+    Client(Paced<S>),
+    /// Rewritten from another dialect.
+    Rewritten { csv: CsvPieces<'a>, pace: Option<Arc<Pace>> },
+}
+
+impl<S: Stream<Item = Result<Bytes, Error>> + Unpin> Body<'_, S> {
+    /// The next piece. Errors: the client sends nothing until `idle_deadline`. What is rewritten has checked that itself.
+    async fn next(&mut self, idle_deadline: Instant) -> Result<Option<Result<Bytes, Error>>, Elapsed> {
+        match self {
+            Self::Client(body) => timeout_at(idle_deadline, body.next()).await,
+            Self::Rewritten { csv, .. } => Ok(csv.next().await),
+        }
+    }
+
+    /// Notes that the server does not wait for the client until the next piece is asked for.
+    fn stops_waiting(&self) {
+        match self {
+            Self::Client(body) => body.stops_waiting(),
+            Self::Rewritten { pace, .. } => pace.iter().for_each(|pace| pace.stops_waiting()),
         }
     }
 }

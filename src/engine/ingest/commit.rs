@@ -16,6 +16,7 @@ use crate::{
     error::Error,
     model::{
         checksum::to_hex,
+        dialect::Source,
         idempotency_key::IdempotencyKey,
         part::{FORMAT_VERSION, Part, PartId, Receipt, ReceiptChecks},
         schema::Schema,
@@ -90,9 +91,10 @@ pub(super) fn stage(
     csv: Draft,
     converted: Converted,
     key: Option<IdempotencyKey>,
+    source: Option<Box<Source>>,
 ) -> Result<StagedPart, Error> {
     let reservation = PartReservation::reserve(state)?;
-    let receipt = receipt_of(reservation.part, &csv, &converted, key);
+    let receipt = Receipt { source, ..receipt_of(reservation.part, &csv, &converted, key) };
     let staged = store.prepare_part(csv, converted.parquet.draft, &receipt)?;
     let files = if store.is_synced() {
         Some(staged)
@@ -122,6 +124,7 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted, key: Option<Idem
             chunks_in_sums: false,
         }),
         idempotency_key: key,
+        source: None,
     }
 }
 

@@ -4,17 +4,25 @@ use std::{hash::Hasher, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use tokio_util::sync::CancellationToken;
 use twox_hash::XxHash3_64;
 
+use super::{
+    blocks::{Incoming, TargetSize},
+    rewrite::{DialectFrom, as_csv},
+};
 use crate::{
     engine::{
-        runtime::context::Context,
-        state::Lane,
+        runtime::{context::Context, transfers::Paced},
+        state::{Lane, transfers::Pace},
         storage::{draft::checksum_text, reader::Reader},
     },
     error::Error,
     limits::RECEIVE_BLOCK_BYTES,
-    model::part::{Part, PartId},
+    model::{
+        dialect::Dialect,
+        part::{FileInfo, Part, PartId},
+    },
 };
 
 /// What became of a file that was to be loaded.
@@ -35,18 +43,26 @@ pub(crate) async fn open(context: &Context, path: &Path) -> Result<Reader, Error
     context.on_worker(Lane::Upload, move |_store| Reader::open(&path)).await
 }
 
-/// Looks for a part with the same bytes as the file. If a part in quarantine or a removed one has them, the file must not be
-/// uploaded: once that part is restored, its rows would be counted twice.
-pub(crate) async fn find(context: &Context, file: &Reader) -> Result<Option<Loaded>, Error> {
+/// Looks for a part with the same CSV as the file, which for a file of another dialect is what it is rewritten to. If a part in
+/// quarantine or a removed one has it, the file must not be uploaded: once that part is restored, its rows would be counted twice.
+pub(crate) async fn find(context: &Arc<Context>, file: &Reader, dialect: &Dialect) -> Result<Option<Loaded>, Error> {
+    let rewritten = match dialect.clone().unless_plain() {
+        Some(dialect) => Some(rewritten_info(context, file, &dialect).await?),
+        None => None,
+    };
+    let bytes = rewritten.as_ref().map_or(file.bytes(), |csv| csv.bytes);
     let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().clone()));
-    let mut same_size = parts.values().filter(|part| part.csv_bytes == file.bytes()).peekable();
-    let of_this_size = |part: &Part| part.csv_bytes == file.bytes();
+    let of_this_size = |part: &Part| part.csv_bytes == bytes;
+    let mut same_size = parts.values().filter(|part| of_this_size(part)).peekable();
     let next_removed = |after| context.state.with(|state| state.parts.removed().next(after, of_this_size));
     let mut removed = next_removed(None);
     if same_size.peek().is_none() && removed.is_none() && missing.count() == 0 {
         return Ok(None);
     }
-    let checksum = checksum(context, file).await?;
+    let checksum = match rewritten {
+        Some(csv) => csv.xxh3,
+        None => checksum(context, file).await?,
+    };
     for part in same_size {
         let of = Arc::clone(part);
         let receipt = context.on_worker(Lane::Upload, move |store| store.receipt_of(&of)).await?;
@@ -84,6 +100,24 @@ pub(crate) fn blocks_of(
         let next = offset + block.len() as u64;
         Ok(if block.is_empty() { None } else { Some((Bytes::from(block), (workers, file, next))) })
     }))
+}
+
+/// Size and checksum of the CSV that a file is rewritten to. Nothing is stored.
+async fn rewritten_info(context: &Arc<Context>, file: &Reader, dialect: &Dialect) -> Result<FileInfo, Error> {
+    let cancel = CancellationToken::new();
+    let pace = Arc::new(Pace::new(cancel.clone()));
+    let body = Paced::new(blocks_of(context, file.clone()), pace, context.limits.upload_idle_max);
+    let incoming = Incoming::new(context, &cancel, body);
+    let (mut csv, _original) = as_csv(incoming, DialectFrom::Call(Some(dialect.clone()))).await?;
+    let (mut hash, mut bytes) = (Box::new(XxHash3_64::new()), 0);
+    loop {
+        let block = csv.next_block(&TargetSize::new(RECEIVE_BLOCK_BYTES), Vec::new()).await?;
+        hash.write(&block.bytes);
+        bytes += block.bytes.len() as u64;
+        if block.at_end {
+            return Ok(FileInfo { bytes, xxh3: checksum_text(&hash) });
+        }
+    }
 }
 
 /// The checksum of a file, in the form that receipts use.

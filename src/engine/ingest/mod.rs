@@ -14,6 +14,7 @@ pub mod memory_plan;
 pub mod queues;
 pub mod receive;
 pub mod reread;
+pub mod rewrite;
 pub mod small_files;
 pub mod upload;
 

@@ -38,13 +38,15 @@ use crate::{
     },
     error::Error,
     limits::{COLUMNS_MAX, CsvLimits, SMALL_FILES_PER_TASK_MAX, WORKERS},
-    model::idempotency_key::IdempotencyKey,
+    model::{dialect::Source, idempotency_key::IdempotencyKey},
 };
 
 /// A small file that waits for a worker, and the channel for its outcome.
 pub(crate) struct SmallFile {
     csv: Vec<u8>,
     key: Option<IdempotencyKey>,
+    /// The file that was sent, if it was rewritten.
+    source: Option<Box<Source>>,
     reservation: OwnedSemaphorePermit,
     cancel: CancellationToken,
     tx: oneshot::Sender<Result<StagedPart, Error>>,
@@ -64,11 +66,12 @@ impl SmallFile {
     pub(super) fn new(
         csv: Vec<u8>,
         key: Option<IdempotencyKey>,
+        source: Option<Box<Source>>,
         reservation: OwnedSemaphorePermit,
         cancel: CancellationToken,
     ) -> (Self, oneshot::Receiver<Result<StagedPart, Error>>) {
         let (tx, rx) = oneshot::channel();
-        (Self { csv, key, reservation, cancel, tx }, rx)
+        (Self { csv, key, source, reservation, cancel, tx }, rx)
     }
 }
 
@@ -117,7 +120,7 @@ impl SmallFileStage {
 
     /// Types, converts and stages a file, unless its upload was cancelled. A panic is an error of this file only.
     fn stage_one(&self, file: SmallFile) {
-        let SmallFile { csv, key, reservation, cancel, tx } = file;
+        let SmallFile { csv, key, source, reservation, cancel, tx } = file;
         let staged = caught(|| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
@@ -131,7 +134,7 @@ impl SmallFileStage {
             drop(reservation);
             let mut draft = self.store.draft_with_block_checksums()?;
             draft.write_all(&csv).map_err(Error::io(DRAFT_NAME))?;
-            stage(&self.store, &self.state, draft, converted, key)
+            stage(&self.store, &self.state, draft, converted, key, source)
         });
         // If the receiver is gone, the staged part is dropped here, on a worker.
         let _receiver_gone = tx.send(staged.flatten());

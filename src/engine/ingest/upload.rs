@@ -4,7 +4,7 @@
 //! Everything that touches a file or a cell is a task on a worker; this file is the order of those tasks. An upload runs as a
 //! detached task, so that it cleans up after itself (on a worker) even if its client goes away.
 //!
-//! There are four cases:
+//! A file of another dialect is rewritten first (`rewrite.rs`); the rest sees plain CSV. There are four cases:
 //! - A small file is complete with its first block: one task does all the work (`small_files.rs`).
 //! - A large file of integers is converted while it arrives, if there is memory for that (`integer_attempt.rs`).
 //! - If there was no memory for that, the same code reads the file again once it is complete (`reread.rs`).
@@ -35,6 +35,7 @@ use super::{
     queues::Queues,
     receive::{DRAFT_NAME, receive_blocks, run_unless_cancelled},
     reread::{Reread, Step},
+    rewrite::{DialectFrom, as_csv},
     small_files::SmallFile,
 };
 use crate::{
@@ -54,29 +55,27 @@ use crate::{
     error::{Error, foreign_file::Use},
     limits::{CONVERT_TASK_BYTES, RECEIVE_BLOCK_BYTES, SMALL_UPLOAD_BYTES},
     model::{
+        dialect::Source,
         idempotency_key::IdempotencyKey,
         part::{Part, Receipt},
     },
 };
 
-/// What becomes of a file that does not look like CSV.
-pub(crate) use crate::engine::csv::sniff::Foreign;
-
-/// Runs one upload from its first byte to its receipt. With a key that was used, nothing is added. `foreign` says
-/// what to do with a file that does not look like CSV.
+/// Runs one upload from its first byte to its receipt. With a key that was used, nothing is added.
 pub(crate) async fn run<S>(
     context: Arc<Context>,
     queues: Queues,
     key: Option<IdempotencyKey>,
     body: Paced<S>,
-    foreign: Foreign,
+    dialect: DialectFrom,
     cancel: CancellationToken,
 ) -> Result<Uploaded, Error>
 where
-    S: Stream<Item = Result<Bytes, Error>> + Unpin,
+    S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
 {
     let upload = Upload { context, queues, key, cancel };
-    let mut incoming = Incoming::new(&upload.context, &upload.cancel, body);
+    let incoming = Incoming::new(&upload.context, &upload.cancel, body);
+    let (mut incoming, original) = as_csv(incoming, dialect).await?;
     if let Some(key) = &upload.key {
         if let Some(receipt) = keyed::find(&upload.context, key).await? {
             return keyed::replay(incoming, key, receipt).await;
@@ -84,15 +83,16 @@ where
         check_room(&upload.context.state)?; // without a key, this was done before the permit
     }
     let first = incoming.first_block().await?;
-    foreign.check(&first.bytes, Use::Upload)?;
+    original.foreign().check(&first.bytes, Use::Upload)?;
     let received = if first.at_end {
         Received::Small(first.bytes)
     } else {
         Received::Large(Box::new(receive_blocks(incoming, first, IntegerAttempt::begin(&upload.context)).await?))
     };
-    let Some(key) = &upload.key else { return upload.add(received).await };
+    let source = original.source()?;
+    let Some(key) = &upload.key else { return upload.add(received, source).await };
     match keyed::claim(&upload.context, &upload.cancel, key).await {
-        Ok(Claim::New(_claimed)) => upload.add(received).await, // claimed until then
+        Ok(Claim::New(_claimed)) => upload.add(received, source).await, // claimed until then
         Ok(Claim::Used(receipt)) => upload.replay(key, *receipt, received).await,
         Err(error) => {
             upload.context.workers.discard(received);
@@ -119,12 +119,12 @@ struct Upload {
 
 impl Upload {
     /// Converts and commits a file that was received.
-    async fn add(&self, received: Received) -> Result<Uploaded, Error> {
+    async fn add(&self, received: Received, source: Option<Box<Source>>) -> Result<Uploaded, Error> {
         let staged = match received {
-            Received::Small(csv) => self.stage_small(csv).await?,
+            Received::Small(csv) => self.stage_small(csv, source).await?,
             Received::Large(draft) => match *draft {
-                (csv, AttemptResult::Converted(converted)) => self.stage(csv, converted).await?,
-                (csv, result) => self.convert_draft(csv, matches!(result, AttemptResult::NotTried)).await?,
+                (csv, AttemptResult::Converted(converted)) => self.stage(csv, converted, source).await?,
+                (csv, result) => self.convert_draft(csv, matches!(result, AttemptResult::NotTried), source).await?,
             },
         };
         let receipt = self.commit(staged).await?;
@@ -145,24 +145,29 @@ impl Upload {
     }
 
     /// Types, converts and stages a file that is in memory.
-    async fn stage_small(&self, csv: Vec<u8>) -> Result<StagedPart, Error> {
+    async fn stage_small(&self, csv: Vec<u8>, source: Option<Box<Source>>) -> Result<StagedPart, Error> {
         let context = &self.context;
         let memory_bytes = SmallFile::memory_bytes(&csv, context.limits.csv)?;
         let reservation = self.reserve(csv.len() as u64, memory_bytes).await?;
-        let (file, rx) = SmallFile::new(csv, self.key.clone(), reservation, self.cancel.clone());
+        let (file, rx) = SmallFile::new(csv, self.key.clone(), source, reservation, self.cancel.clone());
         self.queues.small_files.send(file).await.ok().ok_or(Error::Draining)?;
         rx.await.unwrap_or(Err(Error::Draining))
     }
 
     /// Converts and stages a file that is complete on disk.
-    async fn convert_draft(&self, mut csv: Draft, may_be_integers: bool) -> Result<StagedPart, Error> {
+    async fn convert_draft(
+        &self,
+        mut csv: Draft,
+        may_be_integers: bool,
+        source: Option<Box<Source>>,
+    ) -> Result<StagedPart, Error> {
         let (csv, file) = run_unless_cancelled(&self.context, &self.cancel, move || {
             let file = csv.reader()?;
             Ok((csv, file))
         })
         .await?;
         match self.convert_file(file.clone(), may_be_integers).await {
-            Ok(converted) => self.stage(csv, converted).await,
+            Ok(converted) => self.stage(csv, converted, source).await,
             Err(error) => {
                 let run = |search: LineSearch| run_unless_cancelled(&self.context, &self.cancel, move || search.step());
                 let error = with_line(error, &file, run).await;
@@ -234,13 +239,18 @@ impl Upload {
 
     /// Moves both files of the part to `parts/`. From here on the upload is completed even if its call is cancelled. If uploads
     /// are synced, large files are synced here, in parallel, so that the commit, which may delay other uploads, is short.
-    async fn stage(&self, mut csv: Draft, mut converted: Converted) -> Result<StagedPart, Error> {
+    async fn stage(
+        &self,
+        mut csv: Draft,
+        mut converted: Converted,
+        source: Option<Box<Source>>,
+    ) -> Result<StagedPart, Error> {
         let context = &self.context;
         let (store, state, key) = (Arc::clone(&context.store), context.state.clone(), self.key.clone());
         if !context.store.is_synced() || csv.bytes() <= SMALL_UPLOAD_BYTES {
             return context
                 .workers
-                .run(Lane::Upload, move || stage(&store, &state, csv, converted, key))
+                .run(Lane::Upload, move || stage(&store, &state, csv, converted, key, source))
                 .await
                 .flatten();
         }
@@ -249,7 +259,8 @@ impl Upload {
             move || converted.parquet.draft.sync().map(|()| converted).map_err(Error::io("the parquet file"));
         match join(run_sync(&self.context, sync_csv), run_sync(&self.context, sync_parquet)).await {
             (Ok(csv), Ok(converted)) => {
-                context.workers.run(Lane::Upload, move || stage(&store, &state, csv, converted, key)).await.flatten()
+                let stage = move || stage(&store, &state, csv, converted, key, source);
+                context.workers.run(Lane::Upload, stage).await.flatten()
             }
             (Err(error), other) => {
                 context.workers.discard(other);

@@ -28,7 +28,7 @@ pub(crate) fn receipts_page(context: &Arc<Context>, after: Option<PartId>, count
         let columns = part.columns_count as usize;
         let names =
             part.schema.as_ref().map_or(HEADER_BYTES_MAX.min(columns * NAME_BYTES_MAX), |schema| schema.bytes() / 2);
-        let bytes = RECEIPT_BYTES + columns * RECEIPT_COLUMN_BYTES + names;
+        let bytes = RECEIPT_BYTES + columns * RECEIPT_COLUMN_BYTES + names + part.source_bytes as usize;
         if !page.parts.is_empty() && page.bytes + bytes > bytes_max {
             break;
         }

@@ -16,8 +16,8 @@ use crate::{
     },
     error::Error,
     limits::{
-        GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMSTORE_CALLS_MAX, SMALL_CONVERSION_BYTES,
-        SURVEYS_BYTES, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
+        DECODERS_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMSTORE_CALLS_MAX,
+        SMALL_CONVERSION_BYTES, SURVEYS_BYTES, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
 };
 
@@ -39,6 +39,8 @@ pub struct Context {
     pub large_conversions: Pool,
     /// Memory for conversions of small files.
     pub small_conversions: Pool,
+    /// Permits for files that are decompressed. A decoder also needs memory for large conversions.
+    pub decoders: Arc<Semaphore>,
     /// Memory for statistics. It is separate, so they never wait for conversions.
     pub statistics: Pool,
     /// Permits for having the Parquet footer of a wide part in memory.
@@ -78,6 +80,7 @@ impl Context {
             syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             large_conversions: Pool::new(LARGE_CONVERSION_BYTES),
             small_conversions: Pool::new(SMALL_CONVERSION_BYTES),
+            decoders: Arc::new(Semaphore::new(DECODERS_MAX)),
             statistics: Pool::new(SURVEYS_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
             part_changes: Semaphore::new(1),

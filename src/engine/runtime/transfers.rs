@@ -165,6 +165,11 @@ impl<S> Paced<S> {
         Self { body, too_slow: TooSlow::new(pace, idle_max) }
     }
 
+    /// The pace of the client.
+    pub(crate) fn pace(&self) -> Arc<Pace> {
+        Arc::clone(&self.too_slow.pace)
+    }
+
     /// Notes that the server does not wait for the client until the stream is polled again.
     pub(crate) fn stops_waiting(&self) {
         self.too_slow.pace().stops_waiting();

@@ -105,6 +105,7 @@ fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
         uploaded_at: String::new(),
         checks: None,
         idempotency_key: None,
+        source: None,
     }
 }
 

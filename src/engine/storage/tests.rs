@@ -53,6 +53,7 @@ fn staged_after(store: &Arc<Store>, parts: u64, change: impl Fn(&mut Draft, &mut
                 chunks_in_sums: false,
             }),
             idempotency_key: None,
+            source: None,
         };
         store.prepare_part(csv, parquet, &receipt).expect("staged")
     };
