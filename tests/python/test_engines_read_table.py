@@ -103,6 +103,15 @@ def test_each_engine_finds_our_sums(server, tally_binary, name):
                 assert sum_in(by_engine[engine], column) == expected, (engine, column, by_engine[engine])
 
 
+def test_duckdb_does_not_read_what_it_would_change(server, tally_binary):
+    """It merges int64 and boolean into int64, before any cast: `true` would become 1."""
+    fill(server, [b"k,x\n1,7\n", b"k,x\n2,true\n", b"k,x\n3,1.5\n"])
+    by_engine = commands(schema(server, tally_binary).stdout)
+    rows = duckdb.sql(by_engine["DuckDB"])
+    assert rows.columns == ["k"] and sorted(rows.fetchall()) == [(1,), (2,), (3,)]
+    assert sorted(value_of(by_engine["Polars"]).collect()["x"].to_list()) == ["1.5", "7", "true"]
+
+
 def test_columns_without_values_have_the_type_of_earlier_parts(server):
     """So that what worked before they came works after, without any option."""
     fill(server, EMPTY_COLUMNS)

@@ -20,6 +20,8 @@ pub(super) struct Reading {
     columns: Vec<(String, ColumnType)>,
     /// Names of columns that are read as text because their types differ, up to `columns_max`.
     as_text: Vec<String>,
+    /// Those of them that have text in no part. DuckDB gives them a common type before it casts, `1` for `true` for example.
+    without_text: Vec<String>,
     /// Whether some columns have integers in some parts and doubles in others.
     has_widened: bool,
     /// Whether there are more columns than are kept.
@@ -28,7 +30,14 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn new(columns_max: usize) -> Self {
-        Self { columns_max, columns: Vec::new(), as_text: Vec::new(), has_widened: false, has_more: false }
+        Self {
+            columns_max,
+            columns: Vec::new(),
+            as_text: Vec::new(),
+            without_text: Vec::new(),
+            has_widened: false,
+            has_more: false,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -51,6 +60,9 @@ impl Reading {
         }
         if types.len() > 1 && read_as == ColumnType::Utf8 {
             self.as_text.push(column.name.clone());
+            if !types.contains(&ColumnType::Utf8) {
+                self.without_text.push(column.name.clone());
+            }
         }
         self.columns.push((column.name.clone(), read_as));
     }
@@ -71,10 +83,20 @@ fn write_duckdb(out: &mut impl Write, reading: &Reading, files: &str) -> io::Res
     let replaced: Vec<_> = reading
         .as_text
         .iter()
+        .filter(|name| !reading.without_text.contains(name))
         .map(|name| format!("CAST({name} AS VARCHAR) AS {name}", name = sql_name(name)))
         .collect();
     let replace = if replaced.is_empty() { String::new() } else { format!(" REPLACE ({})", replaced.join(", ")) };
-    writeln!(out, "  SELECT *{replace} FROM read_parquet({}, union_by_name = true)", sql_text(files))
+    let excluded: Vec<_> = reading.without_text.iter().map(|name| sql_name(name)).collect();
+    let exclude = if excluded.is_empty() { String::new() } else { format!(" EXCLUDE ({})", excluded.join(", ")) };
+    if !excluded.is_empty() {
+        writeln!(
+            out,
+            "  -- without the columns whose types DuckDB would merge into wrong values: {}",
+            excluded.join(", ")
+        )?;
+    }
+    writeln!(out, "  SELECT *{exclude}{replace} FROM read_parquet({}, union_by_name = true)", sql_text(files))
 }
 
 fn write_polars(out: &mut impl Write, reading: &Reading, files: &str) -> io::Result<()> {

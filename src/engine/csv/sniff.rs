@@ -39,6 +39,9 @@ impl Foreign {
 /// arrives.
 pub const SNIFFED_BYTES_MAX: usize = RECEIVE_BLOCK_BYTES;
 
+/// How HTML may begin. Some programs give such files the name `.xls`.
+const HTML_STARTS: [&str; 6] = ["<!doctype", "<html", "<head", "<body", "<table", "<!--"];
+
 /// Rows of which each must have a separator that the header has, too.
 const ROWS_MAX: usize = 10;
 
@@ -61,7 +64,7 @@ pub fn sniff(first: &[u8]) -> Option<ForeignFile> {
     // The common case: a comma ends the first cell. In quotes, a comma may be part of the name.
     let end = memchr3(b',', b'\n', b'\r', text).unwrap_or(text.len());
     match text.first()? {
-        b'#' => return Some(ForeignFile::Comment),
+        b'#' if text.get(1) != Some(&b',') => return Some(ForeignFile::Comment), // a column may be called "#"
         b'"' => {}
         _ if text.starts_with(b"sep=") => return separator_line(text),
         _ if text.get(end) == Some(&b',') => return None,
@@ -108,7 +111,7 @@ fn markup(text: &[u8]) -> Option<ForeignFile> {
     let (first, rest) = text.split_first()?;
     let next = rest.trim_ascii_start().first();
     match (first, next) {
-        (b'<', _) if starts_with("<!doctype") || starts_with("<html") => Some(ForeignFile::Html),
+        (b'<', _) if HTML_STARTS.into_iter().any(starts_with) => Some(ForeignFile::Html),
         (b'<', _) if starts_with("<?xml") => Some(ForeignFile::Xml),
         (b'{', Some(b'"' | b'}')) | (b'[', Some(b'{' | b'[' | b'"' | b']')) => Some(ForeignFile::Json),
         _ => None,
