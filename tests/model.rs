@@ -32,6 +32,7 @@ fn part(id: PartId) -> Arc<Part> {
         columns_count: 1,
         source_bytes: 0,
         schema: None,
+        key_hash: None,
         checks: None,
     })
 }

@@ -312,12 +312,12 @@ impl Engine {
         quarantine::forget_part(&self.context, id).await
     }
 
-    /// Removes a part, see [`removal::remove_part`].
+    /// Removes a part from the table. Errors: there is no such part; it cannot be recorded.
     pub async fn remove_part(&self, id: PartId, purge: bool) -> Result<RemovedPart, Error> {
         removal::remove_part(&self.context, id, purge).await
     }
 
-    /// Puts a removed part back, see [`removal::restore_part`].
+    /// Puts a removed part back, and returns how many parts there are. Errors: it was not removed; its files are damaged.
     pub async fn restore_part(&self, id: PartId) -> Result<usize, Error> {
         removal::restore_part(&self.context, id).await
     }

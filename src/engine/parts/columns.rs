@@ -205,6 +205,7 @@ impl Types {
 }
 
 #[cfg(test)]
+#[cfg(not(feature = "model"))]
 mod tests {
     use bytes::Bytes;
     use futures_util::stream;
