@@ -40,7 +40,7 @@ pub struct RemoveArgs {
 
     /// Delete the files at once, to free their space; the parts cannot be restored. This also works for parts that
     /// were removed before
-    #[arg(long)]
+    #[arg(long, env = "TALLY_PURGE", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub purge: bool,
 
     /// Where and how to ask.
