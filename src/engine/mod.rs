@@ -153,7 +153,7 @@ impl Engine {
 
     /// The exact sum of a column over all parts; 0 if none has it.
     ///
-    /// Errors: the first cell, in part and row order, that is no integer; a column whose type is none; a total that
+    /// Errors: the first cell, in part and row order, that is not an integer; a column of another type; a total that
     /// does not fit in 64 bits; a damaged file; a part that is missing from the table.
     pub async fn column_sum(&self, column: &str, format: Format) -> Result<ColumnSum, Error> {
         column_sum::column_sum(&self.context, column, format).await
@@ -176,7 +176,7 @@ impl Engine {
         calls::group_sum(&self.context, spec).await
     }
 
-    /// The same of a file that is no part, for a job: it waits for its turn however many wait. A total that does not
+    /// The same for a file that is not a part, for a job: it waits for its turn however many wait. A total that does not
     /// fit in 64 bits is an error of the [`Groups`], which hold the turn.
     pub async fn group_sum_file(
         &self,
@@ -250,7 +250,7 @@ impl Engine {
         .await
     }
 
-    /// How far a job is; none if there is no such job.
+    /// The state of a job; `None` if there is no such job.
     pub fn job(&self, id: JobId) -> Option<Job> {
         self.context.state.with(|state| state.jobs.get(id))
     }
@@ -265,7 +265,7 @@ impl Engine {
         self.context.state.with(|state| state.jobs.undone())
     }
 
-    /// From here on no job is accepted; those that were are finished.
+    /// Accepts no more jobs. Those that were accepted are finished.
     pub fn refuse_jobs(&self) {
         record_changes::refuse_jobs(&self.context);
     }

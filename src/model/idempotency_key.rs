@@ -25,7 +25,7 @@ impl IdempotencyKey {
         text.map(|text| Self(text.into())).ok_or(InvalidKey)
     }
 
-    /// The hash by which the registry finds the part of a key. Keys with the same hash are told apart by the receipts.
+    /// The hash by which the registry finds the part of a key. The receipts distinguish keys with the same hash.
     pub fn hash(&self) -> NonZeroU64 {
         NonZeroU64::new(XxHash3_64::oneshot(self.0.as_bytes())).unwrap_or(NonZeroU64::MIN)
     }

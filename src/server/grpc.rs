@@ -132,7 +132,7 @@ async fn answer(
     let is_watch = request.uri().path() == WATCH_PATH;
     follow(&usage, is_watch, request, async |request| {
         if !is_probe && usage.admit().await.is_err() {
-            let status = Status::resource_exhausted("as many connections are in use as may be: try again");
+            let status = Status::resource_exhausted("too many connections are in use: try again");
             return Ok(status.into_http());
         }
         if let Some(refusal) = TooLong::refusal_of(request.extensions()) {

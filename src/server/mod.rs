@@ -178,10 +178,10 @@ fn report(found: &RecoveryReport) {
         );
     }
     for (job, reason) in &found.jobs_quarantined {
-        tracing::error!(job, reason, "set aside in quarantine: it is not known any more");
+        tracing::error!(job, reason, "moved to quarantine: the job is unknown from now on");
     }
     for (part, reason) in &found.quarantined {
-        tracing::error!(%part, %reason, "set aside in quarantine: it is in no sum");
+        tracing::error!(%part, %reason, "moved to quarantine: the part is missing from the table");
     }
     if let Some(error) = found.missing.error() {
         tracing::error!(parts = found.missing.count(), "{error}");

@@ -29,7 +29,7 @@ use super::{
 use crate::limits::{ANSWER_FRAME_BYTES, ANSWER_PIECE_BYTES, CALL_BYTES, FOREIGN_CALL_BYTES, QUESTION_CALL_BYTES};
 
 /// The message of a call whose client set a deadline that has passed.
-const LATE: &str = "the call was not done in the time that its client gave it";
+const LATE: &str = "the call did not finish before its deadline";
 
 /// Keeps the memory of the calls of the services below it within a budget.
 #[derive(Clone)]

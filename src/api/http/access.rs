@@ -107,8 +107,8 @@ pub(super) async fn check(State(rules): State<AccessRules>, request: Request, ne
     // Which names resolve to another listener is not known.
     let on_loopback = request.extensions().get::<Arrival>().is_none_or(|arrival| is_loopback(arrival.listener));
     if on_loopback && names_another_host(request.uri(), request.headers(), &rules.allowed_hosts) {
-        let reason = "the Host is not this machine, by a name that leads here from it alone; for a proxy, start the server \
-                      with --allowed-host NAME";
+        let reason = "the Host header must be localhost or a loopback address; for a proxy, start the server with \
+                      --allowed-host NAME";
         return refuse(path, StatusCode::FORBIDDEN, reason);
     }
     if changes_state(request.method(), path)

@@ -38,7 +38,7 @@ pub(super) struct Busy;
 
 impl Busy {
     fn message(&self) -> String {
-        "as many calls with a long body or answer are under way as may be, which is the limit: try again".to_owned()
+        "too many calls with a long body or answer are running: try again".to_owned()
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn probe_router(surface: Surface) -> Router {
 
 /// The answer to a request on a connection that may be used for probes alone.
 pub(crate) fn no_connection(path: &str) -> Response {
-    errors::refuse(path, StatusCode::SERVICE_UNAVAILABLE, "as many connections are in use as may be: try again")
+    errors::refuse(path, StatusCode::SERVICE_UNAVAILABLE, "too many connections are in use: try again")
 }
 
 async fn no_such_path(request: Request) -> Response {

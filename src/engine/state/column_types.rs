@@ -36,7 +36,7 @@ impl ColumnTypes {
         Self { types: HashMap::with_capacity(COLUMN_NAMES_MAX) }
     }
 
-    /// Notes the columns of a part. If as many names are known as may be, further names are not noted.
+    /// Notes the columns of a part. Beyond the limit, further names are not noted.
     pub fn note(&mut self, columns: &[TypedName]) {
         for TypedName { hash, column_type, has_values } in columns {
             if self.types.len() >= COLUMN_NAMES_MAX && !self.types.contains_key(hash) {
