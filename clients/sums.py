@@ -13,6 +13,7 @@ import table_pb2
 import table_pb2_grpc
 
 NAMES_MAX = 5  # that a hint shows
+HINT_SECONDS_MAX = 2  # that the names of the columns may take
 NAME_CHARS_MAX = 64  # of a name that are compared and shown
 
 
@@ -36,11 +37,11 @@ def print_column_sum(format: str) -> None:
         start = time.monotonic()
         total = column_sum(channel, column, format)
         elapsed_ms = (time.monotonic() - start) * 1000
-        hint = missing_column_hint(channel, column) if total == 0 else None
-    print(f"{elapsed_ms:.1f} ms")
-    print(total, flush=True)
-    if hint:
-        print(hint, file=sys.stderr)
+        print(f"{elapsed_ms:.1f} ms")
+        print(total, flush=True)
+        missing = missing_column_hint(channel, column) if total == 0 else None
+    if missing:
+        print(missing, file=sys.stderr)
 
 
 def missing_column_hint(channel: grpc.Channel, column: str) -> Optional[str]:
@@ -49,10 +50,12 @@ def missing_column_hint(channel: grpc.Channel, column: str) -> Optional[str]:
         import tally_pb2  # not needed for a sum
         import tally_pb2_grpc
 
-        columns = tally_pb2_grpc.TallyStub(channel).ListColumns(tally_pb2.ListColumnsRequest())
+        columns = tally_pb2_grpc.TallyStub(channel).ListColumns(
+            tally_pb2.ListColumnsRequest(), timeout=HINT_SECONDS_MAX
+        )
         return hint(column, (table_column.name for table_column in columns))
     except (ImportError, AttributeError, grpc.RpcError):
-        return None  # older stubs or an older server
+        return None  # older stubs, an older server, or no time
 
 
 def hint(column: str, names: Iterable[str]) -> Optional[str]:
