@@ -26,6 +26,8 @@ RUN mkdir src \
     && cargo clean --release --package tally
 COPY build.rs ./
 COPY proto proto
+COPY inputs inputs
+COPY web web
 COPY src src
 RUN cargo build --release --locked
 

@@ -10,20 +10,28 @@ RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Carg
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs venv docker bench bench-plots fuzz clean need-cargo need-cxx need-python need-docker
+.PHONY: help demo serve test check stubs venv docker bench bench-plots fuzz clean need-cargo need-cxx need-python need-docker
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The debug build, because `make test` needs it too.
-demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums and jobs, stops it
+demo: need-cargo ## starts a server, uploads inputs/*.csv, asks for sums and jobs, waits for Enter, stops it
 	cargo build --locked
 	@scripts/demo.sh target/debug/tally
+
+# The files are loaded once: a later start finds them in the table.
+serve: need-cargo ## starts a server with inputs/*.csv in target/serve, and its console at http://localhost:5000/
+	cargo build --locked
+	@echo 'console: http://localhost:5000/ (Ctrl-C stops the server)'
+	target/debug/tally serve --data target/serve $(addprefix --load ,$(sort $(wildcard inputs/*.csv)))
 
 # The last cargo command builds target/debug/tally again: the model check leaves a binary there whose lock and workers run
 # under the checker only, and the Python tests need the normal one. The Python tests create folders of some 100 MB, for
 # which /tmp may be too small: they are in target/, and the next run removes those of the last one.
-test: need-cargo venv stubs ## all tests: Rust, the model check, Python (and docker, if an engine answers)
+test: need-cargo venv stubs ## all tests: Rust, the model check, JavaScript (if there is Node.js 20), Python (and docker, if an engine answers)
+	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null; then node --test tests/web/*.test.js; \
+	  else echo 'tests/web is left out: there is no Node.js 20 or newer'; fi
 	cargo test --locked
 	cargo test --locked --features model --test model
 	cargo build --locked

@@ -51,6 +51,7 @@ address=${ready#ready: grpc }
 export TALLY_SERVER=${address%%[,;]*} # for tally's client commands and the Python clients
 http=${ready#*; http }
 http=http://${http%%[,;]*} # for curl
+printf 'console: %s/\n' "$http"
 
 say 'each file becomes a part of one growing table'
 run tally upload inputs/*.csv
@@ -104,6 +105,12 @@ if command -v curl >/dev/null; then
   head -n 4 "$work/results.csv"
 else
   say 'jobs over HTTP are not shown: this machine has no curl'
+fi
+
+# The console can be opened meanwhile. Without a terminal there is nobody to wait for.
+if [ -t 0 ] && [ -t 1 ]; then
+  printf '\nThe table is in the console: %s/\nPress Enter to stop the server. ' "$http"
+  read -r || true
 fi
 
 say 'the server stops'

@@ -2,11 +2,12 @@
 //! converts the answer.
 //!
 //! `router` has all routes and what each call passes: `access_log`, `access`, then `long_calls`. The handlers are in
-//! `statistics`, `tasks`, `parts` and `probes`. They read bodies with `json_body` and `file_form`, send results with `download`, and
+//! `statistics`, `tasks`, `parts` and `probes`; `console` has the files of the page that uses them. They read bodies with `json_body` and `file_form`, send results with `download`, and
 //! convert with `statistics_json`, `tasks_json`, `parts_json` and `errors`. All of them share one [`surface::Surface`].
 
 pub(crate) mod access;
 pub(crate) mod access_log;
+mod console;
 mod discard;
 mod download;
 mod errors;

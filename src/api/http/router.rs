@@ -4,7 +4,8 @@ use axum::{Router, extract::Request, http::StatusCode, middleware::from_fn_with_
 use tower::util::option_layer;
 
 use super::{
-    access, access_log, errors, long_calls, openapi, part_upload, parts, probes, statistics, surface::Surface, tasks,
+    access, access_log, console, errors, long_calls, openapi, part_upload, parts, probes, statistics, surface::Surface,
+    tasks,
 };
 
 /// All routes.
@@ -16,6 +17,7 @@ pub(crate) fn router(surface: Surface) -> Router {
             .merge(parts::routes())
             .merge(probes::routes()),
     )
+    .merge(console::routes())
     .fallback(no_such_path)
     .method_not_allowed_fallback(no_such_method)
     .layer(from_fn_with_state(surface.clone(), long_calls::long_answers))

@@ -1,0 +1,137 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+
+import { columnList, getCommands, shell, statisticCommands, uploadCommands } from '../../web/js/lib/commands.js';
+import { EventParser, watch } from '../../web/js/lib/events.js';
+import { parseTuple } from '../../web/js/lib/python-tuple.js';
+import { link, parseHash } from '../../web/js/lib/router.js';
+import { barScale, niceStep, percent } from '../../web/js/lib/scale.js';
+import { Speed } from '../../web/js/lib/speed.js';
+import { columnWindow, markedCell, optionTexts, suggestions } from '../../web/js/lib/suggest.js';
+import { KeptKeys } from '../../web/js/lib/upload-keys.js';
+import { problemOf } from '../../web/js/api.js';
+
+test('events are parsed however they are cut', () => {
+  const stream = ': hello\r\nevent: stats\ndata: {"a":\ndata:1}\n\nid: 7\ndata: x\r\n\r\nevent: none\n\n';
+  const expected = [{ event: 'stats', data: '{"a":\n1}' }, { event: 'message', data: 'x' }];
+  for (let at = 0; at <= stream.length; at += 1) {
+    const parser = new EventParser();
+    assert.deepEqual([...parser.feed(stream.slice(0, at)), ...parser.feed(stream.slice(at))], expected, `cut at ${at}`);
+  }
+});
+
+test('a stream that ends is opened again', async () => {
+  let opened = 0;
+  const states = [];
+  await new Promise((resolve) => {
+    const watching = watch(async () => {
+      opened += 1;
+      if (opened === 1) throw new TypeError('refused');
+      return new Response('data: 1\n\n');
+    }, {
+      onState: (state) => {
+        states.push(state);
+        if (state === 'off') watching.retry();
+        if (opened === 3) resolve(watching.stop());
+      },
+      onEvent: () => {},
+    });
+    queueMicrotask(function again() {
+      watching.retry();
+      if (opened < 3) setTimeout(again, 1);
+    });
+  });
+  assert.ok(opened >= 3);
+  assert.deepEqual(states.slice(0, 3), ['off', 'on', 'off']);
+});
+
+test('links hold any name', () => {
+  const hostile = '<img src=x onerror=alert(1)>&column=y#/?"';
+  const { view, params } = parseHash(link('table', { column: hostile, by: ['a', 'b'], none: null, empty: '' }));
+  assert.equal(view, 'table');
+  assert.equal(params.get('column'), hostile);
+  assert.deepEqual(params.getAll('by'), ['a', 'b']);
+  assert.ok(!params.has('none') && !params.has('empty'));
+  assert.equal(parseHash(link('table', { column: '' })).params.get('column'), '', 'a column may have no name');
+  assert.deepEqual([parseHash('').view, parseHash('#/').view, parseHash('#/jobs').view], ['', '', 'jobs']);
+});
+
+test('commands are safe to paste', () => {
+  assert.equal(shell("it's $(rm -rf ~)"), "'it'\\''s $(rm -rf ~)'");
+  assert.equal(shell(''), "''");
+  assert.equal(columnList(['Song', 'City, State', 'say "x"', '']), 'Song,"City, State","say ""x""",""');
+  const server = { origin: 'http://localhost:5000', host: 'localhost' };
+  const forms = getCommands(server, { path: '/api/v1/table/sum?column=it%27s', grpc: ['tally.v1.Tally/Sum', { column: "it's" }], none: 'no' });
+  assert.equal(forms.curl, "curl -s 'http://localhost:5000/api/v1/table/sum?column=it%27s'");
+  assert.equal(forms.grpcurl, `grpcurl -plaintext -d '{"column":"it'\\''s"}' localhost:5440 tally.v1.Tally/Sum`);
+  assert.deepEqual(forms.tally, { none: 'no' });
+  assert.equal(uploadCommands(server, '/p', { delimiter: ';', trim: 'true', null: ['NA', '-'] }).tally, "tally upload --delimiter ';' --trim --null NA --null - file.csv");
+  assert.match(statisticCommands(server, 'best5', { question: 'a "b"' }).Python, /\{"question": "a \\"b\\""\}/);
+});
+
+test('a refusal suggests what the server names', () => {
+  const labels = (problem, head = null, options = {}) => suggestions(problem, head, options).map(({ options: found }) => found);
+  assert.deepEqual(labels({ detail: 'the separator looks like ";": upload with --delimiter ";"' }), [{ delimiter: ';' }]);
+  assert.deepEqual(labels({ detail: 'x', hint: 'upload with delimiter=tab' }), [{ delimiter: 'tab' }]);
+  assert.deepEqual(labels({ detail: 'x', hint: 'delimiter=;' }), [{ delimiter: ';' }]);
+  assert.deepEqual(labels({ detail: 'the file is compressed with gzip: upload with --decompress gzip' }), [{ decompress: 'gzip' }]);
+  assert.deepEqual(labels({ detail: 'row 2 has 3 cells; upload with --drop-trailing-empty' }), [{ drop_trailing_empty: 'true' }]);
+  assert.deepEqual(labels({ detail: 'row 1 is not valid UTF-8' }), [{ encoding: 'windows-1252' }]);
+  assert.deepEqual(labels({ detail: 'row 1 has 1 cell' }, { suspect: '\t' }), [{ delimiter: 'tab' }]);
+  assert.deepEqual(labels({ detail: 'upload with --delimiter ";"' }, null, { delimiter: ';' }), [], 'what was tried is not suggested again');
+  assert.deepEqual(optionTexts({ delimiter: 'tab', null: ['NA'], trim: 'true' }), ['delimiter tab', 'null "NA"', 'trim']);
+});
+
+test('the wrong cell and the columns around it', () => {
+  assert.equal(markedCell({ column_index: 3 }, [], []), 3);
+  assert.equal(markedCell({ column: 'b' }, ['a', 'b'], ['1', 'x']), 1);
+  assert.equal(markedCell({}, ['a', 'b'], ['1', '2', '3']), 2);
+  assert.equal(markedCell({}, ['a', 'b'], ['1']), 1);
+  assert.equal(markedCell({}, ['a'], ['1']), null);
+  assert.deepEqual([columnWindow(3, 1), columnWindow(100, 50), columnWindow(100, 99), columnWindow(100, null)], [{ from: 0, to: 3 }, { from: 46, to: 55 }, { from: 91, to: 100 }, { from: 0, to: 9 }]);
+});
+
+test('scales of bars have zero and round ticks', () => {
+  assert.deepEqual(barScale([3, 41]), { min: 0, max: 41, ticks: [0, 10, 20, 30, 40] });
+  assert.deepEqual(barScale([-0.3, 0.7]).ticks, [-0.2, 0, 0.2, 0.4, 0.6]);
+  assert.deepEqual(barScale([]), { min: 0, max: 1, ticks: [0, 0.2, 0.4, 0.6, 0.8, 1] });
+  assert.equal(niceStep(100, 4), 20);
+  assert.equal(percent(5, { min: 0, max: 10 }), 50);
+});
+
+test('tuples of Python', () => {
+  assert.deepEqual(parseTuple(`('Ohio', "it's", '$15,000 - $24,999')`), ['Ohio', "it's", '$15,000 - $24,999']);
+  assert.deepEqual(parseTuple(String.raw`('a\'b"', '\x7f\u200b\U0001f600\\', '')`), ['a\'b"', '\x7f\u200b😀\\', '']);
+  assert.deepEqual(parseTuple('Ohio'), ['Ohio']);
+});
+
+test('the speed is that of the last seconds', () => {
+  const speed = new Speed();
+  assert.equal(speed.bytesPerSecond, null);
+  for (let at = 0; at <= 20; at += 1) speed.add(at * 1000, at < 10 ? 0 : (at - 10) * 500);
+  assert.equal(speed.bytesPerSecond, 500);
+  assert.equal(speed.secondsLeft(1000), 2);
+});
+
+test('a file that a reload interrupted keeps its key', () => {
+  const values = new Map();
+  const storage = { getItem: (key) => values.get(key) ?? null, setItem: (key, value) => values.set(key, value) };
+  const item = { name: 'a.csv', file: { size: 3, lastModified: 7 }, options: {}, key: 'k1' };
+  new KeptKeys(storage).keep(item);
+  const reloaded = new KeptKeys(storage);
+  assert.equal(reloaded.interrupted.length, 1);
+  assert.equal(reloaded.interruptedKey({ ...item, options: { trim: 'true' } }), null);
+  assert.equal(reloaded.interruptedKey(item), 'k1');
+  assert.equal(reloaded.interruptedKey(item), null);
+  new KeptKeys(storage).forgetInterrupted();
+  assert.deepEqual(new KeptKeys(storage).interrupted, []);
+  assert.deepEqual(new KeptKeys({ getItem: () => 'no json' }).interrupted, []);
+});
+
+test('errors of all paths have a text', () => {
+  assert.equal(problemOf(400, '{"detail":"d","row":7}').fields.row, 7);
+  assert.equal(problemOf(400, '{"code":"Bad Request","message":"m","details":[{"field":"f","message":"x"}]}').message, 'x');
+  assert.equal(problemOf(404, '{"status":"error","reason":"Invalid job_id"}').message, 'Invalid job_id');
+  assert.equal(problemOf(502, '<html>').message, 'The server answered with status 502.');
+  assert.equal(problemOf(400, 'null').message, 'The server answered with status 400.');
+});

@@ -1,0 +1,39 @@
+/** Statistics are jobs: asked for, then fetched. An answer is kept as long as the table does not change. */
+
+import { api, Problem } from '../api.js';
+import { live } from '../live.js';
+
+const FIRST_WAIT_MS = 60;
+const WAIT_MAX_MS = 1000;
+const KEPT_MAX = 200;
+
+const kept = new Map();
+
+/** @returns {Promise<object>} the `data` of the result */
+export async function askStatistic(kind, body, signal) {
+  const key = JSON.stringify([kind, body, live.stats?.parts, live.stats?.rows]);
+  if (kept.has(key)) return kept.get(key);
+  const { job_id: id } = await api.ask(kind, body, signal);
+  let wait = FIRST_WAIT_MS;
+  for (;;) {
+    const result = await api.result(id, signal);
+    if (result.status === 'done') {
+      if (kept.size >= KEPT_MAX) kept.clear();
+      kept.set(key, result.data);
+      return result.data;
+    }
+    if (result.status === 'error') throw new Problem(400, result.reason ?? result.error ?? 'The server could not answer this.', result);
+    await pause(wait, signal);
+    wait = Math.min(wait * 1.6, WAIT_MAX_MS);
+  }
+}
+
+function pause(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener('abort', () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    }, { once: true });
+  });
+}
