@@ -67,7 +67,7 @@ pub use self::{
     ingest::{
         keyed::Uploaded,
         load::Loaded,
-        rewrite::{DialectFrom, UploadFrom},
+        rewrite::{DialectFrom, StreamOptions, UploadFrom},
     },
     jobs::result_file::ResultFile,
     parts::{
@@ -118,7 +118,7 @@ impl Engine {
     where
         S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
     {
-        if from.key.is_none() {
+        if from.has_no_key() {
             commit::check_room(&self.context.state)?;
         }
         let permit = self.upload_permit(from.origin).await?;

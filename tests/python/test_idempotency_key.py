@@ -142,6 +142,52 @@ def test_keys_are_known_after_a_kill_and_after_a_removal(start_server, tmp_path)
     assert sum_of_x(server) == 10
 
 
+def with_options(csv: bytes, **options):
+    yield tally_pb2.UploadChunk(options=tally_pb2.UploadOptions(**options))
+    yield from chunks(csv)
+
+
+@pytest.mark.parametrize("csv", [SMALL, LARGE], ids=["small", "large"])
+def test_the_first_message_of_a_stream_may_have_the_key(start_server, tmp_path, csv):
+    data = tmp_path / "data"
+    server = start_server(data, "--parts-max", "2")
+    first = tally(server).Upload(with_options(csv, idempotency_key="k"))
+    assert (first.part, first.replayed, first.HasField("source")) == (1, False, False)
+    assert (data / "parts" / "1.csv").read_bytes() == csv
+    # It is the same key as that in metadata, of a plain file and of any other.
+    assert stream(server.channel(), csv, "k") and unary(server.channel(), csv, "k")
+    assert tally(server).Upload(with_options(csv, idempotency_key="k"), metadata=metadata("k")).replayed
+    error = refused(lambda: tally(server).Upload(with_options(csv + b"0\n", idempotency_key="k")))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+    spaces = csv.replace(b"\n", b" \n")
+    trimmed = tally(server).Upload(with_options(spaces, idempotency_key="t", trim=True))
+    assert (trimmed.part, trimmed.replayed, trimmed.source.options.idempotency_key) == (2, False, "")
+    assert trimmed.csv == first.csv
+    server.kill()
+    server = start_server(data, "--parts-max", "2")
+    # Also when there is no room for another part.
+    assert tally(server).Upload(with_options(csv, idempotency_key="k")).replayed
+    assert tally(server).Upload(with_options(spaces, trim=True), metadata=metadata("t")).replayed
+    error = refused(lambda: tally(server).Upload(with_options(csv, idempotency_key="n")))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "the table is full" in error.details()
+    assert sum_of_x(server) == 2 * 5
+
+
+def test_wrong_keys_in_the_first_message_are_refused(server):
+    for wrong in ("with space", "k" * 129, "caf\u00e9"):
+        error = refused(lambda: tally(server).Upload(with_options(SMALL, idempotency_key=wrong)))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details().endswith("options: an idempotency-key has 1 to 128 visible ASCII characters")
+    error = refused(lambda: tally(server).Upload(with_options(SMALL, idempotency_key="a"), metadata=metadata("b")))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details().endswith("have different idempotency keys: send one of them")
+    # None of them is used, and an empty one is none.
+    for key in ("a", "b"):
+        assert not stream(server.channel(), SMALL, key)
+    for _ in range(2):
+        assert not tally(server).Upload(with_options(SMALL, idempotency_key="")).replayed
+
+
 class HeldUpload:
     """An upload whose last chunk is not sent until `go_on`."""
 

@@ -19,10 +19,14 @@ use tonic::{Code, Status, body::Body};
 
 use super::{
     content_parser::ContentParser,
-    convert::to_dialect,
+    convert::to_stream_options,
     framing::{BodyError, Framing, Mode},
 };
-use crate::{engine::DialectFrom, error::Error, limits::REQUEST_BYTES_MAX, model::dialect::Dialect};
+use crate::{
+    engine::{DialectFrom, StreamOptions},
+    error::Error,
+    limits::REQUEST_BYTES_MAX,
+};
 
 /// The length limit of a message that is decoded whole. The health and reflection services need it too: tonic alone
 /// would let each of their messages announce 4 MiB.
@@ -37,7 +41,7 @@ pub(crate) struct Content(Arc<AtomicCell<Option<Box<ContentStream>>>>);
 impl Content {
     pub(super) fn of(mode: Mode, client: Body) -> Content {
         let parser = ContentParser::new(mode);
-        let stream = ContentStream { client, parser, input: Bytes::new(), dialect: None, ended: false };
+        let stream = ContentStream { client, parser, input: Bytes::new(), options: None, ended: false };
         Content(Arc::new(AtomicCell::new(Some(Box::new(stream)))))
     }
 
@@ -57,16 +61,16 @@ pub(crate) struct ContentStream {
     parser: ContentParser,
     /// Bytes from the client that are not parsed yet.
     input: Bytes,
-    /// Learns the dialect, if the client names one.
-    dialect: Option<oneshot::Sender<Result<Dialect, Error>>>,
+    /// Gets the options, if the client sends any.
+    options: Option<oneshot::Sender<Result<StreamOptions, Error>>>,
     ended: bool,
 }
 
 impl ContentStream {
-    /// The dialect of the content, which is known when the first piece is.
+    /// The dialect and the key of the content, which are known when the first piece is.
     pub(super) fn dialect(&mut self) -> DialectFrom {
         let (tx, rx) = oneshot::channel();
-        self.dialect = Some(tx);
+        self.options = Some(tx);
         DialectFrom::Stream(rx)
     }
 
@@ -75,10 +79,10 @@ impl ContentStream {
         loop {
             let parsed = self.parser.next(&mut self.input);
             if let Some(options) = self.parser.take_options()
-                && let Some(tx) = self.dialect.take()
+                && let Some(tx) = self.options.take()
             {
                 // The receiver is gone only if the upload has ended.
-                let _receiver_gone = tx.send(to_dialect(&options));
+                let _receiver_gone = tx.send(to_stream_options(&options));
             }
             match parsed {
                 Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),

@@ -5,13 +5,14 @@ use tonic::{Code, Status};
 
 use crate::{
     engine::{
-        MissingParts, TableColumn, TypeInParts,
+        MissingParts, StreamOptions, TableColumn, TypeInParts,
         group_by::output::Group,
         scrub::{DamagedFile, Progress},
     },
     error::{Error, Kind},
     model::{
         dialect::{Dialect, NullTexts, Source},
+        idempotency_key::IdempotencyKey,
         part::{FileInfo, PartId, Receipt},
         schema::{Column, ColumnType},
     },
@@ -93,24 +94,28 @@ fn to_source(source: Source) -> tally::Source {
         trim,
         drop_trailing_empty,
         decompress: decompress.unwrap_or_default(),
+        idempotency_key: String::new(),
     };
     tally::Source { options: Some(options), file: Some(tally::File { bytes, xxh3 }) }
 }
 
-/// The dialect that the options of an upload describe. `message`: of `UploadOptions`.
-pub(super) fn to_dialect(message: &[u8]) -> Result<Dialect, Error> {
+/// What the options of an upload say. `message`: of `UploadOptions`.
+pub(super) fn to_stream_options(message: &[u8]) -> Result<StreamOptions, Error> {
     let options =
         tally::UploadOptions::decode(message).map_err(|error| Error::Malformed(format!("options: {error}")))?;
-    let tally::UploadOptions { delimiter, encoding, null, trim, drop_trailing_empty, decompress } = options;
+    let tally::UploadOptions { delimiter, encoding, null, trim, drop_trailing_empty, decompress, idempotency_key } =
+        options;
     let given = |text: String| (!text.is_empty()).then_some(text);
-    Ok(Dialect {
+    let key = given(idempotency_key).map(|text| IdempotencyKey::parse(text.as_bytes())).transpose();
+    let dialect = Dialect {
         delimiter: given(delimiter).map(|text| text.parse()).transpose()?,
         encoding: given(encoding).map(|text| text.parse()).transpose()?,
         null: NullTexts::new(null)?,
         trim,
         drop_trailing_empty,
         decompress: given(decompress).map(|text| text.parse()).transpose()?,
-    })
+    };
+    Ok(StreamOptions { dialect, key: key.map_err(|invalid| Error::Malformed(format!("options: {invalid}")))? })
 }
 
 pub(super) fn to_table_column(column: TableColumn, table_parts: u64) -> tally::TableColumn {

@@ -95,6 +95,7 @@ impl DialectArgs {
             trim: self.trim,
             drop_trailing_empty: self.drop_trailing_empty,
             decompress: text_of(self.decompress.and_then(|flag| flag.of_file(file)).map(|kind| kind.to_string())),
+            ..UploadOptions::default() // the key is in the metadata
         };
         if options == UploadOptions::default() {
             return None;

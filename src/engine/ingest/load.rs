@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     blocks::{Incoming, TargetSize},
-    rewrite::{DialectFrom, as_csv},
+    rewrite::as_csv,
 };
 use crate::{
     engine::{
@@ -108,7 +108,7 @@ async fn rewritten_info(context: &Arc<Context>, file: &Reader, dialect: &Dialect
     let pace = Arc::new(Pace::new(cancel.clone()));
     let body = Paced::new(blocks_of(context, file.clone()), pace, context.limits.upload_idle_max);
     let incoming = Incoming::new(context, &cancel, body);
-    let (mut csv, _original) = as_csv(incoming, DialectFrom::Call(Some(dialect.clone()))).await?;
+    let (mut csv, _original) = as_csv(incoming, Some(dialect.clone())).await?;
     let (mut hash, mut bytes) = (Box::new(XxHash3_64::new()), 0);
     loop {
         let block = csv.next_block(&TargetSize::new(RECEIVE_BLOCK_BYTES), Vec::new()).await?;

@@ -54,7 +54,7 @@ const _: () = assert!(DECODERS_MAX * DECODER_BYTES <= LARGE_CONVERSION_BYTES / 4
 pub struct UploadFrom {
     /// The client.
     pub origin: Origin,
-    /// A key that is used for one file only.
+    /// A key that is used for one file only, if the head of the call names it.
     pub key: Option<IdempotencyKey>,
     /// The dialect of the file.
     pub dialect: DialectFrom,
@@ -65,14 +65,28 @@ impl UploadFrom {
     pub fn server(dialect: Option<Dialect>) -> Self {
         Self { origin: Origin::SERVER, key: None, dialect: DialectFrom::Call(dialect) }
     }
+
+    /// Whether it is known, before its body is read, that it has no key.
+    pub(crate) fn has_no_key(&self) -> bool {
+        self.key.is_none() && matches!(self.dialect, DialectFrom::Call(_))
+    }
+}
+
+/// The options that a stream of bytes names before its first one.
+#[derive(Debug)]
+pub struct StreamOptions {
+    /// The dialect of the file.
+    pub dialect: Dialect,
+    /// A key that is used for one file only.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// The dialect of an upload, or where it will be found.
 pub enum DialectFrom {
     /// The call names it; `None` is plain CSV.
     Call(Option<Dialect>),
-    /// The stream of bytes names it before it yields the first one, if at all.
-    Stream(oneshot::Receiver<Result<Dialect, Error>>),
+    /// The stream of bytes names it before it yields the first one, if at all, and perhaps a key.
+    Stream(oneshot::Receiver<Result<StreamOptions, Error>>),
 }
 
 /// The file that was sent, once it has arrived.
@@ -98,21 +112,38 @@ impl Original {
     }
 }
 
+/// The dialect and the key of an upload. `key`: the one that the head of the call names.
+///
+/// Errors: those of the options and of the stream; the options name another key than the head.
+pub(super) async fn options<S>(
+    incoming: &mut Incoming<'_, S>,
+    key: Option<IdempotencyKey>,
+    dialect: DialectFrom,
+) -> Result<(Option<Dialect>, Option<IdempotencyKey>), Error>
+where
+    S: Stream<Item = Result<Bytes, Error>> + Send + Unpin,
+{
+    let mut rx = match dialect {
+        DialectFrom::Call(dialect) => return Ok((dialect, key)),
+        DialectFrom::Stream(rx) => rx,
+    };
+    incoming.wait_for_first().await?;
+    let Some(options) = rx.try_recv().ok().transpose()? else { return Ok((None, key)) };
+    if key.is_some() && options.key.is_some() && key != options.key {
+        let reason = "the metadata and the options have different idempotency keys: send one of them";
+        return Err(Error::Malformed(reason.to_owned()));
+    }
+    Ok((Some(options.dialect), key.or(options.key)))
+}
+
 /// The same upload as plain CSV.
 pub(super) async fn as_csv<'a, S>(
-    mut incoming: Incoming<'a, S>,
-    dialect: DialectFrom,
+    incoming: Incoming<'a, S>,
+    dialect: Option<Dialect>,
 ) -> Result<(Incoming<'a, S>, Original), Error>
 where
     S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'a,
 {
-    let dialect = match dialect {
-        DialectFrom::Call(dialect) => dialect,
-        DialectFrom::Stream(mut rx) => {
-            incoming.wait_for_first().await?;
-            rx.try_recv().ok().transpose()?
-        }
-    };
     let Some(dialect) = dialect.and_then(Dialect::unless_plain) else {
         return Ok((incoming, Original { rewritten: None }));
     };

@@ -35,7 +35,7 @@ use super::{
     queues::Queues,
     receive::{DRAFT_NAME, receive_blocks, run_unless_cancelled},
     reread::{Reread, Step},
-    rewrite::{DialectFrom, as_csv},
+    rewrite::{DialectFrom, as_csv, options},
     small_files::SmallFile,
 };
 use crate::{
@@ -61,7 +61,8 @@ use crate::{
     },
 };
 
-/// Runs one upload from its first byte to its receipt. With a key that was used, nothing is added.
+/// Runs one upload from its first byte to its receipt. With a key that was used, nothing is added. `key`: the one in the head
+/// of the call.
 pub(crate) async fn run<S>(
     context: Arc<Context>,
     queues: Queues,
@@ -73,15 +74,16 @@ pub(crate) async fn run<S>(
 where
     S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
 {
-    let upload = Upload { context, queues, key, cancel };
-    let incoming = Incoming::new(&upload.context, &upload.cancel, body);
+    let mut incoming = Incoming::new(&context, &cancel, body);
+    let (dialect, key) = options(&mut incoming, key, dialect).await?;
+    let upload = Upload { context: Arc::clone(&context), queues, key, cancel: cancel.clone() };
     let (mut incoming, original) = as_csv(incoming, dialect).await?;
-    if let Some(key) = &upload.key {
-        if let Some(receipt) = keyed::find(&upload.context, key).await? {
-            return keyed::replay(incoming, key, receipt).await;
-        }
-        check_room(&upload.context.state)?; // without a key, this was done before the permit
+    if let Some(key) = &upload.key
+        && let Some(receipt) = keyed::find(&upload.context, key).await?
+    {
+        return keyed::replay(incoming, key, receipt).await;
     }
+    check_room(&upload.context.state)?;
     let first = incoming.first_block().await?;
     original.foreign().check(&first.bytes, Use::Upload)?;
     let received = if first.at_end {
