@@ -99,6 +99,25 @@ async fn foreign_files_are_refused_with_a_hint() {
         (format!("{long_header}\n{long_header}\n").into_bytes(), "the separator looks like \";\""),
         (b"sep=;\nk;x\na;1\n".to_vec(), "the first line is \"sep=\" and a separator"),
         (b"\xef\xbb\xbfsep=,\r\nk,x\r\na,1\r\n".to_vec(), "only Excel understands: remove it"),
+        (b"\"sep=;\"\r\nk;x\r\na;1\r\n".to_vec(), "the first line is \"sep=\" and a separator"),
+        (b"SEP=:\nk:x\na:1\n".to_vec(), "only Excel understands: remove it"),
+        (b"k;\"Price, EUR\";x\na;\"2,5\";1\n".to_vec(), "the separator looks like \";\""),
+        (b"k;Price, EUR;x\na;2,50;1\nb;3,00;2\n".to_vec(), "the separator looks like \";\""),
+        (b"k;x\na;1\nremark\n".to_vec(), "the separator looks like \";\""),
+        (b"k|x\nremark\na|1\nb|2".to_vec(), "the separator looks like \"|\""),
+        (
+            [b"Sales\n".as_slice(), &b"k;x\na;1\n".repeat(6)].concat(),
+            "the first line looks like a title above the header: remove it, and",
+        ),
+        (
+            [b"Sales,\nx,k\n".as_slice(), &b"1,a\n".repeat(10)].concat(),
+            "the first line looks like a title above the header: remove it, or",
+        ),
+        (
+            [b"Sales,\nk,x\n".as_slice(), &b"a,1\n".repeat(10)].concat(),
+            "the first line looks like a title above the header: remove it, or",
+        ),
+        (b"#,x\n1,2\n".to_vec(), "the header begins with \"#\""),
         (b"# made by x\nk,x\na,1\n".to_vec(), "the header begins with \"#\""),
         (b"#k,x\na,1\n".to_vec(), "the header begins with \"#\""),
         ("\u{feff}\u{feff}k,x\na,1\n".into(), "the file begins with two byte order marks: remove one"),
@@ -142,10 +161,18 @@ async fn files_that_only_resemble_others_are_accepted() {
     let files = [
         "a;b\n1\n2\n",        // the rows have no such separator
         "a;b\n",              // there is no row
-        "a;b\n1;2\n3\n",      // not all rows have it
+        "a;b\n1;2\n3\n4\n",   // most rows have none
         "x,y;z\n1,2;3\n",     // a comma is there, too
+        "a;b,c;d\n1;2,3\n",   // not all rows have it as often as the header
+        "a;b,c\n1;2,3\n",     // commas separate as many cells
         "\"a;b\"\n\"1;2\"\n", // part of the text
-        "note\na;b\n",        // the header has none
+        "note\na;b\n",        // the header has none, and there is one row
+        "note\na;b\nc\n",     // nor do all rows have it
+        "note,\na,b\nc,d\n",  // a column of texts without a name
+        "note,\na,1\nb,2\n",  // a column of numbers without a name
+        "note,\na,\n1,2\n",   // or of numbers and nothing
+        "note,\na,b\n1,2\nc,d\n",
+        "note,\nk,x\n", // there is nothing below it
         "sep\n1\n",
         "sep=,x\n1,2\n",
         "\"#\",x\n1,2\n",
@@ -165,6 +192,12 @@ async fn files_that_only_resemble_others_are_accepted() {
     assert_eq!(table.sum("#").await, Ok(3));
 }
 
+/// The error that a group sum of a file gives instead of this one of an upload: it has no options.
+fn of_group_sum(error: &str) -> String {
+    let error = error.replace("; upload with --drop-trailing-empty", "; remove them");
+    error.replace("upload with --encoding windows-1252", "save the file as UTF-8")
+}
+
 /// The error in the file made of `begin`, good rows, and `end`, along every path; for small and large files.
 async fn check_line(begin: &str, row: &str, end: &str, error: impl Fn(u64, u64) -> String) {
     check_line_after(&[0, 1, 100, 30_000], begin, row, end, error).await;
@@ -179,7 +212,7 @@ async fn check_line_after(rows: &[u64], begin: &str, row: &str, end: &str, error
         let found = table.refusal(csv.as_bytes()).await;
         assert_eq!(found, expected, "{begin:?}, {rows} times {row:?}, {end:?}");
         let alone = group_sum(csv.as_bytes(), &["k"], &["n"]).await;
-        assert_eq!(alone, Err(expected), "a group sum of {begin:?}, {rows} times {row:?}, {end:?}");
+        assert_eq!(alone, Err(of_group_sum(&expected)), "a group sum of {begin:?}, {rows} times {row:?}, {end:?}");
     }
 }
 
@@ -240,13 +273,13 @@ async fn one_rule_says_what_a_file_may_contain() {
                 if !last.ends_with(b"c\n") {
                     assert_eq!(table.refusal(&csv).await, expected);
                 }
-                assert_eq!(group_sum(&csv, &["k"], &["n"]).await, Err(expected));
+                assert_eq!(group_sum(&csv, &["k"], &["n"]).await, Err(of_group_sum(&expected)));
             }
         }
         let csv = [b"k,n,", bad, b"\na,1,2\n"].concat();
-        let expected = format!("header, column 3: {problem}");
+        let expected = format!("header (line 1), column 3: {problem}");
         assert_eq!(table.refusal(&csv).await, expected);
-        assert_eq!(group_sum(&csv, &["k"], &["n"]).await, Err(expected));
+        assert_eq!(group_sum(&csv, &["k"], &["n"]).await, Err(of_group_sum(&expected)));
     }
     assert_eq!(table.engine.parts_count(), 0);
 }
@@ -292,7 +325,7 @@ async fn several_columns_without_a_name_must_be_without_values() {
     table.engine.upload_valid(",n\n0,1\n1,2\n").await;
     assert_eq!(table.sum("").await, Ok(1));
     // Names that are the same are refused by name.
-    assert_eq!(table.refusal(b"n,,n,\n1,,2,\n").await, "the header names two columns \"n\"");
+    assert_eq!(table.refusal(b"n,,n,\n1,,2,\n").await, "the header (line 1) names two columns \"n\"");
     assert_eq!(table.engine.parts_count(), 3);
 }
 

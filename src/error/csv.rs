@@ -23,20 +23,26 @@ pub enum CsvError {
     #[error("the file has no header row")]
     NoHeader,
     /// The header has too many columns.
-    #[error("the header has more than {columns_max} columns")]
+    #[error("the {row} has more than {columns_max} columns")]
     TooManyColumns {
+        /// The header.
+        row: FileRow,
         /// The limit.
         columns_max: usize,
     },
     /// The header has too many bytes.
-    #[error("the header is longer than {bytes_max} bytes")]
+    #[error("the {row} is longer than {bytes_max} bytes")]
     HeaderTooLong {
+        /// The header.
+        row: FileRow,
         /// The limit.
         bytes_max: usize,
     },
     /// Two columns have the same name.
-    #[error("the header names two columns {}", Quoted(.name))]
+    #[error("the {row} names two columns {}", Quoted(.name))]
     DuplicateColumn {
+        /// The header.
+        row: FileRow,
         /// The name.
         name: String,
     },
@@ -44,7 +50,11 @@ pub enum CsvError {
     #[error(
         "{row} has {cells} cell{}, the header has {header_cells}{}",
         if *.cells == 1 { "" } else { "s" },
-        if *.extra_are_empty { ": its extra cells are empty; upload with --drop-trailing-empty" } else { "" }
+        match (*.extra_are_empty, *.used_for) {
+            (false, _) => "",
+            (true, Use::Upload) => ": its extra cells are empty; upload with --drop-trailing-empty",
+            (true, Use::GroupSum) => ": its extra cells are empty; remove them",
+        }
     )]
     Ragged {
         /// The row.
@@ -55,6 +65,8 @@ pub enum CsvError {
         header_cells: usize,
         /// Whether it has too many cells, and those beyond the header's have no text.
         extra_are_empty: bool,
+        /// What the file was sent for.
+        used_for: Use,
     },
     /// A row has too many bytes.
     #[error("{row} is longer than {bytes_max} bytes; is a quote not closed?")]
@@ -100,13 +112,10 @@ impl CsvError {
             Self::Cell { position: CellPosition { column_index, column, .. }, .. } => {
                 Some(column.as_deref().map_or(ColumnPosition::Index(*column_index), ColumnPosition::Name))
             }
-            Self::DuplicateColumn { name } => Some(ColumnPosition::Name(name)),
+            Self::DuplicateColumn { name, .. } => Some(ColumnPosition::Name(name)),
             _no_column => None,
         };
-        let row = match self {
-            Self::DuplicateColumn { .. } => Some(FileRow::HEADER),
-            _other => self.row(),
-        };
+        let row = self.row();
         Position { part: None, row: row.map(|row| row.number), line: row.and_then(|row| row.line), column }
     }
 
@@ -116,13 +125,11 @@ impl CsvError {
             Self::Ragged { row, .. }
             | Self::RowTooLong { row, .. }
             | Self::Summand { row, .. }
+            | Self::TooManyColumns { row, .. }
+            | Self::HeaderTooLong { row, .. }
+            | Self::DuplicateColumn { row, .. }
             | Self::Cell { position: CellPosition { row, .. }, .. } => Some(*row),
-            Self::Foreign { .. }
-            | Self::NoHeader
-            | Self::TooManyColumns { .. }
-            | Self::HeaderTooLong { .. }
-            | Self::DuplicateColumn { .. }
-            | Self::NoColumn { .. } => None,
+            Self::Foreign { .. } | Self::NoHeader | Self::NoColumn { .. } => None,
         }
     }
 
@@ -130,9 +137,21 @@ impl CsvError {
     #[must_use]
     pub fn after_rows(mut self, rows_before: u64) -> Self {
         if let Some(row) = self.row_mut()
-            && *row != FileRow::HEADER
+            && row.number > 0
         {
             row.number += rows_before;
+        }
+        self
+    }
+
+    /// The same error for a file that was sent for this, with a remedy that its sender has.
+    #[must_use]
+    pub fn of_use(mut self, now: Use) -> Self {
+        match &mut self {
+            Self::Ragged { used_for, .. }
+            | Self::Foreign { used_for, .. }
+            | Self::Cell { problem: CellFault::NotUtf8 { used_for, .. }, .. } => *used_for = now,
+            _no_remedy => {}
         }
         self
     }
@@ -151,13 +170,11 @@ impl CsvError {
             Self::Ragged { row, .. }
             | Self::RowTooLong { row, .. }
             | Self::Summand { row, .. }
+            | Self::TooManyColumns { row, .. }
+            | Self::HeaderTooLong { row, .. }
+            | Self::DuplicateColumn { row, .. }
             | Self::Cell { position: CellPosition { row, .. }, .. } => Some(row),
-            Self::Foreign { .. }
-            | Self::NoHeader
-            | Self::TooManyColumns { .. }
-            | Self::HeaderTooLong { .. }
-            | Self::DuplicateColumn { .. }
-            | Self::NoColumn { .. } => None,
+            Self::Foreign { .. } | Self::NoHeader | Self::NoColumn { .. } => None,
         }
     }
 }
@@ -167,8 +184,7 @@ impl CsvError {
 pub struct FileRow {
     /// Data rows count from 1; 0 is the header.
     pub number: u64,
-    /// The line of the file on which the row begins, from 1. It is counted after an error has occurred; `None` until then,
-    /// and for the header.
+    /// The line of the file on which the row begins, from 1. It is counted after an error has occurred; `None` until then.
     pub line: Option<u64>,
 }
 
@@ -186,7 +202,8 @@ impl From<u64> for FileRow {
 impl fmt::Display for FileRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.number, self.line) {
-            (0, _) => f.write_str("header"),
+            (0, None) => f.write_str("header"),
+            (0, Some(line)) => write!(f, "header (line {line})"),
             (number, None) => write!(f, "row {number}"),
             (number, Some(line)) => write!(f, "row {number} (line {line})"),
         }
@@ -203,10 +220,18 @@ pub enum CellFault {
     #[error("text after a closing quote: a quote inside a quoted cell is written twice")]
     TextAfterQuote,
     /// The cell is not valid UTF-8.
-    #[error("invalid UTF-8 (byte 0x{byte:02x}), perhaps Windows-1252: upload with --encoding windows-1252")]
+    #[error(
+        "invalid UTF-8 (byte 0x{byte:02x}), perhaps Windows-1252: {}",
+        match .used_for {
+            Use::Upload => "upload with --encoding windows-1252",
+            Use::GroupSum => "save the file as UTF-8",
+        }
+    )]
     NotUtf8 {
         /// The first byte that is not part of a character.
         byte: u8,
+        /// What the file was sent for.
+        used_for: Use,
     },
     /// A NUL byte.
     #[error("a NUL byte")]

@@ -8,6 +8,8 @@ pub enum ForeignFile {
     Separated(Separator),
     /// The first line is `sep=` and a character, which tells Excel the separator.
     SeparatorLine(Option<Separator>),
+    /// The first line is a title: the header is below it, with cells separated by this, or else by commas.
+    Title(Option<Separator>),
     /// The header begins with `#`.
     Comment,
     /// There are two byte order marks at the start. Some programs add one to a file that has one.
@@ -111,6 +113,11 @@ impl ForeignFile {
                 let then = separator.map_or(String::new(), |separator| format!(", and {}", delimiter(separator)));
                 format!("the first line is \"sep=\" and a separator, which only Excel understands: remove it{then}")
             }
+            Self::Title(Some(separator)) => {
+                let then = delimiter(separator);
+                format!("the first line looks like a title above the header: remove it, and {then}")
+            }
+            Self::Title(None) => "the first line looks like a title above the header: remove it, or name each column in it".to_owned(),
             Self::Comment => {
                 "the header begins with \"#\", as a comment does: remove the comment, or put the column's name in quotes"
                     .to_owned()

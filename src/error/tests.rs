@@ -4,6 +4,7 @@ use super::{
     ColumnPosition, Error, Position,
     column_sum::ColumnSumError,
     csv::{CellFault, CellPosition, CellProblem, CsvError, FileRow},
+    foreign_file::Use,
     group_by::GroupByError,
     quoted::Quoted,
     statistics::StatisticsError,
@@ -33,7 +34,8 @@ fn messages_are_short_whatever_the_text_of_a_user() {
             Error::Cell { part, row, column: cell(), cell: cell(), problem },
             StatisticsError::NoSuchState { question: cell(), state: cell() }.into(),
             CsvError::Summand { row: file_row, column: cell(), cell: cell(), problem }.into(),
-            CsvError::Cell { position: position(), problem: CellFault::NotUtf8 { byte: 0xff } }.into(),
+            CsvError::Cell { position: position(), problem: CellFault::NotUtf8 { byte: 0xff, used_for: Use::Upload } }
+                .into(),
             GroupByError::List { list: cell(), problem: CellFault::UnclosedQuote }.into(),
         ];
         errors.iter().map(|error| error.to_string().len()).max().expect("some")
@@ -55,7 +57,8 @@ fn positions_in_messages() {
     };
     assert_eq!(cell(7, Some("qty")), "row 7, column \"qty\": a NUL byte");
     assert_eq!(cell(0, None), "header, column 3: a NUL byte");
-    let ragged = CsvError::Ragged { row: 7.into(), cells: 3, header_cells: 4, extra_are_empty: false };
+    let ragged =
+        CsvError::Ragged { row: 7.into(), cells: 3, header_cells: 4, extra_are_empty: false, used_for: Use::Upload };
     assert_eq!(ragged.to_string(), "row 7 has 3 cells, the header has 4");
     assert_eq!(ragged.on_line(12).to_string(), "row 7 (line 12) has 3 cells, the header has 4");
 }

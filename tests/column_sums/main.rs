@@ -178,10 +178,10 @@ async fn hostile_files_are_refused_as_a_whole() {
     let not_utf8 = "invalid UTF-8 (byte 0xff), perhaps Windows-1252: upload with --encoding windows-1252";
     check_refused(b"a,b\n1,\xff\n", &format!("row 1 (line 2), column \"b\": {not_utf8}")).await;
     check_refused(b"a,b\n1,x\0\n", "row 1 (line 2), column \"b\": a NUL byte").await;
-    check_refused(b"a,b\xff\n1,2\n", &format!("header, column 2: {not_utf8}")).await;
-    check_refused(b"a,b,a\n1,2,3\n", "the header names two columns \"a\"").await;
+    check_refused(b"a,b\xff\n1,2\n", &format!("header (line 1), column 2: {not_utf8}")).await;
+    check_refused(b"a,b,a\n1,2,3\n", "the header (line 1) names two columns \"a\"").await;
     let million_columns = vec![b','; 1_000_000];
-    check_refused(&million_columns, "the header has more than 4096 columns").await;
+    check_refused(&million_columns, "the header (line 1) has more than 4096 columns").await;
     let wide_row = [b"a,b\n".to_vec(), vec![b','; 2_000_000]].concat();
     check_refused(&wide_row, "row 1 (line 2) has 2000001 cells, the header has 2: its extra cells are empty; upload with --drop-trailing-empty").await;
     let open = [b"a,b\n1,\"".to_vec(), vec![b'x'; 9_000_000]].concat();
@@ -189,9 +189,9 @@ async fn hostile_files_are_refused_as_a_whole() {
     let cell = [b"a\n".to_vec(), vec![b'x'; 1024 * 1024 + 1]].concat();
     check_refused(&cell, "row 1 (line 2), column \"a\": the cell is longer than 1048576 bytes").await;
     let name = [vec![b'h'; 1025], b",b\n".to_vec()].concat();
-    check_refused(&name, "header, column 1: the cell is longer than 1024 bytes").await;
+    check_refused(&name, "header (line 1), column 1: the cell is longer than 1024 bytes").await;
     let header = vec![b'h'; 1024 * 1024 + 1];
-    check_refused(&header, "the header is longer than 1048576 bytes").await;
+    check_refused(&header, "the header (line 1) is longer than 1048576 bytes").await;
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn limits_can_be_configured() {
     let limits = Limits { csv, upload_bytes_max: 20, ..Limits::default() };
     let table = Table::with_limits(limits).await;
     let cases = [
-        ("a,b,c\n", "the header has more than 2 columns"),
+        ("a,b,c\n", "the header (line 1) has more than 2 columns"),
         ("a\n1234\n", "row 1 (line 2), column \"a\": the cell is longer than 3 bytes"),
         ("a,b\n123,456\n", "row 1 (line 2) is longer than 6 bytes; is a quote not closed?"),
         ("a\n1\n1\n1\n1\n1\n1\n1\n1\n1\n1\n", "the upload has more than 20 bytes"),

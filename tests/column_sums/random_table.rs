@@ -49,6 +49,9 @@ pub(crate) fn random_file(random: &mut fastrand::Rng) -> RandomFile {
     let mut names: Vec<String> = all_names.iter().map(|name| (*name).to_owned()).collect();
     random.shuffle(&mut names);
     names.truncate(random.usize(1..=names.len()));
+    if names.len() == 2 && names[1].is_empty() {
+        names.swap(0, 1); // otherwise it may look like a title that a spreadsheet has padded
+    }
     let kinds: Vec<Vec<usize>> = names
         .iter()
         .map(|_| match random.usize(..12) {

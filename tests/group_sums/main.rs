@@ -152,7 +152,7 @@ async fn the_first_error_is_reported_for_all_byte_ranges() {
         ("m,n\na,1\n".to_owned(), r#"the file has no column "k""#),
         (String::new(), "the file has no header row"),
         ("\n".repeat(300), "the file has no header row"),
-        ("k,n,k\n".to_owned(), r#"the header names two columns "k""#),
+        ("k,n,k\n".to_owned(), r#"the header (line 1) names two columns "k""#),
         (format!("k,n\n{}a,x\n{}b,y\n", good(30), good(30)), r#"row 31 (line 62), column "n": "x" is not an integer"#),
         (format!("k,n\n{}a,1,2\n{}b,y\n", good(30), good(30)), "row 31 (line 62) has 3 cells, the header has 2"),
         (format!("k,n\n{}a\n", good(99)), "row 100 (line 200) has 1 cell, the header has 2"),
@@ -174,7 +174,7 @@ async fn the_first_error_is_reported_for_all_byte_ranges() {
         group_sums.check(csv.as_bytes(), &["k"], &["n"], Err(error)).await;
     }
     let invalid = |row| {
-        let hint = "perhaps Windows-1252: upload with --encoding windows-1252";
+        let hint = "perhaps Windows-1252: save the file as UTF-8";
         format!(r#"row {row} (line {}), column "k": invalid UTF-8 (byte 0xff), {hint}"#, row + 1)
     };
     let csv = [b"k,n\n".as_slice(), &b"a,1\n".repeat(40), b"\xff,1\n", &b"\"\xff\",x\n".repeat(40)].concat();

@@ -46,7 +46,7 @@ class HeldUpload:
 
 # A setting, a file at the limit, a file just beyond it, and the error for that one.
 FILE_LIMITS = [
-    ("columns_max", 2, b"x,y\n1,2\n", b"x,y,z\n1,2,3\n", "the header has more than 2 columns"),
+    ("columns_max", 2, b"x,y\n1,2\n", b"x,y,z\n1,2,3\n", "the header (line 1) has more than 2 columns"),
     (
         "cell_bytes_max",
         8,

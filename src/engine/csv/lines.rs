@@ -28,7 +28,7 @@ pub struct LineCount {
 }
 
 impl LineCount {
-    /// For a data row of a file, from 1.
+    /// For a data row of a file, from 1, or the header, 0.
     pub fn before_row(row: u64) -> Self {
         Self {
             byte_order_mark: BYTE_ORDER_MARK,
@@ -90,10 +90,10 @@ impl LineCount {
     }
 }
 
-/// The data row that an error is in, if its line is to be named.
+/// The row that an error is in; 0 is the header.
 fn row_of(error: &Error) -> Option<u64> {
     let Error::Csv(error) = error else { return None };
-    error.row().map(|row| row.number).filter(|row| *row > 0)
+    error.row().map(|row| row.number)
 }
 
 fn on_line(error: Error, line: Option<u64>) -> Error {

@@ -23,7 +23,10 @@ use crate::{
         kernels::{self, LANES, RowCell, Stopped, classify::structure},
         values::sum::Sum,
     },
-    error::csv::{CellFault, CellPosition, CsvError, FileRow},
+    error::{
+        csv::{CellFault, CellPosition, CsvError, FileRow},
+        foreign_file::Use,
+    },
     limits::{CsvLimits, HEADER_BYTES_MAX, KIB, NAME_BYTES_MAX},
 };
 
@@ -316,7 +319,7 @@ impl Scanner {
             before.map(|before| rest = before).is_some()
         };
         let extra_are_empty = cells > header_cells && (header_cells..cells).all(is_empty);
-        CsvError::Ragged { row: self.next_row(), cells, header_cells, extra_are_empty }
+        CsvError::Ragged { row: self.next_row(), cells, header_cells, extra_are_empty, used_for: Use::Upload }
     }
 
     /// The row after those that were delivered.
@@ -388,7 +391,7 @@ impl Scanner {
         let columns_max = self.limits.columns_max;
         let cells = self.split(bytes, columns_max, Wanted::All)?;
         if cells > columns_max {
-            return Err(CsvError::TooManyColumns { columns_max });
+            return Err(CsvError::TooManyColumns { row: FileRow::HEADER, columns_max });
         }
         let row = Row { number: 0, bytes, unescaped: &self.unescaped, spans: &self.spans };
         let mut names = Vec::with_capacity(cells);
@@ -401,7 +404,7 @@ impl Scanner {
         // Several columns may be without a name if they are without values, which the receiver of the rows checks.
         let mut seen = HashSet::with_capacity(cells);
         if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str()) && !name.is_empty()) {
-            return Err(CsvError::DuplicateColumn { name: twice.clone() });
+            return Err(CsvError::DuplicateColumn { row: FileRow::HEADER, name: twice.clone() });
         }
         self.names = names;
         self.spans.clear();
@@ -411,7 +414,7 @@ impl Scanner {
     fn check_row_bytes(&self, bytes: usize) -> Result<(), CsvError> {
         let bytes_max = self.limits.row_bytes_max;
         if self.names.is_empty() && bytes > bytes_max.min(HEADER_BYTES_MAX) {
-            return Err(CsvError::HeaderTooLong { bytes_max: bytes_max.min(HEADER_BYTES_MAX) });
+            return Err(CsvError::HeaderTooLong { row: FileRow::HEADER, bytes_max: bytes_max.min(HEADER_BYTES_MAX) });
         }
         if bytes > bytes_max {
             return Err(CsvError::RowTooLong { row: self.next_row(), bytes_max });

@@ -4,7 +4,7 @@
 //! Only the first bytes of a file are looked at. An ordinary file costs a look at its first byte and a search for the first
 //! comma or row end.
 
-use memchr::{memchr, memchr3};
+use memchr::{memchr2, memchr3};
 
 use super::scanner::BYTE_ORDER_MARK;
 use crate::{
@@ -42,7 +42,7 @@ pub const SNIFFED_BYTES_MAX: usize = RECEIVE_BLOCK_BYTES;
 /// How HTML may begin. Some programs give such files the name `.xls`.
 const HTML_STARTS: [&str; 6] = ["<!doctype", "<html", "<head", "<body", "<table", "<!--"];
 
-/// Rows of which each must have a separator that the header has, too.
+/// Rows that are looked at.
 const ROWS_MAX: usize = 10;
 
 /// What a file seems to be that begins with `first`: its first [`SNIFFED_BYTES_MAX`] bytes, or the whole file if that is
@@ -61,16 +61,21 @@ pub fn sniff(first: &[u8]) -> Option<ForeignFile> {
     }
     let empty_lines = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
     let text = &text[empty_lines..];
-    // The common case: a comma ends the first cell. In quotes, a comma may be part of the name.
-    let end = memchr3(b',', b'\n', b'\r', text).unwrap_or(text.len());
-    match text.first()? {
-        b'#' if text.get(1) != Some(&b',') => return Some(ForeignFile::Comment), // a column may be called "#"
-        b'"' => {}
-        _ if text.starts_with(b"sep=") => return separator_line(text),
-        _ if text.get(end) == Some(&b',') => return None,
+    if text.first() == Some(&b'#') {
+        return Some(ForeignFile::Comment);
+    }
+    if let Some(separator) = separator_line(text) {
+        return Some(ForeignFile::SeparatorLine(separator));
+    }
+    // The common case: a comma ends the first cell, which has nothing that is special.
+    let (cell, rest) = text.split_at(memchr3(b',', b'\n', b'\r', text).unwrap_or(text.len()));
+    let is_plain = !cell.iter().any(|byte| matches!(byte, b'"' | b';' | b'\t' | b'|'));
+    match rest {
+        [b',', b'\n' | b'\r', ..] => {} // perhaps a title
+        [b',', ..] if is_plain => return None,
         _ => {}
     }
-    separated(text)
+    by_rows(text)
 }
 
 /// Formats with a magic number, and text that is not UTF-8.
@@ -118,43 +123,99 @@ fn markup(text: &[u8]) -> Option<ForeignFile> {
     }
 }
 
-/// A first line that is `sep=` and one character.
-fn separator_line(text: &[u8]) -> Option<ForeignFile> {
-    match text.strip_prefix(b"sep=") {
-        Some([byte, b'\n' | b'\r', ..]) => {
-            let separator = Separator::ALL.into_iter().find(|separator| separator.byte() == *byte);
-            Some(ForeignFile::SeparatorLine(separator))
-        }
-        _ => separated(text),
-    }
-}
-
-/// Whether the header is one column, and has a separator that each of the first rows has, too. There must be such a row.
-fn separated(text: &[u8]) -> Option<ForeignFile> {
-    let is_whole_file = text.len() < SNIFFED_BYTES_MAX;
-    let (header, mut rest) = next_row(text)?;
-    if occurs(header, b',') {
+/// The separator in a first line that is `sep=` and one character, perhaps in quotes; `Some(None)` if it is none of
+/// [`Separator::ALL`].
+fn separator_line(text: &[u8]) -> Option<Option<Separator>> {
+    const LINE_BYTES_MAX: usize = "\"sep=;\"\n".len();
+    if !matches!(text.first(), Some(b's' | b'S' | b'"')) {
         return None;
     }
-    let mut candidates = Separator::ALL.map(|separator| occurs(header, separator.byte()).then_some(separator));
-    let mut rows = 0;
-    while rows < ROWS_MAX && candidates.iter().any(Option::is_some) {
+    let line = &text[..memchr2(b'\n', b'\r', &text[..text.len().min(LINE_BYTES_MAX)])?];
+    let line = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\"")).unwrap_or(line);
+    let (start, [byte]) = line.split_at_checked("sep=".len())? else { return None };
+    let found = Separator::ALL.into_iter().find(|separator| separator.byte() == *byte);
+    start.eq_ignore_ascii_case(b"sep=").then_some(found)
+}
+
+/// What the header and the first rows say together. There must be a row.
+fn by_rows(text: &[u8]) -> Option<ForeignFile> {
+    let is_whole_file = text.len() < SNIFFED_BYTES_MAX;
+    let (header, mut rest) = next_row(text)?;
+    let mut rows = Vec::with_capacity(ROWS_MAX);
+    while rows.len() < ROWS_MAX {
         let (row, after) = match next_row(rest) {
             Some(found) => found,
             None if is_whole_file && !rest.is_empty() => (rest, &rest[rest.len()..]),
             None => break,
         };
         rest = after;
-        if row.is_empty() {
-            continue;
-        }
-        rows += 1;
-        for candidate in &mut candidates {
-            *candidate = candidate.filter(|separator| occurs(row, separator.byte()));
+        if !row.is_empty() {
+            rows.push(row);
         }
     }
-    let found = candidates.into_iter().flatten().next()?;
-    (rows > 0).then_some(ForeignFile::Separated(found))
+    if rows.is_empty() {
+        return None;
+    }
+    let separated = Separator::ALL.into_iter().find(|separator| is_separated(header, &rows, separator.byte()));
+    if let Some(separator) = separated {
+        return Some(ForeignFile::Separated(separator));
+    }
+    let below = Separator::ALL.into_iter().find(|separator| is_title(header, &rows, separator.byte()));
+    if below.is_some() || is_padded_title(header, &rows) {
+        return Some(ForeignFile::Title(below));
+    }
+    None
+}
+
+/// Whether cells are separated by this byte: the header has it and no comma, and so have half of the rows, for some may be
+/// remarks or totals. If the header has commas, too, it must have fewer of them, and each row as many separators as the
+/// header: then the commas belong to names and numbers.
+fn is_separated(header: &[u8], rows: &[&[u8]], separator: u8) -> bool {
+    let (separators, commas) = (count(header, separator), count(header, b','));
+    if commas == 0 {
+        let with_separator = rows.iter().filter(|row| count(row, separator) > 0).count();
+        separators > 0 && 2 * with_separator >= rows.len()
+    } else {
+        separators > commas && rows.iter().all(|row| count(row, separator) == separators)
+    }
+}
+
+/// Whether a single cell stands above a table with this separator: it occurs equally often in each of at least two rows.
+fn is_title(header: &[u8], rows: &[&[u8]], separator: u8) -> bool {
+    let is_one_cell = count(header, b',') == 0 && count(header, separator) == 0;
+    let separators = count(rows[0], separator);
+    is_one_cell && separators > 0 && rows.len() > 1 && rows.iter().all(|row| count(row, separator) == separators)
+}
+
+/// Whether a title stands above the header of a table of two columns, and a spreadsheet has added a comma for the second one,
+/// which so has no name: below it are two texts, and one of these columns then has numbers. (With more columns, several would
+/// have no name, but values, which is an error in any case.)
+fn is_padded_title(header: &[u8], rows: &[&[u8]]) -> bool {
+    let is_padded = header.len() > 1 && header.ends_with(b",") && count(header, b',') == 1;
+    let [names, rows @ ..] = rows else { return false };
+    if !is_padded || cells_of_two(names).iter().any(|name| name.is_empty() || is_number(name)) {
+        return false;
+    }
+    (0..2).any(|column| {
+        let mut cells = rows.iter().map(|row| cells_of_two(row)[column]).filter(|cell| !cell.is_empty()).peekable();
+        cells.peek().is_some() && cells.all(is_number)
+    })
+}
+
+/// The texts of the cells of a row with two cells.
+fn cells_of_two(row: &[u8]) -> [&[u8]; 2] {
+    let comma = outside_quotes(row, |byte| byte == b',').unwrap_or(row.len());
+    let (first, second) = row.split_at(comma);
+    [first, second.strip_prefix(b",").unwrap_or_default()].map(|cell| {
+        let cell = cell.trim_ascii();
+        cell.strip_prefix(b"\"").and_then(|cell| cell.strip_suffix(b"\"")).unwrap_or(cell)
+    })
+}
+
+/// Whether a cell seems to be a number.
+fn is_number(cell: &[u8]) -> bool {
+    let digits = cell.strip_prefix(b"-").or_else(|| cell.strip_prefix(b"+")).unwrap_or(cell);
+    digits.first().is_some_and(u8::is_ascii_digit) && digits.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
 }
 
 /// The first row, and what follows its row end. `None` if no row ends in `text`. Whatever the separator is, there is an even
@@ -164,8 +225,14 @@ fn next_row(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&text[..end], &text[end + 1..]))
 }
 
-fn occurs(row: &[u8], wanted: u8) -> bool {
-    memchr(wanted, row).is_some() && outside_quotes(row, |byte| byte == wanted).is_some()
+/// How often a byte occurs outside of quotes.
+fn count(row: &[u8], wanted: u8) -> usize {
+    let mut in_quotes = false;
+    let is_wanted = |byte: &&u8| {
+        in_quotes ^= **byte == b'"';
+        !in_quotes && **byte == wanted
+    };
+    row.iter().filter(is_wanted).count()
 }
 
 /// The index of the first byte like this that is not in quotes.

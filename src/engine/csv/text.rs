@@ -3,14 +3,18 @@
 use memchr::memchr;
 
 use super::rows::Row;
-use crate::error::csv::{CellFault, CellPosition, CsvError};
+use crate::error::{
+    csv::{CellFault, CellPosition, CsvError},
+    foreign_file::Use,
+};
 
 /// A cell's bytes as text, or why they are not text.
 pub fn text_of(cell: &[u8]) -> Result<&str, CellFault> {
     if memchr(0, cell).is_some() {
         return Err(CellFault::Nul);
     }
-    std::str::from_utf8(cell).map_err(|error| CellFault::NotUtf8 { byte: cell[error.valid_up_to()] })
+    std::str::from_utf8(cell)
+        .map_err(|error| CellFault::NotUtf8 { byte: cell[error.valid_up_to()], used_for: Use::Upload })
 }
 
 /// Checks that all cells of a row are text. `names` are those of the columns.

@@ -21,7 +21,7 @@ use crate::{
     },
     error::{
         Error,
-        csv::{CellProblem, CsvError},
+        csv::{CellProblem, CsvError, FileRow},
     },
 };
 
@@ -66,7 +66,7 @@ fn column_index(names: &[String], wanted: &str, work: &Work) -> Result<usize, Cs
     let is_meant = |name: &String| work.spec.trims_names && name.trim() == wanted.trim();
     let index = names.iter().position(is_meant).ok_or_else(missing)?;
     if names.iter().skip(index + 1).any(is_meant) {
-        return Err(CsvError::DuplicateColumn { name: wanted.trim().to_owned() });
+        return Err(CsvError::DuplicateColumn { row: FileRow::HEADER, name: wanted.trim().to_owned() });
     }
     Ok(index)
 }

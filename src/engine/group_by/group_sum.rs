@@ -39,7 +39,7 @@ use crate::{
         state::{Lane, Shared},
         storage::temp_file::TempFolder,
     },
-    error::Error,
+    error::{Error, foreign_file::Use},
 };
 
 /// Runs group sums.
@@ -126,9 +126,13 @@ impl GroupSum {
         Ok(partitions)
     }
 
-    /// The error with the line of its row, if it is in a file that is not a part.
+    /// The error with the line of its row, and a remedy for group sums, if it is in a file that is not a part.
     async fn with_line(&self, work: &Work, error: Error) -> Error {
         let Sources::File { file, .. } = &work.sources else { return error };
+        let error = match error {
+            Error::Csv(error) => error.of_use(Use::GroupSum).into(),
+            other => other,
+        };
         let run =
             |search: LineSearch| async move { self.workers.run(self.lane, move || search.step()).await.flatten() };
         with_line(error, file, run).await
