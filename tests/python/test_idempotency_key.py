@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import requests
 import table_pb2
 import table_pb2_grpc
 import tally_pb2
 import tally_pb2_grpc
 from conftest import CHANNEL_OPTIONS, CLIENTS, Server, binary, clean_environment, run_client, table, tally, wait_until
 from cutting_proxy import CuttingProxy
+from http_calls import PARTS, connect
 
 SEED = int(os.environ.get("TALLY_TEST_SEED", "1"))
 UPLOADS = 500
@@ -244,6 +246,80 @@ def test_a_used_key_is_answered_when_there_is_no_room(start_server, tmp_path):
     assert not stream(server.channel(), SMALL, "k") and stream(server.channel(), SMALL, "k")
     error = refused(lambda: stream(server.channel(), SMALL, "other"))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "the table is full" in error.details()
+
+
+def post(server: Server, body, key, **options) -> requests.Response:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return requests.post(server.http + PARTS, data=body, headers=headers, timeout=60, **options)
+
+
+def is_replayed(answer: requests.Response) -> bool:
+    assert answer.status_code == 201, answer.text
+    assert answer.headers.get("Idempotency-Replayed") in (None, "true")
+    return "Idempotency-Replayed" in answer.headers
+
+
+@pytest.mark.parametrize("csv", [SMALL, LARGE], ids=["small", "large"])
+def test_over_http(start_server, tmp_path, csv):
+    data = tmp_path / "data"
+    server = start_server(data)
+    first = post(server, csv, "k")
+    assert not is_replayed(first) and first.json()["part"] == 1
+    form = {"file": ("a.csv", csv)}
+    for killed in (False, True):
+        if killed:
+            server.kill()
+            server = start_server(data)
+        for again in (post(server, csv, "k"), post(server, iter([csv[:5], csv[5:]]), "k"), post(server, None, "k", files=form)):
+            assert is_replayed(again) and again.json() == first.json()
+        assert stream(server.channel(), csv, "k"), "a key is the same over gRPC"
+        for other in (csv + b"0\n", csv[:-2], b"x\n" + b"7\n" * 200_000):
+            refusal = post(server, other, "k")
+            assert refusal.status_code == 409
+            assert "was used for other bytes, which are part 1: use a new key" in refusal.text
+    # Without a key, or with another one, the same bytes are a further part.
+    assert not is_replayed(post(server, csv, None)) and not is_replayed(post(server, csv, "K"))
+    assert sum_of_x(server) == 3 * 5
+    assert server.leftovers() == []
+
+
+@pytest.mark.parametrize("key", ["", "with space", "k" * 129, "caf\u00e9".encode(), "a,\tb"], ids=str)
+def test_what_is_no_key_is_refused_over_http(server, key):
+    answer = post(server, SMALL, key)
+    assert answer.status_code == 400
+    assert "Idempotency-Key" in answer.text
+    assert "an idempotency-key has 1 to 128 visible ASCII characters" in answer.text
+    assert server.parts() == []
+
+
+def test_two_keys_over_http_are_refused(server):
+    with connect(server) as connection:
+        keys = b"Idempotency-Key: a\r\nIdempotency-Key: a\r\n"
+        connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: 4\r\n\r\nx\n5\n" % (PARTS.encode(), keys))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+    assert server.parts() == []
+
+
+@pytest.mark.parametrize("csv", [SMALL, LARGE], ids=["small", "large"])
+def test_over_http_while_the_first_one_runs(server, csv):
+    may_go_on, sent = threading.Event(), threading.Event()
+
+    def held():
+        yield csv[: len(csv) // 2]
+        sent.set()
+        may_go_on.wait(60)
+        yield csv[len(csv) // 2 :]
+
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(post, server, held(), "k")
+        try:
+            assert sent.wait(30)
+            assert not is_replayed(post(server, csv, "k")), "nobody waits for a body that may never come"
+            assert stream(server.channel(), csv, "k")
+        finally:
+            may_go_on.set()
+        assert is_replayed(first.result())
+    assert sum_of_x(server) == 5 and server.leftovers() == []
 
 
 def test_500_uploads_that_are_cut_or_late_are_added_once(start_server, tmp_path):
