@@ -17,9 +17,11 @@ use super::{
     failure::Failure,
     output::{escaped, rows_text, write_json},
     receipt::{ReceiptJson, file_bytes, type_name},
+    server_addr::ServerAddr,
 };
 use crate::proto::pb::tally::{
-    Column, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, Receipt, tally_client::TallyClient,
+    Column, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, Receipt, RemovedPart,
+    tally_client::TallyClient,
 };
 
 /// Characters of a line if standard output is not a terminal.
@@ -42,12 +44,17 @@ const TYPE_CHARS: usize = 13;
         tally parts\n  \
         tally parts --after 1000 --limit 10\n  \
         tally parts --columns\n  \
+        tally parts --removed               parts that `tally restore` can put back\n  \
         tally parts --json | jq .rows       complete receipts, one JSON object a line"
 )]
 pub struct PartsArgs {
     /// Show each part's columns with type and number of empty cells (--json always shows them)
     #[arg(long, env = "TALLY_COLUMNS", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub columns: bool,
+
+    /// Show the removed parts that can be restored instead, with the time of their removal and the time until then
+    #[arg(long, env = "TALLY_REMOVED", hide_env_values = true, value_parser = BoolishValueParser::new(), conflicts_with = "columns")]
+    pub removed: bool,
 
     /// Show only parts with a greater number
     #[arg(long, value_name = "PART", env = "TALLY_AFTER", hide_env_values = true, default_value_t = 0)]
@@ -67,6 +74,17 @@ pub struct PartsArgs {
 struct QuarantinedJson {
     part: u64,
     in_quarantine: bool,
+}
+
+/// A removed part as JSON.
+#[derive(Serialize)]
+struct RemovedJson {
+    part: u64,
+    rows: u64,
+    csv_bytes: u64,
+    parquet_bytes: u64,
+    removed_at: String,
+    restorable_until: String,
 }
 
 /// The number of parts in quarantine that the server has not listed, as JSON.
@@ -109,6 +127,14 @@ struct Printer<W> {
     table: Table,
 }
 
+impl Printer<BufWriter<io::Stdout>> {
+    /// To standard output. `table`: of lines as long as this.
+    fn new(json: bool, columns: bool, table: fn(usize) -> Table) -> Self {
+        let line_chars = Term::stdout().size_checked().map_or(LINE_CHARS, |(_lines, chars)| usize::from(chars));
+        Self { out: BufWriter::new(io::stdout()), json, columns, line_chars, table: table(line_chars) }
+    }
+}
+
 impl<W: Write> Printer<W> {
     fn receipt(&mut self, receipt: &Receipt) -> io::Result<()> {
         if self.json {
@@ -130,6 +156,18 @@ impl<W: Write> Printer<W> {
         }
     }
 
+    fn removed(&mut self, removed: RemovedPart) -> io::Result<()> {
+        let RemovedPart { part, rows, csv_bytes, parquet_bytes, removed_at, restorable_until } = removed;
+        if self.json {
+            let json = RemovedJson { part, rows, csv_bytes, parquet_bytes, removed_at, restorable_until };
+            return write_json(&mut self.out, &json);
+        }
+        let numbers = [part, rows, csv_bytes, parquet_bytes].map(|number| number.to_string());
+        let [part, rows, csv, parquet] = numbers;
+        let until = cut(&restorable_until, self.line_chars);
+        self.table.add_line(&mut self.out, [part, rows, csv, parquet, cut(&removed_at, self.line_chars)], until)
+    }
+
     fn end(&mut self, more_quarantined: u64) -> io::Result<()> {
         if !self.json && !self.columns {
             self.table.write(&mut self.out)?;
@@ -144,16 +182,17 @@ impl<W: Write> Printer<W> {
 }
 
 pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
-    let PartsArgs { columns, after, limit, client: ClientArgs { server, json } } = args;
+    let PartsArgs { columns, removed, after, limit, client: ClientArgs { server, json } } = args;
     let mut tally = TallyClient::new(connect(&server).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    if removed {
+        return list_removed(&server, &mut tally, json, after, limit).await;
+    }
     let asked = Quarantined::ask(&mut tally, after).await;
     let mut quarantined = asked.map_err(|status| call_failure(&server, &status))?;
     let request = ListPartsRequest { after, limit };
     let mut receipts = tally.list_parts(request).await.map_err(|status| call_failure(&server, &status))?.into_inner();
 
-    let line_chars = Term::stdout().size_checked().map_or(LINE_CHARS, |(_lines, chars)| usize::from(chars));
-    let out = BufWriter::new(io::stdout());
-    let mut printer = Printer { out, json, columns, line_chars, table: Table::new(line_chars) };
+    let mut printer = Printer::new(json, columns, Table::new);
     let mut printed = 0;
     let ended = loop {
         let receipt = match receipts.message().await {
@@ -176,6 +215,35 @@ pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
     ended
 }
 
+/// Lists the removed parts, answer by answer.
+async fn list_removed(
+    server: &ServerAddr,
+    tally: &mut TallyClient<Channel>,
+    json: bool,
+    mut after: u64,
+    limit: u64,
+) -> Result<ExitCode, Failure> {
+    let mut printer = Printer::new(json, false, Table::of_removed);
+    let mut left = if limit == 0 { u64::MAX } else { limit };
+    loop {
+        let answer = tally.list_removed(ListRemovedRequest { after }).await;
+        let parts = answer.map_err(|status| call_failure(server, &status))?.into_inner().parts;
+        let Some(last) = parts.last() else { break };
+        after = last.part;
+        for part in parts {
+            if left > 0 {
+                printer.removed(part)?;
+                left -= 1;
+            }
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    printer.end(0)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The list with a line for each part. A column is as wide as its widest cell so far, so a list of any length can be printed
 /// while it arrives.
 struct Table {
@@ -188,8 +256,16 @@ struct Table {
 
 impl Table {
     fn new(line_chars: usize) -> Self {
-        let header = ["part", "rows", "csv bytes", "parquet bytes", "uploaded at"].map(str::to_owned);
-        Self { line_chars, widths: [0; 5], lines: vec![(header, "columns".to_owned())] }
+        Self::with_header(line_chars, "uploaded at", "columns")
+    }
+
+    fn of_removed(line_chars: usize) -> Self {
+        Self::with_header(line_chars, "removed at", "restorable until")
+    }
+
+    fn with_header(line_chars: usize, time: &str, rest: &str) -> Self {
+        let header = ["part", "rows", "csv bytes", "parquet bytes", time].map(str::to_owned);
+        Self { line_chars, widths: [0; 5], lines: vec![(header, rest.to_owned())] }
     }
 
     fn add(&mut self, out: &mut impl Write, receipt: &Receipt) -> io::Result<()> {

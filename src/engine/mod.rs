@@ -73,7 +73,7 @@ pub use self::{
     parts::{
         columns::{TableColumn, TableColumns, TypeInParts},
         receipts::Page,
-        removal::RemovedPart,
+        removal::{RemovedPart, RestorablePart},
     },
     query::column_sum::{ColumnSum, Read},
     state::{
@@ -218,9 +218,7 @@ impl Engine {
         numstore::factorial(&self.context, key).await
     }
 
-    /// Accepts a statistic over the survey's parts.
-    ///
-    /// Errors: as many jobs as there may be; no more jobs are accepted; the disk is full.
+    /// Accepts a statistic over the survey's parts. Errors: as many jobs as there may be; no more are accepted; a full disk.
     pub async fn submit_survey(&self, question: SurveyQuestion) -> Result<JobId, Error> {
         let context = Arc::clone(&self.context);
         detached(|_cancel| submit::submit_survey(context, question)).await
@@ -276,9 +274,7 @@ impl Engine {
         detached(|_cancel| cancel::cancel(context, id)).await
     }
 
-    /// The result of a job that is done.
-    ///
-    /// Errors: there is none, or none any more.
+    /// The result of a job that is done. Errors: there is none, or none any more.
     pub async fn open_result(&self, id: JobId) -> Result<ResultFile, Error> {
         result_file::open_result(&self.context, id).await
     }
@@ -306,7 +302,6 @@ impl Engine {
     }
 
     /// Accepts the loss of a part in quarantine, and says how many are missing still. Accepting it again changes nothing.
-    ///
     /// Errors: the part is not in quarantine; the record cannot be written.
     pub async fn forget_part(&self, id: PartId) -> Result<usize, Error> {
         quarantine::forget_part(&self.context, id).await
@@ -315,6 +310,11 @@ impl Engine {
     /// Removes a part from the table. Errors: there is no such part; it cannot be recorded.
     pub async fn remove_part(&self, id: PartId, purge: bool) -> Result<RemovedPart, Error> {
         removal::remove_part(&self.context, id, purge).await
+    }
+
+    /// Some of the removed parts that can be restored: at most `count_max`, after a part, in order.
+    pub fn removed_parts(&self, after: Option<PartId>, count_max: usize) -> Vec<RestorablePart> {
+        removal::removed_parts(&self.context, after, count_max)
     }
 
     /// Puts a removed part back, and returns how many parts there are. Errors: it was not removed; its files are damaged.

@@ -41,3 +41,5 @@ pub const DECOMPRESS_TASK_BYTES: usize = 512 * 1024;
 
 /// A text that means no value is compared with a cell that is collected as a whole.
 const _: () = assert!(NULL_TEXTS_BYTES_MAX < CELL_START_BYTES);
+/// Removed parts that are listed in one answer.
+pub const REMOVED_LISTED_MAX: usize = 32;

@@ -8,8 +8,9 @@ use tally::proto::pb::{
     num_store_server::{NumStore, NumStoreServer},
     tally::{
         DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, Receipt, RemovePartRequest, RemovePartResponse,
-        RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
+        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, Receipt,
+        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk,
+        VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -94,6 +95,10 @@ impl Tally for Full {
         request: Request<RestorePartRequest>,
     ) -> Result<Response<RestorePartResponse>, Status> {
         Err(Status::not_found(format!("there is no part {}", request.into_inner().part)))
+    }
+
+    async fn list_removed(&self, _: Request<ListRemovedRequest>) -> Result<Response<ListRemovedResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<ForgetResponse>, Status> {

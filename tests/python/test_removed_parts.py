@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -135,6 +136,43 @@ def test_on_the_command_line(server):
         refused = run_tally(server, *arguments)
         assert (refused.returncode, refused.stderr) == (1, f"error: {NOT_THERE.format(3)}\n")
     assert sums(server) == 11
+
+
+def test_removed_parts_are_listed(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--undo-s", "3600")
+    for _ in range(80):
+        stream(server, b"x\n1\n")
+
+    def numbers(*arguments: str) -> list:
+        listed = run_tally(server, "parts", "--removed", "--json", *arguments)
+        assert listed.returncode == 0, listed.stderr
+        return [json.loads(line)["part"] for line in listed.stdout.splitlines()]
+
+    assert numbers() == []
+    for part in range(2, 81):
+        remove(server, part)
+    remove(server, 3, purge=True)
+    restore(server, 5)
+    # More than one answer has.
+    removed = [2, 4, *range(6, 81)]
+    assert numbers() == removed
+    assert numbers("--after", "4") == removed[2:] and numbers("--limit", "40") == removed[:40]
+    assert numbers("--after", "79", "--limit", "1") == [80] and numbers("--after", "80") == []
+    answer = tally(server).ListRemoved(tally_pb2.ListRemovedRequest(after=3))
+    assert [part.part for part in answer.parts] == removed[1:33]
+    first = json.loads(run_tally(server, "parts", "--removed", "--json", "--limit", "1").stdout)
+    until = remove(server, 2).restorable_until
+    assert (first["rows"], first["restorable_until"]) == (1, until)
+    assert first["csv_bytes"] == (server.data / "removed" / "2.csv").stat().st_size
+    assert first["parquet_bytes"] == (server.data / "removed" / "2.parquet").stat().st_size
+    times = [datetime.fromisoformat(first[name]) for name in ("removed_at", "restorable_until")]
+    assert times[1] - times[0] == timedelta(hours=1)
+    text = run_tally(server, "parts", "--removed", "--limit", "1").stdout.splitlines()
+    assert text[0].split() == ["part", "rows", "csv", "bytes", "parquet", "bytes", "removed", "at", "restorable", "until"]
+    assert text[1].split()[:2] == ["2", "1"] and text[1].endswith(until)
+    server.kill()
+    server = start_server(tmp_path / "data")
+    assert numbers() == removed
 
 
 def test_after_the_undo_time_the_files_are_deleted(start_server, tmp_path):

@@ -5,7 +5,7 @@ use tonic::{Code, Status};
 
 use crate::{
     engine::{
-        MissingParts, StreamOptions, TableColumn, TypeInParts,
+        MissingParts, RestorablePart, StreamOptions, TableColumn, TypeInParts,
         group_by::output::Group,
         scrub::{DamagedFile, Progress},
     },
@@ -65,6 +65,18 @@ pub(super) fn to_group_block(groups: Vec<Group>) -> tally::GroupBlock {
 pub(super) fn to_quarantine(missing: &MissingParts) -> tally::ListQuarantineResponse {
     let parts = missing.listed().iter().map(|id| id.get()).collect();
     tally::ListQuarantineResponse { parts, count: missing.count() as u64 }
+}
+
+pub(super) fn to_removed(parts: Vec<RestorablePart>) -> tally::ListRemovedResponse {
+    let removed = |it: RestorablePart| tally::RemovedPart {
+        part: it.part.get(),
+        rows: it.rows,
+        csv_bytes: it.csv_bytes,
+        parquet_bytes: it.parquet_bytes,
+        removed_at: it.removed_at,
+        restorable_until: it.restorable_until,
+    };
+    tally::ListRemovedResponse { parts: parts.into_iter().map(removed).collect() }
 }
 
 pub(super) fn to_progress(Progress { files, bytes, damaged }: Progress) -> tally::VerifyProgress {

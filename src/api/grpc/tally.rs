@@ -11,7 +11,7 @@ use super::{
     call_log::CallLog,
     client_body::Content,
     columns::list_columns,
-    convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_status},
+    convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_removed, to_status},
     upload::{answer, upload},
 };
 use crate::{
@@ -21,12 +21,13 @@ use crate::{
         scrub::Verification,
     },
     error::{Error, logged::Logged},
-    limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN, REQUEST_BYTES_MAX},
+    limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN, REMOVED_LISTED_MAX, REQUEST_BYTES_MAX},
     model::part::{PartId, Receipt as EngineReceipt},
     proto::pb::tally::{
         ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, Receipt, RemovePartRequest, RemovePartResponse,
-        RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
+        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, Receipt,
+        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk,
+        VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -212,6 +213,14 @@ impl Tally for TallyService {
                 Err(to_status(&error))
             }
         }
+    }
+
+    async fn list_removed(
+        &self,
+        request: Request<ListRemovedRequest>,
+    ) -> Result<Response<ListRemovedResponse>, Status> {
+        let after = PartId::new(request.into_inner().after);
+        Ok(Response::new(to_removed(self.0.removed_parts(after, REMOVED_LISTED_MAX))))
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Answers<VerifyProgress>>, Status> {

@@ -16,10 +16,14 @@ use tokio::time::{Instant, sleep};
 use crate::{
     engine::{
         runtime::{context::Context, detached::detached},
-        state::{Lane, Shared, removed_parts::Removal},
+        state::{
+            Lane, Shared,
+            removed_parts::{KeptPart, Removal},
+        },
         storage::Store,
     },
     error::Error,
+    limits::REMOVED_LISTED_MAX,
     model::part::PartId,
 };
 
@@ -39,6 +43,43 @@ pub struct RemovedPart {
     pub restorable_until: Option<String>,
 }
 
+/// A removed part that can be restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestorablePart {
+    /// Its number.
+    pub part: PartId,
+    /// Data rows.
+    pub rows: u64,
+    /// Bytes of its CSV file.
+    pub csv_bytes: u64,
+    /// Bytes of its Parquet file.
+    pub parquet_bytes: u64,
+    /// When it was removed, RFC 3339, UTC.
+    pub removed_at: String,
+    /// Until when it can be restored, RFC 3339, UTC.
+    pub restorable_until: String,
+}
+
+/// The removed parts after `after` that can be restored, in order: at most `count_max` and [`REMOVED_LISTED_MAX`].
+pub(crate) fn removed_parts(context: &Context, after: Option<PartId>, count_max: usize) -> Vec<RestorablePart> {
+    let mut kept = Vec::with_capacity(count_max.min(REMOVED_LISTED_MAX));
+    context.state.with(|state| state.parts.removed().list(after, &mut kept));
+    let listed = kept.into_iter().map(|KeptPart { part, rows, csv_bytes, parquet_bytes, since_s }| RestorablePart {
+        part,
+        rows,
+        csv_bytes,
+        parquet_bytes,
+        removed_at: text_of(SystemTime::UNIX_EPOCH + Duration::from_secs(since_s.into())),
+        restorable_until: restorable_until(context, since_s),
+    });
+    listed.collect()
+}
+
+/// Until when a part can be restored that was removed at this time, in seconds since 1970.
+fn restorable_until(context: &Context, since_s: u32) -> String {
+    text_of(SystemTime::UNIX_EPOCH + Duration::from_secs(since_s.into()) + context.limits.undo)
+}
+
 /// Removes a part from the table, durably. With `purge`, its files are deleted as soon as no question reads them, and it
 /// cannot be restored. Removing it again changes nothing.
 ///
@@ -51,9 +92,8 @@ pub(crate) async fn remove_part(context: &Arc<Context>, id: PartId, purge: bool)
             delete_when_unread(&context, id).await?;
         }
         let parts = context.state.with(|state| state.parts.len());
-        let until =
-            |since_s: u32| text_of(SystemTime::UNIX_EPOCH + Duration::from_secs(since_s.into()) + context.limits.undo);
-        Ok(RemovedPart { parts, restorable_until: kept_since_s.map(until) })
+        let restorable_until = kept_since_s.map(|since_s| restorable_until(&context, since_s));
+        Ok(RemovedPart { parts, restorable_until })
     })
     .await
 }

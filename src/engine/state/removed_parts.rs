@@ -16,6 +16,21 @@ pub enum Removal {
     Purged,
 }
 
+/// What is listed of a part that can be restored.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptPart {
+    /// Its number.
+    pub part: PartId,
+    /// Data rows.
+    pub rows: u64,
+    /// Size of its CSV file.
+    pub csv_bytes: u64,
+    /// Size of its Parquet file.
+    pub parquet_bytes: u64,
+    /// When it was removed, in seconds since 1970.
+    pub since_s: u32,
+}
+
 /// A part that was removed. Its entry lasts as long as its files.
 struct RemovedPart {
     part: Arc<Part>,
@@ -58,6 +73,20 @@ impl RemovedParts {
 
     pub(super) fn remove(&mut self, id: PartId) -> Option<Arc<Part>> {
         self.0.remove(&id).map(|removed| removed.part)
+    }
+
+    /// Adds the parts after `after` that can be restored, in order, as long as `found` has room without growing.
+    pub fn list(&self, after: Option<PartId>, found: &mut Vec<KeptPart>) {
+        let first = after.map_or(PartId::FIRST, PartId::next);
+        for (&part, RemovedPart { part: of, removal }) in self.0.range(first..) {
+            if found.len() == found.capacity() {
+                return;
+            }
+            if let Removal::Kept { since_s } = *removal {
+                let Part { rows, csv_bytes, parquet_bytes, .. } = **of;
+                found.push(KeptPart { part, rows, csv_bytes, parquet_bytes, since_s });
+            }
+        }
     }
 
     /// Whether a question still has the part in its snapshot of the table, and so may read its files.
