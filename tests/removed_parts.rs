@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tally::{
@@ -286,5 +286,82 @@ async fn a_file_whose_part_was_removed_is_not_loaded_again_until_it_is_purged() 
     assert_eq!(engine.load(&file, &Dialect::default()).await.expect("found"), Loaded::Removed(id(1)));
     engine.remove_part(id(1), true).await.expect("purged");
     assert_eq!(engine.load(&file, &Dialect::default()).await.expect("loaded"), Loaded::Now(id(2)));
+    assert_eq!(sum(&engine).await, 7);
+}
+
+/// A backup of hard links keeps the receipt of a part that is purged later.
+#[tokio::test]
+async fn a_purge_does_not_change_the_receipt_in_place() {
+    let folder = DataFolder::new();
+    let engine = engine_with(&folder, 2, false).await;
+    let receipt = fs::read(folder.file("parts/2.json")).expect("there");
+    fs::hard_link(folder.file("parts/2.json"), folder.file("backup.json")).expect("linked");
+    engine.remove_part(id(2), true).await.expect("purged");
+    assert_eq!(fs::read(folder.file("backup.json")).expect("there"), receipt);
+    assert_eq!(fs::metadata(folder.file("removed/2.purged")).expect("there").len(), 0);
+}
+
+#[tokio::test]
+async fn files_of_a_purged_part_that_could_not_be_deleted_are_deleted_later() {
+    for by_restart in [false, true] {
+        let folder = DataFolder::new();
+        let limits = Limits { undo: Duration::from_secs(1), ..Limits::default() };
+        drop(engine_with(&folder, 2, false).await);
+        let engine = folder.open_with(Durability::None, limits).await;
+        let obstacle = folder.file("removed/2.sums");
+        fs::create_dir(&obstacle).expect("created");
+        assert_eq!(engine.remove_part(id(2), true).await.expect("purged").parts, 1);
+        assert_eq!(folder.names_in("removed"), ["2.purged", "2.sums"]);
+        assert!(fs::metadata(folder.file("removed/2.purged")).expect("there").len() > 0, "it is not done");
+        assert_eq!(engine.restore_part(id(2)).await.expect_err("purged").kind(), Kind::NotFound);
+        if by_restart {
+            drop(engine);
+            drop(folder.open().await);
+            assert!(fs::metadata(folder.file("removed/2.purged")).expect("there").len() > 0, "it is still not done");
+            fs::remove_dir(&obstacle).expect("removed");
+            drop(folder.open().await);
+        } else {
+            fs::remove_dir(&obstacle).expect("removed");
+            let is_done = || fs::metadata(folder.file("removed/2.purged")).is_ok_and(|it| it.len() == 0);
+            wait_until("the sweep has tried again", is_done).await;
+        }
+        assert_eq!(folder.names_in("removed"), ["2.purged"]);
+        assert_eq!(fs::metadata(folder.file("removed/2.purged")).expect("there").len(), 0);
+    }
+}
+
+/// Only the start looks for links, so one can appear while the server runs. The next start would refuse it in `removed/`.
+#[tokio::test]
+async fn a_part_whose_receipt_is_a_link_is_not_purged() {
+    let folder = DataFolder::new();
+    let engine = engine_with(&folder, 1, false).await;
+    let (receipt, elsewhere) = (folder.file("parts/1.json"), folder.file("elsewhere.json"));
+    fs::rename(&receipt, &elsewhere).expect("renamed");
+    std::os::unix::fs::symlink(&elsewhere, &receipt).expect("linked");
+    for purge in [false, true] {
+        let error = engine.remove_part(id(1), purge).await.expect_err("a link").to_string();
+        assert!(error.contains("it is a symbolic link"), "{error}");
+    }
+    assert_eq!(folder.names_in("removed"), [""; 0]);
+    fs::rename(&elsewhere, &receipt).expect("renamed");
+    drop(engine);
+    assert_eq!(sum(&folder.open().await).await, 1);
+}
+
+/// The sweep comes only half a minute after a start.
+#[tokio::test]
+async fn a_part_whose_time_is_over_neither_comes_back_nor_keeps_its_file_from_being_loaded() {
+    let folder = DataFolder::new();
+    let file = folder.file("file.csv");
+    fs::write(&file, "x\n7\n").expect("written");
+    let engine = folder.open().await;
+    assert_eq!(engine.load(&file, &Dialect::default()).await.expect("loaded"), Loaded::Now(id(1)));
+    engine.remove_part(id(1), false).await.expect("removed");
+    drop(engine);
+    let receipt = fs::File::options().write(true).open(folder.file("removed/1.json")).expect("there");
+    receipt.set_modified(SystemTime::now() - Duration::from_secs(2 * 24 * 60 * 60)).expect("set");
+    let engine = folder.open().await;
+    assert_eq!(engine.load(&file, &Dialect::default()).await.expect("loaded"), Loaded::Now(id(2)));
+    assert_eq!(engine.restore_part(id(1)).await.expect_err("too late").kind(), Kind::NotFound);
     assert_eq!(sum(&engine).await, 7);
 }

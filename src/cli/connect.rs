@@ -1,14 +1,14 @@
 //! The connection to a server, and why there is none or a call failed.
 
-use std::{error::Error, io, time::Duration};
+use std::{error::Error, io, process::ExitCode, time::Duration};
 
 use clap::{Args, builder::BoolishValueParser};
 use tonic::{
-    Code, Status,
+    Code, Response, Status,
     transport::{Channel, Endpoint},
 };
 
-use super::{failure::Failure, server_addr::ServerAddr};
+use super::{failure::Failure, output::print_error, server_addr::ServerAddr};
 
 /// A server that does not accept the connection within this time counts as not there.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -62,6 +62,35 @@ pub(super) fn call_failure(server: &ServerAddr, status: &Status) -> Failure {
         Some(cause) => Failure::NoAnswer { server: server.clone(), reason: root_cause(cause) },
         None if status.message().is_empty() => Failure::Refused(status.code().to_string()),
         None => Failure::Refused(status.message().to_owned()),
+    }
+}
+
+/// Whether the server has refused one of several calls. The others are made all the same.
+#[derive(Default)]
+pub(super) struct Refusals(bool);
+
+impl Refusals {
+    /// The answer; `None` if the server refused the call, after this was printed.
+    ///
+    /// Errors: there is no answer, so that the other calls would have none either.
+    pub(super) fn answer_of<T>(
+        &mut self,
+        server: &ServerAddr,
+        answer: Result<Response<T>, Status>,
+    ) -> Result<Option<T>, Failure> {
+        match answer.map_err(|status| call_failure(server, &status)) {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(refusal @ Failure::Refused(_)) => {
+                print_error(refusal);
+                self.0 = true;
+                Ok(None)
+            }
+            Err(no_answer) => Err(no_answer),
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        if self.0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 

@@ -9,11 +9,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    connect::{ClientArgs, call_failure, connect},
+    connect::{ClientArgs, Refusals, connect},
     failure::Failure,
     output::write_json,
 };
-use crate::proto::pb::tally::{ForgetRequest, tally_client::TallyClient};
+use crate::proto::pb::tally::{ForgetRequest, ForgetResponse, tally_client::TallyClient};
 
 /// Accept the loss of parts that are in quarantine
 ///
@@ -51,10 +51,10 @@ struct ForgottenJson {
 pub(super) async fn run(args: ForgetArgs) -> Result<ExitCode, Failure> {
     let ForgetArgs { parts, client: ClientArgs { server, json } } = args;
     let mut tally = TallyClient::new(connect(&server).await?);
-    let mut out = io::stdout();
+    let (mut out, mut refusals) = (io::stdout(), Refusals::default());
     for part in parts {
-        let answer = tally.forget(ForgetRequest { part }).await.map_err(|status| call_failure(&server, &status))?;
-        let quarantined = answer.into_inner().quarantined;
+        let answer = tally.forget(ForgetRequest { part }).await;
+        let Some(ForgetResponse { quarantined }) = refusals.answer_of(&server, answer)? else { continue };
         if json {
             write_json(&mut out, &ForgottenJson { part, quarantined })?;
         } else {
@@ -62,5 +62,5 @@ pub(super) async fn run(args: ForgetArgs) -> Result<ExitCode, Failure> {
             writeln!(out, "part {part} is forgotten; {quarantined} part{plural} in quarantine")?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(refusals.exit_code())
 }

@@ -9,11 +9,11 @@ use clap::{Args, builder::BoolishValueParser};
 use serde::Serialize;
 
 use super::{
-    connect::{ClientArgs, call_failure, connect},
+    connect::{ClientArgs, Refusals, connect},
     failure::Failure,
     output::{print_error, write_json},
 };
-use crate::proto::pb::tally::{RemovePartRequest, RestorePartRequest, tally_client::TallyClient};
+use crate::proto::pb::tally::{RemovePartRequest, RestorePartRequest, RestorePartResponse, tally_client::TallyClient};
 
 /// Remove parts from the table
 ///
@@ -96,10 +96,10 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::FAILURE);
     }
     let mut tally = TallyClient::new(connect(&server).await?);
-    let mut out = io::stdout();
+    let (mut out, mut refusals) = (io::stdout(), Refusals::default());
     for part in numbers {
-        let request = RemovePartRequest { part, purge };
-        let answer = tally.remove_part(request).await.map_err(|status| call_failure(&server, &status))?.into_inner();
+        let answer = tally.remove_part(RemovePartRequest { part, purge }).await;
+        let Some(answer) = refusals.answer_of(&server, answer)? else { continue };
         let restorable_until = Some(answer.restorable_until).filter(|until| !until.is_empty());
         match restorable_until {
             _ if json => write_json(&mut out, &RemovedJson { part, parts: answer.parts, restorable_until })?,
@@ -109,7 +109,7 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<ExitCode, Failure> {
             None => writeln!(out, "part {part} is purged")?,
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(refusals.exit_code())
 }
 
 /// Asks on the terminal.
@@ -128,15 +128,15 @@ fn confirm(numbers: &[u64], purge: bool) -> io::Result<bool> {
 pub(super) async fn restore(args: RestoreArgs) -> Result<ExitCode, Failure> {
     let RestoreArgs { parts: numbers, client: ClientArgs { server, json } } = args;
     let mut tally = TallyClient::new(connect(&server).await?);
-    let mut out = io::stdout();
+    let (mut out, mut refusals) = (io::stdout(), Refusals::default());
     for part in numbers {
         let answer = tally.restore_part(RestorePartRequest { part }).await;
-        let parts = answer.map_err(|status| call_failure(&server, &status))?.into_inner().parts;
+        let Some(RestorePartResponse { parts }) = refusals.answer_of(&server, answer)? else { continue };
         if json {
             write_json(&mut out, &RestoredJson { part, parts })?;
         } else {
             writeln!(out, "part {part} is back in the table")?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(refusals.exit_code())
 }

@@ -9,8 +9,11 @@ use super::{
         recover::{self, Recovered},
         run, sweep,
     },
-    parts::removal::{self, unix_seconds},
-    runtime::{context::Context, workers::Workers},
+    parts::removal,
+    runtime::{
+        context::{Context, unix_seconds},
+        workers::Workers,
+    },
     scrub,
     state::{Lane, Shared},
     storage::{Store, recover::RecoveryReport},

@@ -34,6 +34,12 @@ impl PartId {
         NonZeroU64::new(id).map(Self)
     }
 
+    /// The number as it is written: without a sign or leading zeros.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Self::new(text.parse().ok()?)?;
+        (id.to_string() == text).then_some(id)
+    }
+
     /// The number.
     pub fn get(self) -> u64 {
         self.0.get()

@@ -112,7 +112,7 @@ def test_over_http(server):
     restore(server, 2)
     assert delete("2?purge=true").json() == {"part": 2, "parts": 2, "restorable_until": None}
     check_failure(delete("2"), 404, "part", NOT_THERE.format(2))
-    for wrong in ("0", "x", "-1", "99999999999999999999"):
+    for wrong in ("0", "x", "-1", "99999999999999999999", "01", "+1"):
         check_failure(delete(wrong), 404, "part", "there is no part")
     check_failure(delete("1?purge=maybe"), 400, "query", "purge")
     check_failure(delete("1?other=1"), 400, "query", "other")
@@ -136,6 +136,15 @@ def test_on_the_command_line(server):
         refused = run_tally(server, *arguments)
         assert (refused.returncode, refused.stderr) == (1, f"error: {NOT_THERE.format(3)}\n")
     assert sums(server) == 11
+    # One that is refused does not keep the others.
+    removed = run_tally(server, "remove", "1", "999", "2", "--yes")
+    assert (removed.returncode, removed.stderr) == (1, f"error: {NOT_THERE.format(999)}\n")
+    assert [line.split(";")[0] for line in removed.stdout.splitlines()] == ["part 1 is removed", "part 2 is removed"]
+    restored = run_tally(server, "restore", "1", "999", "2")
+    assert (restored.returncode, restored.stderr) == (1, f"error: {NOT_THERE.format(999)}\n")
+    assert restored.stdout.splitlines() == ["part 1 is back in the table", "part 2 is back in the table"]
+    forgotten = run_tally(server, "forget", "1", "999")
+    assert forgotten.returncode == 1 and len(forgotten.stderr.splitlines()) == 2
 
 
 def test_removed_parts_are_listed(start_server, tmp_path):

@@ -63,9 +63,12 @@ async fn remove(
 ) -> Result<Json<Removed>, TaskError> {
     let wrong = |error: QueryRejection| TaskError::new(StatusCode::BAD_REQUEST, "query", error.body_text());
     let Query(Removal { purge }) = removal.map_err(wrong)?;
-    let number = part.ok().and_then(|Path(text)| text.parse().ok());
-    let id = number.and_then(PartId::new).ok_or(Error::NoSuchPart { part: number.unwrap_or(0) });
-    let removed = async { surface.engine.remove_part(id?, purge).await }.await;
-    let RemovedPart { parts, restorable_until } = removed.map_err(|error| TaskError::from(error).of_field("part"))?;
-    Ok(Json(Removed { part: number.unwrap_or(0), parts, restorable_until }))
+    let id = part.ok().and_then(|Path(text)| PartId::parse(&text)).ok_or(Error::NoSuchPart { part: 0 });
+    let removed = async {
+        let id = id?;
+        Ok::<_, Error>((id, surface.engine.remove_part(id, purge).await?))
+    };
+    let (id, removed) = removed.await.map_err(|error| TaskError::from(error).of_field("part"))?;
+    let RemovedPart { parts, restorable_until } = removed;
+    Ok(Json(Removed { part: id.get(), parts, restorable_until }))
 }

@@ -76,7 +76,7 @@ pub(super) async fn claim(context: &Context, cancel: &CancellationToken, key: &I
             KeyClaim::TooMany => return Err(Error::TooManyUploads { uploads_max: context.limits.uploads_max }),
         }
     };
-    Ok(match find(context, key).await? {
+    Ok(match find(context, cancel, key).await? {
         Some(receipt) => Claim::Used(Box::new(receipt)),
         None => Claim::New(claimed),
     })
@@ -84,14 +84,21 @@ pub(super) async fn claim(context: &Context, cancel: &CancellationToken, key: &I
 
 /// The receipt of the part that was uploaded with a key.
 ///
-/// Errors: a receipt whose key may be this one is damaged.
-pub(super) async fn find(context: &Context, key: &IdempotencyKey) -> Result<Option<Receipt>, Error> {
+/// Errors: a receipt whose key may be this one is damaged; the call was cancelled.
+pub(super) async fn find(
+    context: &Context,
+    cancel: &CancellationToken,
+    key: &IdempotencyKey,
+) -> Result<Option<Receipt>, Error> {
     let hash = key.hash();
     if !context.state.with(|state| state.parts.keys().may_contain(hash)) {
         return Ok(None);
     }
     // Meanwhile no part is removed or restored.
-    let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+    let _permit = tokio::select! {
+        permit = context.part_changes.acquire() => permit.ok().ok_or(Error::Draining)?,
+        () = cancel.cancelled() => return Err(Error::Cancelled),
+    };
     let (state, key) = (context.state.clone(), key.clone());
     let has_hash = move |part: &Part| part.key_hash == Some(hash);
     let search = move |store: &Arc<Store>| {
@@ -103,7 +110,7 @@ pub(super) async fn find(context: &Context, key: &IdempotencyKey) -> Result<Opti
             }
         }
         let mut after = None;
-        while let Some(id) = state.with(|state| state.parts.removed().next(after, has_hash)) {
+        while let Some(id) = state.next_removed(after, |part, _removal| has_hash(part)) {
             if let Some(receipt) = read(id)? {
                 return Ok(Some(receipt));
             }

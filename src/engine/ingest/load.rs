@@ -1,6 +1,6 @@
 //! Uploads of files from the disk of the server (`--load`).
 
-use std::{hash::Hasher, path::Path, sync::Arc};
+use std::{hash::Hasher, path::Path, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -54,7 +54,10 @@ pub(crate) async fn find(context: &Arc<Context>, file: &Reader, dialect: &Dialec
     let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().clone()));
     let of_this_size = |part: &Part| part.csv_bytes == bytes;
     let mut same_size = parts.values().filter(|part| of_this_size(part)).peekable();
-    let next_removed = |after| context.state.with(|state| state.parts.removed().next(after, of_this_size));
+    let (now_s, undo_s) = context.undo_time(SystemTime::now());
+    let next_removed = |after| {
+        context.state.next_removed(after, |part, removal| of_this_size(part) && !removal.is_final(now_s, undo_s))
+    };
     let mut removed = next_removed(None);
     if same_size.peek().is_none() && removed.is_none() && missing.count() == 0 {
         return Ok(None);

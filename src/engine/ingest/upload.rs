@@ -79,7 +79,7 @@ where
     let upload = Upload { context: Arc::clone(&context), queues, key, cancel: cancel.clone() };
     let (mut incoming, original) = as_csv(incoming, dialect).await?;
     if let Some(key) = &upload.key
-        && let Some(receipt) = keyed::find(&upload.context, key).await?
+        && let Some(receipt) = keyed::find(&upload.context, &upload.cancel, key).await?
     {
         return keyed::replay(incoming, key, receipt).await;
     }

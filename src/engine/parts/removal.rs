@@ -15,7 +15,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     engine::{
-        runtime::{context::Context, detached::detached},
+        runtime::{
+            context::{Context, unix_seconds},
+            detached::detached,
+        },
         state::{
             Lane, Shared,
             removed_parts::{KeptPart, Removal},
@@ -155,7 +158,7 @@ async fn purge_removed(context: &Context, id: PartId) -> Result<(), Error> {
     context.on_worker(Lane::Upload, purge).await
 }
 
-/// Deletes the files of a purged part, unless questions read it for too long: then the next sweep tries again.
+/// Deletes the files of a purged part. If questions read it for too long or a file cannot be deleted, the next sweep tries again.
 async fn delete_when_unread(context: &Context, id: PartId) -> Result<(), Error> {
     let deadline = Instant::now() + PURGE_WAIT_MAX;
     while context.state.with(|state| state.parts.removed().is_read(id)) {
@@ -165,13 +168,16 @@ async fn delete_when_unread(context: &Context, id: PartId) -> Result<(), Error> 
         }
         sleep(PURGE_CHECK_INTERVAL).await;
     }
-    delete(context, id).await
+    if let Err(error) = delete(context, id).await {
+        tracing::error!(part = %id, %error, "the files of the purged part are not deleted yet; this is tried again");
+    }
+    Ok(())
 }
 
 async fn delete(context: &Context, id: PartId) -> Result<(), Error> {
     let state = context.state.clone();
     let delete = move |store: &Arc<Store>| {
-        store.delete_purged(id);
+        store.delete_purged(id)?;
         state.with(|state| state.parts.end_purge(id));
         Ok(())
     };
@@ -188,9 +194,11 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
         let (is_in_table, removal) =
             context.state.with(|state| (state.parts.contains(id), state.parts.removed().get(id)));
         let state = context.state.clone();
+        let (now_s, undo_s) = context.undo_time(SystemTime::now());
+        let is_final = |removal: Removal| removal.is_final(now_s, undo_s);
         match removal {
             _ if is_in_table => {}
-            Some(Removal::Kept { .. }) => {
+            Some(removal @ Removal::Kept { .. }) if !is_final(removal) => {
                 let restore = move |store: &Arc<Store>| {
                     store.restore_part(id)?;
                     state.with(|state| state.parts.put_back(id));
@@ -198,7 +206,7 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
                 };
                 context.on_worker(Lane::Upload, restore).await?;
             }
-            Some(Removal::Purged) => return Err(Error::NoSuchPart { part: id.get() }),
+            Some(_is_final) => return Err(Error::NoSuchPart { part: id.get() }),
             None => {
                 let is_damaged =
                     context.on_worker(Lane::Upload, move |store| Ok(store.has_removed_receipt(id))).await?;
@@ -227,9 +235,9 @@ pub(crate) async fn keep_sweeping(context: Weak<Context>, undo: Duration) {
 }
 
 async fn sweep(context: &Context, now: SystemTime) -> Result<(), Error> {
-    let (now_s, undo_s) = (unix_seconds(now), u32::try_from(context.limits.undo.as_secs()).unwrap_or(u32::MAX));
+    let (now_s, undo_s) = context.undo_time(now);
     let mut after = None;
-    while let Some(id) = context.state.with(|state| state.parts.removed().next_expired(after, now_s, undo_s)) {
+    while let Some(id) = context.state.next_to_delete(after, now_s, undo_s) {
         after = Some(id);
         match sweep_part(context, id, now_s, undo_s).await {
             Err(Error::Draining) => return Err(Error::Draining),
@@ -243,7 +251,7 @@ async fn sweep(context: &Context, now: SystemTime) -> Result<(), Error> {
 async fn sweep_part(context: &Context, id: PartId, now_s: u32, undo_s: u32) -> Result<(), Error> {
     let permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
     // It may have been restored, and removed again, while this waited.
-    if !context.state.with(|state| state.parts.removed().is_expired(id, now_s, undo_s)) {
+    if !context.state.with(|state| state.parts.removed().can_be_deleted(id, now_s, undo_s)) {
         return Ok(());
     }
     match context.state.with(|state| state.parts.removed().get(id)) {
@@ -256,12 +264,6 @@ async fn sweep_part(context: &Context, id: PartId, now_s: u32, undo_s: u32) -> R
     }
     drop(permit);
     delete(context, id).await
-}
-
-/// Seconds since 1970.
-pub(crate) fn unix_seconds(time: SystemTime) -> u32 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn text_of(time: SystemTime) -> String {

@@ -101,7 +101,7 @@ impl SumsFile {
 /// Verifies a part of format version 1 as a whole, and stores the checksums of its blocks.
 pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>) -> Result<(), Error> {
     // One at a time: a second caller then finds the part upgraded.
-    let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+    let _permit = context.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
     let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
     if is_done(context.state.with(|state| state.parts.snapshot()).get(&part.id)) {
         return Ok(());
@@ -119,6 +119,14 @@ pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>
     let sums_seed = has_list.then(|| to_hex(seed));
     receipt.format = FORMAT_VERSION;
     receipt.checks = Some(ReceiptChecks { sums_seed, footer_xxh3: to_hex(footer), chunks_in_sums });
+    // Only now, because reading takes long, and meanwhile parts may be removed and restored.
+    let _permit = match context.part_changes.acquire().await {
+        Ok(permit) if context.state.with(|state| state.parts.contains(part.id)) => permit,
+        removed_or_draining => {
+            context.workers.discard(sums);
+            return removed_or_draining.ok().map(drop).ok_or(Error::Draining);
+        }
+    };
     let (store, schema) = (Arc::clone(&context.store), part.schema.clone());
     let write = move || {
         let sums = sums.finish()?;

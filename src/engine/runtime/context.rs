@@ -1,7 +1,10 @@
 //! What every feature of the engine works with: the lock, the workers, the store, and the permits and memory pools that
 //! limit what runs at the same time. It knows no feature.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::SystemTime,
+};
 
 use tokio::sync::Semaphore;
 
@@ -45,8 +48,11 @@ pub struct Context {
     pub statistics: Pool,
     /// Permits for having the Parquet footer of a wide part in memory.
     pub wide_reads: Arc<Semaphore>,
-    /// The permit to change the files of a part: to remove or restore it, or to upgrade it from format version 1.
+    /// The permit to change the files of a part: to remove or restore it, or to write what its upgrade from format version 1
+    /// has found.
     pub part_changes: Semaphore,
+    /// The permit to upgrade a part from format version 1, which reads all of its files first.
+    pub upgrades: Semaphore,
     /// Permits for calls of NumStore that compute.
     pub number_calls: Semaphore,
     /// The permit for the memory of a group sum: there is one.
@@ -84,6 +90,7 @@ impl Context {
             statistics: Pool::new(SURVEYS_BYTES),
             wide_reads: Arc::new(Semaphore::new(WIDE_READS_MAX)),
             part_changes: Semaphore::new(1),
+            upgrades: Semaphore::new(1),
             number_calls: Semaphore::new(NUMSTORE_CALLS_MAX),
             group_memory: Arc::new(Semaphore::new(1)),
             group_waits: Semaphore::new(GROUP_WAITS_MAX),
@@ -94,6 +101,13 @@ impl Context {
             damaged_files: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// A time, and for how long a removed part can be restored, as [`Removal::is_final`] takes them.
+    ///
+    /// [`Removal::is_final`]: crate::engine::state::removed_parts::Removal::is_final
+    pub fn undo_time(&self, now: SystemTime) -> (u32, u32) {
+        (unix_seconds(now), u32::try_from(self.limits.undo.as_secs()).unwrap_or(u32::MAX))
     }
 
     /// Runs `work` on a worker, with the store.
@@ -107,4 +121,10 @@ impl Context {
         let store = Arc::clone(&self.store);
         self.workers.run(lane, move || work(&store)).await.flatten()
     }
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds(time: SystemTime) -> u32 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

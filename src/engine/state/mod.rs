@@ -33,13 +33,13 @@ use self::{
     missing_parts::MissingParts,
     numbers::Numbers,
     registry::Registry,
-    removed_parts::RemovedParts,
+    removed_parts::{Removal, RemovedPart, RemovedParts, Search},
     transfers::{TransferKind, Transfers},
     upload_keys::{ClaimedKeys, PartKeys},
 };
 use crate::{
     limits::{PARTS_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS},
-    model::part::PartId,
+    model::part::{Part, PartId},
 };
 
 #[cfg(feature = "model")]
@@ -164,7 +164,7 @@ impl Shared {
         let transfers = [(); TransferKind::COUNT].map(|()| Transfers::new(0, 0));
         let state = State {
             parts,
-            claimed_keys: ClaimedKeys::default(),
+            claimed_keys: ClaimedKeys::new(),
             numbers: Numbers::new(),
             jobs: Jobs::new(),
             transfers,
@@ -174,6 +174,28 @@ impl Shared {
             closed: false,
         };
         Self(Arc::new(Guarded { state: Mutex::new(state), signals: [(); WORKERS].map(|()| WakeSignal::new()) }))
+    }
+
+    /// The first removed part after `after` whose files can be deleted.
+    pub fn next_to_delete(&self, after: Option<PartId>, now_s: u32, undo_s: u32) -> Option<PartId> {
+        self.next_removed_part(after, |removed| removed.can_be_deleted(now_s, undo_s))
+    }
+
+    /// The first removed part after `after` that `matches` and is not purged.
+    pub fn next_removed(&self, after: Option<PartId>, matches: impl Fn(&Part, Removal) -> bool) -> Option<PartId> {
+        let is_kept = |removed: &RemovedPart| removed.removal != Removal::Purged;
+        self.next_removed_part(after, |removed| is_kept(removed) && matches(&removed.part, removed.removal))
+    }
+
+    /// Takes the lock again for each step of the search.
+    fn next_removed_part(&self, mut after: Option<PartId>, is_wanted: impl Fn(&RemovedPart) -> bool) -> Option<PartId> {
+        loop {
+            match self.with(|state| state.parts.removed().search(after, &is_wanted)) {
+                Search::Found(id) => return Some(id),
+                Search::After(id) => after = Some(id),
+                Search::End => return None,
+            }
+        }
     }
 
     /// Runs `f` with the lock held. `f` returns a copy of what its caller needs.

@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::part::{Part, PartId};
 
+/// Parts that a search looks at while it holds the lock.
+const SEARCH_STEP_PARTS: usize = 256;
+
 /// What can be done with a removed part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
@@ -14,6 +17,16 @@ pub enum Removal {
     },
     /// Its files are being deleted.
     Purged,
+}
+
+impl Removal {
+    /// Whether the part cannot be restored any more: it is purged, or was removed at least `undo_s` seconds ago.
+    pub fn is_final(self, now_s: u32, undo_s: u32) -> bool {
+        match self {
+            Self::Purged => true,
+            Self::Kept { since_s } => now_s >= since_s.saturating_add(undo_s),
+        }
+    }
 }
 
 /// What is listed of a part that can be restored.
@@ -32,9 +45,9 @@ pub struct KeptPart {
 }
 
 /// A part that was removed. Its entry lasts as long as its files.
-struct RemovedPart {
-    part: Arc<Part>,
-    removal: Removal,
+pub(super) struct RemovedPart {
+    pub(super) part: Arc<Part>,
+    pub(super) removal: Removal,
 }
 
 /// The removed parts in the order of their ids. Each counts as a part of the table, so that there is room to restore it.
@@ -42,12 +55,8 @@ struct RemovedPart {
 pub struct RemovedParts(BTreeMap<PartId, RemovedPart>);
 
 impl RemovedPart {
-    fn is_expired(&self, now_s: u32, undo_s: u32) -> bool {
-        let is_over = match self.removal {
-            Removal::Purged => true,
-            Removal::Kept { since_s } => now_s >= since_s.saturating_add(undo_s),
-        };
-        is_over && Arc::strong_count(&self.part) == 1
+    pub(super) fn can_be_deleted(&self, now_s: u32, undo_s: u32) -> bool {
+        self.removal.is_final(now_s, undo_s) && Arc::strong_count(&self.part) == 1
     }
 }
 
@@ -94,22 +103,32 @@ impl RemovedParts {
         self.0.get(&id).is_some_and(|removed| Arc::strong_count(&removed.part) > 1)
     }
 
-    /// The first part after `after` whose files can be deleted: no question reads them, and it is purged or was removed at
-    /// least `undo_s` seconds ago.
-    pub fn next_expired(&self, after: Option<PartId>, now_s: u32, undo_s: u32) -> Option<PartId> {
-        let first = after.map_or(PartId::FIRST, PartId::next);
-        self.0.range(first..).find(|(_, removed)| removed.is_expired(now_s, undo_s)).map(|(id, _)| *id)
+    /// Whether a part's files can be deleted: no question reads them, and it is purged or its time is over.
+    pub fn can_be_deleted(&self, id: PartId, now_s: u32, undo_s: u32) -> bool {
+        self.0.get(&id).is_some_and(|removed| removed.can_be_deleted(now_s, undo_s))
     }
 
-    /// Whether a part's files can be deleted.
-    pub fn is_expired(&self, id: PartId, now_s: u32, undo_s: u32) -> bool {
-        self.0.get(&id).is_some_and(|removed| removed.is_expired(now_s, undo_s))
-    }
-
-    /// The first part after `after` that can be restored and that `matches`.
-    pub fn next(&self, after: Option<PartId>, matches: impl Fn(&Part) -> bool) -> Option<PartId> {
+    /// The first of the next [`SEARCH_STEP_PARTS`] parts that is wanted.
+    pub(super) fn search(&self, after: Option<PartId>, is_wanted: impl Fn(&RemovedPart) -> bool) -> Search {
         let first = after.map_or(PartId::FIRST, PartId::next);
-        let mut kept = self.0.range(first..).filter(|(_, removed)| removed.removal != Removal::Purged);
-        kept.find(|(_, removed)| matches(&removed.part)).map(|(id, _)| *id)
+        let mut looked_at = 0;
+        for (&id, removed) in self.0.range(first..) {
+            if is_wanted(removed) {
+                return Search::Found(id);
+            }
+            looked_at += 1;
+            if looked_at == SEARCH_STEP_PARTS {
+                return Search::After(id);
+            }
+        }
+        Search::End
     }
+}
+
+/// The result of a step of a search.
+pub(super) enum Search {
+    Found(PartId),
+    /// It goes on after this part.
+    After(PartId),
+    End,
 }

@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use super::{DISCARDS_MAX, Lane, Shared, lock_check::assert_unlocked};
 use crate::{
     limits::{WORK_QUEUE_MAX, WORKERS},
-    model::part::PartId,
+    model::part::{Part, PartId},
 };
 
 #[test]
@@ -106,4 +106,42 @@ fn lanes_take_turns() {
         work();
     }
     assert_eq!(rx.try_iter().collect::<Vec<_>>(), ["u1", "q1", "j1", "q2", "j2", "q3"]);
+}
+
+#[test]
+fn removed_parts_are_searched_step_by_step() {
+    let shared = Shared::new();
+    let id = |number| PartId::new(number).expect("above 0");
+    for number in 1..=1000_u64 {
+        let part = Part {
+            id: id(number),
+            rows: number,
+            csv_bytes: 0,
+            parquet_bytes: 0,
+            row_groups: 0,
+            footer_bytes: 0,
+            columns_count: 0,
+            source_bytes: 0,
+            schema: None,
+            checks: None,
+            key_hash: None,
+        };
+        let since_s = 10_000 - u32::try_from(number).expect("small");
+        shared.with(|state| state.parts.restore_removed(Arc::new(part), since_s));
+    }
+    let with_rows = |after, rows| shared.next_removed(after, |part, _removal| part.rows == rows);
+    for number in [1, 256, 257, 999, 1000] {
+        assert_eq!(with_rows(None, number), Some(id(number)));
+        assert_eq!(with_rows(Some(id(number)), number), None);
+    }
+    assert_eq!(with_rows(None, 1001), None);
+    // The later ones were removed earlier.
+    assert_eq!(shared.next_to_delete(None, 9_000 + 50, 50), Some(id(1000)));
+    assert_eq!(shared.next_to_delete(None, 9_400 + 50, 50), Some(id(600)));
+    assert_eq!(shared.next_to_delete(Some(id(600)), 9_400 + 50, 50), Some(id(601)));
+    shared.with(|state| state.parts.put_back(id(1000)));
+    assert_eq!(shared.next_to_delete(None, 9_000 + 50, 50), None);
+    let mut listed = Vec::with_capacity(300);
+    shared.with(|state| state.parts.removed().list(Some(id(5)), &mut listed));
+    assert_eq!((listed.len(), listed[0].part, listed[0].since_s), (listed.capacity(), id(6), 9_994));
 }

@@ -47,7 +47,6 @@ fn half(hash: NonZeroU64) -> u32 {
 }
 
 /// The keys that uploads have claimed.
-#[derive(Default)]
 pub struct ClaimedKeys(HashMap<IdempotencyKey, CancellationToken>);
 
 /// The answer to an upload that claims its key.
@@ -61,6 +60,11 @@ pub enum KeyClaim {
 }
 
 impl ClaimedKeys {
+    /// Room for the keys of all uploads, twice, so that it never grows under the lock.
+    pub(super) fn new() -> Self {
+        Self(HashMap::with_capacity(2 * UPLOADS_MAX))
+    }
+
     /// Claims a key.
     pub fn claim(&mut self, key: &IdempotencyKey) -> KeyClaim {
         if let Some(ended) = self.0.get(key) {

@@ -143,13 +143,6 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Empties a file.
-pub(super) fn truncate(path: &Path) -> io::Result<()> {
-    assert_unlocked();
-    let opened = OpenOptions::new().write(true).custom_flags(FLAGS).open(path);
-    checked(opened).and_then(|(file, _bytes)| file.set_len(0))
-}
-
 /// Returns the open file, or creates one at `path`, where no file may exist yet.
 pub(super) fn open_or_create<'a>(file: &'a mut Option<Arc<File>>, path: &Path) -> io::Result<&'a mut Arc<File>> {
     assert_unlocked();

@@ -67,8 +67,7 @@ impl fmt::Display for FileName {
 /// `12.csv` is `(12, "csv")`.
 pub(super) fn parse_part_file_name(path: &Path) -> Option<(PartId, &str)> {
     let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
-    let id = PartId::new(stem.parse().ok()?)?;
-    (id.to_string() == stem).then_some((id, extension))
+    PartId::parse(stem).map(|id| (id, extension))
 }
 
 /// The same for a file in `quarantine/`, where `12-2.csv` is a second `12.csv`.
@@ -78,8 +77,7 @@ pub(super) fn parse_quarantine_file_name(path: &Path) -> Option<(PartId, &str)> 
         Some((number, copy)) if copy.parse::<u32>().is_ok() => number,
         _ => stem,
     };
-    let id = PartId::new(number.parse().ok()?)?;
-    (id.to_string() == number).then_some((id, extension))
+    PartId::parse(number).map(|id| (id, extension))
 }
 
 /// The name of a file without its folder. Errors for clients must not reveal where the data folder is.

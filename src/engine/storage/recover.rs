@@ -105,7 +105,11 @@ impl Store {
             }
             found.removed_parts.push(id);
         }
-        removed.purged.iter().for_each(|id| self.delete_purged(*id));
+        for id in &removed.purged {
+            if let Err(error) = self.delete_purged(*id) {
+                tracing::error!(part = %id, %error, "the next start tries to delete this purged part again");
+            }
+        }
         found.last_purged = removed.purged.last().copied();
         found.removed = removed.parts;
         for entry in self.entries("tmp")? {

@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fs, io,
     path::Path,
     sync::atomic::Ordering,
     time::SystemTime,
@@ -107,6 +107,7 @@ impl Store {
             self.record_loss(id, now)?; // damaged copies from earlier, of which the next start must not say that they are missing
         }
         let receipt = if is_removed { self.removed_path(id, "json") } else { self.part_path(id, "json") };
+        data_folder::open(&receipt).map_err(Error::io(format!("part {id}, receipt")))?; // a link must not be moved
         move_receipt(id, &receipt, &self.removed_path(id, PURGED))
     }
 
@@ -116,28 +117,32 @@ impl Store {
         self.removed_path(id, "json").exists()
     }
 
-    /// Deletes the files of a purged part. What cannot be deleted is logged.
-    pub(crate) fn delete_purged(&self, id: PartId) {
+    /// Deletes the files of a purged part.
+    ///
+    /// Errors, after which its receipt says what is left to do: a file cannot be deleted.
+    pub(crate) fn delete_purged(&self, id: PartId) -> Result<(), Error> {
         for extension in FILES {
-            self.remove_if_present(&self.part_path(id, extension));
-            self.remove_if_present(&self.removed_path(id, extension));
+            for path in [self.part_path(id, extension), self.removed_path(id, extension)] {
+                delete_if_present(&path).map_err(Error::io(format!("purged part {id}, {extension}")))?;
+            }
         }
         let receipt = self.removed_path(id, PURGED);
+        let what = || Error::io(format!("purged part {id}, receipt"));
         let greatest = self.last_purged.fetch_max(id.get(), Ordering::Relaxed);
         if greatest > id.get() {
-            self.remove_if_present(&receipt);
-            return;
+            return delete_if_present(&receipt).map_err(what());
         }
-        // The greatest number is kept, so that it is not given to another part after a restart.
-        if let Err(error) = data_folder::truncate(&receipt) {
-            tracing::error!(part = %id, %error, "the receipt of a purged part could not be emptied");
-            return;
-        }
-        let Some(before) = PartId::new(greatest).filter(|before| *before != id) else { return };
+        // The greatest number is kept, so that it is not given to another part after a restart. The old file is not changed,
+        // because a backup may have a hard link to it.
+        let mut empty = self.draft()?;
+        empty.finish(false).map_err(what())?;
+        empty.rename(&receipt)?;
+        let Some(before) = PartId::new(greatest).filter(|before| *before != id) else { return Ok(()) };
         let before = self.removed_path(before, PURGED);
         // Unless it is empty, its own files are still being deleted.
-        if data_folder::open_with_size(&before).is_ok_and(|(_, bytes)| bytes == 0) {
-            self.remove_if_present(&before);
+        match data_folder::open_with_size(&before) {
+            Ok((_, 0)) => delete_if_present(&before).map_err(what()),
+            _not_empty => Ok(()),
         }
     }
 
@@ -180,6 +185,14 @@ fn move_receipt(id: PartId, from: &Path, to: &Path) -> Result<(), Error> {
         tracing::error!(part = %id, %error, "the receipt could not be renamed back");
     }
     synced.map_err(what())
+}
+
+fn delete_if_present(path: &Path) -> io::Result<()> {
+    assert_unlocked();
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        deleted => deleted,
+    }
 }
 
 fn rename_if_present(from: &Path, to: &Path) -> io::Result<()> {
