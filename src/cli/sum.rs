@@ -3,10 +3,12 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{
     columns::hint,
@@ -16,11 +18,15 @@ use super::{
 };
 use crate::proto::pb::{ColSumReq, table_client::TableClient};
 
+/// For how long the names of the columns are waited for. The total is printed before.
+const HINT_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// Print the exact sum of an integer column over all parts
 ///
 /// Parts without the column add nothing, and neither do empty cells. The sum of a column that no
-/// part has is 0, and standard error names the columns that there are. A cell that is not an integer, or a sum that does not fit in 64 bits, is an
-/// error. Standard output has only the total.
+/// part has is 0, and standard error names the columns that there are, unless that takes more than
+/// 2 s. A cell that is not an integer, or a sum that does not fit in 64 bits, is an error. Standard
+/// output has only the total.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -81,7 +87,7 @@ pub(super) async fn run(args: SumArgs) -> Result<ExitCode, Failure> {
     }
     out.flush()?;
     if answer.total == 0
-        && let Some(hint) = hint(channel, &column).await
+        && let Ok(Some(hint)) = timeout(HINT_TIME_MAX, hint(channel, &column)).await
     {
         print_note(hint);
     }

@@ -52,6 +52,15 @@ class StandIn(table_pb2_grpc.TableServicer, tally_pb2_grpc.TallyServicer):
     def ColSum(self, request, context):
         return table_pb2.ColSumResp(total=0)
 
+    ColumnSum = ColSum
+
+    def ListColumns(self, request, context):
+        """Sends nothing until the client is gone."""
+        gone = threading.Event()
+        if context.add_callback(gone.set):
+            gone.wait()
+        yield from ()
+
 
 @contextmanager
 def running_stand_in() -> Iterator[StandIn]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import table_pb2
-from conftest import CLIENTS, INPUTS, KIB, clean_environment, run_client, table, wait_until
+from conftest import CLIENTS, INPUTS, KIB, binary, clean_environment, run_client, table, wait_until
 from stand_in_server import failed_with, one_line, running_stand_in
 
 MIB = 1024 * KIB
@@ -23,6 +23,12 @@ PROGRAMS = {
 }
 FILE1 = b"x,y,z\n1,2,3\n4,5,6\n"
 FILE2 = b"x,y\n5,10\n0,20\n"
+
+
+def test_tally_sum_does_not_wait_for_the_names_of_the_columns(stand_in):
+    command = [binary(), "sum", "x", "--server", stand_in.address]
+    run = subprocess.run(command, env=clean_environment(), capture_output=True, encoding="utf-8", timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "0\n", "")
 
 
 @pytest.fixture

@@ -112,6 +112,30 @@ def test_duckdb_does_not_read_what_it_would_change(server, tally_binary):
     assert sorted(value_of(by_engine["Polars"]).collect()["x"].to_list()) == ["1.5", "7", "true"]
 
 
+def test_a_table_of_many_columns(server, tally_binary):
+    """Columns whose types differ are read as text, wherever they are; integers and doubles as doubles, however large."""
+    names = [f"c{index:03}" for index in range(300)]
+    ones, large = ["1"] * 300, str(2**53 + 1)
+    for first, last in ((ones[0], ones[0]), ("1.5", "text"), (large, "true")):
+        fill(server, [(",".join(names) + "\n" + ",".join([first, *ones[1:-1], last]) + "\n").encode()])
+    printed = schema(server, tally_binary)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    by_engine = commands(printed.stdout)
+    for engine, rows in (
+        ("Polars", lambda command: value_of(command).collect().to_dicts()),
+        ("pyarrow", lambda command: value_of(command).to_table().to_pylist()),
+    ):
+        found = rows(by_engine[engine])
+        assert sorted(row["c299"] for row in found) == ["1", "text", "true"], engine
+        assert sorted(row["c000"] for row in found) == [1, 1.5, float(2**53)], engine
+        assert [row["c298"] for row in found] == [1] * 3, engine
+    assert sorted(duckdb.sql(f'SELECT c299 FROM ({by_engine["DuckDB"]})').fetchall()) == [("1",), ("text",), ("true",)]
+    # With more of them than a command names, there is none.
+    fill(server, [(",".join(names) + "\n" + ",".join(["text"] * 300) + "\n").encode()])
+    printed = schema(server, tally_binary).stdout
+    assert commands(printed) == {} and printed.endswith("more than 256 columns would have to be read as text: there are no commands\n")
+
+
 def test_columns_without_values_have_the_type_of_earlier_parts(server):
     """So that what worked before they came works after, without any option."""
     fill(server, EMPTY_COLUMNS)

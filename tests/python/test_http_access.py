@@ -115,6 +115,10 @@ def test_pages_of_an_allowed_origin_may_do_what_own_pages_may(start_server, tmp_
         assert "origin" in answer.headers["Vary"].lower()
         # Not even these may shut the server down.
         assert get(server, "/api/graceful_shutdown", headers=page).status_code == 403
+        # The page can read why it is refused.
+        refused = get(server, "/api/jobs", headers={"Host": "elsewhere.example", **page})
+        assert refused.status_code == 403 and "--allowed-host" in refused.text
+        assert refused.headers["Access-Control-Allow-Origin"] == origin
     for origin in ("http://front.example", "https://front.example:3000", "http://evil.example", "null"):
         assert "Access-Control-Allow-Origin" not in preflight(origin).headers, origin
         answer = ask(server, "states_mean", {"question": QUESTION}, headers={"Origin": origin})

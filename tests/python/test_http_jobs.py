@@ -105,6 +105,13 @@ def test_a_full_queue_says_when_to_come_again(start_server, tmp_path):
     wait_until(lambda: send_file(server, PLAYS).status_code == 202, "a place")
 
 
+def test_a_head_does_not_shut_down(server):
+    answer = requests.head(f"{server.http}/api/graceful_shutdown", timeout=ANSWER_SECONDS_MAX)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+    task_id = start_task(server, PLAYS)
+    ended_task(server, task_id)
+
+
 def test_after_a_graceful_shutdown_nothing_new_is_taken(server):
     assert table(server).Upload(table_pb2.UploadReq(csv_data=survey_csv())).error == ""
     job_id = ask(server, "global_mean", {"question": QUESTION}).json()["job_id"]

@@ -197,13 +197,27 @@ def test_requests_without_a_csv_file(server, files, word):
     assert get(server, "/api/num_jobs").json() == {"num_jobs": 0}
 
 
-def test_the_extension_may_be_in_capitals_and_other_fields_are_skipped(server):
-    fields = [("note", (None, "x" * KIB)), ("file", ("A.B.CSV", PLAYS)), ("later", ("second.txt", b"ignored"))]
-    accepted = requests.post(server.http + TASKS, files=fields, timeout=ANSWER_SECONDS_MAX)
+def test_the_extension_may_be_in_capitals(server):
+    accepted = requests.post(server.http + TASKS, files={"file": ("A.B.CSV", PLAYS)}, timeout=ANSWER_SECONDS_MAX)
     assert accepted.status_code == 202, accepted.text
     task_id = accepted.json()["task"]["id"]
     ended_task(server, task_id)
     assert download(server, task_id).text == PLAYS_SUMMED
+
+
+def test_other_fields_are_refused_by_name(server):
+    file = ("file", ("a.csv", PLAYS))
+    for other, word in [
+        (("note", (None, "x" * KIB)), '"note"'),
+        (("later", ("second.txt", b"text")), '"later"'),
+        (("groupby", (None, "Song")), '"groupby"'),
+        (("file", (None, "a.csv")), 'a field "file" without a file name'),
+    ]:
+        for fields in ([other, file], [file, other]):
+            answer = requests.post(server.http + TASKS, files=fields, timeout=ANSWER_SECONDS_MAX)
+            check_failure(answer, 400, "file", word)
+    assert get(server, "/api/num_jobs").json() == {"num_jobs": 0}
+    wait_until(lambda: server.leftovers() == [], "an empty tmp/")
 
 
 def test_a_second_file_is_refused(server):

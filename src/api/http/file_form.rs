@@ -35,7 +35,7 @@ use crate::{
     limits::{FORM_BYTES_MAX, FORM_BYTES_PER_S_MIN, JOB_NAMES_BYTES_MAX, REFUSED_BYTES_MAX},
 };
 
-/// A multipart form with a file in its field `file`, and fields about the grouping before it. Other fields are skipped.
+/// A multipart form with a file in its field `file`, and fields about the grouping before it. Other fields are refused.
 pub(super) struct FileForm {
     /// `None` while the file is read.
     form: Option<Multipart<'static>>,
@@ -130,14 +130,19 @@ impl FileForm {
 
 /// Skips to the file. Returns it with the fields about the grouping before it.
 async fn find_file(form: &mut Multipart<'static>) -> Result<(Grouping, Field<'static>), TaskError> {
-    let mut grouping = Grouping::default();
+    let (mut grouping, mut unknown) = (Grouping::default(), None);
     while let Some(field) = form.next_field().await.map_err(form_error)? {
         if let Some(name) = Grouping::field_name(field.name()) {
             grouping.set(name, text_of(name, field).await?)?;
         } else if let Some(name) = file_name(&field) {
             check_encoding(&field)?;
             check_name(&name)?;
-            return Ok((grouping, field));
+            return match unknown {
+                None => Ok((grouping, field)),
+                Some(unknown) => Err(TaskError::bad_file(unknown)),
+            };
+        } else {
+            unknown.get_or_insert_with(|| unknown_field(&field));
         }
     }
     Err(no_file())
@@ -247,8 +252,16 @@ fn after_file(field: &Field<'_>) -> Option<String> {
     if file_name(field).is_some() {
         return Some(SECOND_FILE.to_owned());
     }
-    let name = Grouping::field_name(field.name())?;
+    let Some(name) = Grouping::field_name(field.name()) else { return Some(unknown_field(field)) };
     Some(format!("the form has {name} after the file: send it before the file, or as a query parameter"))
+}
+
+/// What is wrong with a field that is neither the file nor about the grouping.
+fn unknown_field(field: &Field<'_>) -> String {
+    match field.name().unwrap_or_default() {
+        "file" => "the form has a field \"file\" without a file name".to_owned(),
+        name => format!("the form has an unknown field {}: there are file, group_by and sum", Quoted(name)),
+    }
 }
 
 const SECOND_FILE: &str = "the form has a second file: send each file in a request of its own";
@@ -419,12 +432,11 @@ mod tests {
     #[tokio::test]
     async fn the_file_comes_whole_however_it_is_cut() {
         let content = "a,b\r\n1,2\r\n\r--B\r\n-";
-        let form = part("name=\"other\"", "x") + &part("name=\"file\"; filename=\"P.CSV\"", content);
-        let form = form + &part("name=\"later\"", "y") + "--B--\r\n";
+        let form = part("name=\"sum\"", "x") + &part("name=\"file\"; filename=\"P.CSV\"", content) + "--B--\r\n";
         for piece_bytes in [1, 2, 3, 7, 16, 1000] {
             assert_eq!(file_of(form.as_bytes(), piece_bytes).await.as_deref(), Ok(content.as_bytes()), "{piece_bytes}");
         }
-        let cut = &form.as_bytes()[..form.len() - 80];
+        let cut = &form.as_bytes()[..form.len() - 10];
         assert_eq!(file_of(cut, 7).await, Err("malformed request: the form ends before its last boundary".to_owned()));
     }
 
@@ -454,14 +466,15 @@ mod tests {
             (part("name=\"file\"; filename*=UTF-8''b.csv", "y"), second),
             (part("name=\"group_by\"", "a"), late("group_by")),
             (part("name=\"sum\"", "a"), late("sum")),
-            (part("name=\"file\"", "a text"), Ok(b"x".to_vec())),
+            (part("name=\"file\"", "a text"), refused("a field \"file\" without a file name")),
+            (part("name=\"later\"", "y"), refused("an unknown field \"later\": there are file, group_by and sum")),
         ] {
             for piece_bytes in [1, 7, 1000] {
                 let form = file.clone() + &field + "--B--\r\n";
                 assert_eq!(file_of(form.as_bytes(), piece_bytes).await, expected, "{field}");
             }
         }
-        let endless = file.clone() + &part("name=\"later\"", &"x".repeat(2 * FORM_BYTES_MAX)) + "--B--\r\n";
+        let endless = file.clone() + &part(&format!("name=\"{}\"", "x".repeat(2 * FORM_BYTES_MAX)), "");
         let too_much = format!("malformed request: the form has more than {FORM_BYTES_MAX} bytes beside its file");
         assert_eq!(file_of(endless.as_bytes(), 1000).await, Err(too_much));
     }

@@ -21,8 +21,8 @@ pub(crate) fn router(surface: Surface) -> Router {
     .fallback(no_such_path)
     .method_not_allowed_fallback(no_such_method)
     .layer(from_fn_with_state(surface.clone(), long_calls::long_answers))
-    .layer(option_layer(access::cors(&surface.access)))
     .layer(from_fn_with_state(surface.access.clone(), access::check))
+    .layer(option_layer(access::cors(&surface.access))) // also around refusals, so that the page can read them
     .layer(from_fn_with_state(surface.clone(), access_log::log))
     .with_state(surface)
 }

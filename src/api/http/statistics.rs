@@ -5,7 +5,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Extension, Path, State, rejection::PathRejection},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -310,9 +310,15 @@ async fn num_jobs(State(surface): State<Surface>) -> Response {
 async fn graceful_shutdown(
     surface: State<Surface>,
     arrival: Extension<Arrival>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
+    // axum gives a HEAD to the handler of GET.
+    if method == Method::HEAD {
+        let error = StatisticsError::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and POST");
+        return ([(header::ALLOW, "GET, POST")], error).into_response();
+    }
     shut_down(surface, arrival, &uri, &headers)
 }
 

@@ -18,8 +18,10 @@ pub(super) struct Reading {
     columns_max: usize,
     /// All columns with the type under which they are read, up to `columns_max`.
     columns: Vec<(String, ColumnType)>,
-    /// Names of columns that are read as text because their types differ, up to `columns_max`.
+    /// Names of columns that are read as text because their types differ, up to `columns_max`, wherever they are.
     as_text: Vec<String>,
+    /// Whether more columns than that are read as text, so that there are no commands.
+    has_more_as_text: bool,
     /// Those of them that have text in no part. DuckDB gives them a common type before it casts, `1` for `true` for example.
     without_text: Vec<String>,
     /// Whether some columns have integers in some parts and doubles in others.
@@ -34,6 +36,7 @@ impl Reading {
             columns_max,
             columns: Vec::new(),
             as_text: Vec::new(),
+            has_more_as_text: false,
             without_text: Vec::new(),
             has_widened: false,
             has_more: false,
@@ -54,17 +57,21 @@ impl Reading {
             }
             _ => ColumnType::Utf8,
         };
-        if self.columns.len() >= self.columns_max {
-            self.has_more = true;
-            return;
-        }
         if types.len() > 1 && read_as == ColumnType::Utf8 {
+            if self.as_text.len() >= self.columns_max {
+                self.has_more_as_text = true;
+                return;
+            }
             self.as_text.push(column.name.clone());
             if !types.contains(&ColumnType::Utf8) {
                 self.without_text.push(column.name.clone());
             }
         }
-        self.columns.push((column.name.clone(), read_as));
+        if self.columns.len() < self.columns_max {
+            self.columns.push((column.name.clone(), read_as));
+        } else {
+            self.has_more = true;
+        }
     }
 }
 
@@ -72,6 +79,10 @@ impl Reading {
 pub(super) fn write_commands(out: &mut impl Write, reading: &Reading, data: &Path) -> io::Result<()> {
     let files = data.join("parts").join("*.parquet").display().to_string();
     writeln!(out)?;
+    if reading.has_more_as_text {
+        let columns_max = reading.columns_max;
+        return writeln!(out, "more than {columns_max} columns would have to be read as text: there are no commands");
+    }
     write_duckdb(out, reading, &files)?;
     write_polars(out, reading, &files)?;
     write_pyarrow(out, reading, &files)?;
@@ -117,6 +128,13 @@ fn write_polars(out: &mut impl Write, reading: &Reading, files: &str) -> io::Res
             schema.join(", ")
         );
     }
+    if reading.as_text.is_empty() {
+        writeln!(out, "  import glob, polars as pl")?;
+        return writeln!(
+            out,
+            "  pl.concat([pl.scan_parquet(file) for file in glob.glob({files})], how=\"diagonal_relaxed\")"
+        );
+    }
     writeln!(out, "  import glob, polars as pl, polars.selectors as cs")?;
     writeln!(out, "  as_text = cs.by_name({}, require_all=False).cast(pl.String)", python_list(&reading.as_text))?;
     writeln!(
@@ -145,7 +163,15 @@ fn write_pyarrow(out: &mut impl Write, reading: &Reading, files: &str) -> io::Re
             "  schema = pa.unify_schemas([text(pq.read_schema(file)) for file in files], promote_options=\"permissive\")"
         )?;
     }
-    writeln!(out, "  ds.dataset(files, schema=schema)")
+    if !reading.has_widened {
+        return writeln!(out, "  ds.dataset(files, schema=schema)");
+    }
+    // A dataset refuses integers beyond 2^53 where it has to read them as doubles.
+    writeln!(
+        out,
+        "  fits = lambda part: pa.table([part[field.name].cast(field.type, safe=False) if field.name in part.column_names else pa.nulls(len(part), field.type) for field in schema], schema)"
+    )?;
+    writeln!(out, "  ds.dataset(pa.concat_tables([fits(pq.read_table(file)) for file in files]))")
 }
 
 fn write_spark(out: &mut impl Write, reading: &Reading, files: &str) -> io::Result<()> {
