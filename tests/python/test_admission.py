@@ -6,6 +6,7 @@ served within a few seconds, and every probe.
 """
 
 import os
+import select
 import selectors
 import socket
 import struct
@@ -34,7 +35,8 @@ HTTP_CONNECTIONS_MAX = 40
 USED_HTTP_CONNECTIONS_MAX = 32
 LONG_CALLS_MAX = 20
 SILENT_CONNECTIONS = 300
-HONEST_SECONDS_MAX = 5
+# How long an honest call may take on a machine that does much else. An attack that shuts others out lasts longer.
+HONEST_SECONDS_MAX = 20
 ATTACK_SECONDS = 2
 WAIT_SECONDS_MAX = 60
 ROUNDS = 5
@@ -76,6 +78,7 @@ class Http2:
         self.socket.setblocking(False)
         self.received = b""
         self.goaway = None  # the error code of the server's GOAWAY
+        self.is_ponged = False  # the server has answered a ping
         self.is_closed = False
 
     def send(self, data: bytes) -> None:
@@ -86,6 +89,19 @@ class Http2:
             pass
         except OSError:
             self.is_closed = True
+
+    def round_trip(self) -> bool:
+        """Waits until the server has answered a ping. Returns False if it has given the connection up instead."""
+        self.is_ponged = False
+        self.send(frame(PING, 0, 0, b"tallytst"))
+
+        def is_over() -> bool:
+            select.select([self.socket], [], [], 1)
+            self.read()
+            return self.is_ponged or self.is_closed or self.goaway is not None
+
+        wait_until(is_over, "the answer to a ping, or the end", WAIT_SECONDS_MAX)
+        return not self.is_closed and self.goaway is None
 
     def read(self) -> None:
         try:
@@ -109,6 +125,8 @@ class Http2:
                 self.send(frame(SETTINGS, ACK, 0))
             elif kind == PING and not flags & ACK:
                 self.send(frame(PING, ACK, 0, payload))
+            elif kind == PING:
+                self.is_ponged = True
             elif kind == GOAWAY:
                 self.goaway = int.from_bytes(payload[4:8], "big")
 
@@ -127,14 +145,6 @@ class Http1:
         self.send(first)
 
     send, close = Http2.send, Http2.close
-
-    def receive(self) -> bytes:
-        """What has come, or comes within a moment."""
-        self.socket.settimeout(0.5)
-        try:
-            return self.socket.recv(64 * KIB)
-        except OSError:
-            return b""
 
     def read(self) -> None:
         try:
@@ -370,10 +380,10 @@ def test_a_slow_form_gives_way_and_is_told(server):
             stack.callback(form.close)
         time.sleep(ATTACK_SECONDS)  # from then on it is too slow
         send_form(server)
-        answers = [form.receive() for form in forms]
-        assert [answer for answer in answers if answer] and all(
-            answer.startswith(b"HTTP/1.1 408 ") for answer in answers if answer
-        )
+        sockets = [form.socket for form in forms]
+        answered, _, _ = select.select(sockets, [], [], WAIT_SECONDS_MAX)
+        answers = [connection.recv(64 * KIB) for connection in answered]
+        assert answers and all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers)
 
 
 # --- JSON bodies --------------------------------------------------------------------------------------------
@@ -398,23 +408,28 @@ def test_slow_json_bodies(server):
 def test_no_file_of_an_upload_is_open_twice(server):
     """Descriptors are planned for each upload: one for each of its files."""
     rows = b"".join(b"text %d,%d\n" % (row, row) for row in range(100_000))
-    uploads = [
-        threading.Thread(target=upload_content, args=(server, b"name,x\n" + rows), daemon=True) for _ in range(12)
-    ]
-    for upload in uploads:
-        upload.start()
-    most, seen = {}, 0
-    while any(upload.is_alive() for upload in uploads):
+    half, go_on, opened_twice = len(rows) // 2, threading.Event(), {}
+
+    def chunks():
+        yield tally_pb2.UploadChunk(data=b"name,x\n" + rows[:half])
+        go_on.wait()
+        yield tally_pb2.UploadChunk(data=rows[half:])
+
+    def look() -> int:
         opened = files_in(server.pid, server.data / "tmp")
-        seen = max(seen, len(opened))
-        most.update((name, count) for name, count in opened.items() if count > 1)
-    assert seen > 3 and not most, most
+        opened_twice.update((name, count) for name, count in opened.items() if count > 1)
+        return len(opened)
 
-
-def upload_content(server, content: bytes) -> None:
     with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
-        request = table_pb2.UploadReq(csv_data=content)
-        assert table_pb2_grpc.TableStub(channel).Upload(request, timeout=WAIT_SECONDS_MAX).error == ""
+        uploads = [tally_pb2_grpc.TallyStub(channel).Upload.future(chunks()) for _ in range(12)]
+        try:
+            wait_until(lambda: look() >= len(uploads), "the first half of every upload", WAIT_SECONDS_MAX)
+        finally:
+            go_on.set()
+        while not all(upload.done() for upload in uploads):
+            look()
+        assert {upload.result().rows for upload in uploads} == {100_000}
+    assert not opened_twice, opened_twice
 
 
 def files_in(pid: int, folder) -> Counter:
@@ -533,15 +548,13 @@ def more_than_announced(stream_id: int) -> bytes:
 def test_a_connection_that_abuses_resets_is_given_up(server, abuse, pause):
     calls_max = 3000
     connection = Http2(server)
-    connection.socket.settimeout(0.002 if pause else 0)
     calls = 0
     for stream_id in range(1, 2 * calls_max, 2):
         connection.send(abuse(stream_id))
-        connection.read()
-        if connection.is_closed or connection.goaway is not None:
-            break
         calls += 1
-    wait_until(lambda: connection.read() or connection.is_closed, "the connection is closed", 10)
+        # The server has seen all of these calls before the next ones are made.
+        if (pause or calls % 100 == 0) and not connection.round_trip():
+            break
     connection.close()
     assert calls < calls_max
     upload_as_a_new_client(server)
@@ -569,10 +582,8 @@ def test_a_client_that_never_answers_does_not_hold_up_the_end(server):
     form = Http1(server, FORM_HEAD)
     try:
         check_health(server)  # so that the server has accepted them
-        began = time.monotonic()
         server.stop()
-        # The server waits 5 s for such clients, and 30 s for those that keep sending.
-        assert time.monotonic() - began < 20
+        # The server waits 5 s for such clients. Those that keep sending are cut off after 30 s, which the log says.
         assert "were cut off" not in server.stderr
         silent.read()
         assert silent.goaway == 0

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 import requests
-from conftest import KIB, wait_until
+from conftest import KIB, Server, wait_until
 from http_calls import (
     ANSWER_SECONDS_MAX,
     CLIENT_SECONDS_MAX,
@@ -93,13 +93,15 @@ def test_clients_that_keep_their_connections_make_room(server):
             # A kept connection may be closed just as its next request is sent: clients then send it again (RFC 9112, 9.5).
             session.mount(server.http, requests.adapters.HTTPAdapter(max_retries=3))
             while not stop.is_set():
-                assert session.get(server.http + "/api/num_jobs", timeout=ANSWER_SECONDS_MAX).status_code == 200
-                connected.append(1)
+                answer = session.get(server.http + "/api/num_jobs", timeout=ANSWER_SECONDS_MAX)
+                # On a machine that stands still, a connection may wait too long to be used.
+                assert answer.status_code == 200 or (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+                connected.append(answer.status_code == 200)
 
     with ThreadPoolExecutor(CONNECTIONS_MAX) as pool:
         polls = [pool.submit(poll) for _ in range(CONNECTIONS_MAX)]
         try:
-            wait_until(lambda: len(connected) > 10 * CONNECTIONS_MAX, "polls", ANSWER_SECONDS_MAX)
+            wait_until(lambda: sum(connected) > 10 * CONNECTIONS_MAX, "polls", CLIENT_SECONDS_MAX)
             for _ in range(20):
                 assert get(server, "/livez").status_code == 200
         finally:
@@ -109,40 +111,74 @@ def test_clients_that_keep_their_connections_make_room(server):
 
 
 def is_busy(answer: requests.Response) -> bool:
-    return answer.status_code == 429 and "limit" in answer.text and answer.headers["Retry-After"] == "1"
+    is_refused = answer.status_code == 429
+    assert not is_refused or "too many calls with a long body or answer" in answer.text, answer.text
+    return is_refused and answer.headers["Retry-After"] == "1"
+
+
+class OpenForms:
+    """Forms that never end and keep sending. The server may nevertheless end one, if this machine stands still for so
+    long that the form seems to have stopped: it is forgotten then.
+    """
+
+    def __init__(self, server: Server):
+        self._server = server
+        self._clients, self._lock = [], threading.Lock()
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "OpenForms":
+        self._sending = self._pool.submit(self._send)
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self._stop.set()
+        self._pool.shutdown()
+        for client in self._clients:
+            client.close()
+        self._sending.result()
+
+    def open_one(self) -> None:
+        client = connect(self._server)
+        client.sendall(head_of_form(self._server, 100 * 1024 * KIB) + PLAYS)
+        with self._lock:
+            self._clients.append(client)
+
+    def count(self) -> int:
+        """Those that the server has not answered, and so not ended."""
+        with self._lock:
+            return len(self._clients) - len(select.select(self._clients, [], [], 0)[0])
+
+    def _send(self) -> None:
+        while not self._stop.wait(0.1):
+            with self._lock:
+                clients = list(self._clients)
+            for client in clients:
+                try:
+                    client.sendall(b"x" * KIB)
+                except ConnectionError:
+                    with self._lock:
+                        self._clients.remove(client)
+                    client.close()
 
 
 def test_open_forms_leave_room_for_short_calls(server):
     """Forms that keep sending: a form that stops would make room for others."""
-    with ExitStack() as held:
-        clients, stop = [], threading.Event()
-
-        def go_on() -> None:
-            while not stop.wait(0.1):
-                for client in list(clients):
-                    client.sendall(b"x" * KIB)
-
-        thread = threading.Thread(target=go_on)
-        thread.start()
+    with OpenForms(server) as forms:
 
         def is_full() -> bool:
             if is_busy(send_file(server, PLAYS)):
                 return True
-            client = held.enter_context(connect(server))
-            client.sendall(head_of_form(server, 100 * 1024 * KIB) + PLAYS)
-            clients.append(client)
+            forms.open_one()
             return False
 
-        try:
-            wait_until(is_full, "all places for long calls are taken")
-            assert LONG_CALLS_MAX <= len(clients) < CONNECTIONS_MAX
-            for _ in range(20):
-                assert get(server, "/livez").status_code == 200
-                assert ask(server, "states_mean", {"question": QUESTION}).status_code == 200
-        finally:
-            stop.set()
-            thread.join()
-    wait_until(lambda: send_file(server, PLAYS).status_code == 202, "the places are free again")
+        wait_until(is_full, "all permits for long calls are taken", CLIENT_SECONDS_MAX)
+        # A form whose permit has gone was answered.
+        assert LONG_CALLS_MAX <= forms.count() < CONNECTIONS_MAX
+        for _ in range(20):
+            assert get(server, "/livez").status_code == 200
+            assert ask(server, "states_mean", {"question": QUESTION}).status_code == 200
+    wait_until(lambda: send_file(server, PLAYS).status_code == 202, "the permits are free again", CLIENT_SECONDS_MAX)
 
 
 def test_slow_questions_leave_room_for_short_calls(server):
@@ -167,8 +203,13 @@ def test_open_downloads_leave_room_for_short_calls(server):
         for _ in range(20):
             assert get(server, "/livez").status_code == 200
         # A download that is not read makes room for one that is.
-        assert download(server, task_id).status_code == 200
-    wait_until(lambda: download(server, task_id).status_code == 200, "the places are free again")
+        wait_until(lambda: is_downloaded(server, task_id), "room for a download")
+    wait_until(lambda: is_downloaded(server, task_id), "the permits are free again")
+
+
+def is_downloaded(server: Server, task_id: str) -> bool:
+    answer = download(server, task_id)
+    return not is_busy(answer) and answer.status_code == 200
 
 
 @pytest.mark.parametrize("what", ["question", "form"])
@@ -182,7 +223,10 @@ def test_bodies_that_trickle_are_given_up(start_server, tmp_path, what):
             client.sendall(b"POST /api/states_mean HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{")
 
         def is_answered() -> bool:
-            client.sendall(b" ")
+            try:
+                client.sendall(b" ")
+            except ConnectionError:
+                return True  # the server has closed the connection after its answer
             return bool(select.select([client], [], [], 0.1)[0])
 
         wait_until(is_answered, "an answer")
