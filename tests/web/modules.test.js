@@ -73,13 +73,14 @@ test('a refusal suggests what the server names', () => {
   const labels = (problem, head = null, options = {}) => suggestions(problem, head, options).map(({ options: found }) => found);
   assert.deepEqual(labels({ detail: 'the separator looks like ";": upload with --delimiter ";"' }), [{ delimiter: ';' }]);
   assert.deepEqual(labels({ detail: 'x', hint: 'upload with delimiter=tab' }), [{ delimiter: 'tab' }]);
-  assert.deepEqual(labels({ detail: 'x', hint: 'delimiter=;' }), [{ delimiter: ';' }]);
+  assert.deepEqual(labels({ detail: 'x', hint: 'send it again with ?delimiter=%3B' }), [{ delimiter: ';' }]);
+  assert.deepEqual(labels({ detail: 'upload with --delimiter "|"', hint: 'send it again with ?delimiter=%7C' }), [{ delimiter: '|' }], 'once');
   assert.deepEqual(labels({ detail: 'the file is compressed with gzip: upload with --decompress gzip' }), [{ decompress: 'gzip' }]);
   assert.deepEqual(labels({ detail: 'row 2 has 3 cells; upload with --drop-trailing-empty' }), [{ drop_trailing_empty: 'true' }]);
   assert.deepEqual(labels({ detail: 'row 1 is not valid UTF-8' }), [{ encoding: 'windows-1252' }]);
   assert.deepEqual(labels({ detail: 'row 1 has 1 cell' }, { suspect: '\t' }), [{ delimiter: 'tab' }]);
   assert.deepEqual(labels({ detail: 'upload with --delimiter ";"' }, null, { delimiter: ';' }), [], 'what was tried is not suggested again');
-  assert.deepEqual(optionTexts({ delimiter: 'tab', null: ['NA'], trim: 'true' }), ['delimiter tab', 'null "NA"', 'trim']);
+  assert.deepEqual(optionTexts({ delimiter: 'tab', null: ['NA'], trim: true, drop_trailing_empty: false, bytes: 3 }), ['delimiter tab', 'null "NA"', 'trim']);
 });
 
 test('the wrong cell and the columns around it', () => {

@@ -118,7 +118,7 @@ export const api = {
   ask: (kind, body, signal) =>
     json('POST', `/api/${kind}`, { signal, body: JSON.stringify(body), more: { 'Content-Type': 'application/json' } }),
   result: (id, signal) => get(`/api/get_results/${id}`, signal),
-  jobs: (signal) => get('/api/v1/jobs?limit=500', signal),
+  jobs: (signal) => get('/api/v1/jobs?limit=100', signal),
   cancel: (kind, id) => call('DELETE', kind === 'task' ? `${TASKS}/${id}` : `/api/jobs/${id}`),
   task(file, query, signal) {
     const body = new FormData();

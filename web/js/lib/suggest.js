@@ -16,11 +16,20 @@ export function suggestions({ detail, hint = '' }, head, options) {
     if (options[name] !== value) found.set(`${name}=${value}`, { label: labelOf(name, value), options: { [name]: value } });
   };
   const text = `${detail} ${hint}`;
-  for (const [, name, quoted, bare] of text.matchAll(NAMED)) add(name, quoted ?? bare);
+  for (const [, name, quoted, bare] of text.matchAll(NAMED)) add(name, quoted ?? decoded(bare));
   if (/drop[-_]trailing[-_]empty/.test(text)) add('drop_trailing_empty', 'true');
   if (found.size === 0 && head?.suspect && !options.delimiter) add('delimiter', delimiterOption(head.suspect));
   if (found.size === 0 && /UTF-8/.test(text) && !options.encoding) add('encoding', 'windows-1252');
   return [...found.values()];
+}
+
+/** A hint may have a value as it is in a query: `%3B`. */
+function decoded(value) {
+  try {
+    return decodeURIComponent(value);
+  } catch {
+    return value;
+  }
 }
 
 function labelOf(name, value) {
@@ -30,9 +39,12 @@ function labelOf(name, value) {
   return 'Retry without empty cells at the end';
 }
 
-/** The options as short words. */
+const OPTIONS = ['delimiter', 'encoding', 'null', 'trim', 'drop_trailing_empty', 'decompress'];
+
+/** The options as short words: those of an upload, or of a receipt's source. */
 export function optionTexts(options) {
-  return Object.entries(options).flatMap(([name, value]) => [value].flat().map((item) => {
+  const given = OPTIONS.filter((name) => options[name]).map((name) => [name, options[name]]);
+  return given.flatMap(([name, value]) => [value].flat().map(String).map((item) => {
     if (name === 'delimiter') return `delimiter ${delimiterName(item)}`;
     if (name === 'null') return `null "${item}"`;
     return item === 'true' ? name.replaceAll('_', ' ') : `${name} ${item}`;

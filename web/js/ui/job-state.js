@@ -5,7 +5,9 @@ import { status } from './cells.js';
 
 const KINDS = { queued: 'idle', running: 'busy', done: 'good', downloaded: 'good', failed: 'bad' };
 
-export function jobState({ state, done, total, bytes }) {
-  const progress = state !== 'running' ? '' : total ? ` ${number(done ?? 0)} of ${number(total)}` : bytes ? ` ${sizeText(bytes)}` : '';
+/** A statistic counts the parts that it has read, a task the bytes of its file. */
+export function jobState({ kind, state, done = 0, total = 0 }) {
+  const text = kind === 'task' ? sizeText : number;
+  const progress = state !== 'running' ? '' : total > 0 ? `, ${text(done)} of ${text(total)}${kind === 'task' ? '' : ' parts'}` : done > 0 ? `, ${text(done)}` : '';
   return status(KINDS[state] ?? 'idle', `${state}${progress}`);
 }

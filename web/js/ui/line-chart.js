@@ -73,14 +73,14 @@ function options({ series, x, y, width, height, show }) {
     grid: { stroke: () => style('--hairline'), width: 1 },
   };
   return {
-    width, height, padding: [8, 20, 0, 0],
+    width, height, padding: [8, 28, 0, 0],
     legend: { show: false },
     cursor: { drag: { x: false, y: false }, points: { size: 7 }, y: false },
     scales: { x: { time: x.isTime, range: x.range ? (_, low, high) => x.range(low, high) : undefined }, y: { range: (_, low, high) => yRange(low, high, y.least ?? 0) } },
     tzDate: x.utc ? (seconds) => globalThis.uPlot.tzDate(new Date(seconds * 1000), 'UTC') : undefined,
     axes: [
       { ...axis, label: x.label, grid: { show: false }, incrs: x.isDays ? DAYS : undefined, size: x.rows === 1 ? 28 : 44, space: 72, values: x.tick ? (_, ticks) => ticks.map(x.tick) : x.isTime ? TIME_VALUES : undefined },
-      { ...axis, label: y.label, size: 64, space: 40, values: (_, ticks) => ticks.map(y.axisText ?? y.text), splits: y.steps === 'binary' ? binarySplits : undefined },
+      { ...axis, label: y.label, size: 64, space: 28, values: (_, ticks) => ticks.map(y.axisText ?? y.text), splits: y.steps === 'binary' ? binarySplits : undefined },
     ],
     series: [{}, ...series.map((item) => ({
       label: item.label, width: 1.5, points: { show: false }, spanGaps: true,

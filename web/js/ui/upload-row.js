@@ -73,7 +73,7 @@ function setProgress(item) {
 }
 
 function receiptLine({ receipt }) {
-  const columns = receipt.columns?.length ?? receipt.columns_count;
+  const columns = receipt.columns_count ?? receipt.columns?.length;
   return [
     h('a', { href: link('table', { show: 'parts', part: receipt.part }) }, `Part ${format.number(receipt.part)}`),
     ` · ${format.count(receipt.rows, 'row')} · ${format.count(columns, 'column')} · ${format.sizeText(receipt.csv.bytes)} as CSV · ${format.sizeText(receipt.parquet.bytes)} as Parquet`,

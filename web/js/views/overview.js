@@ -6,7 +6,7 @@ import { h, fill, setText } from '../lib/dom.js';
 import * as format from '../lib/format.js';
 import { axisText } from '../lib/scale.js';
 import { link } from '../lib/router.js';
-import { bytesOf, errorBox, nameOf, progressBar, section, timeOf } from '../ui/cells.js';
+import { bytesOf, errorBox, nameOf, section, timeOf } from '../ui/cells.js';
 import { copyAs, server } from '../ui/copy-as.js';
 import { getCommands } from '../lib/commands.js';
 import { demoButton, fileButtons } from '../ui/add-files.js';
@@ -119,15 +119,18 @@ function keyFigures() {
   const csv = cell('As CSV', 'csv-bytes');
   const parquet = cell('As Parquet', 'parquet-bytes');
   const smaller = cell('CSV to Parquet', 'ratio');
+  let latest = {};
   return {
     element: h('dl.key-figures', { 'aria-label': 'The table' }, [rows, parts, columns, csv, parquet, smaller].map((item) => item.element)),
+    /** Figures that are not known stay as they are. */
     set(of) {
-      setText(rows.value, format.number(of.rows));
-      setText(parts.value, format.number(of.parts));
-      setText(columns.value, format.number(of.columns));
-      fill(csv.value, bytesOf(of.csv_bytes));
-      fill(parquet.value, bytesOf(of.parquet_bytes));
-      fill(smaller.value, format.ratio(of.csv_bytes, of.parquet_bytes), h('span.unit', null, '\u00a0: 1'));
+      latest = { ...latest, ...of };
+      setText(rows.value, format.number(latest.rows));
+      setText(parts.value, format.number(latest.parts));
+      setText(columns.value, format.number(latest.columns));
+      fill(csv.value, bytesOf(latest.csv_bytes));
+      fill(parquet.value, bytesOf(latest.parquet_bytes));
+      fill(smaller.value, format.ratio(latest.csv_bytes, latest.parquet_bytes), h('span.unit', null, '\u00a0: 1'));
     },
   };
 }
@@ -172,16 +175,20 @@ function liveSection(signal) {
     title: 'Bytes received a second', x: seconds, height: 160, signal, series: [{ label: 'received', colour: '--accent', area: true }],
     y: { label: 'bytes a second', text: format.rateText, axisText: format.sizeText, steps: 'binary', least: 1024 },
   });
-  const memory = meter('Memory');
+  const memory = lineChart({
+    title: 'Memory of the server, and its limit', x: seconds, height: 160, signal, series: [{ label: 'in use', colour: '--accent', area: true }, { label: 'limit', colour: '--grey-line' }],
+    y: { label: 'bytes', text: format.sizeText, steps: 'binary' },
+  });
   const lanes = h('dl.lanes');
   const running = h('div.running', { 'data-testid': 'running-uploads' });
   const element = section('Now', { note: `the last ${HISTORY / 60} min` },
-    h('div.columns-2', null, rate.element, h('div.stack.tight', null, memory.element, h('div', null, h('h3', null, 'Waiting for a worker'), lanes), running)));
+    h('div.columns-2', null, rate.element, memory.element, h('div', null, h('h3', null, 'Waiting for a worker'), lanes), running));
   return {
     element,
     set(stats) {
-      rate.set([live.history.map((item) => item.time), live.history.map((item) => item.rate)]);
-      memory.set(stats.memory?.resident, stats.memory?.limit);
+      const times = live.history.map((item) => item.time);
+      rate.set([times, live.history.map((item) => item.rate)]);
+      memory.set([times, live.history.map((item) => item.resident), times.map(() => stats.memory?.limit ?? null)]);
       fill(lanes, Object.entries(stats.queue ?? {}).map(([lane, length]) => h('div', null, h('dt', null, LANES[lane] ?? lane), h('dd', null, format.number(length)))));
       fill(running, runningUploads(stats));
     },
@@ -191,22 +198,9 @@ function liveSection(signal) {
 const LANES = { upload: 'uploads', question: 'questions', job: 'jobs', probe: 'probes' };
 
 function runningUploads({ uploads = [], uploads_count: all = 0 }) {
-  const lines = uploads.slice(0, 3).map((item) => h('li', null, h('span', null, `from ${item.peer}`), h('span.num', null, bytesOf(item.bytes))));
+  const lines = uploads.slice(0, 3).map((item) => h('li', null, h('span', null, item.peer ? `from ${item.peer}` : 'by the server itself'), h('span.num', null, bytesOf(item.bytes))));
   const head = h('h3', null, all === 0 ? 'No upload is running' : `${format.count(all, 'upload')} running`);
   return [head, h('ul.plain', null, lines)];
-}
-
-function meter(label) {
-  const bar = progressBar(label);
-  const text = h('span.num');
-  return {
-    element: h('div', null, h('div.row.between', null, h('h3', null, label), text), bar.element),
-    set(value, limit) {
-      const share = limit ? value / limit : null;
-      fill(text, bytesOf(value), limit ? [h('span.unit', null, ' of '), bytesOf(limit)] : h('span.unit', null, ' (no limit)'));
-      bar.set(share, share > 0.9 ? 'bad' : share > 0.75 ? 'busy' : 'plain');
-    },
-  };
 }
 
 function recentParts(parts) {

@@ -49,7 +49,7 @@ function head(receipt, reload) {
     ['CSV', bytesOf(receipt.csv.bytes)], ['Parquet', bytesOf(receipt.parquet.bytes)],
     ['CSV to Parquet', [format.ratio(receipt.csv.bytes, receipt.parquet.bytes), h('span.unit', null, '\u00a0: 1')]],
   ];
-  const source = receipt.source ? optionTexts(receipt.source.options ?? receipt.source).filter((text) => !text.includes('[object')) : [];
+  const source = receipt.source ? optionTexts(receipt.source) : [];
   return h('div', null,
     h('dl.key-figures.small', null, facts.map(([name, value]) => h('div.key-figure', null, h('dt', null, name), h('dd.key-value', null, value)))),
     source.length > 0 ? h('p.note', null, `Sent with ${source.join(', ')}; what is stored is plain CSV.`) : null,

@@ -4,13 +4,14 @@ import { api, paths } from '../api.js';
 import { live } from '../live.js';
 import { h, fill, setText } from '../lib/dom.js';
 import * as format from '../lib/format.js';
-import { go, link } from '../lib/router.js';
+import { go, link, stay } from '../lib/router.js';
 import { button, bytesOf, download, errorBox, timeOf } from '../ui/cells.js';
 import { dataTable } from '../ui/data-table.js';
 import { demoButton, fileButtons } from '../ui/add-files.js';
 import { announce } from '../ui/announce.js';
 
 const PAGE = 100;
+const FIRST = { before: null, newer: 0 };
 
 const COLUMNS = [
   { label: 'Part', cell: (part) => h('a', { href: link('table', { show: 'parts', part: part.part }) }, format.number(part.part)) },
@@ -19,7 +20,7 @@ const COLUMNS = [
   { label: 'Columns', number: true, cell: (part) => format.number(part.columns_count) },
   { label: 'CSV', number: true, cell: (part) => bytesOf(part.csv.bytes) },
   { label: 'Parquet', number: true, cell: (part) => bytesOf(part.parquet.bytes) },
-  { label: 'Ratio', number: true, cell: (part) => format.ratio(part.csv.bytes, part.parquet.bytes) },
+  { label: 'CSV : Parquet', number: true, cell: (part) => format.ratio(part.csv.bytes, part.parquet.bytes) },
   { label: '', class: 'actions', cell: (part) => h('span.row.end', null, download('CSV', paths.csv(part.part), `Download part ${part.part} as CSV`), download('Parquet', paths.parquet(part.part), `Download part ${part.part} as Parquet`)) },
 ];
 
@@ -28,13 +29,13 @@ export function partsTab(root, params, signal) {
   const pager = h('div.pager');
   const fresh = h('div.fresh', { role: 'status' });
   const removed = h('div');
-  root.append(h('div.list-head', null, jump(), fresh), list, pager, removed);
-  /** What was passed as `before` for each page up to the one shown. */
-  let pages = [null];
+  root.append(h('div', null, h('div.list-head', null, jump(), fresh), list, pager, removed));
+  /** The pages up to the one that is shown: what was passed as `before`, and how many parts are newer. */
+  let pages = params.has('before') ? [FIRST, { before: Number(params.get('before')), newer: Number(params.get('newer') ?? 0) }] : [FIRST];
   let known = null;
 
   async function load() {
-    const before = pages[pages.length - 1];
+    const { before } = pages[pages.length - 1];
     try {
       const answer = await api.parts({ order: 'newest', limit: PAGE, ...(before === null ? {} : { before }) }, signal);
       known = live.stats?.parts ?? answer.total;
@@ -49,17 +50,23 @@ export function partsTab(root, params, signal) {
     }
   }
 
+  function remember() {
+    const { before, newer } = pages[pages.length - 1];
+    stay('table', { show: 'parts', before, newer: before === null ? null : newer });
+  }
+
   function pagerOf({ parts, next, total }) {
-    const from = (pages.length - 1) * PAGE + 1;
-    const turn = (text, label, isPossible, change) => h('button.button.small', { type: 'button', 'aria-label': label, disabled: !isPossible, on: { click: () => { change(); load(); } } }, text);
-    const position = total > PAGE ? `${format.number(from)}–${format.number(from + parts.length - 1)} of ${format.count(total, 'part')}, newest first` : format.count(total, 'part');
-    const buttons = [turn('‹', 'Newer parts', pages.length > 1, () => pages.pop()), turn('›', 'Older parts', next !== null && next !== undefined, () => pages.push(next))];
-    return [h('span.note', { role: 'status' }, position), total > PAGE ? buttons : null];
+    const { newer } = pages[pages.length - 1];
+    const [from, to] = [newer + 1, newer + parts.length];
+    const turn = (text, label, isPossible, change) => h('button.button.small', { type: 'button', 'aria-label': label, disabled: !isPossible, on: { click: () => { change(); remember(); load(); } } }, text);
+    const position = total > parts.length ? `${format.number(from)}–${format.number(to)} of ${format.count(total, 'part')}, newest first` : format.count(total, 'part');
+    const buttons = [turn('‹', 'Newer parts', pages.length > 1, () => pages.pop()), turn('›', 'Older parts', next !== null && next !== undefined, () => pages.push({ before: next, newer: to }))];
+    return [h('span.note', { role: 'status' }, position), total > parts.length ? buttons : null];
   }
 
   live.onStats((stats) => {
     if (known === null || stats.parts === known || fresh.hasChildNodes()) return;
-    fill(fresh, button('The parts have changed: show', () => { pages = [null]; load(); }, { symbol: 'retry' }));
+    fill(fresh, button('The parts have changed: show', () => { pages = [FIRST]; remember(); load(); }, { symbol: 'retry' }));
   }, signal);
   live.onBack(load, signal);
   load();

@@ -59,7 +59,7 @@ function commands(params) {
 }
 
 function sumCommands(column) {
-  const both = { column, formats: ['FORMAT_CSV', 'FORMAT_PARQUET'] };
+  const both = { column, formats: ['CSV', 'PARQUET'] };
   const forms = getCommands(server(), { path: paths.sum(column, 'parquet'), grpc: ['tally.v1.Tally/Sum', both] });
   return { ...forms, tally: `tally sum --format both -- ${shell(column)}` };
 }
