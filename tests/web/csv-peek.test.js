@@ -8,7 +8,8 @@ const file = (text) => new Blob([text]);
 test('rows are split as RFC 4180 says', () => {
   assert.deepEqual(parseRows('a,b\r\n1,"x, ""y""\nz"\n\n,\n'), [['a', 'b'], ['1', 'x, "y"\nz'], ['', '']]);
   assert.deepEqual(parseRows('a;b', ';'), [['a', 'b']]);
-  assert.deepEqual(parseRows('a,"b'), [['a', 'b']]);
+  assert.deepEqual(parseRows('a,"b'), [['a', '"b']]);
+  assert.deepEqual(parseRows('3,"x"y\n,z"'), [['3', '"x"y'], ['', 'z"']], 'wrong quotes are shown as they are');
   assert.deepEqual(parseRows('a\nb\nc', ',', 2), [['a'], ['b']]);
 });
 

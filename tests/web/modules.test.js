@@ -7,7 +7,7 @@ import { parseTuple } from '../../web/js/lib/python-tuple.js';
 import { link, parseHash } from '../../web/js/lib/router.js';
 import { barScale, niceStep, percent } from '../../web/js/lib/scale.js';
 import { Speed } from '../../web/js/lib/speed.js';
-import { columnWindow, markedCell, optionTexts, suggestions } from '../../web/js/lib/suggest.js';
+import { columnWindow, markedCell, optionTexts, sentence, suggestions } from '../../web/js/lib/suggest.js';
 import { KeptKeys } from '../../web/js/lib/upload-keys.js';
 import { problemOf } from '../../web/js/api.js';
 
@@ -81,6 +81,14 @@ test('a refusal suggests what the server names', () => {
   assert.deepEqual(labels({ detail: 'row 1 has 1 cell' }, { suspect: '\t' }), [{ delimiter: 'tab' }]);
   assert.deepEqual(labels({ detail: 'upload with --delimiter ";"' }, null, { delimiter: ';' }), [], 'what was tried is not suggested again');
   assert.deepEqual(optionTexts({ delimiter: 'tab', null: ['NA'], trim: true, drop_trailing_empty: false, bytes: 3 }), ['delimiter tab', 'null "NA"', 'trim']);
+});
+
+test('messages are sentences without flags', () => {
+  for (const [text, expected] of [
+    ['the separator looks like ";": upload with --delimiter ";"', 'The separator looks like ";".'],
+    ['row 2 has 3 cells, the header has 2: its extra cells are empty; upload with --drop-trailing-empty', 'Row 2 has 3 cells, the header has 2: its extra cells are empty.'],
+    ['perhaps Windows-1252: upload with --encoding windows-1252', 'Perhaps Windows-1252.'], ['', ''], ['The server does not answer.', 'The server does not answer.'],
+  ]) assert.equal(sentence(text), expected);
 });
 
 test('the wrong cell and the columns around it', () => {

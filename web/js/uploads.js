@@ -55,6 +55,7 @@ export class Uploads extends EventTarget {
   options = {};
   #keys = new KeptKeys(globalThis.sessionStorage);
   #lastId = 0;
+  #looking = Promise.resolve();
 
   /** Names of files that a reload of the page interrupted. */
   get interrupted() {
@@ -71,14 +72,18 @@ export class Uploads extends EventTarget {
     for (const { file, name } of files) {
       const item = new Upload((this.#lastId += 1), file, name, { ...this.options });
       this.items.push(item);
-      this.#look(item);
+      // One after the other: a folder may have thousands of files.
+      this.#looking = this.#looking.then(() => this.#look(item));
     }
     this.#changed(null);
   }
 
   async #look(item) {
+    if (item.state !== 'looking') return;
     try {
       item.head = await peek(item.file, item.options.encoding);
+      // A long list of files does not keep their headers.
+      if (!item.head.suspect) item.head.header = [];
     } catch {
       this.#refuse(item, new Problem(0, 'The browser cannot read this file. Has it been moved or changed?'));
       return;
@@ -172,7 +177,8 @@ export class Uploads extends EventTarget {
     const sending = sendFile(item.file, { query: item.options, key: item.key, onProgress });
     item.abort = sending.abort;
     try {
-      item.receipt = await sending.done;
+      const { columns, ...receipt } = await sending.done;
+      item.receipt = { columns_count: columns?.length, ...receipt };
       item.sent = item.size;
       this.#keys.forget(item.key);
       this.#set(item, 'done');

@@ -37,35 +37,38 @@ export function markedEncoding(bytes) {
 export function parseRows(text, delimiter = ',', max = Infinity) {
   const rows = [];
   let row = [];
-  let cell = '';
+  let start = 0;
   let at = 0;
+  const endCell = () => {
+    row.push(unquoted(text.slice(start, at)));
+    start = at + 1;
+  };
   const endRow = () => {
-    row.push(cell);
-    if (row.length > 1 || cell !== '') rows.push(row);
+    endCell();
+    if (row.length > 1 || row[0] !== '') rows.push(row);
     row = [];
-    cell = '';
   };
   while (at < text.length && rows.length < max) {
     const character = text[at];
-    if (character === '"' && cell === '') {
-      const end = closingQuote(text, at + 1);
-      cell = text.slice(at + 1, end).replaceAll('""', '"');
-      at = end + 1;
+    if (character === '"' && at === start) {
+      at = Math.min(closingQuote(text, at + 1) + 1, text.length);
       continue;
     }
-    if (character === delimiter) {
-      row.push(cell);
-      cell = '';
-    } else if (character === '\n' || character === '\r') {
-      endRow();
-      if (character === '\r' && text[at + 1] === '\n') at += 1;
-    } else {
-      cell += character;
+    if (character === delimiter) endCell();
+    else if (character === '\n' || character === '\r') endRow();
+    if (character === '\r' && text[at + 1] === '\n') {
+      at += 1;
+      start += 1;
     }
     at += 1;
   }
-  if (rows.length < max && (cell !== '' || row.length > 0)) endRow();
+  if (rows.length < max && (start < at || row.length > 0)) endRow();
   return rows;
+}
+
+/** The text in the quotes; of a cell whose quotes are wrong, the text as it is. */
+function unquoted(cell) {
+  return /^"(?:[^"]|"")*"$/.test(cell) ? cell.slice(1, -1).replaceAll('""', '"') : cell;
 }
 
 function closingQuote(text, from) {

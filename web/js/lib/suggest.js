@@ -41,6 +41,15 @@ function labelOf(name, value) {
 
 const OPTIONS = ['delimiter', 'encoding', 'null', 'trim', 'drop_trailing_empty', 'decompress'];
 
+/** What `tally` would be told to do: the page has a button for it. */
+const FLAGS = /[:;,]? upload with --[a-z-]+(?: (?:"[^"]*"|[^\s,;]+))?/;
+
+/** A message as a sentence, without the flags of the command line. */
+export function sentence(text) {
+  const plain = text.replace(FLAGS, '').trim();
+  return plain === '' ? '' : `${plain[0].toLocaleUpperCase()}${plain.slice(1)}${/[.!?…:]$/.test(plain) ? '' : '.'}`;
+}
+
 /** The options as short words: those of an upload, or of a receipt's source. */
 export function optionTexts(options) {
   const given = OPTIONS.filter((name) => options[name]).map((name) => [name, options[name]]);
@@ -64,7 +73,8 @@ export function columnWindow(count, marked, width = 9) {
 /** Which cell of a refused row is wrong; null if it is not known. */
 export function markedCell({ column_index: index, column }, header, cells) {
   if (Number.isInteger(index)) return index;
-  const named = column === undefined ? -1 : header.indexOf(column);
+  // Of two columns of one name, it is the second.
+  const named = column === undefined ? -1 : header.lastIndexOf(column);
   if (named >= 0) return named;
   return cells.length === header.length ? null : Math.min(cells.length, header.length);
 }

@@ -1,6 +1,7 @@
 /** Small pieces that all views share: quantities, names, errors, empty states. */
 
 import { h, icon, ICONS } from '../lib/dom.js';
+import { sentence } from '../lib/suggest.js';
 import { agoText, number, size, timeText, visible } from '../lib/format.js';
 
 /** A figure with its unit in grey. */
@@ -44,8 +45,8 @@ export function errorBox(problem, ...actions) {
     column === undefined ? null : `column "${visible(column)}"`,
   ].filter(Boolean);
   return h('div.error', { role: 'alert' },
-    h('p', null, visible(problem.message)),
-    hint ? h('p.hint', null, visible(hint)) : null,
+    h('p', null, visible(sentence(problem.message))),
+    hint ? h('p.hint', null, visible(sentence(hint))) : null,
     place.length > 0 ? h('p.place', null, place.join(' · ')) : null,
     actions.length > 0 ? h('div.row', null, actions) : null);
 }

@@ -3,7 +3,7 @@
 import { readRow } from '../lib/csv-peek.js';
 import { h, fill } from '../lib/dom.js';
 import { count, cut, number, visible } from '../lib/format.js';
-import { columnWindow, markedCell, suggestions } from '../lib/suggest.js';
+import { columnWindow, markedCell, sentence, suggestions } from '../lib/suggest.js';
 import { button } from './cells.js';
 
 const CELL_CHARS_MAX = 80;
@@ -17,8 +17,9 @@ export function refusal(item, retry) {
   if (canRead) showRow(item, excerpt);
   const again = button('Retry as it is', () => retry({}), { symbol: 'retry' });
   return h('div.refusal', { 'data-testid': 'refusal' },
-    h('p.refusal-text', { role: 'alert' }, visible(problem.message)),
-    problem.fields.hint ? h('p.hint', null, visible(problem.fields.hint)) : null,
+    h('p.refusal-text', { role: 'alert' }, visible(sentence(problem.message))),
+    // The buttons say it.
+    problem.fields.hint && tries.length === 0 ? h('p.hint', null, visible(sentence(problem.fields.hint))) : null,
     canRead ? excerpt : null,
     h('div.row', null, tries.map((one) => button(one.label, () => retry(one.options), { kind: 'primary' })), again));
 }
@@ -39,8 +40,9 @@ function rowTable(fields, { header, cells }) {
   const width = Math.max(header.length, cells.length);
   const { from, to } = columnWindow(width, marked);
   const indices = Array.from({ length: to - from }, (_, at) => from + at);
-  const place = [fields.row === undefined ? null : `Row ${number(fields.row)}`, fields.line === undefined ? null : `line ${number(fields.line)}`].filter(Boolean).join(', ');
-  const head = (at) => h('th', { scope: 'col', class: at === marked ? 'marked' : null }, h('span.ordinal', null, number(at + 1)), at < header.length ? cellText(header[at]) : h('span.none', null, 'no column'));
+  const isHeader = fields.row === 0;
+  const place = isHeader ? 'Header' : [fields.row === undefined ? null : `Row ${number(fields.row)}`, fields.line === undefined ? null : `line ${number(fields.line)}`].filter(Boolean).join(', ');
+  const head = (at) => h('th', { scope: 'col', class: at === marked ? 'marked' : null }, h('span.ordinal', null, number(at + 1)), isHeader ? null : at < header.length ? cellText(header[at]) : h('span.none', null, 'no column'));
   const cell = (at) => h('td', { class: at === marked ? 'marked' : null }, cellOf(at, marked, header, cells));
   return h('div', null,
     h('p.note', null, `${place} of the file:`),

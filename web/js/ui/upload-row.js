@@ -61,8 +61,10 @@ function actionsOf(item) {
 }
 
 function setProgress(item) {
-  const parts = [item.sent > 0 && item.sent < item.size ? `${format.sizeText(item.sent)} of ${format.sizeText(item.size)}` : format.sizeText(item.size)];
+  const isUnderWay = item.isPending && item.sent > 0 && item.sent < item.size;
+  const parts = [isUnderWay ? `${format.sizeText(item.sent)} of ${format.sizeText(item.size)}` : format.sizeText(item.size)];
   const rows = item.rowsEstimate;
+  if (item.state === 'refused' || item.state === 'cancelled') return parts[0];
   if (rows && item.sent > 0) parts.push(`about ${format.number(rows.sent)} of ${format.number(rows.all)} rows`);
   else if (rows && rows.all > 1) parts.push(`about ${format.number(rows.all)} rows`);
   const speed = item.speed.bytesPerSecond;
@@ -73,10 +75,9 @@ function setProgress(item) {
 }
 
 function receiptLine({ receipt }) {
-  const columns = receipt.columns_count ?? receipt.columns?.length;
   return [
     h('a', { href: link('table', { show: 'parts', part: receipt.part }) }, `Part ${format.number(receipt.part)}`),
-    ` · ${format.count(receipt.rows, 'row')} · ${format.count(columns, 'column')} · ${format.sizeText(receipt.csv.bytes)} as CSV · ${format.sizeText(receipt.parquet.bytes)} as Parquet`,
+    ` · ${format.count(receipt.rows, 'row')} · ${format.count(receipt.columns_count, 'column')} · ${format.sizeText(receipt.csv.bytes)} as CSV · ${format.sizeText(receipt.parquet.bytes)} as Parquet`,
   ];
 }
 

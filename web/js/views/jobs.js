@@ -83,8 +83,8 @@ export function show(root, params, signal) {
 function columnsOf(refresh) {
   return [
     { label: 'Job', class: 'cut', cell: (job) => h('code', null, nameOf(job.id)) },
-    { label: 'Kind', cell: (job) => (job.kind === 'task' ? 'file task' : 'statistic') },
-    { label: 'Since', cell: (job) => timeOf(job.since) },
+    { label: 'Kind', class: 'wide', cell: (job) => (job.kind === 'task' ? 'file task' : 'statistic') },
+    { label: 'Since', class: 'wide', cell: (job) => timeOf(job.since) },
     { label: 'State', cell: (job) => [jobState(job), progressOf(job), job.reason ? h('div.reason', null, format.visible(format.cut(job.reason, 300))) : null] },
     { label: '', class: 'actions', cell: (job) => actions(job, refresh) },
   ];

@@ -189,13 +189,16 @@ function liveSection(signal) {
       const times = live.history.map((item) => item.time);
       rate.set([times, live.history.map((item) => item.rate)]);
       memory.set([times, live.history.map((item) => item.resident), times.map(() => stats.memory?.limit ?? null)]);
-      fill(lanes, Object.entries(stats.queue ?? {}).map(([lane, length]) => h('div', null, h('dt', null, LANES[lane] ?? lane), h('dd', null, format.number(length)))));
+      fill(lanes, LANES.map(([names, label]) => h('div', null, h('dt', null, label), h('dd', null, format.number(waiting(stats.queue, names))))));
       fill(running, runningUploads(stats));
     },
   };
 }
 
-const LANES = { upload: 'uploads', question: 'questions', job: 'jobs', probe: 'probes' };
+/** The lanes of the queue, in the order of the page, by the names that the server may give them. */
+const LANES = [[['upload', 'uploads'], 'uploads'], [['question', 'questions'], 'questions'], [['job', 'jobs'], 'jobs'], [['probe', 'probes'], 'probes']];
+
+const waiting = (queue, names) => names.map((name) => queue?.[name]).find((length) => length !== undefined);
 
 function runningUploads({ uploads = [], uploads_count: all = 0 }) {
   const lines = uploads.slice(0, 3).map((item) => h('li', null, h('span', null, item.peer ? `from ${item.peer}` : 'by the server itself'), h('span.num', null, bytesOf(item.bytes))));

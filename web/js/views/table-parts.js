@@ -17,10 +17,10 @@ const COLUMNS = [
   { label: 'Part', cell: (part) => h('a', { href: link('table', { show: 'parts', part: part.part }) }, format.number(part.part)) },
   { label: 'Uploaded', cell: (part) => timeOf(part.uploaded_at) },
   { label: 'Rows', number: true, cell: (part) => format.number(part.rows) },
-  { label: 'Columns', number: true, cell: (part) => format.number(part.columns_count) },
+  { label: 'Columns', class: 'wide', number: true, cell: (part) => format.number(part.columns_count) },
   { label: 'CSV', number: true, cell: (part) => bytesOf(part.csv.bytes) },
   { label: 'Parquet', number: true, cell: (part) => bytesOf(part.parquet.bytes) },
-  { label: 'CSV : Parquet', number: true, cell: (part) => format.ratio(part.csv.bytes, part.parquet.bytes) },
+  { label: 'CSV : Parquet', class: 'wide', number: true, cell: (part) => format.ratio(part.csv.bytes, part.parquet.bytes) },
   { label: '', class: 'actions', cell: (part) => h('span.row.end', null, download('CSV', paths.csv(part.part), `Download part ${part.part} as CSV`), download('Parquet', paths.parquet(part.part), `Download part ${part.part} as Parquet`)) },
 ];
 
