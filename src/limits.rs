@@ -9,8 +9,10 @@
 //! A task is a piece of work that a worker runs without a pause, about 10 ms long. A permit is what a call must get before
 //! it starts; there are as many permits as may run at once.
 
+mod answers;
+mod logs;
 mod uploads;
-pub use self::uploads::*;
+pub use self::{answers::*, logs::*, uploads::*};
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -161,10 +163,10 @@ pub const TABLE_COLUMN_BYTES: usize = 768;
 
 // ---- HTTP ----
 
-/// HTTP connections that are served at once; more wait in the kernel's queue.
-pub const HTTP_CONNECTIONS_MAX: usize = 40;
-/// HTTP connections that are kept free for new clients and probes.
-pub const HTTP_CONNECTIONS_SPARE: usize = 8;
+/// HTTP connections that are served at once; more wait in the kernel's queue. Those who watch the events take none of 40.
+pub const HTTP_CONNECTIONS_MAX: usize = 40 + EVENT_WATCHERS_MAX;
+/// HTTP connections that are kept free for new clients, for probes, and for those who watch the events.
+pub const HTTP_CONNECTIONS_SPARE: usize = 8 + EVENT_WATCHERS_MAX;
 /// HTTP connections that are accepted but not yet served, because others must end first.
 pub const HTTP_CONNECTION_WAITS_MAX: usize = 4;
 /// Connections of `--probe` that are served at once.
@@ -206,44 +208,13 @@ const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PERMITS_SPARE <= HTTP_CONNECTIO
 /// would call again at once and keep others from waiting. A short call needs an idle connection then.
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE == HTTP_CONNECTIONS_MAX);
 
-/// Buffers of connections, heads and fields of forms, JSON bodies.
+/// Buffers of connections, heads and fields of forms; a JSON body, or an answer about the table, for each connection that is
+/// used for more than probes; receipts with many columns.
 const HTTP_BYTES: usize = HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES
     + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES
     + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX
-    + HTTP_CONNECTIONS_MAX * JSON_COPIES_MAX * JSON_BYTES_MAX;
-
-// ---- Logs ----
-
-/// Lines that wait to be written to the file of `--log-file`; one more is dropped and counted.
-pub const LOG_LINES_MAX: usize = 90;
-/// Characters of a text in such a line.
-pub const LOG_TEXT_CHARS_MAX: usize = 512;
-/// Bytes of such a line: two texts in which every character is escaped, and the rest of the line.
-pub const LOG_LINE_BYTES_MAX: usize = 2 * 10 * LOG_TEXT_CHARS_MAX + KIB;
-
-/// Lines that wait to be written to standard error; one more is dropped and counted.
-pub const LOG_QUEUE_LINES_MAX: usize = 1024;
-/// Bytes of these lines, with what is kept for each; a line beyond that is dropped and counted.
-pub const LOG_QUEUE_BYTES_MAX: usize = 192 * KIB;
-/// Bytes of a slot of that queue, used or not.
-pub const LOG_QUEUE_SLOT_BYTES: usize = 64;
-/// Bytes of a line on standard error; a longer one is cut.
-pub const STDERR_LINE_BYTES_MAX: usize = 8 * KIB;
-/// Bytes of lines that are written together. The last line may exceed it.
-pub const LOG_BATCH_BYTES: usize = 32 * KIB;
-/// Lines of one group (for example of one call and one client) that are written within 10 s; a summary replaces the others.
-pub const LOG_LINES_PER_GROUP_MAX: usize = 20;
-/// Groups of lines that are counted separately.
-pub const LOG_GROUPS_MAX: usize = 256;
-/// Bytes of a group: its entry in a hash table that may be half empty, and its description.
-pub const LOG_GROUP_BYTES: usize = 384;
-
-/// The queues of both logs, the lines that are being written, and the groups.
-const LOG_BYTES: usize = LOG_LINES_MAX * LOG_LINE_BYTES_MAX
-    + LOG_QUEUE_BYTES_MAX
-    + LOG_QUEUE_LINES_MAX * LOG_QUEUE_SLOT_BYTES
-    + 2 * (LOG_BATCH_BYTES + STDERR_LINE_BYTES_MAX)
-    + LOG_GROUPS_MAX * LOG_GROUP_BYTES;
+    + (HTTP_CONNECTIONS_MAX - HTTP_CONNECTIONS_SPARE) * JSON_COPIES_MAX * JSON_BYTES_MAX
+    + WIDE_RECEIPTS_MAX * (HEADER_BYTES_MAX + COLUMNS_MAX * RECEIPT_COLUMN_BYTES);
 
 // ---- Uploads and downloads ----
 
@@ -283,7 +254,8 @@ const _: () = assert!(RECEIVE_BLOCK_BYTES <= DRAFT_BUFFER_BYTES);
 
 /// Uploads that run, with a block, a frame and a page of checksums each; entries of all transfers that run or wait.
 const TRANSFERS_BYTES: usize = UPLOADS_MAX * (RECEIVE_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + CHECKSUM_PAGE_BYTES)
-    + TRANSFER_ENTRY_BYTES * (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX);
+    + TRANSFER_ENTRY_BYTES
+        * (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + EVENT_WATCHERS_MAX);
 
 // ---- CSV files ----
 
@@ -404,7 +376,7 @@ pub const SMALL_FILES_PER_TASK_MAX: usize = CONVERT_TASK_BYTES / DRAFT_BUFFER_BY
 /// Bytes of a small upload. Small uploads have their own memory for conversion, so that they never wait for large ones.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
 /// Memory for the conversion of all large uploads, for what is read ahead of it, and for decompression.
-pub const LARGE_CONVERSION_BYTES: usize = 89 * MIB;
+pub const LARGE_CONVERSION_BYTES: usize = 87 * MIB;
 /// Memory for the conversion of all small uploads.
 pub const SMALL_CONVERSION_BYTES: usize = 22 * MIB;
 

@@ -1,9 +1,9 @@
 //! The engine: the one entry to the table. Every surface converts its request, makes one call of [`Engine`] and converts
 //! the answer. Nothing here or below knows a protocol.
 //!
-//! [`Engine`] is a facade: each of its methods calls a feature, and features work with a
-//! [`Context`].
+//! [`Engine`] is a facade: each of its methods calls a feature, and features work with a [`Context`].
 
+mod browse;
 pub mod csv;
 pub mod group_by;
 pub mod ingest;
@@ -81,7 +81,7 @@ pub use self::{
         missing_parts::MissingParts,
         numbers::{Factorial, Key},
     },
-    stats::Stats,
+    stats::{Activity, Stats},
     storage::{Store, recover::RecoveryReport},
 };
 pub use crate::model::{durability::Durability, file_mode::FileMode};

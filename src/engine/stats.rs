@@ -2,17 +2,24 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
+    path::Path,
     sync::{Arc, atomic::Ordering},
 };
 
 use crate::{
     engine::{
         runtime::context::Context,
-        state::{Lane, jobs::JobCounts, lock_check::assert_unlocked},
+        state::{
+            Lane,
+            jobs::JobCounts,
+            lock_check::assert_unlocked,
+            transfers::{TransferKind, TransferNow},
+        },
         storage::Store,
     },
     error::Error,
+    limits::UPLOADS_LISTED_MAX,
 };
 
 /// The server's figures at one moment. Counts of bytes, except the memory, are since its start.
@@ -38,12 +45,40 @@ pub struct Stats {
     pub resident_bytes: u64,
 }
 
+/// What the server does at one moment.
+#[derive(Clone, Debug)]
+pub struct Activity {
+    /// The figures.
+    pub stats: Stats,
+    /// The most memory that the process may have, if its control group has a limit.
+    pub memory_bytes_max: Option<u64>,
+    /// How many uploads run.
+    pub uploads_count: usize,
+    /// The uploads that have run longest.
+    pub uploads: Vec<TransferNow>,
+}
+
 /// Measures the figures.
 ///
 /// Errors: the memory of the process cannot be read; the server is shutting down.
 pub(super) async fn stats(context: &Context) -> Result<Stats, Error> {
+    measure(context, Lane::Question).await
+}
+
+/// Measures the figures, and lists what runs. It does not wait behind other work.
+pub(super) async fn activity(context: &Context) -> Result<Activity, Error> {
+    let stats = measure(context, Lane::Probe).await?;
+    let memory_bytes_max = context.on_worker(Lane::Probe, |_store| Ok(memory_bytes_max())).await?;
+    let (uploads_count, uploads) = context.state.with(|state| {
+        let uploads = &state.transfers[TransferKind::Upload as usize];
+        (uploads.running_count(), uploads.oldest(UPLOADS_LISTED_MAX))
+    });
+    Ok(Activity { stats, memory_bytes_max, uploads_count, uploads })
+}
+
+async fn measure(context: &Context, lane: Lane) -> Result<Stats, Error> {
     let measure = |store: &Arc<Store>| Ok((store.spilled_bytes(), resident_bytes()?));
-    let (spilled_bytes, resident_bytes) = context.on_worker(Lane::Question, measure).await?;
+    let (spilled_bytes, resident_bytes) = context.on_worker(lane, measure).await?;
     let waiting = context.state.waiting_work();
     let (parts, parts_missing, jobs) =
         context.state.with(|state| (state.parts.len(), state.parts.missing().count(), state.jobs.counts()));
@@ -60,13 +95,46 @@ pub(super) async fn stats(context: &Context) -> Result<Stats, Error> {
     })
 }
 
+/// The smallest limit of memory among the control groups of this process, as Linux reports it (cgroups(7)): version 2, or the
+/// memory controller of version 1.
+fn memory_bytes_max() -> Option<u64> {
+    let groups = read_text(Path::new("/proc/self/cgroup")).ok()?;
+    let limits = groups.lines().filter_map(|line| {
+        let (_number, of) = line.split_once(':')?;
+        let (controllers, group) = of.split_once(':')?;
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        // In a container, the path may be one that the host sees, and the limit is that of the root.
+        let ancestors = Path::new(group.trim_start_matches('/')).ancestors();
+        ancestors.filter_map(|group| limit_in(&Path::new(root).join(group).join(file))).min()
+    });
+    limits.min()
+}
+
+/// The limit in a file; `None` if there is none.
+fn limit_in(path: &Path) -> Option<u64> {
+    /// Version 1 has the largest multiple of a page where there is no limit.
+    const NO_LIMIT_MIN: u64 = 1 << 60;
+    read_text(path).ok()?.trim().parse().ok().filter(|&bytes| bytes < NO_LIMIT_MIN)
+}
+
+/// A text of the kernel's.
+fn read_text(path: &Path) -> io::Result<String> {
+    const TEXT_BYTES_MAX: u64 = 64 * 1024;
+    assert_unlocked();
+    let mut text = String::new();
+    File::open(path)?.take(TEXT_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// The resident memory of this process, as Linux reports it (`VmRSS` in proc(5)).
 fn resident_bytes() -> Result<u64, Error> {
-    const STATUS_BYTES_MAX: u64 = 64 * 1024;
-    assert_unlocked();
-    let mut status = String::new();
-    let read = File::open("/proc/self/status").and_then(|file| file.take(STATUS_BYTES_MAX).read_to_string(&mut status));
-    read.map_err(Error::io("/proc/self/status"))?;
+    let status = read_text(Path::new("/proc/self/status")).map_err(Error::io("/proc/self/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.map(|kib| kib * 1024).ok_or_else(|| Error::Internal("/proc/self/status has no VmRSS".to_owned()))

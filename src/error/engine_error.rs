@@ -177,6 +177,14 @@ pub enum Error {
         /// The id in the request.
         part: u64,
     },
+    /// A part that was removed.
+    #[error("part {part} was removed, and can be restored until {restorable_until}")]
+    PartRemoved {
+        /// The part.
+        part: PartId,
+        /// RFC 3339, UTC.
+        restorable_until: String,
+    },
     /// A part that cannot be removed, because it is in quarantine.
     #[error("part {part} is in quarantine: accept its loss with `tally forget {part}`")]
     InQuarantine {
@@ -258,7 +266,7 @@ impl Error {
             | Self::DiskFull { .. } => Kind::Exhausted,
             Self::OtherServer { .. } | Self::InQuarantine { .. } | Self::KeyUsed { .. } => Kind::Conflict,
             Self::Draining | Self::NotReady(_) => Kind::Unavailable,
-            Self::NotInQuarantine { .. } | Self::NoSuchPart { .. } => Kind::NotFound,
+            Self::NotInQuarantine { .. } | Self::NoSuchPart { .. } | Self::PartRemoved { .. } => Kind::NotFound,
             Self::Damaged { .. } | Self::PartsMissing { .. } => Kind::DataLoss,
             Self::Load { .. } | Self::DataFolder(_) | Self::Secret(_) | Self::Io { .. } | Self::Internal(_) => {
                 Kind::Internal
@@ -302,6 +310,7 @@ impl Error {
             | Self::NotReady(_)
             | Self::NotInQuarantine { .. }
             | Self::NoSuchPart { .. }
+            | Self::PartRemoved { .. }
             | Self::InQuarantine { .. }
             | Self::KeyUsed { .. }
             | Self::PartsMissing { .. }

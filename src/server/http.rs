@@ -8,7 +8,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use hyper::{
-    Request, Response,
+    Method, Request, Response,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
@@ -29,7 +29,11 @@ use super::{
     usage::{FollowedAnswer, FollowedBody, Usage, follow},
 };
 use crate::{
-    api::http::{access::Arrival, paths::normalize, router::no_connection},
+    api::http::{
+        access::Arrival,
+        paths::{EVENTS_PATH, normalize},
+        router::no_connection,
+    },
     limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, HTTP_PERMITS_SPARE, HTTP_SEND_BUFFER_BYTES, PROBE_BUFFER_BYTES},
 };
 
@@ -115,21 +119,27 @@ fn connection(
     server.serve_connection(TokioIo::new(Box::pin(stream)), service)
 }
 
-/// Answers one call. Probes are answered on every connection, other calls only on those that may be used for them.
+/// Answers one call. Probes and those who watch the events are answered on every connection, other calls only on those that may
+/// be used for them.
 async fn answer(
     usage: Arc<Usage>,
     router: Router,
     idle_max: Duration,
     request: Request<Incoming>,
 ) -> Result<Response<FollowedAnswer<Body>>, Infallible> {
-    let is_probe = PROBE_PATHS.contains(&request.uri().path());
-    follow(&usage, false, request, async |request: Request<FollowedBody<Incoming>>| {
-        if !is_probe && usage.admit().await.is_err() {
+    let path = request.uri().path();
+    let is_watch = path == EVENTS_PATH && request.method() == Method::GET;
+    let needs_permit = !is_watch && !PROBE_PATHS.contains(&path);
+    follow(&usage, is_watch, request, async |request: Request<FollowedBody<Incoming>>| {
+        if needs_permit && usage.admit().await.is_err() {
             return Ok(no_connection(request.uri().path()));
         }
         let to_axum = |request: Request<_>| request.map(Body::new);
         let bounded = tower::util::MapRequest::new(router, to_axum);
         let answered = RequestBodyTimeoutLayer::new(idle_max).layer(bounded).call(request).await?;
+        if is_watch && answered.status().is_success() {
+            usage.give_up_use();
+        }
         Ok(answered.map(Body::new))
     })
     .await

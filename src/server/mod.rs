@@ -27,6 +27,7 @@ use crate::{
         grpc::call_budget::CallBudget,
         http::{
             access::{AccessRules, AdminToken},
+            events::compute_events,
             router::{probe_router, router},
             surface::Surface,
         },
@@ -142,7 +143,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
             grpc.await;
             stop_http.send_replace(*stopped.borrow());
         };
-        tokio::join!(grpc, http, probes);
+        tokio::join!(grpc, http, probes, compute_events(&surface));
     };
 
     let shutdown = Box::pin(async {

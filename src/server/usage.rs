@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use crossbeam_utils::atomic::AtomicCell;
 use http_body::{Body, Frame, SizeHint};
 use hyper::{Request, Response};
 use tokio::{
@@ -105,7 +106,9 @@ pub(super) struct Usage {
     /// Calls that the client reset early, minus those that it let complete.
     early_resets: AtomicUsize,
     use_permits: Arc<UsePermits>,
-    use_permit: OnceCell<OwnedSemaphorePermit>,
+    /// Empty again once the connection has given it up.
+    use_permit: OnceCell<AtomicCell<Option<OwnedSemaphorePermit>>>,
+    has_given_up_use: AtomicBool,
     /// A call on it waits for the permit.
     is_waiting: AtomicBool,
     /// When it began to be served, if it did.
@@ -124,6 +127,7 @@ impl Usage {
             early_resets: AtomicUsize::new(0),
             use_permits,
             use_permit: OnceCell::new(),
+            has_given_up_use: AtomicBool::new(false),
             is_waiting: AtomicBool::new(false),
             served_at: OnceLock::new(),
         }
@@ -136,9 +140,12 @@ impl Usage {
         if self.is_used() {
             return Ok(());
         }
+        if self.has_given_up_use.load(Ordering::Relaxed) {
+            return Err(NotAdmitted);
+        }
         let acquired = self.use_permit.get_or_try_init(async || {
             tokio::select! {
-                acquired = self.use_permits.acquire(&self.is_waiting) => acquired,
+                acquired = self.use_permits.acquire(&self.is_waiting) => acquired.map(|permit| AtomicCell::new(Some(permit))),
                 () = self.caller.close.cancelled() => Err(NotAdmitted),
             }
         });
@@ -147,6 +154,12 @@ impl Usage {
             Ok(Ok(_permit)) => Ok(()),
             Ok(Err(NotAdmitted)) | Err(_) => Err(NotAdmitted),
         }
+    }
+
+    /// Gives up that permit, for the rest of the connection: its last call watches the server for as long as the client wants.
+    pub(super) fn give_up_use(&self) {
+        self.has_given_up_use.store(true, Ordering::Relaxed);
+        drop(self.use_permit.get().and_then(AtomicCell::take));
     }
 
     /// Whether a call on it waits for the permit.
@@ -166,7 +179,7 @@ impl Usage {
 
     /// Whether it may be used for more than probes.
     pub(super) fn is_used(&self) -> bool {
-        self.use_permit.initialized()
+        self.use_permit.initialized() && !self.has_given_up_use.load(Ordering::Relaxed)
     }
 
     pub(super) fn has_calls(&self) -> bool {

@@ -106,6 +106,17 @@ def check_failure(answer: requests.Response, status: int, field: str, word: str)
     assert word in failure["details"][0]["message"]
 
 
+def check_problem(answer: requests.Response, status: int, field, words: str) -> dict:
+    """Checks an error of the table's own paths (RFC 9457), and returns it."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["type"], problem["title"], problem["status"]) == ("about:blank", answer.reason, status)
+    assert problem.get("field") == field, problem
+    assert words in problem["detail"], problem
+    return problem
+
+
 def metrics(server: Server) -> dict:
     """The value of each metric, by its name and labels."""
     answer = get(server, "/metrics")

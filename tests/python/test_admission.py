@@ -31,7 +31,7 @@ from uploads import unary_error
 CSV = b"x,y\n1,2\n"
 CONNECTIONS_MAX = 128  # the server's default, as those below
 UPLOADS_MAX = 128
-HTTP_CONNECTIONS_MAX = 40
+HTTP_CONNECTIONS_MAX = 56
 USED_HTTP_CONNECTIONS_MAX = 32
 LONG_CALLS_MAX = 20
 SILENT_CONNECTIONS = 300

@@ -13,8 +13,8 @@ import requests
 import table_pb2
 import tally_pb2
 import xxhash
-from conftest import KIB, Server, ServerDidNotStart, binary, clean_environment, table, tally
-from http_calls import PARTS
+from conftest import KIB, Server, ServerDidNotStart, binary, clean_environment, table, tally, wait_until
+from http_calls import PARTS, check_problem
 
 SECONDS_MAX = 60
 PIECE_BYTES = 100_000
@@ -194,9 +194,8 @@ def test_a_file_with_another_separator_is_accepted_with_it(server):
 def test_options_that_do_not_exist_are_refused_with_what_is_allowed(server, tmp_path, options, text):
     assert text in refused_grpc(server, b"a\n1\n", **options)
     answer = send_http(server, b"a\n1\n", **options)
-    (detail,) = answer.json()["details"]
     (field,) = options
-    assert answer.status_code == 400 and text in detail["message"] and detail["field"] == field
+    check_problem(answer, 400, field, text)
     (tmp_path / "a.csv").write_bytes(b"a\n1\n")
     values = options[field] if isinstance(options[field], list) else [options[field]]
     flags = [word for value in values for word in (f"--{field}", value)]
@@ -232,32 +231,31 @@ def test_a_loaded_file_is_not_loaded_again(start_server, tmp_path):
 
 def test_parameters_and_bodies_of_http(server):
     def failure(answer: requests.Response, status: int) -> tuple:
-        assert answer.status_code == status, answer.text
-        (detail,) = answer.json()["details"]
-        return detail["field"], detail["message"]
+        field = answer.json().get("field")
+        return field, check_problem(answer, status, field, "")["detail"]
 
     field, message = failure(send_http(server, b"a\n1\n", separator=";"), 400)
     assert field == "query" and 'no parameter "separator"' in message and "drop_trailing_empty" in message
     assert failure(send_http(server, b"a\n1\n", trim="yes"), 400) == ("trim", 'trim "yes": it is true or false')
-    assert failure(send_http(server, b"a\n1\n", delimiter=[";", ";"]), 400) == ("delimiter", "it occurs twice")
+    assert failure(send_http(server, b"a\n1\n", delimiter=[";", ";"]), 400) == ("delimiter", "delimiter: it occurs twice")
     assert failure(send_http(server, b"a\n1,2\n"), 400)[0] == "file"
     encoded = requests.post(
-        server.http + PARTS, data=b"x", headers={"Content-Encoding": "gzip"}, timeout=SECONDS_MAX
+        server.http + PARTS, data=b"x", headers={"Content-Encoding": "br"}, timeout=SECONDS_MAX
     )
     field, message = failure(encoded, 415)
-    assert field == "Content-Encoding" and "decompress=auto" in message
+    assert field == "Content-Encoding" and "send gzip, zstd, or the file as it is" in message
     no_file = requests.post(server.http + PARTS, files={"other": ("a.csv", b"a\n1\n")}, timeout=SECONDS_MAX)
-    other = 'the form has a field "other" that is not the file: options are query parameters'
+    other = 'the form has a field "other" that is not a file named "file": options are query parameters'
     assert failure(no_file, 400) == ("file", other)
-    for second, refused in [(("file", ("b.csv", b"a\n2\n")), "a second file"), (("trim", (None, "true")), 'field "trim"')]:
+    for second, refused in [(("b", ("b.csv", b"a\n2\n")), 'field "b"'), (("trim", (None, "true")), 'field "trim"')]:
         form = [("file", ("a.csv", b"a\n1\n")), second]
         answer = requests.post(server.http + PARTS, files=form, timeout=SECONDS_MAX)
         assert refused in failure(answer, 400)[1]
     foreign = requests.post(
         server.http + PARTS, data=b"a\n1\n", headers={"Sec-Fetch-Site": "cross-site"}, timeout=SECONDS_MAX
     )
-    assert failure(foreign, 403)[0] == "request"
-    assert failure(requests.get(server.http + PARTS, timeout=SECONDS_MAX), 405)[0] == "request"
+    assert failure(foreign, 403)[0] is None
+    assert failure(requests.put(server.http + PARTS, timeout=SECONDS_MAX), 405)[0] is None
     assert parts_json(server) == []
 
     # A body of unknown length, in pieces.
@@ -312,4 +310,5 @@ def test_the_limit_holds_for_what_comes_out(start_server, tmp_path):
     quotes = b"a;b\n" + b",;,\n" * 2_000_000
     assert "more than 10000000 bytes" in refused_grpc(server, quotes, delimiter=";")
     assert server.anonymous_bytes() - before < 64 * 1024 * KIB
-    assert list((server.data / "tmp").iterdir()) == []
+    # A worker removes the draft, perhaps after the answer.
+    wait_until(lambda: list((server.data / "tmp").iterdir()) == [], "an empty tmp/")

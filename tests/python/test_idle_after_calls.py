@@ -26,6 +26,7 @@ WATCHED_SECONDS = 3
 CORES_MAX = 0.2
 CSV = b"x,y\n1,2\n"
 UNKNOWN_JOB = "job_id_999"
+EVENTS = "/api/v1/events"
 TASKS_SECONDS_MAX = 20
 TASKS_OF_A_CONNECTION = 1
 
@@ -152,11 +153,15 @@ def http_calls(server: Server, task: str) -> List[Tuple[str, str, dict]]:
                 body = {"files": {"file": ("plays.csv", PLAYS)}}
             elif method == "post":
                 body = {"json": {"question": "Q", "state": "Ohio"}}
-            named = path.replace("{job_id}", UNKNOWN_JOB)
+            if path == EVENTS:
+                continue  # it does not end: see watch_events
+            # The part has to be there for the calls that follow.
+            part = "999" if method == "delete" else "1"
+            named = path.replace("{job_id}", UNKNOWN_JOB).replace("{part}", part)
             calls.append((method, named.replace("{task_id}", UNKNOWN_TASK), body))
             if "{task_id}" in path and method == "get":
                 calls.append((method, path.replace("{task_id}", task), body))
-    assert len(calls) > 20
+    assert len(calls) > 30
     return calls
 
 
@@ -171,6 +176,14 @@ def ask_over_http(server: Server) -> None:
         assert answer.status_code < 500, answer.text
         requests.request(method, url, timeout=CALL_SECONDS_MAX, data=b"\xff{")  # mostly refused
         break_off_http(server, method, path)
+
+
+def watch_events(server: Server) -> None:
+    """A call that ends only when its client closes the connection."""
+    for _ in range(3):
+        with requests.get(server.http + EVENTS, stream=True, timeout=CALL_SECONDS_MAX) as answer:
+            assert next(answer.iter_lines()) == b"event: stats"
+    break_off_http(server, "get", EVENTS)
 
 
 def break_off_http(server: Server, method: str, path: str) -> None:
@@ -210,6 +223,7 @@ def test_no_call_leaves_anything_behind(server):
         # With the connection open, a call that ended has no task either.
         check_idle(server, tasks_before + TASKS_OF_A_CONNECTION)
     ask_over_http(server)
+    watch_events(server)
     check_idle(server, tasks_before)
 
 

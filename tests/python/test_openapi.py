@@ -13,10 +13,11 @@ from survey_oracle import QUESTIONS
 
 SEED = 20261120
 EXAMPLES = 25
+EVENTS = "/api/v1/events"
 RUN_SECONDS_MAX = 600
 
 # The description cannot say that the name of a file must end with .csv, nor that a part must be CSV, so generated calls of
-# these paths are refused too. A JSON body that is too long is refused as such, whatever else is wrong with it.
+# these paths are refused too; and any text is CSV, also one that is made to be no text. A JSON body that is too long is refused as such, whatever else is wrong with it.
 CONFIG = f"""
 [checks]
 negative_data_rejection.expected-statuses = ["4xx", "5xx"]
@@ -28,6 +29,7 @@ checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-path = "{PARTS}"
 checks.positive_data_acceptance.enabled = false
+checks.negative_data_rejection.enabled = false
 """
 
 
@@ -53,8 +55,8 @@ def make_up_calls(server: Server, folder, config: str, *flags: str) -> None:
 
 
 def test_calls_of_every_path(server, tmp_path):
-    # After the shutdown the server would refuse all questions.
-    make_up_calls(server, tmp_path, CONFIG, "--exclude-path", "/api/graceful_shutdown")
+    # After the shutdown the server would refuse all questions, and the events do not end.
+    make_up_calls(server, tmp_path, CONFIG, "--exclude-path", "/api/graceful_shutdown", "--exclude-path", EVENTS)
 
 
 def test_calls_about_tasks_that_exist(server, tmp_path):
@@ -78,7 +80,8 @@ def test_the_description_names_every_path(server):
         "/api/graceful_shutdown",
     }
     expected |= {TASKS, TASKS + "{task_id}", TASKS + "{task_id}/status", TASKS + "{task_id}/download"}
-    expected |= {PARTS, PARTS + "/{part}"}
+    expected |= {PARTS, *(f"{PARTS}/{{part}}{below}" for below in ("", "/csv", "/parquet", "/rows", "/restore"))}
+    expected |= {"/api/v1/table/removed", "/api/v1/table/growth", "/api/v1/jobs", EVENTS}
     expected |= {"/livez", "/readyz", "/metrics"}
     assert set(description["paths"]) == expected
     assert all(
@@ -91,6 +94,24 @@ def test_the_description_names_every_path(server):
             assert {"414", "431"} <= set(operation["responses"]), path
             if "429" in operation["responses"]:
                 assert "Retry-After" in operation["responses"]["429"]["headers"], path
+
+
+def test_errors_of_the_table_are_described_as_problems(server):
+    description = get(server, "/api/v1/openapi.json").json()
+    problem_paths = ("/api/v1/table", "/api/v1/survey", "/api/v1/events", "/api/v1/jobs")
+    seen = 0
+    for path, methods in description["paths"].items():
+        is_problem = path.startswith(problem_paths)
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                types = set(response.get("content", {}))
+                if status[0] in "45" and types:
+                    assert (types == {"application/problem+json"}) is is_problem, (path, status)
+                    seen += is_problem
+    assert seen > 40
+    fields = description["components"]["schemas"]["ProblemDetails"]
+    assert {"type", "title", "status", "detail"} == set(fields["required"])
+    assert {"field", "part", "row", "line", "column", "column_index", "cell", "hint"} < set(fields["properties"])
 
 
 def test_the_swagger_page_needs_nothing_from_elsewhere(server):

@@ -16,7 +16,7 @@ import requests
 import table_pb2
 import tally_pb2
 from conftest import Server, binary, clean_environment, run_client, table, tally, wait_until
-from http_calls import ANSWER_SECONDS_MAX, check_failure
+from http_calls import ANSWER_SECONDS_MAX, check_problem
 from uploads import stream, unary_error
 
 KILL_ON_CHANGE = Path(__file__).with_name("kill_on_change.py")
@@ -111,11 +111,11 @@ def test_over_http(server):
     assert sums(server) == 101
     restore(server, 2)
     assert delete("2?purge=true").json() == {"part": 2, "parts": 2, "restorable_until": None}
-    check_failure(delete("2"), 404, "part", NOT_THERE.format(2))
+    check_problem(delete("2"), 404, "part", NOT_THERE.format(2))
     for wrong in ("0", "x", "-1", "99999999999999999999", "01", "+1"):
-        check_failure(delete(wrong), 404, "part", "there is no part")
-    check_failure(delete("1?purge=maybe"), 400, "query", "purge")
-    check_failure(delete("1?other=1"), 400, "query", "other")
+        check_problem(delete(wrong), 404, "part", "there is no part")
+    check_problem(delete("1?purge=maybe"), 400, "query", "purge")
+    check_problem(delete("1?other=1"), 400, "query", "other")
     assert sums(server) == 101
 
 
@@ -281,7 +281,7 @@ def test_a_part_in_quarantine_is_forgotten_and_not_removed(start_server, tmp_pat
     assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert error.value.details() == "part 1 is in quarantine: accept its loss with `tally forget 1`"
     answer = requests.delete(f"{server.http}{PARTS}/1", timeout=ANSWER_SECONDS_MAX)
-    check_failure(answer, 409, "part", "in quarantine")
+    check_problem(answer, 409, "part", "in quarantine")
 
 
 def test_a_removed_part_is_not_missing_from_quarantine(start_server, tmp_path):

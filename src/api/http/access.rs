@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::Response,
 };
@@ -20,10 +20,13 @@ use subtle::ConstantTimeEq;
 use tower_http::cors::CorsLayer;
 
 use super::{
-    errors::refuse,
     paths::{SHUTDOWN_PATH, TASKS_PATH},
+    refuse::refuse,
 };
-use crate::limits::URI_BYTES_MAX;
+use crate::{
+    api::idempotency::{KEY_HEADER, REPLAYED_HEADER},
+    limits::URI_BYTES_MAX,
+};
 
 /// The ends of the connection on which a request came.
 #[derive(Clone, Copy, Debug)]
@@ -123,8 +126,22 @@ pub(super) async fn check(State(rules): State<AccessRules>, request: Request, ne
 /// `None` if no origin is allowed.
 pub(super) fn cors(AccessRules { allowed_origins, .. }: &AccessRules) -> Option<CorsLayer> {
     let origins: Vec<_> = allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, header::RANGE, header::IF_RANGE];
-    let exposed = [header::CONTENT_DISPOSITION, header::CONTENT_RANGE, header::ETAG, header::RETRY_AFTER];
+    let headers = [
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::RANGE,
+        header::IF_RANGE,
+        header::IF_NONE_MATCH,
+        HeaderName::from_static(KEY_HEADER),
+    ];
+    let exposed = [
+        header::CONTENT_DISPOSITION,
+        header::CONTENT_RANGE,
+        header::ETAG,
+        header::RETRY_AFTER,
+        HeaderName::from_static(REPLAYED_HEADER),
+    ];
     let layer = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
@@ -203,8 +220,6 @@ fn is_loopback_name(name: &Authority) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderName;
-
     use super::*;
 
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -1,20 +1,121 @@
-//! Sends a result piece by piece from the disk: the whole file or a range of it (RFC 9110, section 14).
+//! Sends a stored file piece by piece from the disk: the whole file or a range of it (RFC 9110, section 14).
 
-use std::ops::Range;
+use std::{future::Future, ops::Range};
 
-use axum::http::{HeaderMap, Method, header};
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 
 use crate::{
-    engine::{Engine, jobs::result_file::ResultFile, state::jobs::JobId},
+    engine::{Engine, jobs::result_file::ResultFile, parts::part_file::PartFile, state::jobs::JobId},
     error::Error,
     limits::HTTP_BUFFER_BYTES,
 };
 
-/// The part of a result that a request asks for.
+/// A file that is sent: the result of a job, or a file of a part.
+pub(super) trait SentFile: Send + Sync + 'static {
+    /// The file's size.
+    fn bytes(&self) -> u64;
+
+    /// Reads verified bytes from `offset` on: at most `bytes_max`, and at least one unless the file ends there.
+    fn read(&self, offset: u64, bytes_max: usize) -> impl Future<Output = Result<Bytes, Error>> + Send;
+}
+
+impl SentFile for ResultFile {
+    fn bytes(&self) -> u64 {
+        Self::bytes(self)
+    }
+
+    fn read(&self, offset: u64, bytes_max: usize) -> impl Future<Output = Result<Bytes, Error>> + Send {
+        Self::read(self, offset, bytes_max)
+    }
+}
+
+impl SentFile for PartFile {
+    fn bytes(&self) -> u64 {
+        Self::bytes(self)
+    }
+
+    fn read(&self, offset: u64, bytes_max: usize) -> impl Future<Output = Result<Bytes, Error>> + Send {
+        Self::read(self, offset, bytes_max)
+    }
+}
+
+/// What the head of an answer says of its file.
+pub(super) struct FileHead {
+    /// The entity tag, with its quotes.
+    pub(super) tag: String,
+    pub(super) content_type: &'static str,
+    /// The name under which a browser stores the file.
+    pub(super) name: String,
+}
+
+/// Why a file is not sent.
+pub(super) enum NotSent {
+    /// It has only this many bytes, and none of the range that was asked for.
+    Unsatisfiable { bytes: u64 },
+    /// It cannot be read, or is damaged.
+    Failed(Error),
+}
+
+impl From<Error> for NotSent {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The answer to a range that a file does not have, with an error in the form of the path.
+pub(super) fn unsatisfiable(bytes: u64, error: impl IntoResponse) -> Response {
+    ([(header::CONTENT_RANGE, format!("bytes */{bytes}"))], error).into_response()
+}
+
+/// Whether the client has the file with this entity tag (RFC 9110, section 13.1.2).
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let lists = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
+    tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+}
+
+/// A file, or the range of it that a request asks for. `download` is complete when the whole file was sent.
+///
+/// Errors: the file has no such range; its first piece is damaged or cannot be read.
+pub(super) async fn send<F: SentFile>(
+    file: F,
+    head: FileHead,
+    method: &Method,
+    headers: &HeaderMap,
+    download: Option<Download>,
+) -> Result<Response, NotSent> {
+    let FileHead { tag, content_type, name } = head;
+    let bytes = file.bytes();
+    let (status, range) = match Part::of(method, headers, &tag, bytes) {
+        Part::Whole => (StatusCode::OK, 0..bytes),
+        Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Part::Unsatisfiable => return Err(NotSent::Unsatisfiable { bytes }),
+    };
+    let is_whole = status == StatusCode::OK;
+    let mut answer = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, content_type)
+        .header(header::CONTENT_DISPOSITION, format!("attachment; filename={name}"))
+        .header(header::CONTENT_LENGTH, range.end - range.start)
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
+        .header(header::ETAG, tag);
+    if !is_whole {
+        answer = answer.header(header::CONTENT_RANGE, format!("bytes {}-{}/{bytes}", range.start, range.end - 1));
+    }
+    let body = Body::from_stream(pieces_of(file, range, download.filter(|_| is_whole)).await?);
+    answer.body(body).map_err(|error| Error::Internal(format!("headers: {error}")).into())
+}
+
+/// The part of a file that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+enum Part {
     /// All of it.
     Whole,
     /// Some bytes.
@@ -26,7 +127,7 @@ pub(super) enum Part {
 impl Part {
     /// The part that a request's headers ask for, of a file with this entity tag and length. Anything but a single range of
     /// bytes is ignored, as the RFC allows.
-    pub(super) fn of(method: &Method, headers: &HeaderMap, tag: &str, bytes: u64) -> Self {
+    fn of(method: &Method, headers: &HeaderMap, tag: &str, bytes: u64) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let Some(range) = text(header::RANGE).filter(|_| *method == Method::GET) else { return Self::Whole };
         if headers.contains_key(header::IF_RANGE) && text(header::IF_RANGE) != Some(tag) {
@@ -60,8 +161,8 @@ fn ends_of(range: &str) -> Option<(Option<u64>, Option<u64>)> {
 /// it.
 ///
 /// Errors: the first piece cannot be read, or its checksum is wrong. An error in a later piece cuts the body off.
-pub(super) async fn pieces_of(
-    file: ResultFile,
+pub(super) async fn pieces_of<F: SentFile>(
+    file: F,
     range: Range<u64>,
     download: Option<Download>,
 ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send, Error> {
@@ -87,11 +188,11 @@ pub(super) async fn pieces_of(
 }
 
 /// Some bytes from the start of a range that is not empty.
-async fn piece_of(file: &ResultFile, range: &Range<u64>) -> Result<Bytes, Error> {
+async fn piece_of<F: SentFile>(file: &F, range: &Range<u64>) -> Result<Bytes, Error> {
     let bytes_max = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(HTTP_BUFFER_BYTES);
     let piece = file.read(range.start, bytes_max).await?;
     if piece.is_empty() {
-        return Err(Error::Internal("a result is shorter than it was".to_owned()));
+        return Err(Error::Internal("a file is shorter than it was".to_owned()));
     }
     Ok(piece)
 }
@@ -133,6 +234,20 @@ impl Drop for Download {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entity_tags_that_a_client_knows() {
+        let is_known_in = |lists: &[&'static str]| {
+            let values = lists.iter().map(|list| (header::IF_NONE_MATCH, HeaderValue::from_static(list)));
+            is_known(&values.collect(), "\"t\"")
+        };
+        for known in [&["\"t\""][..], &["*"], &["W/\"t\""], &["\"a\", \"t\""], &["\"a\"", "\"t\""]] {
+            assert!(is_known_in(known), "{known:?}");
+        }
+        for unknown in [&[][..], &["t"], &["\"a\""], &["\"T\""], &[""]] {
+            assert!(!is_known_in(unknown), "{unknown:?}");
+        }
+    }
 
     #[test]
     fn ranges() {

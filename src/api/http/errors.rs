@@ -1,5 +1,5 @@
-//! Errors as HTTP answers, in the two forms that clients expect: one on the paths of the original statistics servers,
-//! another on all other paths.
+//! Errors as HTTP answers, in the forms that clients expect: one on the paths of the original statistics servers, another
+//! on those of the original file-processing server. `problem` has the form of the table's own paths.
 
 use axum::{
     Json,
@@ -9,13 +9,13 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{paths::is_statistics_path, statistics_json::StatisticsStatus};
+use super::statistics_json::StatisticsStatus;
 use crate::error::{Error, Kind, logged::Logged, quoted::Quoted};
 
 /// What the original servers answer to a question while they shut down.
 const SHUTTING_DOWN: &str = "shutting down";
 /// Seconds after which a client that found a queue full may ask again.
-const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+pub(super) const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
 /// The HTTP status of an error.
 pub(super) fn status_of(error: &Error) -> StatusCode {
@@ -46,14 +46,6 @@ pub(super) fn unsupported_encoding(headers: &HeaderMap) -> Option<String> {
     let unknown = encodings.iter().find(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))?;
     let name = String::from_utf8_lossy(unknown.as_bytes());
     Some(format!("Content-Encoding {} is not supported: send it as it is", Quoted(&name)))
-}
-
-/// An error answer in the form that the clients of this path expect.
-pub(super) fn refuse(path: &str, status: StatusCode, reason: impl Into<String>) -> Response {
-    if is_statistics_path(path) {
-        return StatisticsError::new(status, reason).into_response();
-    }
-    TaskError::new(status, "request", reason).into_response()
 }
 
 /// Why a question was refused, or has no answer.
@@ -108,7 +100,7 @@ pub(super) struct TaskError {
     /// The part of the request that is wrong.
     pub(super) field: &'static str,
     pub(super) message: String,
-    fault: Option<Fault>,
+    pub(super) fault: Option<Fault>,
 }
 
 impl TaskError {
@@ -198,7 +190,7 @@ pub(super) struct ShuttingDown;
 pub(super) struct Fault(pub(super) String);
 
 impl Fault {
-    fn of(status: StatusCode, error: &Error) -> Option<Self> {
+    pub(super) fn of(status: StatusCode, error: &Error) -> Option<Self> {
         status.is_server_error().then(|| Self(Logged(error).to_string()))
     }
 }

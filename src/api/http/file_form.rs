@@ -40,8 +40,24 @@ pub(super) struct FileForm {
     /// `None` while the file is read.
     form: Option<Multipart<'static>>,
     /// Brings the form back when the file was read or dropped.
-    lent: Option<oneshot::Receiver<Multipart<'static>>>,
+    lent: Option<oneshot::Receiver<Returned>>,
+    /// The file that comes next, if its head was read.
+    next: Option<Field<'static>>,
     bounds: Arc<Bounds>,
+}
+
+/// A form whose file was read or dropped.
+struct Returned {
+    form: Multipart<'static>,
+    next: Option<Field<'static>>,
+}
+
+/// One of the files of a form.
+pub(super) struct NamedFile {
+    /// The name that the client gives it.
+    pub(super) name: String,
+    /// Its content as it arrives.
+    pub(super) content: FileStream,
 }
 
 /// How much of a form may still arrive.
@@ -71,7 +87,7 @@ impl FileForm {
         let (body, rate) = (body.into_data_stream(), MinimumRate::new(idle_max));
         let too_slow = TooSlow::new(transfer, idle_max);
         let pieces = Pieces { body, bounds: Arc::clone(&bounds), rate, too_slow, pause: false };
-        Ok(Self { form: Some(Multipart::new(pieces, boundary)), lent: None, bounds })
+        Ok(Self { form: Some(Multipart::new(pieces, boundary)), lent: None, next: None, bounds })
     }
 
     /// The fields before the file, and the content of the file as it arrives.
@@ -80,43 +96,58 @@ impl FileForm {
     pub(super) async fn file(&mut self) -> Result<(Grouping, FileStream), TaskError> {
         let form = self.form.as_mut().ok_or_else(no_file)?;
         let (grouping, file) = find_file(form).await?;
-        Ok((grouping, self.lend(file, after_file)?))
+        Ok((grouping, self.lend(file, AfterFile::Nothing)?))
     }
 
-    /// The content of the file, whatever its name, as it arrives.
+    /// The next file, whatever its name; `None` after the last. The file before it must have been read or dropped.
     ///
-    /// Errors: the form has no file, or anything else.
-    pub(super) async fn only_file(&mut self) -> Result<FileStream, TaskError> {
-        let form = self.form.as_mut().ok_or_else(no_file)?;
-        let field = form.next_field().await.map_err(form_error)?.ok_or_else(no_file)?;
-        match file_name(&field) {
-            Some(name) if name.is_empty() => return Err(no_file_selected()),
-            Some(_any_name) => check_encoding(&field)?,
-            None => return Err(TaskError::bad_file(other_field(&field).unwrap_or_default())),
+    /// Errors: the form has anything else than files.
+    pub(super) async fn next_file(&mut self) -> Result<Option<NamedFile>, TaskError> {
+        if let Some(lent) = self.lent.take() {
+            let Returned { form, next } = lent.await.map_err(|error| Error::Internal(error.to_string()))?;
+            (self.form, self.next) = (Some(form), next);
         }
-        self.lend(field, other_field)
+        let form = self.form.as_mut().ok_or_else(no_file)?;
+        let field = match self.next.take() {
+            Some(field) => field,
+            None => match form.next_field().await.map_err(form_error)? {
+                Some(field) => field,
+                None => return Ok(None),
+            },
+        };
+        let name = file_name(&field).ok_or_else(|| TaskError::bad_file(other_field(&field)))?;
+        if name.is_empty() {
+            return Err(no_file_selected());
+        }
+        check_encoding(&field)?;
+        Ok(Some(NamedFile { name, content: self.lend(field, AfterFile::Files)? }))
     }
 
-    fn lend(
-        &mut self,
-        file: Field<'static>,
-        refuse: fn(&Field<'_>) -> Option<String>,
-    ) -> Result<FileStream, TaskError> {
+    fn lend(&mut self, file: Field<'static>, after: AfterFile) -> Result<FileStream, TaskError> {
         let form = self.form.take().ok_or_else(no_file)?;
         let (tx, rx) = oneshot::channel();
         self.lent = Some(rx);
         let bytes_left = self.bounds.left.swap(u64::MAX, Ordering::Relaxed); // the engine bounds the file
         let bounds = Arc::clone(&self.bounds);
-        Ok(FileStream { file: Some(file), form: Some((form, tx)), refuse, bounds, bytes_left })
+        Ok(FileStream {
+            file: Some(file),
+            form: Some((form, tx)),
+            after,
+            next: None,
+            is_read: false,
+            bounds,
+            bytes_left,
+        })
     }
 
     /// Reads and drops the rest of the form, so that the client gets to read the answer. [`Pieces`] keeps the rest from the
     /// parser, which would hold the head of a field in memory until it ends.
-    pub(super) async fn finish(self) {
+    pub(super) async fn finish(mut self) {
+        self.next = None; // before the form can be read on
         let read = async {
             let form = match (self.form, self.lent) {
                 (Some(form), _) => Some(form),
-                (None, Some(lent)) => lent.await.ok(),
+                (None, Some(lent)) => lent.await.ok().map(|returned| returned.form),
                 (None, None) => None,
             };
             self.bounds.left.store(REFUSED_BYTES_MAX, Ordering::Relaxed);
@@ -204,9 +235,13 @@ pub(super) struct FileStream {
     /// `None` once its end has been read.
     file: Option<Field<'static>>,
     /// Goes back to the [`FileForm`] when this is dropped.
-    form: Option<(Multipart<'static>, oneshot::Sender<Multipart<'static>>)>,
-    /// Why a field must not come after the file, if it must not.
-    refuse: fn(&Field<'_>) -> Option<String>,
+    form: Option<(Multipart<'static>, oneshot::Sender<Returned>)>,
+    /// What may come after the file.
+    after: AfterFile,
+    /// The file that comes after it, if its head was read.
+    next: Option<Field<'static>>,
+    /// What follows the file was read, so that the next poll finds its end.
+    is_read: bool,
     bounds: Arc<Bounds>,
     /// Bytes of the form that may still come after the file.
     bytes_left: u64,
@@ -225,16 +260,25 @@ impl Stream for FileStream {
             this.bounds.left.store(this.bytes_left, Ordering::Relaxed);
         }
         let Some((form, _)) = &mut this.form else { return Poll::Ready(None) };
-        loop {
+        while !this.is_read {
             let refused = match ready!(form.poll_next_field(context)) {
-                Ok(None) => return Poll::Ready(None),
-                Ok(Some(field)) => (this.refuse)(&field).map(Error::Malformed),
+                Ok(None) => {
+                    this.is_read = true;
+                    None
+                }
+                Ok(Some(field)) if this.after == AfterFile::Nothing => after_file(&field).map(Error::Malformed),
+                Ok(Some(field)) if file_name(&field).is_some() => {
+                    (this.next, this.is_read) = (Some(field), true);
+                    None
+                }
+                Ok(Some(field)) => Some(Error::Malformed(other_field(&field))),
                 Err(error) => Some(form_error(error)),
             };
             if let Some(refused) = refused {
                 return Poll::Ready(Some(Err(refused)));
             }
         }
+        Poll::Ready(None)
     }
 }
 
@@ -242,15 +286,24 @@ impl Drop for FileStream {
     fn drop(&mut self) {
         self.file = None; // before the form can be read on
         if let Some((form, tx)) = self.form.take() {
-            let _nobody_waits = tx.send(form);
+            let _nobody_waits = tx.send(Returned { form, next: self.next.take() });
         }
     }
+}
+
+/// What may come after a file in a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AfterFile {
+    /// Nothing that would change the result; the rest is read and checked with the file.
+    Nothing,
+    /// Other files, which are read later.
+    Files,
 }
 
 /// Why a field must not come after the file.
 fn after_file(field: &Field<'_>) -> Option<String> {
     if file_name(field).is_some() {
-        return Some(SECOND_FILE.to_owned());
+        return Some("the form has a second file: send each file in a request of its own".to_owned());
     }
     let Some(name) = Grouping::field_name(field.name()) else { return Some(unknown_field(field)) };
     Some(format!("the form has {name} after the file: send it before the file, or as a query parameter"))
@@ -264,22 +317,17 @@ fn unknown_field(field: &Field<'_>) -> String {
     }
 }
 
-const SECOND_FILE: &str = "the form has a second file: send each file in a request of its own";
-
-/// Why a field must not be beside a file that becomes a part.
-fn other_field(field: &Field<'_>) -> Option<String> {
-    if file_name(field).is_some() {
-        return Some(SECOND_FILE.to_owned());
-    }
+/// Why a field must not be beside files that become parts.
+fn other_field(field: &Field<'_>) -> String {
     let name = Quoted(field.name().unwrap_or_default()).to_string();
-    Some(format!("the form has a field {name} that is not the file: options are query parameters"))
+    format!("the form has a field {name} that is not a file named \"file\": options are query parameters")
 }
 
 fn no_file_selected() -> TaskError {
     TaskError::bad_file("No file selected")
 }
 
-fn no_file() -> TaskError {
+pub(super) fn no_file() -> TaskError {
     TaskError::bad_file("No file part in the request")
 }
 

@@ -19,8 +19,10 @@ use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    errors::{StatisticsError, TaskError, refuse},
+    errors::{StatisticsError, TaskError},
     paths::RESULTS_PATH,
+    problem::Problem,
+    refuse::refuse,
     statistics_json::running,
     surface::{Inner, Surface},
 };
@@ -54,6 +56,12 @@ impl From<Busy> for TaskError {
     }
 }
 
+impl From<Busy> for Problem {
+    fn from(busy: Busy) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, busy.message())
+    }
+}
+
 impl Inner {
     /// A permit for a long call. `end` is cancelled if the call has to end for another.
     pub(super) async fn long_call(&self, origin: Origin, end: CancellationToken) -> Result<Permit, Busy> {
@@ -67,18 +75,25 @@ pub(super) async fn long_answers(State(surface): State<Surface>, request: Reques
     let (is_head, path) = (request.method() == Method::HEAD, request.uri().path().to_owned());
     let Caller { origin, close, .. } = Caller::of(request.extensions());
     let response = next.run(request).await;
-    if is_head || is_short(&response) {
+    if is_head || is_short(&response) || response.extensions().get::<OwnPermit>().is_some() {
         return response;
     }
     // The body of a client that does not read is not polled, so the connection is closed if the answer has to end.
     match surface.long_call(origin, close).await {
-        Ok(permit) => {
-            response.map(|body| Body::new(LongAnswer { body, pace: permit.pace(), bytes: 0, _permit: permit }))
-        }
+        Ok(permit) => response.map(|body| with_permit(body, permit)),
         // The only answer after which the original clients ask again.
         Err(_busy) if path.starts_with(RESULTS_PATH) => running(),
         Err(busy) => refuse(&path, StatusCode::TOO_MANY_REQUESTS, busy.message()),
     }
+}
+
+/// An answer has a permit of another kind. It is in the extensions of the answer for [`long_answers`].
+#[derive(Clone, Copy)]
+pub(super) struct OwnPermit;
+
+/// An answer that keeps a permit until it was sent, and updates its pace.
+pub(super) fn with_permit(body: Body, permit: Permit) -> Body {
+    Body::new(LongAnswer { body, pace: permit.pace(), bytes: 0, _permit: permit })
 }
 
 fn is_short(response: &Response) -> bool {

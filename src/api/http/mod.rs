@@ -2,8 +2,9 @@
 //! converts the answer.
 //!
 //! `router` has all routes and what each call passes: `access_log`, `access`, then `long_calls`. The handlers are in
-//! `statistics`, `tasks`, `parts` and `probes`; `console` has the files of the page that uses them. They read bodies with `json_body` and `file_form`, send results with `download`, and
-//! convert with `statistics_json`, `tasks_json`, `parts_json` and `errors`. All of them share one [`surface::Surface`].
+//! `statistics`, `tasks`, `table/`, `jobs`, `events` and `probes`; `console` has the files of the page that uses them. They read
+//! bodies with `json_body` and `file_form`, send files with `download`, and convert with `statistics_json`, `tasks_json`, `errors`
+//! and `problem`. All of them share one [`surface::Surface`].
 
 pub(crate) mod access;
 pub(crate) mod access_log;
@@ -11,18 +12,22 @@ mod console;
 mod discard;
 mod download;
 mod errors;
+mod event_stream;
+pub(crate) mod events;
+mod events_json;
 mod file_form;
+mod jobs;
 mod json_body;
 mod long_calls;
 mod openapi;
-mod part_upload;
-mod parts;
-mod parts_json;
 pub(crate) mod paths;
 mod probes;
+mod problem;
+mod refuse;
 pub(crate) mod router;
 mod statistics;
 mod statistics_json;
 pub(crate) mod surface;
+mod table;
 mod tasks;
 mod tasks_json;

@@ -10,7 +10,7 @@ use axum::{
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        ContentBuilder, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder, Type,
+        Content, ContentBuilder, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder, Type,
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -18,7 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    paths::{SWAGGER_PATH, is_statistics_path},
+    paths::{SWAGGER_PATH, is_problem_path, is_statistics_path},
+    problem::PROBLEM_JSON,
     surface::Surface,
 };
 use crate::limits::{HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX, KIB, URI_BYTES_MAX};
@@ -30,11 +31,12 @@ const ORIGINAL_PATHS: [(&str, &str); 2] =
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Tally", description = "Jobs over HTTP: ask now, fetch the answer later."),
+    info(title = "Tally", description = "A table of CSV files: upload them, look at them, and ask."),
     tags(
         (name = "statistics", description = "Means of a survey over all parts of the table"),
         (name = "table", description = "The parts of the table"),
         (name = "file processing", description = "Group sums of a file that is sent along"),
+        (name = "server", description = "What the server does: all jobs, and events"),
         (name = "probes", description = "For orchestrators and Prometheus")
     ),
     modifiers(&AdminTokenScheme)
@@ -67,13 +69,21 @@ pub(super) fn with_docs(routes: OpenApiRouter<Surface>) -> Router<Surface> {
 fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
     for (path, item) in &mut description.paths.paths {
         let is_statistics = is_statistics_path(path);
-        let form = if is_statistics { "StatisticsError" } else { "Failure" };
+        let is_problem = is_problem_path(path);
+        let (form, media_type) = match () {
+            () if is_statistics => ("StatisticsError", "application/json"),
+            () if is_problem => ("ProblemDetails", PROBLEM_JSON),
+            () => ("Failure", "application/json"),
+        };
         let in_form = |what: &str| {
             let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(form))).build();
-            ResponseBuilder::new().description(what).content("application/json", content)
+            ResponseBuilder::new().description(what).content(media_type, content)
         };
         for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
             let responses = &mut operation.responses.responses;
+            if is_problem {
+                responses.values_mut().for_each(name_problem_type);
+            }
             let mut add = |status: &str, response: ResponseBuilder| {
                 responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
             };
@@ -96,6 +106,20 @@ fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
                 }
             }
         }
+    }
+}
+
+/// Gives the content of an error answer, which is JSON unless its handler says otherwise, the media type of problem details.
+fn name_problem_type(response: &mut RefOr<utoipa::openapi::Response>) {
+    let RefOr::T(response) = response else { return };
+    let is_problem = |content: &RefOr<Content>| {
+        let RefOr::T(content) = content else { return false };
+        matches!(&content.schema, Some(RefOr::Ref(schema)) if schema.ref_location.ends_with("/ProblemDetails"))
+    };
+    if response.content.get("application/json").is_some_and(is_problem)
+        && let Some(content) = response.content.shift_remove("application/json")
+    {
+        response.content.insert(PROBLEM_JSON.to_owned(), content);
     }
 }
 

@@ -10,6 +10,17 @@ pub(super) const SHUTDOWN_PATH: &str = "/api/graceful_shutdown";
 pub(super) const RESULTS_PATH: &str = "/api/get_results/";
 /// The file-processing tasks; a task's id may follow.
 pub(super) const TASKS_PATH: &str = "/api/v1/file-processing/tasks/";
+/// The events, which a client watches for as long as it likes.
+pub(crate) const EVENTS_PATH: &str = "/api/v1/events";
+/// The beginnings of paths whose errors are problem details.
+const PROBLEM_PATHS: [&str; 4] = ["/api/v1/table", "/api/v1/survey", EVENTS_PATH, "/api/v1/jobs"];
+
+/// Whether a path's errors are problem details.
+pub(super) fn is_problem_path(path: &str) -> bool {
+    let mut rests = PROBLEM_PATHS.iter().filter_map(|start| path.strip_prefix(start));
+    rests.any(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Whether a path is one of the original statistics servers', whose clients expect another form of error.
 pub(super) fn is_statistics_path(path: &str) -> bool {
     path.starts_with("/api/") && !path.starts_with("/api/v1/")

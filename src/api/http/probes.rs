@@ -11,10 +11,7 @@ use axum::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    errors::{refuse, status_of},
-    surface::Surface,
-};
+use super::{errors::status_of, refuse::refuse, surface::Surface};
 use crate::error::Error;
 
 pub(super) fn routes() -> OpenApiRouter<Surface> {

@@ -4,8 +4,8 @@ use axum::{Router, extract::Request, http::StatusCode, middleware::from_fn_with_
 use tower::util::option_layer;
 
 use super::{
-    access, access_log, console, errors, long_calls, openapi, part_upload, parts, probes, statistics, surface::Surface,
-    tasks,
+    access, access_log, console, events, jobs, long_calls, openapi, probes, refuse, statistics, surface::Surface,
+    table, tasks,
 };
 
 /// All routes.
@@ -13,8 +13,9 @@ pub(crate) fn router(surface: Surface) -> Router {
     openapi::with_docs(
         statistics::routes()
             .merge(tasks::routes())
-            .merge(part_upload::routes())
-            .merge(parts::routes())
+            .merge(table::routes())
+            .merge(jobs::routes())
+            .merge(events::routes())
             .merge(probes::routes()),
     )
     .merge(console::routes())
@@ -34,13 +35,13 @@ pub(crate) fn probe_router(surface: Surface) -> Router {
 
 /// The answer to a request on a connection that may be used for probes alone.
 pub(crate) fn no_connection(path: &str) -> Response {
-    errors::refuse(path, StatusCode::SERVICE_UNAVAILABLE, "too many connections are in use: try again")
+    refuse::refuse(path, StatusCode::SERVICE_UNAVAILABLE, "too many connections are in use: try again")
 }
 
 async fn no_such_path(request: Request) -> Response {
-    errors::refuse(request.uri().path(), StatusCode::NOT_FOUND, "there is nothing at this path")
+    refuse::refuse(request.uri().path(), StatusCode::NOT_FOUND, "there is nothing at this path")
 }
 
 async fn no_such_method(request: Request) -> Response {
-    errors::refuse(request.uri().path(), StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+    refuse::refuse(request.uri().path(), StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
 }

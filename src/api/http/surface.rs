@@ -8,10 +8,16 @@ use std::{
     time::Duration,
 };
 
-use super::access::{AccessRules, AdminToken};
+use tokio::sync::Semaphore;
+
+use super::{
+    access::{AccessRules, AdminToken},
+    event_stream::Events,
+};
 use crate::{
     api::metrics::Metrics,
     engine::{Engine, runtime::transfers::Admission},
+    limits::WIDE_RECEIPTS_MAX,
 };
 
 /// What the handlers share; clones refer to the same.
@@ -27,6 +33,9 @@ pub(crate) struct Inner {
     pub(super) long_calls: Admission,
     /// How long a body may send nothing.
     pub(super) idle_max: Duration,
+    pub(super) events: Events,
+    /// Permits for receipts with many columns that are in memory.
+    pub(super) wide_receipts: Arc<Semaphore>,
     requests: AtomicU64,
     draining: AtomicBool,
     /// Lets a call be refused before its body is read. The engine checks again.
@@ -52,11 +61,13 @@ impl Surface {
     ) -> Self {
         Self(Arc::new(Inner {
             long_calls: engine.long_calls(long_calls_max),
+            events: Events::new(&engine),
             engine,
             metrics,
             admin_token,
             access,
             idle_max,
+            wide_receipts: Arc::new(Semaphore::new(WIDE_RECEIPTS_MAX)),
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             jobs_refused: AtomicBool::new(false),
@@ -65,9 +76,10 @@ impl Surface {
 }
 
 impl Inner {
-    /// From now on probes answer that the server is shutting down, and no job is accepted.
+    /// From now on probes answer that the server is shutting down, and no job is accepted. Streams of events end.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.events.end();
         self.refuse_jobs();
     }
 

@@ -3,12 +3,11 @@
 
 use axum::{
     Json,
-    body::Body,
     extract::{
         Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -18,7 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     access_log::{log_job, log_parameters},
     discard::{DISCARD_MAX, SHORT_DISCARD_MAX, discard},
-    download::{Download, Part, pieces_of},
+    download::{Download, FileHead, NotSent, send, unsatisfiable},
     errors::{Failure, TaskError, unsupported_encoding},
     file_form::FileForm,
     paths::TASKS_PATH,
@@ -165,7 +164,7 @@ async fn download(
     let job = find(&surface, task_id)?;
     match job.state {
         JobState::Done { .. } | JobState::Downloaded if job.has_result => {
-            send(&surface, job.id, &method, &headers).await
+            send_result(&surface, job.id, &method, &headers).await
         }
         JobState::Done { .. } | JobState::Downloaded => Err(TaskError::unknown_task()),
         JobState::Queued | JobState::Running { .. } | JobState::Failed { .. } => {
@@ -175,33 +174,26 @@ async fn download(
 }
 
 /// A result, or a part of it.
-async fn send(surface: &Surface, id: JobId, method: &Method, headers: &HeaderMap) -> Result<Response, TaskError> {
+async fn send_result(
+    surface: &Surface,
+    id: JobId,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, TaskError> {
     let file = surface.engine.open_result(id).await?;
-    let (bytes, tag) = (file.bytes(), format!("\"{id}\"")); // a result never changes
-    let (status, range) = match Part::of(method, headers, &tag, bytes) {
-        Part::Whole => (StatusCode::OK, 0..bytes),
-        Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Part::Unsatisfiable => {
+    let head = FileHead {
+        tag: format!("\"{id}\""), // a result never changes
+        content_type: "text/csv; charset=utf-8",
+        name: "results.csv".to_owned(),
+    };
+    match send(file, head, method, headers, Some(Download::new(surface.engine.clone(), id))).await {
+        Ok(answer) => Ok(answer),
+        Err(NotSent::Failed(error)) => Err(error.into()),
+        Err(NotSent::Unsatisfiable { bytes }) => {
             let message = format!("The file has {bytes} bytes");
-            let error = TaskError::new(StatusCode::RANGE_NOT_SATISFIABLE, "Range", message);
-            return Ok(([(header::CONTENT_RANGE, format!("bytes */{bytes}"))], error).into_response());
+            Ok(unsatisfiable(bytes, TaskError::new(StatusCode::RANGE_NOT_SATISFIABLE, "Range", message)))
         }
-    };
-    let mut answer = Response::builder()
-        .status(status)
-        .header(header::CONTENT_TYPE, "text/csv; charset=utf-8")
-        .header(header::CONTENT_DISPOSITION, "attachment; filename=results.csv")
-        .header(header::CONTENT_LENGTH, range.end - range.start)
-        .header(header::ACCEPT_RANGES, "bytes")
-        .header(header::ETAG, tag);
-    let body = if status == StatusCode::PARTIAL_CONTENT {
-        let (first, last) = (range.start, range.end - 1);
-        answer = answer.header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{bytes}"));
-        Body::from_stream(pieces_of(file, range, None).await?)
-    } else {
-        Body::from_stream(pieces_of(file, range, Some(Download::new(surface.engine.clone(), id))).await?)
-    };
-    answer.body(body).map_err(|error| Error::Internal(format!("headers: {error}")).into())
+    }
 }
 
 /// Cancels a task that has not ended.

@@ -34,7 +34,7 @@ use crate::{
     error::Error,
     model::{
         checksum::from_hex,
-        part::{PARQUET_TAIL_BYTES, Part},
+        part::{Checks, PARQUET_TAIL_BYTES, Part},
         schema::Column,
     },
 };
@@ -54,15 +54,7 @@ impl<'a> ParquetFile<'a> {
     pub(crate) fn open(file: &'a Reader, part: &Part) -> Result<Self, Error> {
         let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
         let is_whole = part.is_small_parquet();
-        let footer_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
-        let tail_bytes = if is_whole { file.bytes() } else { footer_bytes };
-        let start = file.bytes().checked_sub(footer_bytes.max(tail_bytes));
-        let start = start.ok_or_else(|| file.damaged("its footer is longer than the file"))?;
-        let tail = Bytes::from(file.read_unverified(start, usize::try_from(tail_bytes).unwrap_or(usize::MAX))?);
-        if checksum(&tail) != checks.parquet {
-            let what = if is_whole { "it is not what was written" } else { "its footer is not what was written" };
-            return Err(file.damaged(what));
-        }
+        let Tail { bytes: tail, .. } = Tail::read(file, part, checks)?;
         let listed_from = checks.chunks_in_sums.then(|| listed_blocks(part.csv_bytes));
         let footer = decode_footer(&tail, part).map_err(|error| file.damaged(&error.to_string()))?;
         let parquet = Self { file, footer, whole: is_whole.then_some(tail), listed_from };
@@ -92,6 +84,44 @@ impl<'a> ParquetFile<'a> {
         Ok(Chunk { parquet: self, group, metadata, start, end, row_group, column_index })
     }
 
+    /// Verified bytes of a column chunk from `offset` in the file on: at least one, and at most `bytes_max`.
+    fn chunk_bytes_from(&self, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
+        let mut first = 0;
+        for chunk in self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+            let (chunk_start, chunk_bytes) = chunk.byte_range();
+            if offset >= chunk_start && offset - chunk_start < chunk_bytes {
+                let (index, mut block) = ((offset - chunk_start) / CHUNK_BLOCK_BYTES as u64, Vec::new());
+                let start = self.verify_block(chunk, index, first + index, &mut block)?;
+                let at = usize::try_from(offset - start).unwrap_or(usize::MAX);
+                let end = block.len().min(at.saturating_add(bytes_max));
+                return Ok(Bytes::from(block).slice(at..end));
+            }
+            first += blocks(chunk);
+        }
+        Err(self.damaged(&format!("no column chunk has its byte {offset}")))
+    }
+
+    /// Reads a block of a chunk, and compares it with its checksum. `listed` is its index among the blocks of all chunks.
+    /// Returns the offset of the block in the file.
+    fn verify_block(
+        &self,
+        chunk: &ColumnChunkMetaData,
+        index: u64,
+        listed: u64,
+        block: &mut Vec<u8>,
+    ) -> Result<u64, Error> {
+        let ((chunk_start, chunk_bytes), offset) = (chunk.byte_range(), index * CHUNK_BLOCK_BYTES as u64);
+        let left = usize::try_from(chunk_bytes - offset).unwrap_or(usize::MAX);
+        block.resize(CHUNK_BLOCK_BYTES.min(left), 0);
+        let start = chunk_start.saturating_add(offset);
+        self.file.fill_unverified(start, block)?;
+        if self.block_checksums(listed, 1)? != [checksum(block)] {
+            let end = start + block.len() as u64;
+            return Err(self.damaged(&format!("the bytes from {start} to {end} are not what was written")));
+        }
+        Ok(start)
+    }
+
     /// The number of blocks of all column chunks.
     pub(crate) fn blocks_count(&self) -> u64 {
         self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns).map(blocks).sum()
@@ -105,20 +135,12 @@ impl<'a> ParquetFile<'a> {
         }
         let (mut first, mut bytes, mut block) = (0, 0, Vec::new());
         for chunk in self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns) {
-            let ((chunk_start, chunk_bytes), next_first) = (chunk.byte_range(), first + blocks(chunk));
+            let next_first = first + blocks(chunk);
             for index in from.max(first)..next_first {
                 if bytes >= bytes_max {
                     return Ok((bytes, Some(index)));
                 }
-                let offset = (index - first) * CHUNK_BLOCK_BYTES as u64;
-                let left = usize::try_from(chunk_bytes - offset).unwrap_or(usize::MAX);
-                block.resize(CHUNK_BLOCK_BYTES.min(left), 0);
-                let start = chunk_start.saturating_add(offset);
-                self.file.fill_unverified(start, &mut block)?;
-                if self.block_checksums(index, 1)? != [checksum(&block)] {
-                    let end = start + block.len() as u64;
-                    return Err(self.damaged(&format!("the bytes from {start} to {end} are not what was written")));
-                }
+                self.verify_block(chunk, index - first, index, &mut block)?;
                 bytes += block.len() as u64;
             }
             first = next_first;
@@ -164,6 +186,59 @@ impl<'a> ParquetFile<'a> {
             error => self.damaged(&error.to_string()),
         }
     }
+}
+
+/// The end of a file, verified: its footer and the [`PARQUET_TAIL_BYTES`] after it, or all of a small file.
+struct Tail {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Tail {
+    fn start(file: &Reader, part: &Part) -> Result<u64, Error> {
+        let footer_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
+        let start = file.bytes().checked_sub(footer_bytes);
+        let start = start.ok_or_else(|| file.damaged("its footer is longer than the file"))?;
+        Ok(if part.is_small_parquet() { 0 } else { start })
+    }
+
+    fn read(file: &Reader, part: &Part, checks: Checks) -> Result<Self, Error> {
+        let start = Self::start(file, part)?;
+        let bytes = usize::try_from(file.bytes() - start).unwrap_or(usize::MAX);
+        let bytes = Bytes::from(file.read_unverified(start, bytes)?);
+        if checksum(&bytes) != checks.parquet {
+            let is_whole = part.is_small_parquet();
+            let what = if is_whole { "it is not what was written" } else { "its footer is not what was written" };
+            return Err(file.damaged(what));
+        }
+        Ok(Self { start, bytes })
+    }
+}
+
+/// Verified bytes of a part's file from `offset` on, whatever they mean: at most `bytes_max`, and at least one unless the file
+/// ends there.
+///
+/// Errors: they are not what was written; they cannot be read.
+pub(crate) fn verified_bytes(file: &Reader, part: &Part, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
+    const MAGIC: &[u8] = b"PAR1";
+    let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
+    if offset >= Tail::start(file, part)? {
+        let Tail { start, bytes } = Tail::read(file, part, checks)?;
+        let at = usize::try_from(offset - start).unwrap_or(usize::MAX).min(bytes.len());
+        // A copy, because a slice would keep the whole footer in memory for as long as its reader takes.
+        return Ok(Bytes::copy_from_slice(&bytes[at..bytes.len().min(at.saturating_add(bytes_max))]));
+    }
+    let at = usize::try_from(offset).unwrap_or(usize::MAX).min(MAGIC.len());
+    let mut found = MAGIC[at..MAGIC.len().min(at.saturating_add(bytes_max))].to_vec();
+    if !found.is_empty() && file.read_unverified(0, MAGIC.len())? != MAGIC {
+        return Err(file.damaged("it does not begin like a Parquet file"));
+    }
+    // With the first bytes come some of the first chunk, so that an answer does not begin if that is damaged.
+    if found.len() < bytes_max {
+        let (parquet, from) = (ParquetFile::open(file, part)?, offset + found.len() as u64);
+        found.extend_from_slice(&parquet.chunk_bytes_from(from, bytes_max - found.len())?);
+    }
+    Ok(found.into())
 }
 
 /// The number of blocks of a column chunk.

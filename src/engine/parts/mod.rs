@@ -1,6 +1,8 @@
-//! The stored parts: which parts an answer needs, their receipts, missing and removed parts, and the upgrade of format version 1.
+//! The stored parts: which parts an answer needs, their receipts and files, lists of them, missing and removed parts, and the upgrade of format version 1.
 
 pub mod columns;
+pub mod listing;
+pub mod part_file;
 pub mod quarantine;
 pub mod receipts;
 pub mod removal;

@@ -79,7 +79,7 @@ pub(crate) fn removed_parts(context: &Context, after: Option<PartId>, count_max:
 }
 
 /// Until when a part can be restored that was removed at this time, in seconds since 1970.
-fn restorable_until(context: &Context, since_s: u32) -> String {
+pub(super) fn restorable_until(context: &Context, since_s: u32) -> String {
     text_of(SystemTime::UNIX_EPOCH + Duration::from_secs(since_s.into()) + context.limits.undo)
 }
 

@@ -1,5 +1,6 @@
-//! Column sums over parts.
+//! Column sums over parts, and the first rows of a part.
 
 pub mod column_sum;
 pub mod csv_ranges;
 pub mod part_batches;
+pub mod preview;

@@ -55,6 +55,18 @@ impl Admission {
         Self::new(state, TransferKind::LongCall, Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX))
     }
 
+    /// Permits for those who watch the server: none of them waits for one, and none is ended for another.
+    pub fn for_watchers(state: &Shared, watchers_max: usize) -> Self {
+        Self::new(state, TransferKind::Watch, Transfers::new(watchers_max, 0))
+    }
+
+    /// Ends the transfers whose client has taken nothing for this long, and returns how many there are.
+    pub fn end_stalled(&self, behind_max: Duration) -> usize {
+        let stalled = self.state.with(|state| state.transfers[self.kind as usize].stalled(behind_max));
+        stalled.iter().for_each(|pace| pace.end.cancel());
+        stalled.len()
+    }
+
     /// Waits for a permit, and gives up after a few seconds. `end` is cancelled if the transfer has to end later, so that
     /// another can start.
     pub async fn enter(&self, origin: Origin, end: CancellationToken) -> Option<Permit> {
@@ -292,6 +304,25 @@ mod tests {
         let _other = now(&admission, origin(4, "192.0.2.4"));
         let mut newcomer = Box::pin(admission.enter(origin(5, "192.0.2.5"), CancellationToken::new()));
         assert!(newcomer.as_mut().now_or_never().is_none() && !fast.pace.end.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_reads_nothing_is_ended_and_one_more_is_refused_at_once() {
+        let watchers = Admission::for_watchers(&Shared::new(), 2);
+        let (reading, stalled) = (now(&watchers, origin(1, "192.0.2.1")), now(&watchers, origin(2, "192.0.2.2")));
+        let (reading, stalled) = (reading.expect("a permit"), stalled.expect("a permit"));
+        let one_more = watchers.enter(origin(3, "192.0.2.3"), CancellationToken::new());
+        assert!(matches!(one_more.now_or_never(), Some(None)), "refused without waiting");
+        for pace in [&reading.pace, &stalled.pace] {
+            pace.waits();
+            pace.behind_us.store(5_000_000, Ordering::Relaxed);
+        }
+        reading.pace.stops_waiting();
+        assert_eq!(watchers.end_stalled(Duration::from_secs(3600)), 0);
+        assert_eq!(watchers.end_stalled(Duration::from_secs(5)), 1);
+        assert!(stalled.pace.end.is_cancelled() && !reading.pace.end.is_cancelled());
+        drop(stalled);
+        assert!(now(&watchers, origin(3, "192.0.2.3")).is_some());
     }
 
     #[tokio::test]

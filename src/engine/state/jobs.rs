@@ -69,6 +69,15 @@ pub struct Job {
     pub has_result: bool,
 }
 
+/// A job in a list of all jobs.
+#[derive(Clone, Debug)]
+pub struct ListedJob {
+    /// The job.
+    pub job: Job,
+    /// When it got its state.
+    pub since: DateTime<Utc>,
+}
+
 /// How many jobs are in which state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JobCounts {
@@ -227,6 +236,18 @@ impl Jobs {
     pub fn surveys(&self) -> Vec<Job> {
         let surveys = self.entries.range(JobId::Survey(0)..=JobId::Survey(u64::MAX));
         surveys.map(|(&id, entry)| entry.to_job(id)).collect()
+    }
+
+    /// The jobs of both kinds that were accepted last, the newest first.
+    pub fn newest(&self, count_max: usize) -> Vec<ListedJob> {
+        let mut found: Vec<_> = self.entries.iter().map(|(&id, entry)| (entry.order, id)).collect();
+        found.sort_unstable_by_key(|&(order, _)| std::cmp::Reverse(order));
+        found.truncate(count_max);
+        let listed = |id: JobId| {
+            let entry = self.entries.get(&id)?;
+            Some(ListedJob { job: entry.to_job(id), since: entry.since })
+        };
+        found.into_iter().filter_map(|(_, id)| listed(id)).collect()
     }
 
     /// How many jobs were accepted and have not ended.

@@ -168,6 +168,11 @@ impl Registry {
         self.parts.range(first..).next().map(|(_, part)| Arc::clone(part))
     }
 
+    /// A part of the table.
+    pub fn get(&self, id: PartId) -> Option<Arc<Part>> {
+        self.parts.get(&id).cloned()
+    }
+
     /// Whether a part is in the table.
     pub fn contains(&self, id: PartId) -> bool {
         self.parts.contains_key(&id)

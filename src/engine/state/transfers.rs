@@ -55,11 +55,13 @@ pub enum TransferKind {
     Upload,
     /// A call with a long body or answer, on a connection that serves one call at a time.
     LongCall,
+    /// Somebody who watches the server.
+    Watch,
 }
 
 impl TransferKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
 }
 
 /// The transfers of one kind, those that run and those that wait.
@@ -84,6 +86,19 @@ struct Running {
 struct Waiting {
     transfer: Running,
     tx: oneshot::Sender<()>,
+}
+
+/// A transfer that runs, for those who look at the server.
+#[derive(Clone, Copy, Debug)]
+pub struct TransferNow {
+    /// Its number among the transfers of its kind.
+    pub id: u64,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Bytes that its client has sent or read.
+    pub bytes: u64,
+    /// For how long it has run.
+    pub age: Duration,
 }
 
 /// How many transfers a client has. Compared by `of_client` first.
@@ -144,6 +159,26 @@ impl Transfers {
         };
         self.next_id += 1;
         Some((id, rx))
+    }
+
+    /// The transfers whose client has to act and is at least so far behind.
+    pub(crate) fn stalled(&self, behind_min: Duration) -> Vec<Arc<Pace>> {
+        let is_stalled = |pace: &&Arc<Pace>| pace.is_waiting() && pace.behind() >= behind_min;
+        self.running.iter().map(|transfer| &transfer.pace).filter(is_stalled).cloned().collect()
+    }
+
+    /// How many transfers run.
+    pub fn running_count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// The transfers that have run longest, at most `count_max`.
+    pub fn oldest(&self, count_max: usize) -> Vec<TransferNow> {
+        let now = |transfer: &Running| {
+            let (bytes, age) = (transfer.pace.moved_bytes.load(Ordering::Relaxed), transfer.pace.started.elapsed());
+            TransferNow { id: transfer.id, origin: transfer.origin, bytes, age }
+        };
+        self.running.iter().take(count_max).map(now).collect()
     }
 
     /// Counts the transfers of a client that run, and those that wait if `with_waiting`. A client is all connections from
@@ -227,6 +262,8 @@ impl Transfers {
 #[derive(Debug)]
 pub struct Pace {
     started: Instant,
+    /// Bytes that the client has sent or read.
+    moved_bytes: AtomicU64,
     /// How many microseconds it was behind when it last moved.
     pub(crate) behind_us: AtomicU64,
     /// When the server began to wait for the client, in microseconds after `started`, plus 1; 0 if it does not wait.
@@ -238,7 +275,13 @@ pub struct Pace {
 impl Pace {
     /// A transfer that begins now. `end` is cancelled when it has to end so that another can start.
     pub fn new(end: CancellationToken) -> Self {
-        Self { started: Instant::now(), behind_us: AtomicU64::new(0), waiting_since_us: AtomicU64::new(0), end }
+        Self {
+            started: Instant::now(),
+            moved_bytes: AtomicU64::new(0),
+            behind_us: AtomicU64::new(0),
+            waiting_since_us: AtomicU64::new(0),
+            end,
+        }
     }
 
     fn now_us(&self) -> u64 {
@@ -254,6 +297,7 @@ impl Pace {
 
     /// Notes that the client has sent or read `bytes`, and that the server no longer waits for it.
     pub fn moved(&self, bytes: usize) {
+        self.moved_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let earned = (bytes as u64).saturating_mul(1_000_000) / TRANSFER_BYTES_PER_S_MIN;
         let behind = self.behind_us().saturating_sub(earned);
         self.behind_us.store(behind, Ordering::Relaxed);

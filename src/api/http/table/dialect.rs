@@ -1,17 +1,11 @@
-//! The parameters and the JSON of the table's parts. Receipts have the fields of the `N.json` files of the data folder.
+//! The query parameters that describe the dialect of an uploaded file.
 
-use axum::http::StatusCode;
-use serde::Serialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
-use super::errors::TaskError;
 use crate::{
+    api::http::problem::Problem,
     error::{Error, quoted::Quoted},
-    model::{
-        dialect::{Dialect, InvalidDialect, NullTexts, Source},
-        part::{FileInfo, Receipt},
-        schema::{Column, ColumnType},
-    },
+    model::dialect::{Dialect, InvalidDialect, NullTexts},
 };
 
 /// What distinguishes a file from plain CSV, for the OpenAPI. Without parameters it is stored byte for byte.
@@ -40,7 +34,7 @@ pub(super) struct DialectQuery {
 /// The dialect that the parameters of a request describe; `None` if there are none.
 ///
 /// Errors: a parameter that does not exist, that occurs twice, or whose value is not allowed.
-pub(super) fn to_dialect(parameters: Vec<(String, String)>) -> Result<Option<Dialect>, TaskError> {
+pub(super) fn to_dialect(parameters: Vec<(String, String)>) -> Result<Option<Dialect>, Problem> {
     if parameters.is_empty() {
         return Ok(None);
     }
@@ -55,14 +49,15 @@ pub(super) fn to_dialect(parameters: Vec<(String, String)>) -> Result<Option<Dia
             "decompress" => "decompress",
             _ => {
                 let allowed = "delimiter, encoding, null, trim, drop_trailing_empty and decompress";
-                return Err(refused("query", format!("there is no parameter {}: there are {allowed}", Quoted(&name))));
+                let detail = format!("there is no parameter {}: there are {allowed}", Quoted(&name));
+                return Err(Problem::bad_request("query", detail));
             }
         };
         if field != "null" && seen.contains(&field) {
-            return Err(refused(field, "it occurs twice"));
+            return Err(Problem::bad_request(field, format!("{field}: it occurs twice")));
         }
         seen.push(field);
-        let invalid = |error: InvalidDialect| TaskError::from(Error::from(error)).of_field(field);
+        let invalid = |error: InvalidDialect| Problem::from(Error::from(error)).of_field(field);
         match field {
             "delimiter" => dialect.delimiter = Some(text.parse().map_err(invalid)?),
             "encoding" => dialect.encoding = Some(text.parse().map_err(invalid)?),
@@ -72,12 +67,8 @@ pub(super) fn to_dialect(parameters: Vec<(String, String)>) -> Result<Option<Dia
             _ => null.push(text),
         }
     }
-    dialect.null = NullTexts::new(null).map_err(|error| TaskError::from(Error::from(error)).of_field("null"))?;
+    dialect.null = NullTexts::new(null).map_err(|error| Problem::from(Error::from(error)).of_field("null"))?;
     Ok(Some(dialect))
-}
-
-fn refused(field: &'static str, message: impl Into<String>) -> TaskError {
-    TaskError::new(StatusCode::BAD_REQUEST, field, message)
 }
 
 /// `?trim` alone means `?trim=true`.
@@ -89,93 +80,16 @@ fn to_flag(option: &'static str, text: String) -> Result<bool, InvalidDialect> {
     }
 }
 
-/// A part that was added.
-#[derive(Serialize, ToSchema)]
-pub(super) struct PartReply {
-    /// Its number.
-    part: u64,
-    /// Data rows; the header is not counted.
-    rows: u64,
-    /// In the order of the file.
-    columns: Vec<PartColumn>,
-    csv: StoredFile,
-    parquet: StoredFile,
-    /// RFC 3339, UTC.
-    uploaded_at: String,
-    /// The file that was sent and its dialect; absent if it was stored as it was sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    source: Option<PartSource>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct PartColumn {
-    name: String,
-    #[schema(value_type = String, examples("int64"))]
-    r#type: ColumnType,
-    /// The number of empty cells.
-    nulls: u64,
-}
-
-#[derive(Serialize, ToSchema)]
-struct StoredFile {
-    bytes: u64,
-    /// XXH3 of 64 bits, seed 0, in hexadecimal.
-    #[schema(examples("2d06800538d394c2"))]
-    xxh3: String,
-}
-
-#[derive(Serialize, ToSchema)]
-struct PartSource {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    delimiter: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    encoding: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
-    null: Vec<String>,
-    trim: bool,
-    drop_trailing_empty: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    decompress: Option<String>,
-    bytes: u64,
-    xxh3: String,
-}
-
-impl PartReply {
-    pub(super) fn of(receipt: Receipt) -> Self {
-        let column = |Column { name, column_type, nulls }| PartColumn { name, r#type: column_type, nulls };
-        Self {
-            part: receipt.part.get(),
-            rows: receipt.rows,
-            columns: receipt.columns.into_iter().map(column).collect(),
-            csv: to_file(receipt.csv),
-            parquet: to_file(receipt.parquet),
-            uploaded_at: receipt.uploaded_at,
-            source: receipt.source.map(|source| to_source(*source)),
-        }
-    }
-}
-
-fn to_file(FileInfo { bytes, xxh3 }: FileInfo) -> StoredFile {
-    StoredFile { bytes, xxh3 }
-}
-
-fn to_source(source: Source) -> PartSource {
-    let Source { delimiter, encoding, null, trim, drop_trailing_empty, decompress, bytes, xxh3 } = source;
-    PartSource { delimiter, encoding, null, trim, drop_trailing_empty, decompress, bytes, xxh3 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn dialect_of(parameters: &[(&str, &str)]) -> Result<Option<Dialect>, (&'static str, String)> {
+    fn dialect_of(parameters: &[(&str, &str)]) -> Result<Option<Dialect>, (Option<&'static str>, String)> {
         let parameters = parameters.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
-        to_dialect(parameters.collect()).map_err(|error| (error.field, error.message))
+        to_dialect(parameters.collect()).map_err(|problem| {
+            let (field, detail) = problem.field_and_detail();
+            (field, detail.to_owned())
+        })
     }
 
     #[test]
@@ -191,11 +105,11 @@ mod tests {
             (&[("encoding", "x")], "encoding", "encoding \"x\": it is a name of"),
             (&[("decompress", "xz")], "decompress", "decompress \"xz\": it is gzip, zstd or auto"),
             (&[("trim", "1")], "trim", "trim \"1\": it is true or false"),
-            (&[("trim", ""), ("trim", "")], "trim", "it occurs twice"),
+            (&[("trim", ""), ("trim", "")], "trim", "trim: it occurs twice"),
             (&[("separator", ";")], "query", "there is no parameter \"separator\": there are delimiter, encoding"),
         ] {
             let error = dialect_of(parameters).expect_err("refused");
-            assert!(error.0 == field && error.1.starts_with(message), "{error:?}");
+            assert!(error.0 == Some(field) && error.1.starts_with(message), "{error:?}");
         }
     }
 }

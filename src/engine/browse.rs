@@ -1,0 +1,79 @@
+//! The calls of [`Engine`] for those who look at the table and at what the server does: lists, single parts and their files,
+//! jobs, and figures of the moment.
+
+use super::{
+    Engine,
+    parts::{
+        listing::{self, GrowthPoint, Order, PartsList},
+        part_file::{self, PartFile},
+    },
+    query::preview::{self, Preview},
+    runtime::transfers::Admission,
+    state::jobs::ListedJob,
+    stats::{self, Activity},
+};
+use crate::{
+    error::Error,
+    limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES},
+    model::{
+        format::Format,
+        part::{PartId, Receipt},
+    },
+};
+
+impl Engine {
+    /// A page of the list of parts: those beyond one of them, at most `count_max`, and about as many as take `bytes_max` as text.
+    pub async fn list_parts(
+        &self,
+        order: Order,
+        beyond: Option<PartId>,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<PartsList, Error> {
+        listing::list_parts(&self.context, order, beyond, count_max, bytes_max).await
+    }
+
+    /// About how much memory the receipt of a part takes. Errors: there is no such part.
+    pub fn receipt_bytes(&self, id: PartId) -> Result<usize, Error> {
+        let part = listing::find(&self.context, id)?;
+        let columns = part.columns_count as usize;
+        let names_max = HEADER_BYTES_MAX.min(columns * NAME_BYTES_MAX);
+        let names = part.schema.as_ref().map_or(names_max, |schema| schema.bytes() / 2);
+        Ok(RECEIPT_BYTES + columns * RECEIPT_COLUMN_BYTES + names + part.source_bytes as usize)
+    }
+
+    /// The receipt of a part. Errors: there is no such part; its receipt is damaged.
+    pub async fn receipt(&self, id: PartId) -> Result<Receipt, Error> {
+        listing::receipt(&self.context, id).await
+    }
+
+    /// Opens a file of a part. Errors: there is no such part; the file is damaged.
+    pub async fn open_part_file(&self, id: PartId, format: Format) -> Result<PartFile, Error> {
+        part_file::open_part_file(&self.context, id, format).await
+    }
+
+    /// The first rows of a part. Errors: there is no such part; its CSV is damaged.
+    pub async fn preview(&self, id: PartId, rows_max: usize) -> Result<Preview, Error> {
+        preview::preview(&self.context, id, rows_max).await
+    }
+
+    /// How the table has grown, at `points_max` of its parts.
+    pub async fn growth(&self, points_max: usize) -> Result<Vec<GrowthPoint>, Error> {
+        listing::growth(&self.context, points_max).await
+    }
+
+    /// The jobs of both kinds that were accepted last, the newest first.
+    pub fn newest_jobs(&self, count_max: usize) -> Vec<ListedJob> {
+        self.context.state.with(|state| state.jobs.newest(count_max))
+    }
+
+    /// Gives permits for those who watch the server for as long as they like.
+    pub fn watchers(&self, watchers_max: usize) -> Admission {
+        Admission::for_watchers(&self.context.state, watchers_max)
+    }
+
+    /// What the server does now. Errors: it is shutting down.
+    pub async fn activity(&self) -> Result<Activity, Error> {
+        stats::activity(&self.context).await
+    }
+}
