@@ -18,6 +18,7 @@ CHANGING = [
     ("DELETE", f"{TASKS}{UNKNOWN_TASK}"),
     ("DELETE", "/api/jobs/1"),
     ("DELETE", "/api/v1/table/parts/1"),
+    ("POST", "/api/v1/table/parts/1/restore"),
     ("GET", f"{TASKS}{UNKNOWN_TASK}/download"),
     ("GET", f"{TASKS}{UNKNOWN_TASK}/download/"),
     ("GET", "/api/graceful_shutdown"),

@@ -132,7 +132,7 @@ def test_the_swagger_page_needs_nothing_from_elsewhere(server):
 
 
 def test_other_paths_and_methods(server):
-    for path in ("/", "/api", "/api/", "/api/v1", "/api/nothing", TASKS + "x"):
+    for path in ("/api", "/api/", "/api/v1", "/api/nothing", TASKS + "x"):
         assert get(server, path).status_code in (404, 405), path
     answer = requests.put(f"{server.http}/api/jobs", timeout=ANSWER_SECONDS_MAX)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET,HEAD")
