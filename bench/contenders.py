@@ -3,6 +3,7 @@
 All of them run on the same two cores, the clients too. Sizes are in data.py, goals in rows.py.
 """
 
+import http.client
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 import server
 from server import BINARY, CLIENTS, ROOT, clean_environment
@@ -22,6 +23,8 @@ sys.path.insert(0, str(CLIENTS))
 import grpc  # noqa: E402
 import table_pb2  # noqa: E402
 import table_pb2_grpc  # noqa: E402
+import tally_pb2  # noqa: E402
+import tally_pb2_grpc  # noqa: E402
 
 BENCH = ROOT / "target" / "bench"
 RELEASE = ROOT / "target" / "release"
@@ -101,6 +104,47 @@ class Tally(server.Server):
         return {Path(part["file"]).stem: part["part"] for part in uploaded}
 
 
+class Groups:
+    """Asks a server for group sums."""
+
+    def __init__(self, address: str):
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = tally_pb2_grpc.TallyStub(self._channel)
+
+    def seconds(self, by: List[str], column: str, expected: list) -> float:
+        """`expected`: the number of groups and the sum of their totals."""
+        start = time.perf_counter()
+        blocks = list(self._stub.GroupSum(tally_pb2.GroupSumRequest(by=by, sum=[column]), wait_for_ready=True))
+        seconds = time.perf_counter() - start
+        groups = [group for block in blocks for group in block.groups]
+        found = [len(groups), sum(group.totals[0] for group in groups)]
+        if found != expected:
+            raise Wrong(f"{found} groups and total, expected {expected}")
+        return seconds
+
+
+class Survey:
+    """Asks a server for statistics over HTTP, as a client does: it submits a job and asks for the result until it is there."""
+
+    def __init__(self, address: str):
+        self._connection = http.client.HTTPConnection(address)
+
+    def _answer(self, method: str, path: str, body: Optional[dict] = None) -> dict:
+        self._connection.request(method, path, body and json.dumps(body))
+        return json.loads(self._connection.getresponse().read())
+
+    def seconds(self, statistic: str, question: str, check: Callable[[dict], None]) -> float:
+        start = time.perf_counter()
+        job = self._answer("POST", f"/api/{statistic}", {"question": question})["job_id"]
+        while (answer := self._answer("GET", f"/api/get_results/{job}"))["status"] == "running":
+            pass
+        seconds = time.perf_counter() - start
+        if answer["status"] != "done":
+            raise Wrong(f"{statistic}: {answer}")
+        check(answer["data"])
+        return seconds
+
+
 class P3Server:
     """The peer that is a server (p3_server.py); `with` ends it."""
 
@@ -156,6 +200,10 @@ class Peer:
         self.way = answer["way"]
         self._expected = self._check(answer["result"], expected)
         return self
+
+    @property
+    def result(self) -> object:
+        return self._expected
 
     def seconds(self) -> float:
         answer = self._ask({})

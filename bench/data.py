@@ -24,6 +24,7 @@ from contenders import BENCH, Peer, Tally, Wrong, empty
 from memory import Peak
 
 CLIENTS = 2
+TABLE_FILES = 10  # of the tables of plays and of the survey
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,76 @@ def plays_rows() -> bytes:
         song, day = numbers.choice(songs), numbers.randrange(1, 31)
         lines.append(f"{song},2023-05-{day:02},{numbers.randrange(1, 10_000)}\r\n")
     return "".join(lines).encode()
+
+
+def plays_table(size: Size) -> Table:
+    """The rows of `plays_file` in 10 files."""
+    folder = BENCH / size.name / "plays-table"
+    sums = made(folder, functools.partial(make_plays_table, size))
+    return Table(folder, {**dict.fromkeys(PLAYS_BY, "utf8"), PLAYS_SUM: "int64"}, sums, False)
+
+
+def make_plays_table(size: Size, folder: Path) -> dict:
+    header, rows = ",".join([*PLAYS_BY, PLAYS_SUM]).encode(), plays_rows()
+    (folder / "csv").mkdir()
+    repeats = size.plays_repeats // TABLE_FILES
+    for index in range(TABLE_FILES):
+        with open(folder / "csv" / f"{index:03}.csv", "wb") as file:
+            file.write(header + b"\r\n")
+            for _ in range(repeats):
+                file.write(rows)
+    total = sum(int(row.rsplit(b",", 1)[1]) for row in rows.splitlines())
+    return {PLAYS_SUM: total * repeats * TABLE_FILES}
+
+
+# --- a health survey: the columns and the kinds of values of the CDC's -------------------------------------
+
+SURVEY_COLUMNS = [
+    "YearStart",
+    "LocationAbbr",
+    "LocationDesc",
+    "Topic",
+    "Question",
+    "Data_Value",
+    "Sample_Size",
+    "StratificationCategory1",
+    "Stratification1",
+]
+SURVEY_QUESTION = "Percent of adults with habit number 3"
+SURVEY_ROWS = 100_000  # that are repeated
+
+
+def survey_table(size: Size) -> Table:
+    """10 files of `survey_rows`: 3,000,000 rows."""
+    folder = BENCH / size.name / "survey"
+    made(folder, functools.partial(make_survey, size))
+    return Table(folder, dict.fromkeys(SURVEY_COLUMNS, "utf8"), {}, False)
+
+
+def make_survey(size: Size, folder: Path) -> dict:
+    rows = survey_rows()
+    (folder / "csv").mkdir()
+    for index in range(TABLE_FILES):
+        with open(folder / "csv" / f"{index:03}.csv", "w", encoding="utf-8") as file:
+            file.write(",".join(SURVEY_COLUMNS) + "\n")
+            for _ in range(max(1, size.plays_repeats // 10 // TABLE_FILES)):
+                file.write(rows)
+    return {}
+
+
+def survey_rows() -> str:
+    """9 questions, 55 states, 28 stratifications in 6 categories; one value in ten is missing."""
+    numbers = random.Random("survey")
+    strata = [(f"Category {index % 6}", f"Group {index}") for index in range(28)]
+    lines = []
+    for _ in range(SURVEY_ROWS):
+        state, question = numbers.randrange(55), numbers.randrange(9)
+        category, stratum = numbers.choice(strata)
+        value = "" if numbers.random() < 0.1 else f"{numbers.uniform(5, 75):.1f}"
+        cells = [numbers.randrange(2011, 2023), f"S{state:02}", f"State number {state}", f"Topic {question % 3}"]
+        cells += [f"Percent of adults with habit number {question}", value, numbers.randrange(50, 30_000)]
+        lines.append(",".join(map(str, [*cells, category, stratum])) + "\n")
+    return "".join(lines)
 
 
 # --- data folders ------------------------------------------------------------------------------------------

@@ -152,6 +152,25 @@ class DuckDb:
 
         return {"COPY": copy}
 
+    def groups_table(self, files: list, by: list, column: str) -> Ways:
+        names = ", ".join(f'"{name}"' for name in by)
+        query = f'SELECT {names}, sum("{column}") FROM read_parquet({files!r}) GROUP BY {names} ORDER BY {names}'
+
+        def groups() -> list:
+            found = self.connection.execute(query).to_arrow_table()
+            return [found.num_rows, int(sum(found.column(len(by)).to_pylist()))]
+
+        return {"read_parquet": groups}
+
+    def survey_means(self, files: list, question: str, by: list) -> Ways:
+        names = ", ".join(f'"{name}"' for name in by)
+        query = f'SELECT {names}, avg("Data_Value") FROM read_parquet({files!r}) WHERE "Question" = ? GROUP BY {names}'
+
+        def means() -> list:
+            return sorted([*map(str, row[:-1]), row[-1]] for row in self.connection.execute(query, [question]).fetchall())
+
+        return {"read_parquet": means}
+
 
 class Polars:
     def __init__(self):
@@ -193,6 +212,22 @@ class Polars:
             groups.collect(engine=engine).write_csv(result)
 
         return {engine: lambda engine=engine: group(engine) for engine in ("streaming", "in-memory")}
+
+    def groups_table(self, files: list, by: list, column: str) -> Ways:
+        def groups(engine: str) -> list:
+            groups = self.polars.scan_parquet(files).group_by(by).agg(self.polars.col(column).sum()).sort(by)
+            found = groups.collect(engine=engine)
+            return [found.height, int(found[column].sum())]
+
+        return {engine: lambda engine=engine: groups(engine) for engine in ("streaming", "in-memory")}
+
+    def survey_means(self, files: list, question: str, by: list) -> Ways:
+        def means(engine: str) -> list:
+            asked = self.polars.scan_parquet(files).filter(self.polars.col("Question") == question)
+            found = asked.group_by(by).agg(self.polars.col("Data_Value").mean()).collect(engine=engine)
+            return sorted([*map(str, row[:-1]), row[-1]] for row in found.rows())
+
+        return {engine: lambda engine=engine: means(engine) for engine in ("streaming", "in-memory")}
 
 
 class ChDb:

@@ -20,9 +20,11 @@ import data
 import pyarrow.parquet
 from contenders import (
     BENCH,
+    Groups,
     P3Server,
     Peer,
     Sums,
+    Survey,
     Tally,
     Wrong,
     empty,
@@ -397,6 +399,51 @@ def group_sum(run: Run) -> Contenders:
     return {"tally": tally, **{engine: prepared(engine) for engine in ("duckdb", "polars")}}
 
 
+def groups_table(by: List[str]) -> Callable[[Run], Contenders]:
+    """The group sum over a table; the peers read the Parquet files that Tally wrote."""
+
+    def opened(run: Run) -> Contenders:
+        table = data.plays_table(run.size)
+        folder = data.tally_folder(table)
+        files = sorted(map(str, (folder / "parts").glob("*.parquet")))
+        job = {"files": files, "by": by, "column": data.PLAYS_SUM}
+        peers = {engine: run.peer(engine).prepare("groups_table", **job) for engine in ("duckdb", "polars")}
+        expected = peers["duckdb"].result
+        if peers["polars"].result != expected or expected[1] != table.sums[data.PLAYS_SUM]:
+            raise Wrong(f"duckdb has {expected}, polars {peers['polars'].result}")
+        groups = Groups(run.tally(folder).address)
+        return {
+            "tally": lambda: groups.seconds(by, data.PLAYS_SUM, expected),
+            **{engine: peer.seconds for engine, peer in peers.items()},
+        }
+
+    return opened
+
+
+def survey_means(statistic: str, by: List[str]) -> Callable[[Run], Contenders]:
+    """A statistic, from the request to the answer; the peers read the Parquet files that Tally wrote."""
+
+    def opened(run: Run) -> Contenders:
+        folder = data.tally_folder(data.survey_table(run.size))
+        files = sorted(map(str, (folder / "parts").glob("*.parquet")))
+        job = {"files": files, "question": data.SURVEY_QUESTION, "by": by}
+        peers = {engine: run.peer(engine).prepare("survey_means", **job) for engine in ("duckdb", "polars")}
+        survey = Survey(run.tally(folder, "--durability", "none").http)
+
+        def check(answer: dict) -> None:
+            for engine, peer in peers.items():
+                means = {str(tuple(row[:-1])) if len(by) > 1 else row[0]: row[-1] for row in peer.result}
+                if means.keys() != answer.keys() or any(abs(means[key] - answer[key]) > 1e-9 for key in means):
+                    raise Wrong(f"{statistic} differs from {engine}")
+
+        return {
+            "tally": lambda: survey.seconds(statistic, data.SURVEY_QUESTION, check),
+            **{engine: peer.seconds for engine, peer in peers.items()},
+        }
+
+    return opened
+
+
 def rows_of(path: Path) -> List[List[str]]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))[1:]
@@ -583,6 +630,58 @@ SCENARIOS = (
             ),
         ),
         group_sum,
+    ),
+    Scenario(
+        "groups-table",
+        (
+            Line(
+                "groups-table",
+                "group sum over a table, 30,000,000 rows, 30,000 groups of two columns",
+                "tally",
+                peers=("duckdb", "polars"),
+                goal=Goal("peer", 1.5),
+            ),
+        ),
+        groups_table(data.PLAYS_BY),
+    ),
+    Scenario(
+        "groups-table-few",
+        (
+            Line(
+                "groups-table-few",
+                "the same, 1,000 groups of one column",
+                "tally",
+                peers=("duckdb", "polars"),
+                goal=Goal("peer", 1),
+            ),
+        ),
+        groups_table(data.PLAYS_BY[:1]),
+    ),
+    Scenario(
+        "states-mean",
+        (
+            Line(
+                "states-mean",
+                "means by state over 3,000,000 survey rows",
+                "tally",
+                peers=("duckdb", "polars"),
+                goal=Goal("peer", 1),
+            ),
+        ),
+        survey_means("states_mean", ["LocationDesc"]),
+    ),
+    Scenario(
+        "mean-by-category",
+        (
+            Line(
+                "mean-by-category",
+                "the same by state and category",
+                "tally",
+                peers=("duckdb", "polars"),
+                goal=Goal("peer", 1),
+            ),
+        ),
+        survey_means("mean_by_category", ["LocationDesc", "StratificationCategory1", "Stratification1"]),
     ),
     Scenario(
         "numstore",

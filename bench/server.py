@@ -22,7 +22,9 @@ BINARY = Path(os.environ.get("TALLY_BINARY", ROOT / "target" / "release" / "tall
 ADDRESS_FLAGS = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
 STOP_SECONDS_MAX = 60  # the server gives running calls 30 s
 
-READY_LINE = re.compile(r"ready: grpc (?P<address>[^\s,;]+).*; (?P<parts>\d+) parts? in ")
+READY_LINE = re.compile(
+    r"ready: grpc (?P<address>[^\s,;]+).*; http (?P<http>[^\s,;]+).*; (?P<parts>\d+) parts? in "
+)
 
 
 class ServerFailed(Exception):
@@ -66,17 +68,17 @@ class Server:
         self._watch = peak.watch(self._process.pid)
         self._watch.start()
         try:
-            self.address, self.parts_count = self._wait_until_ready()
+            self.address, self.http, self.parts_count = self._wait_until_ready()
         except BaseException:
             self._kill()
             raise
         self.start_seconds = time.perf_counter() - start
 
-    def _wait_until_ready(self) -> Tuple[str, int]:
+    def _wait_until_ready(self) -> Tuple[str, str, int]:
         for line in self._process.stdout:
             ready = READY_LINE.match(line)
             if ready:
-                return ready["address"], int(ready["parts"])
+                return ready["address"], ready["http"], int(ready["parts"])
         code = self._process.wait()
         raise ServerFailed(f"the server ended with {code} before it was ready; its log:\n{self._log_text()}")
 

@@ -432,6 +432,8 @@ const _: () = assert!(SURVEYS_BYTES >= (SURVEYS_AT_ONCE_MAX - 1) * SMALL_SURVEY_
 pub const GROUP_BYTES_MAX: usize = 40 * MIB;
 /// Columns that a group sum may name.
 pub const GROUP_COLUMNS_MAX: usize = 64;
+/// Columns of a group sum that is read from Parquet: a page and a dictionary of each are in memory.
+pub const GROUP_PARQUET_COLUMNS_MAX: usize = 8;
 /// Bytes of the names of these columns together.
 pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
 /// Calls for group sums that wait for their turn; one more is refused. Jobs wait separately.

@@ -67,7 +67,13 @@ async fn group_sum(csv: &[u8], by: &[&str], sum: &[&str]) -> Result<String, Stri
     let mut results = Vec::new();
     for (partitions_max, task_bytes) in [(1, 8 << 20), (5, 1000), (3, 1)] {
         let task_bytes = if csv.len() > 10_000 { task_bytes.max(100_000) } else { task_bytes };
-        let plan = Plan { bytes_max: 1 << 20, partitions_max, partition_bytes_min: 16, task_bytes };
+        let plan = Plan {
+            bytes_max: 1 << 20,
+            partitions_max,
+            partition_bytes_min: 16,
+            task_bytes,
+            columnar_bytes_min: u64::MAX,
+        };
         let standalone = GroupSum::standalone(folder.path(), plan).expect("threads");
         let spec = GroupBy::new(names(by), names(sum)).expect("columns");
         let header = [spec.by(), spec.sum()].concat();

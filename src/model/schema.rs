@@ -28,6 +28,14 @@ impl ColumnType {
     /// Every type, in the order of their declaration.
     pub const ALL: [Self; 7] =
         [Self::Int64, Self::Float64, Self::Boolean, Self::Date32, Self::Timestamp, Self::TimestampUtc, Self::Utf8];
+
+    /// Whether the text of every cell follows from its value in Parquet. A column of doubles has `1.5` for `1.50`, too.
+    pub fn keeps_texts(self) -> bool {
+        match self {
+            Self::Int64 | Self::Date32 | Self::Utf8 => true,
+            Self::Float64 | Self::Boolean | Self::Timestamp | Self::TimestampUtc => false,
+        }
+    }
 }
 
 impl fmt::Display for ColumnType {

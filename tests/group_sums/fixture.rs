@@ -25,10 +25,16 @@ use tempfile::{NamedTempFile, TempDir};
 use crate::common::{csv_cell, quoted_csv_cell};
 
 /// All groups fit in memory, and the file is read as one byte range.
-pub(crate) const ROOMY: Plan =
-    Plan { bytes_max: 64 << 20, partitions_max: 1, partition_bytes_min: 1 << 20, task_bytes: TASK_BYTES };
+pub(crate) const ROOMY: Plan = Plan {
+    bytes_max: 64 << 20,
+    partitions_max: 1,
+    partition_bytes_min: 1 << 20,
+    task_bytes: TASK_BYTES,
+    columnar_bytes_min: u64::MAX,
+};
 /// Cuts a file of a few hundred bytes wherever it can be cut, and spills groups to disk every few rows.
-pub(crate) const NARROW: Plan = Plan { bytes_max: 4096, partitions_max: 8, partition_bytes_min: 16, task_bytes: 64 };
+pub(crate) const NARROW: Plan =
+    Plan { bytes_max: 4096, partitions_max: 8, partition_bytes_min: 16, task_bytes: 64, ..ROOMY };
 
 /// Group sums without an engine, and a folder for what they spill: a test chooses memory and cuts by a `Plan`.
 pub(crate) struct GroupSums {

@@ -36,6 +36,7 @@ use self::{
     fixture::{GroupSums, NARROW, ROOMY, expected_group_sum, random_csv_cell, spec, temporary_files},
 };
 
+mod columnar;
 #[path = "../common/mod.rs"]
 mod common;
 mod fixture;
@@ -95,6 +96,7 @@ async fn random_files_agree_with_a_simple_computation() {
                     partitions_max: random.usize(1..10),
                     partition_bytes_min: random.u64(1..400),
                     task_bytes: random.usize(1..600),
+                    ..ROOMY
                 };
                 let got = group_sums.group_sum(csv.as_bytes(), by, sum, plan).await;
                 assert_eq!(got, expected, "file {file_index}, {plan:?}, {csv:?}");
@@ -199,7 +201,8 @@ async fn wrong_guesses_are_corrected() {
     let csv = format!("k,n\n{}\"{inner}\",5\n{}", "a,1\n".repeat(40), "5\" pipe,2\n".repeat(40_000));
     let expected = format!("k,n\n\"5\"\" pipe\",80000\na,40\n\"{inner}\",5\n");
     for partitions_max in 1..20 {
-        let plan = Plan { partitions_max, partition_bytes_min: 1000, task_bytes: 50_000, bytes_max: 10_000_000 };
+        let plan =
+            Plan { partitions_max, partition_bytes_min: 1000, task_bytes: 50_000, bytes_max: 10_000_000, ..ROOMY };
         let got = group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await;
         assert!(got.as_deref() == Ok(expected.as_str()), "{plan:?}");
         let wrong = format!("{csv}a,x\n");
@@ -239,7 +242,7 @@ async fn many_groups_in_little_memory() {
     rows.iter().for_each(|row| writeln!(csv, "{}", row.join(",")).expect("in memory"));
     let expected = expected_group_sum(&["k", "n"], &rows, &[], &["k"], &["n"]);
     for bytes_max in [10_000, 100_000, 10_000_000] {
-        let plan = Plan { bytes_max, partitions_max: 3, partition_bytes_min: 1000, task_bytes: 50_000 };
+        let plan = Plan { bytes_max, partitions_max: 3, partition_bytes_min: 1000, task_bytes: 50_000, ..ROOMY };
         assert_eq!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await, expected, "{bytes_max}");
     }
 }
@@ -260,7 +263,8 @@ async fn real_plays_agree_with_a_simple_computation() {
     let expected = expected_group_sum(&["Song", "Date", "Number of Plays"], &rows, &[], &by, &sum).expect("sums");
     assert_eq!(expected.lines().count(), 28_028 + 1);
     let group_sums = GroupSums::new();
-    for plan in [ROOMY, Plan { bytes_max: 200_000, partitions_max: 5, partition_bytes_min: 1000, task_bytes: 100_000 }]
+    for plan in
+        [ROOMY, Plan { bytes_max: 200_000, partitions_max: 5, partition_bytes_min: 1000, task_bytes: 100_000, ..ROOMY }]
     {
         let got = group_sums.group_sum_file(&path, &by, &sum, plan).await.expect("sums");
         assert!(got == expected, "{plan:?} gives other groups");
@@ -369,6 +373,7 @@ async fn parts_can_be_split_anywhere() {
             partitions_max: random.usize(1..40),
             partition_bytes_min: random.u64(1..1000),
             task_bytes: random.usize(1..2000),
+            columnar_bytes_min: [0, 300, u64::MAX][random.usize(..3)],
         };
         assert_eq!(group_sum(&["n"], plan).await, expected, "{plan:?}");
         let error = Err(r#"part 10, row 21, column "m": "x" is not an integer"#.to_owned());
@@ -383,7 +388,7 @@ async fn a_dropped_sum_leaves_nothing() {
     let rows: String = (0..200_000).map(|index| format!("key {index},1\n")).collect();
     fs::write(&path, format!("k,n\n{rows}")).expect("written");
     let spills = TempDir::new().expect("a temporary folder");
-    let plan = Plan { bytes_max: 100_000, partitions_max: 2, partition_bytes_min: 1000, task_bytes: 10_000 };
+    let plan = Plan { bytes_max: 100_000, partitions_max: 2, partition_bytes_min: 1000, task_bytes: 10_000, ..ROOMY };
     let group_sum = GroupSum { folder: TempFolder::new(spills.path()), ..group_sums.with_plan(plan) };
     let spilled = tokio::sync::Notify::new();
     let progress = |_| {
@@ -484,11 +489,12 @@ async fn long_rows_are_read_one_at_a_time() {
     }
     let expected = expected_group_sum(&["k", "n"], &rows, &[], &["k"], &["n"]);
     for (partitions_max, task_bytes) in [(1, TASK_BYTES), (4, 100_000), (7, 10_000), (8, 3_000_000)] {
-        let plan = Plan { bytes_max: 1_000_000, partitions_max, partition_bytes_min: 1000, task_bytes };
+        let plan = Plan { bytes_max: 1_000_000, partitions_max, partition_bytes_min: 1000, task_bytes, ..ROOMY };
         assert!(group_sums.group_sum(csv.as_bytes(), &["k"], &["n"], plan).await == expected, "{plan:?}");
     }
     let wrong = format!("{csv}{},x\n", "d".repeat(150_000));
-    let plan = Plan { bytes_max: 1_000_000, partitions_max: 4, partition_bytes_min: 1000, task_bytes: 100_000 };
+    let plan =
+        Plan { bytes_max: 1_000_000, partitions_max: 4, partition_bytes_min: 1000, task_bytes: 100_000, ..ROOMY };
     let error = Err(r#"row 301 (line 302), column "n": "x" is not an integer"#.to_owned());
     assert_eq!(group_sums.group_sum(wrong.as_bytes(), &["k"], &["n"], plan).await, error);
 }

@@ -1,7 +1,7 @@
 //! Adds rows to the groups of a partition.
 
 use super::{
-    hash_table::{BATCH_KEY_BYTES_MAX, Batch, GroupTable, Lookup, key_bytes},
+    hash_table::{BATCH_KEY_BYTES_MAX, Batch, EntryOffset, GroupTable, Lookup, key_bytes},
     sources::{Source, SourceError},
     spill::RunWriter,
     work::Work,
@@ -153,7 +153,7 @@ impl GroupRows<'_> {
 
 impl PartitionGroups {
     /// Adds the rows of the batch to the table.
-    fn flush(&mut self, work: &Work) -> Result<(), Error> {
+    pub(super) fn flush(&mut self, work: &Work) -> Result<(), Error> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.look_up(&self.table);
         for index in 0..batch.rows_count() {
@@ -169,20 +169,23 @@ impl PartitionGroups {
         Ok(())
     }
 
-    /// Adds one row. If its group is new and the table is full, the table is spilled.
-    fn add_row<'a>(
+    /// Adds one row. If its group is new and the table is full, the table is spilled. Returns the group's entry, if it is in the
+    /// table.
+    pub(super) fn add_row<'a>(
         &mut self,
         work: &Work,
         cells: impl Iterator<Item = &'a [u8]> + Clone,
         values: &[i64],
-    ) -> Result<(), Error> {
+    ) -> Result<Option<EntryOffset>, Error> {
         loop {
             match self.table.find_or_insert(cells.clone()) {
                 Lookup::Existing(offset) | Lookup::Inserted(offset) => {
                     self.table.add(offset, values);
-                    return Ok(());
+                    return Ok(Some(offset));
                 }
-                Lookup::Full if self.table.is_empty() => return self.spill_long_group(work, cells, values),
+                Lookup::Full if self.table.is_empty() => {
+                    return self.spill_long_group(work, cells, values).map(|()| None);
+                }
                 Lookup::Full => self.spill(work)?,
             }
         }

@@ -228,6 +228,11 @@ impl GroupTable {
         }
     }
 
+    /// How often it was cleared. The offset of an entry is valid until then.
+    pub fn clears(&self) -> u64 {
+        self.clears
+    }
+
     /// Whether there is no group.
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()

@@ -3,6 +3,7 @@
 
 pub mod accumulate;
 pub mod calls;
+mod columnar;
 pub mod group_sum;
 pub mod hash_table;
 pub mod merge;

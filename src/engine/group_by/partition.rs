@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     accumulate::{Columns, GroupRows, PartitionGroups},
+    columnar::{CSV_BYTES_PER_BYTE, ColumnarPart},
     hash_table::{Batch, GroupTable},
     sources::{Opened, Position, Source, SourceError},
     spill::{Run, RunWriter},
@@ -176,7 +177,7 @@ impl Partition {
             return Ok(None);
         }
         let work = Arc::clone(&self.work);
-        let (id, opened) = work.sources.open(self.cursor.position.source, &work.spec);
+        let (id, opened) = work.sources.open(self.cursor.position.source, &work);
         if id != self.cursor.position.source {
             self.cursor = Cursor { position: Position { source: id, offset: 0 }, ..Cursor::default() };
             if self.cursor.position >= self.until {
@@ -185,6 +186,7 @@ impl Partition {
         }
         match opened? {
             Opened::Source(source) => self.read_rows(&source, bytes_max).map(Some),
+            Opened::Columnar(part) => self.read_columns(&part, bytes_max).map(Some),
             Opened::LacksColumn { bytes } => {
                 self.read_bytes += bytes;
                 self.next_source();
@@ -233,6 +235,22 @@ impl Partition {
         Ok(usize::try_from(bytes).unwrap_or(usize::MAX).max(SKIP_BYTES))
     }
 
+    /// Continues in a part that is read from Parquet.
+    fn read_columns(&mut self, columnar: &ColumnarPart, bytes_max: usize) -> Result<usize, SourceError> {
+        let (before, rows) = (self.cursor.position, columnar.part.rows);
+        let ends_here = self.until.source == before.source;
+        let until = if ends_here { columnar.row_at(self.until.offset).min(rows) } else { rows };
+        let from = columnar.row_at(before.offset);
+        let next = columnar.read(&self.work, &mut self.groups, from, until, bytes_max)?;
+        self.cursor.position.offset = columnar.offset_of(next);
+        let bytes = self.cursor.position.offset - before.offset;
+        self.read_bytes += bytes;
+        if next == rows {
+            self.next_source();
+        }
+        Ok(usize::try_from(bytes / CSV_BYTES_PER_BYTE).unwrap_or(usize::MAX).max(SKIP_BYTES))
+    }
+
     /// Checks that a part has as many rows as its receipt says, and moves to the next source.
     fn end_source(&mut self, source: &Source) -> Result<(), SourceError> {
         if let Some((part, _)) = &source.part {
@@ -254,10 +272,18 @@ impl Partition {
     /// Guesses where the first row starts at or after a position inside a source.
     fn begin_inside(&mut self, position: Position) -> Result<RangeStart<Position>, SourceError> {
         let work = Arc::clone(&self.work);
-        let source = match work.sources.open(position.source, &work.spec) {
+        let source = match work.sources.open(position.source, &work) {
             (_, Ok(Opened::Source(source))) => source,
             (_, Ok(Opened::LacksColumn { .. })) => {
                 self.next_source();
+                return Ok(RangeStart::Known(self.cursor.position));
+            }
+            (_, Ok(Opened::Columnar(columnar))) => {
+                let row = columnar.row_at(position.offset);
+                self.cursor.position = Position { offset: columnar.offset_of(row), ..position };
+                if row >= columnar.part.rows {
+                    self.next_source();
+                }
                 return Ok(RangeStart::Known(self.cursor.position));
             }
             // The partition before this one reads the source's beginning and will report what is wrong.

@@ -1,10 +1,11 @@
-//! What a group sum reads: one file, or the CSV of all parts of the table. Each file is opened when it is reached.
+//! What a group sum reads: one file, or all parts of the table, from Parquet where that is possible (`columnar.rs`). Each file is
+//! opened when it is reached.
 
 use std::{path::Path, sync::Arc};
 
 use imbl::OrdMap;
 
-use super::spec::GroupBy;
+use super::{columnar::ColumnarPart, work::Work};
 use crate::{
     engine::{
         csv::{
@@ -73,6 +74,7 @@ pub(super) struct Source {
 /// What [`Sources::open`] finds.
 pub(super) enum Opened {
     Source(Box<Source>),
+    Columnar(ColumnarPart),
     /// A part that lacks a column of the question, and the size of its CSV.
     LacksColumn {
         bytes: u64,
@@ -155,7 +157,7 @@ impl Sources {
     }
 
     /// Opens the first source whose id is `id` or greater; its id is returned with it.
-    pub(super) fn open(&self, id: u64, spec: &GroupBy) -> (u64, Result<Opened, SourceError>) {
+    pub(super) fn open(&self, id: u64, work: &Work) -> (u64, Result<Opened, SourceError>) {
         match self {
             Self::File { file, limits } if id == 0 => {
                 let source = Source { id, file: file.clone(), limits: *limits, part: None, doubles: Vec::new() };
@@ -164,7 +166,7 @@ impl Sources {
             Self::File { .. } => (id, Ok(Opened::End)),
             Self::Parts { store, parts } => {
                 let next = PartId::new(id.max(1)).and_then(|first| parts.range(first..).next());
-                next.map_or((id, Ok(Opened::End)), |(id, part)| (id.get(), open_part(store, part, spec)))
+                next.map_or((id, Ok(Opened::End)), |(id, part)| (id.get(), open_part(store, part, work)))
             }
         }
     }
@@ -193,10 +195,14 @@ impl Sources {
     }
 }
 
-fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy) -> Result<Opened, SourceError> {
+fn open_part(store: &Store, part: &Arc<Part>, work: &Work) -> Result<Opened, SourceError> {
+    let spec = &work.spec;
     let schema = store.schema(part)?;
     if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
         return Ok(Opened::LacksColumn { bytes: part.csv_bytes });
+    }
+    if let Some(columnar) = ColumnarPart::open(store, part, &schema, work)? {
+        return Ok(Opened::Columnar(columnar));
     }
     let mut doubles = Vec::new();
     for (sum_index, column) in spec.sum().iter().enumerate() {

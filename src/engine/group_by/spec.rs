@@ -10,6 +10,9 @@ use crate::{
 
 /// With less memory, a partition would spill very often.
 const PARTITION_MEMORY_BYTES_MIN: usize = 8 * MIB;
+/// Reading the CSV of a smaller part is faster than opening its Parquet file. A part of this size also takes no more memory
+/// when it is read from Parquet: a long row of it, for which there is room, is as long as the part.
+const COLUMNAR_BYTES_MIN: u64 = MIB as u64;
 
 /// The columns of a group sum: no name is repeated, at least one is grouped by, and at least one is summed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +90,8 @@ pub struct Plan {
     pub partition_bytes_min: u64,
     /// Bytes of CSV that one task reads.
     pub task_bytes: usize,
+    /// A part whose CSV has fewer bytes is not read from Parquet.
+    pub columnar_bytes_min: u64,
 }
 
 impl Plan {
@@ -98,6 +103,7 @@ impl Plan {
             partitions_max: cores.min(WORKERS).min(bytes_max / PARTITION_MEMORY_BYTES_MIN).max(1),
             partition_bytes_min: 2 * TASK_BYTES as u64,
             task_bytes: TASK_BYTES,
+            columnar_bytes_min: COLUMNAR_BYTES_MIN,
         }
     }
 }

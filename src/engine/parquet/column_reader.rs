@@ -15,7 +15,9 @@ use parquet::{
 
 use super::{
     file::ParquetFile,
+    numbers::Numbers,
     read_rows::{TEXTS_MAX, TypedReader, read_rows},
+    text_codes::TextCodes,
 };
 use crate::{
     engine::storage::reader::Reader,
@@ -29,18 +31,18 @@ use crate::{
 
 /// A column of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ColumnRef {
+pub struct ColumnRef<'n> {
     /// Its index in the part.
     pub index: usize,
     /// Its name.
-    pub name: &'static str,
+    pub name: &'n str,
     /// Its type in the part.
     pub column_type: ColumnType,
 }
 
-impl ColumnRef {
+impl<'n> ColumnRef<'n> {
     /// The column of this name, if there is one.
-    pub fn find(schema: &Schema, name: &'static str) -> Option<Self> {
+    pub fn find(schema: &Schema, name: &'n str) -> Option<Self> {
         let (index, column_type) = schema.find(name)?;
         Some(Self { index, name, column_type })
     }
@@ -70,6 +72,16 @@ impl RowRange {
     /// The number of rows.
     pub fn rows_count(&self) -> usize {
         self.group_rows.len()
+    }
+
+    /// The index of their row group.
+    pub fn row_group(&self) -> usize {
+        self.row_group
+    }
+
+    /// Where they begin in the row group.
+    pub fn start_in_group(&self) -> usize {
+        self.group_rows.start
     }
 
     /// About how many bytes the cells of the requested columns have, uncompressed.
@@ -140,7 +152,7 @@ impl<'a> PartColumns<'a> {
     pub fn next_rows(
         &self,
         at: Position,
-        columns: &[&ColumnRef],
+        columns: &[&ColumnRef<'_>],
         rows_max: usize,
     ) -> Result<Option<(RowRange, Position)>, Error> {
         let Position { mut row_group, mut group_rows, part_rows } = at;
@@ -172,13 +184,47 @@ impl<'a> PartColumns<'a> {
         Ok(Some((range, after)))
     }
 
+    /// A column of a row group, as codes; `None` if Parquet does not keep the texts of its type, or if not all its values are
+    /// in a dictionary.
+    pub fn codes(&self, row_group: usize, column: &ColumnRef<'_>) -> Result<Option<TextCodes<'_>>, Error> {
+        TextCodes::open(&self.parquet.chunk(row_group, column.index, column.name)?, column.column_type)
+    }
+
+    /// Whether [`PartColumns::codes`] returns codes for all row groups.
+    pub fn is_coded(&self, column: &ColumnRef<'_>) -> Result<bool, Error> {
+        for row_group in 0..self.parquet.row_groups().len() {
+            if !self.parquet.chunk(row_group, column.index, column.name)?.is_dictionary() {
+                return Ok(false);
+            }
+        }
+        Ok(column.column_type.keeps_texts())
+    }
+
+    /// The position of a row, counted from 0.
+    pub fn position_of(&self, row: u64) -> Position {
+        let mut before = 0;
+        for (row_group, group) in self.parquet.row_groups().iter().enumerate() {
+            let end = before + group.num_rows().cast_unsigned();
+            if row < end {
+                return Position { row_group, group_rows: row - before, part_rows: row };
+            }
+            before = end;
+        }
+        Position { row_group: self.parquet.row_groups().len(), group_rows: 0, part_rows: row }
+    }
+
+    /// A column of a row group, if it is of integers or doubles.
+    pub fn numbers(&self, row_group: usize, column: &ColumnRef<'_>) -> Result<Option<Numbers<'_>>, Error> {
+        Numbers::open(&self.parquet.chunk(row_group, column.index, column.name)?, column.column_type)
+    }
+
     /// Calls `keep` with a column's cell in each of `rows`, and removes the rows for which it returns false. `rows` are
     /// ascending offsets in the range, with the caller's data.
     ///
     /// Errors: the file does not match its receipt; the first error of `keep`.
     pub fn filter_rows<T>(
         &self,
-        column: &ColumnRef,
+        column: &ColumnRef<'_>,
         range: &RowRange,
         rows: &mut Vec<(u32, T)>,
         keep: impl FnMut(u32, &mut T, Cell<'_>) -> Result<bool, Error>,
@@ -225,7 +271,7 @@ impl<'a> PartColumns<'a> {
 }
 
 /// The uncompressed size of these columns in a row group.
-fn columns_bytes(group: &RowGroupMetaData, columns: &[&ColumnRef]) -> u64 {
+fn columns_bytes(group: &RowGroupMetaData, columns: &[&ColumnRef<'_>]) -> u64 {
     let chunks = columns.iter().filter_map(|column| group.columns().get(column.index));
     chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).fold(0, u64::saturating_add)
 }

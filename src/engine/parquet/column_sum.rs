@@ -11,7 +11,8 @@ use parquet::{
 
 use super::{
     file::{Chunk, ParquetFile},
-    page_sum::{PageStatus, PageSum, SLACK_BYTES, UnsupportedPage},
+    hybrid::{SLACK_BYTES, UnsupportedPage},
+    page_sum::{PageStatus, PageSum},
     read_rows::{TEXTS_MAX, TypedReader, read_rows},
     window::CHUNK_BYTES_MAX,
 };

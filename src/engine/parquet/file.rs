@@ -260,13 +260,27 @@ pub(super) struct Chunk<'a> {
 impl Chunk<'_> {
     /// Opens the chunk with the library's reader.
     pub(super) fn open(&self) -> Result<ColumnReader, Error> {
-        let descriptor = self.metadata.column_descr_ptr();
+        let pages = WithEmptyPages { pages: self.pages()?, data_before: false };
+        Ok(get_column_reader(self.metadata.column_descr_ptr(), Box::new(pages) as Box<dyn PageReader>))
+    }
+
+    /// Its pages, decompressed.
+    pub(super) fn pages(&self) -> Result<SerializedPageReader<Window>, Error> {
         let window = Arc::new(self.window()?);
-        let rows = usize::try_from(self.group.num_rows()).map_err(|error| self.parquet.damaged(&error.to_string()))?;
-        let pages = SerializedPageReader::new(window, self.metadata, rows, None);
-        let pages =
-            WithEmptyPages { pages: pages.map_err(|error| self.parquet.read_error(error))?, data_before: false };
-        Ok(get_column_reader(descriptor, Box::new(pages) as Box<dyn PageReader>))
+        let pages = SerializedPageReader::new(window, self.metadata, self.rows_count()?, None);
+        pages.map_err(|error| self.parquet.read_error(error))
+    }
+
+    /// The number of rows of its row group.
+    pub(super) fn rows_count(&self) -> Result<usize, Error> {
+        usize::try_from(self.group.num_rows()).map_err(|error| self.parquet.damaged(&error.to_string()))
+    }
+
+    /// Whether all its values are indices in one dictionary.
+    pub(super) fn is_dictionary(&self) -> bool {
+        let only = |encoding| self.metadata.page_encoding_stats_mask().is_some_and(|mask| mask.is_only(encoding));
+        self.metadata.dictionary_page_offset().is_some()
+            && (only(Encoding::RLE_DICTIONARY) || only(Encoding::PLAIN_DICTIONARY))
     }
 
     fn window(&self) -> Result<Window, Error> {
@@ -343,7 +357,7 @@ pub(super) fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData,
     let options = ParquetMetaDataOptions::new()
         .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
-        .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll);
+        .with_encoding_stats_as_mask(true);
     let footer = ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))?;
     // The library would not check this.
     let is_negative = |chunk: &ColumnChunkMetaData| {

@@ -8,16 +8,12 @@
 //! The formats: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>; a page's header is a struct of
 //! Thrift's compact protocol.
 
+use super::hybrid::{Cursor, Run, SLACK_BYTES, UnsupportedPage, count_non_null, for_each_run, unpack};
 use crate::engine::{
     kernels::delta::{MINIBLOCK_VALUES, MINIBLOCKS},
-    values::{
-        sum::Sum,
-        varint::{take_i64, take_u64},
-    },
+    values::sum::Sum,
 };
 
-/// Readable bytes that must follow a chunk, with any content: packed values are loaded 8 bytes at a time.
-pub const SLACK_BYTES: usize = 8;
 /// The headers that our writer writes for integer pages are shorter.
 const INTEGER_PAGE_HEADER_BYTES_MAX: usize = 64;
 
@@ -25,10 +21,6 @@ const INTEGER_PAGE_HEADER_BYTES_MAX: usize = 64;
 const BUFFER_VALUES: usize = 256;
 /// Values of a dictionary; those of our writer have up to 256 KiB.
 const DICTIONARY_VALUES_MAX: usize = 64 * 1024;
-
-/// A page is not as our writer writes it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct UnsupportedPage;
 
 /// The sum of one column chunk, to which its pages are added in order.
 pub struct PageSum {
@@ -258,16 +250,6 @@ fn add_miniblock(
     Ok(last)
 }
 
-/// A value of at most 56 bits.
-#[inline]
-fn unpack(packed: &[u8], at: usize, width: u8) -> usize {
-    let bit = at * usize::from(width);
-    let mut word = [0; 8];
-    word.copy_from_slice(&packed[bit / 8..][..8]);
-    let value = (u64::from_le_bytes(word) >> (bit % 8)) & ((1 << width) - 1);
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
-
 /// A value of at most 64 bits.
 fn unpack_wide(packed: &[u8], at: usize, width: u8) -> u64 {
     let bit = at * usize::from(width);
@@ -309,8 +291,8 @@ fn header(cursor: &mut Cursor<'_>) -> Result<Header, UnsupportedPage> {
     const DICTIONARY_HEADER: u8 = 0x4c; // field 7
     const NOT_SORTED: u8 = 0x12; // field 3 after 2, false
     const LEVELS: [u8; 4] = [INTEGER, 2 * 3, INTEGER, 2 * 3]; // RLE for both kinds of levels
-    let page = cursor.integer()?;
-    let (bytes, packed_bytes) = (cursor.integer()?, cursor.integer()?);
+    let page = integer(cursor)?;
+    let (bytes, packed_bytes) = (integer(cursor)?, integer(cursor)?);
     let wanted = match page {
         DATA => DATA_HEADER,
         DICTIONARY => DICTIONARY_HEADER,
@@ -319,7 +301,7 @@ fn header(cursor: &mut Cursor<'_>) -> Result<Header, UnsupportedPage> {
     if bytes != packed_bytes || cursor.byte()? != wanted {
         return Err(UnsupportedPage);
     }
-    let (values, encoding) = (cursor.integer()?, cursor.integer()?);
+    let (values, encoding) = (integer(cursor)?, integer(cursor)?);
     let (rest, encoding): (&[u8], _) = match (page, encoding) {
         (DICTIONARY, 0) => (&[NOT_SORTED], None),
         (DATA, 0) => (&LEVELS, Some(Encoding::Plain)),
@@ -337,123 +319,7 @@ fn header(cursor: &mut Cursor<'_>) -> Result<Header, UnsupportedPage> {
     Ok(Header { encoding, values: size(values)? as usize, bytes: size(bytes)? as usize })
 }
 
-/// Reads the definition levels and returns how many of the rows are not null.
-fn count_non_null(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, UnsupportedPage> {
-    let levels_bytes = u32::from_le_bytes(*cursor.take(4)?.first_chunk().ok_or(UnsupportedPage)?) as usize;
-    let start = cursor.at;
-    let end = start.checked_add(levels_bytes).filter(|&end| end <= cursor.end).ok_or(UnsupportedPage)?;
-    let mut levels = Cursor { bytes: cursor.bytes, at: start, end };
-    let mut present = 0;
-    for_each_run(&mut levels, 1, rows, |run| {
-        present += match run {
-            Run::Repeated { index: 0, .. } => 0,
-            Run::Repeated { index: 1, count } => count,
-            Run::Repeated { .. } => return Err(UnsupportedPage),
-            Run::Packed { packed, count } => {
-                let ones = |bytes: &[u8]| bytes.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
-                let whole = count / 8;
-                let last = packed[whole] & ((1 << (count % 8)) - 1);
-                ones(&packed[..whole]) + ones(&[last])
-            }
-        };
-        Ok(())
-    })?;
-    cursor.at = end;
-    Ok(present)
-}
-
-/// A run of Parquet's RLE / bit-packing hybrid.
-enum Run<'a> {
-    /// The same number `count` times.
-    Repeated { index: usize, count: usize },
-    /// `count` bit-packed numbers, with [`SLACK_BYTES`] after them.
-    Packed { packed: &'a [u8], count: usize },
-}
-
-/// Calls `each` with the runs of `count` numbers, which must end at the cursor's end.
-fn for_each_run<'a>(
-    cursor: &mut Cursor<'a>,
-    width: u8,
-    count: usize,
-    mut each: impl FnMut(Run<'a>) -> Result<(), UnsupportedPage>,
-) -> Result<(), UnsupportedPage> {
-    let mut left = count;
-    while left > 0 {
-        let head = cursor.varint()?;
-        let length = usize::try_from(head >> 1).ok().filter(|&length| length > 0).ok_or(UnsupportedPage)?;
-        let count = if head & 1 == 0 {
-            let mut word = [0; 8];
-            let bytes = cursor.take(usize::from(width.div_ceil(8)))?;
-            word[..bytes.len()].copy_from_slice(bytes);
-            let index = usize::try_from(u64::from_le_bytes(word)).ok().ok_or(UnsupportedPage)?;
-            if length > left {
-                return Err(UnsupportedPage);
-            }
-            each(Run::Repeated { index, count: length })?;
-            length
-        } else {
-            // The last group of eight may be padded.
-            let values = length.checked_mul(8).filter(|&values| values < left + 8).ok_or(UnsupportedPage)?;
-            let packed = cursor.packed(values, width)?;
-            let count = values.min(left);
-            each(Run::Packed { packed, count })?;
-            count
-        };
-        left -= count;
-    }
-    cursor.ended()
-}
-
-/// Reads `bytes` from `at` to `end`. At least [`SLACK_BYTES`] follow.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    end: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn rest(&self) -> &'a [u8] {
-        &self.bytes[self.at..self.end]
-    }
-
-    fn ended(&self) -> Result<(), UnsupportedPage> {
-        if self.at == self.end { Ok(()) } else { Err(UnsupportedPage) }
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], UnsupportedPage> {
-        let taken = self.rest().get(..count).ok_or(UnsupportedPage)?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    /// The bytes of `values` packed values, which are a multiple of 8, and [`SLACK_BYTES`] more.
-    fn packed(&mut self, values: usize, width: u8) -> Result<&'a [u8], UnsupportedPage> {
-        let start = self.at;
-        let bytes = (values / 8).checked_mul(usize::from(width)).ok_or(UnsupportedPage)?;
-        self.take(bytes)?;
-        self.bytes.get(start..start + bytes + SLACK_BYTES).ok_or(UnsupportedPage)
-    }
-
-    fn byte(&mut self) -> Result<u8, UnsupportedPage> {
-        Ok(self.take(1)?[0])
-    }
-
-    fn varint(&mut self) -> Result<u64, UnsupportedPage> {
-        let mut rest = self.rest();
-        let value = take_u64(&mut rest).ok_or(UnsupportedPage)?;
-        self.at = self.end - rest.len();
-        Ok(value)
-    }
-
-    fn zigzag(&mut self) -> Result<i64, UnsupportedPage> {
-        let mut rest = self.rest();
-        let value = take_i64(&mut rest).ok_or(UnsupportedPage)?;
-        self.at = self.end - rest.len();
-        Ok(value)
-    }
-
-    /// The value of the next field of a Thrift struct, which must be an integer.
-    fn integer(&mut self) -> Result<i64, UnsupportedPage> {
-        if self.byte()? == INTEGER { self.zigzag() } else { Err(UnsupportedPage) }
-    }
+/// The value of the next field of a Thrift struct, which must be an integer.
+fn integer(cursor: &mut Cursor<'_>) -> Result<i64, UnsupportedPage> {
+    if cursor.byte()? == INTEGER { cursor.zigzag() } else { Err(UnsupportedPage) }
 }

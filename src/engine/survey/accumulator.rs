@@ -14,19 +14,16 @@ use crate::{
     },
     error::{Error, statistics::StatisticsError},
     limits::{SURVEY_BYTES_MAX, SURVEY_GROUP_BYTES, SURVEY_TEXT_BYTES},
-    model::{
-        part::Part,
-        schema::{ColumnType, Schema},
-    },
+    model::{part::Part, schema::Schema},
 };
 
 /// The five columns of one part.
 pub(super) struct Columns {
-    question: ColumnRef,
-    value: ColumnRef,
-    state: ColumnRef,
-    category: ColumnRef,
-    stratification: ColumnRef,
+    pub(super) question: ColumnRef<'static>,
+    pub(super) value: ColumnRef<'static>,
+    pub(super) state: ColumnRef<'static>,
+    pub(super) category: ColumnRef<'static>,
+    pub(super) stratification: ColumnRef<'static>,
 }
 
 impl Columns {
@@ -44,20 +41,12 @@ impl Columns {
 
     /// Whether the answer can be read from Parquet: the texts that it compares are there as they were in the CSV.
     pub(super) fn are_exact(&self, ask: Ask) -> bool {
-        self.needed(ask).into_iter().all(|column| column.name == self.value.name || keeps_texts(column))
+        self.needed(ask).into_iter().all(|column| column.name == self.value.name || column.column_type.keeps_texts())
     }
 
-    pub(super) fn needed(&self, ask: Ask) -> Vec<&ColumnRef> {
+    pub(super) fn needed(&self, ask: Ask) -> Vec<&ColumnRef<'static>> {
         let all = [&self.question, &self.value, &self.state, &self.category, &self.stratification];
         all[..ask.columns_count()].to_vec()
-    }
-}
-
-/// Whether Parquet keeps each text of a column as it was in the CSV.
-fn keeps_texts(column: &ColumnRef) -> bool {
-    match column.column_type {
-        ColumnType::Int64 | ColumnType::Date32 | ColumnType::Utf8 => true,
-        ColumnType::Float64 | ColumnType::Boolean | ColumnType::Timestamp | ColumnType::TimestampUtc => false,
     }
 }
 
@@ -68,17 +57,22 @@ pub(super) struct Row {
     value: f64,
 }
 
-/// The codes of state, category and stratification in [`Texts`]; 0 is the empty text.
-type Codes = [u32; 3];
+/// The codes of state, category and stratification in [`Texts`].
+pub(super) type Codes = [u32; 3];
+
+/// The code of the empty text.
+pub(super) const EMPTY_TEXT: u32 = 0;
 
 /// The sums of some rows.
 pub(super) struct Survey {
     /// The mean of all rows of the question.
-    global: Mean,
+    pub(super) global: Mean,
     /// The mean of the rows of the state that the question is about.
-    of_state: Mean,
-    /// The means by state, or by state and category. They are boxed, so that little is moved when the map grows.
-    groups: HashMap<Codes, Box<Mean>>,
+    pub(super) of_state: Mean,
+    /// The indices of the groups' means: by state, or by state and category.
+    groups: HashMap<Codes, usize>,
+    #[allow(clippy::vec_box, reason = "little is moved when the list grows")]
+    means: Vec<Box<Mean>>,
     texts: Texts,
     /// Bytes that groups and texts take in memory.
     bytes: usize,
@@ -96,7 +90,8 @@ impl Survey {
         // The empty text has code 0 from the start.
         let empty: Arc<str> = Arc::from("");
         let texts = Texts { codes: HashMap::from([(Arc::clone(&empty), 0)]), texts: vec![empty] };
-        Self { global: Mean::default(), of_state: Mean::default(), groups: HashMap::new(), texts, bytes: 0, memory }
+        let (global, of_state) = (Mean::default(), Mean::default());
+        Self { global, of_state, groups: HashMap::new(), means: Vec::new(), texts, bytes: 0, memory }
     }
 
     /// Adds the rows of a range that belong to the question, column by column.
@@ -151,7 +146,8 @@ impl Survey {
             return Ok(());
         }
         for (_, row) in rows {
-            self.group(row.codes, question)?.add(row.value);
+            let group = self.group(row.codes, question)?;
+            self.add(group, row.value);
         }
         Ok(())
     }
@@ -197,7 +193,8 @@ impl Survey {
                 return Ok(());
             }
         }
-        self.group(codes, question)?.add(number);
+        let group = self.group(codes, question)?;
+        self.add(group, number);
         Ok(())
     }
 
@@ -206,7 +203,7 @@ impl Survey {
         &mut self,
         code_index: usize,
         file: &PartColumns<'_>,
-        column: &ColumnRef,
+        column: &ColumnRef<'_>,
         range: &RowRange,
         rows: &mut Vec<(u32, Row)>,
         question: &SurveyQuestion,
@@ -219,7 +216,7 @@ impl Survey {
     }
 
     /// Returns the code of a text, which is added if it is new.
-    fn code(&mut self, text: &str, question: &SurveyQuestion) -> Result<u32, Error> {
+    pub(super) fn code(&mut self, text: &str, question: &SurveyQuestion) -> Result<u32, Error> {
         if let Some(&code) = self.texts.codes.get(text) {
             return Ok(code);
         }
@@ -231,14 +228,23 @@ impl Survey {
         Ok(code)
     }
 
-    /// Returns the mean of a group, which is added if it is new.
-    fn group(&mut self, codes: Codes, question: &SurveyQuestion) -> Result<&mut Mean, Error> {
-        if !self.groups.contains_key(&codes) {
-            // The answer contains all texts of each group.
-            let text_bytes: usize = codes.iter().map(|&code| self.text(code).len()).sum();
-            self.charge(SURVEY_GROUP_BYTES + REPR_BYTES_PER_BYTE * text_bytes, question)?;
+    /// Returns the index of a group, which is added if it is new.
+    pub(super) fn group(&mut self, codes: Codes, question: &SurveyQuestion) -> Result<usize, Error> {
+        if let Some(group) = self.groups.get(&codes) {
+            return Ok(*group);
         }
-        Ok(self.groups.entry(codes).or_default())
+        // The answer contains all texts of each group.
+        let text_bytes: usize = codes.iter().map(|&code| self.text(code).len()).sum();
+        self.charge(SURVEY_GROUP_BYTES + REPR_BYTES_PER_BYTE * text_bytes, question)?;
+        let group = self.means.len();
+        self.means.push(Box::default());
+        self.groups.insert(codes, group);
+        Ok(group)
+    }
+
+    /// Adds a value to a group.
+    pub(super) fn add(&mut self, group: usize, value: f64) {
+        self.means[group].add(value);
     }
 
     fn text(&self, code: u32) -> &str {
@@ -260,8 +266,9 @@ impl Survey {
         self.of_state.merge(&other.of_state);
         let codes: Vec<u32> =
             other.texts.texts.iter().map(|text| self.code(text, question)).collect::<Result<_, _>>()?;
-        for (of_other, mean) in &other.groups {
-            self.group(of_other.map(|code| codes[code as usize]), question)?.merge(mean);
+        for (of_other, group) in &other.groups {
+            let own = self.group(of_other.map(|code| codes[code as usize]), question)?;
+            self.means[own].merge(&other.means[*group]);
         }
         Ok(())
     }
@@ -313,7 +320,7 @@ impl Survey {
             1 => self.text(codes[0]).to_owned(),
             width => tuple_repr(&codes.map(|code| self.text(code))[codes.len() - width..]),
         };
-        let groups = self.groups.iter().filter_map(|(codes, mean)| Some((key(codes), mean.mean()?)));
+        let groups = self.groups.iter().filter_map(|(codes, group)| Some((key(codes), self.means[*group].mean()?)));
         let mut means: Vec<_> = groups.collect();
         means.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         means

@@ -13,6 +13,7 @@
 
 pub mod accumulator;
 pub mod answer;
+mod coded;
 mod csv_part;
 pub mod python_repr;
 pub mod question;
@@ -25,6 +26,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use self::{
     accumulator::{Columns, Row, Survey},
     answer::Answer,
+    coded::CodedRows,
     csv_part::{CsvPart, CsvPosition, CsvStep},
     question::SurveyQuestion,
 };
@@ -186,9 +188,18 @@ impl BatchRead {
                 let file = store.open_part(&part, Format::Parquet)?;
                 let open = PartColumns::open(&file, &part)?;
                 let needed = columns.needed(question.ask);
-                while let Some((range, after)) = open.next_rows(self.position, &needed, rows_left)? {
-                    self.survey.read(&open, &part, &columns, &range, question)?;
-                    rows_left -= range.rows_count();
+                while let Some((mut range, mut after)) = open.next_rows(self.position, &needed, rows_left)? {
+                    let coded = CodedRows::open(&open, &part, &columns, range.row_group(), question)?;
+                    if let Some(coded) = coded {
+                        // Nothing is kept of a row, so there may be more of them.
+                        let rows_max = rows_left * CODED_ROWS_PER_ROW;
+                        (range, after) = open.next_rows(self.position, &needed, rows_max)?.unwrap_or((range, after));
+                        coded.read(&range, &mut self.survey)?;
+                        rows_left -= range.rows_count().div_ceil(CODED_ROWS_PER_ROW);
+                    } else {
+                        self.survey.read(&open, &part, &columns, &range, question)?;
+                        rows_left -= range.rows_count();
+                    }
                     bytes = range.bytes().saturating_add(bytes);
                     self.position = after;
                     if rows_left == 0 || bytes >= TASK_BYTES as u64 {
@@ -202,6 +213,9 @@ impl BatchRead {
         Ok(false)
     }
 }
+
+/// As many rows are read as codes in the time in which one is read as text.
+const CODED_ROWS_PER_ROW: usize = 16;
 
 const _: () = assert!(size_of::<(u32, Row)>() <= SURVEY_ROW_BYTES);
 
