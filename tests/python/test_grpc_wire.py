@@ -7,6 +7,7 @@ or a stream that one of them kept would be missed. Beside them, on the same conn
 import gzip
 import random
 import struct
+import threading
 from contextlib import ExitStack
 
 import grpc
@@ -267,6 +268,22 @@ def test_a_grpc_library_reports_metadata_over_the_limit(server):
         assert failure.value.details() == "the call's metadata has more than 16384 bytes: send less"
         assert table(server).ColumnSum(question).error == ""
     assert table(server).ColumnSum(question, metadata=[("padding", "x" * 15 * KIB)]).error == ""
+    # More than HTTP/2 reads. The answer has no gRPC status, but no other call is disturbed.
+    for size in (60 * KIB, 150 * KIB):
+        may_go_on, sent = threading.Event(), threading.Event()
+
+        def chunks(may_go_on=may_go_on, sent=sent):
+            yield tally_pb2.UploadChunk(data=SMALL)
+            sent.set()
+            may_go_on.wait(60)
+
+        beside = tally(server).Upload.future(chunks())
+        assert sent.wait(60)
+        with pytest.raises(grpc.RpcError) as failure:
+            table(server).ColumnSum(question, metadata=[("padding", "x" * size)])
+        assert failure.value.code() == grpc.StatusCode.UNKNOWN and "431" in failure.value.details(), failure.value
+        may_go_on.set()
+        assert beside.result(60).csv.bytes == len(SMALL)
 
 
 # name: (the body, headers of the call, the status)
