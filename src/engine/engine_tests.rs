@@ -5,17 +5,26 @@ use std::{fs, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::{Engine, ingest::blocks::Incoming, runtime::transfers::Paced, state::transfers::Pace},
+    engine::{
+        DialectFrom, Engine, UploadFrom,
+        ingest::blocks::Incoming,
+        runtime::transfers::Paced,
+        state::transfers::{Origin, Pace},
+    },
     error::Error,
     limits::{Limits, PARTS_MAX, SMALL_CONVERSION_BYTES, TASK_BYTES},
     model::{
         durability::Durability,
         format::Format,
-        part::{Part, Receipt},
+        idempotency_key::IdempotencyKey,
+        part::{Part, PartId, Receipt},
     },
 };
 
@@ -160,5 +169,80 @@ async fn a_file_of_another_size_than_its_receipt_says_is_not_read() {
         fs::write(&path, whole).expect("written");
         assert_eq!(engine.column_sum("a", format).await.expect("it is whole again").total, 15_003);
     }
+    engine.close();
+}
+
+#[tokio::test]
+async fn a_cancelled_upload_with_a_key_does_not_wait_for_changes_of_parts() {
+    let (_folder, engine) = open(Limits { uploads_max: 1, ..Limits::default() }).await;
+    let with_key = |body_is_read: Arc<Notify>| {
+        let engine = engine.clone();
+        async move {
+            let (_no_options, rx) = oneshot::channel();
+            let key = IdempotencyKey::parse(b"k").ok();
+            let from = UploadFrom { origin: Origin::SERVER, key, dialect: DialectFrom::Stream(rx) };
+            let body = stream::iter([Ok::<_, Error>(Bytes::from_static(b"x\n1\n"))]);
+            engine.upload_from(from, body.inspect(move |_piece| body_is_read.notify_one())).await
+        }
+    };
+    with_key(Arc::default()).await.expect("added");
+    let change = engine.context.part_changes.acquire().await.expect("it is open");
+    // The key was used, so this one looks for its part as soon as it has read the first piece.
+    let body_is_read = Arc::new(Notify::new());
+    let second = tokio::spawn(with_key(Arc::clone(&body_is_read)));
+    in_time("the body is read", body_is_read.notified()).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    second.abort();
+    in_time("its permit is free", async {
+        while upload(&engine, b"x\n2\n").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(change);
+    engine.close();
+}
+
+/// A part of format version 1 is read whole before it is upgraded, and other parts are removed meanwhile, or this one.
+#[tokio::test]
+async fn an_upgrade_does_not_bring_back_a_part_that_was_removed_meanwhile() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    fs::create_dir(folder.path().join("parts")).expect("created");
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/format-1/parts")).expect("readable") {
+        let file = file.expect("an entry");
+        fs::copy(file.path(), folder.path().join("parts").join(file.file_name())).expect("copied");
+    }
+    let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
+    let (engine, _) = opened.expect("a data folder");
+    let id = PartId::new(3).expect("above 0");
+    let change = engine.context.part_changes.acquire().await.expect("it is open");
+    let removal = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.remove_part(id, false).await }
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await; // now it is the first that waits
+    }
+    let sum = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.column_sum("y", Format::Csv).await }
+    });
+    in_time("a part is being upgraded", async {
+        while engine.context.upgrades.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(change);
+    in_time("the removal", removal).await.expect("no panic").expect("removed");
+    let with_upgrades = in_time("the sum", sum).await.expect("no panic").expect("integers").total;
+    for format in [Format::Csv, Format::Parquet] {
+        assert_eq!(engine.column_sum("y", format).await.expect("integers").total, with_upgrades, "{format}");
+    }
+    assert!(!folder.path().join("parts/3.json").exists());
+    assert_eq!(engine.restore_part(id).await.expect("restored"), 3);
+    assert_eq!(engine.column_sum("y", Format::Parquet).await.expect("integers").total, 71_994_025);
     engine.close();
 }

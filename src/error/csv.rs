@@ -121,16 +121,7 @@ impl CsvError {
 
     /// The row that the error is in.
     pub fn row(&self) -> Option<FileRow> {
-        match self {
-            Self::Ragged { row, .. }
-            | Self::RowTooLong { row, .. }
-            | Self::Summand { row, .. }
-            | Self::TooManyColumns { row, .. }
-            | Self::HeaderTooLong { row, .. }
-            | Self::DuplicateColumn { row, .. }
-            | Self::Cell { position: CellPosition { row, .. }, .. } => Some(*row),
-            Self::Foreign { .. } | Self::NoHeader | Self::NoColumn { .. } => None,
-        }
+        self.clone().row_mut().copied()
     }
 
     /// The same error with `rows_before` added to the row, for a file whose rows were not counted from the start.
