@@ -25,7 +25,8 @@ const toBars = (data, state) => Object.entries(data).map(([label, value]) => ({
 
 async function means({ question, state }, signal) {
   const [states, { global_mean: mean }] = await Promise.all([askStatistic('states_mean', { question }, signal), askStatistic('global_mean', { question }, signal)]);
-  const bars = toBars(states, state);
+  // The server sorts them, but an object of JavaScript has names that are numbers first.
+  const bars = toBars(states, state).sort((a, b) => a.value - b.value);
   if (bars.length === 0) return none();
   return [
     state ? stateSentence(state, states[state], mean) : null,
@@ -49,7 +50,7 @@ async function ranks({ question, state }, signal) {
 
 async function difference({ question, state }, signal) {
   const data = await askStatistic('diff_from_mean', { question }, signal);
-  const bars = toBars(data, state);
+  const bars = toBars(data, state).sort((a, b) => b.value - a.value);
   if (bars.length === 0) return none();
   return barChart({ title: 'Mean of all rows minus the mean of each state', label: 'State', valueLabel: 'difference', bars });
 }
