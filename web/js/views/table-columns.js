@@ -31,7 +31,7 @@ export function columnsTab(root, params, signal) {
     { label: 'Parts', number: true, key: (row) => row.parts, cell: (row) => format.number(row.parts) },
     { label: 'Rows', number: true, key: (row) => Number(row.rows), cell: (row) => format.number(row.rows) },
     { label: 'Nulls', number: true, key: (row) => Number(row.nulls), cell: nullsOf },
-    { label: 'Parquet', number: true, key: (row) => Number(row.parquet_bytes), cell: (row) => bytesOf(row.parquet_bytes) },
+    { label: 'Parquet', number: true, key: (row) => Number(row.parquet_bytes), cell: parquetOf },
   ];
 
   function find() {
@@ -87,6 +87,12 @@ export function columnsTab(root, params, signal) {
 function nullsOf({ nulls, rows }) {
   const share = Number(nulls) / Number(rows);
   return Number(nulls) === 0 || !(share > 0) ? format.number(nulls) : [format.number(nulls), h('span.unit', null, ` (${share < 0.01 ? '<1' : Math.round(share * 100)} %)`)];
+}
+
+/** Receipts of older versions do not say how many bytes a column has. */
+function parquetOf({ parquet_bytes: bytes, parts, parts_without_bytes: without = 0 }) {
+  if (without === 0) return bytesOf(bytes);
+  return without === parts ? h('span.none', { title: 'Not known: an older version wrote these parts' }, '–') : ['≥ ', bytesOf(bytes)];
 }
 
 function noColumns() {
