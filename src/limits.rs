@@ -222,7 +222,8 @@ const HTTP_BYTES: usize = HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES
 pub const UPLOADS_MAX: usize = 128;
 /// Uploads that wait for a permit; one more is refused at once.
 pub const UPLOAD_WAITS_MAX: usize = UPLOADS_MAX;
-/// An upload or a long call over HTTP waits this long for a permit before it is refused.
+/// A transfer (an upload, a long call over HTTP, a group sum, a verification) waits this long for a permit before it is
+/// refused.
 pub const TRANSFER_WAIT_MS_MAX: u64 = 3000;
 /// Bytes a second that a transfer must move while the server waits for its client.
 pub const TRANSFER_BYTES_PER_S_MIN: u64 = KIB as u64;
@@ -255,7 +256,8 @@ const _: () = assert!(RECEIVE_BLOCK_BYTES <= DRAFT_BUFFER_BYTES);
 /// Uploads that run, with a block, a frame and a page of checksums each; entries of all transfers that run or wait.
 const TRANSFERS_BYTES: usize = UPLOADS_MAX * (RECEIVE_BLOCK_BYTES + WIDE_FRAME_BYTES_MAX + CHECKSUM_PAGE_BYTES)
     + TRANSFER_ENTRY_BYTES
-        * (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + EVENT_WATCHERS_MAX);
+        * (UPLOADS_MAX + UPLOAD_WAITS_MAX + HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + EVENT_WATCHERS_MAX)
+    + TRANSFER_ENTRY_BYTES * (GROUP_CALLS_MAX + GROUP_CALL_WAITS_MAX + VERIFY_CALLS_MAX + VERIFY_CALL_WAITS_MAX);
 
 // ---- CSV files ----
 
@@ -390,8 +392,10 @@ pub const WIDE_FOOTER_BYTES: usize = MIB / 2;
 pub const WIDE_READS_MAX: usize = 1;
 /// Bytes that the scan of a column needs: a block, the longest row at its end or a page, and decoded values.
 pub const SCAN_BYTES: usize = READ_BLOCK_BYTES + ROW_BYTES_CEILING + MIB / 2;
-/// Calls that verify everything that is stored; one more is refused. The verification in the background is not counted.
+/// Calls that verify everything that is stored. The verification in the background is not counted.
 pub const VERIFY_CALLS_MAX: usize = 1;
+/// Such calls that wait until another has ended; one more is refused at once.
+pub const VERIFY_CALL_WAITS_MAX: usize = 4;
 
 /// Footers of Parquet files that are open: each worker may have one that is not wide.
 const FOOTERS_BYTES: usize = (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES;
@@ -436,10 +440,10 @@ pub const GROUP_COLUMNS_MAX: usize = 64;
 pub const GROUP_PARQUET_COLUMNS_MAX: usize = 8;
 /// Bytes of the names of these columns together.
 pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
-/// Calls for group sums that wait for their turn; one more is refused. Jobs wait separately.
-pub const GROUP_WAITS_MAX: usize = 8;
-/// Calls for group sums that wait, run, or have an answer that is being read; one more is refused.
+/// Calls for group sums that wait for their turn, run, or have an answer that is being read. Jobs wait separately.
 pub const GROUP_CALLS_MAX: usize = 16;
+/// Calls for group sums that wait to be one of these; one more is refused at once.
+pub const GROUP_CALL_WAITS_MAX: usize = 16;
 /// Bytes of the groups that are sent together, and so of the longest group.
 pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
 

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tally::{
-    engine::{Durability, Engine, Store},
+    engine::{Durability, Engine, Store, state::transfers::Origin},
     error::{Error, Kind},
     model::{format::Format, part::Part},
 };
@@ -148,7 +148,7 @@ async fn files_of_another_part_or_size_are_not_summed() {
 
 /// The files that a verification finds damaged.
 async fn verify(engine: &Engine) -> Vec<String> {
-    let (mut verification, mut damaged) = (engine.verify().expect("the only one"), Vec::new());
+    let (mut verification, mut damaged) = (engine.verify(Origin::SERVER).await.expect("the only one"), Vec::new());
     while let Some(progress) = verification.next().await.expect("verified") {
         damaged.extend(progress.damaged.into_iter().map(|damaged| damaged.file));
     }
@@ -293,7 +293,7 @@ async fn the_receipt_of_another_table_is_detected() {
         error.kind() == Kind::DataLoss
     };
     assert!(engine.receipts(None, 10).await.is_err_and(is_damage));
-    let mut verification = engine.verify().expect("the only one");
+    let mut verification = engine.verify(Origin::SERVER).await.expect("the only one");
     let mut damaged = Vec::new();
     while let Some(progress) = verification.next().await.expect("readable") {
         damaged.extend(progress.damaged.into_iter().map(|damaged| damaged.file));

@@ -9,7 +9,10 @@ mod common;
 use std::{fs, path::Path};
 
 use common::DataFolder;
-use tally::{engine::group_by::spec::GroupBy, model::format::Format};
+use tally::{
+    engine::{group_by::spec::GroupBy, state::transfers::Origin},
+    model::format::Format,
+};
 
 /// A copy of a data folder that an earlier version wrote.
 fn copy_of(name: &str) -> DataFolder {
@@ -40,7 +43,7 @@ async fn answers_the_same(name: &str) {
         let rows: Vec<_> = receipts.iter().map(|receipt| (receipt.part.get(), receipt.rows)).collect();
         assert_eq!(rows, [(1, 2), (2, 3), (3, 12_000)], "{name}");
         let spec = GroupBy::new(vec!["name".to_owned()], vec!["y".to_owned()]).expect("a group sum");
-        let mut stored = engine.group_sum(spec).await.expect("groups");
+        let mut stored = engine.group_sum(Origin::SERVER, spec).await.expect("groups");
         let mut groups = Vec::new();
         loop {
             let block = stored.next_block().await.expect("a block");

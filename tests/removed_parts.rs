@@ -9,7 +9,7 @@ use std::{
 };
 
 use tally::{
-    engine::{Durability, Loaded},
+    engine::{Durability, Loaded, state::transfers::Origin},
     error::{Error, Kind},
     limits::Limits,
     model::{dialect::Dialect, format::Format, part::PartId},
@@ -232,7 +232,7 @@ async fn sums_run_while_parts_come_and_go() {
             for format in [Format::Csv, Format::Parquet] {
                 seen.insert(engine.column_sum("x", format).await.expect("no part is missing").total);
             }
-            let mut verification = engine.verify().expect("no other");
+            let mut verification = engine.verify(Origin::SERVER).await.expect("no other");
             while let Some(progress) = verification.next().await.expect("it goes on") {
                 assert_eq!(progress.damaged, []);
             }

@@ -9,10 +9,13 @@ use std::io::Write as _;
 
 use common::{DataFolder, TestEngine, upload_cut};
 use tally::{
-    engine::group_by::{
-        group_sum::GroupSum,
-        sources::Sources,
-        spec::{GroupBy, Plan},
+    engine::{
+        group_by::{
+            group_sum::GroupSum,
+            sources::Sources,
+            spec::{GroupBy, Plan},
+        },
+        state::transfers::Origin,
     },
     error::{ColumnPosition, Error},
     model::{format::Format, part::Receipt, schema::ColumnType},
@@ -302,7 +305,9 @@ async fn several_columns_without_a_name_must_be_without_values() {
     }
     let groups = "k,n\na,1\nb,2\n";
     assert_eq!(group_sum(csv.as_bytes(), &["k"], &["n"]).await.as_deref(), Ok(groups));
-    let stored = table.engine.group_sum(GroupBy::new(vec!["unnamed 4".into()], vec!["n".into()]).expect("columns"));
+    let stored = table
+        .engine
+        .group_sum(Origin::SERVER, GroupBy::new(vec!["unnamed 4".into()], vec!["n".into()]).expect("columns"));
     let groups = stored.await.expect("groups").next_block().await.expect("a block");
     assert_eq!((groups.len(), groups[0].totals[0]), (1, 3));
     // A name that is taken.
@@ -344,7 +349,8 @@ async fn numbers_as_pandas_writes_them_can_be_summed() {
     assert_eq!(table.types("k,n\na,+5.0\nb,007\nc, 1. \n").await, [ColumnType::Utf8, ColumnType::Utf8]);
     assert_eq!(table.sum("n").await, Ok(4 - 998 + 13));
     let spec = || GroupBy::new(vec!["k".into()], vec!["n".into()]).expect("columns");
-    let mut groups = table.engine.group_sum(spec()).await.expect("groups").next_block().await.expect("a block");
+    let mut groups =
+        table.engine.group_sum(Origin::SERVER, spec()).await.expect("groups").next_block().await.expect("a block");
     groups.sort_by(|one, other| one.cells.cmp(&other.cells));
     let totals: Vec<_> = groups.iter().map(|group| (group.cells[0].as_str(), group.totals[0])).collect();
     assert_eq!(totals, [("a", 1 - 1000 + 5), ("b", 2 + 7), ("c", 3 + 1)]);
@@ -370,7 +376,7 @@ async fn numbers_as_pandas_writes_them_can_be_summed() {
         let rows: String = csv.lines().skip(1).map(|cell| format!("a,{cell}\n")).collect();
         table.engine.upload_valid(format!("k,m\n{rows}")).await;
         let spec = GroupBy::new(vec!["k".into()], vec!["m".into()]).expect("columns");
-        let Err(found) = table.engine.group_sum(spec).await else { panic!("{csv:?} has group sums") };
+        let Err(found) = table.engine.group_sum(Origin::SERVER, spec).await else { panic!("{csv:?} has group sums") };
         let expected = expected.replace("part 1", "part 2").replace("\"n\"", "\"m\"");
         assert_eq!(found.to_string(), expected, "{csv:?}");
     }

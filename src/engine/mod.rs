@@ -172,8 +172,8 @@ impl Engine {
     ///
     /// Errors: as for [`Engine::column_sum`]; a group that is too long for an answer; as many group sums as there may be;
     /// a full disk.
-    pub async fn group_sum(&self, spec: GroupBy) -> Result<StoredGroups, Error> {
-        calls::group_sum(&self.context, spec).await
+    pub async fn group_sum(&self, origin: Origin, spec: GroupBy) -> Result<StoredGroups, Error> {
+        calls::group_sum(&self.context, origin, spec).await
     }
 
     /// The same for a file that is not a part, for a job: it waits for its turn however many wait. A total that does not
@@ -323,8 +323,8 @@ impl Engine {
     }
 
     /// Begins to verify all that is stored now. Errors: another call does that already.
-    pub fn verify(&self) -> Result<Verification, Error> {
-        scrub::verify(&self.context)
+    pub async fn verify(&self, origin: Origin) -> Result<Verification, Error> {
+        scrub::verify(&self.context, origin).await
     }
 
     /// What the server measures of itself.

@@ -98,12 +98,6 @@ pub enum Error {
         /// How far behind a transfer may be; less while others wait for its permit.
         seconds: u64,
     },
-    /// Too many calls for group sums wait.
-    #[error("{waits_max} group sums wait for their turn, which is the limit: try again")]
-    TooManyGroupWaits {
-        /// The limit.
-        waits_max: usize,
-    },
     /// Too many calls for group sums are open.
     #[error("{calls_max} group sums are running or being read, which is the limit: try again")]
     TooManyGroupCalls {
@@ -258,7 +252,6 @@ impl Error {
             Self::Aborted(_) | Self::Cancelled => Kind::Cancelled,
             Self::TooManyUploads { .. }
             | Self::TooSlow { .. }
-            | Self::TooManyGroupWaits { .. }
             | Self::TooManyGroupCalls { .. }
             | Self::TooManyParts { .. }
             | Self::NoPartIdLeft
@@ -299,7 +292,6 @@ impl Error {
             | Self::Cancelled
             | Self::TooManyUploads { .. }
             | Self::TooSlow { .. }
-            | Self::TooManyGroupWaits { .. }
             | Self::TooManyGroupCalls { .. }
             | Self::TooManyParts { .. }
             | Self::NoPartIdLeft

@@ -21,11 +21,11 @@ use tally::{
             sources::Sources,
             spec::{GroupBy, Plan},
         },
-        state::Lane,
+        state::{Lane, transfers::Origin},
         storage::{Store, reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
-    limits::{GROUP_BLOCK_BYTES, GROUP_CALLS_MAX, GROUP_WAITS_MAX, TASK_BYTES},
+    limits::{GROUP_BLOCK_BYTES, GROUP_CALLS_MAX, TASK_BYTES},
     model::part::Part,
 };
 use tempfile::TempDir;
@@ -277,7 +277,7 @@ async fn the_parts_of_a_table_are_grouped_together() {
     let engine = folder.open().await;
     let group_sum = async |by: &[&str], sum: &[&str]| {
         let told = |error: Error| (error.kind(), error.to_string());
-        let mut groups = engine.group_sum(spec(by, sum)).await.map_err(told)?;
+        let mut groups = engine.group_sum(Origin::SERVER, spec(by, sum)).await.map_err(told)?;
         let mut all = Vec::new();
         loop {
             let block = groups.next_block().await.map_err(told)?;
@@ -500,20 +500,20 @@ async fn long_rows_are_read_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn group_sums_wait_for_their_turn_and_few_may_wait() {
+async fn group_sums_wait_for_their_turn_and_few_are_open() {
     let folder = DataFolder::new();
     let engine = folder.open().await;
     engine.upload_valid("k,n\na,1\n").await;
-    let ask = || Box::pin(engine.group_sum(spec(&["k"], &["n"])));
+    let ask = || Box::pin(engine.group_sum(Origin::SERVER, spec(&["k"], &["n"])));
     // It holds the one permit, because it is not polled again.
     let mut first = ask();
     assert!(poll!(&mut first).is_pending(), "it waits for a worker");
-    let mut waiting: Vec<_> = (0..GROUP_WAITS_MAX).map(|_| ask()).collect();
+    let mut waiting: Vec<_> = (1..GROUP_CALLS_MAX).map(|_| ask()).collect();
     for sum in &mut waiting {
         assert!(poll!(sum).is_pending(), "it waits for its turn");
     }
-    let Err(error) = in_time("a refusal", ask()).await else { panic!("one more waits") };
-    let says = format!("{GROUP_WAITS_MAX} group sums wait for their turn, which is the limit: try again");
+    let Err(error) = in_time("a refusal", ask()).await else { panic!("there is one call too many") };
+    let says = format!("{GROUP_CALLS_MAX} group sums are running or being read, which is the limit: try again");
     assert_eq!((error.kind(), error.to_string()), (Kind::Exhausted, says));
     let path = folder.file("file.csv");
     fs::write(&path, "k,n\nfile,7\n").expect("written");
@@ -536,14 +536,45 @@ async fn group_sums_wait_for_their_turn_and_few_may_wait() {
     assert_eq!(csv.expect("groups"), b"k,n\nfile,7\n");
 
     // Sums that are not read to their end do not keep others waiting, but each holds the permit of a call.
-    while unread.len() < GROUP_CALLS_MAX {
-        unread.push(in_time("a turn", ask()).await.expect("a permit"));
-    }
+    unread.push(in_time("a turn", ask()).await.expect("the permit of the first"));
     let Err(error) = in_time("a refusal", ask()).await else { panic!("there is one call too many") };
-    let says = format!("{GROUP_CALLS_MAX} group sums are running or being read, which is the limit: try again");
-    assert_eq!((error.kind(), error.to_string()), (Kind::Exhausted, says));
+    assert_eq!(error.kind(), Kind::Exhausted);
     unread.pop();
     in_time("a turn", ask()).await.expect("a permit is free again");
+}
+
+#[tokio::test]
+async fn the_groups_of_the_slowest_client_are_dropped_when_another_call_waits() {
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    engine.upload_valid("k,n\na,1\n").await;
+    let client = |connection| Origin { connection: Some(connection), peer: None };
+    let ask = async |connection| engine.group_sum(client(connection), spec(&["k"], &["n"])).await;
+    let mut open = Vec::new();
+    for connection in [1, 2] {
+        for _ in 0..GROUP_CALLS_MAX / 2 {
+            open.push(in_time("a turn", ask(connection)).await.expect("within its share"));
+        }
+    }
+    // As if the client of one of them had not read for a while; the others do not keep the server waiting.
+    open[3].pace().waits();
+    let mut groups = in_time("a permit", async {
+        loop {
+            match ask(3).await {
+                Ok(groups) => break groups,
+                Err(error) => assert_eq!(error.kind(), Kind::Exhausted),
+            }
+        }
+    })
+    .await;
+    assert_eq!(groups.next_block().await.expect("groups")[0].totals, [1]);
+    for (index, groups) in open.iter_mut().enumerate() {
+        let block = in_time("an answer", groups.next_block()).await;
+        match (index, block) {
+            (3, block) => assert!(matches!(block, Err(Error::TooSlow { .. })), "{block:?}"),
+            (_, block) => assert_eq!(block.expect("its groups")[0].totals, [1]),
+        }
+    }
 }
 
 #[test]

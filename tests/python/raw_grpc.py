@@ -94,11 +94,14 @@ class Connection:
 
     def finish(self, call: Call) -> Call:
         """Waits until the server has ended the call."""
-        deadline = time.monotonic() + WAIT_SECONDS_MAX
-        while not call.ended:
-            assert time.monotonic() < deadline, "the server does not end the call"
-            self._receive()  # pings come, too
+        self.receive_until(lambda: call.ended)
         return call
+
+    def receive_until(self, condition) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain for the server"
+            self._receive()  # pings come, too
 
     def call(self, path: str, body: bytes, **headers: str) -> Call:
         call = self.start(path, **headers)

@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -9,6 +10,11 @@ import table_pb2
 import tally_pb2
 import tally_pb2_grpc
 from conftest import CHANNEL_OPTIONS, table, tally, wait_until
+from h2.settings import SettingCodes
+from http_calls import ANSWER_SECONDS_MAX
+from raw_grpc import Connection, message
+
+GROUP_CALLS_MAX = 16
 
 
 def upload(server, csv: str) -> None:
@@ -121,6 +127,79 @@ def test_a_client_that_stops_reading_for_too_long_loses_its_place(start_server, 
     with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
         blocks = tally_pb2_grpc.TallyStub(channel).GroupSum(request, timeout=60)
         assert sum(len(block.groups) for block in blocks) == rows
+
+
+def totals_of(blocks) -> list:
+    return [group.totals[0] for block in blocks for group in block.groups]
+
+
+def until_admitted(call):
+    """The result of a call, which is repeated for as long as the server says to try again."""
+
+    def admitted():
+        try:
+            return [call()]
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+            return None
+
+    return wait_until(admitted, "a permit", ANSWER_SECONDS_MAX)[0]
+
+
+def test_one_connection_with_many_unread_answers_keeps_nobody_out(server):
+    rows = 60_000
+    upload_long(server, rows)
+    request = tally_pb2.GroupSumRequest(by=["key"], sum=["n"])
+    slow = []
+    for _ in range(2):
+        slow += [tally(server).GroupSum(request) for _ in range(GROUP_CALLS_MAX // 2)]
+        for call in slow:
+            call.initial_metadata()  # it has a permit, or was refused
+    with grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
+        blocks = tally_pb2_grpc.TallyStub(channel).GroupSum(request, timeout=ANSWER_SECONDS_MAX)
+        assert totals_of(blocks) == list(range(rows))
+    for call in slow:
+        call.cancel()
+
+
+def test_the_slowest_reader_of_all_connections_makes_room(start_server, tmp_path):
+    server = start_server(tmp_path / "data", "--call-timeout-s", "600")
+    rows = 60_000
+    upload_long(server, rows)
+    request = tally_pb2.GroupSumRequest(by=["key"], sum=["n"])
+    with ExitStack() as stack:
+
+        def stub() -> tally_pb2_grpc.TallyStub:
+            channel = grpc.insecure_channel(server.address, options=CHANNEL_OPTIONS)
+            return tally_pb2_grpc.TallyStub(stack.enter_context(channel))
+
+        slow = []
+        for connection in (stub(), stub()):
+            slow += [connection.GroupSum(request) for _ in range(GROUP_CALLS_MAX // 2)]
+        for call in slow:
+            call.initial_metadata()  # it has a permit
+        newcomer = stub()
+        assert until_admitted(lambda: totals_of(newcomer.GroupSum(request))) == list(range(rows))
+        ended = 0
+        for call in slow:
+            try:
+                assert totals_of(call) == list(range(rows))
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert error.details() == "the transfer was 2 s behind 1 KiB/s, and was ended"
+                ended += 1
+        assert 0 < ended < len(slow)
+
+
+def test_a_verification_that_is_not_read_makes_room(server):
+    upload_long(server, 100_000)  # more than is verified in one step
+    with Connection(server) as connection:
+        connection.http2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        connection.round_trip()
+        unread = connection.start("/tally.v1.Tally/Verify")
+        connection.send(unread, message(b""), end=True)
+        connection.receive_until(lambda: ":status" in unread.headers)
+        assert until_admitted(lambda: list(tally(server).Verify(tally_pb2.VerifyRequest())))
 
 
 def test_a_group_that_is_too_long_for_an_answer_is_refused_before_any_is_sent(server):

@@ -168,9 +168,11 @@ impl Answer {
                 let piece = Piece { bytes: piece, call: Arc::clone(&self.call), _message: self.message.clone() };
                 return Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))));
             }
+            self.call.makes_message();
             let Some(frame) = ready!(Pin::new(&mut self.service).poll_frame(context)).transpose()? else {
                 return Poll::Ready(None);
             };
+            self.call.has_message();
             match frame.into_data() {
                 Ok(data) => {
                     // Twice, because an encoder's buffer doubles as it grows.

@@ -12,7 +12,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
@@ -26,7 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::field::display;
 
-use crate::limits::{ANSWER_AHEAD_BYTES, CALLS_MAX, CONNECTION_ACCOUNTS_MAX, CONNECTION_CALL_BYTES, SHARED_CALL_BYTES};
+use crate::{
+    engine::state::transfers::Pace,
+    limits::{ANSWER_AHEAD_BYTES, CALLS_MAX, CONNECTION_ACCOUNTS_MAX, CONNECTION_CALL_BYTES, SHARED_CALL_BYTES},
+};
 
 /// The shortest and the longest interval between two searches for answers that are not read.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -225,6 +228,8 @@ pub(crate) struct Call {
     index: usize,
     /// Wakes the task that passes the answer to the connection.
     waker: AtomicWaker,
+    /// The pace of the client, if the answer holds a permit that others may need.
+    pace: OnceLock<Arc<Pace>>,
 }
 
 impl Call {
@@ -238,7 +243,7 @@ impl Call {
         };
         let index = (0..CALLS_MAX).map(|step| first.wrapping_add(step) % CALLS_MAX).find(take).ok_or(Exhausted)?;
         budget.calls[index].connection.store(account.0.index, SeqCst);
-        Ok(Arc::new(Self { reservation, index, waker: AtomicWaker::new() }))
+        Ok(Arc::new(Self { reservation, index, waker: AtomicWaker::new(), pace: OnceLock::new() }))
     }
 
     /// Reserves more memory for the call, as [`Account::reserve`] does.
@@ -249,6 +254,29 @@ impl Call {
     /// Reserves more memory for the call without closing another connection.
     pub(super) fn try_reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
         self.reservation.account.try_reserve(bytes)
+    }
+
+    /// The answer holds a permit, and begins now: from here on the server waits for the client, except while it makes the
+    /// next message. The connection asks for that only when the client has room for it.
+    pub(super) fn set_pace(&self, pace: Arc<Pace>) {
+        pace.waits();
+        let _once = self.pace.set(pace);
+    }
+
+    /// The next message of the answer is being made.
+    pub(super) fn makes_message(&self) {
+        if let Some(pace) = self.pace.get()
+            && self.slot().unread_bytes.load(SeqCst) == 0
+        {
+            pace.stops_waiting();
+        }
+    }
+
+    /// A message of the answer has been made.
+    pub(super) fn has_message(&self) {
+        if let Some(pace) = self.pace.get() {
+            pace.waits();
+        }
     }
 
     /// Bytes of the answer are passed to the connection.
@@ -265,6 +293,10 @@ impl Call {
         let slot = self.slot();
         slot.progress_ms.store(self.budget().now_ms(), SeqCst);
         slot.unread_bytes.fetch_sub(bytes, SeqCst);
+        if let Some(pace) = self.pace.get() {
+            pace.moved(bytes);
+            pace.waits();
+        }
         self.waker.wake();
     }
 

@@ -15,10 +15,12 @@ use super::{
     upload::{answer, upload},
 };
 use crate::{
+    api::caller::Caller,
     engine::{
         Engine, Page, RemovedPart, Uploaded,
         group_by::{output::StoredGroups, spec::GroupBy},
         scrub::Verification,
+        state::transfers::Origin,
     },
     error::{Error, logged::Logged},
     limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN, REMOVED_LISTED_MAX, REQUEST_BYTES_MAX},
@@ -113,14 +115,16 @@ impl Tally for TallyService {
 
     async fn group_sum(&self, request: Request<GroupSumRequest>) -> Result<Response<Answers<GroupBlock>>, Status> {
         let log = CallLog::start("Tally/GroupSum", request.extensions());
+        let (call, Caller { origin, .. }) = (OpenCall::of(request.extensions())?, Caller::of(request.extensions()));
         let GroupSumRequest { by, sum } = request.into_inner();
-        let groups = match self.groups(by, sum).await {
+        let groups = match self.groups(origin, by, sum).await {
             Ok(groups) => groups,
             Err(error) => {
                 tracing::warn!(call = "Tally/GroupSum", peer = log.peer(), error = %Logged(&error), duration_ms = log.end(), "refused");
                 return Err(to_status(&error));
             }
         };
+        call.set_pace(groups.pace());
         let blocks = stream::try_unfold((groups, 0, log), |(mut groups, sent, log)| async move {
             match groups.next_block().await {
                 Ok(block) if block.is_empty() => {
@@ -225,14 +229,16 @@ impl Tally for TallyService {
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Answers<VerifyProgress>>, Status> {
         let log = CallLog::start("Tally/Verify", request.extensions());
+        let (call, Caller { origin, .. }) = (OpenCall::of(request.extensions())?, Caller::of(request.extensions()));
         let VerifyRequest { process } = request.into_inner();
-        let verification = match self.begin_verification(process) {
+        let verification = match self.begin_verification(origin, process).await {
             Ok(verification) => verification,
             Err(error) => {
                 tracing::warn!(call = "Tally/Verify", peer = log.peer(), error = %Logged(&error), duration_ms = log.end(), "refused");
                 return Err(to_status(&error));
             }
         };
+        call.set_pace(verification.pace());
         let progress = stream::try_unfold((verification, 0, log), |(mut verification, damaged, log)| async move {
             match verification.next().await {
                 Ok(Some(progress)) => {
@@ -265,12 +271,12 @@ impl TallyService {
         TallyServer::new(Self(engine)).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
-    fn begin_verification(&self, process: u64) -> Result<Verification, Error> {
+    async fn begin_verification(&self, origin: Origin, process: u64) -> Result<Verification, Error> {
         let own = u64::from(std::process::id());
         if process != 0 && process != own {
             return Err(Error::OtherServer { process, own });
         }
-        self.0.verify()
+        self.0.verify(origin).await
     }
 
     async fn forget_part(&self, part: u64) -> Result<usize, Error> {
@@ -278,8 +284,8 @@ impl TallyService {
         self.0.forget_part(id).await
     }
 
-    async fn groups(&self, by: Vec<String>, sum: Vec<String>) -> Result<StoredGroups, Error> {
-        self.0.group_sum(GroupBy::new(by, sum)?).await
+    async fn groups(&self, origin: Origin, by: Vec<String>, sum: Vec<String>) -> Result<StoredGroups, Error> {
+        self.0.group_sum(origin, GroupBy::new(by, sum)?).await
     }
 }
 

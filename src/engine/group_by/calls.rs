@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     group_sum::GroupSum,
@@ -12,27 +13,26 @@ use super::{
     spec::{GroupBy, Plan},
 };
 use crate::{
-    engine::{parts::selection::parts_to_read, runtime::context::Context, state::Lane, storage::reader::Reader},
+    engine::{
+        parts::selection::parts_to_read,
+        runtime::context::Context,
+        state::{Lane, transfers::Origin},
+        storage::reader::Reader,
+    },
     error::Error,
-    limits::{GROUP_BYTES_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX},
+    limits::{GROUP_BYTES_MAX, GROUP_CALLS_MAX},
 };
 
 /// The group sum over the parts of the table. Its groups are stored, so that a client may read them slowly while the next
-/// group sum runs.
-pub(crate) async fn group_sum(context: &Arc<Context>, spec: GroupBy) -> Result<StoredGroups, Error> {
-    let call = Arc::clone(&context.group_calls).try_acquire_owned();
-    let call = call.ok().ok_or(Error::TooManyGroupCalls { calls_max: GROUP_CALLS_MAX })?;
-    let memory = if let Ok(memory) = Arc::clone(&context.group_memory).try_acquire_owned() {
-        memory
-    } else {
-        let wait = context.group_waits.try_acquire();
-        let _wait = wait.ok().ok_or(Error::TooManyGroupWaits { waits_max: GROUP_WAITS_MAX })?;
-        acquire_memory(context).await?
-    };
+/// group sum runs. If all permits are taken, the call whose client reads most slowly is ended.
+pub(crate) async fn group_sum(context: &Arc<Context>, origin: Origin, spec: GroupBy) -> Result<StoredGroups, Error> {
+    let permit = context.group_calls.enter(origin, CancellationToken::new()).await;
+    let permit = permit.ok_or(Error::TooManyGroupCalls { calls_max: GROUP_CALLS_MAX })?;
+    let memory = acquire_memory(context).await?;
     let parts = parts_to_read(context, Lane::Question).await?;
     let sources = Sources::Parts { store: Arc::clone(&context.store), parts };
     let groups = run(context, Lane::Question, sources, spec, memory, |_bytes_read| ()).await?;
-    Ok(groups.store().await?.with_permit(call))
+    Ok(StoredGroups::new(groups.store().await?, permit))
 }
 
 /// The group sum of a file that is not a part, for a job. The number of jobs that wait for memory is not

@@ -2,8 +2,6 @@
 
 use std::{io::Write, sync::Arc};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{
     merge::Merge,
     spec::GroupBy,
@@ -13,8 +11,13 @@ use super::{
 use crate::{
     engine::{
         csv::write::write_cells,
-        runtime::{drop_on_worker::DropOnWorker, workers::Workers},
-        state::Lane,
+        runtime::{
+            drop_on_worker::DropOnWorker,
+            paced_source::{PacedSource, Source},
+            transfers::Permit,
+            workers::Workers,
+        },
+        state::{Lane, transfers::Pace},
         values::sum::Sum,
     },
     error::{Error, group_by::GroupByError},
@@ -31,7 +34,7 @@ pub struct Group {
 }
 
 /// The groups of a sum in the order of their cells as byte strings; they can be read once. They keep the memory of the sum
-/// reserved, so a reader must not be slow: a client reads [`StoredGroups`] instead.
+/// reserved, so a reader must not be slow: a client reads [`GroupBlocks`] instead.
 pub struct Groups {
     pub(super) result: DropOnWorker<Merged>,
     pub(super) workers: Workers,
@@ -49,7 +52,7 @@ impl Groups {
     /// the memory of the sum is free.
     ///
     /// Errors: a total that does not fit in 64 bits; a group that does not fit in a block; a full disk.
-    pub async fn store(mut self) -> Result<StoredGroups, Error> {
+    pub async fn store(mut self) -> Result<GroupBlocks, Error> {
         let begun = self.run_task((Block::default(), None), |(block, writer), merge, work| {
             while let Some(key_bytes) = merge.next_key_bytes() {
                 if !block.has_room(key_bytes, &work.spec) {
@@ -83,7 +86,7 @@ impl Groups {
         let Self { result, workers, lane } = self;
         let spec = Arc::new(result.get()?.work.spec.clone());
         let rest = DropOnWorker { value: rest, workers: workers.clone() };
-        Ok(StoredGroups { first: first.groups, rest, spec, workers, lane, _permit: None })
+        Ok(GroupBlocks { first: first.groups, rest, spec, workers, lane })
     }
 
     /// Writes all groups as CSV below a header of these names: quoted where RFC 4180 needs it, with rows that end with LF.
@@ -134,9 +137,31 @@ impl Groups {
     }
 }
 
+/// The groups of a sum for a client, which may read them slowly. They hold a permit, and are dropped if the client reads so
+/// slowly that another call needs it.
+pub struct StoredGroups(PacedSource<Vec<Group>>);
+
+impl StoredGroups {
+    pub(super) fn new(blocks: GroupBlocks, permit: Permit) -> Self {
+        Self(PacedSource::new(blocks, permit))
+    }
+
+    /// The pace of the client, to be updated by the code that sends the groups.
+    pub fn pace(&self) -> Arc<Pace> {
+        self.0.pace()
+    }
+
+    /// Reads the next block of groups; it is empty when all have been read.
+    ///
+    /// Errors: a file that cannot be read; the client was too slow, and the groups are gone.
+    pub async fn next_block(&mut self) -> Result<Vec<Group>, Error> {
+        self.0.next().await
+    }
+}
+
 /// The groups of a sum that has ended, in the order of their cells as byte strings; they can be read once. They hold no
 /// memory that another sum needs.
-pub struct StoredGroups {
+pub struct GroupBlocks {
     /// The first block; empty once it has been read.
     first: Vec<Group>,
     /// The groups after the first block that have not been read.
@@ -144,17 +169,17 @@ pub struct StoredGroups {
     spec: Arc<GroupBy>,
     workers: Workers,
     lane: Lane,
-    /// The permit of the call that they answer: the number of such calls is limited.
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl StoredGroups {
-    /// Keeps the permit of the call until the groups are dropped.
-    #[must_use]
-    pub(crate) fn with_permit(self, permit: OwnedSemaphorePermit) -> Self {
-        Self { _permit: Some(permit), ..self }
-    }
+impl Source for GroupBlocks {
+    type Piece = Vec<Group>;
 
+    async fn next(&mut self) -> Result<Vec<Group>, Error> {
+        self.next_block().await
+    }
+}
+
+impl GroupBlocks {
     /// Reads the next block of groups; it is empty when all have been read. Between two calls only the file is kept.
     pub async fn next_block(&mut self) -> Result<Vec<Group>, Error> {
         if !self.first.is_empty() {

@@ -19,8 +19,9 @@ use crate::{
     },
     error::Error,
     limits::{
-        DECODERS_MAX, GROUP_CALLS_MAX, GROUP_WAITS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMSTORE_CALLS_MAX,
-        SMALL_CONVERSION_BYTES, SURVEYS_BYTES, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
+        DECODERS_MAX, GROUP_CALL_WAITS_MAX, GROUP_CALLS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMSTORE_CALLS_MAX,
+        SMALL_CONVERSION_BYTES, SURVEYS_BYTES, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALL_WAITS_MAX, VERIFY_CALLS_MAX,
+        WIDE_READS_MAX,
     },
 };
 
@@ -57,16 +58,14 @@ pub struct Context {
     pub number_calls: Semaphore,
     /// The permit for the memory of a group sum: there is one.
     pub group_memory: Arc<Semaphore>,
-    /// Permits for calls of GroupSum that wait for `group_memory`. Jobs wait without one.
-    pub group_waits: Semaphore,
-    /// Permits for open calls of GroupSum, whether they wait, run or are being read.
-    pub group_calls: Arc<Semaphore>,
+    /// Permits for open calls of GroupSum, whether they wait for `group_memory`, run or are being read. Jobs have none.
+    pub group_calls: Admission,
     /// The permit for a readiness check.
     pub readiness_checks: Arc<Semaphore>,
     /// The permit for accepting the loss of a part.
     pub losses: Arc<Semaphore>,
     /// Permits for calls that verify all that is stored.
-    pub verify_calls: Arc<Semaphore>,
+    pub verify_calls: Admission,
     /// How many damaged files the last verification found.
     pub damaged_files: AtomicU64,
     /// Bytes of CSV received since the start.
@@ -76,9 +75,11 @@ pub struct Context {
 impl Context {
     /// The context of an engine whose data folder is open.
     pub fn new(state: Shared, workers: Workers, store: Arc<Store>, limits: Limits) -> Self {
-        let uploads = Transfers::new(limits.uploads_max, UPLOAD_WAITS_MAX);
+        let admission = |kind, max, waits_max| Admission::new(&state, kind, Transfers::new(max, waits_max));
         Self {
-            uploads: Admission::new(&state, TransferKind::Upload, uploads),
+            uploads: admission(TransferKind::Upload, limits.uploads_max, UPLOAD_WAITS_MAX),
+            group_calls: admission(TransferKind::GroupSum, GROUP_CALLS_MAX, GROUP_CALL_WAITS_MAX),
+            verify_calls: admission(TransferKind::Verify, VERIFY_CALLS_MAX, VERIFY_CALL_WAITS_MAX),
             state,
             workers,
             store,
@@ -93,11 +94,8 @@ impl Context {
             upgrades: Semaphore::new(1),
             number_calls: Semaphore::new(NUMSTORE_CALLS_MAX),
             group_memory: Arc::new(Semaphore::new(1)),
-            group_waits: Semaphore::new(GROUP_WAITS_MAX),
-            group_calls: Arc::new(Semaphore::new(GROUP_CALLS_MAX)),
             readiness_checks: Arc::new(Semaphore::new(1)),
             losses: Arc::new(Semaphore::new(1)),
-            verify_calls: Arc::new(Semaphore::new(VERIFY_CALLS_MAX)),
             damaged_files: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
         }

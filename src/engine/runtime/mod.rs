@@ -4,6 +4,7 @@ pub mod context;
 pub mod detached;
 pub mod drop_on_worker;
 pub mod memory_pool;
+pub(crate) mod paced_source;
 pub mod secret_file;
 pub mod transfers;
 pub mod workers;

@@ -12,8 +12,15 @@ pub use self::scan::{DamagedFile, Progress};
 use crate::{
     engine::{
         jobs::record,
-        runtime::{context::Context, workers::Workers},
-        state::{Lane, Shared},
+        runtime::{
+            context::Context,
+            paced_source::{PacedSource, Source},
+            workers::Workers,
+        },
+        state::{
+            Lane, Shared,
+            transfers::{Origin, Pace},
+        },
         storage::{self, Store},
     },
     error::Error,
@@ -26,16 +33,18 @@ use std::{
     sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
-/// A running verification of all stored files. Dropping it ends it.
-pub struct Verification {
+/// A running verification of all stored files, for a client. Dropping it ends it. It also ends if the client reads its
+/// progress so slowly that another call needs its permit.
+pub struct Verification(PacedSource<Option<Progress>>);
+
+/// A scan of all files that are stored when it begins.
+struct StoredFiles {
     context: Arc<Context>,
     /// `None` while a task runs, and after the end.
     scan: Option<Scan>,
     damaged_count: u64,
-    /// `None` for the background scrub, which needs no permit.
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The result of verifying a data folder that no server uses.
@@ -50,14 +59,28 @@ pub struct VerifiedFolder {
 /// Begins to verify all files that are stored now.
 ///
 /// Errors: another verification is running.
-pub(super) fn verify(context: &Arc<Context>) -> Result<Verification, Error> {
-    let permit = Arc::clone(&context.verify_calls).try_acquire_owned();
-    let permit = permit.ok().ok_or(Error::VerificationRunning)?;
-    Ok(Verification::new(Arc::clone(context), Some(permit)))
+pub(super) async fn verify(context: &Arc<Context>, origin: Origin) -> Result<Verification, Error> {
+    let permit = context.verify_calls.enter(origin, CancellationToken::new()).await;
+    let permit = permit.ok_or(Error::VerificationRunning)?;
+    Ok(Verification(PacedSource::new(StoredFiles::new(Arc::clone(context)), permit)))
 }
 
 impl Verification {
-    fn new(context: Arc<Context>, permit: Option<OwnedSemaphorePermit>) -> Self {
+    /// The pace of the client, to be updated by the code that sends the progress.
+    pub fn pace(&self) -> Arc<Pace> {
+        self.0.pace()
+    }
+
+    /// Runs the next task of the verification; returns `None` at the end. Damaged files are also logged and counted.
+    ///
+    /// Errors: the folder of jobs cannot be read; the server is shutting down; the client was too slow.
+    pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
+        self.0.next().await
+    }
+}
+
+impl StoredFiles {
+    fn new(context: Arc<Context>) -> Self {
         // Not a snapshot, which would keep the files of parts that are removed meanwhile.
         let (state, mut after) = (context.state.clone(), None);
         let last = state.with(|state| state.parts.snapshot()).keys().next_back().copied();
@@ -68,13 +91,14 @@ impl Verification {
         });
         let state = context.state.clone();
         let scan = Scan::new(parts, move |id| state.with(|state| state.parts.contains(id)));
-        Self { context, scan: Some(scan), damaged_count: 0, _permit: permit }
+        Self { context, scan: Some(scan), damaged_count: 0 }
     }
+}
 
-    /// Runs the next task of the scan; returns `None` at the end. Damaged files are also logged and counted.
-    ///
-    /// Errors: the folder of jobs cannot be read; the server is shutting down.
-    pub async fn next(&mut self) -> Result<Option<Progress>, Error> {
+impl Source for StoredFiles {
+    type Piece = Option<Progress>;
+
+    async fn next(&mut self) -> Result<Option<Progress>, Error> {
         let Some(mut scan) = self.scan.take() else { return Ok(None) };
         let context = &self.context;
         let store = Arc::clone(&context.store);
@@ -119,8 +143,8 @@ pub(super) async fn keep_scrubbing(context: Weak<Context>, interval: Duration) {
 async fn scrub(context: Arc<Context>) -> Result<(), Error> {
     let started = Instant::now();
     let (mut files, mut bytes, mut damaged) = (0, 0, 0);
-    let mut verification = Verification::new(context, None);
-    while let Some(progress) = verification.next().await? {
+    let mut stored = StoredFiles::new(context);
+    while let Some(progress) = stored.next().await? {
         files += progress.files;
         bytes += progress.bytes;
         damaged += progress.damaged.len();

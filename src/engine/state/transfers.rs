@@ -57,11 +57,15 @@ pub enum TransferKind {
     LongCall,
     /// Somebody who watches the server.
     Watch,
+    /// A group sum that waits, runs or is being read.
+    GroupSum,
+    /// A verification of all that is stored, on request.
+    Verify,
 }
 
 impl TransferKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 5;
 }
 
 /// The transfers of one kind, those that run and those that wait.
