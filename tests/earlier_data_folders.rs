@@ -11,6 +11,7 @@ use std::{fs, path::Path};
 use common::DataFolder;
 use tally::{
     engine::{group_by::spec::GroupBy, state::transfers::Origin},
+    error::Kind,
     model::format::Format,
 };
 
@@ -66,4 +67,35 @@ async fn parts_without_block_checksums_are_upgraded_and_answer_the_same() {
 #[tokio::test]
 async fn parts_with_block_checksums_answer_the_same() {
     answers_the_same("format-2").await;
+}
+
+/// A receipt of version 1 has no checksum of itself, so it is compared with the files before it gets one.
+#[tokio::test]
+async fn a_wrong_receipt_of_version_1_is_not_upgraded() {
+    let wrong = [
+        (2, r#""rows":3"#, r#""rows":2"#, "y"),
+        (2, r#""name":"y","type":"int64","nulls":1"#, r#""name":"y","type":"int64","nulls":3"#, "y"),
+        (2, r#""name":"price","type":"float64","nulls":1"#, r#""name":"price","type":"float64","nulls":3"#, "price"),
+        (2, r#""name":"price","type":"float64""#, r#""name":"price","type":"int64""#, "price"),
+        (2, r#""name":"y""#, r#""name":"Y""#, "Y"),
+        (1, r#""name":"x","type":"int64","nulls":0"#, r#""name":"x","type":"int64","nulls":1"#, "x"),
+        (3, r#""row_groups":1"#, r#""row_groups":2"#, "a"),
+    ];
+    for (part, right, changed, column) in wrong {
+        let folder = copy_of("format-1");
+        let path = folder.file(&format!("parts/{part}.json"));
+        let receipt = fs::read_to_string(&path).expect("a receipt");
+        assert_eq!(receipt.matches(right).count(), 1, "{right}");
+        fs::write(&path, receipt.replace(right, changed)).expect("written");
+        // Also after a restart: nothing was upgraded.
+        for _start in 0..2 {
+            let engine = folder.open().await;
+            for format in [Format::Csv, Format::Parquet] {
+                let answer = engine.column_sum(column, format).await;
+                let error = answer.map(|sum| sum.total).expect_err(changed);
+                assert_eq!(error.kind(), Kind::DataLoss, "{changed}, {format:?}: {error}");
+                assert!(error.to_string().starts_with(&format!("part {part} ")), "{changed}: {error}");
+            }
+        }
+    }
 }

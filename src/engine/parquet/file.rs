@@ -349,13 +349,21 @@ impl<P: PageReader> Iterator for WithEmptyPages<P> {
 }
 
 pub(super) fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData, ParquetError> {
+    decode_footer_with(tail, part, ParquetStatisticsPolicy::SkipAll)
+}
+
+fn decode_footer_with(
+    tail: &[u8],
+    part: &Part,
+    statistics: ParquetStatisticsPolicy,
+) -> Result<ParquetMetaData, ParquetError> {
     let footer_bytes = part.footer_bytes as usize;
     let (footer, mut end) = tail[tail.len() - footer_bytes - PARQUET_TAIL_BYTES..].split_at(footer_bytes);
     if end.get_u32_le() as usize != footer_bytes || end != b"PAR1" {
         return Err(ParquetError::General("it does not end with a Parquet footer of the expected size".to_owned()));
     }
     let options = ParquetMetaDataOptions::new()
-        .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_column_stats_policy(statistics)
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_encoding_stats_as_mask(true);
     let footer = ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))?;
@@ -373,16 +381,17 @@ pub(super) fn decode_footer(tail: &[u8], part: &Part) -> Result<ParquetMetaData,
 /// The byte ranges of a file's column chunks, in the order of row groups and columns. `tail` is the footer and the 8 bytes
 /// after it.
 ///
-/// Errors: the footer's rows, names or types are not those of the receipt; there is a gap between chunks, which our writer
-/// does not leave.
+/// Errors: the footer's rows, names, types or empty cells are not those of the receipt; there is a gap between chunks, which
+/// our writer does not leave.
 pub(crate) fn checked_chunk_ranges(tail: &[u8], part: &Part, columns: &[Column]) -> Result<Vec<(u64, u64)>, String> {
-    let footer = decode_footer(tail, part).map_err(|error| error.to_string())?;
+    let footer = decode_footer_with(tail, part, ParquetStatisticsPolicy::KeepAll).map_err(|error| error.to_string())?;
     let schema = ArrowSchemaConverter::new().convert(&arrow_schema(columns)).map_err(|error| error.to_string())?;
     let found = footer.file_metadata();
     let rows = found.num_rows() == part.rows.cast_signed() && footer.num_row_groups() == part.row_groups as usize;
     if !rows || found.schema_descr().root_schema() != schema.root_schema() {
         return Err("its rows or columns are not those of the receipt".to_owned());
     }
+    columns.iter().enumerate().try_for_each(|(index, column)| check_empty_cells(&footer, index, column))?;
     let chunks = footer.row_groups().iter().flat_map(RowGroupMetaData::columns);
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for (start, bytes) in chunks.map(ColumnChunkMetaData::byte_range) {
@@ -392,4 +401,16 @@ pub(crate) fn checked_chunk_ranges(tail: &[u8], part: &Part, columns: &[Column])
         ranges.push((start, start.saturating_add(bytes)));
     }
     Ok(ranges)
+}
+
+/// Compares the number of a column's empty cells with the footer. Columns of text have no statistics; no answer depends on
+/// how many of their cells are empty.
+fn check_empty_cells(footer: &ParquetMetaData, index: usize, column: &Column) -> Result<(), String> {
+    let chunks = footer.row_groups().iter().filter_map(|group| group.columns().get(index));
+    let nulls: Option<u64> = chunks.map(|chunk| chunk.statistics()?.null_count_opt()).sum();
+    if nulls.is_none_or(|nulls| nulls == column.nulls) {
+        return Ok(());
+    }
+    let Column { name, nulls, .. } = column;
+    Err(format!("its column {name:?} does not have {nulls} cells without a value, as the receipt says"))
 }
