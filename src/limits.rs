@@ -392,10 +392,24 @@ pub const WIDE_FOOTER_BYTES: usize = MIB / 2;
 pub const WIDE_READS_MAX: usize = 1;
 /// Bytes that the scan of a column needs: a block, the longest row at its end or a page, and decoded values.
 pub const SCAN_BYTES: usize = READ_BLOCK_BYTES + ROW_BYTES_CEILING + MIB / 2;
+/// Bytes of a receipt's text, which is in memory while it is verified and parsed.
+pub const RECEIPT_TEXT_BYTES_MAX: usize = 7 * MIB;
+/// Bytes of a receipt's text besides the names of the columns: of each column, and of everything else.
+const RECEIPT_TEXT_COLUMN_BYTES: usize = 96;
+const RECEIPT_TEXT_REST_BYTES: usize = 16 * KIB;
 /// Calls that verify everything that is stored. The verification in the background is not counted.
 pub const VERIFY_CALLS_MAX: usize = 1;
 /// Such calls that wait until another has ended; one more is refused at once.
 pub const VERIFY_CALL_WAITS_MAX: usize = 4;
+
+/// JSON may write each byte of a name with six.
+const _: () = assert!(
+    6 * HEADER_BYTES_MAX + COLUMNS_MAX * RECEIPT_TEXT_COLUMN_BYTES + RECEIPT_TEXT_REST_BYTES <= RECEIPT_TEXT_BYTES_MAX
+);
+/// A worker reads a receipt before it scans the part, so the text and what is parsed of it are in the memory for the scan.
+const _: () = assert!(
+    RECEIPT_TEXT_BYTES_MAX + HEADER_BYTES_MAX + COLUMNS_MAX * RECEIPT_COLUMN_BYTES + RECEIPT_BYTES <= SCAN_BYTES
+);
 
 /// Footers of Parquet files that are open: each worker may have one that is not wide.
 const FOOTERS_BYTES: usize = (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES;

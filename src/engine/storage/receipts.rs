@@ -16,7 +16,7 @@ use super::{
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
-    limits::{KIB, MIB},
+    limits::RECEIPT_TEXT_BYTES_MAX,
     model::{
         part::{FORMAT_VERSION, Part, PartId, PartialReceipt, Receipt},
         schema::Schema,
@@ -95,7 +95,7 @@ impl Store {
     }
 
     pub(super) fn read_receipt(&self, id: PartId) -> io::Result<Vec<u8>> {
-        self.open_part_file(id, "json").and_then(|(file, _bytes)| read_record(file))
+        self.open_part_file(id, "json").and_then(read_record)
     }
 
     /// The receipt of a part in quarantine. `None` if it is missing or damaged.
@@ -109,17 +109,17 @@ impl Store {
     }
 
     fn receipt_at(&self, id: PartId, path: &Path) -> Option<Receipt> {
-        let text = data_folder::open(path).and_then(read_record).ok()?;
+        let text = data_folder::open_with_size(path).and_then(read_record).ok()?;
         parse_receipt(id, &text).ok()
     }
 }
 
-fn read_record(file: File) -> io::Result<Vec<u8>> {
-    // The header row is at most 1 MiB; JSON may escape it to six times that, and adds a little for each column.
-    const RECEIPT_BYTES_MAX: u64 = 8 * MIB as u64;
+fn read_record((file, bytes): (File, u64)) -> io::Result<Vec<u8>> {
     assert_unlocked();
-    let mut text = Vec::with_capacity(4 * KIB); // most end within one read
-    file.take(RECEIPT_BYTES_MAX).read_to_end(&mut text)?;
+    // One byte more than the file has, so that the buffer does not grow before the end of the file is seen.
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(RECEIPT_TEXT_BYTES_MAX);
+    let mut text = Vec::with_capacity(bytes + 1);
+    file.take(RECEIPT_TEXT_BYTES_MAX as u64).read_to_end(&mut text)?;
     Ok(text)
 }
 
