@@ -56,9 +56,18 @@ struct Inner {
 struct ConnectionSlot {
     is_taken: AtomicBool,
     held_bytes: AtomicUsize,
-    /// The token that closes the connection, and the client's address for the log. Taken when it is closed.
-    close: AtomicCell<Option<(CancellationToken, Option<SocketAddr>)>>,
+    /// Taken when the connection is closed.
+    close: AtomicCell<Option<Box<Close>>>,
 }
+
+/// The token that closes a connection, and the client's address for the log.
+struct Close {
+    token: CancellationToken,
+    peer: Option<SocketAddr>,
+}
+
+/// A cell of a larger value would have a spin lock.
+const _: () = assert!(AtomicCell::<Option<Box<Close>>>::is_lock_free());
 
 /// An open call, or a free slot for one.
 #[derive(Default)]
@@ -91,7 +100,7 @@ impl CallBudget {
     /// still run.
     pub(crate) fn open_account(&self, close: CancellationToken, peer: Option<SocketAddr>) -> Option<Account> {
         let index = self.0.connections.iter().position(|slot| !slot.is_taken.swap(true, SeqCst))?;
-        self.0.connections[index].close.store(Some((close, peer)));
+        self.0.connections[index].close.store(Some(Box::new(Close { token: close, peer })));
         Some(Account(Arc::new(Lease { budget: self.clone(), index })))
     }
 
@@ -129,11 +138,11 @@ impl CallBudget {
 
     fn close(&self, index: usize, why: &str) {
         let slot = &self.0.connections[index];
-        if let Some((close, peer)) = slot.close.take() {
+        if let Some(close) = slot.close.take() {
             let (seconds, held_bytes) = (self.0.stall_max.as_secs(), slot.held_bytes.load(SeqCst));
-            let peer = peer.map(display);
+            let peer = close.peer.map(display);
             tracing::warn!(peer, seconds, held_bytes, "{why}");
-            close.cancel();
+            close.token.cancel();
         }
     }
 

@@ -33,8 +33,17 @@ pub(super) struct Window {
     /// The whole chunk, verified, if it is small.
     pub(super) loaded: Option<Bytes>,
     /// The index and bytes of the block that was read last: a page's header and its content are often in one block.
-    pub(super) cached: AtomicCell<Option<(usize, Bytes)>>,
+    pub(super) cached: AtomicCell<Option<Box<CachedBlock>>>,
 }
+
+/// A verified block of the chunk.
+pub(super) struct CachedBlock {
+    index: usize,
+    bytes: Bytes,
+}
+
+/// A cell of a larger value would have a spin lock.
+const _: () = assert!(AtomicCell::<Option<Box<CachedBlock>>>::is_lock_free());
 
 impl Window {
     /// Reads a block of the chunk. The buffer has the block's length.
@@ -51,16 +60,17 @@ impl Window {
     /// A block, from the cache if it was read last.
     fn block(&self, index: usize) -> Result<Bytes, Error> {
         let block = match self.cached.take() {
-            Some((cached, block)) if cached == index => block,
+            Some(cached) if cached.index == index => cached,
             _ => {
                 let left = (self.end - self.start).saturating_sub((index * CHUNK_BLOCK_BYTES) as u64);
                 let mut block = vec![0; CHUNK_BLOCK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX))];
                 self.read_block(index, &mut block)?;
-                block.into()
+                Box::new(CachedBlock { index, bytes: block.into() })
             }
         };
-        self.cached.store(Some((index, block.clone())));
-        Ok(block)
+        let bytes = block.bytes.clone();
+        self.cached.store(Some(block));
+        Ok(bytes)
     }
 
     /// Verified bytes from an offset in the chunk to the end of their block.

@@ -1,9 +1,12 @@
 //! The tables of transfers: which run, which wait for a permit, and how fast each one moves. Plain tables under the lock;
-//! `runtime/transfers.rs` gives the permits.
+//! `runtime/transfers.rs` gives the permits. Each operation goes over the transfers once, because those of each client are
+//! counted.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    hash::Hash,
     net::{IpAddr, Ipv6Addr},
+    ops::Add,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -74,6 +77,8 @@ pub struct Transfers {
     waits_max: usize,
     running: Vec<Running>,
     waiting: VecDeque<Waiting>,
+    running_counts: Counts,
+    waiting_counts: Counts,
     next_id: u64,
 }
 
@@ -114,6 +119,52 @@ struct ClientCount {
     of_connection: usize,
 }
 
+impl Add for ClientCount {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { of_client: self.of_client + other.of_client, of_connection: self.of_connection + other.of_connection }
+    }
+}
+
+/// The number of transfers of each connection and each peer that has any.
+#[derive(Default)]
+struct Counts {
+    connections: HashMap<u64, usize>,
+    peers: HashMap<IpAddr, usize>,
+}
+
+impl Counts {
+    fn add(&mut self, origin: Origin) {
+        origin.connection.into_iter().for_each(|connection| *self.connections.entry(connection).or_default() += 1);
+        origin.peer.into_iter().for_each(|peer| *self.peers.entry(peer).or_default() += 1);
+    }
+
+    fn remove(&mut self, origin: Origin) {
+        decrement(&mut self.connections, origin.connection);
+        decrement(&mut self.peers, origin.peer);
+    }
+
+    /// The transfers of a client. A client is all connections from its address, or one connection if there is no address.
+    fn of(&self, origin: Origin) -> ClientCount {
+        let count = |count: Option<&usize>| count.copied().unwrap_or_default();
+        let of_connection = count(origin.connection.and_then(|connection| self.connections.get(&connection)));
+        let of_client = origin.peer.map_or(of_connection, |peer| count(self.peers.get(&peer)));
+        ClientCount { of_client, of_connection }
+    }
+}
+
+fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: Option<K>) {
+    if let Some(key) = key
+        && let Entry::Occupied(mut count) = counts.entry(key)
+    {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
+}
+
 /// What keeps a transfer from starting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Obstacle {
@@ -128,18 +179,20 @@ enum Obstacle {
 impl Transfers {
     /// No transfers. At most `max` run and at most `waits_max` wait at the same time.
     pub fn new(max: usize, waits_max: usize) -> Self {
-        Self { max, waits_max, running: Vec::new(), waiting: VecDeque::new(), next_id: 0 }
+        let (running, waiting) = (Vec::new(), VecDeque::new());
+        let (running_counts, waiting_counts) = (Counts::default(), Counts::default());
+        Self { max, waits_max, running, waiting, running_counts, waiting_counts, next_id: 0 }
     }
 
     /// What keeps a transfer from starting, if anything does.
     fn obstacle(&self, origin: Origin) -> Option<Obstacle> {
         let connection_max = self.max.div_ceil(2);
         let peer_max = (self.max * 3).div_ceil(4);
-        let count = |is_of: &dyn Fn(Origin) -> bool| self.running.iter().filter(|other| is_of(other.origin)).count();
-        if origin.connection.is_some() && count(&|other| other.connection == origin.connection) >= connection_max {
+        let ClientCount { of_client, of_connection } = self.running_counts.of(origin);
+        if origin.connection.is_some() && of_connection >= connection_max {
             return Some(Obstacle::Connection);
         }
-        if origin.peer.is_some() && count(&|other| other.peer == origin.peer) >= peer_max {
+        if origin.peer.is_some() && of_client >= peer_max {
             return Some(Obstacle::Peer);
         }
         (self.running.len() >= self.max).then_some(Obstacle::Full)
@@ -152,10 +205,11 @@ impl Transfers {
         let id = transfer.id;
         // No waiting transfer can start now, so this one does not overtake any.
         let rx = if self.obstacle(origin).is_none() {
-            self.running.push(transfer);
+            self.run(transfer);
             None
         } else if self.has_room_to_wait(origin) {
             let (tx, rx) = oneshot::channel();
+            self.waiting_counts.add(origin);
             self.waiting.push_back(Waiting { transfer, tx });
             Some(rx)
         } else {
@@ -185,18 +239,15 @@ impl Transfers {
         self.running.iter().take(count_max).map(now).collect()
     }
 
-    /// Counts the transfers of a client that run, and those that wait if `with_waiting`. A client is all connections from
-    /// its address, or one connection if there is no address.
-    fn count_of(&self, origin: Origin, with_waiting: bool) -> ClientCount {
-        let waiting = self.waiting.iter().map(|waiting| &waiting.transfer).filter(|_| with_waiting);
-        let (mut of_client, mut of_connection) = (0, 0);
-        for other in self.running.iter().chain(waiting) {
-            let is_same_connection = origin.connection.is_some() && other.origin.connection == origin.connection;
-            let is_same_peer = origin.peer.is_some() && other.origin.peer == origin.peer;
-            of_client += usize::from(is_same_peer || is_same_connection);
-            of_connection += usize::from(is_same_connection);
-        }
-        ClientCount { of_client, of_connection }
+    fn run(&mut self, transfer: Running) {
+        self.running_counts.add(transfer.origin);
+        self.running.push(transfer);
+    }
+
+    fn remove_waiting(&mut self, index: usize) -> Option<Waiting> {
+        let removed = self.waiting.remove(index)?;
+        self.waiting_counts.remove(removed.transfer.origin);
+        Some(removed)
     }
 
     /// Whether one more may wait. If the queue is full, a transfer of the client that has most transfers is removed, or one
@@ -205,14 +256,14 @@ impl Transfers {
         if self.waiting.len() < self.waits_max {
             return true;
         }
-        let count = |index: usize| self.count_of(self.waiting[index].transfer.origin, true);
+        let count = |origin: Origin| self.running_counts.of(origin) + self.waiting_counts.of(origin);
+        let counts = self.waiting.iter().map(|waiting| count(waiting.transfer.origin)).enumerate();
         // If several have the most, the last in the queue.
-        let most = (0..self.waiting.len()).max_by_key(|&index| count(index));
-        let Some(index) = most else { return false };
-        let (most, own) = (count(index), self.count_of(origin, true));
+        let Some((index, most)) = counts.max_by_key(|(_, count)| *count) else { return false };
+        let own = count(origin);
         let is_same_peer = self.waiting[index].transfer.origin.peer == origin.peer;
         if most.of_client > own.of_client + 1 || (is_same_peer && most.of_connection > own.of_connection + 1) {
-            self.waiting.remove(index); // the closed channel means that it was refused
+            self.remove_waiting(index); // the closed channel means that it was refused
             return true;
         }
         false
@@ -223,18 +274,22 @@ impl Transfers {
     fn next_waiting(&self) -> Option<usize> {
         let may_run = |index: &usize| self.obstacle(self.waiting[*index].transfer.origin).is_none();
         let candidates = (0..self.waiting.len()).filter(may_run);
-        candidates.min_by_key(|&index| self.count_of(self.waiting[index].transfer.origin, false))
+        candidates.min_by_key(|&index| self.running_counts.of(self.waiting[index].transfer.origin))
     }
 
     /// Removes a transfer that ran or waited. Returns the channels of those that run now.
     pub(crate) fn leave(&mut self, id: u64) -> Vec<oneshot::Sender<()>> {
-        self.waiting.retain(|waiting| waiting.transfer.id != id);
-        self.running.retain(|transfer| transfer.id != id);
+        if let Some(index) = self.running.iter().position(|transfer| transfer.id == id) {
+            let left = self.running.remove(index);
+            self.running_counts.remove(left.origin);
+        } else if let Some(index) = self.waiting.iter().position(|waiting| waiting.transfer.id == id) {
+            self.remove_waiting(index);
+        }
         let mut started = Vec::new();
         while self.running.len() < self.max
-            && let Some(Waiting { transfer, tx }) = self.next_waiting().and_then(|index| self.waiting.remove(index))
+            && let Some(Waiting { transfer, tx }) = self.next_waiting().and_then(|index| self.remove_waiting(index))
         {
-            self.running.push(transfer);
+            self.run(transfer);
             started.push(tx);
         }
         started
@@ -325,5 +380,55 @@ impl Pace {
 
     pub(crate) fn behind(&self) -> Duration {
         Duration::from_micros(self.behind_us())
+    }
+}
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests {
+    use super::*;
+
+    /// The numbers of transfers of each client, counted one by one.
+    fn counted<'a>(transfers: impl Iterator<Item = &'a Running> + Clone, origin: Origin) -> ClientCount {
+        let is_of = |known: bool, other: bool| usize::from(known && other);
+        let (connection, peer) = (origin.connection, origin.peer);
+        let of_connection = transfers.clone().map(|it| is_of(connection.is_some(), it.origin.connection == connection));
+        let of_peer = transfers.map(|it| is_of(peer.is_some(), it.origin.peer == peer));
+        let of_connection = of_connection.sum();
+        ClientCount { of_client: if peer.is_some() { of_peer.sum() } else { of_connection }, of_connection }
+    }
+
+    #[test]
+    fn the_counts_of_clients_are_those_of_their_transfers() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut table = Transfers::new(12, 16);
+        let address = |peer: u8| IpAddr::from(if peer == 0 { [127, 0, 0, 1] } else { [192, 0, 2, peer] });
+        let of = |connection: u8| Origin::of(u64::from(connection), address(connection / 3));
+        let mut origins: Vec<_> = (0..12).map(of).collect();
+        origins.push(Origin::SERVER);
+        let mut ids = Vec::new();
+        for step in 0..4000 {
+            let origin = origins[random.usize(..origins.len())];
+            if step < 3000 && random.bool() {
+                let entered = table.enter(origin, Arc::new(Pace::new(CancellationToken::new())));
+                ids.extend(entered.map(|(id, _rx)| id));
+            } else if !ids.is_empty() {
+                table.leave(ids.swap_remove(random.usize(..ids.len())));
+            }
+            for origin in &origins {
+                assert_eq!(table.running_counts.of(*origin), counted(table.running.iter(), *origin));
+                let waiting = table.waiting.iter().map(|waiting| &waiting.transfer);
+                assert_eq!(table.waiting_counts.of(*origin), counted(waiting, *origin));
+            }
+        }
+        while let Some(id) = ids.pop() {
+            table.leave(id);
+        }
+        assert!(table.running.is_empty() && table.waiting.is_empty());
+        for counts in [&table.running_counts, &table.waiting_counts] {
+            assert!(
+                counts.connections.is_empty() && counts.peers.is_empty(),
+                "nothing is kept of clients that are gone"
+            );
+        }
     }
 }
