@@ -11,8 +11,9 @@
 
 mod answers;
 mod logs;
+mod questions;
 mod uploads;
-pub use self::{answers::*, logs::*, uploads::*};
+pub use self::{answers::*, logs::*, questions::*, uploads::*};
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -443,30 +444,6 @@ pub const SMALL_SURVEY_MEMORY_BYTES: usize = SURVEY_BYTES_MAX + SMALL_SURVEY_TAS
 pub const SURVEYS_BYTES: usize = 2 * SURVEY_MEMORY_BYTES;
 
 const _: () = assert!(SURVEYS_BYTES >= (SURVEYS_AT_ONCE_MAX - 1) * SMALL_SURVEY_MEMORY_BYTES);
-
-// ---- Group sums ----
-
-/// Bytes of the one group sum that may run: its groups in memory, then the merge of its temporary files.
-pub const GROUP_BYTES_MAX: usize = 40 * MIB;
-/// Columns that a group sum may name.
-pub const GROUP_COLUMNS_MAX: usize = 64;
-/// Columns of a group sum that is read from Parquet: a page and a dictionary of each are in memory.
-pub const GROUP_PARQUET_COLUMNS_MAX: usize = 8;
-/// Bytes of the names of these columns together.
-pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
-/// Calls for group sums that wait for their turn, run, or have an answer that is being read. Jobs wait separately.
-pub const GROUP_CALLS_MAX: usize = 16;
-/// Calls for group sums that wait to be one of these; one more is refused at once.
-pub const GROUP_CALL_WAITS_MAX: usize = 16;
-/// Bytes of the groups that are sent together, and so of the longest group.
-pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
-
-/// A merge has two rows that it compares, the row that it writes, and the row's text, in which every byte may be a quote.
-const _: () = assert!(GROUP_BYTES_MAX >= 5 * ROW_BYTES_CEILING);
-/// Half of the memory must do for reading the longest row: its bytes, and its cells without their quotes.
-const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
-/// A block's message is at most four times as long as the block, and clients accept 4 MiB by default.
-const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
 
 // ---- The sum ----
 

@@ -16,10 +16,14 @@ use tally::{
         runtime::workers::Workers,
         state::{Lane, Shared},
     },
-    model::part::{Part, PartId},
+    model::part::{Part, PartFigures, PartId},
 };
 
 const SCHEDULES: usize = 2000;
+
+fn columns() -> PartFigures {
+    PartFigures { figures: Vec::new(), has_bytes: false, name_hashes: Vec::new() }
+}
 
 fn part(id: PartId) -> Arc<Part> {
     Arc::new(Part {
@@ -49,7 +53,7 @@ fn registry() {
                 thread::spawn(move || {
                     let id = shared.with(|state| state.parts.reserve()).expect("room");
                     thread::yield_now(); // file I/O happens here, without the lock
-                    shared.with(|state| state.parts.insert(part(id)));
+                    shared.with(|state| state.parts.insert(part(id), &columns()));
                     let seen = shared.with(|state| state.parts.snapshot());
                     assert!(seen.contains_key(&id), "an acknowledged part is in every later sum");
                     id
@@ -89,7 +93,7 @@ fn failed_uploads() {
                         shared.with(|state| state.parts.release());
                         return None;
                     }
-                    shared.with(|state| state.parts.insert(part(id)));
+                    shared.with(|state| state.parts.insert(part(id), &columns()));
                     Some(id)
                 })
             })

@@ -13,6 +13,7 @@ pub mod numstore;
 pub mod parquet;
 pub mod parts;
 pub mod query;
+mod questions;
 mod readiness;
 pub mod runtime;
 pub mod scrub;
@@ -33,15 +34,10 @@ use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    group_by::{
-        calls,
-        output::{Groups, StoredGroups},
-        spec::GroupBy,
-    },
+    group_by::{calls, output::Groups, spec::GroupBy},
     ingest::{commit, load, queues::Queues, upload},
     jobs::{cancel, record_changes, result_file, submit},
-    parts::{columns, quarantine, receipts, removal},
-    query::column_sum,
+    parts::{quarantine, receipts, removal},
     runtime::{
         context::Context,
         detached::detached,
@@ -51,14 +47,13 @@ use self::{
     scrub::Verification,
     state::{Lane, transfers::Origin},
     storage::reader::Reader,
-    survey::{answer::Answer, question::SurveyQuestion},
+    survey::question::SurveyQuestion,
 };
 use crate::{
     error::Error,
     limits::Limits,
     model::{
         dialect::Dialect,
-        format::Format,
         part::{PartId, Receipt},
     },
 };
@@ -71,6 +66,7 @@ pub use self::{
     },
     jobs::result_file::ResultFile,
     parts::{
+        column_figures::{ColumnSummary, ColumnsPage},
         columns::{TableColumn, TableColumns, TypeInParts},
         receipts::Page,
         removal::{RemovedPart, RestorablePart},
@@ -81,7 +77,7 @@ pub use self::{
         missing_parts::MissingParts,
         numbers::{Factorial, Key},
     },
-    stats::{Activity, Stats},
+    stats::{Activity, Overview, Stats},
     storage::{Store, recover::RecoveryReport},
 };
 pub use crate::model::{durability::Durability, file_mode::FileMode};
@@ -151,31 +147,6 @@ impl Engine {
         Admission::for_long_calls(&self.context.state, calls_max)
     }
 
-    /// The exact sum of a column over all parts; 0 if none has it.
-    ///
-    /// Errors: the first cell, in part and row order, that is not an integer; a column of another type; a total that
-    /// does not fit in 64 bits; a damaged file; a part that is missing from the table.
-    pub async fn column_sum(&self, column: &str, format: Format) -> Result<ColumnSum, Error> {
-        column_sum::column_sum(&self.context, column, format).await
-    }
-
-    /// A statistic of the survey: of all parts that have its columns.
-    ///
-    /// Errors: a question or state that no row with a value has; the first cell, in part and row order, that is no number
-    /// where a value is wanted; more groups than there is memory for; a damaged file; a part that is missing from the table.
-    pub async fn survey(&self, question: &SurveyQuestion) -> Result<Answer, Error> {
-        survey::answer(&self.context, question, Lane::Question, |_parts_done, _parts_count| ()).await
-    }
-
-    /// The exact sums of columns over all parts that have all the columns, for each group of rows; of the parts that
-    /// there are when its turn has come. Its groups may be read at any pace.
-    ///
-    /// Errors: as for [`Engine::column_sum`]; a group that is too long for an answer; as many group sums as there may be;
-    /// a full disk.
-    pub async fn group_sum(&self, origin: Origin, spec: GroupBy) -> Result<StoredGroups, Error> {
-        calls::group_sum(&self.context, origin, spec).await
-    }
-
     /// The same for a file that is not a part, for a job: it waits for its turn however many wait. A total that does not
     /// fit in 64 bits is an error of the [`Groups`], which hold the turn.
     pub async fn group_sum_file(
@@ -201,11 +172,6 @@ impl Engine {
     /// Reads such a page.
     pub async fn read_page(&self, page: Page) -> Result<Vec<Receipt>, Error> {
         receipts::read_page(&self.context, page).await
-    }
-
-    /// The columns of the table, page by page.
-    pub fn table_columns(&self) -> TableColumns {
-        columns::table_columns(&self.context)
     }
 
     /// Gives a key of NumStore a value. Returns the total of all values. Errors: it does not fit in 64 bits; too many keys.
@@ -327,19 +293,9 @@ impl Engine {
         scrub::verify(&self.context, origin).await
     }
 
-    /// What the server measures of itself.
-    pub async fn stats(&self) -> Result<Stats, Error> {
-        stats::stats(&self.context).await
-    }
-
     /// Has a worker write a file without a name in the data folder. Errors: it cannot, or not within `time_max`.
     pub async fn check_ready(&self, time_max: Duration) -> Result<(), Error> {
         readiness::check_ready(&self.context, time_max).await
-    }
-
-    /// How many parts the table has.
-    pub fn parts_count(&self) -> usize {
-        self.context.state.with(|state| state.parts.len())
     }
 
     /// Lets the workers end when their queue is empty. What is called after it fails with [`Error::Draining`].

@@ -21,7 +21,11 @@ use super::{
 use crate::{
     error::Error,
     limits::Limits,
-    model::{durability::Durability, part::Part, schema::Schema},
+    model::{
+        durability::Durability,
+        part::{Part, PartFigures},
+        schema::Schema,
+    },
 };
 
 /// Starts the workers, opens and recovers the data folder, and then starts the background tasks.
@@ -59,8 +63,9 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
     let found_jobs = record::find(&store)?; // a newer version is refused before anything is changed
     let mut found = store.recover(|receipt| {
         let schema = commit::share_schema(shared, Schema::of(&receipt.columns), &receipt);
+        let columns = PartFigures::of(&receipt, schema.as_ref());
         let part = Arc::new(Part::of(&receipt, schema));
-        shared.with(|state| state.parts.restore(part));
+        shared.with(|state| state.parts.restore(part, &columns));
     })?;
     restore_removed(&store, &found, shared);
     let Recovered { jobs, leftovers, quarantined } = recover::recover(&store, found_jobs)?;

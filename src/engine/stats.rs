@@ -14,6 +14,7 @@ use crate::{
             Lane,
             jobs::JobCounts,
             lock_check::assert_unlocked,
+            registry::Totals,
             transfers::{TransferKind, TransferNow},
         },
         storage::Store,
@@ -50,12 +51,53 @@ pub struct Stats {
 pub struct Activity {
     /// The figures.
     pub stats: Stats,
+    /// The figures of the table.
+    pub overview: Overview,
     /// The most memory that the process may have, if its control group has a limit.
     pub memory_bytes_max: Option<u64>,
     /// How many uploads run.
     pub uploads_count: usize,
     /// The uploads that have run longest.
     pub uploads: Vec<TransferNow>,
+}
+
+/// The figures of the whole table at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overview {
+    /// Parts.
+    pub parts: usize,
+    /// The limit of `parts`.
+    pub parts_max: usize,
+    /// Data rows of all parts.
+    pub rows: u64,
+    /// Different names of columns, up to [`COLUMN_NAMES_MAX`](crate::limits::COLUMN_NAMES_MAX).
+    pub columns: usize,
+    /// Bytes of all CSV files.
+    pub csv_bytes: u64,
+    /// Bytes of all Parquet files.
+    pub parquet_bytes: u64,
+    /// Parts in quarantine whose loss no operator has accepted.
+    pub parts_missing: usize,
+    /// Removed parts that still have files.
+    pub parts_removed: usize,
+}
+
+/// The figures of the whole table.
+pub(super) fn overview(context: &Context) -> Overview {
+    context.state.with(|state| {
+        let parts = &state.parts;
+        let Totals { rows, csv_bytes, parquet_bytes } = parts.totals();
+        Overview {
+            parts: parts.len(),
+            parts_max: parts.parts_max(),
+            rows,
+            columns: parts.column_types().names_count(),
+            csv_bytes,
+            parquet_bytes,
+            parts_missing: parts.missing().count(),
+            parts_removed: parts.removed().len(),
+        }
+    })
 }
 
 /// Measures the figures.
@@ -73,7 +115,7 @@ pub(super) async fn activity(context: &Context) -> Result<Activity, Error> {
         let uploads = &state.transfers[TransferKind::Upload as usize];
         (uploads.running_count(), uploads.oldest(UPLOADS_LISTED_MAX))
     });
-    Ok(Activity { stats, memory_bytes_max, uploads_count, uploads })
+    Ok(Activity { stats, overview: overview(context), memory_bytes_max, uploads_count, uploads })
 }
 
 async fn measure(context: &Context, lane: Lane) -> Result<Stats, Error> {

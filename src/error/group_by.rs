@@ -65,6 +65,14 @@ pub enum GroupByError {
         /// The limit.
         bytes_max: usize,
     },
+    /// The groups with the largest totals do not fit in memory.
+    #[error("the {count} groups with the largest totals have more than {bytes_max} bytes: ask for fewer")]
+    TopTooLong {
+        /// How many were asked for.
+        count: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
 }
 
 impl GroupByError {
@@ -78,7 +86,8 @@ impl GroupByError {
             | Self::NameTooLong { .. }
             | Self::NamesTooLong { .. }
             | Self::GroupOverflow { .. }
-            | Self::GroupTooLong { .. } => Kind::Input,
+            | Self::GroupTooLong { .. }
+            | Self::TopTooLong { .. } => Kind::Input,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     dialect::Source,
     format::Format,
     idempotency_key::IdempotencyKey,
-    schema::{Column, Schema},
+    schema::{Column, Schema, name_hash},
 };
 
 /// The version of receipts. A server refuses to start if it finds a newer one.
@@ -68,6 +68,9 @@ pub struct Receipt {
     pub rows: u64,
     /// The columns in the order of the file.
     pub columns: Vec<Column>,
+    /// Bytes of each column in the Parquet file. Empty in receipts of programs that did not write it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub column_bytes: Vec<u64>,
     /// The CSV file: as it was uploaded, or what [`Self::source`] means.
     pub csv: FileInfo,
     /// The Parquet file with the same rows.
@@ -160,6 +163,39 @@ impl PartialReceipt {
 
 fn is_small_parquet(bytes: u64, footer_bytes: u32) -> bool {
     bytes <= SMALL_PARQUET_BYTES + u64::from(footer_bytes) + PARQUET_TAIL_BYTES as u64
+}
+
+/// What a part adds to the figures of the table's columns.
+#[derive(Clone, Debug)]
+pub struct PartFigures {
+    /// Empty cells and bytes as Parquet of each column, in the order of the file.
+    pub figures: Vec<ColumnFigures>,
+    /// Whether the bytes are known.
+    pub has_bytes: bool,
+    /// The hashes of the names, if the registry does not keep the part's schema.
+    pub name_hashes: Vec<u64>,
+}
+
+/// Sums over some parts, for one column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColumnFigures {
+    /// Empty cells.
+    pub nulls: u64,
+    /// Bytes of the column's chunks in the Parquet files.
+    pub parquet_bytes: u64,
+}
+
+impl PartFigures {
+    /// The columns of a receipt. `schema` is that of the [`Part`].
+    pub fn of(receipt: &Receipt, schema: Option<&Arc<Schema>>) -> Self {
+        let has_bytes = receipt.column_bytes.len() == receipt.columns.len();
+        let bytes = receipt.column_bytes.iter().copied().filter(|_| has_bytes).chain(std::iter::repeat(0));
+        let figures = receipt.columns.iter().zip(bytes);
+        let figures =
+            figures.map(|(column, parquet_bytes)| ColumnFigures { nulls: column.nulls, parquet_bytes }).collect();
+        let hashes = || receipt.columns.iter().map(|column| name_hash(&column.name)).collect();
+        Self { figures, has_bytes, name_hashes: if schema.is_none() { hashes() } else { Vec::new() } }
+    }
 }
 
 /// Size and checksum of a stored file.

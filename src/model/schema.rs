@@ -1,8 +1,9 @@
 //! The columns of a part: names and types.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, hash::Hasher};
 
 use serde::{Deserialize, Serialize};
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// The narrowest type that holds all cells of a column without loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -69,16 +70,26 @@ pub struct Column {
 pub struct Schema {
     columns: Vec<(String, ColumnType)>,
     index_of: HashMap<String, usize>,
+    name_hashes: Vec<u64>,
+    hash: u128,
     bytes: usize,
 }
 
 impl Schema {
     /// The schema of a receipt's columns.
     pub fn of(columns: &[Column]) -> Self {
-        const ENTRY_BYTES: usize = 128;
+        const ENTRY_BYTES: usize = 152; // with the figures that the registry keeps of each column
+        let mut hash = XxHash3_128::new();
+        for Column { name, column_type, .. } in columns {
+            hash.write(&(name.len() as u64).to_le_bytes());
+            hash.write(name.as_bytes());
+            hash.write(&[*column_type as u8]);
+        }
         Self {
             columns: columns.iter().map(|c| (c.name.clone(), c.column_type)).collect(),
             index_of: columns.iter().enumerate().map(|(i, c)| (c.name.clone(), i)).collect(),
+            name_hashes: columns.iter().map(|column| name_hash(&column.name)).collect(),
+            hash: hash.finish_128(),
             bytes: columns.iter().map(|c| 2 * c.name.len() + ENTRY_BYTES).sum(),
         }
     }
@@ -92,6 +103,16 @@ impl Schema {
     /// The number of columns.
     pub fn columns_count(&self) -> usize {
         self.columns.len()
+    }
+
+    /// A hash of all names and types, in the order of the file.
+    pub fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    /// The [`name_hash`] of each name, in the order of the file.
+    pub fn name_hashes(&self) -> &[u64] {
+        &self.name_hashes
     }
 
     /// Approximate size in memory.
@@ -108,6 +129,13 @@ impl Schema {
     pub fn columns(&self) -> &[(String, ColumnType)] {
         &self.columns
     }
+}
+
+/// The hash of a column's name, by which the registry counts the names of the table.
+pub fn name_hash(name: &str) -> u64 {
+    let mut hash = XxHash3_64::with_seed(0);
+    hash.write(name.as_bytes());
+    hash.finish()
 }
 
 impl PartialEq for Schema {

@@ -87,6 +87,13 @@ fn json_has_the_names_of_the_receipt() {
 
     let sum = run(&mut server.tally(["sum", "x", "--format", "csv", "--json"])).json_lines();
     assert_eq!(sum, [json!({"column": "x", "format": "csv", "total": 1})]);
+    let both = run(&mut server.tally(["sum", "x", "--format", "both", "--json"])).json_lines();
+    assert_eq!(both.len(), 1);
+    for format in ["csv", "parquet"] {
+        let sum = &both[0][format];
+        assert_eq!((&sum["total"], &sum["parts"]), (&json!(1), &json!(1)), "{both:?}");
+        assert!(sum["bytes"].as_u64() > Some(0) && sum["elapsed_ms"].as_f64() > Some(0.0), "{both:?}");
+    }
     assert_eq!(run(&mut server.tally(["health", "--json"])).json_lines(), [json!({"status": "serving"})]);
 }
 
@@ -105,6 +112,16 @@ fn the_samples_show_quoting_and_every_type() {
     let expected = ["int64", "float64", "boolean", "date32", "timestamp", "timestamp_utc", "utf8", "utf8"];
     assert_eq!(types, expected);
 
+    let both = run(&mut server.tally(["sum", "qty", "--format", "both"]));
+    let lines: Vec<Vec<&str>> = both.succeeded().lines().map(|line| line.split_whitespace().collect()).collect();
+    let [csv, parquet] = &lines[..] else { panic!("{both:?}") };
+    for (line, name) in [(csv, "csv"), (parquet, "parquet")] {
+        let [format, total, _, "ms", bytes, "bytes"] = line[..] else { panic!("{line:?}") };
+        assert_eq!((format, total), (name, "1357"));
+        assert!(bytes.parse::<u64>().unwrap() > 0);
+    }
+    let price = run(&mut server.tally(["sum", "price", "--format", "both"]));
+    assert!(price.failed()[0].contains("not an integer"), "{price:?}");
     let price = run(&mut server.tally(["sum", "price"]));
     let [line] = price.failed()[..] else { panic!("{price:?}") };
     assert!(line.contains("part 4, row ") && line.contains("price") && line.contains("not an integer"), "{line}");

@@ -9,8 +9,8 @@ use tally::proto::pb::{
     tally::{
         DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
         ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, Receipt,
-        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk,
-        VerifyProgress, VerifyRequest,
+        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, SumRequest, SumResponse,
+        TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -61,6 +61,10 @@ impl Tally for Full {
     async fn list_parts(&self, _: Request<ListPartsRequest>) -> Result<Response<Self::ListPartsStream>, Status> {
         let receipt = Receipt { part: 1, rows: 2, uploaded_at: "\u{1b}[31mtoday".to_owned(), ..Receipt::default() };
         Ok(Response::new(stream::iter([Ok(receipt), Err(Status::data_loss("part 2 is damaged"))]).boxed()))
+    }
+
+    async fn sum(&self, _: Request<SumRequest>) -> Result<Response<SumResponse>, Status> {
+        Ok(Response::new(SumResponse::default()))
     }
 
     async fn group_sum(&self, _: Request<GroupSumRequest>) -> Result<Response<Self::GroupSumStream>, Status> {

@@ -29,6 +29,12 @@ UNKNOWN_JOB = "job_id_999"
 EVENTS = "/api/v1/events"
 TASKS_SECONDS_MAX = 20
 TASKS_OF_A_CONNECTION = 1
+# Without a query these paths only say what is missing.
+QUERIES = {
+    "/api/v1/table/sum": ["?column=x", "?column=x&format=parquet"],
+    "/api/v1/table/groups": ["?by=x&sum=y", "?by=x&sum=y&order=total&limit=1&format=csv"],
+    "/api/v1/survey/states": ["?question=Q"],
+}
 
 
 def tasks_count(server: Server) -> int:
@@ -104,6 +110,7 @@ def rpcs(channel: grpc.Channel) -> List[Rpc]:
         Rpc(numstore.Fact, numstore_pb2.FactRequest(key="a"), numstore_pb2.FactRequest(key="nobody")),
         Rpc(tally.Upload, [CSV, b"3,4\n"], [CSV, b"3\n"], kind="upload"),
         Rpc(tally.ListParts, tally_pb2.ListPartsRequest(), tally_pb2.ListPartsRequest(after=2**63), kind="answers"),
+        Rpc(tally.Sum, tally_pb2.SumRequest(column="x", formats=[1, 2]), tally_pb2.SumRequest(formats=[7])),
         Rpc(tally.GroupSum, by("x"), by(""), kind="answers"),
         Rpc(health.Check, checked(service="Table"), checked(service="nothing")),
         Rpc(reflection.ServerReflectionInfo, listed, unknown, kind="reflection"),
@@ -159,6 +166,7 @@ def http_calls(server: Server, task: str) -> List[Tuple[str, str, dict]]:
             part = "999" if method == "delete" else "1"
             named = path.replace("{job_id}", UNKNOWN_JOB).replace("{part}", part)
             calls.append((method, named.replace("{task_id}", UNKNOWN_TASK), body))
+            calls += [(method, path + query, body) for query in QUERIES.get(path, [])]
             if "{task_id}" in path and method == "get":
                 calls.append((method, path.replace("{task_id}", task), body))
     assert len(calls) > 30
@@ -234,5 +242,5 @@ def test_a_broken_connection_takes_its_calls_along(server):
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
     next(watch)
     channel.close()
-    assert len(calls) == 10
+    assert len(calls) == 11
     check_idle(server, tasks_before)

@@ -94,7 +94,9 @@ where
 fn open_call(request: &Request<Body>) -> Result<Arc<Call>, Exhausted> {
     let account = request.extensions().get::<Account>().ok_or(Exhausted)?;
     let bytes = match request.uri().path() {
-        "/Table/ColumnSum" | "/Table/ColSum" | "/tally.v1.Tally/GroupSum" => QUESTION_CALL_BYTES,
+        "/Table/ColumnSum" | "/Table/ColSum" | "/tally.v1.Tally/Sum" | "/tally.v1.Tally/GroupSum" => {
+            QUESTION_CALL_BYTES
+        }
         path if is_own_method(path) => CALL_BYTES,
         _ => FOREIGN_CALL_BYTES,
     };

@@ -1,17 +1,20 @@
 //! Conversions between the engine's types and those of protobuf and gRPC. Nothing else in this folder converts.
 
+use std::time::Duration;
+
 use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::{
     engine::{
-        MissingParts, RestorablePart, StreamOptions, TableColumn, TypeInParts,
+        ColumnSum, MissingParts, Read, RestorablePart, StreamOptions, TableColumn, TypeInParts,
         group_by::output::Group,
         scrub::{DamagedFile, Progress},
     },
     error::{Error, Kind},
     model::{
         dialect::{Dialect, NullTexts, Source},
+        format::Format,
         idempotency_key::IdempotencyKey,
         part::{FileInfo, PartId, Receipt},
         schema::{Column, ColumnType},
@@ -60,6 +63,27 @@ pub(super) fn from_status(status: &Status) -> Error {
 pub(super) fn to_group_block(groups: Vec<Group>) -> tally::GroupBlock {
     let group = |Group { cells, totals }| tally::Group { cells, totals };
     tally::GroupBlock { groups: groups.into_iter().map(group).collect() }
+}
+
+/// Errors: it is no format that there is.
+pub(super) fn to_format(format: i32) -> Result<Format, Error> {
+    match tally::Format::try_from(format) {
+        Ok(tally::Format::Csv) => Ok(Format::Csv),
+        Ok(tally::Format::Parquet) => Ok(Format::Parquet),
+        Ok(tally::Format::Unspecified) | Err(_) => {
+            Err(Error::Malformed(format!("formats: {format} is no format: there are CSV (1) and PARQUET (2)")))
+        }
+    }
+}
+
+pub(super) fn to_format_sum(sum: ColumnSum, format: Format, elapsed: Duration) -> tally::FormatSum {
+    let ColumnSum { total, read: Read { parts, rows, bytes } } = sum;
+    let format = match format {
+        Format::Csv => tally::Format::Csv,
+        Format::Parquet => tally::Format::Parquet,
+    };
+    let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
+    tally::FormatSum { format: format.into(), total, elapsed_ms, bytes, parts, rows }
 }
 
 pub(super) fn to_quarantine(missing: &MissingParts) -> tally::ListQuarantineResponse {

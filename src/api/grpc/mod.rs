@@ -16,6 +16,7 @@ mod framing;
 pub(crate) mod metrics_layer;
 pub(crate) mod numstore;
 pub(crate) mod request_head;
+mod sums;
 pub(crate) mod table;
 pub(crate) mod tally;
 mod upload;

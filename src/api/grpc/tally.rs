@@ -12,6 +12,7 @@ use super::{
     client_body::Content,
     columns::list_columns,
     convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_removed, to_status},
+    sums,
     upload::{answer, upload},
 };
 use crate::{
@@ -28,8 +29,8 @@ use crate::{
     proto::pb::tally::{
         ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
         ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, Receipt,
-        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, TableColumn, UploadChunk,
-        VerifyProgress, VerifyRequest,
+        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, SumRequest, SumResponse,
+        TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -111,6 +112,11 @@ impl Tally for TallyService {
         request: Request<ListColumnsRequest>,
     ) -> Result<Response<Answers<TableColumn>>, Status> {
         list_columns(self.0.table_columns(), request.extensions()).map(Response::new)
+    }
+
+    async fn sum(&self, request: Request<SumRequest>) -> Result<Response<SumResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        sums::sum(&self.0, request, &extensions).await.map(Response::new)
     }
 
     async fn group_sum(&self, request: Request<GroupSumRequest>) -> Result<Response<Answers<GroupBlock>>, Status> {

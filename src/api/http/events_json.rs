@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::engine::{
-    Activity, Stats,
+    Activity, Overview, Stats,
     state::{jobs::JobCounts, transfers::TransferNow},
 };
 
@@ -22,6 +22,14 @@ pub(super) struct StatsEvent {
     time: String,
     /// Parts of the table.
     parts: usize,
+    /// Their data rows.
+    rows: u64,
+    /// Different names of columns.
+    columns: usize,
+    /// Bytes of their CSV files.
+    csv_bytes: u64,
+    /// Bytes of their Parquet files.
+    parquet_bytes: u64,
     /// Bytes of CSV that were received since the server was started.
     received_bytes: u64,
     /// The same in one second, since the event before.
@@ -83,12 +91,17 @@ pub(super) fn event_text(activity: &Activity, before: Before, draining: bool) ->
 
 impl StatsEvent {
     fn of(activity: &Activity, before: Before, draining: bool) -> Self {
-        let Activity { stats, memory_bytes_max, uploads_count, uploads } = activity;
-        let Stats { parts, parts_missing, received_bytes, resident_bytes, waiting, .. } = *stats;
+        let Activity { stats, overview, memory_bytes_max, uploads_count, uploads } = activity;
+        let Stats { parts_missing, received_bytes, resident_bytes, waiting, .. } = *stats;
+        let Overview { parts, rows, columns, csv_bytes, parquet_bytes, .. } = *overview;
         let now = SystemTime::now();
         Self {
             time: text_of(now),
             parts,
+            rows,
+            columns,
+            csv_bytes,
+            parquet_bytes,
             received_bytes,
             received_bytes_per_s: rate(before, received_bytes),
             uploads: uploads.iter().map(|upload| UploadEvent::of(*upload, now)).collect(),

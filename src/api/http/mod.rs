@@ -2,7 +2,7 @@
 //! converts the answer.
 //!
 //! `router` has all routes and what each call passes: `access_log`, `access`, then `long_calls`. The handlers are in
-//! `statistics`, `tasks`, `table/`, `jobs`, `events` and `probes`; `console` has the files of the page that uses them. They read
+//! `statistics`, `tasks`, `table/`, `questions/`, `jobs`, `events` and `probes`; `console` has the files of the page that uses them. They read
 //! bodies with `json_body` and `file_form`, send files with `download`, and convert with `statistics_json`, `tasks_json`, `errors`
 //! and `problem`. All of them share one [`surface::Surface`].
 
@@ -23,6 +23,7 @@ mod openapi;
 pub(crate) mod paths;
 mod probes;
 mod problem;
+mod questions;
 mod refuse;
 pub(crate) mod router;
 mod statistics;

@@ -4,8 +4,8 @@ use axum::{Router, extract::Request, http::StatusCode, middleware::from_fn_with_
 use tower::util::option_layer;
 
 use super::{
-    access, access_log, console, events, jobs, long_calls, openapi, probes, refuse, statistics, surface::Surface,
-    table, tasks,
+    access, access_log, console, events, jobs, long_calls, openapi, probes, questions, refuse, statistics,
+    surface::Surface, table, tasks,
 };
 
 /// All routes.
@@ -14,6 +14,7 @@ pub(crate) fn router(surface: Surface) -> Router {
         statistics::routes()
             .merge(tasks::routes())
             .merge(table::routes())
+            .merge(questions::routes())
             .merge(jobs::routes())
             .merge(events::routes())
             .merge(probes::routes()),

@@ -110,13 +110,25 @@ impl Merge {
         bytes_max: usize,
         check: impl Fn(&MergedGroup<'_>) -> Result<(), Error>,
     ) -> Result<bool, Error> {
+        self.pass_some(bytes_max, |group| {
+            check(&group)?;
+            writer.put(group.key, group.totals.iter().copied())
+        })
+    }
+
+    /// Calls `take` with the next groups, about `bytes_max` bytes of them, and returns whether there are more.
+    ///
+    /// Errors: the first error of `take`.
+    pub fn pass_some(
+        &mut self,
+        bytes_max: usize,
+        mut take: impl FnMut(MergedGroup<'_>) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
         let mut bytes = 0;
         while bytes < bytes_max {
             let Some(group) = self.next_group()? else { return Ok(false) };
-            check(&group)?;
-            let MergedGroup { key, totals } = group;
-            writer.put(key, totals.iter().copied())?;
-            bytes += key.len() + HEAD_BYTES_MAX.min(KIB / 16);
+            bytes += group.key.len() + HEAD_BYTES_MAX.min(KIB / 16);
+            take(group)?;
         }
         Ok(true)
     }

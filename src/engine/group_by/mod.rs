@@ -12,4 +12,5 @@ pub mod partition;
 pub mod sources;
 pub mod spec;
 pub mod spill;
+mod top;
 pub mod work;

@@ -6,6 +6,7 @@ use super::{
     merge::Merge,
     spec::GroupBy,
     spill::{MergedGroup, Run, RunWriter},
+    top::Top,
     work::Work,
 };
 use crate::{
@@ -83,10 +84,58 @@ impl Groups {
             }
             rest = writer.finish().pop();
         }
+        self.into_stored(first, rest, None)
+    }
+
+    /// Passes all groups and stores those with the largest totals in the first column that is summed, the largest first, and
+    /// equal ones in the order of their cells. Then the memory of the sum is free.
+    ///
+    /// Errors: those of [`Self::store`], of any group; the groups take too much memory.
+    pub async fn store_top(mut self, count_max: usize) -> Result<GroupBlocks, Error> {
+        let mut passed = (Top::new(count_max), true);
+        while passed.1 {
+            let pass = self.run_task(passed, |(top, more), merge, work| {
+                *more = merge.pass_some(work.plan.task_bytes, |MergedGroup { key, totals }| {
+                    Block::check(&MergedGroup { key, totals }, &work.spec)?;
+                    totals_of(key, totals, &work.spec).try_for_each(|total| total.map(drop))?;
+                    Ok(top.add(key, totals)?)
+                })?;
+                Ok(())
+            });
+            passed = pass.await?;
+        }
+        let (top, _at_end) = passed;
+        let groups_count = top.groups_count();
+        let stored = self.run_task((Block::default(), None), move |(block, rest), _merge, work| {
+            let mut writer = None;
+            for group in top.into_sorted() {
+                let group = MergedGroup { key: &group.key, totals: &group.totals };
+                if writer.is_none() && block.has_room(group.key.len(), &work.spec) {
+                    block.push(&group, &work.spec)?;
+                    continue;
+                }
+                let mut open = match writer.take() {
+                    Some(open) => open,
+                    None => RunWriter::new(&work.folder, work.plan.bytes_max)?,
+                };
+                open.put(group.key, group.totals.iter().copied())?;
+                writer = Some(open);
+            }
+            if let Some(mut writer) = writer {
+                writer.end_run()?;
+                *rest = writer.finish().pop();
+            }
+            Ok(())
+        });
+        let (first, rest) = stored.await?;
+        self.into_stored(first, rest, Some(groups_count))
+    }
+
+    fn into_stored(self, first: Block, rest: Option<Run>, groups_count: Option<u64>) -> Result<GroupBlocks, Error> {
         let Self { result, workers, lane } = self;
         let spec = Arc::new(result.get()?.work.spec.clone());
         let rest = DropOnWorker { value: rest, workers: workers.clone() };
-        Ok(GroupBlocks { first: first.groups, rest, spec, workers, lane })
+        Ok(GroupBlocks { first: first.groups, rest, spec, groups_count, workers, lane })
     }
 
     /// Writes all groups as CSV below a header of these names: quoted where RFC 4180 needs it, with rows that end with LF.
@@ -94,10 +143,7 @@ impl Groups {
     ///
     /// Errors: a total that does not fit in 64 bits; what `out` fails with.
     pub async fn write_csv<W: Write + Send + 'static>(mut self, header: &[String], out: W) -> Result<W, Error> {
-        let mut text = Vec::new();
-        write_cells(&mut text, header.iter().map(String::as_bytes));
-        text.push(b'\n');
-        let mut written = (out, text, true);
+        let mut written = (out, csv_header(header), true);
         while written.2 {
             written = self
                 .run_task(written, |(out, text, more), merge, work| {
@@ -139,34 +185,44 @@ impl Groups {
 
 /// The groups of a sum for a client, which may read them slowly. They hold a permit, and are dropped if the client reads so
 /// slowly that another call needs it.
-pub struct StoredGroups(PacedSource<Vec<Group>>);
+pub struct StoredGroups {
+    blocks: PacedSource<Vec<Group>>,
+    groups_count: Option<u64>,
+}
 
 impl StoredGroups {
     pub(super) fn new(blocks: GroupBlocks, permit: Permit) -> Self {
-        Self(PacedSource::new(blocks, permit))
+        Self { groups_count: blocks.groups_count, blocks: PacedSource::new(blocks, permit) }
     }
 
     /// The pace of the client, to be updated by the code that sends the groups.
     pub fn pace(&self) -> Arc<Pace> {
-        self.0.pace()
+        self.blocks.pace()
+    }
+
+    /// How many groups there are, if these are only those with the largest totals.
+    pub fn groups_count(&self) -> Option<u64> {
+        self.groups_count
     }
 
     /// Reads the next block of groups; it is empty when all have been read.
     ///
     /// Errors: a file that cannot be read; the client was too slow, and the groups are gone.
     pub async fn next_block(&mut self) -> Result<Vec<Group>, Error> {
-        self.0.next().await
+        self.blocks.next().await
     }
 }
 
-/// The groups of a sum that has ended, in the order of their cells as byte strings; they can be read once. They hold no
-/// memory that another sum needs.
+/// The groups of a sum that has ended, in the order of their cells as byte strings, or of their rank; they can be read
+/// once. They hold no memory that another sum needs.
 pub struct GroupBlocks {
     /// The first block; empty once it has been read.
     first: Vec<Group>,
     /// The groups after the first block that have not been read.
     rest: DropOnWorker<Run>,
     spec: Arc<GroupBy>,
+    /// How many groups there are, if these are only those with the largest totals.
+    groups_count: Option<u64>,
     workers: Workers,
     lane: Lane,
 }
@@ -238,6 +294,23 @@ impl Block {
     fn group_bytes(key_bytes: usize, spec: &GroupBy) -> usize {
         key_bytes + size_of::<String>() * spec.by.len() + 2 * size_of::<i64>() * spec.sum.len() + size_of::<Group>()
     }
+}
+
+/// A header with these names, as the first line of a CSV file.
+pub fn csv_header(names: &[String]) -> Vec<u8> {
+    let mut text = Vec::new();
+    write_cells(&mut text, names.iter().map(String::as_bytes));
+    text.push(b'\n');
+    text
+}
+
+/// Appends a group as a line of a CSV file.
+pub fn write_csv_row(text: &mut Vec<u8>, group: &Group) {
+    write_cells(text, group.cells.iter().map(String::as_bytes));
+    for total in &group.totals {
+        text.extend_from_slice(format!(",{total}").as_bytes());
+    }
+    text.push(b'\n');
 }
 
 fn cells_of(key: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
-use twox_hash::XxHash3_128;
 
 use super::empty_columns::note_types;
 use crate::{
     engine::{
         parquet::writer::Converted,
-        state::{Shared, State},
+        state::{Shared, State, schemas::SchemaFigures},
         storage::{Store, commit::PreparedPart, draft::Draft},
     },
     error::Error,
@@ -18,7 +17,7 @@ use crate::{
         checksum::to_hex,
         dialect::Source,
         idempotency_key::IdempotencyKey,
-        part::{FORMAT_VERSION, Part, PartId, Receipt, ReceiptChecks},
+        part::{FORMAT_VERSION, Part, PartFigures, PartId, Receipt, ReceiptChecks},
         schema::Schema,
     },
 };
@@ -48,9 +47,9 @@ impl PartReservation {
         Ok(Self { state: state.clone(), part, inserted: false })
     }
 
-    pub(super) fn insert(mut self, part: Arc<Part>) {
+    pub(super) fn insert(mut self, part: Arc<Part>, columns: &PartFigures) {
         self.inserted = true;
-        if self.state.with(|state| state.parts.insert(part)) {
+        if self.state.with(|state| state.parts.insert(part, columns)) {
             warn_nearly_full(&self.state);
         }
     }
@@ -108,11 +107,14 @@ pub(super) fn stage(
 
 fn receipt_of(part: PartId, csv: &Draft, converted: &Converted, key: Option<IdempotencyKey>) -> Receipt {
     let Converted { parquet, columns, rows } = converted;
+    let mut column_bytes = parquet.column_bytes.clone();
+    column_bytes.resize(columns.len(), 0); // without rows there are no row groups
     Receipt {
         format: FORMAT_VERSION,
         part,
         rows: *rows,
         columns: columns.clone(),
+        column_bytes,
         csv: csv.info(),
         parquet: parquet.draft.info(),
         row_groups: parquet.row_groups,
@@ -131,22 +133,16 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted, key: Option<Idem
 /// The schema of a part as it is shared by all parts that have an equal one. `None` if the table of shared schemas is full.
 /// The types of its columns are noted for columns of later files that have no value.
 pub(crate) fn share_schema(state: &Shared, schema: Schema, receipt: &Receipt) -> Option<Arc<Schema>> {
-    let mut hash = XxHash3_128::new();
-    for (name, column_type) in schema.columns() {
-        hash.write(&(name.len() as u64).to_le_bytes());
-        hash.write(name.as_bytes());
-        hash.write(&[*column_type as u8]);
-    }
-    let hash = hash.finish_128();
-    if let Some(kept) = state.with(|state| state.parts.schema(hash)) {
+    if let Some(kept) = state.with(|state| state.parts.schema(schema.hash())) {
         // Compared outside of the lock, because a schema can be long.
         return (*kept == schema).then_some(kept); // its types were noted with the first part that has it
     }
     note_types(state, receipt);
     let schema = Arc::new(schema);
-    if state.with(|state| state.parts.keep_schema(hash, &schema)) {
+    let figures = SchemaFigures::new(&schema); // allocated outside of the lock
+    if state.with(|state| state.parts.keep_schema(&schema, figures)) {
         return Some(schema);
     }
     // The table is full, or another upload added the schema in the meantime.
-    state.with(|state| state.parts.schema(hash)).filter(|kept| **kept == *schema)
+    state.with(|state| state.parts.schema(schema.hash())).filter(|kept| **kept == *schema)
 }

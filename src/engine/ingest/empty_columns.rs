@@ -1,15 +1,11 @@
 //! The types of columns in which a file has no value. Such a column gets the type that it has in the parts that were committed
 //! before, so that other engines can read all Parquet files as one table.
 
-use std::hash::Hasher;
-
-use twox_hash::XxHash3_64;
-
 use crate::{
     engine::state::{Shared, column_types::TypedName},
     model::{
         part::Receipt,
-        schema::{Column, ColumnType},
+        schema::{Column, ColumnType, name_hash},
     },
 };
 
@@ -23,7 +19,7 @@ pub(super) fn type_empty_columns(state: &Shared, columns: &mut [Column], rows: u
     if empty.is_empty() {
         return;
     }
-    let hashes: Vec<_> = empty.iter().map(|column| hash_of(&column.name)).collect();
+    let hashes: Vec<_> = empty.iter().map(|column| name_hash(&column.name)).collect();
     let mut types = vec![None; hashes.len()];
     state.with(|state| {
         for (found, hash) in types.iter_mut().zip(&hashes) {
@@ -38,16 +34,10 @@ pub(super) fn type_empty_columns(state: &Shared, columns: &mut [Column], rows: u
 /// Notes the types of a part's columns for later files.
 pub(super) fn note_types(state: &Shared, receipt: &Receipt) {
     let typed = |column: &Column| TypedName {
-        hash: hash_of(&column.name),
+        hash: name_hash(&column.name),
         column_type: column.column_type,
         has_values: column.nulls < receipt.rows,
     };
     let columns: Vec<_> = receipt.columns.iter().map(typed).collect();
     state.with(|state| state.parts.note_types(&columns));
-}
-
-fn hash_of(name: &str) -> u64 {
-    let mut hash = XxHash3_64::with_seed(0);
-    hash.write(name.as_bytes());
-    hash.finish()
 }

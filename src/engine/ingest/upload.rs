@@ -57,7 +57,7 @@ use crate::{
     model::{
         dialect::Source,
         idempotency_key::IdempotencyKey,
-        part::{Part, Receipt},
+        part::{Part, PartFigures, Receipt},
     },
 };
 
@@ -288,7 +288,8 @@ impl Upload {
             rx.await.unwrap_or(Err(Error::Draining))?;
         }
         let schema = share_schema(&context.state, schema, &receipt);
-        reservation.insert(Arc::new(Part::of(&receipt, schema)));
+        let columns = PartFigures::of(&receipt, schema.as_ref());
+        reservation.insert(Arc::new(Part::of(&receipt, schema)), &columns);
         Ok(receipt)
     }
 

@@ -27,7 +27,7 @@ use parquet::{
 use super::{
     batch::arrow_schema,
     chunk_checksums::ChunkChecksums,
-    writer::{CREATED_BY, Converted, write_error, written},
+    writer::{CREATED_BY, Converted, column_bytes, write_error, written},
 };
 use crate::{
     engine::{
@@ -193,10 +193,11 @@ impl IntegerWriter {
             .map(|column| Column { name: column.name, column_type: ColumnType::Int64, nulls: column.nulls })
             .collect();
         let (row_groups, before_footer) = (self.writer.flushed_row_groups().len(), self.writer.bytes_written());
+        let column_bytes = column_bytes(self.writer.flushed_row_groups());
         self.checksums.entry(before_footer).into_iter().for_each(|entry| self.writer.append_key_value_metadata(entry));
         self.writer.inner_mut().begin_tail(before_footer as u64);
         let draft = self.writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
-        Ok(Converted { parquet: written(draft, row_groups, before_footer)?, columns, rows })
+        Ok(Converted { parquet: written(draft, row_groups, column_bytes, before_footer)?, columns, rows })
     }
 }
 

@@ -18,7 +18,10 @@ use parquet::{
     arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions},
     basic::{Compression, Encoding},
     errors::ParquetError,
-    file::properties::{EnabledStatistics, WriterProperties},
+    file::{
+        metadata::RowGroupMetaData,
+        properties::{EnabledStatistics, WriterProperties},
+    },
     schema::types::ColumnPath,
 };
 
@@ -72,6 +75,8 @@ pub struct WrittenFile {
     pub row_groups: u32,
     /// The size of its footer without the tail of 8 bytes.
     pub footer_bytes: u32,
+    /// Bytes of each column, over all row groups.
+    pub column_bytes: Vec<u64>,
 }
 
 /// A CSV file converted to Parquet, and its columns and rows for the receipt.
@@ -127,12 +132,12 @@ impl PartWriter {
         let Output::Open(mut writer) = self.output else {
             return Err(after_failure());
         };
-        let row_groups = writer.flushed_row_groups().len();
+        let (row_groups, column_bytes) = (writer.flushed_row_groups().len(), column_bytes(writer.flushed_row_groups()));
         let before_footer = writer.bytes_written();
         self.checksums.entry(before_footer).into_iter().for_each(|entry| writer.append_key_value_metadata(entry));
         writer.inner_mut().begin_tail(before_footer as u64);
         let draft = writer.into_inner().map_err(|error| write_error(&error, &self.failures))?;
-        written(draft, row_groups, before_footer)
+        written(draft, row_groups, column_bytes, before_footer)
     }
 
     /// Chooses the encodings from the first rows, if there are any, and opens the writer.
@@ -177,14 +182,31 @@ impl PartWriter {
 }
 
 /// A finished file, whose footer begins at `before_footer`.
-pub(super) fn written(draft: Draft, row_groups: usize, before_footer: usize) -> Result<WrittenFile, Error> {
+pub(super) fn written(
+    draft: Draft,
+    row_groups: usize,
+    column_bytes: Vec<u64>,
+    before_footer: usize,
+) -> Result<WrittenFile, Error> {
     let footer_bytes = draft.bytes() - before_footer as u64 - PARQUET_TAIL_BYTES as u64;
     let too_large = |_| Error::Internal("a parquet footer of more than 4 GiB".to_owned());
     Ok(WrittenFile {
         draft,
         row_groups: u32::try_from(row_groups).map_err(too_large)?,
         footer_bytes: u32::try_from(footer_bytes).map_err(too_large)?,
+        column_bytes,
     })
+}
+
+/// Bytes of each column's chunks.
+pub(super) fn column_bytes(row_groups: &[RowGroupMetaData]) -> Vec<u64> {
+    let mut bytes = vec![0; row_groups.first().map_or(0, |group| group.num_columns())];
+    for group in row_groups {
+        for (sum, chunk) in bytes.iter_mut().zip(group.columns()) {
+            *sum += chunk.byte_range().1;
+        }
+    }
+    bytes
 }
 
 fn after_failure() -> Error {

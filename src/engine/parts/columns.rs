@@ -5,10 +5,11 @@
 //!
 //! Memory: the columns of one page, and one receipt.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::name_page::NamePage;
 use crate::{
     engine::{runtime::context::Context, state::Lane, storage::Store},
     error::Error,
@@ -67,7 +68,8 @@ impl TableColumns {
         if self.at_end {
             return Ok(Vec::new());
         }
-        let page = PageBuilder { after: self.after.take(), end: None, columns: BTreeMap::new(), bytes: 0, bytes_max };
+        let entry_bytes = |name: &str| TABLE_COLUMN_BYTES + name.len();
+        let page = NamePage::new(self.after.take(), bytes_max, usize::MAX, entry_bytes, |_types| 0);
         let mut pass = Pass { parts: self.parts.clone(), next: PartId::FIRST, page, run: None };
         while pass.next != PartId::END {
             let store = Arc::clone(&self.context.store);
@@ -77,8 +79,8 @@ impl TableColumns {
             };
             pass = self.context.workers.run(Lane::Question, task).await.flatten()?;
         }
-        let PageBuilder { end, columns, .. } = pass.page;
-        self.at_end = end.is_none();
+        let (columns, has_more) = pass.page.finish();
+        self.at_end = !has_more;
         self.after = columns.last_key_value().map(|(name, _)| name.clone());
         let to_column = |(name, types): (String, Types)| TableColumn { name, types: types.into_list() };
         Ok(columns.into_iter().map(to_column).collect())
@@ -89,7 +91,7 @@ impl TableColumns {
 struct Pass {
     parts: OrdMap<PartId, Arc<Part>>,
     next: PartId,
-    page: PageBuilder,
+    page: NamePage<Types>,
     /// Parts with equal columns that follow each other are added together.
     run: Option<Run>,
 }
@@ -135,45 +137,9 @@ impl Pass {
     fn end_run(&mut self) -> usize {
         let Some(Run { schema, parts, first_parts }) = self.run.take() else { return 0 };
         for (name, column_type) in schema.columns() {
-            self.page.add(name, *column_type, parts, &first_parts);
+            self.page.add(name, |types| types.add(*column_type, parts, &first_parts));
         }
         schema.columns_count()
-    }
-}
-
-/// Collects the smallest names after `after`.
-struct PageBuilder {
-    after: Option<String>,
-    /// This name and greater ones are left for the next page.
-    end: Option<String>,
-    columns: BTreeMap<String, Types>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl PageBuilder {
-    fn add(&mut self, name: &str, column_type: ColumnType, parts: u64, first_parts: &[PartId]) {
-        let is_before = self.after.as_ref().is_some_and(|after| name <= after.as_str());
-        let is_left = self.end.as_ref().is_some_and(|end| name >= end.as_str());
-        if is_before || is_left {
-            return;
-        }
-        if let Some(types) = self.columns.get_mut(name) {
-            types.add(column_type, parts, first_parts);
-            return;
-        }
-        let mut types = Types::default();
-        types.add(column_type, parts, first_parts);
-        self.columns.insert(name.to_owned(), types);
-        self.bytes += TABLE_COLUMN_BYTES + name.len();
-        // A name that was left once stays left, because parts that have it were passed.
-        while self.bytes > self.bytes_max
-            && self.columns.len() > 1
-            && let Some((last, _)) = self.columns.pop_last()
-        {
-            self.bytes -= TABLE_COLUMN_BYTES + last.len();
-            self.end = Some(last);
-        }
     }
 }
 

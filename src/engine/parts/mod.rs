@@ -1,7 +1,9 @@
 //! The stored parts: which parts an answer needs, their receipts and files, lists of them, missing and removed parts, and the upgrade of format version 1.
 
+pub mod column_figures;
 pub mod columns;
 pub mod listing;
+mod name_page;
 pub mod part_file;
 pub mod quarantine;
 pub mod receipts;

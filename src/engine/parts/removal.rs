@@ -27,7 +27,7 @@ use crate::{
     },
     error::Error,
     limits::REMOVED_LISTED_MAX,
-    model::part::PartId,
+    model::part::{PartFigures, PartId},
 };
 
 /// How long a purge waits for questions that read the part. After that its files are deleted in the background.
@@ -113,8 +113,9 @@ async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<O
         }
         None if is_in_table => {
             let purge = move |store: &Arc<Store>| {
+                let columns = columns_of(store, &state, id);
                 store.purge_part(id, false, &text_of(SystemTime::now()))?;
-                state.with(|state| state.parts.remove(id, Removal::Purged));
+                state.with(|state| state.parts.remove(id, columns.as_ref(), Removal::Purged));
                 Ok(None)
             };
             context.on_worker(Lane::Upload, purge).await
@@ -137,12 +138,22 @@ async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<O
     }
 }
 
+/// What a part of the table has in the figures of the columns; `None` if its receipt cannot be read, which does not keep it from
+/// being removed.
+fn columns_of(store: &Store, state: &Shared, id: PartId) -> Option<PartFigures> {
+    let part = state.with(|state| state.parts.get(id))?;
+    let receipt = store.receipt_of(&part);
+    let receipt = receipt.inspect_err(|error| tracing::warn!(part = %id, %error, "figures of columns are inexact now"));
+    Some(PartFigures::of(&receipt.ok()?, part.schema.as_ref()))
+}
+
 /// Moves a part out of the table, and returns when. The caller has the permit for changes of parts.
 fn take_out(store: &Store, state: &Shared, id: PartId) -> Result<u32, Error> {
     let now = SystemTime::now();
     let since_s = unix_seconds(now);
+    let columns = columns_of(store, state, id);
     store.remove_part(id, now)?;
-    state.with(|state| state.parts.remove(id, Removal::Kept { since_s }));
+    state.with(|state| state.parts.remove(id, columns.as_ref(), Removal::Kept { since_s }));
     store.move_removed_files(id);
     Ok(since_s)
 }
@@ -200,8 +211,10 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
             _ if is_in_table => {}
             Some(removal @ Removal::Kept { .. }) if !is_final(removal) => {
                 let restore = move |store: &Arc<Store>| {
-                    store.restore_part(id)?;
-                    state.with(|state| state.parts.put_back(id));
+                    let receipt = store.restore_part(id)?;
+                    let schema = state.with(|state| state.parts.removed().schema(id));
+                    let columns = PartFigures::of(&receipt, schema.as_ref());
+                    state.with(|state| state.parts.put_back(id, &columns));
                     Ok(())
                 };
                 context.on_worker(Lane::Upload, restore).await?;

@@ -1,13 +1,15 @@
-//! The types that the table's columns have, for columns of new parts that have no value.
+//! The names of the table's columns: how many there are, and which types they have, for columns of new parts that have no value.
 
 use std::collections::HashMap;
 
 use crate::{limits::COLUMN_NAMES_MAX, model::schema::ColumnType};
 
 /// The types of each column, by a hash of its name. If two names have the same hash, a column without any value may get the
-/// type of another one, which changes no sum.
+/// type of another one, which changes no sum, and the two are counted as one.
 pub struct ColumnTypes {
     types: HashMap<u64, TypeSets>,
+    /// How many names columns of the table have.
+    in_table: usize,
 }
 
 /// Sets of types, as bits in the order of [`ColumnType`].
@@ -17,6 +19,8 @@ struct TypeSets {
     with_values: u8,
     /// The types of columns that have none.
     without_values: u8,
+    /// How many schemas that parts of the table have, and parts of the table without a schema in memory, have the column.
+    uses: u32,
 }
 
 /// A column of a part.
@@ -33,7 +37,7 @@ pub struct TypedName {
 impl ColumnTypes {
     /// Knows no column. All memory is allocated here.
     pub fn new() -> Self {
-        Self { types: HashMap::with_capacity(COLUMN_NAMES_MAX) }
+        Self { types: HashMap::with_capacity(COLUMN_NAMES_MAX), in_table: 0 }
     }
 
     /// Notes the columns of a part. Beyond the limit, further names are not noted.
@@ -42,15 +46,40 @@ impl ColumnTypes {
             if self.types.len() >= COLUMN_NAMES_MAX && !self.types.contains_key(hash) {
                 continue;
             }
-            let TypeSets { with_values, without_values } = self.types.entry(*hash).or_default();
+            let TypeSets { with_values, without_values, .. } = self.types.entry(*hash).or_default();
             *(if *has_values { with_values } else { without_values }) |= 1 << *column_type as u8;
         }
+    }
+
+    /// Notes that columns with these names are in the table. Their types must have been noted.
+    pub(super) fn add_names(&mut self, hashes: &[u64]) {
+        for hash in hashes {
+            if let Some(TypeSets { uses, .. }) = self.types.get_mut(hash) {
+                self.in_table += usize::from(*uses == 0);
+                *uses += 1;
+            }
+        }
+    }
+
+    /// Notes that what [`Self::add_names`] was called for is not in the table any more.
+    pub(super) fn remove_names(&mut self, hashes: &[u64]) {
+        for hash in hashes {
+            if let Some(TypeSets { uses, .. }) = self.types.get_mut(hash) {
+                self.in_table -= usize::from(*uses == 1);
+                *uses = uses.saturating_sub(1);
+            }
+        }
+    }
+
+    /// How many names the columns of the table have, without those beyond the limit.
+    pub fn names_count(&self) -> usize {
+        self.in_table
     }
 
     /// The type of a column in the parts that were noted. If they differ: the first in the order of [`ColumnType`] among the
     /// parts in which the column has values, or, without such parts, among the others.
     pub fn find(&self, hash: u64) -> Option<ColumnType> {
-        let TypeSets { with_values, without_values } = self.types.get(&hash)?;
+        let TypeSets { with_values, without_values, .. } = self.types.get(&hash)?;
         let set = if *with_values != 0 { with_values } else { without_values };
         ColumnType::ALL.into_iter().find(|column_type| set & 1 << *column_type as u8 != 0)
     }

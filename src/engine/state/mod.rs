@@ -13,13 +13,14 @@ pub mod missing_parts;
 pub mod numbers;
 pub mod registry;
 pub mod removed_parts;
+pub mod schemas;
 #[cfg(all(test, not(feature = "model")))]
 mod tests;
 pub mod transfers;
 pub mod upload_keys;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ use self::{
     lock_check::Flag,
     missing_parts::MissingParts,
     numbers::Numbers,
-    registry::Registry,
+    registry::{Registry, Totals},
     removed_parts::{Removal, RemovedPart, RemovedParts, Search},
     transfers::{TransferKind, Transfers},
     upload_keys::{ClaimedKeys, PartKeys},
@@ -148,8 +149,10 @@ impl Shared {
     pub fn new() -> Self {
         let parts = Registry {
             parts: OrdMap::new(),
-            schemas: HashMap::new(),
+            schemas: BTreeMap::new(),
             schema_bytes: 0,
+            without_schema: 0,
+            totals: Totals::default(),
             next_id: PartId::FIRST,
             reserved: 0,
             parts_max: PARTS_MAX,

@@ -1,6 +1,6 @@
 //! The registry: the parts of the table, in memory, under the lock.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
 
@@ -8,12 +8,13 @@ use super::{
     column_types::{ColumnTypes, TypedName},
     missing_parts::MissingParts,
     removed_parts::{Removal, RemovedParts},
+    schemas::{KeptSchema, SchemaFigures},
     upload_keys::PartKeys,
 };
 use crate::{
     limits::{PARTS_WARNING_PERCENT, SCHEMA_BYTES_MAX},
     model::{
-        part::{Part, PartId},
+        part::{Part, PartFigures, PartId},
         schema::Schema,
     },
 };
@@ -23,8 +24,12 @@ pub struct Registry {
     pub(super) parts: OrdMap<PartId, Arc<Part>>,
     /// Headers by a hash of their names and types. If two different headers have the same hash, the second is not shared,
     /// which only takes more memory.
-    pub(super) schemas: HashMap<u128, Arc<Schema>>,
+    pub(super) schemas: BTreeMap<u128, KeptSchema>,
     pub(super) schema_bytes: usize,
+    /// How many parts have no schema here, because there was no room for it.
+    pub(super) without_schema: usize,
+    /// Sums over all parts.
+    pub(super) totals: Totals,
     /// The id of the next part. No id is used twice.
     pub(super) next_id: PartId,
     /// How many ids are reserved for parts that are not in `parts` yet.
@@ -41,6 +46,31 @@ pub struct Registry {
     pub(super) removed: RemovedParts,
     /// The hashes of the keys of all parts, and of removed ones that are not purged.
     pub(super) keys: PartKeys,
+}
+
+/// Sums over all parts of the table. They wrap instead of panicking: only a forged receipt can have such sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Data rows.
+    pub rows: u64,
+    /// Bytes of the CSV files.
+    pub csv_bytes: u64,
+    /// Bytes of the Parquet files.
+    pub parquet_bytes: u64,
+}
+
+impl Totals {
+    fn add(&mut self, part: &Part) {
+        self.rows = self.rows.wrapping_add(part.rows);
+        self.csv_bytes = self.csv_bytes.wrapping_add(part.csv_bytes);
+        self.parquet_bytes = self.parquet_bytes.wrapping_add(part.parquet_bytes);
+    }
+
+    fn subtract(&mut self, part: &Part) {
+        self.rows = self.rows.wrapping_sub(part.rows);
+        self.csv_bytes = self.csv_bytes.wrapping_sub(part.csv_bytes);
+        self.parquet_bytes = self.parquet_bytes.wrapping_sub(part.parquet_bytes);
+    }
 }
 
 impl Registry {
@@ -98,24 +128,58 @@ impl Registry {
     }
 
     /// Adds a part with a reserved id. Returns whether it makes the table nearly full.
-    pub fn insert(&mut self, part: Arc<Part>) -> bool {
+    pub fn insert(&mut self, part: Arc<Part>, columns: &PartFigures) -> bool {
         self.release();
         self.keys.insert(part.key_hash);
+        self.count(&part, columns);
         self.parts.insert(part.id, part);
         self.parts.len() == self.warning_len()
     }
 
     /// Adds a part that was found at start. Its id and all smaller ones are not used again.
-    pub fn restore(&mut self, part: Arc<Part>) {
+    pub fn restore(&mut self, part: Arc<Part>, columns: &PartFigures) {
         self.skip_to(part.id);
         self.keys.insert(part.key_hash);
+        self.count(&part, columns);
         self.unchecked += usize::from(part.checks.is_none());
         self.parts.insert(part.id, part);
     }
 
-    /// Removes a part from the table. If it is kept, its key stays in use. Returns whether the table had it.
-    pub fn remove(&mut self, id: PartId, removal: Removal) -> bool {
+    /// Adds a part to the figures of the table and of its columns.
+    fn count(&mut self, part: &Part, columns: &PartFigures) {
+        self.totals.add(part);
+        let Some(schema) = &part.schema else {
+            self.without_schema += 1;
+            self.column_types.add_names(&columns.name_hashes);
+            return;
+        };
+        if let Some(kept) = self.schemas.get_mut(&schema.hash())
+            && kept.figures.add(part.rows, columns)
+        {
+            self.column_types.add_names(schema.name_hashes());
+        }
+    }
+
+    /// The reverse of [`Self::count`]. `columns` is `None` if the part's receipt cannot be read.
+    fn uncount(&mut self, part: &Part, columns: Option<&PartFigures>) {
+        self.totals.subtract(part);
+        let Some(schema) = &part.schema else {
+            self.without_schema -= 1;
+            columns.into_iter().for_each(|columns| self.column_types.remove_names(&columns.name_hashes));
+            return;
+        };
+        if let Some(kept) = self.schemas.get_mut(&schema.hash())
+            && kept.figures.subtract(part.rows, columns)
+        {
+            self.column_types.remove_names(schema.name_hashes());
+        }
+    }
+
+    /// Removes a part from the table. If it is kept, its key stays in use. `columns` is `None` if the part's receipt cannot be
+    /// read. Returns whether the table had it.
+    pub fn remove(&mut self, id: PartId, columns: Option<&PartFigures>, removal: Removal) -> bool {
         let Some(part) = self.parts.remove(&id) else { return false };
+        self.uncount(&part, columns);
         self.unchecked -= usize::from(part.checks.is_none());
         if removal == Removal::Purged {
             self.keys.remove(part.key_hash);
@@ -132,8 +196,9 @@ impl Registry {
     }
 
     /// Puts a removed part back into the table.
-    pub fn put_back(&mut self, id: PartId) {
+    pub fn put_back(&mut self, id: PartId, columns: &PartFigures) {
         if let Some(part) = self.removed.remove(id) {
+            self.count(&part, columns);
             self.unchecked += usize::from(part.checks.is_none());
             self.parts.insert(id, part);
         }
@@ -225,7 +290,29 @@ impl Registry {
 
     /// The header that is kept under a hash.
     pub fn schema(&self, hash: u128) -> Option<Arc<Schema>> {
-        self.schemas.get(&hash).cloned()
+        self.schemas.get(&hash).map(|kept| Arc::clone(&kept.schema))
+    }
+
+    /// Sums over all parts.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// How many parts have no schema in memory, so that their columns are counted from their receipts.
+    pub fn without_schema(&self) -> usize {
+        self.without_schema
+    }
+
+    /// The schema with the smallest hash after `after` that parts of the table have. Its figures are copied to `figures`, which
+    /// has room for the columns of any schema.
+    pub fn next_schema(&self, after: Option<u128>, figures: &mut SchemaFigures) -> Option<Arc<Schema>> {
+        let first = match after {
+            None => 0,
+            Some(after) => after.checked_add(1)?,
+        };
+        let kept = self.schemas.range(first..).map(|(_, kept)| kept).find(|kept| kept.figures.parts > 0)?;
+        figures.copy_from(&kept.figures);
+        Some(Arc::clone(&kept.schema))
     }
 
     /// Leaves no room for further schemas.
@@ -235,12 +322,12 @@ impl Registry {
     }
 
     /// Keeps a header if there is room for it, and returns whether it was kept.
-    pub fn keep_schema(&mut self, hash: u128, schema: &Arc<Schema>) -> bool {
+    pub fn keep_schema(&mut self, schema: &Arc<Schema>, figures: SchemaFigures) -> bool {
         let bytes = self.schema_bytes + schema.bytes();
-        let fits = bytes <= SCHEMA_BYTES_MAX && !self.schemas.contains_key(&hash);
+        let fits = bytes <= SCHEMA_BYTES_MAX && !self.schemas.contains_key(&schema.hash());
         if fits {
             self.schema_bytes = bytes;
-            self.schemas.insert(hash, Arc::clone(schema));
+            self.schemas.insert(schema.hash(), KeptSchema { schema: Arc::clone(schema), figures });
         }
         fits
     }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::model::part::{Part, PartId};
+use crate::model::{
+    part::{Part, PartId},
+    schema::Schema,
+};
 
 /// Parts that a search looks at while it holds the lock.
 const SEARCH_STEP_PARTS: usize = 256;
@@ -74,6 +77,11 @@ impl RemovedParts {
     /// What was done with a part; `None` if it was not removed, or is gone.
     pub fn get(&self, id: PartId) -> Option<Removal> {
         self.0.get(&id).map(|removed| removed.removal)
+    }
+
+    /// The schema of a removed part, if it is in memory.
+    pub fn schema(&self, id: PartId) -> Option<Arc<Schema>> {
+        self.0.get(&id)?.part.schema.clone()
     }
 
     pub(super) fn insert(&mut self, part: Arc<Part>, removal: Removal) {

@@ -10,7 +10,7 @@ use std::{
 use super::{DISCARDS_MAX, Lane, Shared, lock_check::assert_unlocked};
 use crate::{
     limits::{WORK_QUEUE_MAX, WORKERS},
-    model::part::{Part, PartId},
+    model::part::{Part, PartFigures, PartId},
 };
 
 #[test]
@@ -139,7 +139,8 @@ fn removed_parts_are_searched_step_by_step() {
     assert_eq!(shared.next_to_delete(None, 9_000 + 50, 50), Some(id(1000)));
     assert_eq!(shared.next_to_delete(None, 9_400 + 50, 50), Some(id(600)));
     assert_eq!(shared.next_to_delete(Some(id(600)), 9_400 + 50, 50), Some(id(601)));
-    shared.with(|state| state.parts.put_back(id(1000)));
+    let columns = PartFigures { figures: Vec::new(), has_bytes: true, name_hashes: Vec::new() };
+    shared.with(|state| state.parts.put_back(id(1000), &columns));
     assert_eq!(shared.next_to_delete(None, 9_000 + 50, 50), None);
     let mut listed = Vec::with_capacity(300);
     shared.with(|state| state.parts.removed().list(Some(id(5)), &mut listed));

@@ -98,6 +98,7 @@ fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
         part: PartId::new(number).expect("an id"),
         rows: 1,
         columns: vec![Column { name: "a".to_owned(), column_type: ColumnType::Int64, nulls: 0 }],
+        column_bytes: Vec::new(),
         csv,
         parquet,
         row_groups: 1,

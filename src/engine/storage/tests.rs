@@ -42,6 +42,7 @@ fn staged_after(store: &Arc<Store>, parts: u64, change: impl Fn(&mut Draft, &mut
             part: PartId::new(number).expect("an id"),
             rows: 1,
             columns: vec![Column { name: "a".to_owned(), column_type: ColumnType::Int64, nulls: 0 }],
+            column_bytes: Vec::new(),
             csv: csv.info(),
             parquet: parquet.info(),
             row_groups: 1,

@@ -39,14 +39,15 @@ impl Columns {
         })
     }
 
-    /// Whether the answer can be read from Parquet: the texts that it compares are there as they were in the CSV.
-    pub(super) fn are_exact(&self, ask: Ask) -> bool {
-        self.needed(ask).into_iter().all(|column| column.name == self.value.name || column.column_type.keeps_texts())
+    /// Whether the first `count` columns can be read from Parquet: texts that are compared are there as they were in the CSV.
+    pub(super) fn are_exact(&self, count: usize) -> bool {
+        self.first(count).into_iter().all(|column| column.name == self.value.name || column.column_type.keeps_texts())
     }
 
-    pub(super) fn needed(&self, ask: Ask) -> Vec<&ColumnRef<'static>> {
+    /// The first `count` columns, in the order of [`COLUMN_NAMES`].
+    pub(super) fn first(&self, count: usize) -> Vec<&ColumnRef<'static>> {
         let all = [&self.question, &self.value, &self.state, &self.category, &self.stratification];
-        all[..ask.columns_count()].to_vec()
+        all[..count].to_vec()
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::str::from_utf8;
 
-use super::{
-    accumulator::{Columns, Survey},
-    question::SurveyQuestion,
-};
+use super::{accumulator::Columns, collector::Collector};
 use crate::{
     engine::{
         csv::{
@@ -40,21 +37,20 @@ pub(super) struct CsvPart<'a> {
     pub(super) part: &'a Part,
     pub(super) schema: &'a Schema,
     pub(super) columns: &'a Columns,
-    pub(super) question: &'a SurveyQuestion,
 }
 
 impl CsvPart<'_> {
-    /// Adds about `TASK_BYTES` of rows to `survey`. Only with `long_rows` it reads a row of more than a block.
-    pub(super) fn read(
+    /// Adds about `TASK_BYTES` of rows to `collector`. Only with `long_rows` it reads a row of more than a block.
+    pub(super) fn read<C: Collector>(
         &self,
         file: Reader,
         from: CsvPosition,
-        survey: &mut Survey,
+        collector: &mut C,
         long_rows: bool,
     ) -> Result<CsvStep, Error> {
         let names = if from.offset > 0 { self.schema.names() } else { Vec::new() };
         let resume = Resume { offset: from.offset, rows: from.rows, names };
-        let rows = SurveyRows { part: self, survey };
+        let rows = SurveyRows { part: self, collector };
         let scan = FileScan::new(file, STORED_LIMITS, Wanted::All, resume, rows);
         let mut scan = match long_rows {
             true => scan.with_room_for_row(ROW_BYTES_CEILING),
@@ -80,12 +76,12 @@ impl CsvPart<'_> {
     }
 }
 
-struct SurveyRows<'a> {
+struct SurveyRows<'a, C> {
     part: &'a CsvPart<'a>,
-    survey: &'a mut Survey,
+    collector: &'a mut C,
 }
 
-impl Rows for SurveyRows<'_> {
+impl<C: Collector> Rows for SurveyRows<'_, C> {
     type Error = Failure;
 
     fn header(&mut self, names: &[String]) -> Result<(), Failure> {
@@ -93,13 +89,13 @@ impl Rows for SurveyRows<'_> {
     }
 
     fn row(&mut self, row: Row<'_>) -> Result<(), Failure> {
-        let CsvPart { part, columns, question, .. } = *self.part;
+        let CsvPart { part, columns, .. } = *self.part;
         let mut cells = [""; 5];
-        for (cell, column) in cells.iter_mut().zip(columns.needed(question.ask)) {
+        for (cell, column) in cells.iter_mut().zip(columns.first(self.collector.columns_count())) {
             let text = from_utf8(row.cell(column.index));
             *cell = text.map_err(|error| Failure::Damaged(format!("row {}: {error}", row.number)))?;
         }
-        Ok(self.survey.add_row(part, row.number, cells, question)?)
+        Ok(self.collector.add_row(part, row.number, cells)?)
     }
 }
 

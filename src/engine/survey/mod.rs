@@ -14,7 +14,9 @@
 pub mod accumulator;
 pub mod answer;
 mod coded;
+mod collector;
 mod csv_part;
+pub mod names;
 pub mod python_repr;
 pub mod question;
 
@@ -26,7 +28,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use self::{
     accumulator::{Columns, Row, Survey},
     answer::Answer,
-    coded::CodedRows,
+    collector::{Collector, Means},
     csv_part::{CsvPart, CsvPosition, CsvStep},
     question::SurveyQuestion,
 };
@@ -66,7 +68,9 @@ pub(super) async fn answer(
     let parts_count = parts.len() as u64;
     let batches = PartBatches { parts: parts.into_iter().peekable(), format: Format::Parquet };
     let read = |batch, survey, task_rows| {
-        read_batch(Arc::clone(context), batch, Arc::clone(&question), lane, survey, task_rows)
+        let means = Means { survey, question: Arc::clone(&question) };
+        let read = read_batch(Arc::clone(context), batch, lane, means, task_rows);
+        async move { read.await.map(|(parts, means)| (parts, means.survey)) }
     };
     let mut all = Survey::new(Arc::clone(&memory));
     let mut parts_done = 0;
@@ -119,60 +123,60 @@ async fn reserve(context: &Context) -> Result<(OwnedSemaphorePermit, Tasks), Err
     Ok((pool.reserve(SMALL_SURVEY_MEMORY_BYTES).await?, Tasks::One))
 }
 
-/// Reads the parts of a batch, one task after another, and adds them to `survey`. Returns it with the number of parts.
-async fn read_batch(
+/// Reads the parts of a batch, one task after another, and adds them to `collector`. Returns it with the number of parts.
+async fn read_batch<C: Collector>(
     context: Arc<Context>,
     batch: Vec<Arc<Part>>,
-    question: Arc<SurveyQuestion>,
     lane: Lane,
-    survey: Survey,
+    collector: C,
     task_rows: usize,
-) -> Result<(u64, Survey), Error> {
+) -> Result<(u64, C), Error> {
     // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
     let mut needs_permit = is_wide(&batch[0]);
     let parts_count = batch.len() as u64;
     let (position, csv_position) = (Position::default(), CsvPosition::default());
-    let mut work = BatchRead { batch, next: 0, position, csv_position, survey, task_rows, permit: None };
+    let mut work = BatchRead { batch, next: 0, position, csv_position, collector, task_rows, permit: None };
     while work.next < work.batch.len() {
         if needs_permit && work.permit.is_none() {
             let permit = Arc::clone(&context.wide_reads).acquire_owned().await;
             work.permit = Some(permit.ok().ok_or(Error::Draining)?);
         }
-        let (store, question) = (Arc::clone(&context.store), Arc::clone(&question));
+        let store = Arc::clone(&context.store);
         let task = move || {
-            let is_before_long_row = work.step(&store, &question)?;
+            let is_before_long_row = work.step(&store)?;
             Ok((work, is_before_long_row))
         };
         (work, needs_permit) = context.workers.run(lane, task).await.flatten()?;
     }
-    Ok((parts_count, work.survey))
+    Ok((parts_count, work.collector))
 }
 
 /// A batch that is being read.
-struct BatchRead {
+struct BatchRead<C> {
     batch: Vec<Arc<Part>>,
     next: usize,
     position: Position,
     /// The same in a part whose CSV is read.
     csv_position: CsvPosition,
-    survey: Survey,
+    collector: C,
     /// Rows that one task reads.
     task_rows: usize,
     /// For a wide part, or for a long row of a CSV. Kept here because a task may still run after its call was cancelled.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl BatchRead {
+impl<C: Collector> BatchRead<C> {
     /// One task: reads parts, or row ranges of a large part, up to about `task_rows` or `TASK_BYTES`. Returns whether it ended
     /// before a row of a CSV for which it needs a permit.
-    fn step(&mut self, store: &Store, question: &SurveyQuestion) -> Result<bool, Error> {
+    fn step(&mut self, store: &Store) -> Result<bool, Error> {
         let (mut rows_left, mut bytes) = (self.task_rows, 0);
+        let columns_count = self.collector.columns_count();
         while let Some(part) = self.batch.get(self.next).map(Arc::clone) {
             let schema = store.schema(&part)?;
-            if let Some(columns) = Columns::of(&schema).filter(|columns| !columns.are_exact(question.ask)) {
-                let csv = CsvPart { part: &part, schema: &schema, columns: &columns, question };
+            if let Some(columns) = Columns::of(&schema).filter(|columns| !columns.are_exact(columns_count)) {
+                let csv = CsvPart { part: &part, schema: &schema, columns: &columns };
                 let file = store.open_part(&part, Format::Csv)?;
-                let step = csv.read(file, self.csv_position, &mut self.survey, self.permit.is_some())?;
+                let step = csv.read(file, self.csv_position, &mut self.collector, self.permit.is_some())?;
                 let (position, is_before_long_row) = match step {
                     CsvStep::End => {
                         (self.next, self.csv_position) = (self.next + 1, CsvPosition::default());
@@ -187,17 +191,19 @@ impl BatchRead {
             if let Some(columns) = Columns::of(&schema) {
                 let file = store.open_part(&part, Format::Parquet)?;
                 let open = PartColumns::open(&file, &part)?;
-                let needed = columns.needed(question.ask);
+                let needed = columns.first(columns_count);
                 while let Some((mut range, mut after)) = open.next_rows(self.position, &needed, rows_left)? {
-                    let coded = CodedRows::open(&open, &part, &columns, range.row_group(), question)?;
-                    if let Some(coded) = coded {
+                    let longer = || {
                         // Nothing is kept of a row, so there may be more of them.
-                        let rows_max = rows_left * CODED_ROWS_PER_ROW;
-                        (range, after) = open.next_rows(self.position, &needed, rows_max)?.unwrap_or((range, after));
-                        coded.read(&range, &mut self.survey)?;
+                        let rows = open.next_rows(self.position, &needed, rows_left * CODED_ROWS_PER_ROW)?;
+                        rows.ok_or_else(|| Error::Internal("a range of rows has disappeared".to_owned()))
+                    };
+                    let coded = self.collector.read_coded(&open, &part, &columns, range.row_group(), longer)?;
+                    if let Some(read) = coded {
+                        (range, after) = read;
                         rows_left -= range.rows_count().div_ceil(CODED_ROWS_PER_ROW);
                     } else {
-                        self.survey.read(&open, &part, &columns, &range, question)?;
+                        self.collector.read(&open, &part, &columns, &range)?;
                         rows_left -= range.rows_count();
                     }
                     bytes = range.bytes().saturating_add(bytes);

@@ -55,6 +55,14 @@ pub enum Best {
     Max,
 }
 
+impl Best {
+    /// Which mean is the best for a question, by its text.
+    pub fn of(question: &str) -> Self {
+        let smallest = SMALLEST_IS_BEST.iter().any(|beginning| question.starts_with(beginning));
+        if smallest { Self::Min } else { Self::Max }
+    }
+}
+
 /// A valid question: it has a state if and only if it is about one state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
@@ -130,7 +138,6 @@ impl SurveyQuestion {
 
     /// Which mean is the best.
     pub fn best(&self) -> Best {
-        let smallest = || SMALLEST_IS_BEST.iter().any(|beginning| self.question.starts_with(beginning));
-        self.best.unwrap_or_else(|| if smallest() { Best::Min } else { Best::Max })
+        self.best.unwrap_or_else(|| Best::of(&self.question))
     }
 }
