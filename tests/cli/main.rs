@@ -112,8 +112,8 @@ fn the_samples_show_quoting_and_every_type() {
     let expected = ["int64", "float64", "boolean", "date32", "timestamp", "timestamp_utc", "utf8", "utf8"];
     assert_eq!(types, expected);
 
-    let both = run(&mut server.tally(["sum", "qty", "--format", "both"]));
-    let lines: Vec<Vec<&str>> = both.succeeded().lines().map(|line| line.split_whitespace().collect()).collect();
+    let both = run(&mut server.tally(["sum", "qty", "--format", "both"])).succeeded();
+    let lines: Vec<Vec<&str>> = both.lines().map(|line| line.split_whitespace().collect()).collect();
     let [csv, parquet] = &lines[..] else { panic!("{both:?}") };
     for (line, name) in [(csv, "csv"), (parquet, "parquet")] {
         let [format, total, _, "ms", bytes, "bytes"] = line[..] else { panic!("{line:?}") };

@@ -19,14 +19,25 @@ use crate::{
     model::part::{Part, PartId},
 };
 
+/// All parts, for an answer about the whole table.
+pub(super) struct WholeTable {
+    /// A snapshot of them.
+    pub(super) parts: OrdMap<PartId, Arc<Part>>,
+    /// How many of them have format version 1.
+    pub(super) unchecked: usize,
+}
+
 /// A snapshot of all parts, for an answer about the whole table.
 ///
 /// Errors: a part is missing, and `--incomplete` refuses such answers.
-pub(super) fn whole_table(context: &Context) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
-    let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().error()));
+pub(super) fn whole_table(context: &Context) -> Result<WholeTable, Error> {
+    let (table, missing) = context.state.with(|state| {
+        let table = WholeTable { parts: state.parts.snapshot(), unchecked: state.parts.unchecked() };
+        (table, state.parts.missing().error())
+    });
     match (context.limits.incomplete, missing) {
         (Incomplete::Refuse, Some(error)) => Err(error),
-        (Incomplete::Answer, _) | (Incomplete::Refuse, None) => Ok(parts),
+        (Incomplete::Answer, _) | (Incomplete::Refuse, None) => Ok(table),
     }
 }
 

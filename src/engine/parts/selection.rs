@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{quarantine::whole_table, upgrade::upgrade};
+use super::{
+    quarantine::{WholeTable, whole_table},
+    upgrade::upgrade,
+};
 use crate::{
     engine::{
         runtime::{context::Context, detached::detached},
@@ -19,15 +22,17 @@ use crate::{
 ///
 /// Errors: a part is missing, and `--incomplete` refuses such answers; a part of format version 1 is damaged.
 pub(crate) async fn parts_to_read(context: &Arc<Context>, lane: Lane) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
-    let parts = whole_table(context)?;
-    if context.state.with(|state| state.parts.unchecked()) == 0 {
-        return Ok(parts);
+    loop {
+        let WholeTable { parts, unchecked } = whole_table(context)?;
+        if unchecked == 0 {
+            return Ok(parts);
+        }
+        for part in parts.values().filter(|part| part.checks.is_none()) {
+            let part = Arc::clone(part);
+            // Detached, so that it ends even if the caller is dropped: otherwise large parts might never be upgraded.
+            let context = Arc::clone(context);
+            detached(move |_cancel| async move { upgrade(&context, lane, &part).await }).await?;
+        }
+        // Others may have been restored meanwhile.
     }
-    for part in parts.values().filter(|part| part.checks.is_none()) {
-        let part = Arc::clone(part);
-        // Detached, so that it ends even if the caller is dropped: otherwise large parts might never be upgraded.
-        let context = Arc::clone(context);
-        detached(move |_cancel| async move { upgrade(&context, lane, &part).await }).await?;
-    }
-    whole_table(context)
 }
