@@ -12,7 +12,7 @@ use axum::{
 use bytes::Bytes;
 use twox_hash::XxHash3_64;
 
-use super::surface::Surface;
+use super::{download::is_known, surface::Surface};
 
 /// Paths with the content of their files, which build.rs collects.
 const FILES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/console_files.rs"));
@@ -38,8 +38,7 @@ pub(super) fn routes() -> Router<Surface> {
 }
 
 fn answer(path: &str, content: &'static [u8], tag: &str, headers: &HeaderMap) -> Response {
-    let is_known = has_tag(headers, tag);
-    let mut response = if is_known {
+    let mut response = if is_known(headers, tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(header::CONTENT_TYPE, content_type(path))], Bytes::from_static(content)).into_response()
@@ -50,15 +49,6 @@ fn answer(path: &str, content: &'static [u8], tag: &str, headers: &HeaderMap) ->
         answered.insert(header::ETAG, tag);
     }
     response
-}
-
-/// Whether the client has the file already (RFC 9110, section 13.1.2, with weak comparison).
-fn has_tag(headers: &HeaderMap, tag: &str) -> bool {
-    let lists = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    lists
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .any(|known| known == "*" || known.trim_start_matches("W/") == tag)
 }
 
 fn content_type(path: &str) -> &'static str {

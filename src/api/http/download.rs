@@ -73,7 +73,7 @@ pub(super) fn unsatisfiable(bytes: u64, error: impl IntoResponse) -> Response {
     ([(header::CONTENT_RANGE, format!("bytes */{bytes}"))], error).into_response()
 }
 
-/// Whether the client has the file with this entity tag (RFC 9110, section 13.1.2).
+/// Whether the client has the file with this entity tag (RFC 9110, section 13.1.2, with weak comparison).
 pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let lists = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);

@@ -74,7 +74,7 @@ async fn sum(State(surface): State<Surface>, query: Pairs) -> Result<Json<TableS
     let (column, format) = (query.required("column")?, to_format(&mut query)?);
     let started = Instant::now();
     let sum =
-        surface.engine.column_sum(&column, format).await.map_err(|error| Problem::from(error).of_field("column"))?;
+        surface.engine.column_sum(&column, format).await.map_err(|error| Problem::from(error).of_input("column"))?;
     Ok(Json(TableSum::of(column, format, sum, started.elapsed(), surface.engine.parts_count())))
 }
 
