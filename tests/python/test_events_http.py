@@ -74,7 +74,8 @@ def test_an_event_says_what_the_server_does(server):
         assert (event["uploads"], event["uploads_count"], event["quarantined"]) == ([], 0, 0)
         assert set(event["queue"]) == {"upload", "question", "job", "probe"}
         assert event["jobs"] == {"queued": 0, "running": 0, "done": 0, "failed": 0, "downloaded": 0}
-        assert event["memory"]["resident"] > 0 and event["memory"]["limit"] is None or event["memory"]["limit"] > 0
+        assert event["memory"]["resident"] > 0
+        assert event["memory"]["limit"] is None or event["memory"]["limit"] > 0
         assert event["draining"] is False and event["time"].endswith("Z")
 
         content = b"x\n" + b"1\n" * 100_000
@@ -107,7 +108,7 @@ def test_running_uploads_are_listed_with_their_bytes(server):
         first.close()
         until(watcher, lambda event: event["uploads_count"] == 1)
         second.close()
-        until(watcher, lambda event: event["uploads"] == [])
+        event = until(watcher, lambda event: event["uploads"] == [])
         assert event["parts"] == 0
 
 
