@@ -10,6 +10,7 @@ import { Speed } from '../../web/js/lib/speed.js';
 import { columnWindow, markedCell, optionTexts, sentence, suggestions } from '../../web/js/lib/suggest.js';
 import { KeptKeys } from '../../web/js/lib/upload-keys.js';
 import { problemOf } from '../../web/js/api.js';
+import { Uploads } from '../../web/js/uploads.js';
 
 test('events are parsed however they are cut', () => {
   const stream = ': hello\r\nevent: stats\ndata: {"a":\ndata:1}\n\nid: 7\ndata: x\r\n\r\nevent: none\n\n';
@@ -135,6 +136,60 @@ test('a file that a reload interrupted keeps its key', () => {
   new KeptKeys(storage).forgetInterrupted();
   assert.deepEqual(new KeptKeys(storage).interrupted, []);
   assert.deepEqual(new KeptKeys({ getItem: () => 'no json' }).interrupted, []);
+});
+
+/** Resolves when the first file of a queue has a state. */
+function untilState(uploads, state) {
+  return new Promise((resolve) => {
+    const look = () => uploads.items[0].state === state && resolve(uploads.items[0]);
+    uploads.addEventListener('change', look);
+    look();
+  });
+}
+
+const add = (uploads, text) => uploads.add([{ file: new File([text], 'a.csv'), name: 'a.csv' }]);
+
+test('a file that may have been added is sent again with the same key', async () => {
+  const keys = [];
+  const statuses = [504, 400, 409, 400];
+  globalThis.XMLHttpRequest = class extends EventTarget {
+    upload = new EventTarget();
+    responseText = '{}';
+    open() {}
+    getResponseHeader() { return null; }
+    setRequestHeader(name, value) {
+      if (name === 'Idempotency-Key') keys.push(value);
+    }
+    send() {
+      this.status = statuses.shift();
+      queueMicrotask(() => this.dispatchEvent(new Event('load')));
+    }
+  };
+  const uploads = new Uploads();
+  add(uploads, 'x\n1\n');
+  for (const options of [{}, {}, { trim: 'true' }]) uploads.send(await untilState(uploads, 'refused'), options);
+  await untilState(uploads, 'refused');
+  assert.equal(keys.length, 4);
+  assert.equal(keys[1], keys[0], 'a proxy gave up waiting for the answer');
+  assert.equal(new Set(keys).size, 3, 'a file that was refused has a new key');
+  delete globalThis.XMLHttpRequest;
+});
+
+test('a file that is paused before its header was looked at is looked at when it goes on', async () => {
+  const uploads = new Uploads();
+  add(uploads, 'a;b\n1;2\n');
+  uploads.pauseAll();
+  assert.equal(uploads.items[0].state, 'paused');
+  uploads.resumeAll();
+  const item = await untilState(uploads, 'asking');
+  uploads.pauseAll();
+  assert.equal(item.state, 'asking', 'it is not sent before it has an answer');
+});
+
+test('a browser that keeps no data of the site shows the page', () => {
+  Object.defineProperty(globalThis, 'sessionStorage', { configurable: true, get() { throw new Error('refused'); } });
+  assert.deepEqual(new Uploads().interrupted, []);
+  delete globalThis.sessionStorage;
 });
 
 test('errors of all paths have a text', () => {

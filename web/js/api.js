@@ -8,6 +8,11 @@ export class Problem extends Error {
     this.fields = fields;
   }
 
+  /** Whether the call may have been carried out although its answer did not come: a proxy's 502 or 504, for example. */
+  get isUncertain() {
+    return this.status === 0 || this.status >= 500;
+  }
+
   /** Whether the same call may go well later. */
   get isTemporary() {
     return this.status === 0 || this.status === 408 || this.status === 429 || this.status === 503;

@@ -23,6 +23,8 @@ export class Upload {
     this.key = null;
     this.broken = 0;
     this.attempts = 0;
+    /** Its beginning was looked at, and a question about it was asked. */
+    this.isLookedAt = false;
     this.abort = () => {};
   }
 
@@ -49,11 +51,23 @@ export class Upload {
 /** An estimate shows no more digits than it has. */
 const roughly = (value) => (value < 1000 ? Math.round(value) : Number(value.toPrecision(3)));
 
+/** A file whose question is not answered is not sent anyway. One that was sent as a whole may be in the table already. */
+export const canPause = (item) => item.isPending && item.state !== 'storing' && item.state !== 'asking';
+
+/** The storage of the browser's tab. A browser that keeps no data of this site throws. */
+function tabStorage() {
+  try {
+    return globalThis.sessionStorage;
+  } catch {
+    return undefined;
+  }
+}
+
 export class Uploads extends EventTarget {
   items = [];
   /** What is chosen for files that are added from now on. */
   options = {};
-  #keys = new KeptKeys(globalThis.sessionStorage);
+  #keys = new KeptKeys(tabStorage());
   #lastId = 0;
   #looking = Promise.resolve();
 
@@ -72,10 +86,14 @@ export class Uploads extends EventTarget {
     for (const { file, name } of files) {
       const item = new Upload((this.#lastId += 1), file, name, { ...this.options });
       this.items.push(item);
-      // One after the other: a folder may have thousands of files.
-      this.#looking = this.#looking.then(() => this.#look(item));
+      this.#lookSoon(item);
     }
     this.#changed(null);
+  }
+
+  /** One after the other: a folder may have thousands of files. */
+  #lookSoon(item) {
+    this.#looking = this.#looking.then(() => this.#look(item));
   }
 
   async #look(item) {
@@ -89,16 +107,18 @@ export class Uploads extends EventTarget {
       return;
     }
     if (item.state !== 'looking') return;
+    item.isLookedAt = true;
     if (item.head.compressed && !item.options.decompress) item.options.decompress = item.head.compressed;
     if (item.head.encoding && !item.options.encoding) item.options.encoding = item.head.encoding;
     this.#set(item, item.head.suspect && !item.options.delimiter ? 'asking' : 'waiting');
     this.#next();
   }
 
-  /** Sends a file after a question or a refusal, with other options. */
+  /** Sends a file after a question or a refusal, perhaps with other options. */
   send(item, options = {}) {
     item.options = { ...item.options, ...options };
-    item.key = null;
+    // If the server may have added the file before its answer was lost, the same key keeps it from being added twice.
+    if (Object.keys(options).length > 0 || !item.problem?.isUncertain) item.key = null;
     item.broken = 0;
     item.attempts = 0;
     this.#set(item, 'waiting');
@@ -106,8 +126,7 @@ export class Uploads extends EventTarget {
   }
 
   pause(item) {
-    const wasPending = item.isPending && item.state !== 'storing';
-    if (!wasPending) return;
+    if (!canPause(item)) return;
     this.#set(item, 'paused');
     item.abort();
     this.#next();
@@ -115,7 +134,8 @@ export class Uploads extends EventTarget {
 
   resume(item) {
     if (item.state !== 'paused' && item.state !== 'lost') return;
-    this.#set(item, 'waiting');
+    this.#set(item, item.isLookedAt ? 'waiting' : 'looking');
+    if (!item.isLookedAt) this.#lookSoon(item);
     this.#next();
   }
 
@@ -128,7 +148,7 @@ export class Uploads extends EventTarget {
   }
 
   pauseAll() {
-    this.items.filter((item) => item.isPending && item.state !== 'storing').forEach((item) => this.pause(item));
+    this.items.filter(canPause).forEach((item) => this.pause(item));
   }
 
   resumeAll() {
@@ -204,7 +224,8 @@ export class Uploads extends EventTarget {
     }
     item.problem = error;
     this.#set(item, 'lost');
-    const wait = error.retryAfter ? error.retryAfter * 1000 : BACKOFF_MS[Math.min(item.attempts, BACKOFF_MS.length) - 1];
+    // What keeps a file out may last, like a full disk: the file is not sent every second.
+    const wait = Math.max((error.retryAfter ?? 0) * 1000, BACKOFF_MS[Math.min(item.attempts, BACKOFF_MS.length) - 1]);
     const timer = setTimeout(() => this.resume(item), wait);
     item.abort = () => clearTimeout(timer);
   }

@@ -4,7 +4,7 @@ import { h, fill, keepFocus, setText } from '../lib/dom.js';
 import * as format from '../lib/format.js';
 import { delimiterName, delimiterOption } from '../lib/csv-peek.js';
 import { link } from '../lib/router.js';
-import { optionTexts } from '../lib/suggest.js';
+import { optionTexts, sentence } from '../lib/suggest.js';
 import { button, iconButton, progressBar, status } from './cells.js';
 import { refusal } from './refusal.js';
 import { uploads } from './add-files.js';
@@ -36,7 +36,9 @@ export function uploadRow(item) {
     fill(state, status(kind, reason));
     setText(options, optionTexts(item.options).join(', '));
     keepFocus(actions, () => fill(actions, actionsOf(item)));
-    fill(detail, item.state === 'asking' ? question(item) : item.state === 'refused' ? refusal(item, (more) => uploads.send(item, more)) : null);
+    fill(detail, item.state === 'asking' ? question(item)
+      : item.state === 'refused' ? refusal(item, (more) => uploads.send(item, more))
+        : item.state === 'lost' && item.problem?.status ? h('p.note', null, format.visible(sentence(item.problem.message))) : null);
   }
 
   function update() {

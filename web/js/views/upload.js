@@ -1,6 +1,7 @@
 /** Upload: files on their way into the table. */
 
 import { path, paths } from '../api.js';
+import { canPause } from '../uploads.js';
 import { h, fill, keepFocus, setText } from '../lib/dom.js';
 import * as format from '../lib/format.js';
 import { link } from '../lib/router.js';
@@ -122,7 +123,7 @@ function uploadList(signal) {
     const act = (label, test, action) => button(label, action, { disabled: !can(test) });
     const actions = [
       can((item) => item.state === 'paused') ? act('Resume all', () => true, () => uploads.resumeAll())
-        : act('Pause all', (item) => item.isPending && item.state !== 'storing', () => uploads.pauseAll()),
+        : act('Pause all', canPause, () => uploads.pauseAll()),
       act('Cancel all', (item) => item.isPending, () => uploads.cancelAll()),
       act('Clear the list', (item) => !item.isPending, () => uploads.clear()),
     ];
