@@ -117,7 +117,7 @@ export const api = {
   groups: (query, signal) => get(paths.groups(query), signal),
   remove: (part) => json('DELETE', `${paths.parts}/${part}`),
   restore: (part) => json('POST', `${paths.parts}/${part}/restore`),
-  removed: (signal) => get(`${TABLE}/removed`, signal),
+  removed: (after, signal) => get(path(`${TABLE}/removed`, { after }), signal),
   questions: (signal) => get('/api/v1/survey/questions?limit=1000', signal),
   states: (question, signal) => get(path('/api/v1/survey/states', { question }), signal),
   ask: (kind, body, signal) =>

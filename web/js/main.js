@@ -22,7 +22,7 @@ let shown = null;
 
 function route() {
   const { view, params } = parseHash(location.hash);
-  const module = VIEWS[view] ?? overview;
+  const module = Object.hasOwn(VIEWS, view) ? VIEWS[view] : overview;
   if (shown?.module === module && shown.update) {
     shown.update(params);
     return;

@@ -11,8 +11,8 @@ const kept = new Map();
 
 /** @returns {Promise<object>} the `data` of the result */
 export async function askStatistic(kind, body, signal) {
-  const key = JSON.stringify([kind, body, live.stats?.parts, live.stats?.rows]);
-  if (kept.has(key)) return kept.get(key);
+  const key = JSON.stringify([kind, body, tableNow()]);
+  if (live.state === 'on' && kept.has(key)) return kept.get(key);
   const { job_id: id } = await api.ask(kind, body, signal);
   let wait = FIRST_WAIT_MS;
   for (;;) {
@@ -26,6 +26,12 @@ export async function askStatistic(kind, body, signal) {
     await pause(wait, signal);
     wait = Math.min(wait * 1.6, WAIT_MAX_MS);
   }
+}
+
+/** What changes with the table, as far as the events say it. */
+function tableNow() {
+  const { parts, rows, csv_bytes: csv, parquet_bytes: parquet } = live.stats ?? {};
+  return [parts, rows, csv, parquet];
 }
 
 function pause(ms, signal) {

@@ -165,6 +165,6 @@ function commands({ by, sum, limit }) {
     path: paths.groups({ by, sum, order: 'total', limit }),
     grpc: ['tally.v1.Tally/GroupSum', { by, sum }],
     // The command sums one file; it does not ask the server.
-    tally: `group-sum file.csv --by ${shell(columnList(by))} --sum ${shell(columnList(sum))}   # of one file, without a server`,
+    tally: `group-sum file.csv --by=${shell(columnList(by))} --sum=${shell(columnList(sum))}   # of one file, without a server`,
   });
 }

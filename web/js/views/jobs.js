@@ -20,12 +20,14 @@ const REFRESH_MS = 1000;
 const NONE = 'Jobs are asked for over HTTP: there is no such gRPC call or command.';
 const STATES = { '': ['All', () => true], undone: ['Not ended', isUndone], failed: ['Failed', ({ state }) => state === 'failed'] };
 
+const filterOf = (params) => (Object.hasOwn(STATES, params.get('state')) ? params.get('state') : '');
+
 function isUndone({ state }) {
   return state === 'queued' || state === 'running';
 }
 
 export function show(root, params, signal) {
-  let filter = params.get('state') in STATES ? params.get('state') : '';
+  let filter = filterOf(params);
   let jobs = [];
   let isLoading = false;
   const note = h('span.note');
@@ -75,7 +77,7 @@ export function show(root, params, signal) {
   live.onBack(refresh, signal);
   refresh();
   return (newParams) => {
-    filter = newParams.get('state') in STATES ? newParams.get('state') : '';
+    filter = filterOf(newParams);
     draw();
   };
 }

@@ -15,7 +15,7 @@ import { KINDS } from './statistics-kinds.js';
 
 export const title = 'Statistics';
 
-const kindOf = (params) => (params.get('show') in KINDS ? params.get('show') : 'means');
+const kindOf = (params) => (Object.hasOwn(KINDS, params.get('show')) ? params.get('show') : 'means');
 
 export function show(root, params, signal) {
   let asked = { question: params.get('question') ?? '', state: params.get('state') ?? '', show: kindOf(params) };

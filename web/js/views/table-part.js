@@ -77,7 +77,7 @@ function removal(part, reload) {
 }
 
 function rowsTable({ columns: names, rows, more, columns_left_out: leftOut }, types, receipt) {
-  if (rows.length === 0) return h('p.note', null, 'This part has no rows.');
+  if (rows.length === 0) return h('p.note', null, more ? 'The first row is too long to be shown.' : 'This part has no rows.');
   const isNumber = names.map((name) => NUMBERS.has(types.get(name)));
   const note = [more ? `The first ${format.number(rows.length)} of ${format.count(receipt.rows, 'row')}.` : `All ${format.count(rows.length, 'row')}.`, leftOut ? `${format.count(leftOut, 'more column')} not shown.` : ''];
   const cell = (text, at) => h('td', { class: isNumber[at] ? 'num' : 'text' }, text === null ? h('span.none', null, 'null') : format.visible(text));

@@ -11,6 +11,7 @@ import { demoButton, fileButtons } from '../ui/add-files.js';
 import { announce } from '../ui/announce.js';
 
 const PAGE = 100;
+const REMOVED_MAX = 100;
 const FIRST = { before: null, newer: 0 };
 
 const COLUMNS = [
@@ -44,7 +45,7 @@ export function partsTab(root, params, signal) {
       else fill(list, dataTable({ caption: 'Parts of the table, the newest first', columns: COLUMNS, rows: answer.parts, pageSize: PAGE, noun: 'part' }).element);
       list.querySelector('.pager')?.remove();
       fill(pager, answer.total === 0 ? null : pagerOf(answer));
-      fill(removed, removedParts(await api.removed(signal), load));
+      fill(removed, removedParts(await allRemoved(signal), load));
     } catch (error) {
       if (!signal.aborted) fill(list, errorBox(error));
     }
@@ -83,13 +84,26 @@ function jump() {
   } } }, field, h('button.button', { type: 'submit' }, 'Go'), wrong);
 }
 
-function removedParts({ removed }, reload) {
+/** The removed parts, up to `REMOVED_MAX`, and whether there are more. The server lists some at a time. */
+async function allRemoved(signal) {
+  const removed = [];
+  let after = null;
+  do {
+    const answer = await api.removed(after, signal);
+    removed.push(...answer.removed);
+    after = answer.next ?? null;
+  } while (after !== null && removed.length < REMOVED_MAX);
+  return { removed: removed.slice(0, REMOVED_MAX), more: after !== null || removed.length > REMOVED_MAX };
+}
+
+function removedParts({ removed, more }, reload) {
   if (removed.length === 0) return null;
   const row = (one) => h('tr', null, h('td', null, format.number(one.part)), h('td', null, timeOf(one.removed_at)), h('td', null, timeOf(one.restorable_until)),
     h('td.actions', null, button('Restore', () => restore(one.part, reload), { 'aria-label': `Restore part ${one.part}` })));
   return h('section.section', { 'aria-label': 'Removed parts' }, h('header.section-head', null, h('h2', null, 'Removed parts'), h('span.note', null, 'not in any answer; they can be restored for some time')),
     h('div.scroll', null, h('table.data', null, h('caption.off-screen', null, 'Removed parts'), h('thead', null, h('tr', null, ['Part', 'Removed', 'Can be restored until'].map((name) => h('th', { scope: 'col' }, name)), h('th', { scope: 'col' }, h('span.off-screen', null, 'Actions')))),
-      h('tbody', null, removed.slice(0, 100).map(row)))));
+      h('tbody', null, removed.map(row)))),
+    more ? h('p.note', null, `These are the first ${REMOVED_MAX}: tally parts --removed lists all.`) : null);
 }
 
 async function restore(part, reload) {
