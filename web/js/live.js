@@ -5,7 +5,7 @@ import { watch } from './lib/events.js';
 
 /** Seconds that the charts of the overview show. */
 export const HISTORY = 120;
-/** A page that nobody looks at gives its place among the watchers to others after this time. */
+/** A page that nobody looks at stops watching after this time, so that others can. */
 const HIDDEN_MAX_MS = 60000;
 
 class Live extends EventTarget {

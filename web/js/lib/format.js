@@ -29,9 +29,9 @@ export function decimal(value, digits = 2) {
   return Number.isFinite(value) ? number(value.toFixed(digits)) : '–';
 }
 
-/** The integer nearest to zero that a total stands for, for the length of bars. */
+/** A total as a number, for the length of bars: one of more than 53 bits is rounded. */
 export function approximate(value) {
-  return typeof value === 'number' ? value : Number(value);
+  return Number(value);
 }
 
 /** A size as figure and unit: three significant digits, binary units. */
