@@ -180,11 +180,20 @@ fn is_separated(header: &[u8], rows: &[&[u8]], separator: u8) -> bool {
     }
 }
 
-/// Whether a single cell stands above a table with this separator: it occurs equally often in each of at least two rows.
+/// Whether a single cell stands above a table with this separator: it occurs equally often in each of at least two rows, and
+/// below the first of them, which has the names, half of a column's cells are numbers. (A column of texts such as `red|blue` is
+/// no table.)
 fn is_title(header: &[u8], rows: &[&[u8]], separator: u8) -> bool {
     let is_one_cell = count(header, b',') == 0 && count(header, separator) == 0;
     let separators = count(rows[0], separator);
-    is_one_cell && separators > 0 && rows.len() > 1 && rows.iter().all(|row| count(row, separator) == separators)
+    let is_table = separators > 0 && rows.len() > 1 && rows.iter().all(|row| count(row, separator) == separators);
+    is_one_cell
+        && is_table
+        && (0..=separators).any(|column| {
+            let is_number = |row: &&[u8]| row.split(|byte| *byte == separator).nth(column).is_some_and(is_number);
+            let numbers = rows[1..].iter().filter(|row| is_number(row)).count();
+            !is_number(&rows[0]) && 2 * numbers >= rows.len() - 1
+        })
 }
 
 /// Whether a title stands above the header of a table of two columns, and a spreadsheet has added a comma for the second one,

@@ -242,7 +242,7 @@ fn decode_page(page: &[u8], rows: usize, texts_count: usize, codes: &mut Vec<u32
                 codes.extend((0..count).map(|at| {
                     let index = unpack(packed, at, width);
                     greatest = greatest.max(index);
-                    index as u32 + 1
+                    (index as u32).wrapping_add(1) // of an index that is too large, it is not used
                 }));
                 code_of(greatest, texts_count)?;
             }

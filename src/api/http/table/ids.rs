@@ -1,13 +1,21 @@
 //! The number of a part in a path, and where a page of a list begins.
 
-use axum::extract::{Path, rejection::PathRejection};
+use axum::{
+    extract::{Path, rejection::PathRejection},
+    http::StatusCode,
+};
 
-use crate::{api::http::problem::Problem, error::Error, model::part::PartId};
+use crate::{
+    api::http::problem::Problem,
+    error::{Error, quoted::Quoted},
+    model::part::PartId,
+};
 
 /// The part that a path names. Errors: no part has such a number.
 pub(super) fn part_id(part: Result<Path<String>, PathRejection>) -> Result<PartId, Problem> {
-    let id = part.ok().and_then(|Path(text)| PartId::parse(&text));
-    id.ok_or(Error::NoSuchPart { part: 0 }).map_err(of_part)
+    let text = part.map(|Path(text)| text).unwrap_or_default();
+    let wrong = || Problem::new(StatusCode::NOT_FOUND, format!("{} is not the number of a part", Quoted(&text)));
+    PartId::parse(&text).ok_or_else(|| wrong().of_field("part"))
 }
 
 /// An error about the part that a path names.
