@@ -294,6 +294,8 @@ async fn the_receipt_of_another_table_is_detected() {
     };
     assert!(engine.receipts(None, 10).await.is_err_and(is_damage));
     let mut verification = engine.verify(Origin::SERVER).await.expect("the only one");
+    let second = engine.verify(Origin::SERVER).await;
+    assert!(second.is_err_and(|error| error.kind() == Kind::Exhausted), "the first one runs");
     let mut damaged = Vec::new();
     while let Some(progress) = verification.next().await.expect("readable") {
         damaged.extend(progress.damaged.into_iter().map(|damaged| damaged.file));

@@ -341,26 +341,29 @@ def test_one_verification_at_a_time_beside_uploads_and_sums(start_server, tmp_pa
     options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
     with grpc.insecure_channel(server.address, options=options) as channel:
         first = tally_pb2_grpc.TallyStub(channel).Verify(tally_pb2.VerifyRequest())
-        progress = next(first)
-        with pytest.raises(grpc.RpcError) as failure:
-            list(tally(server).Verify(tally_pb2.VerifyRequest()))
-        assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, failure.value
+        next(first)
         assert upload(server, b"y\n1\n2\n") == parts_count + 1
         answer = table(server).ColumnSum(table_pb2.ColSumReq(column="z", format="csv"))
         assert (answer.total, answer.error) == (0, "")
-        damaged = [one.file for part in (progress, *first) for one in part.damaged]
+
+        def verifies():
+            try:
+                return list(tally(server).Verify(tally_pb2.VerifyRequest()))
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+                return None
+
+        # Its client does not read, so it is ended when another one waits.
+        second = wait_until(verifies, "room for a verification")
+        damaged = [one.file for part in second for one in part.damaged]
         assert len(damaged) == len(set(damaged)) >= parts_count
+        with pytest.raises(grpc.RpcError) as failure:
+            list(first)
+        assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, failure.value
+        assert failure.value.details() == "the transfer was 2 s behind 1 KiB/s, and was ended"
     # A verification that is cancelled makes room for the next.
     with grpc.insecure_channel(server.address, options=options) as channel:
         next(tally_pb2_grpc.TallyStub(channel).Verify(tally_pb2.VerifyRequest()))
-
-    def verifies():
-        try:
-            return list(tally(server).Verify(tally_pb2.VerifyRequest()))
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
-            return None
-
     wait_until(verifies, "the one that was given up ends")
 
 
