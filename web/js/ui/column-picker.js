@@ -101,6 +101,8 @@ export function columnPicker({ label, chosen, suits = () => true, onChange }) {
     element,
     setColumns(newColumns) {
       columns = newColumns;
+      // Somebody may be typing already.
+      if (document.activeElement === field) suggest();
     },
     choose(newNames) {
       names = [...newNames];
