@@ -29,7 +29,7 @@ serve: need-cargo ## starts a server with inputs/*.csv in target/serve, and its 
 # The last cargo command builds target/debug/tally again: the model check leaves a binary there whose lock and workers run
 # under the checker only, and the Python tests need the normal one. The Python tests create folders of some 100 MB, for
 # which /tmp may be too small: they are in target/, and the next run removes those of the last one.
-test: need-cargo venv stubs ## all tests: Rust, the model check, JavaScript (if there is Node.js 20), Python (and docker, if an engine answers)
+test: need-cargo venv stubs ## all tests: Rust, the model check, JavaScript (if there is Node.js 20), Python (with docker and chromium, if they are there)
 	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null; then node --test tests/web/*.test.js; \
 	  else echo 'tests/web is left out: there is no Node.js 20 or newer'; fi
 	cargo test --locked

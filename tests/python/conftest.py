@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import grpc
@@ -361,9 +362,41 @@ def server(start_server, tmp_path):
         running.stop()
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium. Of a module, not of the session: Playwright's event loop would be in the way of other tests."""
+    from console import launched_browser  # which needs what is above
+
+    with launched_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def open_console(browser):
+    """Console as a function. What it opened is closed when the test ends, and must have done nothing forbidden."""
+    from console import Console
+
+    opened = []
+
+    def open_page(url: str, view: str = "#/", **options) -> Console:
+        opened.append(Console(browser, url, view, **options))
+        return opened[-1]
+
+    yield open_page
+    for console in opened:
+        console.close()
+
+
 @pytest.fixture
 def nobody():
     """An address where nobody listens, and nobody can start to while the test runs."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what this machine lacks, once for each reason: pytest itself says only how many tests stepped aside."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} stepped aside: {reason.removeprefix('Skipped: ')}")
