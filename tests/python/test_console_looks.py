@@ -17,7 +17,7 @@ PLAYS_BY = "#/groups?sum=Number+of+Plays&by="
 
 # Each view: its link, and what is there when it is complete.
 VIEWS = {
-    "overview": ("#/", "figure[aria-label='Rows in the table'] canvas"),
+    "overview": ("#/", "section:has-text('Waiting for a worker'):has(canvas) dd"),
     "upload": ("#/upload", "text=Drop CSV files or folders anywhere"),
     "upload-options": ("#/upload?delimiter=%3B&null=NA&trim=true", "details[open] select"),
     "columns": ("#/table", "table:has(caption:text('Columns of the table')) tbody tr"),

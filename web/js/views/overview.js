@@ -105,6 +105,8 @@ function filled(signal) {
     set(all) {
       figures.set(all.overview);
       growth.set(all.growth.points);
+      // What the last event said is shown at once, not a second later.
+      if (live.stats) activity.set(live.stats);
       fill(recent, recentParts(all.recent.parts));
       fill(jobs, recentJobs(all.jobs.jobs));
     },
