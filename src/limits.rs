@@ -379,9 +379,9 @@ pub const SMALL_FILES_PER_TASK_MAX: usize = CONVERT_TASK_BYTES / DRAFT_BUFFER_BY
 /// Bytes of a small upload. Small uploads have their own memory for conversion, so that they never wait for large ones.
 pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
 /// Memory for the conversion of all large uploads, for what is read ahead of it, and for decompression.
-pub const LARGE_CONVERSION_BYTES: usize = 87 * MIB;
+pub const LARGE_CONVERSION_BYTES: usize = 89 * MIB;
 /// Memory for the conversion of all small uploads.
-pub const SMALL_CONVERSION_BYTES: usize = 22 * MIB;
+pub const SMALL_CONVERSION_BYTES: usize = 20 * MIB;
 
 // ---- Reading parts ----
 

@@ -215,7 +215,7 @@ mod tests {
         let (engine, _folder) = table().await;
         upload(&engine, "b,a\n1,\n2,x\n".to_owned()).await;
         engine.context.state.with(|state| state.parts.fill_schemas(SCHEMA_BYTES_MAX));
-        for csv in ["a,c\n1,2\n", "b,a\n,y\n", "c\n\n5\n"] {
+        for csv in ["a,c\n1,2\n", "b,a\n,y\n", "c\n\"\"\n5\n"] {
             upload(&engine, csv.to_owned()).await;
         }
         let expected = ["a [(Int64, 1), (Utf8, 2)] 4 1", "b [(Int64, 2)] 3 1", "c [(Int64, 2)] 3 1"];

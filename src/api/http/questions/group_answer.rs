@@ -11,23 +11,12 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use serde::Serialize;
 
-use super::json::{TableGroup, Total, to_ms};
+use super::json::{GroupFormat, TableGroup, Total, to_ms};
 use crate::{
     engine::group_by::output::{Group, StoredGroups, csv_header, write_csv_row},
     error::Error,
     limits::ANSWER_PIECE_BYTES,
 };
-
-/// How groups are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GroupFormat {
-    /// One JSON object.
-    Json,
-    /// A JSON object for each group, each on a line.
-    Ndjson,
-    /// A header, and a row for each group.
-    Csv,
-}
 
 /// The groups that have not been sent.
 pub(super) struct GroupAnswer {

@@ -5,10 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{
-    group_answer::GroupFormat,
-    parameters::{Pairs, Parameters},
-};
+use super::parameters::{Pairs, Parameters};
 use crate::{
     api::http::problem::Problem,
     engine::{
@@ -234,6 +231,17 @@ pub(super) struct GroupsQuery {
     /// `json` (the default), `ndjson` or `csv`.
     #[param(example = "json")]
     format: Option<String>,
+}
+
+/// How groups are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GroupFormat {
+    /// One JSON object.
+    Json,
+    /// A JSON object for each group, each on a line.
+    Ndjson,
+    /// A header, and a row for each group.
+    Csv,
 }
 
 /// A question for group sums.
