@@ -6,31 +6,20 @@
 //! Memory: a page and a dictionary of each column, and the groups of the combinations. A long row of CSV takes more, and one
 //! can be in memory when no part is read in this way: see [`Work::tables_bytes`](super::work::Work).
 
-use std::sync::Arc;
-
 use super::{
     accumulate::PartitionGroups,
+    columnar_part::{ColumnarPart, columns_of},
     hash_table::{BATCH_KEY_BYTES_MAX, EntryOffset, key_bytes},
-    sources::SourceError,
     work::Work,
 };
 use crate::{
-    engine::{
-        parquet::{
-            column_reader::{ColumnRef, PartColumns},
-            numbers::Numbers,
-            text_codes::TextCodes,
-            wide::is_wide,
-        },
-        storage::{Store, reader::Reader},
+    engine::parquet::{
+        column_reader::{ColumnRef, PartColumns},
+        numbers::Numbers,
+        text_codes::TextCodes,
     },
     error::Error,
-    limits::{GROUP_PARQUET_COLUMNS_MAX, TASK_BYTES},
-    model::{
-        format::Format,
-        part::Part,
-        schema::{ColumnType, Schema},
-    },
+    limits::TASK_BYTES,
 };
 
 /// Rows whose codes are decoded together, one column after the other.
@@ -40,94 +29,37 @@ const COMBINATIONS_MAX: usize = 512 * 1024;
 /// So many bytes of CSV have the rows that are read from Parquet in the time in which one byte is read from CSV.
 pub(super) const CSV_BYTES_PER_BYTE: u64 = 4;
 
-/// A part whose rows are read from Parquet.
-pub(super) struct ColumnarPart {
-    pub(super) part: Arc<Part>,
-    file: Reader,
-    schema: Arc<Schema>,
-}
-
-impl ColumnarPart {
-    /// Opens a part that has all columns; `None` if its CSV has to be read.
-    pub(super) fn open(
-        store: &Store,
-        part: &Arc<Part>,
-        schema: &Arc<Schema>,
-        work: &Work,
-    ) -> Result<Option<Self>, Error> {
-        let spec = &work.spec;
-        let has_type = |names: &[String], accepts: fn(ColumnType) -> bool| {
-            names.iter().all(|name| schema.find(name).is_some_and(|(_, column_type)| accepts(column_type)))
-        };
-        let columns = spec.by().len() + spec.sum().len();
-        if part.csv_bytes < work.plan.columnar_bytes_min
-            || is_wide(part)
-            || columns > GROUP_PARQUET_COLUMNS_MAX
-            || !has_type(spec.sum(), |column_type| column_type == ColumnType::Int64)
-            || !has_type(spec.by(), ColumnType::keeps_texts)
-        {
-            return Ok(None);
+/// Adds the rows from `from` on to the groups, up to `until`, or up to the rows that have about `bytes_max` bytes of CSV
+/// times [`CSV_BYTES_PER_BYTE`]. Returns the next row.
+pub(super) fn read(
+    columnar: &ColumnarPart,
+    work: &Work,
+    groups: &mut PartitionGroups,
+    from: u64,
+    until: u64,
+    bytes_max: usize,
+) -> Result<u64, Error> {
+    let file = PartColumns::open(&columnar.file, &columnar.part)?;
+    let (by, sum) = (columns_of(&columnar.schema, work.spec.by()), columns_of(&columnar.schema, work.spec.sum()));
+    let all: Vec<_> = by.iter().chain(&sum).collect();
+    let row_bytes = (columnar.part.csv_bytes / columnar.part.rows.max(1)).max(1);
+    let rows_max = (bytes_max.min(TASK_BYTES) as u64 * CSV_BYTES_PER_BYTE / row_bytes).max(1);
+    let until = until.min(from.saturating_add(rows_max));
+    let mut row = from;
+    while row < until {
+        let rows_max = usize::try_from(until - row).unwrap_or(usize::MAX);
+        let Some((range, _)) = file.next_rows(file.position_of(row), &all, rows_max)? else { break };
+        let mut columns = GroupColumns::open(&file, range.row_group(), &by, &sum)?;
+        columns.skip(range.start_in_group())?;
+        let mut left = range.rows_count();
+        while left > 0 {
+            let count = left.min(BATCH_ROWS);
+            columns.add(count, work, groups)?;
+            left -= count;
         }
-        let file = store.open_part(part, Format::Parquet)?;
-        let open = PartColumns::open(&file, part)?;
-        for column in columns_of(schema, spec.by()) {
-            if !open.is_coded(&column)? {
-                return Ok(None);
-            }
-        }
-        drop(open);
-        Ok(Some(Self { part: Arc::clone(part), file, schema: Arc::clone(schema) }))
+        row += range.rows_count() as u64;
     }
-
-    /// The first row, counted from 0, whose offset is at least this.
-    pub(super) fn row_at(&self, offset: u64) -> u64 {
-        let rows = u128::from(offset) * u128::from(self.part.rows);
-        u64::try_from(rows.div_ceil(u128::from(self.part.csv_bytes))).unwrap_or(u64::MAX)
-    }
-
-    /// The offset in the CSV at which a row counts as read: every row has the same share of the bytes. It grows with each
-    /// row, because no row is shorter than a byte.
-    pub(super) fn offset_of(&self, row: u64) -> u64 {
-        let bytes = u128::from(row) * u128::from(self.part.csv_bytes);
-        u64::try_from(bytes / u128::from(self.part.rows.max(1))).unwrap_or(u64::MAX)
-    }
-
-    /// Adds the rows from `from` on to the groups, up to `until`, or up to the rows that have about `bytes_max` bytes of CSV
-    /// times [`CSV_BYTES_PER_BYTE`]. Returns the next row.
-    pub(super) fn read(
-        &self,
-        work: &Work,
-        groups: &mut PartitionGroups,
-        from: u64,
-        until: u64,
-        bytes_max: usize,
-    ) -> Result<u64, SourceError> {
-        let file = PartColumns::open(&self.file, &self.part)?;
-        let (by, sum) = (columns_of(&self.schema, work.spec.by()), columns_of(&self.schema, work.spec.sum()));
-        let all: Vec<_> = by.iter().chain(&sum).collect();
-        let row_bytes = (self.part.csv_bytes / self.part.rows.max(1)).max(1);
-        let rows_max = (bytes_max.min(TASK_BYTES) as u64 * CSV_BYTES_PER_BYTE / row_bytes).max(1);
-        let until = until.min(from.saturating_add(rows_max));
-        let mut row = from;
-        while row < until {
-            let rows_max = usize::try_from(until - row).unwrap_or(usize::MAX);
-            let Some((range, _)) = file.next_rows(file.position_of(row), &all, rows_max)? else { break };
-            let mut columns = GroupColumns::open(&file, range.row_group(), &by, &sum)?;
-            columns.skip(range.start_in_group())?;
-            let mut left = range.rows_count();
-            while left > 0 {
-                let count = left.min(BATCH_ROWS);
-                columns.add(count, work, groups)?;
-                left -= count;
-            }
-            row += range.rows_count() as u64;
-        }
-        Ok(row)
-    }
-}
-
-fn columns_of<'n>(schema: &Schema, names: &'n [String]) -> Vec<ColumnRef<'n>> {
-    names.iter().filter_map(|name| ColumnRef::find(schema, name)).collect()
+    Ok(row)
 }
 
 /// The columns of one row group.

@@ -4,6 +4,7 @@
 pub mod accumulate;
 pub mod calls;
 mod columnar;
+mod columnar_part;
 pub mod group_sum;
 pub mod hash_table;
 pub mod merge;

@@ -6,7 +6,8 @@ use tokio::sync::Semaphore;
 
 use super::{
     accumulate::{Columns, GroupRows, PartitionGroups},
-    columnar::{CSV_BYTES_PER_BYTE, ColumnarPart},
+    columnar::{self, CSV_BYTES_PER_BYTE},
+    columnar_part::ColumnarPart,
     hash_table::{Batch, GroupTable},
     sources::{Opened, Position, Source, SourceError},
     spill::{Run, RunWriter},
@@ -177,7 +178,7 @@ impl Partition {
             return Ok(None);
         }
         let work = Arc::clone(&self.work);
-        let (id, opened) = work.sources.open(self.cursor.position.source, &work);
+        let (id, opened) = work.sources.open(self.cursor.position.source, &work.spec, &work.plan);
         if id != self.cursor.position.source {
             self.cursor = Cursor { position: Position { source: id, offset: 0 }, ..Cursor::default() };
             if self.cursor.position >= self.until {
@@ -241,7 +242,7 @@ impl Partition {
         let ends_here = self.until.source == before.source;
         let until = if ends_here { columnar.row_at(self.until.offset).min(rows) } else { rows };
         let from = columnar.row_at(before.offset);
-        let next = columnar.read(&self.work, &mut self.groups, from, until, bytes_max)?;
+        let next = columnar::read(columnar, &self.work, &mut self.groups, from, until, bytes_max)?;
         self.cursor.position.offset = columnar.offset_of(next);
         let bytes = self.cursor.position.offset - before.offset;
         self.read_bytes += bytes;
@@ -272,7 +273,7 @@ impl Partition {
     /// Guesses where the first row starts at or after a position inside a source.
     fn begin_inside(&mut self, position: Position) -> Result<RangeStart<Position>, SourceError> {
         let work = Arc::clone(&self.work);
-        let source = match work.sources.open(position.source, &work) {
+        let source = match work.sources.open(position.source, &work.spec, &work.plan) {
             (_, Ok(Opened::Source(source))) => source,
             (_, Ok(Opened::LacksColumn { .. })) => {
                 self.next_source();

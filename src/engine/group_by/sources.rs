@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 
 use imbl::OrdMap;
 
-use super::{columnar::ColumnarPart, work::Work};
+use super::{
+    columnar_part::ColumnarPart,
+    spec::{GroupBy, Plan},
+};
 use crate::{
     engine::{
         csv::{
@@ -157,7 +160,7 @@ impl Sources {
     }
 
     /// Opens the first source whose id is `id` or greater; its id is returned with it.
-    pub(super) fn open(&self, id: u64, work: &Work) -> (u64, Result<Opened, SourceError>) {
+    pub(super) fn open(&self, id: u64, spec: &GroupBy, plan: &Plan) -> (u64, Result<Opened, SourceError>) {
         match self {
             Self::File { file, limits } if id == 0 => {
                 let source = Source { id, file: file.clone(), limits: *limits, part: None, doubles: Vec::new() };
@@ -166,7 +169,7 @@ impl Sources {
             Self::File { .. } => (id, Ok(Opened::End)),
             Self::Parts { store, parts } => {
                 let next = PartId::new(id.max(1)).and_then(|first| parts.range(first..).next());
-                next.map_or((id, Ok(Opened::End)), |(id, part)| (id.get(), open_part(store, part, work)))
+                next.map_or((id, Ok(Opened::End)), |(id, part)| (id.get(), open_part(store, part, spec, plan)))
             }
         }
     }
@@ -195,13 +198,12 @@ impl Sources {
     }
 }
 
-fn open_part(store: &Store, part: &Arc<Part>, work: &Work) -> Result<Opened, SourceError> {
-    let spec = &work.spec;
+fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy, plan: &Plan) -> Result<Opened, SourceError> {
     let schema = store.schema(part)?;
     if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
         return Ok(Opened::LacksColumn { bytes: part.csv_bytes });
     }
-    if let Some(columnar) = ColumnarPart::open(store, part, &schema, work)? {
+    if let Some(columnar) = ColumnarPart::open(store, part, &schema, spec, plan.columnar_bytes_min)? {
         return Ok(Opened::Columnar(columnar));
     }
     let mut doubles = Vec::new();
