@@ -1,5 +1,6 @@
 """The console takes files: dropped, chosen, refused, paused, interrupted, and lost with the connection."""
 
+import itertools
 import json
 import re
 
@@ -16,6 +17,9 @@ from uploads import stream
 LONG_NAME = "long.csv"
 LONG_ROWS = 8000
 HELD_AFTER = 1024 * 1024
+EVENTS_MAX = 90
+LINES_OF_EVENT = 3
+EVENT_SECONDS_MAX = 60
 
 
 def sum_of(server, column: str, format: str = "csv") -> int:
@@ -28,11 +32,14 @@ def overview(server) -> dict:
     return get(server, "/api/v1/table").json()
 
 
-def running_uploads(server) -> list:
-    """The uploads that the server is receiving."""
-    with requests.get(f"{server.http}/api/v1/events", stream=True, timeout=60) as answer:
-        data = next(line for line in answer.iter_lines() if line.startswith(b"data:"))
-    return json.loads(data[len("data:") :])["uploads"]
+def wait_for_uploads(server, condition) -> None:
+    """Waits until the uploads that the server is receiving are as wanted, from the events that it sends once a second."""
+    with requests.get(f"{server.http}/api/v1/events", stream=True, timeout=EVENT_SECONDS_MAX) as answer:
+        events = (line for line in answer.iter_lines() if line.startswith(b"data:"))
+        for event in itertools.islice(events, EVENTS_MAX):
+            if condition(json.loads(event[len("data:") :])["uploads"]):
+                return
+    raise AssertionError(f"in vain: {EVENTS_MAX} events")
 
 
 @pytest.fixture
@@ -54,11 +61,12 @@ def begin_upload(console, server, long_file) -> None:
     """Sends a file, and returns when the server has received some of it."""
     console.choose(long_file)
     console.upload(LONG_NAME).wait_for_state("sending")
-    wait_until(lambda: any(upload["bytes"] > 0 for upload in running_uploads(server)), "the upload", seconds=90)
+    wait_for_uploads(server, lambda uploads: any(upload["bytes"] > 0 for upload in uploads))
 
 
 def check_nothing_is_kept(server) -> None:
-    wait_until(lambda: not running_uploads(server) and not server.leftovers(), "the upload's end", seconds=90)
+    wait_for_uploads(server, lambda uploads: uploads == [])
+    wait_until(lambda: server.leftovers() == [], "an empty tmp/", seconds=90)
     assert server.parts() == []
 
 
@@ -240,17 +248,18 @@ def test_the_server_is_stopped_and_started_again_while_the_page_is_open(start_se
 def test_watching_browsers_leave_the_server_to_those_who_call(server, open_console, held, long_file):
     console = open_console(f"http://{held.address}", "#/upload")
     begin_upload(console, server, long_file)
-    watchers = [requests.get(f"{server.http}/api/v1/events", stream=True, timeout=60) for _ in range(8)]
+    url = f"{server.http}/api/v1/events"
+    watchers = [requests.get(url, stream=True, timeout=EVENT_SECONDS_MAX) for _ in range(8)]
     try:
-        events = [watcher.iter_lines() for watcher in watchers]
         for number in range(20):
             stream(server, f"y\n{number}\n".encode())
             assert overview(server)["parts"] == number + 1
         assert sum_of(server, "y") == sum(range(20))
         held.release()
         console.upload(LONG_NAME).wait_for_state("done")
-        for lines in events:  # each still gets what happens
-            wait_until(lambda lines=lines: b'"parts":21' in next(lines).replace(b" ", b""), "an event", seconds=90)
+        for watcher in watchers:  # each still gets what happens
+            lines = itertools.islice(watcher.iter_lines(), EVENTS_MAX * LINES_OF_EVENT)
+            assert any(b'"parts":21' in line.replace(b" ", b"") for line in lines)
     finally:
         for watcher in watchers:
             watcher.close()
