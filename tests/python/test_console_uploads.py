@@ -96,6 +96,21 @@ def test_files_are_chosen(server, open_console, tmp_path):
     assert overview(server)["parts"] == 12
 
 
+def test_of_a_chosen_folder_the_tables_are_taken(server, open_console, tmp_path):
+    (tmp_path / "year" / "month").mkdir(parents=True)
+    for name, content in (("a.csv", "x\n1\n"), ("month/b.tsv", "x\n20\n"), ("month/notes.md", "no table\n")):
+        (tmp_path / "year" / name).write_text(content)
+    console = open_console(server.http, "#/upload")
+    with console.page.expect_file_chooser() as chooser:
+        console.page.get_by_role("button", name="Choose a folder").click()
+    chooser.value.set_files(str(tmp_path / "year"))
+    for name in ("year/a.csv", "year/month/b.tsv"):
+        console.upload(name).wait_for_state("done")
+    expect(console.page.get_by_test_id("upload")).to_have_count(2)
+    expect(console.page.get_by_role("main")).to_contain_text("1 other file in the folder was left out")
+    assert sum_of(server, "x") == 21
+
+
 def test_of_several_files_one_is_refused_and_the_others_are_in(server, open_console):
     console = open_console(server.http, "#/table")
     console.drop(
