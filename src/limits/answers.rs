@@ -4,7 +4,7 @@
 pub const PROBLEM_TEXT_CHARS_MAX: usize = 256;
 /// Files of a form that become parts.
 pub const FORM_FILES_MAX: usize = 100;
-/// Bytes of their receipts as JSON, about; beyond it their columns are left out.
+/// Bytes of the receipts in the answer to an upload as JSON, about; beyond it their columns are left out.
 pub const FORM_ANSWER_BYTES: usize = 64 * 1024;
 /// Parts in a page of the list of parts.
 pub const PARTS_LISTED_MAX: usize = 1000;
@@ -30,7 +30,7 @@ pub const PREVIEW_COLUMNS_MAX: usize = 256;
 pub const PREVIEW_CELLS_MAX: usize = 4096;
 /// Characters of a cell in a preview.
 pub const PREVIEW_TEXT_CHARS_MAX: usize = 256;
-/// Bytes of the rows of a preview as JSON. It ends before the row that would exceed it.
+/// Bytes of the names in a preview as JSON, and of its rows. It ends before the name or the row that would exceed it.
 pub const PREVIEW_JSON_BYTES_MAX: usize = 96 * 1024;
 /// Bytes of a receipt in memory up to which it is sent at once.
 pub const NARROW_RECEIPT_BYTES: usize = 16 * 1024;

@@ -113,7 +113,7 @@ def test_over_http(server):
     assert delete("2?purge=true").json() == {"part": 2, "parts": 2, "restorable_until": None}
     check_problem(delete("2"), 404, "part", NOT_THERE.format(2))
     for wrong in ("0", "x", "-1", "99999999999999999999", "01", "+1"):
-        check_problem(delete(wrong), 404, "part", "there is no part")
+        check_problem(delete(wrong), 404, "part", "is not the number of a part")
     check_problem(delete("1?purge=maybe"), 400, "query", "purge")
     check_problem(delete("1?other=1"), 400, "query", "other")
     assert sums(server) == 101

@@ -127,7 +127,7 @@ impl PartReply {
     /// About how many bytes it takes as JSON.
     pub(super) fn json_bytes(&self) -> usize {
         const COLUMN_BYTES: usize = 48;
-        let columns = self.columns.iter().flatten().map(|column| COLUMN_BYTES + column.name.len());
+        let columns = self.columns.iter().flatten().map(|column| COLUMN_BYTES + cell_json_bytes(Some(&column.name)));
         PART_JSON_BYTES + columns.sum::<usize>()
     }
 }
@@ -224,7 +224,7 @@ impl GrowthReply {
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({"columns": ["a", "b"], "columns_left_out": 0, "rows": [["1", null]], "more": true})))]
 pub(super) struct PreviewReply {
-    /// The names of the first 256 columns.
+    /// The names of the first columns: 256, or as many as take 96 KiB.
     columns: Vec<String>,
     /// How many columns there are besides.
     columns_left_out: usize,
@@ -235,7 +235,16 @@ pub(super) struct PreviewReply {
 }
 
 impl PreviewReply {
-    pub(super) fn of(Preview { columns, columns_left_out, mut rows, more }: Preview) -> Self {
+    pub(super) fn of(Preview { mut columns, mut columns_left_out, mut rows, more }: Preview) -> Self {
+        let mut bytes = 0;
+        let named = columns.iter().take_while(|name| {
+            bytes += cell_json_bytes(Some(name));
+            bytes <= PREVIEW_JSON_BYTES_MAX
+        });
+        let named = named.count();
+        columns_left_out += columns.len() - named;
+        columns.truncate(named);
+        rows.iter_mut().for_each(|row| row.truncate(named));
         let mut bytes = 0;
         let mut fits = |row: &Vec<Option<String>>| {
             bytes += row.iter().map(|cell| cell_json_bytes(cell.as_deref())).sum::<usize>();

@@ -221,7 +221,7 @@ async fn add_files(
     }
 }
 
-/// The parts that were added from the files of a form.
+/// The parts that were added by a request.
 #[derive(Default)]
 struct AddedFiles {
     parts: Vec<PartReply>,
@@ -232,13 +232,12 @@ struct AddedFiles {
 }
 
 impl AddedFiles {
-    /// Keeps a receipt for the answer. If there are many, their columns are left out.
+    /// Keeps a receipt for the answer. If they are too long together, their columns are left out: an answer that is not read
+    /// stays in memory.
     fn push(&mut self, uploaded: Uploaded) {
         self.replayed += usize::from(uploaded.replayed);
         self.parts.push(PartReply::of(uploaded.receipt));
-        if self.parts.len() > 1 {
-            self.json_bytes = self.parts.iter().map(PartReply::json_bytes).sum();
-        }
+        self.json_bytes = self.parts.iter().map(PartReply::json_bytes).sum();
         if self.json_bytes > FORM_ANSWER_BYTES {
             self.parts.iter_mut().for_each(PartReply::leave_columns_out);
         }
@@ -257,7 +256,7 @@ impl AddedFiles {
     }
 }
 
-/// What was added: the receipt of the part, or of each of several.
+/// What was added: the receipt of the part, or of each of several. Columns are left out if they take more than 64 KiB.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 enum UploadReply {
@@ -288,8 +287,9 @@ async fn add_body(surface: &Surface, call: &UploadCall, body: Body, permit: &Per
     {
         discard(rest, DISCARD_MAX).await;
     }
-    let Uploaded { receipt, replayed } = added?;
-    Ok(created(UploadReply::One(Box::new(PartReply::of(receipt))), replayed))
+    let mut files = AddedFiles::default();
+    files.push(added?);
+    Ok(files.answer())
 }
 
 async fn upload<S>(surface: &Surface, from: UploadFrom, file: S) -> Result<Uploaded, Problem>
