@@ -445,6 +445,22 @@ pub const SURVEYS_BYTES: usize = 2 * SURVEY_MEMORY_BYTES;
 
 const _: () = assert!(SURVEYS_BYTES >= (SURVEYS_AT_ONCE_MAX - 1) * SMALL_SURVEY_MEMORY_BYTES);
 
+// ---- Questions about the table (limits/questions.rs) ----
+
+/// A connection whose request has no body uses the memory for one: for figures of columns, or for a sum's tasks.
+const _: () = assert!(2 * COLUMNS_PAGE_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
+const _: () = assert!(QUESTION_CALL_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
+const _: () = assert!(2 * SURVEY_LIST_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
+/// A merge has two rows that it compares, the row that it writes, and the row's text, in which every byte may be a quote.
+const _: () = assert!(GROUP_BYTES_MAX >= 5 * ROW_BYTES_CEILING);
+/// Half of the memory must do for reading the longest row: its bytes, and its cells without their quotes.
+const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
+/// The same if groups are found by rank. They are not written as text.
+const _: () = assert!(GROUP_BYTES_MAX - GROUP_TOP_BYTES >= 4 * ROW_BYTES_CEILING);
+const _: () = assert!((GROUP_BYTES_MAX - GROUP_TOP_BYTES) / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
+/// A block's message is at most four times as long as the block, and clients accept 4 MiB by default.
+const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);
+
 // ---- The sum ----
 
 /// What the server may have in memory at once, in the worst case.

@@ -1,11 +1,9 @@
 //! Bounds of questions about the table: the columns of the table, and group sums.
 
-use super::{JSON_BYTES_MAX, JSON_COPIES_MAX, KIB, MIB, QUESTION_CALL_BYTES, READ_BLOCK_BYTES, ROW_BYTES_CEILING};
-
 // ---- Columns of the table ----
 
 /// Bytes of the figures of columns that are sent together over HTTP: in memory, and then as JSON.
-pub const COLUMNS_PAGE_BYTES: usize = 64 * KIB;
+pub const COLUMNS_PAGE_BYTES: usize = 64 * 1024;
 /// Bytes of a column's figures in either form, without its types and its name.
 pub const COLUMN_FIGURES_BYTES: usize = 176;
 /// Bytes of one of its types.
@@ -17,48 +15,33 @@ pub const COLUMNS_LISTED_MAX: usize = 1000;
 /// Receipts that are read for the figures of columns, of parts whose schemas the registry has no room for.
 pub const COLUMN_RECEIPTS_MAX: usize = 256;
 
-/// A connection whose request has no body uses the memory for one: for figures of columns, or for a sum's tasks.
-const _: () = assert!(2 * COLUMNS_PAGE_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
-const _: () = assert!(QUESTION_CALL_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
-
 /// Bytes of the names of the survey that are listed over HTTP, in memory or as JSON: its questions, or its states.
-pub const SURVEY_LIST_BYTES: usize = 64 * KIB;
+pub const SURVEY_LIST_BYTES: usize = 64 * 1024;
 /// Questions that a request may ask for.
 pub const SURVEY_LISTED_MAX: usize = 1000;
 /// Bytes of such a name besides its text.
 pub const SURVEY_LISTED_BYTES: usize = 96;
-const _: () = assert!(2 * SURVEY_LIST_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
 
 // ---- Group sums ----
 
 /// Bytes of the one group sum that may run: its groups in memory, then the merge of its temporary files.
-pub const GROUP_BYTES_MAX: usize = 40 * MIB;
+pub const GROUP_BYTES_MAX: usize = 40 * 1024 * 1024;
 /// Columns that a group sum may name.
 pub const GROUP_COLUMNS_MAX: usize = 64;
 /// Columns of a group sum that is read from Parquet: a page and a dictionary of each are in memory.
 pub const GROUP_PARQUET_COLUMNS_MAX: usize = 8;
 /// Bytes of the names of these columns together.
-pub const GROUP_NAMES_BYTES_MAX: usize = 4 * KIB;
+pub const GROUP_NAMES_BYTES_MAX: usize = 4 * 1024;
 /// Calls for group sums that wait for their turn, run, or have an answer that is being read. Jobs wait separately.
 pub const GROUP_CALLS_MAX: usize = 16;
 /// Calls for group sums that wait to be one of these; one more is refused at once.
 pub const GROUP_CALL_WAITS_MAX: usize = 16;
 /// Bytes of the groups that are sent together, and so of the longest group.
-pub const GROUP_BLOCK_BYTES: usize = 128 * KIB;
+pub const GROUP_BLOCK_BYTES: usize = 128 * 1024;
 
 /// Groups that may be asked for by rank.
 pub const GROUP_TOP_MAX: usize = 10_000;
 /// Bytes of these groups while they are found. They are taken from [`GROUP_BYTES_MAX`].
-pub const GROUP_TOP_BYTES: usize = 2 * MIB;
+pub const GROUP_TOP_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of one of them, without its cells and totals: its entry in the heap, which doubles as it grows, and two allocations.
 pub const GROUP_TOP_ENTRY_BYTES: usize = 128;
-
-/// A merge has two rows that it compares, the row that it writes, and the row's text, in which every byte may be a quote.
-const _: () = assert!(GROUP_BYTES_MAX >= 5 * ROW_BYTES_CEILING);
-/// Half of the memory must do for reading the longest row: its bytes, and its cells without their quotes.
-const _: () = assert!(GROUP_BYTES_MAX / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
-/// The same if groups are found by rank. They are not written as text.
-const _: () = assert!(GROUP_BYTES_MAX - GROUP_TOP_BYTES >= 4 * ROW_BYTES_CEILING);
-const _: () = assert!((GROUP_BYTES_MAX - GROUP_TOP_BYTES) / 2 >= 2 * (ROW_BYTES_CEILING + READ_BLOCK_BYTES));
-/// A block's message is at most four times as long as the block, and clients accept 4 MiB by default.
-const _: () = assert!(GROUP_BLOCK_BYTES < 4 * MIB / 4);

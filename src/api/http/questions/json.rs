@@ -145,8 +145,17 @@ pub(super) struct SumQuery {
     /// The column's name, as in the header.
     column: String,
     /// Which files are read: `csv` (the default) or `parquet`. Both give the same sum.
-    #[param(example = "parquet")]
-    format: Option<String>,
+    #[param(inline)]
+    format: Option<SumFormat>,
+}
+
+/// The names of the formats, for the OpenAPI.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code, reason = "it describes the parameter for the OpenAPI")]
+enum SumFormat {
+    Csv,
+    Parquet,
 }
 
 /// The format that the parameter names.
@@ -223,18 +232,28 @@ pub(super) struct GroupsQuery {
     sum: Vec<String>,
     /// `key` (the default): sorted by the bytes of the cells. `total`: the groups with the largest totals in the first column
     /// that is summed, the largest first, equal ones by their cells; it needs `limit`.
-    #[param(example = "key")]
-    order: Option<String>,
+    #[param(inline)]
+    order: Option<GroupOrder>,
     /// At most so many groups; up to 10,000 with `order=total`.
     #[param(minimum = 1)]
     limit: Option<u64>,
     /// `json` (the default), `ndjson` or `csv`.
-    #[param(example = "json")]
-    format: Option<String>,
+    #[param(inline)]
+    format: Option<GroupFormat>,
+}
+
+/// The names of the orders, for the OpenAPI.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code, reason = "it describes the parameter for the OpenAPI")]
+enum GroupOrder {
+    Key,
+    Total,
 }
 
 /// How groups are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub(super) enum GroupFormat {
     /// One JSON object.
     Json,
