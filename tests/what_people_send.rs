@@ -168,19 +168,18 @@ async fn foreign_files_are_refused_with_a_hint() {
 async fn files_that_only_resemble_others_are_accepted() {
     let table = Table::new().await;
     let files = [
-        "tags\nred|blue\ngreen|red\n", // one column of texts
-        "a;b\n1\n2\n",                 // the rows have no such separator
-        "a;b\n",                       // there is no row
-        "a;b\n1;2\n3\n4\n",            // most rows have none
-        "x,y;z\n1,2;3\n",              // a comma is there, too
-        "a;b,c;d\n1;2,3\n",            // not all rows have it as often as the header
-        "a;b,c\n1;2,3\n",              // commas separate as many cells
-        "\"a;b\"\n\"1;2\"\n",          // part of the text
-        "note\na;b\n",                 // the header has none, and there is one row
-        "note\na;b\nc\n",              // nor do all rows have it
-        "note,\na,b\nc,d\n",           // a column of texts without a name
-        "note,\na,1\nb,2\n",           // a column of numbers without a name
-        "note,\na,\n1,2\n",            // or of numbers and nothing
+        "a;b\n1\n2\n",        // the rows have no such separator
+        "a;b\n",              // there is no row
+        "a;b\n1;2\n3\n4\n",   // most rows have none
+        "x,y;z\n1,2;3\n",     // a comma is there, too
+        "a;b,c;d\n1;2,3\n",   // not all rows have it as often as the header
+        "a;b,c\n1;2,3\n",     // commas separate as many cells
+        "\"a;b\"\n\"1;2\"\n", // part of the text
+        "note\na;b\n",        // the header has none, and there is one row
+        "note\na;b\nc\n",     // nor do all rows have it
+        "note,\na,b\nc,d\n",  // a column of texts without a name
+        "note,\na,1\nb,2\n",  // a column of numbers without a name
+        "note,\na,\n1,2\n",   // or of numbers and nothing
         "note,\na,b\n1,2\nc,d\n",
         "note,\nk,x\n", // there is nothing below it
         "sep\n1\n",
@@ -194,6 +193,7 @@ async fn files_that_only_resemble_others_are_accepted() {
         "{x},y\n1,2\n",
         "%PDF,x\n1,2\n",
         "(x),y\n1,2\n",
+        "tags\nred|blue\ngreen|red\n", // one column of texts
     ];
     for csv in files {
         table.engine.upload_valid(csv).await;
