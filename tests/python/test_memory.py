@@ -4,14 +4,17 @@ Watched is RssAnon, the resident memory that is no file's: what a container with
 sizes are the subject, so they are real ones, and each test removes its data.
 """
 
+import json
 import random
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Dict, Iterable, Iterator, List
 
 import grpc
 import pytest
+import requests
 import table_pb2
 import table_pb2_grpc
 import tally_pb2
@@ -24,6 +27,7 @@ ANONYMOUS_BYTES_MAX = 256 * MIB
 SAMPLE_EVERY_SECONDS = 0.005
 SAMPLES_MIN = 20
 CHUNK_BYTES = 256 * 1024
+CALL_SECONDS_MAX = 120
 
 # Each group is of so many uploads and so many sums. The bound is room for the noise of an allocator, but for
 # less than 25 KiB a call.
@@ -140,6 +144,25 @@ def test_a_stream_of_1_gb(roomy_server):
         assert receipt.csv.bytes >= 1_000_000_000
         assert receipt.rows == rows.count * repeats
         check_sums(roomy_server, {"x": rows.count * repeats, "y": rows.y * repeats})
+
+
+def test_eight_watchers_while_many_files_arrive(roomy_server):
+    """As when the console is open in eight browsers while `bigdata.py` runs: 16 files at a time, and events each second."""
+    rows = Rows()
+    with ExitStack() as stack:
+        lines = []
+        for _ in range(8):
+            watcher = requests.get(f"{roomy_server.http}/api/v1/events", stream=True, timeout=CALL_SECONDS_MAX)
+            lines.append(stack.enter_context(watcher).iter_lines())
+        stack.enter_context(MemoryWatch(roomy_server))
+        with ThreadPoolExecutor(16) as pool:
+            receipts = list(pool.map(lambda _: stream(roomy_server, [rows.HEADER, rows.rows * 4]), range(64)))
+        assert [receipt.rows for receipt in receipts] == [rows.count * 4] * 64
+        # Each of them has been told.
+        for watched in lines:
+            events = (json.loads(line[len(b"data: ") :]) for line in watched if line.startswith(b"data: "))
+            assert next(event for event in events if event["parts"] == 64)["rows"] == rows.count * 4 * 64
+        check_sums(roomy_server, {"x": rows.count * 4 * 64})
 
 
 def test_every_cell_quoted(roomy_server):
