@@ -19,8 +19,9 @@ use tally::{
         },
         ingest::integers::Integers,
         parquet::{
+            hybrid::SLACK_BYTES,
             integer_writer::IntegersError,
-            page_sum::{PageStatus, PageSum, SLACK_BYTES},
+            page_sum::{PageStatus, PageSum},
             writer::Converted,
         },
         values::{parse, sum::Sum},

@@ -5,7 +5,10 @@
 use libfuzzer_sys::fuzz_target;
 use tally::engine::{
     kernels::{self, delta},
-    parquet::page_sum::{PageStatus, PageSum, SLACK_BYTES},
+    parquet::{
+        hybrid::SLACK_BYTES,
+        page_sum::{PageStatus, PageSum},
+    },
 };
 
 const ROWS_MAX: u64 = 1000;
