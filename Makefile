@@ -3,14 +3,17 @@
 
 VENV := .venv
 BENCH_VENV := target/bench/venv
+SPARK_VENV := target/spark-venv
 PYTHON := $(VENV)/bin/python
 PROTOS := $(wildcard proto/*.proto)
 RUST_VERSION_MIN := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
+# Spark is tested where there is a Java, and where no test may step aside.
+SPARK_IF_JAVA := $(if $(shell command -v java)$(filter 1,$(TALLY_REQUIRE_ALL)),spark-venv)
 # One stub represents all of them, because protoc generates them in one run.
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check stubs venv docker bench bench-plots fuzz clean need-cargo need-cxx need-python need-docker
+.PHONY: help demo serve test check stubs venv spark-venv docker bench bench-plots fuzz clean need-cargo need-cxx need-python need-docker
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +32,7 @@ serve: need-cargo ## starts a server with inputs/*.csv in target/serve, and its 
 # The last cargo command builds target/debug/tally again: the model check leaves a binary there whose lock and workers run
 # under the checker only, and the Python tests need the normal one. The Python tests create folders of some 100 MB, for
 # which /tmp may be too small: they are in target/, and the next run removes those of the last one.
-test: need-cargo venv stubs ## all tests: Rust, the model check, JavaScript (if there is Node.js 20), Python (with docker and chromium, if they are there)
+test: need-cargo venv stubs $(SPARK_IF_JAVA) ## all tests: Rust, the model check, JavaScript (if there is Node.js 20), Python (with docker, chromium and java, if they are there)
 	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null; then node --test tests/web/*.test.js; \
 	  else echo 'tests/web is left out: there is no Node.js 20 or newer'; fi
 	cargo test --locked
@@ -52,6 +55,15 @@ $(VENV)/requirements.txt: tests/python/requirements.txt | need-python
 	rm -rf $(VENV)
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	cp $< $@
+
+# Its own environment, because it is large (about 500 MB).
+spark-venv: $(SPARK_VENV)/requirements.txt ## the Python environment of the test with Spark, in target/
+
+$(SPARK_VENV)/requirements.txt: tests/python/spark-requirements.txt | need-python
+	rm -rf $(SPARK_VENV)
+	python3 -m venv $(SPARK_VENV)
+	$(SPARK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	cp $< $@
 
 stubs: $(STUBS) ## the Python stubs of proto/, in clients/

@@ -1,10 +1,10 @@
 """The table as other engines read it: with the commands that `tally schema` prints for this very table, DuckDB, Polars,
-pyarrow and, where it is installed, Spark find the sums that the server finds.
+pyarrow and Spark find the sums that the server finds. `make test` installs Spark where there is a Java.
 """
 
-import importlib.util
 import json
 import re
+import shutil
 import subprocess
 
 import duckdb
@@ -12,7 +12,10 @@ import polars
 import pytest
 import table_pb2
 import tally_pb2
-from conftest import Server, clean_environment, table, tally
+from conftest import ROOT, Server, clean_environment, step_aside, table, tally
+
+SPARK_PYTHON = ROOT / "target" / "spark-venv" / "bin" / "python"
+JAVA_VERSION_MIN = 17  # of Spark 4
 
 # Columns without any value: `note` and `qty` in parts that come after their types are known, `later` before.
 EMPTY_COLUMNS = [
@@ -77,30 +80,78 @@ def in_pyarrow(command: str, column: str) -> int:
     return sum(int(cell) for cell in cells if cell is not None)
 
 
-def in_spark(command: str, column: str) -> int:
-    from pyspark.sql import SparkSession
-
-    spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
-    return value_of(command, spark=spark).selectExpr(f"sum(cast(`{column}` as decimal(38, 0)))").collect()[0][0]
+ENGINES = {"DuckDB": in_duckdb, "Polars": in_polars, "pyarrow": in_pyarrow}
 
 
-ENGINES = {"DuckDB": in_duckdb, "Polars": in_polars, "pyarrow": in_pyarrow, "Spark": in_spark}
+class Spark:
+    """One Spark for all tests: it takes seconds to start. It ends with the standard input of its process."""
+
+    def __init__(self, log):
+        self._log = log
+        self._process = subprocess.Popen(
+            [SPARK_PYTHON, ROOT / "tests" / "python" / "spark_sums.py"],
+            env=clean_environment(SPARK_LOCAL_IP="127.0.0.1"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            encoding="utf-8",
+        )
+
+    def sums(self, command: str, columns: list) -> list:
+        print(json.dumps({"command": command, "columns": columns}), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        assert line, "Spark gave no answer:\n" + self._log.read_text()
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        assert self._process.wait(60) == 0, self._log.read_text()
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_each_engine_finds_our_sums(server, tally_binary, name):
+def java_version() -> int:
+    """0 if there is none."""
+    java = shutil.which("java")
+    said = subprocess.run([java, "-version"], capture_output=True, encoding="utf-8", timeout=60).stderr if java else ""
+    found = re.search(r'version "(\d+)', said)
+    return int(found[1]) if found else 0
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory):
+    if java_version() < JAVA_VERSION_MIN:
+        step_aside(f"the test of Spark needs java {JAVA_VERSION_MIN}: apt-get install default-jre-headless")
+    if not SPARK_PYTHON.exists():
+        step_aside("the test of Spark needs target/spark-venv: make spark-venv")
+    running = Spark(tmp_path_factory.mktemp("spark") / "log")
+    yield running
+    running.close()
+
+
+def fill_and_ask(server: Server, tally_binary, name: str) -> dict:
+    """A table, and the commands of `tally schema` for it, by engine."""
     fill(server, TABLES[name])
     printed = schema(server, tally_binary)
     assert (printed.returncode, printed.stderr) == (0, "")
     by_engine = commands(printed.stdout)
-    assert list(by_engine) == list(ENGINES)
+    assert list(by_engine) == [*ENGINES, "Spark"]
+    return by_engine
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_engine_finds_our_sums(server, tally_binary, name):
+    by_engine = fill_and_ask(server, tally_binary, name)
     for column, expected in SUMS[name].items():
         for file_format in ("csv", "parquet"):
             reply = table(server).ColumnSum(table_pb2.ColSumReq(column=column, format=file_format))
             assert (reply.total, reply.error) == (expected, "")
         for engine, sum_in in ENGINES.items():
-            if engine != "Spark" or importlib.util.find_spec("pyspark"):
-                assert sum_in(by_engine[engine], column) == expected, (engine, column, by_engine[engine])
+            assert sum_in(by_engine[engine], column) == expected, (engine, column, by_engine[engine])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_spark_finds_our_sums(server, tally_binary, spark, name):
+    command = fill_and_ask(server, tally_binary, name)["Spark"]
+    assert spark.sums(command, list(SUMS[name])) == list(SUMS[name].values()), command
 
 
 def test_duckdb_does_not_read_what_it_would_change(server, tally_binary):
