@@ -4,6 +4,8 @@ import csv
 import io
 import json
 
+import pytest
+from conftest import wait_until
 from http_calls import PLAYS, PLAYS_SUMMED, answer_of, ask, get
 from playwright.sync_api import expect
 from survey_oracle import QUESTION, SURVEY_HEADER, survey_csv, survey_oracle
@@ -94,6 +96,29 @@ def test_a_task_that_fails_says_where(server, open_console, tmp_path):
     console.page.get_by_role("link", name="Failed").click()
     assert console.page.url.endswith("state=failed")
     expect(row).to_be_visible()
+
+
+@pytest.mark.parametrize("way", ["another view", "another statistic", "another page"])
+def test_statistics_are_cancelled_when_they_are_left(start_server, open_console, tmp_path, way):
+    server = start_server(tmp_path / "data", "--statistics-at-once", "1", prefix=("nice", "-n", "19"))
+    rows = "".join(f"{QUESTION},State {row % 50},{row % 100},Sex,Female\n" for row in range(QUEUED_ROWS))
+    stream(server, f"{SURVEY_HEADER}\n{rows}".encode())
+    for _ in range(QUEUED):
+        ask(server, "states_mean", {"question": QUESTION})
+    # Those of the view wait for all others.
+    asked = [f"job_id_{QUEUED + 1}", f"job_id_{QUEUED + 2}"]
+    console = open_console(server.http, "#/statistics")
+    wait_until(lambda: get(server, f"/api/jobs/{asked[1]}").status_code == 200, "the jobs of the view")
+    if way == "another view":
+        console.page.get_by_role("link", name="Overview", exact=True).click()
+    elif way == "another statistic":
+        console.page.get_by_role("link", name="By category").click()
+    else:
+        console.page.goto("about:blank")
+    for job in asked:
+        wait_until(lambda: get(server, f"/api/jobs/{job}").json()["state"] == "failed", f"the cancellation of {job}")  # noqa: B023
+        assert "cancelled" in get(server, f"/api/jobs/{job}").text
+    assert get(server, f"/api/jobs/job_id_{QUEUED}").json()["state"] != "failed"
 
 
 def test_a_job_is_cancelled_while_it_waits(start_server, open_console, tmp_path):

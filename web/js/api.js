@@ -39,7 +39,8 @@ export function path(base, query = {}) {
 async function call(method, target, { signal, body, more } = {}) {
   let response;
   try {
-    response = await fetch(target, { method, signal, body, headers: headers(more), cache: 'no-store' });
+    // What is removed or cancelled when the page is left is sent nevertheless.
+    response = await fetch(target, { method, signal, body, headers: headers(more), cache: 'no-store', keepalive: method === 'DELETE' });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new Problem(0, UNREACHABLE);
@@ -120,8 +121,8 @@ export const api = {
   removed: (after, signal) => get(path(`${TABLE}/removed`, { after }), signal),
   questions: (signal) => get('/api/v1/survey/questions?limit=1000', signal),
   states: (question, signal) => get(path('/api/v1/survey/states', { question }), signal),
-  ask: (kind, body, signal) =>
-    json('POST', `/api/${kind}`, { signal, body: JSON.stringify(body), more: { 'Content-Type': 'application/json' } }),
+  ask: (kind, body) =>
+    json('POST', `/api/${kind}`, { body: JSON.stringify(body), more: { 'Content-Type': 'application/json' } }),
   result: (id, signal) => get(`/api/get_results/${id}`, signal),
   jobs: (signal) => get('/api/v1/jobs?limit=100', signal),
   cancel: (kind, id) => call('DELETE', kind === 'task' ? `${TASKS}/${id}` : `/api/jobs/${id}`),

@@ -9,22 +9,37 @@ const KEPT_MAX = 200;
 
 const kept = new Map();
 
-/** @returns {Promise<object>} the `data` of the result */
+/**
+ * A job that nobody waits for any more is cancelled.
+ * @returns {Promise<object>} the `data` of the result
+ */
 export async function askStatistic(kind, body, signal) {
   const key = JSON.stringify([kind, body, tableNow()]);
   if (live.state === 'on' && kept.has(key)) return kept.get(key);
-  const { job_id: id } = await api.ask(kind, body, signal);
-  let wait = FIRST_WAIT_MS;
-  for (;;) {
+  // Without the signal, because only the answer says which job is to be cancelled.
+  const { job_id: id } = await api.ask(kind, body);
+  const cancel = () => api.cancel('statistic', id).catch(() => {}); // it may have ended
+  if (signal.aborted) {
+    cancel();
+    throw signal.reason;
+  }
+  signal.addEventListener('abort', cancel);
+  try {
+    const data = await resultOf(id, signal);
+    if (kept.size >= KEPT_MAX) kept.clear();
+    kept.set(key, data);
+    return data;
+  } finally {
+    signal.removeEventListener('abort', cancel);
+  }
+}
+
+async function resultOf(id, signal) {
+  for (let wait = FIRST_WAIT_MS; ; wait = Math.min(wait * 1.6, WAIT_MAX_MS)) {
     const result = await api.result(id, signal);
-    if (result.status === 'done') {
-      if (kept.size >= KEPT_MAX) kept.clear();
-      kept.set(key, result.data);
-      return result.data;
-    }
+    if (result.status === 'done') return result.data;
     if (result.status === 'error') throw new Problem(400, result.reason ?? result.error ?? 'The server could not answer this.', result);
     await pause(wait, signal);
-    wait = Math.min(wait * 1.6, WAIT_MAX_MS);
   }
 }
 

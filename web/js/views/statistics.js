@@ -82,6 +82,7 @@ export function show(root, params, signal) {
 
   live.onBack(load, signal);
   signal.addEventListener('abort', () => running.abort());
+  addEventListener('pagehide', () => running.abort(), { signal });
   load();
   return (newParams) => {
     asked = { question: newParams.get('question') || asked.question, state: newParams.get('state') ?? '', show: kindOf(newParams) };
