@@ -1,15 +1,17 @@
 //! Reads the rows of a part from Parquet, and of its columns only those of the question.
 //!
-//! That is possible if Parquet keeps the texts of the columns to group by, and all of them are in dictionaries. Then the group
-//! of a row is looked up once for each combination of codes, not once for each row.
+//! That is possible if Parquet keeps the texts of the columns to group by, and all of them are in dictionaries. Then values are
+//! first added up for each combination of texts (`coded_groups.rs`), and the group of a combination is looked up once for all
+//! of its rows.
 //!
-//! Memory: a page and a dictionary of each column, and the groups of the combinations. A long row of CSV takes more, and one
+//! Memory: a page and a dictionary of each column, and the totals of the combinations. A long row of CSV takes more, and one
 //! can be in memory when no part is read in this way: see [`Work::tables_bytes`](super::work::Work).
 
 use super::{
     accumulate::PartitionGroups,
+    coded_groups::CodedGroups,
     columnar_part::{ColumnarPart, columns_of},
-    hash_table::{BATCH_KEY_BYTES_MAX, EntryOffset, key_bytes},
+    hash_table::{BATCH_KEY_BYTES_MAX, key_bytes},
     work::Work,
 };
 use crate::{
@@ -24,17 +26,18 @@ use crate::{
 
 /// Rows whose codes are decoded together, one column after the other.
 const BATCH_ROWS: usize = 2048;
-/// Combinations of codes for which the group is kept. If there are more, it is looked up for each row.
-const COMBINATIONS_MAX: usize = 512 * 1024;
+/// With more combinations for each row, most of them would be empty: it is faster to look up the group of each row.
+const COMBINATIONS_PER_ROW_MAX: usize = 4;
 /// So many bytes of CSV have the rows that are read from Parquet in the time in which one byte is read from CSV.
 pub(super) const CSV_BYTES_PER_BYTE: u64 = 4;
 
-/// Adds the rows from `from` on to the groups, up to `until`, or up to the rows that have about `bytes_max` bytes of CSV
+/// Adds the rows from `from` on to `coded`, or to the groups if there are too many combinations of their texts, up to `until`, or up to the rows that have about `bytes_max` bytes of CSV
 /// times [`CSV_BYTES_PER_BYTE`]. Returns the next row.
 pub(super) fn read(
     columnar: &ColumnarPart,
     work: &Work,
     groups: &mut PartitionGroups,
+    coded: &mut Option<CodedGroups>,
     from: u64,
     until: u64,
     bytes_max: usize,
@@ -51,10 +54,11 @@ pub(super) fn read(
         let Some((range, _)) = file.next_rows(file.position_of(row), &all, rows_max)? else { break };
         let mut columns = GroupColumns::open(&file, range.row_group(), &by, &sum)?;
         columns.skip(range.start_in_group())?;
+        columns.number_texts(work, groups, coded, columnar.part.rows)?;
         let mut left = range.rows_count();
         while left > 0 {
             let count = left.min(BATCH_ROWS);
-            columns.add(count, work, groups)?;
+            columns.add(count, work, groups, coded)?;
             left -= count;
         }
         row += range.rows_count() as u64;
@@ -65,16 +69,13 @@ pub(super) fn read(
 /// The columns of one row group.
 struct GroupColumns<'a> {
     by: Vec<TextCodes<'a>>,
-    sum: Vec<Numbers<'a>>,
-    /// The entry of each combination of codes, once it was looked up. Empty if there are too many combinations.
-    entries: Vec<Option<EntryOffset>>,
-    /// How often the table had been cleared when `entries` were looked up.
-    clears: u64,
+    sum: Vec<Numbers<'a, i64>>,
+    /// For each column to group by, the number of the text of each code; `None` if there are too many texts.
+    numbers: Option<Vec<Vec<u32>>>,
     /// The codes of a batch, one list for each column.
     codes: Vec<Vec<u32>>,
-    combinations: Vec<usize>,
-    /// The values of a batch, those of a row one after the other.
-    values: Vec<i64>,
+    /// The values of a batch, one list for each column.
+    values: Vec<Vec<i64>>,
 }
 
 impl<'a> GroupColumns<'a> {
@@ -89,18 +90,8 @@ impl<'a> GroupColumns<'a> {
             by.iter().map(|column| file.codes(row_group, column)?.ok_or_else(missing)).collect::<Result<_, _>>()?;
         let sum: Vec<_> =
             sum.iter().map(|column| file.numbers(row_group, column)?.ok_or_else(missing)).collect::<Result<_, _>>()?;
-        let combinations =
-            by.iter().try_fold(1_usize, |product, texts| product.checked_mul(texts.texts().codes_count()));
-        let combinations = combinations.filter(|&count| count <= COMBINATIONS_MAX).unwrap_or(0);
-        Ok(Self {
-            codes: vec![Vec::new(); by.len()],
-            by,
-            sum,
-            entries: vec![None; combinations],
-            clears: 0,
-            combinations: Vec::new(),
-            values: Vec::new(),
-        })
+        let (codes, values) = (vec![Vec::new(); by.len()], vec![Vec::new(); sum.len()]);
+        Ok(Self { by, sum, numbers: None, codes, values })
     }
 
     fn skip(&mut self, count: usize) -> Result<(), Error> {
@@ -108,61 +99,62 @@ impl<'a> GroupColumns<'a> {
         self.sum.iter_mut().try_for_each(|numbers| numbers.skip(count))
     }
 
-    /// Adds the next `count` rows.
-    fn add(&mut self, count: usize, work: &Work, groups: &mut PartitionGroups) -> Result<(), Error> {
-        for (texts, codes) in self.by.iter_mut().zip(&mut self.codes) {
-            texts.read(count, codes)?;
-        }
-        let sums_count = self.sum.len();
-        self.values.clear();
-        self.values.resize(count * sums_count, 0);
-        for (index, numbers) in self.sum.iter_mut().enumerate() {
-            let mut values = self.values.iter_mut().skip(index).step_by(sums_count);
-            numbers.read_integers(count, |value| {
-                if let Some(place) = values.next() {
-                    *place = value;
-                }
-            })?;
-        }
-        if self.entries.is_empty() {
-            return self.add_each(count, work, groups);
-        }
-        self.combinations.clear();
-        self.combinations.resize(count, 0);
-        for (texts, codes) in self.by.iter().zip(&self.codes) {
-            let codes_count = texts.texts().codes_count();
-            for (combination, code) in self.combinations.iter_mut().zip(codes) {
-                *combination = *combination * codes_count + *code as usize;
+    /// Numbers the texts of the dictionaries. If `coded` has no room for them, its totals are added to the groups, and it begins
+    /// again with these texts.
+    fn number_texts(
+        &mut self,
+        work: &Work,
+        groups: &mut PartitionGroups,
+        coded: &mut Option<CodedGroups>,
+        part_rows: u64,
+    ) -> Result<(), Error> {
+        let texts: Vec<_> = self.by.iter().map(TextCodes::texts).collect();
+        if let Some(known) = coded {
+            self.numbers = known.number(&texts);
+            if self.numbers.is_some() {
+                return Ok(());
             }
+            known.finish(work, groups)?;
         }
-        for row in 0..count {
-            let values = &self.values[row * sums_count..][..sums_count];
-            if self.clears != groups.table.clears() {
-                self.entries.fill(None);
-                self.clears = groups.table.clears();
-            }
-            let entry = &mut self.entries[self.combinations[row]];
-            match *entry {
-                Some(offset) => groups.table.add(offset, values),
-                None => {
-                    let cells = self.by.iter().zip(&self.codes).map(|(texts, codes)| texts.texts().text(codes[row]));
-                    let offset = groups.add_row(work, cells, values)?;
-                    // If the table was cleared for the row, all others are forgotten before the next row.
-                    *entry = offset;
-                }
-            }
-        }
+        let rows = usize::try_from(part_rows).unwrap_or(usize::MAX);
+        *coded = CodedGroups::new(&texts, self.sum.len(), rows.saturating_mul(COMBINATIONS_PER_ROW_MAX));
+        self.numbers = coded.as_mut().and_then(|coded| coded.number(&texts));
         Ok(())
     }
 
-    /// Looks up the group of each row.
+    /// Adds the next `count` rows: to the totals of their combinations, or if there are too many of these, to their groups.
+    fn add(
+        &mut self,
+        count: usize,
+        work: &Work,
+        groups: &mut PartitionGroups,
+        coded: &mut Option<CodedGroups>,
+    ) -> Result<(), Error> {
+        for (texts, codes) in self.by.iter_mut().zip(&mut self.codes) {
+            texts.read(count, codes)?;
+        }
+        for (numbers, values) in self.sum.iter_mut().zip(&mut self.values) {
+            numbers.read(count, values)?;
+        }
+        let (Some(numbers), Some(coded)) = (&self.numbers, coded) else { return self.add_each(count, work, groups) };
+        if coded.add(numbers, &self.codes, &self.values) {
+            return Ok(());
+        }
+        coded.finish(work, groups)?;
+        // A batch whose own totals may not fit in 64 bits is added row by row.
+        if coded.add(numbers, &self.codes, &self.values) { Ok(()) } else { self.add_each(count, work, groups) }
+    }
+
+    /// Looks up the group of each row of the batch.
     fn add_each(&self, count: usize, work: &Work, groups: &mut PartitionGroups) -> Result<(), Error> {
+        let mut values = Vec::with_capacity(self.sum.len());
         for row in 0..count {
-            let values = &self.values[row * self.sum.len()..][..self.sum.len()];
+            values.clear();
+            values.extend(self.values.iter().map(|values| values[row]));
             let cells = self.by.iter().zip(&self.codes).map(|(texts, codes)| texts.texts().text(codes[row]));
             if key_bytes(cells.clone()) > BATCH_KEY_BYTES_MAX {
                 groups.flush(work)?;
-                groups.add_row(work, cells, values)?;
+                groups.add_row(work, cells, &values)?;
                 continue;
             }
             groups.batch.push(&groups.table, cells, values.iter().copied());

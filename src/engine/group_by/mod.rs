@@ -3,8 +3,10 @@
 
 pub mod accumulate;
 pub mod calls;
+mod coded_groups;
 mod columnar;
 mod columnar_part;
+mod combinations;
 pub mod group_sum;
 pub mod hash_table;
 pub mod merge;

@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     accumulate::{Columns, GroupRows, PartitionGroups},
+    coded_groups::CodedGroups,
     columnar::{self, CSV_BYTES_PER_BYTE},
     columnar_part::ColumnarPart,
     hash_table::{Batch, GroupTable},
@@ -50,6 +51,8 @@ pub(super) struct Partition {
     error: Option<SourceError>,
     read_bytes: u64,
     groups: PartitionGroups,
+    /// The groups of parts that were read from Parquet, which are not in `groups` yet. `None` at the end.
+    coded: Option<CodedGroups>,
     /// The last field, so that it is dropped last: it frees the memory that the groups take.
     work: Arc<Work>,
 }
@@ -81,6 +84,7 @@ impl Partition {
             error: None,
             read_bytes: 0,
             groups: PartitionGroups { table, batch: Batch::default(), runs: None, bytes_max },
+            coded: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl Partition {
         self.groups.table.clear();
         self.groups.batch.clear();
         self.groups.runs = None;
+        self.coded = None;
         (self.starts_after, self.start) = (None, RangeStart::Known(end.position));
         (self.first_rows, self.at_long_row, self.error, self.read_bytes) = (None, false, None, 0);
         self.columns = Columns::default();
@@ -159,7 +164,10 @@ impl Partition {
             match self.read_source(left) {
                 Ok(Some(_)) if self.at_long_row => return true,
                 Ok(Some(bytes)) => left = left.saturating_sub(bytes),
-                Ok(None) => return false,
+                Ok(None) => {
+                    self.error = self.finish_coded().err().map(SourceError::Other);
+                    return false;
+                }
                 Err(error) => {
                     self.error = Some(error);
                     return false;
@@ -197,7 +205,15 @@ impl Partition {
         }
     }
 
+    /// Adds the groups of parts that were read from Parquet to the others, and frees their memory.
+    fn finish_coded(&mut self) -> Result<(), Error> {
+        self.coded.take().map_or(Ok(()), |mut coded| coded.finish(&self.work, &mut self.groups))
+    }
+
     fn read_rows(&mut self, source: &Source, bytes_max: usize) -> Result<usize, SourceError> {
+        if self.at_long_row {
+            self.finish_coded()?;
+        }
         let before = self.cursor.position.offset;
         if before == 0 && source.part.is_none() {
             Foreign::Refuse.check(&source.file.block(0, SNIFFED_BYTES_MAX)?, Use::GroupSum)?;
@@ -242,7 +258,7 @@ impl Partition {
         let ends_here = self.until.source == before.source;
         let until = if ends_here { columnar.row_at(self.until.offset).min(rows) } else { rows };
         let from = columnar.row_at(before.offset);
-        let next = columnar::read(columnar, &self.work, &mut self.groups, from, until, bytes_max)?;
+        let next = columnar::read(columnar, &self.work, &mut self.groups, &mut self.coded, from, until, bytes_max)?;
         self.cursor.position.offset = columnar.offset_of(next);
         let bytes = self.cursor.position.offset - before.offset;
         self.read_bytes += bytes;

@@ -1,7 +1,7 @@
 //! What the AVX-512 kernels share: the processor features they need, loads and comparisons, and turning the digits
 //! before a position into a number.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, sync::LazyLock};
 
 use super::types::LANES;
 
@@ -17,6 +17,11 @@ pub(super) use avx512;
 /// Whether the processor has the features that these kernels need: Intel since Ice Lake, AMD since Zen 4.
 #[inline]
 pub(super) fn has_instructions() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(detect);
+    *HAS
+}
+
+fn detect() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512cd")

@@ -1,11 +1,12 @@
 //! The kernels' entry points: each calls the vector code if the processor has the instructions, or else the scalar code.
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, avx512_columns, avx512_read, avx512_sum};
+use super::{avx2, avx512, avx512_columns, avx512_read, avx512_sum, avx512_unpack};
 use super::{
     delta,
     scalar::{find_cells_by, gather_plain, marks_plain},
     types::{Added, FoundCells, GATHER_COLUMNS_MAX, LANES, Parsed, RowCell, SUM_BYTES_MAX, SUM_COLUMNS_MAX},
+    unpack::{add_deltas_plain, expand_plain, sum_miniblock_plain, unpack_plain},
 };
 
 /// Whether [`sum_rows`] supports tables with this number of columns on this processor.
@@ -113,4 +114,54 @@ pub fn put_deltas(values: &[i64], out: &mut Vec<u8>) -> Option<(i64, i64)> {
         return unsafe { avx512_columns::put_deltas(values, out) };
     }
     delta::put(values, out)
+}
+
+/// Fills `out` with numbers of at most 32 bits, and returns the greatest. `packed` has the bits of all of them.
+#[inline]
+pub fn unpack(packed: &[u8], width: u8, out: &mut [u32]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if width <= avx512_unpack::NARROW_BITS_MAX && avx512::has_instructions() {
+        // SAFETY: `has_instructions` has checked all the features.
+        return unsafe { avx512_unpack::unpack(packed, width, out) };
+    }
+    unpack_plain(packed, width, out)
+}
+
+/// Turns packed deltas of at most 64 bits, less `delta_min`, into the values of `out`; `last` is the value before them. Returns
+/// the last value. Additions wrap. `packed` has the bits of all deltas.
+#[inline]
+pub fn add_deltas(packed: &[u8], width: u8, delta_min: i64, last: i64, out: &mut [i64]) -> i64 {
+    #[cfg(target_arch = "x86_64")]
+    if width <= avx512_unpack::WIDE_BITS_MAX && avx512::has_instructions() {
+        // SAFETY: `has_instructions` has checked all the features.
+        return unsafe { avx512_unpack::add_deltas(packed, width, delta_min, last, out) };
+    }
+    add_deltas_plain(packed, width, delta_min, last, out)
+}
+
+/// Spreads numbers over the rows of `out`: a row whose bit is set gets the next number, any other row `other`. `numbers` has as
+/// many as there are bits set.
+#[inline]
+pub fn expand(bits: &[u8], numbers: &[u32], other: u32, out: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    if avx512::has_instructions() {
+        // SAFETY: `has_instructions` has checked all the features.
+        return unsafe { avx512_unpack::expand(bits, numbers, other, out) };
+    }
+    expand_plain(bits, numbers, other, out);
+}
+
+/// The sum of the 64 packed numbers of a miniblock, and the sum of their prefix sums, for widths up to
+/// [`SUM_BITS_MAX`](super::unpack::SUM_BITS_MAX). At least 8 bytes follow the numbers.
+#[inline]
+pub fn sum_miniblock(packed: &[u8], width: u8) -> (u64, u64) {
+    if width == 0 {
+        return (0, 0); // a constant column, or one that grows evenly
+    }
+    #[cfg(target_arch = "x86_64")]
+    if avx512::has_instructions() {
+        // SAFETY: `has_instructions` has checked all the features.
+        return unsafe { avx512_unpack::sum_miniblock(packed, width) };
+    }
+    sum_miniblock_plain(packed, width)
 }

@@ -6,6 +6,7 @@
 //!   only `-?[0-9]{1,18}` or no text. For anything else it returns `None`, and the scanner in `csv/` reads the rows.
 //! - [`read_integers`] parses rows of integers, and stops at anything else. [`read_narrow_integers`] does so for short
 //!   integers, sixteen at a time instead of eight. [`gather`] and [`put_narrow_deltas`] make pages of them.
+//! - [`unpack()`], [`add_deltas`] and [`expand`] read the numbers of pages, and [`sum_miniblock`] adds them up without that.
 //!
 //! Why: a row of 16 bytes, `1,-12345,678901` and a line feed, takes 3 ns here and 12 ns without vectors.
 #![allow(unsafe_code, reason = "vector instructions; each block says why it is sound, and tests compare scalar code")]
@@ -14,6 +15,7 @@ pub mod classify;
 pub mod delta;
 pub mod free_memory;
 pub mod integer_table;
+pub mod unpack;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -25,16 +27,21 @@ mod avx512_columns;
 mod avx512_read;
 #[cfg(target_arch = "x86_64")]
 mod avx512_sum;
+#[cfg(target_arch = "x86_64")]
+mod avx512_unpack;
 mod dispatch;
 mod scalar;
 mod types;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unpack_tests;
 
 pub use self::{
     dispatch::{
-        find_cells, gather, put_deltas, put_narrow_deltas, read_integers, read_narrow_integers, serves, sum_rows,
+        add_deltas, expand, find_cells, gather, put_deltas, put_narrow_deltas, read_integers, read_narrow_integers,
+        serves, sum_miniblock, sum_rows, unpack,
     },
     types::{Added, FoundCells, LANES, Parsed, RowCell, Stopped},
 };

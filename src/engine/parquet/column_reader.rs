@@ -15,7 +15,7 @@ use parquet::{
 
 use super::{
     file::ParquetFile,
-    numbers::Numbers,
+    numbers::{Number, Numbers},
     read_rows::{TEXTS_MAX, TypedReader, read_rows},
     text_codes::TextCodes,
 };
@@ -213,8 +213,12 @@ impl<'a> PartColumns<'a> {
         Position { row_group: self.parquet.row_groups().len(), group_rows: 0, part_rows: row }
     }
 
-    /// A column of a row group, if it is of integers or doubles.
-    pub fn numbers(&self, row_group: usize, column: &ColumnRef<'_>) -> Result<Option<Numbers<'_>>, Error> {
+    /// A column of a row group, if it can be read as such numbers.
+    pub fn numbers<T: Number>(
+        &self,
+        row_group: usize,
+        column: &ColumnRef<'_>,
+    ) -> Result<Option<Numbers<'_, T>>, Error> {
         Numbers::open(&self.parquet.chunk(row_group, column.index, column.name)?, column.column_type)
     }
 

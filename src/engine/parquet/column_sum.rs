@@ -2,6 +2,7 @@
 //!
 //! Memory: one page, or where `page_sum.rs` sums the pages, the blocks of one page and a dictionary.
 
+use bytes::Bytes;
 use parquet::{
     basic::{Compression, Type},
     column::reader::ColumnReader,
@@ -10,11 +11,12 @@ use parquet::{
 };
 
 use super::{
-    file::{Chunk, ParquetFile},
+    file::{Chunk, ParquetFile, Tail},
     hybrid::{SLACK_BYTES, UnsupportedPage},
     page_sum::{PageStatus, PageSum},
     read_rows::{TEXTS_MAX, TypedReader, read_rows},
-    window::CHUNK_BYTES_MAX,
+    slim_footer::IntegerColumn,
+    window::{CHUNK_BYTES_MAX, Window},
 };
 use crate::{
     engine::{
@@ -90,7 +92,13 @@ pub struct StoredColumn<'a> {
 impl StoredColumn<'_> {
     /// Adds the cells of the row groups from `start` on, until about `bytes_max` bytes or [`TASK_ROWS`] rows are read.
     pub fn sum(&self, start: RowGroupStart, bytes_max: u64, sum: &mut Sum) -> Result<Progress, SumError> {
-        let parquet = ParquetFile::open(self.file, self.part)?;
+        let tail = Tail::read(self.file, self.part)?;
+        if self.column_type == ColumnType::Int64
+            && let Some(progress) = self.sum_integers(&tail, start, bytes_max, sum)?
+        {
+            return Ok(progress);
+        }
+        let parquet = ParquetFile::of(self.file, self.part, tail)?;
         let mut at = start;
         let mut bytes = 0;
         while let Some(group) = parquet.row_groups().get(at.row_group) {
@@ -104,6 +112,48 @@ impl StoredColumn<'_> {
             at = RowGroupStart { row_group: at.row_group + 1, rows_before: at.rows_before + rows };
         }
         Ok(Progress { next: None, bytes })
+    }
+
+    /// As [`StoredColumn::sum`], without the library. `None` if our writer would have written the file differently; then
+    /// nothing was added.
+    fn sum_integers(
+        &self,
+        tail: &Tail,
+        start: RowGroupStart,
+        bytes_max: u64,
+        sum: &mut Sum,
+    ) -> Result<Option<Progress>, Error> {
+        let footer = tail.footer(self.part);
+        let Some(column) = footer.and_then(|footer| IntegerColumn::find(footer, self.index, self.name)) else {
+            return Ok(None);
+        };
+        if column.rows != self.part.rows || column.chunks.len() != self.part.row_groups as usize {
+            return Ok(None);
+        }
+        let (mut at, mut bytes, mut found) = (start, 0, Sum::default());
+        while let Some(chunk) = column.chunks.get(at.row_group) {
+            if bytes >= bytes_max || at.rows_before - start.rows_before >= TASK_ROWS {
+                sum.merge(found);
+                return Ok(Some(Progress { next: Some(at), bytes }));
+            }
+            if chunk.end > self.file.bytes() {
+                return Ok(None);
+            }
+            let source =
+                PageSource { file: self.file, whole: tail.whole(self.part), start: chunk.start, end: chunk.end };
+            let checksums = || match tail.listed_from {
+                Some(first) => self.file.block_checksums(first + chunk.first_block, chunk.blocks()),
+                None => Ok(column.checksums(chunk).unwrap_or_default()),
+            };
+            match sum_source(&source, checksums, chunk.rows)? {
+                Some(pages) if pages.rows == chunk.rows => found.merge(pages.sum),
+                _ => return Ok(None),
+            }
+            bytes += chunk.end - chunk.start;
+            at = RowGroupStart { row_group: at.row_group + 1, rows_before: at.rows_before + chunk.rows };
+        }
+        sum.merge(found);
+        Ok(Some(Progress { next: None, bytes }))
     }
 
     /// Adds the cells of one chunk, which must have `rows` rows.
@@ -197,12 +247,33 @@ pub(super) fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<PageSum>,
     if !plain || levels != (1, 0) {
         return Ok(None);
     }
+    let Chunk { parquet, start, end, .. } = *chunk;
+    let source = PageSource { file: parquet.file, whole: parquet.whole.as_ref(), start, end };
+    sum_source(&source, || parquet.chunk_checksums(chunk.row_group, chunk.column_index), rows)
+}
+
+/// The bytes of a chunk.
+struct PageSource<'a> {
+    file: &'a Reader,
+    /// All bytes of a small file, verified.
+    whole: Option<&'a Bytes>,
+    start: u64,
+    end: u64,
+}
+
+/// Sums the pages of a chunk of integers that are not compressed. `checksums` returns those of its blocks.
+fn sum_source(
+    source: &PageSource<'_>,
+    checksums: impl FnOnce() -> Result<Vec<u64>, Error>,
+    rows: u64,
+) -> Result<Option<PageSum>, Error> {
     let mut pages = PageSum::new(rows);
-    if let Some(whole) = &chunk.parquet.whole {
-        if chunk.end + SLACK_BYTES as u64 > whole.len() as u64 {
+    let PageSource { file, whole, start: chunk_start, end: chunk_end } = *source;
+    if let Some(whole) = whole {
+        if chunk_end + SLACK_BYTES as u64 > whole.len() as u64 {
             return Ok(None);
         }
-        let [mut start, end] = [chunk.start, chunk.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+        let [mut start, end] = [chunk_start, chunk_end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         while start < end {
             match pages.add_page(&whole[start..end + SLACK_BYTES]) {
                 Ok(PageStatus::Added(bytes)) => start += bytes,
@@ -211,8 +282,8 @@ pub(super) fn sum_pages(chunk: &Chunk<'_>, rows: u64) -> Result<Option<PageSum>,
         }
         return Ok(Some(pages));
     }
-    let window = chunk.window_with(chunk.parquet.chunk_checksums(chunk.row_group, chunk.column_index)?);
-    let chunk_bytes = usize::try_from(chunk.end - chunk.start).unwrap_or(usize::MAX);
+    let window = Window::new(file, chunk_start..chunk_end, checksums()?);
+    let chunk_bytes = usize::try_from(chunk_end - chunk_start).unwrap_or(usize::MAX);
     let mut buffer = vec![0; chunk_bytes.min(CHUNK_BLOCK_BYTES) + SLACK_BYTES];
     // `read` bytes of the chunk have been read. Those in `buffer[start..end]` have not been added yet.
     let (mut read, mut start, mut end) = (0, 0, 0);

@@ -3,7 +3,6 @@
 use std::{mem, sync::Arc};
 
 use bytes::{Buf, Bytes};
-use crossbeam_utils::atomic::AtomicCell;
 use parquet::{
     arrow::ArrowSchemaConverter,
     basic::Encoding,
@@ -34,7 +33,7 @@ use crate::{
     error::Error,
     model::{
         checksum::from_hex,
-        part::{Checks, PARQUET_TAIL_BYTES, Part},
+        part::{PARQUET_TAIL_BYTES, Part},
         schema::Column,
     },
 };
@@ -52,12 +51,14 @@ pub(crate) struct ParquetFile<'a> {
 impl<'a> ParquetFile<'a> {
     /// Reads the footer. Errors: it does not match its checksum or the receipt; it cannot be read.
     pub(crate) fn open(file: &'a Reader, part: &Part) -> Result<Self, Error> {
-        let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
-        let is_whole = part.is_small_parquet();
-        let Tail { bytes: tail, .. } = Tail::read(file, part, checks)?;
-        let listed_from = checks.chunks_in_sums.then(|| listed_blocks(part.csv_bytes));
-        let footer = decode_footer(&tail, part).map_err(|error| file.damaged(&error.to_string()))?;
-        let parquet = Self { file, footer, whole: is_whole.then_some(tail), listed_from };
+        Self::of(file, part, Tail::read(file, part)?)
+    }
+
+    /// As [`ParquetFile::open`], with the end of the file.
+    pub(super) fn of(file: &'a Reader, part: &Part, tail: Tail) -> Result<Self, Error> {
+        let footer = decode_footer(&tail.bytes, part).map_err(|error| file.damaged(&error.to_string()))?;
+        let listed_from = tail.listed_from;
+        let parquet = Self { file, footer, whole: tail.whole(part).cloned(), listed_from };
         let row_groups = parquet.footer.num_row_groups() == part.row_groups as usize;
         if !row_groups || parquet.footer.file_metadata().num_rows() != part.rows.cast_signed() {
             return Err(parquet.damaged("its footer does not match the receipt"));
@@ -189,9 +190,11 @@ impl<'a> ParquetFile<'a> {
 }
 
 /// The end of a file, verified: its footer and the [`PARQUET_TAIL_BYTES`] after it, or all of a small file.
-struct Tail {
+pub(super) struct Tail {
     start: u64,
-    bytes: Bytes,
+    pub(super) bytes: Bytes,
+    /// As in [`ParquetFile`].
+    pub(super) listed_from: Option<u64>,
 }
 
 impl Tail {
@@ -202,7 +205,8 @@ impl Tail {
         Ok(if part.is_small_parquet() { 0 } else { start })
     }
 
-    fn read(file: &Reader, part: &Part, checks: Checks) -> Result<Self, Error> {
+    pub(super) fn read(file: &Reader, part: &Part) -> Result<Self, Error> {
+        let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
         let start = Self::start(file, part)?;
         let bytes = usize::try_from(file.bytes() - start).unwrap_or(usize::MAX);
         let bytes = Bytes::from(file.read_unverified(start, bytes)?);
@@ -211,8 +215,27 @@ impl Tail {
             let what = if is_whole { "it is not what was written" } else { "its footer is not what was written" };
             return Err(file.damaged(what));
         }
-        Ok(Self { start, bytes })
+        let listed_from = checks.chunks_in_sums.then(|| listed_blocks(part.csv_bytes));
+        Ok(Self { start, bytes, listed_from })
     }
+
+    /// All bytes of a small file; `None` for a larger file.
+    pub(super) fn whole(&self, part: &Part) -> Option<&Bytes> {
+        part.is_small_parquet().then_some(&self.bytes)
+    }
+
+    /// The footer; `None` if it does not end as it should.
+    pub(super) fn footer(&self, part: &Part) -> Option<&[u8]> {
+        split_footer(&self.bytes, part)
+    }
+}
+
+/// The footer in the bytes at the end of a file; `None` if it does not end as it should.
+fn split_footer<'t>(tail: &'t [u8], part: &Part) -> Option<&'t [u8]> {
+    let footer_bytes = part.footer_bytes as usize;
+    let start = tail.len().checked_sub(footer_bytes.checked_add(PARQUET_TAIL_BYTES)?)?;
+    let (footer, mut end) = tail[start..].split_at(footer_bytes);
+    (end.get_u32_le() as usize == footer_bytes && end == b"PAR1").then_some(footer)
 }
 
 /// Verified bytes of a part's file from `offset` on, whatever they mean: at most `bytes_max`, and at least one unless the file
@@ -221,9 +244,8 @@ impl Tail {
 /// Errors: they are not what was written; they cannot be read.
 pub(crate) fn verified_bytes(file: &Reader, part: &Part, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
     const MAGIC: &[u8] = b"PAR1";
-    let checks = part.checks.ok_or_else(|| Error::Internal(format!("part {} was not verified", part.id)))?;
     if offset >= Tail::start(file, part)? {
-        let Tail { start, bytes } = Tail::read(file, part, checks)?;
+        let Tail { start, bytes, .. } = Tail::read(file, part)?;
         let at = usize::try_from(offset - start).unwrap_or(usize::MAX).min(bytes.len());
         // A copy, because a slice would keep the whole footer in memory for as long as its reader takes.
         return Ok(Bytes::copy_from_slice(&bytes[at..bytes.len().min(at.saturating_add(bytes_max))]));
@@ -300,9 +322,8 @@ impl Chunk<'_> {
         Ok(window)
     }
 
-    pub(super) fn window_with(&self, checksums: Vec<u64>) -> Window {
-        let (file, cached) = (self.parquet.file.clone(), AtomicCell::new(None));
-        Window { file, start: self.start, end: self.end, checksums, loaded: None, cached }
+    fn window_with(&self, checksums: Vec<u64>) -> Window {
+        Window::new(self.parquet.file, self.start..self.end, checksums)
     }
 }
 
@@ -357,11 +378,9 @@ fn decode_footer_with(
     part: &Part,
     statistics: ParquetStatisticsPolicy,
 ) -> Result<ParquetMetaData, ParquetError> {
-    let footer_bytes = part.footer_bytes as usize;
-    let (footer, mut end) = tail[tail.len() - footer_bytes - PARQUET_TAIL_BYTES..].split_at(footer_bytes);
-    if end.get_u32_le() as usize != footer_bytes || end != b"PAR1" {
-        return Err(ParquetError::General("it does not end with a Parquet footer of the expected size".to_owned()));
-    }
+    let footer = split_footer(tail, part).ok_or_else(|| {
+        ParquetError::General("it does not end with a Parquet footer of the expected size".to_owned())
+    })?;
     let options = ParquetMetaDataOptions::new()
         .with_column_stats_policy(statistics)
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll)

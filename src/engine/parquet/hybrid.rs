@@ -3,9 +3,12 @@
 //!
 //! The format: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>
 
-use crate::engine::values::varint::{take_i64, take_u64};
+use crate::engine::{
+    kernels::unpack,
+    values::varint::{take_i64, take_u64},
+};
 
-/// Readable bytes that must follow packed values, with any content: they are loaded 8 bytes at a time.
+/// Readable bytes that must follow the pages that are summed, with any content: their values are loaded 8 bytes at a time.
 pub const SLACK_BYTES: usize = 8;
 
 /// A page is not as our writer writes it.
@@ -16,7 +19,7 @@ pub struct UnsupportedPage;
 pub(super) enum Run<'a> {
     /// The same number `count` times.
     Repeated { index: usize, count: usize },
-    /// `count` bit-packed numbers, with [`SLACK_BYTES`] after them.
+    /// `count` bit-packed numbers, and all bytes after them.
     Packed { packed: &'a [u8], count: usize },
 }
 
@@ -54,7 +57,7 @@ pub(super) fn for_each_run<'a>(
     cursor.ended()
 }
 
-/// Reads `bytes` from `at` to `end`. At least [`SLACK_BYTES`] follow.
+/// Reads `bytes` from `at` to `end`. Others may follow.
 pub(super) struct Cursor<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: usize,
@@ -76,12 +79,12 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
-    /// The bytes of `values` packed values, which are a multiple of 8, and [`SLACK_BYTES`] more.
+    /// The bytes of `values` packed values, which are a multiple of 8, and all bytes after them.
     pub(super) fn packed(&mut self, values: usize, width: u8) -> Result<&'a [u8], UnsupportedPage> {
         let start = self.at;
         let bytes = (values / 8).checked_mul(usize::from(width)).ok_or(UnsupportedPage)?;
         self.take(bytes)?;
-        self.bytes.get(start..start + bytes + SLACK_BYTES).ok_or(UnsupportedPage)
+        Ok(&self.bytes[start..])
     }
 
     pub(super) fn byte(&mut self) -> Result<u8, UnsupportedPage> {
@@ -103,19 +106,108 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A value of at most 56 bits.
-#[inline]
-pub(super) fn unpack(packed: &[u8], at: usize, width: u8) -> usize {
-    let bit = at * usize::from(width);
-    let mut word = [0; 8];
-    word.copy_from_slice(&packed[bit / 8..][..8]);
-    let value = (u64::from_le_bytes(word) >> (bit % 8)) & ((1 << width) - 1);
-    usize::try_from(value).unwrap_or(usize::MAX)
+/// The definition levels of a page: which of its rows are not null.
+pub(super) struct Levels {
+    /// How many are not null.
+    pub(super) present: usize,
+    /// A bit for each row, the first the lowest of its byte; `None` if no row is null.
+    pub(super) bits: Option<Vec<u8>>,
+}
+
+impl Levels {
+    /// Reads the levels at the start of a page.
+    pub(super) fn read(cursor: &mut Cursor<'_>, rows: usize) -> Result<Self, UnsupportedPage> {
+        let start = cursor.at;
+        let present = count_non_null(cursor, rows)?;
+        if present == rows {
+            return Ok(Self { present, bits: None });
+        }
+        let mut levels = Cursor { bytes: cursor.bytes, at: start + LEVELS_LENGTH_BYTES, end: cursor.at };
+        let mut bits = Bits { bytes: Vec::with_capacity(rows / 8 + 2), filled: 0 };
+        for_each_run(&mut levels, 1, rows, |run| {
+            match run {
+                Run::Repeated { index, count } => bits.repeat(index == 1, count),
+                Run::Packed { packed, count } => bits.append(packed, count),
+            }
+            Ok(())
+        })?;
+        Ok(Self { present, bits: Some(bits.bytes) })
+    }
+
+    /// Whether a row is not null.
+    pub(super) fn is_present(&self, row: usize) -> bool {
+        self.bits.as_ref().is_none_or(|bits| bits[row / 8] >> (row % 8) & 1 == 1)
+    }
+}
+
+/// Bytes of the length before the levels.
+const LEVELS_LENGTH_BYTES: usize = 4;
+
+/// Bits that are collected, the first the lowest of its byte.
+struct Bits {
+    bytes: Vec<u8>,
+    /// Bits of the last byte that are filled, 0 if all are. The others are 0.
+    filled: usize,
+}
+
+impl Bits {
+    fn repeat(&mut self, is_set: bool, mut count: usize) {
+        let byte = if is_set { 0xff } else { 0 };
+        if self.filled > 0 {
+            let here = count.min(8 - self.filled);
+            self.push(byte, here);
+            count -= here;
+        }
+        self.bytes.resize(self.bytes.len() + count / 8, byte);
+        let rest = count % 8;
+        if rest > 0 {
+            self.push(byte, rest);
+        }
+    }
+
+    fn append(&mut self, packed: &[u8], count: usize) {
+        let (whole, rest) = (&packed[..count / 8], count % 8);
+        match (self.filled, self.bytes.pop()) {
+            (1.., Some(mut last)) => {
+                let filled = self.filled;
+                self.bytes.extend(whole.iter().map(|&byte| {
+                    let complete = last | byte << filled;
+                    last = byte >> (8 - filled);
+                    complete
+                }));
+                self.bytes.push(last);
+            }
+            (_, last) => {
+                self.bytes.extend(last);
+                self.bytes.extend_from_slice(whole);
+            }
+        }
+        if rest > 0 {
+            self.push(packed[count / 8], rest);
+        }
+    }
+
+    /// Appends the lowest `count` bits, 1 to 8.
+    fn push(&mut self, byte: u8, count: usize) {
+        let byte = u16::from(byte) & ((1 << count) - 1);
+        match self.bytes.last_mut() {
+            Some(last) if self.filled > 0 => {
+                let [low, high] = (u16::from(*last) | byte << self.filled).to_le_bytes();
+                *last = low;
+                if self.filled + count > 8 {
+                    self.bytes.push(high);
+                }
+            }
+            _ => self.bytes.extend(byte.to_le_bytes().first()),
+        }
+        self.filled = (self.filled + count) % 8;
+    }
 }
 
 /// Reads the definition levels and returns how many of the rows are not null.
 pub(super) fn count_non_null(cursor: &mut Cursor<'_>, rows: usize) -> Result<usize, UnsupportedPage> {
-    let levels_bytes = u32::from_le_bytes(*cursor.take(4)?.first_chunk().ok_or(UnsupportedPage)?) as usize;
+    let length = cursor.take(LEVELS_LENGTH_BYTES)?.first_chunk().ok_or(UnsupportedPage)?;
+    let levels_bytes = u32::from_le_bytes(*length) as usize;
     let start = cursor.at;
     let end = start.checked_add(levels_bytes).filter(|&end| end <= cursor.end).ok_or(UnsupportedPage)?;
     let mut levels = Cursor { bytes: cursor.bytes, at: start, end };
@@ -127,8 +219,8 @@ pub(super) fn count_non_null(cursor: &mut Cursor<'_>, rows: usize) -> Result<usi
             Run::Repeated { .. } => return Err(UnsupportedPage),
             Run::Packed { packed, count } => {
                 let ones = |bytes: &[u8]| bytes.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
-                let whole = count / 8;
-                let last = packed[whole] & ((1 << (count % 8)) - 1);
+                let (whole, rest) = (count / 8, count % 8);
+                let last = if rest > 0 { packed[whole] & ((1 << rest) - 1) } else { 0 };
                 ones(&packed[..whole]) + ones(&[last])
             }
         };
@@ -137,3 +229,39 @@ pub(super) fn count_non_null(cursor: &mut Cursor<'_>, rows: usize) -> Result<usi
     cursor.at = end;
     Ok(present)
 }
+
+/// Fills `out` with indices less than `count`: their width in a byte, then runs, which end at the cursor's end.
+///
+/// Errors: a width of more than `width_max` bits; an index that is too large.
+pub(super) fn read_indices(
+    cursor: &mut Cursor<'_>,
+    width_max: u8,
+    count: usize,
+    out: &mut [u32],
+) -> Result<(), UnsupportedPage> {
+    let width = if out.is_empty() && cursor.rest().is_empty() { 0 } else { cursor.byte()? };
+    if width > width_max.min(INDEX_BITS_MAX) {
+        return Err(UnsupportedPage);
+    }
+    let mut start = 0;
+    for_each_run(cursor, width, out.len(), |run| {
+        let greatest = match run {
+            Run::Repeated { index, count } => {
+                let index = u32::try_from(index).ok().ok_or(UnsupportedPage)?;
+                out[start..start + count].fill(index);
+                start += count;
+                index
+            }
+            Run::Packed { packed, count } => {
+                let end = start + count;
+                let greatest = unpack(packed, width, &mut out[start..end]);
+                start = end;
+                greatest
+            }
+        };
+        if (greatest as usize) < count { Ok(()) } else { Err(UnsupportedPage) }
+    })
+}
+
+/// Bits of an index in a page.
+const INDEX_BITS_MAX: u8 = 32;

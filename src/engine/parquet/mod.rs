@@ -11,6 +11,8 @@ pub mod integer_writer;
 pub mod numbers;
 pub mod page_sum;
 pub mod read_rows;
+pub mod row_pages;
+mod slim_footer;
 pub mod text_codes;
 pub mod wide;
 pub mod window;

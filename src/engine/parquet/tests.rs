@@ -9,8 +9,11 @@ use super::{
     batch::{BatchBuilder, arrow_schema},
     column_reader::{Cell, ColumnRef, PartColumns, Position},
     column_sum::{Progress, RowGroupStart, StoredColumn, SumError, sum_integers, sum_pages},
-    file::{Chunk, ParquetFile, decode_footer},
+    file::{Chunk, ParquetFile, Tail, decode_footer},
+    numbers::Numbers,
     read_rows::TEXTS_MAX,
+    slim_footer::IntegerColumn,
+    text_codes::TextCodes,
     writer::{Layout, PartWriter, WrittenFile},
 };
 use crate::{
@@ -109,6 +112,9 @@ fn check_reads(layout: Layout) {
         check_inside(&file, &part, [index]);
     }
 
+    let parquet = ParquetFile::open(&file, &part).expect("a footer");
+    check_footer(&parquet, &part, 0, "x");
+    check_footer(&parquet, &part, 2, "big");
     let refs = [("big", 2, ColumnType::Int64), ("text", 1, ColumnType::Utf8)];
     let [big, text] = refs.map(|(name, index, column_type)| ColumnRef { index, name, column_type });
     reads::take();
@@ -240,6 +246,110 @@ fn check_pages(store: &Store, batches: &[Int64Array], what: &str) {
             found.merge(pages.sum);
         }
         assert_eq!(found, total, "{what}, {chosen}");
+        check_footer(&parquet, &part, 0, "x");
+        check_rows(&parquet, batches, what);
+    }
+}
+
+/// What is read of the footer for the sum of a column is what the library reads.
+fn check_footer(parquet: &ParquetFile<'_>, part: &Part, index: usize, name: &str) {
+    let tail = Tail::read(parquet.file, part).expect("a footer");
+    let footer = tail.footer(part).expect("its end");
+    let column = IntegerColumn::find(footer, index, name).expect("a footer of our writer");
+    assert_eq!((column.rows, column.chunks.len()), (part.rows, parquet.row_groups().len()));
+    for (row_group, chunk) in column.chunks.iter().enumerate() {
+        let expected = parquet.chunk(row_group, index, name).expect("a chunk");
+        let rows = rows_of(&parquet.row_groups()[row_group]);
+        assert_eq!((chunk.start, chunk.end, chunk.rows), (expected.start, expected.end, rows));
+        if parquet.whole.is_none() {
+            let checksums = parquet.chunk_checksums(row_group, index).expect("checksums");
+            assert_eq!(column.checksums(chunk), Some(checksums));
+        }
+    }
+    // A chunk has the name of its column, so without a row group no name is wrong.
+    assert_eq!(IntegerColumn::find(footer, index, "other").is_none(), !column.chunks.is_empty());
+    assert_eq!(IntegerColumn::find(footer, 100, name), None);
+}
+
+/// Any bytes are refused or read; a footer that is cut is refused.
+#[test]
+fn damaged_footers_are_refused() {
+    let mut csv = String::from("x,text,big\n");
+    (0..9000_u64).for_each(|row| csv += &format!("{row},text {row},{}\n", row * 1_000_003 % 7_777_777));
+    let (_written, file, part) =
+        convert(csv.as_bytes(), 9000, Layout { row_group_bytes: 1, page_bytes: 4096, spill: false });
+    let tail = Tail::read(&file, &part).expect("a footer");
+    let footer = tail.footer(&part).expect("its end");
+    assert_eq!(IntegerColumn::find(footer, 1, "text"), None, "not of integers");
+    let intact = IntegerColumn::find(footer, 2, "big").expect("as our writer writes it");
+    for end in 0..footer.len() {
+        assert_eq!(IntegerColumn::find(&footer[..end], 2, "big"), None, "cut at {end}");
+    }
+    let (mut random, mut same) = (fastrand::Rng::with_seed(1), 0);
+    for _ in 0..20_000 {
+        let mut damaged = footer.to_vec();
+        let at = random.usize(..damaged.len());
+        damaged[at] = random.u8(..);
+        same += usize::from(IntegerColumn::find(&damaged, 2, "big").as_ref() == Some(&intact));
+    }
+    assert!((1000..19_000).contains(&same), "most of a footer is about other columns, but not all: {same}");
+}
+
+/// Reads all rows in pieces, as numbers and as codes: some are passed over, and of some only a few rows are read.
+fn check_rows(parquet: &ParquetFile<'_>, batches: &[Int64Array], what: &str) {
+    let mut values = batches.iter().flatten();
+    let mut random = fastrand::Rng::with_seed(7);
+    for (index, group) in parquet.row_groups().iter().enumerate() {
+        let chunk = parquet.chunk(index, 0, "x").expect("a chunk");
+        let open = "it can be read";
+        let mut integers = Numbers::<i64>::open(&chunk, ColumnType::Int64).expect(open).expect("integers");
+        let mut doubles = Numbers::<f64>::open(&chunk, ColumnType::Int64).expect(open).expect("doubles");
+        let mut texts = TextCodes::open(&chunk, ColumnType::Int64).expect(open);
+        let (mut integers_read, mut doubles_read, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left = usize::try_from(rows_of(group)).expect("few");
+        while left > 0 {
+            let count = random.usize(1..=left.min(6000));
+            left -= count;
+            let here: Vec<_> = values.by_ref().take(count).collect();
+            let wanted_one_in = [1, 2, 1000][random.usize(..3)];
+            let wanted: Vec<u32> = (0..).take(count).filter(|_| random.usize(..wanted_one_in) == 0).collect();
+            let expected: Vec<_> = match random.u8(..3) {
+                0 => {
+                    integers.skip(count).expect(open);
+                    doubles.skip(count).expect(open);
+                    texts.iter_mut().for_each(|texts| texts.skip(count).expect(open));
+                    continue;
+                }
+                1 => {
+                    integers.read(count, &mut integers_read).expect(open);
+                    doubles.read(count, &mut doubles_read).expect(open);
+                    texts.iter_mut().for_each(|texts| texts.read(count, &mut codes).expect(open));
+                    here
+                }
+                _ => {
+                    integers.read_some(count, &wanted, &mut integers_read).expect(open);
+                    doubles.read_some(count, &wanted, &mut doubles_read).expect(open);
+                    texts.iter_mut().for_each(|texts| texts.read_some(count, &wanted, &mut codes).expect(open));
+                    wanted.iter().map(|&row| here[row as usize]).collect()
+                }
+            };
+            let found = integers_read.iter().zip(&doubles_read).map(|(&integer, &double)| {
+                assert!(double.is_nan() || double.to_bits() == (integer as f64).to_bits(), "{what}");
+                (!double.is_nan()).then_some(integer)
+            });
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{what}");
+            assert!(
+                integers_read.iter().zip(&expected).all(|(&integer, value)| integer == value.unwrap_or(0)),
+                "{what}"
+            );
+            if let Some(texts) = &texts {
+                let text = |&code: &u32| String::from_utf8_lossy(texts.texts().text(code)).into_owned();
+                let shown = |value: &Option<i64>| value.map(|value| value.to_string()).unwrap_or_default();
+                let found: Vec<_> = codes.iter().map(text).collect();
+                assert_eq!(found, expected.iter().map(shown).collect::<Vec<_>>(), "{what}");
+            }
+        }
+        assert!(integers.read(1, &mut integers_read).is_err(), "{what}: there is no other row");
     }
 }
 

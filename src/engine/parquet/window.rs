@@ -1,6 +1,6 @@
 //! A verified view of a column chunk for the Parquet library.
 
-use std::io::Read;
+use std::{io::Read, ops::Range};
 
 use bytes::{Buf, Bytes};
 use crossbeam_utils::atomic::AtomicCell;
@@ -46,6 +46,12 @@ pub(super) struct CachedBlock {
 const _: () = assert!(AtomicCell::<Option<Box<CachedBlock>>>::is_lock_free());
 
 impl Window {
+    /// A chunk of a file, of which nothing is read yet.
+    pub(super) fn new(file: &Reader, bytes: Range<u64>, checksums: Vec<u64>) -> Self {
+        let Range { start, end } = bytes;
+        Self { file: file.clone(), start, end, checksums, loaded: None, cached: AtomicCell::new(None) }
+    }
+
     /// Reads a block of the chunk. The buffer has the block's length.
     pub(super) fn read_block(&self, index: usize, block: &mut [u8]) -> Result<(), Error> {
         let start = self.start + (index * CHUNK_BLOCK_BYTES) as u64;

@@ -123,13 +123,19 @@ impl Store {
     /// caller took its snapshot of the table.
     pub(super) fn open_part_file(&self, id: PartId, extension: &str) -> io::Result<(File, u64)> {
         let purged = if extension == "json" { PURGED } else { extension };
-        let places = [self.part_path(id, extension), self.removed_path(id, extension), self.removed_path(id, purged)];
-        let mut opened = data_folder::open_with_size(&places[0]);
+        let path = self.part_path(id, extension);
+        let mut opened = data_folder::open_with_size(&path);
+        let is_missing =
+            |opened: &io::Result<_>| matches!(opened, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        if !is_missing(&opened) {
+            return opened;
+        }
+        let removed = [self.removed_path(id, extension), self.removed_path(id, purged)];
         // Twice, because the file may be moved back meanwhile.
-        for place in places[1..].iter().chain(&places) {
-            match opened {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => opened = data_folder::open_with_size(place),
-                opened => return opened,
+        for place in removed.iter().chain([&path]).chain(&removed) {
+            opened = data_folder::open_with_size(place);
+            if !is_missing(&opened) {
+                break;
             }
         }
         opened

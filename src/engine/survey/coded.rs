@@ -10,7 +10,7 @@ use crate::{
         parquet::{
             column_reader::{ColumnRef, PartColumns, RowRange},
             numbers::Numbers,
-            text_codes::{NULL_CODE, TextCodes},
+            text_codes::TextCodes,
         },
         values::parse::number,
     },
@@ -18,7 +18,7 @@ use crate::{
     model::part::Part,
 };
 
-/// Rows whose codes are decoded together, one column after the other.
+/// Rows that are read together, one column after the other.
 const BATCH_ROWS: usize = 4096;
 /// Combinations of codes for which the group is kept. If there are more, it is looked up for each row.
 const COMBINATIONS_MAX: usize = 64 * 1024;
@@ -29,18 +29,26 @@ pub(super) struct CodedRows<'a> {
     question: &'a SurveyQuestion,
     value_name: &'static str,
     questions: TextCodes<'a>,
+    /// For each code, whether it is the question.
     is_asked: Vec<bool>,
+    /// The others; `None` if the row group does not have the question.
+    columns: Option<OtherColumns<'a>>,
+}
+
+/// The columns besides that of the questions.
+struct OtherColumns<'a> {
     values: Values<'a>,
-    states: Option<TextCodes<'a>>,
-    is_state: Vec<bool>,
+    /// The column of states, if the question is about one, and for each code, whether it is this state.
+    states: Option<(TextCodes<'a>, Vec<bool>)>,
     /// The columns that make a group.
     keys: Vec<Key<'a>>,
     groups: Groups,
+    batch: Batch,
 }
 
 /// The column of the values.
 enum Values<'a> {
-    Numbers(Box<Numbers<'a>>),
+    Numbers(Box<Numbers<'a, f64>>),
     /// Texts, and the number that each of them is.
     Texts(Box<TextCodes<'a>>, Vec<Result<Option<f64>, CellProblem>>),
 }
@@ -52,6 +60,19 @@ struct Key<'a> {
     index: usize,
     /// The code in the survey of each code of the dictionary, once it was looked up.
     codes: Vec<Option<u32>>,
+    /// The codes of the batch's rows.
+    batch: Vec<u32>,
+}
+
+/// The rows of a batch that count.
+#[derive(Default)]
+struct Batch {
+    /// Their offsets in the batch.
+    rows: Vec<u32>,
+    /// Their values.
+    values: Vec<f64>,
+    codes: Vec<u32>,
+    combinations: Vec<usize>,
 }
 
 /// The group of each combination of codes, once it was looked up.
@@ -76,8 +97,63 @@ impl<'a> CodedRows<'a> {
         row_group: usize,
         question: &'a SurveyQuestion,
     ) -> Result<Option<Self>, Error> {
+        let Some(questions) = file.codes(row_group, &columns.question)? else { return Ok(None) };
+        let is_asked = equals(&questions, &question.question);
+        let mut others = None;
+        if is_asked.contains(&true) {
+            others = OtherColumns::open(file, columns, row_group, question)?;
+            if others.is_none() {
+                return Ok(None);
+            }
+        }
+        let value_name = columns.value.name;
+        Ok(Some(Self { part, question, value_name, questions, is_asked, columns: others }))
+    }
+
+    /// Adds the rows of a range of the row group to `survey`.
+    pub(super) fn read(mut self, range: &RowRange, survey: &mut Survey) -> Result<(), Error> {
+        let Some(mut columns) = self.columns else { return Ok(()) };
+        let mut batch = std::mem::take(&mut columns.batch);
+        self.questions.skip(range.start_in_group())?;
+        let mut skipped = range.start_in_group();
+        let mut start = 0;
+        while start < range.rows_count() {
+            let count = BATCH_ROWS.min(range.rows_count() - start);
+            self.questions.read(count, &mut batch.codes)?;
+            batch.keep_asked(&self.is_asked);
+            if batch.rows.is_empty() {
+                skipped += count;
+            } else {
+                columns.skip(std::mem::take(&mut skipped))?;
+                columns.read_values(count, &mut batch, |row, cell, problem| Error::Cell {
+                    part: self.part.id,
+                    row: range.row_number(u32::try_from(start).unwrap_or(u32::MAX).saturating_add(row)),
+                    column: self.value_name.to_owned(),
+                    cell,
+                    problem,
+                })?;
+                columns.add(count, &mut batch, self.question, survey)?;
+            }
+            start += count;
+        }
+        columns.skip(skipped)
+    }
+}
+
+/// For each code of a dictionary, whether it is this text.
+fn equals(texts: &TextCodes<'_>, wanted: &str) -> Vec<bool> {
+    texts.texts().map(false, |text| text == wanted.as_bytes())
+}
+
+impl<'a> OtherColumns<'a> {
+    /// Opens the columns that the question needs; `None` if one of them is not all numbers.
+    fn open(
+        file: &'a PartColumns<'_>,
+        columns: &Columns,
+        row_group: usize,
+        question: &SurveyQuestion,
+    ) -> Result<Option<Self>, Error> {
         let codes = |column: &ColumnRef<'_>| file.codes(row_group, column);
-        let Some(questions) = codes(&columns.question)? else { return Ok(None) };
         let values = match file.numbers(row_group, &columns.value)? {
             Some(numbers) => Values::Numbers(Box::new(numbers)),
             None => {
@@ -86,158 +162,135 @@ impl<'a> CodedRows<'a> {
                 Values::Texts(Box::new(texts), numbers)
             }
         };
-        let (mut states, mut keys) = (None, Vec::new());
-        let mut add_key = |column, index| -> Result<bool, Error> {
-            let Some(texts) = codes(column)? else { return Ok(false) };
+        let mut states = None;
+        let mut key_columns = Vec::new();
+        match (question.ask, &question.state) {
+            (Ask::GlobalMean, _) => {}
+            (_, Some(state)) => {
+                let Some(texts) = codes(&columns.state)? else { return Ok(None) };
+                let is_state = equals(&texts, state);
+                states = Some((texts, is_state));
+            }
+            (_, None) => key_columns.push((&columns.state, 0)),
+        }
+        if question.ask.is_by_category() {
+            key_columns.extend([(&columns.category, 1), (&columns.stratification, 2)]);
+        }
+        let mut keys = Vec::new();
+        for (column, index) in key_columns {
+            let Some(texts) = codes(column)? else { return Ok(None) };
             let codes = vec![None; texts.texts().codes_count()];
-            keys.push(Key { texts, index, codes });
-            Ok(true)
-        };
-        if question.ask != Ask::GlobalMean {
-            if question.state.is_some() {
-                states = codes(&columns.state)?;
-                if states.is_none() {
-                    return Ok(None);
-                }
-            } else if !add_key(&columns.state, 0)? {
-                return Ok(None);
-            }
-            if question.ask.is_by_category()
-                && !(add_key(&columns.category, 1)? && add_key(&columns.stratification, 2)?)
-            {
-                return Ok(None);
-            }
+            keys.push(Key { texts, index, codes, batch: Vec::new() });
         }
-        let equals = |texts: &TextCodes<'_>, wanted: &str| texts.texts().map(false, |text| text == wanted.as_bytes());
-        let is_asked = equals(&questions, &question.question);
-        let is_state = match (&states, &question.state) {
-            (Some(states), Some(wanted)) => equals(states, wanted),
-            _ => Vec::new(),
-        };
         let groups = Groups::new(&keys);
-        let value_name = columns.value.name;
-        Ok(Some(Self { part, question, value_name, questions, is_asked, values, states, is_state, keys, groups }))
+        Ok(Some(Self { values, states, keys, groups, batch: Batch::default() }))
     }
 
-    /// Adds the rows of a range of the row group to `survey`.
-    pub(super) fn read(mut self, range: &RowRange, survey: &mut Survey) -> Result<(), Error> {
-        if !self.is_asked.contains(&true) {
-            return Ok(());
-        }
-        self.skip(range.start_in_group())?;
-        let (mut codes, mut rows, mut values) = (Vec::new(), Vec::new(), Vec::new());
-        let mut start = 0;
-        while start < range.rows_count() {
-            let count = BATCH_ROWS.min(range.rows_count() - start);
-            self.questions.read(count, &mut codes)?;
-            rows.clear();
-            let asked = codes.iter().enumerate().filter(|(_, code)| self.is_asked[**code as usize]);
-            rows.extend(asked.map(|(row, _)| row));
-            if rows.is_empty() {
-                self.skip_others(count)?;
-            } else {
-                self.read_values(count, range, start, &mut rows, &mut codes, &mut values)?;
-                self.add(count, &mut rows, &mut codes, &values, survey)?;
-            }
-            start += count;
-        }
-        Ok(())
-    }
-
+    /// Passes over rows. Those at the end of a row group are passed over, too, because a chunk is checked at its end.
     fn skip(&mut self, count: usize) -> Result<(), Error> {
-        self.questions.skip(count)?;
-        self.skip_others(count)
-    }
-
-    fn skip_others(&mut self, count: usize) -> Result<(), Error> {
         match &mut self.values {
             Values::Numbers(numbers) => numbers.skip(count)?,
             Values::Texts(texts, _) => texts.skip(count)?,
         }
-        for texts in self.states.iter_mut().chain(self.keys.iter_mut().map(|key| &mut key.texts)) {
+        let states = self.states.iter_mut().map(|(texts, _)| texts);
+        for texts in states.chain(self.keys.iter_mut().map(|key| &mut key.texts)) {
             texts.skip(count)?;
         }
         Ok(())
     }
 
-    /// Reads the values of the next rows, and keeps of `rows` those that have one.
+    /// Reads the values of the batch's rows, and keeps the rows that have one.
+    ///
+    /// Errors: that of `bad_cell`, which gets the offset of a row, its cell and what is wrong with it.
     fn read_values(
         &mut self,
         count: usize,
-        range: &RowRange,
-        start: usize,
-        rows: &mut Vec<usize>,
-        codes: &mut Vec<u32>,
-        values: &mut Vec<f64>,
+        batch: &mut Batch,
+        bad_cell: impl Fn(u32, String, CellProblem) -> Error,
     ) -> Result<(), Error> {
-        values.clear();
         match &mut self.values {
-            Values::Numbers(numbers) => numbers.read_doubles(count, |value| values.push(value))?,
+            Values::Numbers(numbers) => numbers.read_some(count, &batch.rows, &mut batch.values)?,
             Values::Texts(texts, numbers) => {
-                texts.read(count, codes)?;
-                values.resize(count, f64::NAN);
-                for &row in &*rows {
-                    let found = numbers[codes[row] as usize].map_err(|problem| Error::Cell {
-                        part: self.part.id,
-                        row: range.row_number(u32::try_from(start + row).unwrap_or(u32::MAX)),
-                        column: self.value_name.to_owned(),
-                        cell: String::from_utf8_lossy(texts.texts().text(codes[row])).into_owned(),
-                        problem,
+                texts.read_some(count, &batch.rows, &mut batch.codes)?;
+                batch.values.clear();
+                for (&row, &code) in batch.rows.iter().zip(&batch.codes) {
+                    let found = numbers[code as usize].map_err(|problem| {
+                        let cell = String::from_utf8_lossy(texts.texts().text(code)).into_owned();
+                        bad_cell(row, cell, problem)
                     })?;
-                    values[row] = found.unwrap_or(f64::NAN);
+                    batch.values.push(found.unwrap_or(f64::NAN));
                 }
             }
         }
-        rows.retain(|&row| !values[row].is_nan());
+        batch.keep(|value, _| !value.is_nan());
         Ok(())
     }
 
-    /// Adds `rows`, which are some of the next `count` rows.
+    /// Adds the batch's rows, which are some of the next `count` rows.
     fn add(
         &mut self,
         count: usize,
-        rows: &mut Vec<usize>,
-        codes: &mut Vec<u32>,
-        values: &[f64],
+        batch: &mut Batch,
+        question: &SurveyQuestion,
         survey: &mut Survey,
     ) -> Result<(), Error> {
-        rows.iter().for_each(|&row| survey.global.add(values[row]));
-        if let Some(states) = &mut self.states {
-            states.read(count, codes)?;
-            rows.retain(|&row| self.is_state[codes[row] as usize]);
-            rows.iter().for_each(|&row| survey.of_state.add(values[row]));
+        batch.values.iter().for_each(|&value| survey.global.add(value));
+        if let Some((states, is_state)) = &mut self.states {
+            states.read_some(count, &batch.rows, &mut batch.codes)?;
+            batch.keep(|_, code| is_state[code as usize]);
+            batch.values.iter().for_each(|&value| survey.of_state.add(value));
         }
         if self.keys.is_empty() {
             return Ok(());
         }
-        let mut combinations = vec![0_usize; rows.len()];
-        let mut columns = Vec::with_capacity(self.keys.len());
+        batch.combinations.clear();
+        batch.combinations.resize(batch.rows.len(), 0);
         for key in &mut self.keys {
-            key.texts.read(count, codes)?;
-            let codes: Vec<u32> = rows.iter().map(|&row| codes[row]).collect();
-            for (combination, code) in combinations.iter_mut().zip(&codes) {
+            key.texts.read_some(count, &batch.rows, &mut key.batch)?;
+            for (combination, code) in batch.combinations.iter_mut().zip(&key.batch) {
                 *combination = combination.wrapping_mul(key.codes.len()).wrapping_add(*code as usize);
             }
-            columns.push(codes);
         }
-        for (at, (&row, combination)) in rows.iter().zip(combinations).enumerate() {
-            if columns.iter().any(|codes| codes[at] == NULL_CODE) {
-                continue;
-            }
+        for (at, (&value, &combination)) in batch.values.iter().zip(&batch.combinations).enumerate() {
             let group = match self.groups.find(combination) {
                 Known::Group(group) => Some(group as usize),
                 Known::NotAGroup => None,
                 Known::No => {
-                    let group = group_of(&mut self.keys, &columns, at, self.question, survey)?;
+                    let group = group_of(&mut self.keys, at, question, survey)?;
                     self.groups.note(combination, group);
                     group
                 }
             };
             if let Some(group) = group {
-                survey.add(group, values[row]);
+                survey.add(group, value);
             }
         }
         Ok(())
+    }
+}
+
+impl Batch {
+    /// Keeps the rows whose code is that of the question. Without a branch, which would be mispredicted.
+    fn keep_asked(&mut self, is_asked: &[bool]) {
+        self.rows.resize(self.codes.len(), 0);
+        let mut kept = 0;
+        for (row, &code) in (0..).zip(&self.codes) {
+            self.rows[kept] = row;
+            kept += usize::from(is_asked[code as usize]);
+        }
+        self.rows.truncate(kept);
+    }
+
+    /// Keeps the rows for whose value and code in `codes` this is true.
+    fn keep(&mut self, is_kept: impl Fn(f64, u32) -> bool) {
+        let mut kept = 0;
+        self.codes.resize(self.rows.len(), 0);
+        for at in 0..self.rows.len() {
+            (self.rows[kept], self.values[kept]) = (self.rows[at], self.values[at]);
+            kept += usize::from(is_kept(self.values[at], self.codes[at]));
+        }
+        self.rows.truncate(kept);
+        self.values.truncate(kept);
     }
 }
 
@@ -260,17 +313,16 @@ impl Groups {
     }
 }
 
-/// Looks up the group of a row; `None` if one of its texts is empty.
+/// Looks up the group of a row of the batch; `None` if it lacks one of the texts, or one is empty.
 fn group_of(
     keys: &mut [Key<'_>],
-    columns: &[Vec<u32>],
     at: usize,
     question: &SurveyQuestion,
     survey: &mut Survey,
 ) -> Result<Option<usize>, Error> {
     let mut group = Codes::default();
-    for (key, codes) in keys.iter_mut().zip(columns) {
-        let code = codes[at];
+    for key in keys {
+        let code = key.batch[at];
         let found = match key.codes[code as usize] {
             Some(found) => found,
             None => {

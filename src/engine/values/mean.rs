@@ -34,19 +34,13 @@ impl Mean {
             0 => (fraction, 0), // zero or subnormal
             exponent => (fraction | 1 << FRACTION_BITS, exponent - 1),
         };
-        let bit = shift % 64;
+        let (bit, at) = (shift % 64, (shift / 64) as usize);
         // The mantissa extends over two limbs. Two shifts, because a shift by 64 is not allowed.
-        let halves = [mantissa << bit, mantissa >> 1 >> (63 - bit)];
-        let step = if value.is_sign_negative() { u64::overflowing_sub } else { u64::overflowing_add };
-        let mut carry = false;
-        let limbs = self.limbs.iter_mut().skip((shift / 64) as usize);
-        for (index, limb) in limbs.enumerate() {
-            let half = match index {
-                0 | 1 => halves[index],
-                _ if carry => 0,
-                _ => break,
-            };
-            (*limb, carry) = with_carry(step, *limb, half, carry);
+        let [low, high] = [mantissa << bit, mantissa >> 1 >> (63 - bit)];
+        if value.is_sign_negative() {
+            step(&mut self.limbs[at..], [low, high], u64::overflowing_sub);
+        } else {
+            step(&mut self.limbs[at..], [low, high], u64::overflowing_add);
         }
         self.count += 1;
     }
@@ -79,8 +73,25 @@ impl Mean {
     }
 }
 
+/// Adds or subtracts two limbs to the lowest of these, and a carry or borrow to the others.
+#[inline]
+fn step(limbs: &mut [u64], halves: [u64; 2], step: impl Fn(u64, u64) -> (u64, bool) + Copy) {
+    let (lowest, rest) = limbs.split_at_mut(2);
+    let mut carry = false;
+    for (limb, half) in lowest.iter_mut().zip(halves) {
+        (*limb, carry) = with_carry(step, *limb, half, carry);
+    }
+    for limb in rest {
+        if !carry {
+            break;
+        }
+        (*limb, carry) = step(*limb, 1);
+    }
+}
+
 /// Adds or subtracts with `step`, with a carry or borrow in and out.
-fn with_carry(step: fn(u64, u64) -> (u64, bool), limb: u64, more: u64, carry: bool) -> (u64, bool) {
+#[inline]
+fn with_carry(step: impl Fn(u64, u64) -> (u64, bool), limb: u64, more: u64, carry: bool) -> (u64, bool) {
     let (limb, first) = step(limb, more);
     let (limb, second) = step(limb, u64::from(carry));
     (limb, first || second)
