@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 import server
+from peers import same
 from server import BINARY, CLIENTS, ROOT, clean_environment
 
 server.make_stubs()
@@ -28,7 +29,8 @@ import tally_pb2_grpc  # noqa: E402
 
 BENCH = ROOT / "target" / "bench"
 RELEASE = ROOT / "target" / "release"
-LOAD, LIMIT = RELEASE / "bench-load", RELEASE / "bench-limit"
+LOAD, LIMIT, SUMS = RELEASE / "bench-load", RELEASE / "bench-limit", RELEASE / "bench-sums"
+POLL_SECONDS = 0.001  # between two questions whether a job is done: without a pause they would take a core
 CORES = 2
 MIB = 1024 * 1024
 # No limit on the size of an answer and no proxy. A connection of its own: gRPC would otherwise use one that it made
@@ -123,26 +125,46 @@ class Groups:
         return seconds
 
 
-class Survey:
-    """Asks a server for statistics over HTTP, as a client does: it submits a job and asks for the result until it is there."""
+class Jobs:
+    """Asks a server for jobs over HTTP, as a client does: it submits a job and asks for the result until it is there."""
 
     def __init__(self, address: str):
         self._connection = http.client.HTTPConnection(address)
 
-    def _answer(self, method: str, path: str, body: Optional[dict] = None) -> dict:
-        self._connection.request(method, path, body and json.dumps(body))
-        return json.loads(self._connection.getresponse().read())
+    def _answer(self, method: str, path: str, body: object = None, kind: str = "application/json") -> bytes:
+        self._connection.request(method, path, body, {"Content-Type": kind})
+        return self._connection.getresponse().read()
 
-    def seconds(self, statistic: str, question: str, check: Callable[[dict], None]) -> float:
+    def statistic(self, name: str, question: str, check: Callable[[dict], None]) -> float:
         start = time.perf_counter()
-        job = self._answer("POST", f"/api/{statistic}", {"question": question})["job_id"]
-        while (answer := self._answer("GET", f"/api/get_results/{job}"))["status"] == "running":
-            pass
+        job = json.loads(self._answer("POST", f"/api/{name}", json.dumps({"question": question})))["job_id"]
+        while (answer := json.loads(self._answer("GET", f"/api/get_results/{job}")))["status"] == "running":
+            time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - start
         if answer["status"] != "done":
-            raise Wrong(f"{statistic}: {answer}")
+            raise Wrong(f"{name}: {answer}")
         check(answer["data"])
         return seconds
+
+    def task(self, content: bytes, expected: bytes) -> float:
+        """A file-processing task, from the request to its whole result."""
+        boundary = "a-line-that-is-not-in-the-file"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="rows.csv"\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        tasks = "/api/v1/file-processing/tasks"
+        start = time.perf_counter()
+        answer = self._answer("POST", f"{tasks}/", body, f"multipart/form-data; boundary={boundary}")
+        task = json.loads(answer)["task"]
+        while (task := json.loads(self._answer("GET", f"{tasks}/{task['id']}/status"))["task"])["status"] in UNDONE:
+            time.sleep(POLL_SECONDS)
+        result = self._answer("GET", f"{tasks}/{task['id']}/download")
+        seconds = time.perf_counter() - start
+        if result != expected:
+            raise Wrong(f"the task is {task}, and its result {result}, expected {expected}")
+        return seconds
+
+
+UNDONE = ("QUEUED", "IN_PROGRESS")
 
 
 class P3Server:
@@ -194,11 +216,13 @@ class Peer:
 
     def prepare(self, task: str, expected: object = None, **arguments: object) -> "Peer":
         """Sets the task. The engine does it in each of its ways, checks the result, and uses the fastest from now
-        on.
+        on. Without `expected`, all results must be the same as the first.
         """
         answer = self._ask({"task": task, **arguments})
         self.way = answer["way"]
-        self._expected = self._check(answer["result"], expected)
+        self._expected = answer["result"]
+        if expected is not None:
+            self._check(self._expected, expected)
         return self
 
     @property
@@ -210,10 +234,9 @@ class Peer:
         self._check(answer["result"], self._expected)
         return answer["seconds"]
 
-    def _check(self, result: object, expected: object) -> object:
-        if result != expected:
+    def _check(self, result: object, expected: object) -> None:
+        if not same(result, expected):
             raise Wrong(f"{self.engine} gives {result}, expected {expected}")
-        return result
 
 
 def upload_load(address: str, clients: int, files: List[Path], uploads: Optional[int] = None) -> dict:
@@ -223,6 +246,27 @@ def upload_load(address: str, clients: int, files: List[Path], uploads: Optional
     if report["uploads"] != (len(files) if uploads is None else uploads):
         raise Wrong(f"bench-load made {report['uploads']} uploads")
     return report
+
+
+def sums_per_second(address: str, clients: int, sums: int, column: str, file_format: str, expected: int) -> float:
+    """Asks for sums with `/Table/ColSum` by bench-sums, a client that takes little of the cores; returns the rate."""
+    flags = ["--clients", clients, "--sums", sums, "--format", file_format, "--expected", expected]
+    report = json.loads(output_of([SUMS, "--server", address, *flags, column]))
+    return report["per_second"]
+
+
+def sync_seconds(folder: Path, count: int) -> float:
+    """The limit of a job that survives a power failure: writes a small file and waits until it is on the disk, so many
+    times.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    for index in range(count):
+        with open(folder / str(index), "wb") as file:
+            file.write(bytes(200))
+            file.flush()
+            os.fsync(file.fileno())
+    return time.perf_counter() - start
 
 
 def read_seconds(ranges: Iterable[Tuple[Path, int, int]]) -> float:

@@ -42,10 +42,12 @@ class Size:
     synced_uploads: int  # the same, --durability fsync
     plays_repeats: int  # times 100,000 rows, in the file of `groupsum`
     numstore_requests: int  # requests of each client
+    sums: int  # parquet sums of all clients in `sums-many-clients`
+    sums_part_rows: int  # rows of each of its parts
 
 
-FULL = Size("full", 400, 250_000, 8, 190_000, 10_000, (10_000, 100_000), 8_000, 2_000, 300, 10_000)
-QUICK = Size("quick", 20, 25_000, 4, 5_000, 500, (500, 2_000), 500, 200, 5, 1_000)
+FULL = Size("full", 400, 250_000, 8, 190_000, 10_000, (10_000, 100_000), 8_000, 2_000, 300, 10_000, 4_000, 20_000)
+QUICK = Size("quick", 20, 25_000, 4, 5_000, 500, (500, 2_000), 500, 200, 5, 1_000, 400, 2_000)
 
 
 @dataclass(frozen=True)
@@ -271,32 +273,34 @@ SURVEY_COLUMNS = [
 ]
 SURVEY_QUESTION = "Percent of adults with habit number 3"
 SURVEY_ROWS = 100_000  # that are repeated
+SURVEY_REPEATS = 3  # in each file of the table
 
 
-def survey_table(size: Size) -> Table:
-    """10 files of `survey_rows`: 3,000,000 rows."""
-    folder = BENCH / size.name / "survey"
-    made(folder, functools.partial(make_survey, size))
+def survey_table(size: Size, files: int = TABLE_FILES, file_rows: int = 0) -> Table:
+    """Files of `survey_rows`, by default 10 with 3,000,000 rows together."""
+    file_rows = file_rows or SURVEY_ROWS * (SURVEY_REPEATS if size is FULL else 1)
+    folder = BENCH / size.name / f"survey-{files}-of-{file_rows}"
+    made(folder, functools.partial(make_survey, files, file_rows))
     return Table(folder, dict.fromkeys(SURVEY_COLUMNS, "utf8"), {}, False)
 
 
-def make_survey(size: Size, folder: Path) -> dict:
-    rows = survey_rows()
+def make_survey(files: int, file_rows: int, folder: Path) -> dict:
+    rows = survey_rows(min(file_rows, SURVEY_ROWS))
     (folder / "csv").mkdir()
-    for index in range(TABLE_FILES):
+    for index in range(files):
         with open(folder / "csv" / f"{index:03}.csv", "w", encoding="utf-8") as file:
             file.write(",".join(SURVEY_COLUMNS) + "\n")
-            for _ in range(max(1, size.plays_repeats // 10 // TABLE_FILES)):
+            for _ in range(max(1, file_rows // SURVEY_ROWS)):
                 file.write(rows)
     return {}
 
 
-def survey_rows() -> str:
+def survey_rows(count: int) -> str:
     """9 questions, 55 states, 28 stratifications in 6 categories; one value in ten is missing."""
     numbers = random.Random("survey")
     strata = [(f"Category {index % 6}", f"Group {index}") for index in range(28)]
     lines = []
-    for _ in range(SURVEY_ROWS):
+    for _ in range(count):
         state, question = numbers.randrange(55), numbers.randrange(9)
         category, stratum = numbers.choice(strata)
         value = "" if numbers.random() < 0.1 else f"{numbers.uniform(5, 75):.1f}"
@@ -358,6 +362,7 @@ def link(source: Path, target: Path) -> None:
 
 # --- many parts -------------------------------------------------------------------------------------------
 
+SUMS_PARTS = 60  # of `sums-many-clients`
 BASE_PARTS = 16  # all parts are hard links to the files of these: ext4 allows a file 65,000 names
 SMALL_ROWS = 10
 

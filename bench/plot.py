@@ -192,6 +192,30 @@ def upload_rate(size: Size, durability: str, clients: int, files: List[Path], up
         return upload_load(server.address, clients, files, uploads)["per_second"]
 
 
+def against_survey_rows(size: Size) -> Curves:
+    """Statistics over files of up to 300,000 rows; the peers read the Parquet files that Tally wrote."""
+    curves: Curves = {}
+    shapes = [(1, 10_000), (1, 100_000), (1, 300_000), (10, 300_000), (30, 300_000)]
+    for files, file_rows in shapes if size is FULL else shapes[:2]:
+        with ExitStack() as stack:
+            folder = data.tally_folder(data.survey_table(size, files, file_rows))
+            parquet = sorted(map(str, (folder / "parts").glob("*.parquet")))
+            jobs = contenders.Jobs(Run(size, stack).tally(folder, "--durability", "none").http)
+            for statistic, by in STATISTICS.items():
+                ask = functools.partial(jobs.statistic, statistic, data.SURVEY_QUESTION, lambda answer: None)
+                add(curves, f"tally, {statistic}", files * file_rows, median(ask))
+                for engine in ("duckdb", "polars"):
+                    with Peer(engine) as peer:
+                        peer.prepare("survey_means", files=parquet, question=data.SURVEY_QUESTION, by=by)
+                        add(curves, f"{engine}, {statistic}", files * file_rows, median(peer.seconds))
+    return curves
+
+
+STATISTICS = {
+    "states_mean": ["LocationDesc"],
+    "mean_by_category": ["LocationDesc", "StratificationCategory1", "Stratification1"],
+}
+
 # --- drawing ----------------------------------------------------------------------------------------------
 
 # For each plot: what is measured, its title, the axes, and its panels by how the names of their curves end.
@@ -199,6 +223,7 @@ PLOTS = {
     "rows": (against_rows, "Sum of one column", "rows", "seconds", ("CSV", "Parquet")),
     "parts": (against_parts, "Many parts of 10 rows", "parts", "seconds", ("",)),
     "columns": (against_columns, f"One part of {COLUMNS_ROWS:,} rows", "columns", "seconds", ("",)),
+    "survey": (against_survey_rows, "Statistics of a survey", "rows", "seconds", tuple(STATISTICS)),
     "clients": (against_clients, "Uploads of 10 rows", "clients at once", "uploads a second", ("",)),
 }
 

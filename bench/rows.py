@@ -21,21 +21,24 @@ import pyarrow.parquet
 from contenders import (
     BENCH,
     Groups,
+    Jobs,
     P3Server,
     Peer,
     Sums,
-    Survey,
     Tally,
     Wrong,
     empty,
     fill_memory,
     output_of,
     read_seconds,
+    sums_per_second,
+    sync_seconds,
     upload_load,
     write_seconds,
 )
 from data import FULL, Size, Table
 from memory import Peak
+from peers import same
 from server import BINARY, clean_environment
 
 ENGINES = ("pyarrow", "duckdb", "polars", "chdb")
@@ -338,6 +341,19 @@ def sum_parts(file_format: str) -> Callable[[Run], Contenders]:
     return opened
 
 
+SUMS_CLIENTS = 16
+
+
+def sums_many_clients(run: Run) -> Contenders:
+    folder, total = data.many_parts(run.size.name, data.SUMS_PARTS, run.size.sums_part_rows)
+    server = run.tally(folder)
+
+    def rate(file_format: str, sums: int) -> Callable[[], float]:
+        return lambda: sums_per_second(server.address, SUMS_CLIENTS, sums, COLUMN, file_format, total)
+
+    return {"csv": rate("csv", run.size.sums // 8), "parquet": rate("parquet", run.size.sums)}
+
+
 def start(run: Run) -> Contenders:
     def started(parts_count: int) -> float:
         folder, total = data.many_parts(run.size.name, parts_count)
@@ -428,20 +444,53 @@ def survey_means(statistic: str, by: List[str]) -> Callable[[Run], Contenders]:
         files = sorted(map(str, (folder / "parts").glob("*.parquet")))
         job = {"files": files, "question": data.SURVEY_QUESTION, "by": by}
         peers = {engine: run.peer(engine).prepare("survey_means", **job) for engine in ("duckdb", "polars")}
-        survey = Survey(run.tally(folder, "--durability", "none").http)
+        jobs = Jobs(run.tally(folder, "--durability", "none").http)
 
         def check(answer: dict) -> None:
             for engine, peer in peers.items():
                 means = {str(tuple(row[:-1])) if len(by) > 1 else row[0]: row[-1] for row in peer.result}
-                if means.keys() != answer.keys() or any(abs(means[key] - answer[key]) > 1e-9 for key in means):
+                if means.keys() != answer.keys() or any(not same(means[key], answer[key]) for key in means):
                     raise Wrong(f"{statistic} differs from {engine}")
 
         return {
-            "tally": lambda: survey.seconds(statistic, data.SURVEY_QUESTION, check),
+            "tally": lambda: jobs.statistic(statistic, data.SURVEY_QUESTION, check),
             **{engine: peer.seconds for engine, peer in peers.items()},
         }
 
     return opened
+
+
+def job_time(durability: str) -> Callable[[Run], Contenders]:
+    """Jobs with little to compute: a statistic over a table of ten rows, and a task with a file of two rows."""
+
+    def opened(run: Run) -> Contenders:
+        # On the disk of the data folders, so that a sync is what it is for them.
+        source, folder = run.empty_folder(), run.crowded_folder()
+        source.mkdir()
+        rows = data.survey_rows(10)
+        (source / "survey.csv").write_text(",".join(data.SURVEY_COLUMNS) + "\n" + rows)
+        server = run.tally(folder, "--durability", durability)
+        server.upload([source / "survey.csv"], 1)
+        jobs, content = Jobs(server.http), b"Song,Date,Number of Plays\nB,2023-05-02,3\nA,2023-05-01,7\n"
+
+        def check(answer: dict) -> None:
+            if not answer:
+                raise Wrong("the statistic has no mean")
+
+        question = next(row.split(",")[4] for row in rows.splitlines() if row.split(",")[5])
+        expected = b"Song,Date,Total Number of Plays for Date\nA,2023-05-01,7\nB,2023-05-02,3\n"
+        contenders: Contenders = {
+            "statistic": lambda: 1000 * jobs.statistic("states_mean", question, check),
+            "task": lambda: 1000 * jobs.task(content, expected),
+        }
+        if durability == "fsync":
+            contenders[TWO_SYNCS] = lambda: 1000 * sync_seconds(source / "synced", 2)
+        return contenders
+
+    return opened
+
+
+TWO_SYNCS = "two fsyncs"
 
 
 def rows_of(path: Path) -> List[List[str]]:
@@ -611,6 +660,24 @@ SCENARIOS = (
         for file_format in ("csv", "parquet")
     ),
     Scenario(
+        "sums-many-clients",
+        (
+            Line(
+                "sums-many-clients-csv",
+                "16 clients, csv sums over 60 parts of 20,000 rows",
+                "csv",
+                "1/s",
+            ),
+            Line(
+                "sums-many-clients-parquet",
+                "the same from parquet",
+                "parquet",
+                "1/s",
+            ),
+        ),
+        sums_many_clients,
+    ),
+    Scenario(
         "start",
         (
             Line("start-10k", "start with 10,000 parts", "tally, few", goal=Goal("value", 2)),
@@ -682,6 +749,36 @@ SCENARIOS = (
             ),
         ),
         survey_means("mean_by_category", ["LocationDesc", "StratificationCategory1", "Stratification1"]),
+    ),
+    Scenario(
+        "job-none",
+        (
+            Line("job-none-statistic", "a statistic over 10 rows, none", "statistic", "ms", goal=Goal("value", 5)),
+            Line("job-none-task", "a task with 2 rows, none", "task", "ms", goal=Goal("value", 5)),
+        ),
+        job_time("none"),
+    ),
+    Scenario(
+        "job-fsync",
+        (
+            Line(
+                "job-fsync-statistic",
+                "a statistic over 10 rows, fsync",
+                "statistic",
+                "ms",
+                limit=TWO_SYNCS,
+                goal=Goal("limit", 1),
+            ),
+            Line(
+                "job-fsync-task",
+                "a task with 2 rows, fsync",
+                "task",
+                "ms",
+                limit=TWO_SYNCS,
+                goal=Goal("limit", 1),
+            ),
+        ),
+        job_time("fsync"),
     ),
     Scenario(
         "numstore",
