@@ -174,7 +174,9 @@ class DuckDb:
 
     def survey_means(self, files: list, question: str, by: list) -> Ways:
         names = ", ".join(f'"{name}"' for name in by)
-        query = f'SELECT {names}, avg("Data_Value") FROM read_parquet({files!r}) WHERE "Question" = ? GROUP BY {names}'
+        # A group without any value has no mean, and is not in Tally's answer.
+        asked = f'FROM read_parquet({files!r}) WHERE "Question" = ? AND "Data_Value" IS NOT NULL'
+        query = f'SELECT {names}, avg("Data_Value") {asked} GROUP BY {names}'
 
         def means() -> list:
             return sorted([*map(str, row[:-1]), row[-1]] for row in self.connection.execute(query, [question]).fetchall())
@@ -233,7 +235,8 @@ class Polars:
 
     def survey_means(self, files: list, question: str, by: list) -> Ways:
         def means(engine: str) -> list:
-            asked = self.polars.scan_parquet(files).filter(self.polars.col("Question") == question)
+            is_asked = (self.polars.col("Question") == question) & self.polars.col("Data_Value").is_not_null()
+            asked = self.polars.scan_parquet(files).filter(is_asked)
             found = asked.group_by(by).agg(self.polars.col("Data_Value").mean()).collect(engine=engine)
             return sorted([*map(str, row[:-1]), row[-1]] for row in found.rows())
 
