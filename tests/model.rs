@@ -22,7 +22,7 @@ use tally::{
 const SCHEDULES: usize = 2000;
 
 fn columns() -> PartFigures {
-    PartFigures { figures: Vec::new(), has_bytes: false, name_hashes: Vec::new() }
+    PartFigures { figures: Vec::new(), has_bytes: false, names: Vec::new() }
 }
 
 fn part(id: PartId) -> Arc<Part> {

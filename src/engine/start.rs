@@ -62,7 +62,7 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
     let store = Store::open(root, durability)?;
     let found_jobs = record::find(&store)?; // a newer version is refused before anything is changed
     let mut found = store.recover(|receipt| {
-        let schema = commit::share_schema(shared, Schema::of(&receipt.columns), &receipt);
+        let schema = commit::share_schema(shared, Schema::of(&receipt.columns));
         let columns = PartFigures::of(&receipt, schema.as_ref());
         let part = Arc::new(Part::of(&receipt, schema));
         shared.with(|state| state.parts.restore(part, &columns));
@@ -87,8 +87,9 @@ fn restore_removed(store: &Store, found: &RecoveryReport, shared: &Shared) {
             tracing::error!(part = %id, "the receipt of this removed part is damaged: it cannot be restored, only purged");
             continue;
         };
-        let schema = commit::share_schema(shared, Schema::of(&receipt.columns), &receipt);
+        let schema = commit::share_schema(shared, Schema::of(&receipt.columns));
+        let columns = PartFigures::of(&receipt, schema.as_ref());
         let part = Arc::new(Part::of(&receipt, schema));
-        shared.with(|state| state.parts.restore_removed(part, unix_seconds(since)));
+        shared.with(|state| state.parts.restore_removed(part, &columns, unix_seconds(since)));
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn overview(context: &Context) -> Overview {
             parts: parts.len(),
             parts_max: parts.parts_max(),
             rows,
-            columns: parts.column_types().names_count(),
+            columns: parts.column_names().count(),
             csv_bytes,
             parquet_bytes,
             parts_missing: parts.missing().count(),

@@ -9,7 +9,7 @@ use super::{
     dialect::Source,
     format::Format,
     idempotency_key::IdempotencyKey,
-    schema::{Column, Schema, name_hash},
+    schema::{Column, Schema, TypedName},
 };
 
 /// The version of receipts. A server refuses to start if it finds a newer one.
@@ -172,8 +172,8 @@ pub struct PartFigures {
     pub figures: Vec<ColumnFigures>,
     /// Whether the bytes are known.
     pub has_bytes: bool,
-    /// The hashes of the names, if the registry does not keep the part's schema.
-    pub name_hashes: Vec<u64>,
+    /// Names and types, if the registry does not keep the part's schema.
+    pub names: Vec<TypedName>,
 }
 
 /// Sums over some parts, for one column.
@@ -193,8 +193,8 @@ impl PartFigures {
         let figures = receipt.columns.iter().zip(bytes);
         let figures =
             figures.map(|(column, parquet_bytes)| ColumnFigures { nulls: column.nulls, parquet_bytes }).collect();
-        let hashes = || receipt.columns.iter().map(|column| name_hash(&column.name)).collect();
-        Self { figures, has_bytes, name_hashes: if schema.is_none() { hashes() } else { Vec::new() } }
+        let names = || receipt.columns.iter().map(TypedName::of).collect();
+        Self { figures, has_bytes, names: if schema.is_none() { names() } else { Vec::new() } }
     }
 }
 

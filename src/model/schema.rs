@@ -65,6 +65,22 @@ pub struct Column {
     pub nulls: u64,
 }
 
+/// A column's name, as the registry knows it, and its type in a part.
+#[derive(Clone, Copy, Debug)]
+pub struct TypedName {
+    /// The [`name_hash`] of the name.
+    pub hash: u64,
+    /// The type.
+    pub column_type: ColumnType,
+}
+
+impl TypedName {
+    /// Name and type of a column.
+    pub fn of(column: &Column) -> Self {
+        Self { hash: name_hash(&column.name), column_type: column.column_type }
+    }
+}
+
 /// Names and types of columns. Parts with the same columns share one schema.
 #[derive(Debug)]
 pub struct Schema {
@@ -78,7 +94,7 @@ pub struct Schema {
 impl Schema {
     /// The schema of a receipt's columns.
     pub fn of(columns: &[Column]) -> Self {
-        const ENTRY_BYTES: usize = 152; // with the figures that the registry keeps of each column
+        const ENTRY_BYTES: usize = 156; // with the figures that the registry keeps of each column
         let mut hash = XxHash3_128::new();
         for Column { name, column_type, .. } in columns {
             hash.write(&(name.len() as u64).to_le_bytes());
@@ -113,6 +129,12 @@ impl Schema {
     /// The [`name_hash`] of each name, in the order of the file.
     pub fn name_hashes(&self) -> &[u64] {
         &self.name_hashes
+    }
+
+    /// Names and types as the registry knows them, in the order of the file.
+    pub fn typed_names(&self) -> impl Iterator<Item = TypedName> {
+        let columns = self.name_hashes.iter().zip(&self.columns);
+        columns.map(|(hash, (_, column_type))| TypedName { hash: *hash, column_type: *column_type })
     }
 
     /// Approximate size in memory.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
 
-use super::empty_columns::note_types;
 use crate::{
     engine::{
         parquet::writer::Converted,
-        state::{Shared, State, schemas::SchemaFigures},
+        state::{Shared, State, schemas::KeptSchema},
         storage::{Store, commit::PreparedPart, draft::Draft},
     },
     error::Error,
@@ -131,16 +130,14 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted, key: Option<Idem
 }
 
 /// The schema of a part as it is shared by all parts that have an equal one. `None` if the table of shared schemas is full.
-/// The types of its columns are noted for columns of later files that have no value.
-pub(crate) fn share_schema(state: &Shared, schema: Schema, receipt: &Receipt) -> Option<Arc<Schema>> {
+pub(crate) fn share_schema(state: &Shared, schema: Schema) -> Option<Arc<Schema>> {
     if let Some(kept) = state.with(|state| state.parts.schema(schema.hash())) {
         // Compared outside of the lock, because a schema can be long.
-        return (*kept == schema).then_some(kept); // its types were noted with the first part that has it
+        return (*kept == schema).then_some(kept);
     }
-    note_types(state, receipt);
     let schema = Arc::new(schema);
-    let figures = SchemaFigures::new(&schema); // allocated outside of the lock
-    if state.with(|state| state.parts.keep_schema(&schema, figures)) {
+    let kept = KeptSchema::new(&schema); // allocated outside of the lock
+    if state.with(|state| state.parts.keep_schema(kept)) {
         return Some(schema);
     }
     // The table is full, or another upload added the schema in the meantime.

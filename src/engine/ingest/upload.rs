@@ -287,7 +287,7 @@ impl Upload {
             }
             rx.await.unwrap_or(Err(Error::Draining))?;
         }
-        let schema = share_schema(&context.state, schema, &receipt);
+        let schema = share_schema(&context.state, schema);
         let columns = PartFigures::of(&receipt, schema.as_ref());
         reservation.insert(Arc::new(Part::of(&receipt, schema)), &columns);
         Ok(receipt)

@@ -162,8 +162,10 @@ fn take_out(store: &Store, state: &Shared, id: PartId) -> Result<u32, Error> {
 async fn purge_removed(context: &Context, id: PartId) -> Result<(), Error> {
     let state = context.state.clone();
     let purge = move |store: &Arc<Store>| {
+        let schema = state.with(|state| state.parts.removed().schema(id));
+        let columns = store.removed_receipt(id).map(|receipt| PartFigures::of(&receipt, schema.as_ref()));
         store.purge_part(id, true, &text_of(SystemTime::now()))?;
-        state.with(|state| state.parts.purge(id));
+        state.with(|state| state.parts.purge(id, columns.as_ref()));
         Ok(())
     };
     context.on_worker(Lane::Upload, purge).await

@@ -28,7 +28,7 @@ use std::{
 use imbl::OrdMap;
 
 use self::{
-    column_types::ColumnTypes,
+    column_types::ColumnNames,
     jobs::Jobs,
     lock_check::Flag,
     missing_parts::MissingParts,
@@ -158,7 +158,7 @@ impl Shared {
             parts_max: PARTS_MAX,
             missing: MissingParts::default(),
             unchecked: 0,
-            column_types: ColumnTypes::new(),
+            column_names: ColumnNames::new(),
             removed: RemovedParts::default(),
             keys: PartKeys::new(),
         };

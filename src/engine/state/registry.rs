@@ -1,11 +1,15 @@
 //! The registry: the parts of the table, in memory, under the lock.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 
 use super::{
-    column_types::{ColumnTypes, TypedName},
+    column_types::{ColumnNames, TypeSets},
     missing_parts::MissingParts,
     removed_parts::{Removal, RemovedParts},
     schemas::{KeptSchema, SchemaFigures},
@@ -18,6 +22,9 @@ use crate::{
         schema::Schema,
     },
 };
+
+/// Schemas that are looked at while the lock is held.
+const SCHEMAS_STEP: usize = 64;
 
 /// All parts of the table in the order of their ids. Parts with the same header share one copy of it.
 pub struct Registry {
@@ -40,8 +47,8 @@ pub struct Registry {
     pub(super) missing: MissingParts,
     /// How many parts have format version 1. Such a part is verified completely when it is first used.
     pub(super) unchecked: usize,
-    /// The types of the parts' columns.
-    pub(super) column_types: ColumnTypes,
+    /// The names of the parts' columns.
+    pub(super) column_names: ColumnNames,
     /// Parts that were removed and still have files.
     pub(super) removed: RemovedParts,
     /// The hashes of the keys of all parts, and of removed ones that are not purged.
@@ -131,6 +138,7 @@ impl Registry {
     pub fn insert(&mut self, part: Arc<Part>, columns: &PartFigures) -> bool {
         self.release();
         self.keys.insert(part.key_hash);
+        self.note_types(&part, columns);
         self.count(&part, columns);
         self.parts.insert(part.id, part);
         self.parts.len() == self.warning_len()
@@ -140,9 +148,33 @@ impl Registry {
     pub fn restore(&mut self, part: Arc<Part>, columns: &PartFigures) {
         self.skip_to(part.id);
         self.keys.insert(part.key_hash);
+        self.note_types(&part, columns);
         self.count(&part, columns);
         self.unchecked += usize::from(part.checks.is_none());
         self.parts.insert(part.id, part);
+    }
+
+    /// Notes the types of a part's columns, for columns of later parts that have no value.
+    fn note_types(&mut self, part: &Part, columns: &PartFigures) {
+        let Some(schema) = &part.schema else {
+            for (column, figures) in columns.names.iter().zip(&columns.figures) {
+                self.column_names.note_unshared(*column, figures.nulls < part.rows);
+            }
+            return;
+        };
+        if let Some(kept) = self.schemas.get_mut(&schema.hash()) {
+            kept.values.add(part.rows, columns);
+        }
+    }
+
+    /// The reverse, for a part that cannot be restored any more. `columns` is `None` if its receipt cannot be read. The types of
+    /// parts without a schema in memory stay.
+    fn forget_types(&mut self, part: &Part, columns: Option<&PartFigures>) {
+        if let Some(schema) = &part.schema
+            && let Some(kept) = self.schemas.get_mut(&schema.hash())
+        {
+            kept.values.remove(part.rows, columns);
+        }
     }
 
     /// Adds a part to the figures of the table and of its columns.
@@ -150,13 +182,13 @@ impl Registry {
         self.totals.add(part);
         let Some(schema) = &part.schema else {
             self.without_schema += 1;
-            self.column_types.add_names(&columns.name_hashes);
+            self.column_names.add(columns.names.iter().map(|column| column.hash));
             return;
         };
         if let Some(kept) = self.schemas.get_mut(&schema.hash())
             && kept.figures.add(part.rows, columns)
         {
-            self.column_types.add_names(schema.name_hashes());
+            self.column_names.add(schema.name_hashes().iter().copied());
         }
     }
 
@@ -165,13 +197,14 @@ impl Registry {
         self.totals.subtract(part);
         let Some(schema) = &part.schema else {
             self.without_schema -= 1;
-            columns.into_iter().for_each(|columns| self.column_types.remove_names(&columns.name_hashes));
+            let names = columns.into_iter().flat_map(|columns| &columns.names);
+            self.column_names.remove(names.map(|column| column.hash));
             return;
         };
         if let Some(kept) = self.schemas.get_mut(&schema.hash())
             && kept.figures.subtract(part.rows, columns)
         {
-            self.column_types.remove_names(schema.name_hashes());
+            self.column_names.remove(schema.name_hashes().iter().copied());
         }
     }
 
@@ -183,15 +216,17 @@ impl Registry {
         self.unchecked -= usize::from(part.checks.is_none());
         if removal == Removal::Purged {
             self.keys.remove(part.key_hash);
+            self.forget_types(&part, columns);
         }
         self.removed.insert(part, removal);
         true
     }
 
     /// Adds a removed part that was found at start. Its id and all smaller ones are not used again.
-    pub fn restore_removed(&mut self, part: Arc<Part>, since_s: u32) {
+    pub fn restore_removed(&mut self, part: Arc<Part>, columns: &PartFigures, since_s: u32) {
         self.skip_to(part.id);
         self.keys.insert(part.key_hash);
+        self.note_types(&part, columns);
         self.removed.insert(part, Removal::Kept { since_s });
     }
 
@@ -204,10 +239,11 @@ impl Registry {
         }
     }
 
-    /// Notes that a removed part cannot be restored any more.
-    pub fn purge(&mut self, id: PartId) {
+    /// Notes that a removed part cannot be restored any more. `columns` is `None` if its receipt cannot be read.
+    pub fn purge(&mut self, id: PartId, columns: Option<&PartFigures>) {
         if let Some(part) = self.removed.remove(id) {
             self.keys.remove(part.key_hash);
+            self.forget_types(&part, columns);
             self.removed.insert(part, Removal::Purged);
         }
     }
@@ -278,14 +314,33 @@ impl Registry {
         }
     }
 
-    /// The types of the parts' columns.
-    pub fn column_types(&self) -> &ColumnTypes {
-        &self.column_types
+    /// The names of the parts' columns.
+    pub fn column_names(&self) -> &ColumnNames {
+        &self.column_names
     }
 
-    /// Notes the types of a part's columns.
-    pub fn note_types(&mut self, columns: &[TypedName]) {
-        self.column_types.note(columns);
+    /// Adds the types that columns have had in parts without a schema in memory. `wanted`: hashes of names, and the index in
+    /// `found` of each.
+    pub fn add_unshared_types(&self, wanted: &HashMap<u64, usize>, found: &mut [TypeSets]) {
+        for (hash, index) in wanted {
+            found[*index] = self.column_names.unshared(*hash);
+        }
+    }
+
+    /// Adds the types that columns have in the next [`SCHEMAS_STEP`] schemas after one of them, counting all parts, and removed ones
+    /// that are not purged. Returns the hash of the last schema, if there may be more.
+    pub fn add_types(&self, after: Option<u128>, wanted: &HashMap<u64, usize>, found: &mut [TypeSets]) -> Option<u128> {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (index, (hash, kept)) in self.schemas.range((first, Bound::Unbounded)).take(SCHEMAS_STEP).enumerate() {
+            for (column, has_values) in kept.schema.typed_names().zip(kept.values.have_values()) {
+                if let Some(index) = wanted.get(&column.hash) {
+                    found[*index].add(column.column_type, has_values);
+                }
+            }
+            last = (index + 1 == SCHEMAS_STEP).then_some(*hash);
+        }
+        last
     }
 
     /// The header that is kept under a hash.
@@ -322,12 +377,12 @@ impl Registry {
     }
 
     /// Keeps a header if there is room for it, and returns whether it was kept.
-    pub fn keep_schema(&mut self, schema: &Arc<Schema>, figures: SchemaFigures) -> bool {
-        let bytes = self.schema_bytes + schema.bytes();
-        let fits = bytes <= SCHEMA_BYTES_MAX && !self.schemas.contains_key(&schema.hash());
+    pub fn keep_schema(&mut self, kept: KeptSchema) -> bool {
+        let (bytes, hash) = (self.schema_bytes + kept.schema.bytes(), kept.schema.hash());
+        let fits = bytes <= SCHEMA_BYTES_MAX && !self.schemas.contains_key(&hash);
         if fits {
             self.schema_bytes = bytes;
-            self.schemas.insert(schema.hash(), KeptSchema { schema: Arc::clone(schema), figures });
+            self.schemas.insert(hash, kept);
         }
         fits
     }

@@ -9,10 +9,57 @@ use crate::model::{
     schema::Schema,
 };
 
-/// A schema, and sums over the parts of the table that have it.
+/// A schema, and what is known of the parts that have it.
 pub struct KeptSchema {
     pub(super) schema: Arc<Schema>,
+    /// Sums over the parts of the table.
     pub(super) figures: SchemaFigures,
+    /// Which columns have values.
+    pub(super) values: ColumnValues,
+}
+
+impl KeptSchema {
+    /// Without parts. The memory for all columns is allocated here.
+    pub fn new(schema: &Arc<Schema>) -> Self {
+        let values = ColumnValues { parts: 0, with_values: vec![0; schema.columns_count()] };
+        Self { schema: Arc::clone(schema), figures: SchemaFigures::new(schema), values }
+    }
+}
+
+/// Which columns have values, over the parts with one schema: those of the table, and those that can be restored.
+pub(super) struct ColumnValues {
+    /// The parts.
+    parts: u32,
+    /// In how many of them each column has values, in the order of the file.
+    with_values: Vec<u32>,
+}
+
+impl ColumnValues {
+    /// Adds a part.
+    pub(super) fn add(&mut self, rows: u64, part: &PartFigures) {
+        self.parts += 1;
+        for (count, figures) in self.with_values.iter_mut().zip(&part.figures) {
+            *count += u32::from(figures.nulls < rows);
+        }
+    }
+
+    /// The reverse. `part` is `None` if its receipt cannot be read: then its values count as long as a part has the schema.
+    pub(super) fn remove(&mut self, rows: u64, part: Option<&PartFigures>) {
+        self.parts = self.parts.saturating_sub(1);
+        if self.parts == 0 {
+            self.with_values.fill(0);
+            return;
+        }
+        let figures = part.into_iter().flat_map(|part| &part.figures);
+        for (count, figures) in self.with_values.iter_mut().zip(figures) {
+            *count = count.saturating_sub(u32::from(figures.nulls < rows));
+        }
+    }
+
+    /// Whether each column has values; nothing without parts.
+    pub(super) fn have_values(&self) -> impl Iterator<Item = bool> {
+        self.with_values.iter().filter(|_| self.parts > 0).map(|count| *count > 0)
+    }
 }
 
 /// Sums over the parts of the table that have one schema.

@@ -112,6 +112,7 @@ fn lanes_take_turns() {
 fn removed_parts_are_searched_step_by_step() {
     let shared = Shared::new();
     let id = |number| PartId::new(number).expect("above 0");
+    let columns = PartFigures { figures: Vec::new(), has_bytes: true, names: Vec::new() };
     for number in 1..=1000_u64 {
         let part = Part {
             id: id(number),
@@ -127,7 +128,7 @@ fn removed_parts_are_searched_step_by_step() {
             key_hash: None,
         };
         let since_s = 10_000 - u32::try_from(number).expect("small");
-        shared.with(|state| state.parts.restore_removed(Arc::new(part), since_s));
+        shared.with(|state| state.parts.restore_removed(Arc::new(part), &columns, since_s));
     }
     let with_rows = |after, rows| shared.next_removed(after, |part, _removal| part.rows == rows);
     for number in [1, 256, 257, 999, 1000] {
@@ -139,7 +140,6 @@ fn removed_parts_are_searched_step_by_step() {
     assert_eq!(shared.next_to_delete(None, 9_000 + 50, 50), Some(id(1000)));
     assert_eq!(shared.next_to_delete(None, 9_400 + 50, 50), Some(id(600)));
     assert_eq!(shared.next_to_delete(Some(id(600)), 9_400 + 50, 50), Some(id(601)));
-    let columns = PartFigures { figures: Vec::new(), has_bytes: true, name_hashes: Vec::new() };
     shared.with(|state| state.parts.put_back(id(1000), &columns));
     assert_eq!(shared.next_to_delete(None, 9_000 + 50, 50), None);
     let mut listed = Vec::with_capacity(300);
