@@ -72,6 +72,11 @@ impl Engine {
         Admission::for_watchers(&self.context.state, watchers_max)
     }
 
+    /// Gives permits for receipts with many columns, which are in memory while their clients read them.
+    pub fn wide_receipts(&self) -> Admission {
+        Admission::for_wide_receipts(&self.context.state)
+    }
+
     /// What the server does now. Errors: it is shutting down.
     pub async fn activity(&self) -> Result<Activity, Error> {
         stats::activity(&self.context).await

@@ -34,5 +34,5 @@ pub const PREVIEW_TEXT_CHARS_MAX: usize = 256;
 pub const PREVIEW_JSON_BYTES_MAX: usize = 96 * 1024;
 /// Bytes of a receipt in memory up to which it is sent at once.
 pub const NARROW_RECEIPT_BYTES: usize = 16 * 1024;
-/// Longer receipts that are in memory at once, while they are sent.
+/// Longer receipts that are in memory at once, while they are sent. Up to `HTTP_LONG_CALL_WAITS_MAX` more wait.
 pub const WIDE_RECEIPTS_MAX: usize = 1;

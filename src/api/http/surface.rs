@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
-
 use super::{
     access::{AccessRules, AdminToken},
     event_stream::Events,
@@ -17,7 +15,6 @@ use super::{
 use crate::{
     api::metrics::Metrics,
     engine::{Engine, runtime::transfers::Admission},
-    limits::WIDE_RECEIPTS_MAX,
 };
 
 /// What the handlers share; clones refer to the same.
@@ -34,8 +31,8 @@ pub(crate) struct Inner {
     /// How long a body may send nothing.
     pub(super) idle_max: Duration,
     pub(super) events: Events,
-    /// Permits for receipts with many columns that are in memory.
-    pub(super) wide_receipts: Arc<Semaphore>,
+    /// Admits receipts with many columns to be in memory.
+    pub(super) wide_receipts: Admission,
     requests: AtomicU64,
     draining: AtomicBool,
     /// Lets a call be refused before its body is read. The engine checks again.
@@ -62,12 +59,12 @@ impl Surface {
         Self(Arc::new(Inner {
             long_calls: engine.long_calls(long_calls_max),
             events: Events::new(&engine),
+            wide_receipts: engine.wide_receipts(),
             engine,
             metrics,
             admin_token,
             access,
             idle_max,
-            wide_receipts: Arc::new(Semaphore::new(WIDE_RECEIPTS_MAX)),
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             jobs_refused: AtomicBool::new(false),

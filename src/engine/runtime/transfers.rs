@@ -24,7 +24,9 @@ use crate::{
         transfers::{Origin, Pace, TransferKind, Transfers},
     },
     error::Error,
-    limits::{HTTP_LONG_CALL_WAITS_MAX, TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MS_MAX},
+    limits::{
+        HTTP_LONG_CALL_WAITS_MAX, TRANSFER_GRACE_S, TRANSFER_SHORT_GRACE_S, TRANSFER_WAIT_MS_MAX, WIDE_RECEIPTS_MAX,
+    },
 };
 
 /// How far a transfer may be behind the minimum rate, unless its client may be silent for longer.
@@ -53,6 +55,11 @@ impl Admission {
     /// Permits for HTTP calls that hold a connection for as long as their client sends or reads.
     pub fn for_long_calls(state: &Shared, calls_max: usize) -> Self {
         Self::new(state, TransferKind::LongCall, Transfers::new(calls_max, HTTP_LONG_CALL_WAITS_MAX))
+    }
+
+    /// Permits for receipts with many columns.
+    pub fn for_wide_receipts(state: &Shared) -> Self {
+        Self::new(state, TransferKind::WideReceipt, Transfers::new(WIDE_RECEIPTS_MAX, HTTP_LONG_CALL_WAITS_MAX))
     }
 
     /// Permits for those who watch the server: none of them waits for one, and none is ended for another.

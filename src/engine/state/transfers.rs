@@ -64,11 +64,13 @@ pub enum TransferKind {
     GroupSum,
     /// A verification of all that is stored, on request.
     Verify,
+    /// A receipt with many columns that is being read.
+    WideReceipt,
 }
 
 impl TransferKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 /// The transfers of one kind, those that run and those that wait.

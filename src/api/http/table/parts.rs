@@ -6,6 +6,7 @@ use axum::{
         Path, Query, State,
         rejection::{PathRejection, QueryRejection},
     },
+    http::Extensions,
     response::Response,
 };
 use serde::{Deserialize, Serialize};
@@ -18,9 +19,12 @@ use super::{
     wide_receipt,
 };
 use crate::{
-    api::http::{
-        problem::{Problem, ProblemDetails},
-        surface::Surface,
+    api::{
+        caller::Caller,
+        http::{
+            problem::{Problem, ProblemDetails},
+            surface::Surface,
+        },
     },
     engine::RemovedPart,
     limits::PREVIEW_ROWS_MAX,
@@ -44,9 +48,11 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
 async fn receipt(
     State(surface): State<Surface>,
     part: Result<Path<String>, PathRejection>,
+    extensions: Extensions,
 ) -> Result<Response, Problem> {
     let id = part_id(part)?;
-    let permit = wide_receipt::permit(&surface, id).await?;
+    let Caller { origin, .. } = Caller::of(&extensions);
+    let permit = wide_receipt::permit(&surface, origin, id).await?;
     let receipt = surface.engine.receipt(id).await.map_err(of_part)?;
     Ok(wide_receipt::answer(PartReply::of(receipt), permit))
 }
