@@ -11,6 +11,7 @@ use serde_json::Value;
 use tally::{
     engine::{Durability, Engine, Store, state::transfers::Origin},
     error::{Error, Kind},
+    limits::RECEIPTS_PAGE_BYTES,
     model::{format::Format, part::Part},
 };
 
@@ -285,6 +286,7 @@ async fn the_receipt_of_another_table_is_detected() {
     let (folder, other) = (DataFolder::new(), DataFolder::new());
     let (engine, other_engine) = (folder.open().await, other.open().await);
     let receipt = engine.upload_valid(csv_of(20)).await;
+    let whole = engine.upload_valid(csv_of(30)).await;
     other_engine.upload_valid(csv_of(20).replace("x,", "y,")).await;
     fs::copy(part_file(&other, "json"), part_file(&folder, "json")).expect("copied");
     let is_damage = |error: Error| {
@@ -292,7 +294,12 @@ async fn the_receipt_of_another_table_is_detected() {
         assert!(text.starts_with("part 1 is damaged: receipt: "), "{text}");
         error.kind() == Kind::DataLoss
     };
-    assert!(engine.receipts(None, 10).await.is_err_and(is_damage));
+    let page = engine.read_page(engine.receipts_page(None, 10, RECEIPTS_PAGE_BYTES)).await.expect("a page");
+    let [Err(unreadable), Ok(readable)] = &page[..] else { panic!("{page:?}") };
+    assert_eq!((unreadable.part, unreadable.rows, unreadable.columns_count), (receipt.part, 20, 3));
+    assert_eq!((unreadable.csv_bytes, unreadable.parquet_bytes), (receipt.csv.bytes, receipt.parquet.bytes));
+    assert!(unreadable.what.starts_with("part 1 is damaged: receipt: "), "{}", unreadable.what);
+    assert_eq!(*readable, whole);
     let mut verification = engine.verify(Origin::SERVER).await.expect("the only one");
     let second = engine.verify(Origin::SERVER).await;
     assert!(second.is_err_and(|error| error.kind() == Kind::Exhausted), "the first one runs");

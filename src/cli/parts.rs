@@ -36,7 +36,8 @@ const TYPE_CHARS: usize = 13;
 /// One line for each part, in the order of their numbers: number, data rows, bytes of the CSV and
 /// of the Parquet file, time of the upload (UTC), and as many columns as fit in the terminal's
 /// width (120 characters without a terminal). Damaged parts in quarantine are listed, too: sums
-/// are refused until they are restored or forgotten (see `tally forget --help`).
+/// are refused until they are restored or forgotten (see `tally forget --help`). So are parts whose
+/// receipts are damaged; then the exit code is 1.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -141,8 +142,10 @@ impl<W: Write> Printer<W> {
             write_json(&mut self.out, &ReceiptJson::from(receipt))
         } else if self.columns {
             write_columns(&mut self.out, receipt, self.line_chars)
-        } else {
+        } else if receipt.damaged.is_empty() {
             self.table.add(&mut self.out, receipt)
+        } else {
+            self.table.add_damaged(&mut self.out, receipt)
         }
     }
 
@@ -193,11 +196,11 @@ pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
     let mut receipts = tally.list_parts(request).await.map_err(|status| call_failure(&server, &status))?.into_inner();
 
     let mut printer = Printer::new(json, columns, Table::new);
-    let mut printed = 0;
+    let (mut printed, mut damaged) = (0, 0_u64);
     let ended = loop {
         let receipt = match receipts.message().await {
             Ok(Some(receipt)) => receipt,
-            Ok(None) => break Ok(ExitCode::SUCCESS),
+            Ok(None) => break damaged_failure(damaged).map_or(Ok(ExitCode::SUCCESS), Err),
             Err(status) => break Err(call_failure(&server, &status)),
         };
         while let Some(part) = quarantined.next_before(receipt.part) {
@@ -205,6 +208,7 @@ pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
         }
         printer.receipt(&receipt)?;
         printed += 1;
+        damaged += u64::from(!receipt.damaged.is_empty());
     };
     // If --limit cut the list, its last line is a receipt. `--after` with that number then shows all the rest.
     let is_cut = limit > 0 && printed == limit;
@@ -213,6 +217,15 @@ pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
     }
     printer.end(if is_cut { 0 } else { quarantined.more })?;
     ended
+}
+
+fn damaged_failure(count: u64) -> Option<Failure> {
+    let receipts = match count {
+        0 => return None,
+        1 => "the receipt of 1 part is".to_owned(),
+        _ => format!("the receipts of {count} parts are"),
+    };
+    Some(Failure::WrongAnswer(format!("{receipts} damaged: put back the files from a backup, or remove the parts")))
 }
 
 /// Lists the removed parts, answer by answer.
@@ -269,14 +282,13 @@ impl Table {
     }
 
     fn add(&mut self, out: &mut impl Write, receipt: &Receipt) -> io::Result<()> {
-        let fixed = [
-            receipt.part.to_string(),
-            receipt.rows.to_string(),
-            file_bytes(receipt.csv.as_ref()).to_string(),
-            file_bytes(receipt.parquet.as_ref()).to_string(),
-            cut(&receipt.uploaded_at, self.line_chars),
-        ];
-        self.add_line(out, fixed, column_names(&receipt.columns, self.line_chars))
+        let uploaded_at = cut(&receipt.uploaded_at, self.line_chars);
+        self.add_line(out, fixed(receipt, uploaded_at), column_names(&receipt.columns, self.line_chars))
+    }
+
+    fn add_damaged(&mut self, out: &mut impl Write, receipt: &Receipt) -> io::Result<()> {
+        let what = format!("damaged: {}", cut(&receipt.damaged, self.line_chars));
+        self.add_line(out, fixed(receipt, "-".to_owned()), what)
     }
 
     fn add_quarantined(&mut self, out: &mut impl Write, part: u64) -> io::Result<()> {
@@ -306,16 +318,22 @@ impl Table {
     }
 }
 
+/// The first five cells of a part's line.
+fn fixed(receipt: &Receipt, uploaded_at: String) -> [String; 5] {
+    let (csv, parquet) = (file_bytes(receipt.csv.as_ref()), file_bytes(receipt.parquet.as_ref()));
+    let [part, rows, csv, parquet] = [receipt.part, receipt.rows, csv, parquet].map(|number| number.to_string());
+    [part, rows, csv, parquet, uploaded_at]
+}
+
 /// One part with a line for each column.
 fn write_columns(out: &mut impl Write, receipt: &Receipt, line_chars: usize) -> io::Result<()> {
-    let Receipt { part, rows, columns, csv, parquet, uploaded_at, .. } = receipt;
+    let Receipt { part, rows, columns, csv, parquet, uploaded_at, damaged, .. } = receipt;
     let (csv, parquet) = (file_bytes(csv.as_ref()), file_bytes(parquet.as_ref()));
-    let uploaded_at = cut(uploaded_at, line_chars);
-    writeln!(
-        out,
-        "part {part}: {}, {csv} bytes of csv, {parquet} of parquet, uploaded at {uploaded_at}",
-        rows_text(*rows)
-    )?;
+    write!(out, "part {part}: {}, {csv} bytes of csv, {parquet} of parquet, ", rows_text(*rows))?;
+    if !damaged.is_empty() {
+        return writeln!(out, "damaged: {}", cut(damaged, line_chars));
+    }
+    writeln!(out, "uploaded at {}", cut(uploaded_at, line_chars))?;
     let nulls_chars = rows.to_string().len().max("nulls".len());
     let rest_chars = line_chars.saturating_sub(2 + TYPE_CHARS + 2 + nulls_chars + 2);
     writeln!(out, "  {:<TYPE_CHARS$}  {:>nulls_chars$}  column", "type", "nulls")?;

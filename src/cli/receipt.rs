@@ -19,6 +19,9 @@ pub(super) struct ReceiptJson<'a> {
     /// Absent if the file was stored as it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<SourceJson<'a>>,
+    /// What is wrong with a receipt that the server cannot read.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    damaged: &'a str,
 }
 
 #[derive(Serialize)]
@@ -86,6 +89,7 @@ impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
             uploaded_at: &receipt.uploaded_at,
             replayed: receipt.replayed,
             source: receipt.source.as_ref().and_then(SourceJson::of),
+            damaged: &receipt.damaged,
         }
     }
 }

@@ -68,7 +68,7 @@ pub use self::{
     parts::{
         column_figures::{ColumnSummary, ColumnsPage},
         columns::{TableColumn, TableColumns, TypeInParts},
-        receipts::Page,
+        receipts::{Page, UnreadablePart},
         removal::{RemovedPart, RestorablePart},
     },
     query::column_sum::{ColumnSum, Read},
@@ -170,7 +170,7 @@ impl Engine {
     }
 
     /// Reads such a page.
-    pub async fn read_page(&self, page: Page) -> Result<Vec<Receipt>, Error> {
+    pub async fn read_page(&self, page: Page) -> Result<Vec<Result<Receipt, UnreadablePart>>, Error> {
         receipts::read_page(&self.context, page).await
     }
 

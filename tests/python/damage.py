@@ -196,6 +196,9 @@ def survey(server: Server, route: str):
 def receipts(server: Server):
     request = tally_pb2.ListPartsRequest()
     listed = call(lambda: list(tally(server).ListParts(request, timeout=ANSWER_SECONDS_MAX)))
+    for receipt in listed:
+        if receipt.damaged:
+            raise Told(receipt.damaged)
     return [receipt.SerializeToString(deterministic=True) for receipt in listed]
 
 

@@ -57,6 +57,19 @@ def test_a_click_on_a_column_sums_it_from_both_formats(server, open_console):
     expect(panel.get_by_test_id("csv-bytes")).to_contain_text(f"{answer['bytes']}")
 
 
+def test_a_damaged_receipt_is_marked_among_the_parts(server, open_console):
+    for row in range(3):
+        stream(server, f"a\n{row}\n".encode())
+    (server.data / "parts" / "2.json").write_bytes(b"{}")
+    console = open_console(server.http, "#/table?show=parts")
+    rows = console.page.get_by_role("row")
+    expect(rows.filter(has_text="damaged receipt")).to_have_count(1)
+    expect(rows.filter(has=console.page.get_by_role("link", name="2", exact=True))).to_contain_text("damaged receipt")
+    expect(rows).to_have_count(4)
+    console.page.goto(f"{server.http}/#/")
+    expect(console.page.get_by_text("damaged receipt")).to_have_count(1)
+
+
 def test_columns_are_listed_found_and_sorted(server, open_console):
     add_demo(server)
     stream(server, b"x,mixed\n1,a\n2,\n")

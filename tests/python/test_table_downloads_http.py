@@ -140,7 +140,7 @@ def test_a_damaged_receipt_is_a_problem_of_its_part(server):
     for row in range(3):
         upload(server, f"x\n{row}\n".encode())
     (server.data / "parts" / "2.json").write_bytes(b"{}")
-    for path in (f"{PARTS}/2", f"{PARTS}/2/csv", f"{PARTS}/2/parquet", PARTS):
+    for path in (f"{PARTS}/2", f"{PARTS}/2/csv", f"{PARTS}/2/parquet"):
         assert check_problem(get(server, path), 500, None, "part 2 is damaged: receipt")["part"] == 2
     assert get(server, f"{PARTS}/3/csv").text == "x\n2\n"
 

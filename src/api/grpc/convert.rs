@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 use crate::{
     engine::{
-        ColumnSum, MissingParts, Read, RestorablePart, StreamOptions, TableColumn, TypeInParts,
+        ColumnSum, MissingParts, Read, RestorablePart, StreamOptions, TableColumn, TypeInParts, UnreadablePart,
         group_by::output::Group,
         scrub::{DamagedFile, Progress},
     },
@@ -118,6 +118,20 @@ pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {
         uploaded_at: receipt.uploaded_at,
         replayed: false,
         source: receipt.source.map(|source| to_source(*source)),
+        damaged: String::new(),
+    }
+}
+
+/// A part in the list whose receipt cannot be read.
+pub(super) fn to_unreadable(part: UnreadablePart) -> tally::Receipt {
+    let file = |bytes| Some(tally::File { bytes, xxh3: String::new() });
+    tally::Receipt {
+        part: part.part.get(),
+        rows: part.rows,
+        csv: file(part.csv_bytes),
+        parquet: file(part.parquet_bytes),
+        damaged: part.what,
+        ..tally::Receipt::default()
     }
 }
 

@@ -11,14 +11,14 @@ use super::{
     call_log::CallLog,
     client_body::Content,
     columns::list_columns,
-    convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_removed, to_status},
+    convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_removed, to_status, to_unreadable},
     sums,
     upload::{answer, upload},
 };
 use crate::{
     api::caller::Caller,
     engine::{
-        Engine, Page, RemovedPart, Uploaded,
+        Engine, Page, RemovedPart, UnreadablePart, Uploaded,
         group_by::{output::StoredGroups, spec::GroupBy},
         scrub::Verification,
         state::transfers::Origin,
@@ -100,7 +100,8 @@ impl Tally for TallyService {
                     );
                     return Ok(None);
                 };
-                let next = (Some(last.part), left - page.len(), parts + page.len(), log);
+                let last = last.as_ref().map_or_else(|unreadable| unreadable.part, |receipt| receipt.part);
+                let next = (Some(last), left - page.len(), parts + page.len(), log);
                 Ok::<_, Status>(Some((receipts_of(page, reservation), next)))
             }
         });
@@ -316,9 +317,12 @@ fn reserve_page(
 }
 
 /// The receipts of a page as answers, which keep its reservation until the last one.
-fn receipts_of(page: Vec<EngineReceipt>, reservation: Reservation) -> impl Stream<Item = Result<Receipt, Status>> {
+fn receipts_of(
+    page: Vec<Result<EngineReceipt, UnreadablePart>>,
+    reservation: Reservation,
+) -> impl Stream<Item = Result<Receipt, Status>> {
     stream::iter(page).map(move |receipt| {
         let _until_the_last = &reservation;
-        Ok(to_receipt(receipt))
+        Ok(receipt.map_or_else(to_unreadable, to_receipt))
     })
 }

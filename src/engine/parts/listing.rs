@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{removal::restorable_until, upgrade::upgrade};
+use super::{
+    receipts::{UnreadablePart, listed_receipt},
+    removal::restorable_until,
+    upgrade::upgrade,
+};
 use crate::{
     engine::{
         runtime::{context::Context, detached::detached},
@@ -56,7 +60,7 @@ pub enum Order {
 #[derive(Debug)]
 pub struct PartsList {
     /// The parts, in the order of the list.
-    pub parts: Vec<PartSummary>,
+    pub parts: Vec<Result<PartSummary, UnreadablePart>>,
     /// The last of them, if more follow.
     pub next: Option<PartId>,
     /// How many parts the table has.
@@ -127,7 +131,7 @@ pub(crate) async fn receipt(context: &Context, id: PartId) -> Result<Receipt, Er
 
 /// The parts beyond one of them in this order: at most `count_max`, and about as many as take `bytes_max` as text.
 ///
-/// Errors: a receipt that is damaged or cannot be read.
+/// Errors: the server is shutting down.
 pub(crate) async fn list_parts(
     context: &Context,
     order: Order,
@@ -142,16 +146,17 @@ pub(crate) async fn list_parts(
         let of_task = next_parts(&parts, order, beyond, count_max - list.parts.len(), bytes_max - bytes);
         let Some(last) = of_task.last() else { return Ok(list) };
         beyond = Some(last.id);
-        let found = context.on_worker(Lane::Question, move |store| summaries(store, &of_task)).await?;
-        bytes += found.iter().map(PartSummary::text_bytes).sum::<usize>();
+        let found = context.on_worker(Lane::Question, move |store| Ok(summaries(store, &of_task))).await?;
+        let text_bytes = |part: &Result<_, _>| part.as_ref().map_or(SHORT_TEXTS_BYTES, PartSummary::text_bytes);
+        bytes += found.iter().map(text_bytes).sum::<usize>();
         list.parts.extend(found);
     }
     list.next = beyond.filter(|_| !next_parts(&parts, order, beyond, 1, 1).is_empty());
     Ok(list)
 }
 
-fn summaries(store: &Store, parts: &[Arc<Part>]) -> Result<Vec<PartSummary>, Error> {
-    parts.iter().map(|part| store.receipt_of(part).map(PartSummary::of)).collect()
+fn summaries(store: &Store, parts: &[Arc<Part>]) -> Vec<Result<PartSummary, UnreadablePart>> {
+    parts.iter().map(|part| listed_receipt(store, part).map(PartSummary::of)).collect()
 }
 
 /// The next parts in an order: at most `count_max`, about as many as take `bytes_max` as text, and no more than one task reads

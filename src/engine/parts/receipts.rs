@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::{runtime::context::Context, state::Lane},
+    engine::{runtime::context::Context, state::Lane, storage::Store},
     error::Error,
     limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES, TASK_PARTS_MAX},
     model::part::{Part, PartId, Receipt},
@@ -38,11 +38,42 @@ pub(crate) fn receipts_page(context: &Arc<Context>, after: Option<PartId>, count
     page
 }
 
+/// A part of the table whose receipt is damaged or cannot be read: what the registry knows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadablePart {
+    /// The part's id.
+    pub part: PartId,
+    /// Data rows.
+    pub rows: u64,
+    /// The number of columns.
+    pub columns_count: u32,
+    /// Bytes of the CSV.
+    pub csv_bytes: u64,
+    /// Bytes of the Parquet file.
+    pub parquet_bytes: u64,
+    /// What is wrong with the receipt.
+    pub what: String,
+}
+
+/// The receipt of a part for a list, which has the other parts nevertheless if it cannot be read. That is logged.
+pub(super) fn listed_receipt(store: &Store, part: &Part) -> Result<Receipt, UnreadablePart> {
+    store.receipt_of(part).map_err(|error| {
+        tracing::error!(part = %part.id, %error, "the receipt of a listed part cannot be read");
+        let Part { id, rows, columns_count, csv_bytes, parquet_bytes, .. } = *part;
+        UnreadablePart { part: id, rows, columns_count, csv_bytes, parquet_bytes, what: error.to_string() }
+    })
+}
+
 /// Reads the receipts of a page.
-pub(crate) async fn read_page(context: &Arc<Context>, page: Page) -> Result<Vec<Receipt>, Error> {
+///
+/// Errors: the server is shutting down.
+pub(crate) async fn read_page(
+    context: &Arc<Context>,
+    page: Page,
+) -> Result<Vec<Result<Receipt, UnreadablePart>>, Error> {
     if page.parts.is_empty() {
         return Ok(Vec::new());
     }
-    let store = Arc::clone(&context.store);
-    context.workers.run(Lane::Question, move || page.parts.iter().map(|part| store.receipt_of(part)).collect()).await?
+    let read = move |store: &Arc<Store>| Ok(page.parts.iter().map(|part| listed_receipt(store, part)).collect());
+    context.on_worker(Lane::Question, read).await
 }

@@ -76,6 +76,11 @@ export function status(kind, text) {
   return h('span.status', { class: kind }, h('span.dot', { 'aria-hidden': 'true' }), text);
 }
 
+/** Where a list has the time of an upload, if the receipt of the part cannot be read. */
+export function damagedReceipt(part) {
+  return h('span', { title: visible(part.damaged) }, status('bad', 'damaged receipt'));
+}
+
 /** A bar of progress. */
 export function progressBar(label) {
   const value = h('span.progress-value');

@@ -6,7 +6,7 @@ import { h, fill, setText } from '../lib/dom.js';
 import * as format from '../lib/format.js';
 import { axisText } from '../lib/scale.js';
 import { link } from '../lib/router.js';
-import { bytesOf, errorBox, nameOf, section, timeOf } from '../ui/cells.js';
+import { bytesOf, damagedReceipt, errorBox, nameOf, section, timeOf } from '../ui/cells.js';
 import { copyAs, server } from '../ui/copy-as.js';
 import { getCommands } from '../lib/commands.js';
 import { demoButton, fileButtons } from '../ui/add-files.js';
@@ -218,7 +218,7 @@ function runningUploads({ uploads = [], uploads_count: all = 0 }) {
 function recentParts(parts) {
   const row = (part) => h('tr', null,
     h('td', null, h('a', { href: link('table', { show: 'parts', part: part.part }) }, `part ${format.number(part.part)}`)),
-    h('td', null, timeOf(part.uploaded_at)), h('td.num', null, format.number(part.rows)), h('td.num', null, bytesOf(part.csv.bytes)));
+    h('td', null, part.damaged ? damagedReceipt(part) : timeOf(part.uploaded_at)), h('td.num', null, format.number(part.rows)), h('td.num', null, bytesOf(part.csv.bytes)));
   return recentTable('The newest parts', ['Part', 'Time', 'Rows', 'CSV'], parts.map(row), 'No parts.');
 }
 

@@ -5,7 +5,7 @@ import { live } from '../live.js';
 import { h, fill, setText } from '../lib/dom.js';
 import * as format from '../lib/format.js';
 import { go, link, stay } from '../lib/router.js';
-import { button, bytesOf, download, errorBox, timeOf } from '../ui/cells.js';
+import { button, bytesOf, damagedReceipt, download, errorBox, timeOf } from '../ui/cells.js';
 import { dataTable } from '../ui/data-table.js';
 import { demoButton, fileButtons } from '../ui/add-files.js';
 import { announce } from '../ui/announce.js';
@@ -16,7 +16,7 @@ const FIRST = { before: null, newer: 0 };
 
 const COLUMNS = [
   { label: 'Part', cell: (part) => h('a', { href: link('table', { show: 'parts', part: part.part }) }, format.number(part.part)) },
-  { label: 'Uploaded', cell: (part) => timeOf(part.uploaded_at) },
+  { label: 'Uploaded', cell: (part) => (part.damaged ? damagedReceipt(part) : timeOf(part.uploaded_at)) },
   { label: 'Rows', number: true, cell: (part) => format.number(part.rows) },
   { label: 'Columns', class: 'wide', number: true, cell: (part) => format.number(part.columns_count) },
   { label: 'CSV', number: true, cell: (part) => bytesOf(part.csv.bytes) },

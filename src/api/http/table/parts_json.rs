@@ -6,7 +6,10 @@ use utoipa::ToSchema;
 use crate::{
     engine::{
         RestorablePart,
-        parts::listing::{GrowthPoint, PartSummary, PartsList},
+        parts::{
+            listing::{GrowthPoint, PartSummary, PartsList},
+            receipts::UnreadablePart,
+        },
         query::preview::Preview,
     },
     limits::{PREVIEW_JSON_BYTES_MAX, REMOVED_LISTED_MAX},
@@ -20,14 +23,14 @@ use crate::{
 /// Bytes of a part without its columns as JSON, about.
 const PART_JSON_BYTES: usize = 256;
 
-/// A part: its receipt, or what a list says of it.
+/// A part: its receipt.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PartReply {
     /// Its number.
     part: u64,
     /// Data rows; the header is not counted.
     rows: u64,
-    /// In the order of the file; absent in lists.
+    /// In the order of the file; absent if the answer would be long.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     columns: Option<Vec<PartColumn>>,
@@ -97,19 +100,6 @@ impl PartReply {
         }
     }
 
-    fn of_summary(summary: PartSummary) -> Self {
-        Self {
-            part: summary.part.get(),
-            rows: summary.rows,
-            columns: None,
-            columns_count: Some(summary.columns_count),
-            csv: to_file(summary.csv),
-            parquet: to_file(summary.parquet),
-            uploaded_at: summary.uploaded_at,
-            source: summary.source.map(|source| to_source(*source)),
-        }
-    }
-
     pub(super) fn part(&self) -> u64 {
         self.part
     }
@@ -141,10 +131,74 @@ fn to_source(source: Source) -> PartSource {
     PartSource { delimiter, encoding, null, trim, drop_trailing_empty, decompress, bytes, xxh3 }
 }
 
+/// What a list says of a part.
+#[derive(Serialize, ToSchema)]
+struct ListedPart {
+    /// Its number.
+    part: u64,
+    /// Data rows; the header is not counted.
+    rows: u64,
+    columns_count: usize,
+    csv: ListedFile,
+    parquet: ListedFile,
+    /// RFC 3339, UTC; null if the receipt is damaged.
+    uploaded_at: Option<String>,
+    /// The file that was sent and its dialect; absent if it was stored as it was sent, or if the receipt is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    source: Option<PartSource>,
+    /// What is wrong with the receipt, if it is damaged or cannot be read; otherwise absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    damaged: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ListedFile {
+    bytes: u64,
+    /// XXH3 of 64 bits, seed 0, in hexadecimal; null if the receipt is damaged.
+    #[schema(examples("2d06800538d394c2"))]
+    xxh3: Option<String>,
+}
+
+impl ListedPart {
+    fn of(part: Result<PartSummary, UnreadablePart>) -> Self {
+        let summary = match part {
+            Ok(summary) => summary,
+            Err(unreadable) => return Self::of_unreadable(unreadable),
+        };
+        let file = |FileInfo { bytes, xxh3 }| ListedFile { bytes, xxh3: Some(xxh3) };
+        Self {
+            part: summary.part.get(),
+            rows: summary.rows,
+            columns_count: summary.columns_count,
+            csv: file(summary.csv),
+            parquet: file(summary.parquet),
+            uploaded_at: Some(summary.uploaded_at),
+            source: summary.source.map(|source| to_source(*source)),
+            damaged: None,
+        }
+    }
+
+    fn of_unreadable(part: UnreadablePart) -> Self {
+        let file = |bytes| ListedFile { bytes, xxh3: None };
+        Self {
+            part: part.part.get(),
+            rows: part.rows,
+            columns_count: part.columns_count as usize,
+            csv: file(part.csv_bytes),
+            parquet: file(part.parquet_bytes),
+            uploaded_at: None,
+            source: None,
+            damaged: Some(part.what),
+        }
+    }
+}
+
 /// A page of the list of parts.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PartsReply {
-    parts: Vec<PartReply>,
+    parts: Vec<ListedPart>,
     /// What the next page begins after, or before with `order=newest`; null on the last page.
     next: Option<u64>,
     /// How many parts the table has.
@@ -153,7 +207,7 @@ pub(super) struct PartsReply {
 
 impl PartsReply {
     pub(super) fn of(PartsList { parts, next, total }: PartsList) -> Self {
-        let parts = parts.into_iter().map(PartReply::of_summary).collect();
+        let parts = parts.into_iter().map(ListedPart::of).collect();
         Self { parts, next: next.map(|id| id.get()), total }
     }
 }
