@@ -209,12 +209,17 @@ const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_PERMITS_SPARE <= HTTP_CONNECTIO
 /// would call again at once and keep others from waiting. A short call needs an idle connection then.
 const _: () = assert!(HTTP_LONG_CALLS_MAX + HTTP_LONG_CALL_WAITS_MAX + HTTP_CONNECTIONS_SPARE == HTTP_CONNECTIONS_MAX);
 
-/// Buffers of connections, heads and fields of forms; a JSON body, or an answer about the table, for each connection that is
-/// used for more than probes; receipts with many columns.
+/// Bytes of a short call, or of a long one that waits for its permit: a JSON body, or an answer about the table.
+const HTTP_CALL_BYTES: usize = JSON_COPIES_MAX * JSON_BYTES_MAX;
+/// A long call is a form or a download.
+const _: () = assert!(FORM_BYTES_MAX + HTTP_CALL_BYTES <= DOWNLOAD_BYTES);
+
+/// Buffers of connections; long calls; a short call for each other connection that is used for more than probes; receipts with
+/// many columns.
 const HTTP_BYTES: usize = HTTP_CONNECTIONS_MAX * 2 * HTTP_BUFFER_BYTES
     + PROBE_CONNECTIONS_MAX * 2 * PROBE_BUFFER_BYTES
-    + HTTP_LONG_CALLS_MAX * FORM_BYTES_MAX
-    + (HTTP_CONNECTIONS_MAX - HTTP_CONNECTIONS_SPARE) * JSON_COPIES_MAX * JSON_BYTES_MAX
+    + HTTP_LONG_CALLS_MAX * DOWNLOAD_BYTES
+    + (HTTP_CONNECTIONS_MAX - HTTP_CONNECTIONS_SPARE - HTTP_LONG_CALLS_MAX) * HTTP_CALL_BYTES
     + WIDE_RECEIPTS_MAX * (HEADER_BYTES_MAX + COLUMNS_MAX * RECEIPT_COLUMN_BYTES);
 
 // ---- Uploads and downloads ----

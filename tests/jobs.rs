@@ -54,12 +54,12 @@ async fn result_of(engine: &Engine, id: JobId) -> String {
     let JobState::Done { bytes } = end_of(engine, id).await.state else {
         panic!("{:?}", engine.job(id));
     };
-    let file = engine.open_result(id).await.expect("a result");
+    let mut file = engine.open_result(id).await.expect("a result");
     assert_eq!(file.bytes(), bytes);
     let mut text = Vec::new();
     while (text.len() as u64) < bytes {
         // In pieces, as the server sends it.
-        text.extend_from_slice(&file.read(text.len() as u64, 7).await.expect("readable"));
+        text.extend_from_slice(&file.read(text.len() as u64, 7, true).await.expect("readable"));
     }
     String::from_utf8(text).expect("text")
 }

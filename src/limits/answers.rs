@@ -36,3 +36,11 @@ pub const PREVIEW_JSON_BYTES_MAX: usize = 96 * 1024;
 pub const NARROW_RECEIPT_BYTES: usize = 16 * 1024;
 /// Longer receipts that are in memory at once, while they are sent. Up to `HTTP_LONG_CALL_WAITS_MAX` more wait.
 pub const WIDE_RECEIPTS_MAX: usize = 1;
+/// Bytes of a file that a download has read and verified, and not sent yet.
+pub const DOWNLOAD_BLOCK_BYTES: usize = 256 * 1024;
+/// Blocks of a Parquet file whose checksums a download has in memory. Its footer is parsed again for those after them.
+pub const DOWNLOAD_BLOCKS_MAX: usize = 256;
+/// Bytes of the entry of such a block.
+pub const DOWNLOAD_BLOCK_ENTRY_BYTES: usize = 24;
+/// Bytes of a download.
+pub(super) const DOWNLOAD_BYTES: usize = DOWNLOAD_BLOCK_BYTES + DOWNLOAD_BLOCKS_MAX * DOWNLOAD_BLOCK_ENTRY_BYTES;

@@ -13,7 +13,7 @@ use futures_util::{Stream, stream};
 use crate::{
     engine::{Engine, jobs::result_file::ResultFile, parts::part_file::PartFile, state::jobs::JobId},
     error::Error,
-    limits::HTTP_BUFFER_BYTES,
+    limits::{HTTP_BUFFER_BYTES, HTTP_SHORT_ANSWER_BYTES},
 };
 
 /// A file that is sent: the result of a job, or a file of a part.
@@ -21,8 +21,14 @@ pub(super) trait SentFile: Send + Sync + 'static {
     /// The file's size.
     fn bytes(&self) -> u64;
 
-    /// Reads verified bytes from `offset` on: at most `bytes_max`, and at least one unless the file ends there.
-    fn read(&self, offset: u64, bytes_max: usize) -> impl Future<Output = Result<Bytes, Error>> + Send;
+    /// Reads verified bytes from `offset` on: at most `bytes_max`, and at least one unless the file ends there. Only with `reads_on`
+    /// more than these bytes is kept in memory, for those that follow.
+    fn read(
+        &mut self,
+        offset: u64,
+        bytes_max: usize,
+        reads_on: bool,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
 }
 
 impl SentFile for ResultFile {
@@ -30,8 +36,13 @@ impl SentFile for ResultFile {
         Self::bytes(self)
     }
 
-    fn read(&self, offset: u64, bytes_max: usize) -> impl Future<Output = Result<Bytes, Error>> + Send {
-        Self::read(self, offset, bytes_max)
+    fn read(
+        &mut self,
+        offset: u64,
+        bytes_max: usize,
+        reads_on: bool,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send {
+        Self::read(self, offset, bytes_max, reads_on)
     }
 }
 
@@ -40,8 +51,13 @@ impl SentFile for PartFile {
         Self::bytes(self)
     }
 
-    fn read(&self, offset: u64, bytes_max: usize) -> impl Future<Output = Result<Bytes, Error>> + Send {
-        Self::read(self, offset, bytes_max)
+    fn read(
+        &mut self,
+        offset: u64,
+        bytes_max: usize,
+        reads_on: bool,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send {
+        Self::read(self, offset, bytes_max, reads_on)
     }
 }
 
@@ -162,13 +178,14 @@ fn ends_of(range: &str) -> Option<(Option<u64>, Option<u64>)> {
 ///
 /// Errors: the first piece cannot be read, or its checksum is wrong. An error in a later piece cuts the body off.
 pub(super) async fn pieces_of<F: SentFile>(
-    file: F,
+    mut file: F,
     range: Range<u64>,
     download: Option<Download>,
 ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send, Error> {
-    // Read before the head of the answer is sent, while the answer can still be an error.
-    let mut first = if range.is_empty() { None } else { Some(piece_of(&file, &range).await?) };
-    Ok(stream::try_unfold((file, range, download), move |(file, mut range, mut download)| {
+    // Read before the head of the answer is sent, while the answer can still be an error. A long answer waits for its permit now,
+    // and a short one needs none, so neither may keep a block of the file in memory.
+    let mut first = if range.is_empty() { None } else { Some(first_piece_of(&mut file, &range).await?) };
+    Ok(stream::try_unfold((file, range, download), move |(mut file, mut range, mut download)| {
         let first = first.take();
         async move {
             if range.is_empty() {
@@ -176,7 +193,7 @@ pub(super) async fn pieces_of<F: SentFile>(
             }
             let piece = match first {
                 Some(piece) => piece,
-                None => piece_of(&file, &range).await?,
+                None => piece_of(&mut file, &range, HTTP_BUFFER_BYTES as u64, true).await?,
             };
             range.start += piece.len() as u64;
             if range.is_empty() {
@@ -187,10 +204,30 @@ pub(super) async fn pieces_of<F: SentFile>(
     }))
 }
 
-/// Some bytes from the start of a range that is not empty.
-async fn piece_of<F: SentFile>(file: &F, range: &Range<u64>) -> Result<Bytes, Error> {
-    let bytes_max = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(HTTP_BUFFER_BYTES);
-    let piece = file.read(range.start, bytes_max).await?;
+/// All bytes of a range that makes a short answer, or the first ones of a longer one.
+async fn first_piece_of<F: SentFile>(file: &mut F, range: &Range<u64>) -> Result<Bytes, Error> {
+    if range.end - range.start > HTTP_SHORT_ANSWER_BYTES {
+        return piece_of(file, range, HTTP_BUFFER_BYTES as u64, false).await;
+    }
+    let mut whole = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let next = piece_of(file, &(at..range.end), HTTP_SHORT_ANSWER_BYTES, false).await?;
+        at += next.len() as u64;
+        whole.extend_from_slice(&next);
+    }
+    Ok(whole.into())
+}
+
+/// Some bytes from the start of a range that is not empty: at most `bytes_max`.
+async fn piece_of<F: SentFile>(
+    file: &mut F,
+    range: &Range<u64>,
+    bytes_max: u64,
+    reads_on: bool,
+) -> Result<Bytes, Error> {
+    let bytes_max = usize::try_from((range.end - range.start).min(bytes_max)).unwrap_or(usize::MAX);
+    let piece = file.read(range.start, bytes_max, reads_on).await?;
     if piece.is_empty() {
         return Err(Error::Internal("a file is shorter than it was".to_owned()));
     }

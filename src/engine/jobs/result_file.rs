@@ -15,7 +15,10 @@ use crate::{
             Lane,
             jobs::{Entry, JobId, JobState},
         },
-        storage::{names::JobFile, reader::Reader},
+        storage::{
+            names::JobFile,
+            reader::{Blocks, Reader},
+        },
     },
     error::{Error, jobs::JobError},
 };
@@ -23,6 +26,8 @@ use crate::{
 /// A result, open for reading.
 pub struct ResultFile {
     file: Reader,
+    /// What was read last. `None` if nothing is kept, and after an error.
+    blocks: Option<Blocks>,
     workers: Workers,
 }
 
@@ -32,11 +37,14 @@ impl ResultFile {
         self.file.bytes()
     }
 
-    /// Reads `bytes_max` bytes from `offset` on, or fewer at the end of the result.
-    pub async fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
-        let file = self.file.clone();
-        let read = move || file.block(offset, bytes_max);
-        self.workers.run(Lane::Question, read).await.flatten().map(Bytes::from)
+    /// Reads `bytes_max` bytes from `offset` on, or fewer at the end of the result. With `reads_on`, reading on
+    /// from there reads no block twice; otherwise nothing else than these bytes is kept in memory.
+    pub async fn read(&mut self, offset: u64, bytes_max: usize, reads_on: bool) -> Result<Bytes, Error> {
+        let mut blocks = self.blocks.take().unwrap_or_else(|| self.file.blocks());
+        let read = move || Ok((blocks.read(offset, bytes_max)?, reads_on.then_some(blocks)));
+        let (found, blocks) = self.workers.run(Lane::Question, read).await.flatten()?;
+        self.blocks = blocks;
+        Ok(found.into())
     }
 }
 
@@ -54,7 +62,7 @@ pub(crate) async fn open_result(context: &Arc<Context>, id: JobId) -> Result<Res
             let what = format!("its result has {} bytes, its record says {bytes}", file.bytes());
             Err(JobError::Damaged { name: id.to_string(), what }.into())
         }
-        Ok(file) => Ok(ResultFile { file, workers: context.workers.clone() }),
+        Ok(file) => Ok(ResultFile { file, blocks: None, workers: context.workers.clone() }),
         Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Err(gone().into()),
         Err(error) => Err(error),
     }

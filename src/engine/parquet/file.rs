@@ -85,21 +85,40 @@ impl<'a> ParquetFile<'a> {
         Ok(Chunk { parquet: self, group, metadata, start, end, row_group, column_index })
     }
 
-    /// Verified bytes of a column chunk from `offset` in the file on: at least one, and at most `bytes_max`.
-    fn chunk_bytes_from(&self, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
-        let mut first = 0;
-        for chunk in self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns) {
-            let (chunk_start, chunk_bytes) = chunk.byte_range();
-            if offset >= chunk_start && offset - chunk_start < chunk_bytes {
-                let (index, mut block) = ((offset - chunk_start) / CHUNK_BLOCK_BYTES as u64, Vec::new());
-                let start = self.verify_block(chunk, index, first + index, &mut block)?;
-                let at = usize::try_from(offset - start).unwrap_or(usize::MAX);
-                let end = block.len().min(at.saturating_add(bytes_max));
-                return Ok(Bytes::from(block).slice(at..end));
+    /// The blocks of the column chunks from the one with the byte at `offset` of the file on, each at the end of the one before
+    /// it: at most `count_max`. Empty if no chunk has that byte.
+    pub(super) fn chunk_blocks_from(&self, offset: u64, count_max: usize) -> Result<Vec<FileBlock>, Error> {
+        let (mut found, mut next, mut first) = (Vec::new(), offset, None);
+        let chunks = self.footer.row_groups().iter().flat_map(RowGroupMetaData::columns);
+        let mut listed = 0; // the index among the blocks of all chunks
+        for (start, bytes) in chunks.map(ColumnChunkMetaData::byte_range) {
+            for at in (0..bytes).step_by(CHUNK_BLOCK_BYTES) {
+                let block_bytes = (bytes - at).min(CHUNK_BLOCK_BYTES as u64);
+                let (block_start, end) = (start.saturating_add(at), start.saturating_add(at + block_bytes));
+                let is_next = if first.is_none() { (block_start..end).contains(&next) } else { block_start == next };
+                if is_next && found.len() < count_max {
+                    first.get_or_insert(listed);
+                    found.push(FileBlock {
+                        start: block_start,
+                        bytes: u32::try_from(block_bytes).unwrap_or(u32::MAX),
+                        sum: 0,
+                    });
+                    next = end;
+                } else if first.is_some() {
+                    return self.with_sums(first, found);
+                }
+                listed += 1;
             }
-            first += blocks(chunk);
         }
-        Err(self.damaged(&format!("no column chunk has its byte {offset}")))
+        self.with_sums(first, found)
+    }
+
+    /// Adds their checksums to blocks that follow each other. `first`: the index of the first one among the blocks of all chunks.
+    fn with_sums(&self, first: Option<u64>, mut blocks: Vec<FileBlock>) -> Result<Vec<FileBlock>, Error> {
+        let Some(first) = first else { return Ok(blocks) };
+        let sums = self.block_checksums(first, blocks.len())?;
+        blocks.iter_mut().zip(sums).for_each(|(block, sum)| block.sum = sum);
+        Ok(blocks)
     }
 
     /// Reads a block of a chunk, and compares it with its checksum. `listed` is its index among the blocks of all chunks.
@@ -189,16 +208,33 @@ impl<'a> ParquetFile<'a> {
     }
 }
 
+/// Bytes of a file that are verified together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileBlock {
+    /// Its offset in the file.
+    pub(super) start: u64,
+    /// How long it is, up to [`CHUNK_BLOCK_BYTES`].
+    pub(super) bytes: u32,
+    /// The checksum of its bytes.
+    pub(super) sum: u64,
+}
+
+impl FileBlock {
+    pub(super) fn has(&self, offset: u64) -> bool {
+        offset >= self.start && offset - self.start < u64::from(self.bytes)
+    }
+}
+
 /// The end of a file, verified: its footer and the [`PARQUET_TAIL_BYTES`] after it, or all of a small file.
 pub(super) struct Tail {
-    start: u64,
+    pub(super) start: u64,
     pub(super) bytes: Bytes,
     /// As in [`ParquetFile`].
     pub(super) listed_from: Option<u64>,
 }
 
 impl Tail {
-    fn start(file: &Reader, part: &Part) -> Result<u64, Error> {
+    pub(super) fn start(file: &Reader, part: &Part) -> Result<u64, Error> {
         let footer_bytes = u64::from(part.footer_bytes) + PARQUET_TAIL_BYTES as u64;
         let start = file.bytes().checked_sub(footer_bytes);
         let start = start.ok_or_else(|| file.damaged("its footer is longer than the file"))?;
@@ -236,31 +272,6 @@ fn split_footer<'t>(tail: &'t [u8], part: &Part) -> Option<&'t [u8]> {
     let start = tail.len().checked_sub(footer_bytes.checked_add(PARQUET_TAIL_BYTES)?)?;
     let (footer, mut end) = tail[start..].split_at(footer_bytes);
     (end.get_u32_le() as usize == footer_bytes && end == b"PAR1").then_some(footer)
-}
-
-/// Verified bytes of a part's file from `offset` on, whatever they mean: at most `bytes_max`, and at least one unless the file
-/// ends there.
-///
-/// Errors: they are not what was written; they cannot be read.
-pub(crate) fn verified_bytes(file: &Reader, part: &Part, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
-    const MAGIC: &[u8] = b"PAR1";
-    if offset >= Tail::start(file, part)? {
-        let Tail { start, bytes, .. } = Tail::read(file, part)?;
-        let at = usize::try_from(offset - start).unwrap_or(usize::MAX).min(bytes.len());
-        // A copy, because a slice would keep the whole footer in memory for as long as its reader takes.
-        return Ok(Bytes::copy_from_slice(&bytes[at..bytes.len().min(at.saturating_add(bytes_max))]));
-    }
-    let at = usize::try_from(offset).unwrap_or(usize::MAX).min(MAGIC.len());
-    let mut found = MAGIC[at..MAGIC.len().min(at.saturating_add(bytes_max))].to_vec();
-    if !found.is_empty() && file.read_unverified(0, MAGIC.len())? != MAGIC {
-        return Err(file.damaged("it does not begin like a Parquet file"));
-    }
-    // With the first bytes come some of the first chunk, so that an answer does not begin if that is damaged.
-    if found.len() < bytes_max {
-        let (parquet, from) = (ParquetFile::open(file, part)?, offset + found.len() as u64);
-        found.extend_from_slice(&parquet.chunk_bytes_from(from, bytes_max - found.len())?);
-    }
-    Ok(found.into())
 }
 
 /// The number of blocks of a column chunk.

@@ -14,6 +14,7 @@ pub mod read_rows;
 pub mod row_pages;
 mod slim_footer;
 pub mod text_codes;
+pub mod verified_bytes;
 pub mod wide;
 pub mod window;
 pub mod writer;

@@ -1,6 +1,6 @@
 //! The files of a part, as they are, piece by piece: for downloads. Every byte is verified before it is returned.
 //!
-//! Memory: a block of the file, and while a worker reads Parquet the file's footer.
+//! Memory: a block of the file, and of Parquet the checksums of the next ones; while these are read, the file's footer.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use super::listing::find_verifiable;
 use crate::{
     engine::{
-        parquet::{file::verified_bytes, wide::is_wide},
+        parquet::{verified_bytes::VerifiedBytes, wide::is_wide},
         runtime::context::Context,
         state::Lane,
-        storage::reader::Reader,
+        storage::reader::{Blocks, Reader},
     },
     error::Error,
     model::{
@@ -27,7 +27,15 @@ pub struct PartFile {
     part: Arc<Part>,
     format: Format,
     file: Reader,
+    /// What was read last. `None` if nothing is kept, and after an error.
+    content: Option<Content>,
     xxh3: String,
+}
+
+/// The bytes of the file, read in their order.
+enum Content {
+    Csv(Blocks),
+    Parquet(VerifiedBytes),
 }
 
 /// Opens a file of a part.
@@ -45,7 +53,7 @@ pub(crate) async fn open_part_file(context: &Arc<Context>, id: PartId, format: F
         Ok((store.open_part(&of, format)?, info.xxh3))
     });
     let (file, xxh3) = open.await?;
-    Ok(PartFile { context: Arc::clone(context), part, format, file, xxh3 })
+    Ok(PartFile { context: Arc::clone(context), part, format, file, content: None, xxh3 })
 }
 
 impl PartFile {
@@ -59,24 +67,32 @@ impl PartFile {
         &self.xxh3
     }
 
-    /// Reads bytes from `offset` on: at most `bytes_max`, and at least one unless the file ends there.
+    /// Reads bytes from `offset` on: at most `bytes_max`, and at least one unless the file ends there. With `reads_on`,
+    /// reading on from there reads no block twice; otherwise nothing else than these bytes is kept in memory.
     ///
     /// Errors: they are not what was written, or cannot be read.
-    pub async fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, Error> {
-        let (context, file) = (&self.context, self.file.clone());
-        if self.format == Format::Csv {
-            let read = move || file.block(offset, bytes_max);
-            return context.workers.run(Lane::Question, read).await.flatten().map(Bytes::from);
-        }
-        let wide = match is_wide(&self.part) {
-            true => Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?),
-            false => None,
+    pub async fn read(&mut self, offset: u64, bytes_max: usize, reads_on: bool) -> Result<Bytes, Error> {
+        let (context, file, part) = (&self.context, self.file.clone(), Arc::clone(&self.part));
+        let mut content = self.content.take().unwrap_or_else(|| match self.format {
+            Format::Csv => Content::Csv(file.blocks()),
+            Format::Parquet => Content::Parquet(VerifiedBytes::default()),
+        });
+        let wide = match &content {
+            Content::Parquet(bytes) if is_wide(&part) && !bytes.covers(offset) => {
+                Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
+            }
+            _ => None,
         };
-        let part = Arc::clone(&self.part);
         let read = move || {
             let _wide = wide; // until the footer is dropped
-            verified_bytes(&file, &part, offset, bytes_max)
+            let found = match &mut content {
+                Content::Csv(blocks) => blocks.read(offset, bytes_max)?.into(),
+                Content::Parquet(bytes) => bytes.read(&file, &part, offset, bytes_max)?,
+            };
+            Ok((found, reads_on.then_some(content)))
         };
-        context.workers.run(Lane::Question, read).await.flatten()
+        let (found, content) = context.workers.run(Lane::Question, read).await.flatten()?;
+        self.content = content;
+        Ok(found)
     }
 }

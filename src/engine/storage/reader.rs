@@ -94,12 +94,7 @@ impl Reader {
         if matches!(self.check, Check::Unverified) {
             return self.read_unverified(offset, wanted);
         }
-        let (mut found, mut blocks) = (Vec::with_capacity(wanted), self.blocks());
-        while found.len() < wanted {
-            let bytes = blocks.from(offset + found.len() as u64)?;
-            found.extend_from_slice(&bytes[..bytes.len().min(wanted - found.len())]);
-        }
-        Ok(found)
+        self.blocks().read(offset, wanted)
     }
 
     /// Reads `bytes` bytes from `offset` on. The caller has to verify them.
@@ -173,6 +168,19 @@ impl Blocks {
         }
         let start = usize::try_from(offset % BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         Ok(&self.block[start..])
+    }
+
+    /// Verified bytes from `offset` on: `bytes_max`, or fewer at the end of the file. Reading on from there does not read the
+    /// last block again.
+    pub fn read(&mut self, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Error> {
+        let left = usize::try_from(self.file.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = bytes_max.min(left);
+        let mut found = Vec::with_capacity(wanted);
+        while found.len() < wanted {
+            let bytes = self.from(offset + found.len() as u64)?;
+            found.extend_from_slice(&bytes[..bytes.len().min(wanted - found.len())]);
+        }
+        Ok(found)
     }
 
     /// The error for a damaged file.
