@@ -176,8 +176,10 @@ def test_a_file_with_another_separator_is_accepted_with_it(server):
     assert "--delimiter" in refused_grpc(server, text)
     assert "--delimiter" in refused_grpc(server, text, trim=True)
     assert send_grpc(server, text, delimiter=",").rows == 1
-    assert stored(server, 1) == text
+    assert stored(server, 1) == b'"a;b|c"\n"1;2|3"\n'
     assert send_http(server, text, delimiter="tab").status_code == 201
+    # What is stored then needs no options.
+    assert send_http(server, stored(server, 1)).status_code == 201
     assert send_http(server, text).status_code == 400
 
 

@@ -124,15 +124,18 @@ fn markup(text: &[u8]) -> Option<ForeignFile> {
 }
 
 /// The separator in a first line that is `sep=` and one character, perhaps in quotes; `Some(None)` if it is none of
-/// [`Separator::ALL`].
+/// [`Separator::ALL`]. In quotes, it may also be a name: then nothing is separated by the character.
 fn separator_line(text: &[u8]) -> Option<Option<Separator>> {
     const LINE_BYTES_MAX: usize = "\"sep=;\"\n".len();
     if !matches!(text.first(), Some(b's' | b'S' | b'"')) {
         return None;
     }
-    let line = &text[..memchr2(b'\n', b'\r', &text[..text.len().min(LINE_BYTES_MAX)])?];
-    let line = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\"")).unwrap_or(line);
-    let (start, [byte]) = line.split_at_checked("sep=".len())? else { return None };
+    let (line, rest) = text.split_at(memchr2(b'\n', b'\r', &text[..text.len().min(LINE_BYTES_MAX)])?);
+    let quoted = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\""));
+    let (start, [byte]) = quoted.unwrap_or(line).split_at_checked("sep=".len())? else { return None };
+    if quoted.is_some() && count(rest, *byte) == 0 {
+        return None;
+    }
     let found = Separator::ALL.into_iter().find(|separator| separator.byte() == *byte);
     start.eq_ignore_ascii_case(b"sep=").then_some(found)
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     engine::{
-        csv::write::write_cells,
+        csv::write::{write_cells, write_header},
         runtime::{
             drop_on_worker::DropOnWorker,
             paced_source::{PacedSource, Source},
@@ -299,7 +299,7 @@ impl Block {
 /// A header with these names, as the first line of a CSV file.
 pub fn csv_header(names: &[String]) -> Vec<u8> {
     let mut text = Vec::new();
-    write_cells(&mut text, names.iter().map(String::as_bytes));
+    write_header(&mut text, names.iter().map(String::as_bytes));
     text.push(b'\n');
     text
 }

@@ -1,4 +1,5 @@
-//! Rows of a dialect to rows with commas, quoted as RFC 4180 needs it.
+//! Rows of a dialect to rows with commas, quoted as RFC 4180 needs it. If the delimiter was named, they are also quoted so that
+//! `sniff.rs` does not take the file for one of another kind if it is downloaded and sent again.
 //!
 //! Row ends are kept as they are, also those of empty lines, so that an error in a row names the same row and line as in the
 //! file that came. Memory: the start of a cell. A longer cell is written in quotes while it is read.
@@ -8,7 +9,7 @@ use memchr::{memchr, memchr3};
 use crate::{
     engine::csv::{
         scanner::BYTE_ORDER_MARK,
-        write::{write_cell, write_in_quotes},
+        write::{is_other_separator, write_cell, write_in_quotes, write_name, write_quoted},
     },
     error::dialect::DialectError,
     limits::{CELL_START_BYTES, COLUMNS_MAX, NULL_TEXTS_BYTES_MAX, REWRITE_EMPTY_CELLS_MAX},
@@ -21,6 +22,8 @@ const _: () = assert!(REWRITE_EMPTY_CELLS_MAX > COLUMNS_MAX);
 /// The state of a file whose rows are rewritten.
 pub(super) struct Rewriter {
     delimiter: u8,
+    /// Whether the file is taken whatever it looks like, see `sniff.rs`, which looks at what is written here.
+    is_accepted: bool,
     null: NullTexts,
     trim: bool,
     drop_trailing_empty: bool,
@@ -75,6 +78,7 @@ impl Rewriter {
     pub(super) fn new(dialect: &Dialect) -> Self {
         Self {
             delimiter: dialect.delimiter.map_or(b',', |delimiter| delimiter.byte()),
+            is_accepted: dialect.delimiter.is_some(),
             null: dialect.null.clone(),
             trim: dialect.trim,
             drop_trailing_empty: dialect.drop_trailing_empty,
@@ -282,7 +286,16 @@ impl Rewriter {
         }
         self.begin_output(output);
         self.row.first_is_empty = self.row.cells == 0 && text.is_empty();
-        write_cell(output, text);
+        // In a table of one column, other separators may make a header look like a title.
+        let is_misleading =
+            || self.is_accepted && self.header_cells == 1 && text.iter().any(|byte| is_other_separator(*byte));
+        if self.rows == 0 && self.is_accepted {
+            write_name(output, text, usize::try_from(self.row.cells).unwrap_or(usize::MAX));
+        } else if is_misleading() {
+            write_quoted(output, text);
+        } else {
+            write_cell(output, text);
+        }
     }
 
     /// Writes the empty cells before the current one that are not written yet, and what separates it from them.

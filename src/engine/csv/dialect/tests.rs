@@ -10,6 +10,7 @@ use crate::{
     engine::csv::{
         rows::{Resume, Row, Rows, Wanted},
         scanner::Scanner,
+        sniff::sniff,
     },
     error::{
         Error,
@@ -448,5 +449,37 @@ fn a_bomb_is_refused_step_by_step() {
             assert!(matches!(error, Error::UploadTooLarge { .. }), "{error}");
             assert!((20..=1000).contains(&steps), "{steps}");
         }
+    }
+}
+
+#[test]
+fn what_is_stored_is_not_taken_for_another_kind_of_file_when_it_is_sent_again() {
+    let names = [
+        "a",
+        "",
+        "#",
+        "<html>",
+        "sep=;",
+        "sep=,",
+        "title",
+        "{\"a\"",
+        "%PDF-",
+        "a|b",
+        "x\ty",
+        "PK\u{3}\u{4}",
+        "\u{feff}b",
+    ];
+    let texts = ["a", "1", "2.5", "", "a;b", "1|2", "x|1", "x|2", "y\t3", "-3"];
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..5_000 {
+        let columns = random.usize(1..4);
+        let mut row_of = |texts: &[&str]| {
+            let cells =
+                (0..columns).map(|_| format!("\"{}\"", texts[random.usize(..texts.len())].replace('"', "\"\"")));
+            cells.collect::<Vec<_>>().join(";") + "\n"
+        };
+        let file: String = [row_of(&names), row_of(&texts), row_of(&texts), row_of(&texts), row_of(&texts)].concat();
+        let stored = transform(&dialect(";"), None, std::iter::once(file.as_bytes())).expect("it can be rewritten");
+        assert_eq!(sniff(&stored), None, "{file}{}", String::from_utf8_lossy(&stored));
     }
 }
