@@ -138,6 +138,7 @@ async fn a_purge_deletes_the_files_at_once() {
         let removed = engine.remove_part(id(number), true).await.expect("purged");
         assert_eq!(removed.restorable_until, None);
         assert_eq!(engine.restore_part(id(number)).await.expect_err("purged").kind(), Kind::NotFound);
+        assert_eq!(engine.remove_part(id(number), true).await.expect_err("purged").kind(), Kind::NotFound);
     }
     assert_eq!(folder.names_in("removed"), ["2.purged"]);
     assert_eq!(fs::metadata(folder.file("removed/2.purged")).expect("there").len(), 0, "no names of columns are left");
@@ -313,6 +314,7 @@ async fn files_of_a_purged_part_that_could_not_be_deleted_are_deleted_later() {
         assert_eq!(engine.remove_part(id(2), true).await.expect("purged").parts, 1);
         assert_eq!(folder.names_in("removed"), ["2.purged", "2.sums"]);
         assert!(fs::metadata(folder.file("removed/2.purged")).expect("there").len() > 0, "it is not done");
+        assert_eq!(engine.remove_part(id(2), true).await.expect_err("purged before").kind(), Kind::NotFound);
         assert_eq!(engine.restore_part(id(2)).await.expect_err("purged").kind(), Kind::NotFound);
         if by_restart {
             drop(engine);

@@ -63,6 +63,8 @@ pub enum CsvError {
         cells: usize,
         /// The number of columns.
         header_cells: usize,
+        /// If it has too many cells, the index of the first one too many that has a text, or of the first one.
+        first_extra: usize,
         /// Whether it has too many cells, and those beyond the header's have no text.
         extra_are_empty: bool,
         /// What the file was sent for.

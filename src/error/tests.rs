@@ -57,8 +57,14 @@ fn positions_in_messages() {
     };
     assert_eq!(cell(7, Some("qty")), "row 7, column \"qty\": a NUL byte");
     assert_eq!(cell(0, None), "header, column 3: a NUL byte");
-    let ragged =
-        CsvError::Ragged { row: 7.into(), cells: 3, header_cells: 4, extra_are_empty: false, used_for: Use::Upload };
+    let ragged = CsvError::Ragged {
+        row: 7.into(),
+        cells: 3,
+        header_cells: 4,
+        first_extra: 4,
+        extra_are_empty: false,
+        used_for: Use::Upload,
+    };
     assert_eq!(ragged.to_string(), "row 7 has 3 cells, the header has 4");
     assert_eq!(ragged.on_line(12).to_string(), "row 7 (line 12) has 3 cells, the header has 4");
 }

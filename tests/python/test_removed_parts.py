@@ -80,7 +80,7 @@ def test_over_grpc(server):
     assert sums(server) == 111
     assert remove(server, 1, purge=True) == tally_pb2.RemovePartResponse(parts=2)
     assert sums(server) == 110
-    for call in (lambda: restore(server, 1), lambda: remove(server, 1), lambda: remove(server, 0)):
+    for call in (lambda: restore(server, 1), lambda: remove(server, 1), lambda: remove(server, 1, purge=True), lambda: remove(server, 0)):
         with pytest.raises(grpc.RpcError) as error:
             call()
         assert error.value.code() == grpc.StatusCode.NOT_FOUND
@@ -111,7 +111,8 @@ def test_over_http(server):
     assert sums(server) == 101
     restore(server, 2)
     assert delete("2?purge=true").json() == {"part": 2, "parts": 2, "restorable_until": None}
-    check_problem(delete("2"), 404, "part", NOT_THERE.format(2))
+    for again in ("2", "2?purge=true"):
+        check_problem(delete(again), 404, "part", NOT_THERE.format(2))
     for wrong in ("0", "x", "-1", "99999999999999999999", "01", "+1"):
         check_problem(delete(wrong), 404, "part", "is not the number of a part")
     check_problem(delete("1?purge=maybe"), 400, "query", "purge")

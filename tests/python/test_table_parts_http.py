@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import socket
+import subprocess
 from urllib.parse import quote
 
 import pyarrow
 import pytest
 import requests
-from conftest import KIB, Server, wait_until
-from http_calls import ANSWER_SECONDS_MAX, PARTS, check_problem, get
+import tally_pb2
+from conftest import KIB, Server, clean_environment, tally, wait_until
+from http_calls import ANSWER_SECONDS_MAX, PARTS, check_problem, connect, get, read_all
 
 MIB = KIB * KIB
 HOSTILE = [
@@ -262,12 +265,141 @@ def test_a_bad_file_ends_the_request_and_says_what_was_added(server):
     check_problem(post(server, b"--B--\r\n", headers=empty), 400, "file", "No file part")
 
 
+def form_text(*heads_and_contents) -> bytes:
+    """A form whose fields have these heads, as bytes."""
+    fields = [b"--B\r\n" + head + b"\r\n\r\n" + content + b"\r\n" for head, content in heads_and_contents]
+    return b"".join(fields) + b"--B--\r\n"
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=B"}
+FILE_HEAD = b'Content-Disposition: form-data; name="file"; filename="a.csv"'
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (FILE_HEAD.replace(b"a.csv", b"\xff.csv"), "the name of the file is not UTF-8"),
+        (b"no header", "the form: "),
+        (FILE_HEAD + b"\r\nContent-Transfer-Encoding: base64", 'Content-Transfer-Encoding "base64" is not supported'),
+    ],
+)
+def test_a_file_with_a_wrong_head_is_blamed_itself(server, head, words):
+    """And not the file before it, which is whole."""
+    status = 415 if b"base64" in head else 400
+    answer = post(server, form_text((head, b"x\n1\n")), headers=FORM)
+    assert answer.status_code == status and words in answer.json()["detail"], answer.text
+    assert listed(server)["total"] == 0
+    answer = post(server, form_text((FILE_HEAD, b"x\n1\n"), (head, b"x\n2\n")), headers=FORM)
+    assert answer.status_code == status, answer.text
+    problem = answer.json()
+    assert words in problem["detail"] and (problem["index"], problem["uploaded"]) == (1, [1]), problem
+    assert "file" not in problem and numbers(listed(server)) == [1]
+
+
+@pytest.mark.parametrize("encoding", [b"7bit", b"8bit", b"Binary"])
+def test_transfer_encodings_that_change_nothing(server, encoding):
+    head = FILE_HEAD + b"\r\nContent-Transfer-Encoding: " + encoding
+    assert post(server, form_text((head, b"x\n1\n")), headers=FORM).status_code == 201
+    answer = get(server, f"{PARTS}/1/csv")
+    assert answer.content == b"x\n1\n"
+
+
+def test_a_form_without_a_boundary(server):
+    for path in (PARTS, "/api/v1/file-processing/tasks/"):
+        url, headers = server.http + path, {"Content-Type": "multipart/form-data"}
+        answer = requests.post(url, data=form_text((FILE_HEAD, b"x\n1\n")), headers=headers, timeout=ANSWER_SECONDS_MAX)
+        assert answer.status_code == 400 and "Content-Type has no boundary" in answer.text, answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/v1/table"),
+        ("GET", "/api/v1/events"),
+        ("GET", f"{PARTS}/1"),
+        ("GET", f"{PARTS}/1/csv"),
+        ("GET", f"{PARTS}/1/parquet"),
+        ("POST", f"{PARTS}/1/restore"),
+    ],
+)
+def test_paths_without_parameters_refuse_them(server, method, path):
+    added(server, b"x\n1\n")
+    with requests.request(method, f"{server.http}{path}?columns=x", timeout=ANSWER_SECONDS_MAX, stream=True) as answer:
+        assert answer.status_code == 400  # before its text is read, which may have no end
+        check_problem(answer, 400, "query", "takes no query parameters")
+    with requests.request(method, f"{server.http}{path}?", timeout=ANSWER_SECONDS_MAX, stream=True) as answer:
+        assert answer.status_code == 200
+
+
+def test_the_cell_too_many_that_has_a_text_is_marked(server):
+    for query, rows, index in [
+        ("?drop_trailing_empty=true", b"a,b,,\n1,2,,x\n", 3),
+        ("?drop_trailing_empty=true", b"a,b\n1,2,x,\n", 2),
+        ("?drop_trailing_empty=true", b'a,b\n1,"2,3",,"",x,,y\n', 4),
+        ("", b"a,b\n1,2,,x\n", 3),
+        ("", b"a,b\n1,2,,\n", 2),
+    ]:
+        problem = check_problem(post(server, rows, query), 400, "file", "the header has 2")
+        assert (problem["row"], problem["column_index"]) == (1, index), problem
+
+
 def test_a_form_that_breaks_off_keeps_the_files_that_came_whole(server):
     whole = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\nx\n1\n\r\n'
     answer = post(server, whole * 2 + whole[:-3], headers={"Content-Type": "multipart/form-data; boundary=B"})
     problem = check_problem(answer, 400, "file", "ends before its last boundary")
     assert (problem["index"], problem["uploaded"]) == (2, [1, 2])
     assert numbers(listed(server)) == [1, 2] and server.leftovers() == []
+
+
+@pytest.mark.parametrize("damage", ["flipped", "emptied", "deleted"])
+def test_a_damaged_receipt_is_marked_in_the_lists(server, tally_binary, damage):
+    added(server, b"a,b\n1,2\n")
+    receipts = [added(server, f"a,b\n{row},x\n{row},\n".encode(), "?trim=true") for row in range(3)]
+    whole = listed(server)
+    path = server.data / "parts" / "3.json"
+    good = path.read_bytes()
+    path.unlink() if damage == "deleted" else path.write_bytes(good[:90] + b"~" + good[91:] if damage == "flipped" else b"")
+    page = listed(server)
+    damaged = page["parts"].pop(2)
+    undamaged = whole["parts"].pop(2)
+    assert page == whole and (page["total"], page["next"]) == (4, None)
+    assert "part 3" in damaged.pop("damaged")
+    source = undamaged.pop("source")
+    assert source["trim"]
+    unknown = {"uploaded_at": None, **{kind: {**undamaged[kind], "xxh3": None} for kind in ("csv", "parquet")}}
+    assert damaged == {**undamaged, **unknown}
+    pages = [listed(server, f"?limit=1&order=newest&before={before}")["parts"][0] for before in (5, 4, 3, 2)]
+    assert ["damaged" in part for part in pages] == [False, True, False, False]
+
+    over_grpc = list(tally(server).ListParts(tally_pb2.ListPartsRequest()))
+    assert [bool(receipt.damaged) for receipt in over_grpc] == [False, False, True, False]
+    found = over_grpc[2]
+    assert (found.rows, found.csv.bytes, found.parquet.bytes) == (2, undamaged["csv"]["bytes"], undamaged["parquet"]["bytes"])
+    assert (len(found.columns), found.uploaded_at, found.csv.xxh3) == (0, "", "")
+    for flags, line in ([[], "damaged: part 3"], [["--columns"], "damaged: part 3"], [["--json"], '"damaged":"part 3']):
+        command = [tally_binary, "parts", "--server", server.address, *flags]
+        printed = subprocess.run(command, env=clean_environment(), capture_output=True, encoding="utf-8", timeout=60)
+        assert printed.returncode == 1 and "the receipt of 1 part is damaged" in printed.stderr
+        assert sum(line in text for text in printed.stdout.splitlines()) == 1, printed.stdout
+    check_problem(get(server, f"{PARTS}/3"), 500, None, "part 3")
+    path.write_bytes(good)
+    whole["parts"].insert(2, {**undamaged, "source": source})
+    assert listed(server) == whole and numbers(whole) == [1, *(receipt["part"] for receipt in receipts)]
+
+
+def test_a_client_that_does_not_read_a_wide_receipt_makes_room_for_another(server):
+    names = [f"{index:04}{'x' * 240}" for index in range(4000)]  # more than is buffered on the way
+    added(server, (",".join(names) + "\n").encode())
+    path = f"{PARTS}/1"
+    with connect(server) as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KIB)
+        silent.sendall(f"GET {path} HTTP/1.1\r\nHost: {server.http_addresses[0]}\r\n\r\n".encode())
+        assert silent.recv(12) == b"HTTP/1.1 200"
+        for _ in range(2):  # the second has the permit of the first
+            receipt = get(server, path)
+            assert receipt.status_code == 200, receipt.text
+            assert [column["name"] for column in receipt.json()["columns"]] == names
+        assert not read_all(silent).endswith(b"]}\r\n0\r\n\r\n"), "its answer is cut off"
 
 
 def test_a_form_may_have_a_hundred_files(start_server, tmp_path):

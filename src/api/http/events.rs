@@ -17,6 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     events_json::{StatsEvent, event_text},
     long_calls::{OwnPermit, with_permit},
+    no_query::NoQuery,
     problem::{Problem, ProblemDetails},
     surface::Surface,
 };
@@ -37,11 +38,12 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
     get, path = "/api/v1/events", tag = "server",
     responses(
         (status = 200, description = "Events, whose data is this JSON", body = StatsEvent, content_type = "text/event-stream"),
+        (status = 400, description = "The request has query parameters", body = ProblemDetails),
         (status = 429, description = "Too many others watch", body = ProblemDetails),
         (status = 503, description = "The server is shutting down", body = ProblemDetails)
     )
 )]
-async fn events(State(surface): State<Surface>, request: Request) -> Result<Response, Problem> {
+async fn events(State(surface): State<Surface>, _no_query: NoQuery, request: Request) -> Result<Response, Problem> {
     let Caller { origin, close, .. } = Caller::of(request.extensions());
     if surface.is_draining() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));

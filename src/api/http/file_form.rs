@@ -42,14 +42,17 @@ pub(super) struct FileForm {
     /// Brings the form back when the file was read or dropped.
     lent: Option<oneshot::Receiver<Returned>>,
     /// The file that comes next, if its head was read.
-    next: Option<Field<'static>>,
+    next: Option<NextField>,
     bounds: Arc<Bounds>,
 }
+
+/// A field whose head was read, or why it cannot be.
+type NextField = Result<Field<'static>, multer::Error>;
 
 /// A form whose file was read or dropped.
 struct Returned {
     form: Multipart<'static>,
-    next: Option<Field<'static>>,
+    next: Option<NextField>,
 }
 
 /// One of the files of a form.
@@ -78,9 +81,12 @@ impl FileForm {
     ) -> Result<Self, TaskError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let boundary = multer::parse_boundary(content_type.unwrap_or_default());
-        let Ok(boundary) = boundary else {
-            discard(body.into_data_stream(), DISCARD_MAX).await;
-            return Err(no_file());
+        let boundary = match boundary {
+            Ok(boundary) => boundary,
+            Err(error) => {
+                discard(body.into_data_stream(), DISCARD_MAX).await;
+                return Err(if matches!(error, multer::Error::NoBoundary) { no_boundary() } else { no_file() });
+            }
         };
         let bounds = Bounds { left: AtomicU64::new(FORM_BYTES_MAX as u64), is_over: AtomicBool::new(false) };
         let bounds = Arc::new(bounds);
@@ -108,18 +114,16 @@ impl FileForm {
             (self.form, self.next) = (Some(form), next);
         }
         let form = self.form.as_mut().ok_or_else(no_file)?;
-        let field = match self.next.take() {
-            Some(field) => field,
-            None => match form.next_field().await.map_err(form_error)? {
-                Some(field) => field,
-                None => return Ok(None),
-            },
+        let next = match self.next.take() {
+            Some(next) => next.map(Some),
+            None => form.next_field().await,
         };
+        let Some(field) = next.map_err(form_error)? else { return Ok(None) };
         let name = file_name(&field).ok_or_else(|| TaskError::bad_file(other_field(&field)))?;
         if name.is_empty() {
             return Err(no_file_selected());
         }
-        check_encoding(&field)?;
+        check_encoding("file", &field)?;
         Ok(Some(NamedFile { name, content: self.lend(field, AfterFile::Files)? }))
     }
 
@@ -164,9 +168,10 @@ async fn find_file(form: &mut Multipart<'static>) -> Result<(Grouping, Field<'st
     let (mut grouping, mut unknown) = (Grouping::default(), None);
     while let Some(field) = form.next_field().await.map_err(form_error)? {
         if let Some(name) = Grouping::field_name(field.name()) {
+            check_encoding(name, &field)?;
             grouping.set(name, text_of(name, field).await?)?;
         } else if let Some(name) = file_name(&field) {
-            check_encoding(&field)?;
+            check_encoding("file", &field)?;
             check_name(&name)?;
             return match unknown {
                 None => Ok((grouping, field)),
@@ -179,11 +184,21 @@ async fn find_file(form: &mut Multipart<'static>) -> Result<(Grouping, Field<'st
     Err(no_file())
 }
 
-fn check_encoding(file: &Field<'_>) -> Result<(), TaskError> {
-    match unsupported_encoding(file.headers()) {
-        Some(encoding) => Err(TaskError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "file", encoding)),
+/// Checks that the content of a field is what it is about, byte for byte.
+fn check_encoding(name: &'static str, field: &Field<'_>) -> Result<(), TaskError> {
+    match unsupported_encoding(field.headers()).or_else(|| transfer_encoding(field.headers())) {
+        Some(encoding) => Err(TaskError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, name, encoding)),
         None => Ok(()),
     }
+}
+
+/// Why a field cannot be read: it has an encoding of electronic mail, which RFC 7578, section 4.7, forbids in forms over HTTP.
+fn transfer_encoding(headers: &HeaderMap) -> Option<String> {
+    const PLAIN: [&str; 3] = ["7bit", "8bit", "binary"];
+    let values = headers.get_all("content-transfer-encoding").into_iter();
+    let mut names = values.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
+    let unknown = names.find(|name| !PLAIN.iter().any(|plain| name.eq_ignore_ascii_case(plain)))?;
+    Some(format!("Content-Transfer-Encoding {} is not supported: send the bytes as they are", Quoted(&unknown)))
 }
 
 /// The file name of the field `file`, as `filename*` (RFC 8187) or `filename` has it; `None` for any other field.
@@ -239,7 +254,7 @@ pub(super) struct FileStream {
     /// What may come after the file.
     after: AfterFile,
     /// The file that comes after it, if its head was read.
-    next: Option<Field<'static>>,
+    next: Option<NextField>,
     /// What follows the file was read, so that the next poll finds its end.
     is_read: bool,
     bounds: Arc<Bounds>,
@@ -267,11 +282,16 @@ impl Stream for FileStream {
                     None
                 }
                 Ok(Some(field)) if this.after == AfterFile::Nothing => after_file(&field).map(Error::Malformed),
-                Ok(Some(field)) if file_name(&field).is_some() => {
-                    (this.next, this.is_read) = (Some(field), true);
+                // This file is whole. What is wrong with the next one is not its fault.
+                Ok(Some(field)) if field.name() == Some("file") && has_file_name(&field) => {
+                    (this.next, this.is_read) = (Some(Ok(field)), true);
                     None
                 }
                 Ok(Some(field)) => Some(Error::Malformed(other_field(&field))),
+                Err(error) if this.after == AfterFile::Files && is_of_head(&error) => {
+                    (this.next, this.is_read) = (Some(Err(error)), true);
+                    None
+                }
                 Err(error) => Some(form_error(error)),
             };
             if let Some(refused) = refused {
@@ -296,7 +316,7 @@ impl Drop for FileStream {
 enum AfterFile {
     /// Nothing that would change the result; the rest is read and checked with the file.
     Nothing,
-    /// Other files, which are read later.
+    /// Other files, which are read and checked later.
     Files,
 }
 
@@ -312,6 +332,7 @@ fn after_file(field: &Field<'_>) -> Option<String> {
 /// What is wrong with a field that is neither the file nor about the grouping.
 fn unknown_field(field: &Field<'_>) -> String {
     match field.name().unwrap_or_default() {
+        "file" if has_file_name(field) => NAME_NOT_UTF_8.to_owned(),
         "file" => "the form has a field \"file\" without a file name".to_owned(),
         name => format!("the form has an unknown field {}: there are file, group_by and sum", Quoted(name)),
     }
@@ -319,8 +340,35 @@ fn unknown_field(field: &Field<'_>) -> String {
 
 /// Why a field must not be beside files that become parts.
 fn other_field(field: &Field<'_>) -> String {
+    if field.name() == Some("file") && has_file_name(field) {
+        return NAME_NOT_UTF_8.to_owned();
+    }
     let name = Quoted(field.name().unwrap_or_default()).to_string();
     format!("the form has a field {name} that is not a file named \"file\": options are query parameters")
+}
+
+const NAME_NOT_UTF_8: &str = "the name of the file is not UTF-8";
+
+/// Whether a field has a file name, in whatever encoding.
+fn has_file_name(field: &Field<'_>) -> bool {
+    let disposition = field.headers().get(header::CONTENT_DISPOSITION).map_or(&[][..], HeaderValue::as_bytes);
+    disposition.to_ascii_lowercase().windows(b"filename".len()).any(|bytes| bytes == b"filename")
+}
+
+/// Whether a field is wrong whose head has arrived.
+fn is_of_head(error: &multer::Error) -> bool {
+    matches!(
+        error,
+        multer::Error::ReadHeaderFailed(_)
+            | multer::Error::DecodeHeaderName { .. }
+            | multer::Error::DecodeHeaderValue { .. }
+    )
+}
+
+fn no_boundary() -> TaskError {
+    let message =
+        "The form's Content-Type has no boundary, which separates its fields: leave the header to the HTTP library";
+    TaskError::new(StatusCode::BAD_REQUEST, "Content-Type", message)
 }
 
 fn no_file_selected() -> TaskError {
@@ -443,136 +491,5 @@ impl Stream for Pieces {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::{TryStreamExt, stream};
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-
-    const IDLE_MAX: Duration = Duration::from_secs(60);
-
-    fn transfer() -> Arc<Pace> {
-        Arc::new(Pace::new(CancellationToken::new()))
-    }
-
-    /// What a form gives whose bytes come as pieces of this size.
-    async fn file_of(form: &[u8], piece_bytes: usize) -> Result<Vec<u8>, String> {
-        let pieces: Vec<_> = form.chunks(piece_bytes).map(|piece| Ok::<_, Error>(piece.to_vec())).collect();
-        let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
-        let body = Body::from_stream(stream::iter(pieces));
-        let mut form = FileForm::new(&headers.into_iter().collect(), body, transfer(), IDLE_MAX)
-            .await
-            .map_err(|error| error.message)?;
-        let (_, file) = form.file().await.map_err(|error| error.message)?;
-        let content = file.try_fold(Vec::new(), |mut content, piece| async move {
-            content.extend_from_slice(&piece);
-            Ok(content)
-        });
-        let content = content.await.map_err(|error| error.to_string());
-        form.finish().await;
-        content
-    }
-
-    fn part(head: &str, content: &str) -> String {
-        format!("--B\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n")
-    }
-
-    #[tokio::test]
-    async fn the_file_comes_whole_however_it_is_cut() {
-        let content = "a,b\r\n1,2\r\n\r--B\r\n-";
-        let form = part("name=\"sum\"", "x") + &part("name=\"file\"; filename=\"P.CSV\"", content) + "--B--\r\n";
-        for piece_bytes in [1, 2, 3, 7, 16, 1000] {
-            assert_eq!(file_of(form.as_bytes(), piece_bytes).await.as_deref(), Ok(content.as_bytes()), "{piece_bytes}");
-        }
-        let cut = &form.as_bytes()[..form.len() - 10];
-        assert_eq!(file_of(cut, 7).await, Err("malformed request: the form ends before its last boundary".to_owned()));
-    }
-
-    #[tokio::test]
-    async fn forms_without_a_file_say_what_is_missing() {
-        for (head, expected) in [
-            ("name=\"other\"; filename=\"a.csv\"", "No file part in the request"),
-            ("name=\"file\"", "No file part in the request"),
-            ("name=\"file\"; filename=\"\"", "No file selected"),
-            ("name=\"file\"; filename=\"a.txt\"", "File extension \"txt\" is not supported, it is csv"),
-            ("name=\"file\"; filename=\"csv\"", "File name \"csv\" has no extension, it ends with .csv"),
-            ("name=\"file\"; filename=\"a.\"", "File extension \"\" is not supported, it is csv"),
-        ] {
-            let form = part(head, "x") + "--B--\r\n";
-            assert_eq!(file_of(form.as_bytes(), 7).await, Err(expected.to_owned()), "{head}");
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_after_the_file_is_ignored() {
-        let file = part("name=\"file\"; filename=\"a.csv\"", "x");
-        let refused = |what: &str| Err(format!("malformed request: the form has {what}"));
-        let second = refused("a second file: send each file in a request of its own");
-        let late = |name| refused(&format!("{name} after the file: send it before the file, or as a query parameter"));
-        for (field, expected) in [
-            (file.clone(), second.clone()),
-            (part("name=\"file\"; filename*=UTF-8''b.csv", "y"), second),
-            (part("name=\"group_by\"", "a"), late("group_by")),
-            (part("name=\"sum\"", "a"), late("sum")),
-            (part("name=\"file\"", "a text"), refused("a field \"file\" without a file name")),
-            (part("name=\"later\"", "y"), refused("an unknown field \"later\": there are file, group_by and sum")),
-        ] {
-            for piece_bytes in [1, 7, 1000] {
-                let form = file.clone() + &field + "--B--\r\n";
-                assert_eq!(file_of(form.as_bytes(), piece_bytes).await, expected, "{field}");
-            }
-        }
-        let endless = file.clone() + &part(&format!("name=\"{}\"", "x".repeat(2 * FORM_BYTES_MAX)), "");
-        let too_much = format!("malformed request: the form has more than {FORM_BYTES_MAX} bytes beside its file");
-        assert_eq!(file_of(endless.as_bytes(), 1000).await, Err(too_much));
-    }
-
-    #[test]
-    fn encoded_file_names_are_read() {
-        for (disposition, expected) in [
-            ("form-data; name=\"file\"; filename*=UTF-8''na%C3%AFve.csv", Some("na\u{ef}ve.csv")),
-            ("form-data; filename=\"a;b.txt\"; FileName* = utf-8'en'b.csv ", Some("b.csv")),
-            ("form-data; filename*=ISO-8859-1''na%EFve.csv", Some("na\u{ef}ve.csv")),
-            ("form-data; filename=\"filename*=UTF-8''c.csv\"", None),
-            ("form-data; filename*=UTF-8''%FF.csv", None),
-            ("form-data; filename*=koi8-r''a.csv", None),
-            ("form-data; filename*=a.csv", None),
-        ] {
-            assert_eq!(encoded_file_name(disposition.as_bytes()).as_deref(), expected, "{disposition}");
-        }
-    }
-
-    #[tokio::test]
-    async fn all_but_the_file_is_bounded() {
-        let too_much = format!("malformed request: the form has more than {FORM_BYTES_MAX} bytes beside its file");
-        let endless = "x".repeat(2 * FORM_BYTES_MAX);
-        for form in [
-            endless.clone(),                                // no boundary
-            format!("--B\r\nX: {endless}"),                 // a part's head that does not end
-            part("name=\"other\"", &endless) + "--B--\r\n", // a field that nobody asked for
-            part("name=\"file\"", &endless) + "--B--\r\n",
-            "--B\r\n\r\n\r\n".repeat(FORM_BYTES_MAX), // many of them
-        ] {
-            assert_eq!(file_of(form.as_bytes(), 1000).await, Err(too_much.clone()));
-        }
-    }
-
-    /// multer polls a stream until it has nothing: a client that is faster than the disk would fill the memory.
-    #[tokio::test]
-    async fn the_parser_holds_one_piece_at_a_time() {
-        const PIECES: usize = 1000;
-        let given = Arc::new(AtomicU64::new(0));
-        let head = Bytes::from(part("name=\"file\"; filename=\"a.csv\"", "")[..].trim_end().to_owned() + "\r\n\r\n");
-        let count = Arc::clone(&given);
-        let pieces = stream::iter(0..PIECES).map(move |_| {
-            count.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, Error>(Bytes::from_static(&[b'x'; 1000]))
-        });
-        let body = Body::from_stream(stream::iter([Ok(head)]).chain(pieces));
-        let headers = [(header::CONTENT_TYPE, "multipart/form-data; boundary=B".parse().expect("a value"))];
-        let mut form = FileForm::new(&headers.into_iter().collect(), body, transfer(), IDLE_MAX).await.expect("a form");
-        let (_, mut file) = form.file().await.expect("a file");
-        file.next().await.expect("a piece").expect("no error");
-        assert!(given.load(Ordering::Relaxed) <= 2, "{} pieces were taken for one", given.load(Ordering::Relaxed));
-    }
-}
+#[path = "file_form_tests.rs"]
+mod tests;

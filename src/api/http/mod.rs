@@ -19,6 +19,7 @@ mod file_form;
 mod jobs;
 mod json_body;
 mod long_calls;
+mod no_query;
 mod openapi;
 pub(crate) mod paths;
 mod probes;

@@ -68,7 +68,7 @@ pub(super) struct ProblemDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     column: Option<String>,
-    /// The index of the column, from 0; of a row with too many cells, that of the first one too many.
+    /// The index of the column, from 0; of a row with too many cells, that of the first one too many, or of the first of these that has a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     column_index: Option<usize>,
@@ -210,7 +210,9 @@ fn part_of(error: &Error) -> Option<u64> {
 fn column_index_of(error: &Error) -> Option<usize> {
     match error {
         Error::Csv(CsvError::Cell { position, .. }) => Some(position.column_index),
-        Error::Csv(CsvError::Ragged { cells, header_cells, .. }) if cells > header_cells => Some(*header_cells),
+        Error::Csv(CsvError::Ragged { cells, header_cells, first_extra, .. }) if cells > header_cells => {
+            Some(*first_extra)
+        }
         Error::Dialect(DialectError::LongWhiteSpace { column, .. }) => usize::try_from(column.saturating_sub(1)).ok(),
         _unknown => None,
     }
@@ -310,9 +312,15 @@ mod tests {
     #[test]
     fn the_first_cell_too_many_is_marked() {
         let row = FileRow { number: 3, line: None };
-        let ragged =
-            |cells| CsvError::Ragged { row, cells, header_cells: 2, extra_are_empty: false, used_for: Use::Upload };
-        assert_eq!(json_of(&Problem::from(Error::from(ragged(4))))["column_index"], 2);
+        let ragged = |cells| CsvError::Ragged {
+            row,
+            cells,
+            header_cells: 2,
+            first_extra: 3,
+            extra_are_empty: false,
+            used_for: Use::Upload,
+        };
+        assert_eq!(json_of(&Problem::from(Error::from(ragged(4))))["column_index"], 3);
         assert!(json_of(&Problem::from(Error::from(ragged(1)))).get("column_index").is_none());
     }
 }

@@ -319,7 +319,9 @@ impl Scanner {
             before.map(|before| rest = before).is_some()
         };
         let extra_are_empty = cells > header_cells && (header_cells..cells).all(is_empty);
-        CsvError::Ragged { row: self.next_row(), cells, header_cells, extra_are_empty, used_for: Use::Upload }
+        let first_extra = if extra_are_empty { header_cells } else { first_with_text(row, header_cells) };
+        let row = self.next_row();
+        CsvError::Ragged { row, cells, header_cells, first_extra, extra_are_empty, used_for: Use::Upload }
     }
 
     /// The row after those that were delivered.
@@ -430,6 +432,36 @@ impl Scanner {
     fn cell_error(&self, column_index: usize, problem: CellFault) -> CsvError {
         CsvError::Cell { position: CellPosition::new(self.next_row(), column_index, &self.names), problem }
     }
+}
+
+/// The index of the first cell from `from` on that has a text, or `from`. The row may have any number of cells.
+fn first_with_text(row: &[u8], from: usize) -> usize {
+    let mut rest = row;
+    for index in 0.. {
+        let (cell, after) = rest.split_at(cell_end(rest));
+        if index >= from && !matches!(cell, b"" | b"\"\"") {
+            return index;
+        }
+        let Some((_comma, next)) = after.split_first() else { break };
+        rest = next;
+    }
+    from
+}
+
+/// The length of the cell at the start of `text`, with its quotes.
+fn cell_end(text: &[u8]) -> usize {
+    let mut at = 0;
+    if text.first() == Some(&b'"') {
+        at = 1;
+        while let Some(quote) = memchr(b'"', &text[at..]) {
+            at += quote + 1;
+            if text.get(at) != Some(&b'"') {
+                break;
+            }
+            at += 1; // the second of two
+        }
+    }
+    at + memchr(b',', &text[at..]).unwrap_or(text.len() - at)
 }
 
 /// Bytes of rows that are added up together if they are plain. Smaller in tests, so that small files have many pieces.

@@ -84,7 +84,8 @@ pub(super) fn restorable_until(context: &Context, since_s: u32) -> String {
 }
 
 /// Removes a part from the table, durably. With `purge`, its files are deleted as soon as no question reads them, and it
-/// cannot be restored. Removing it again changes nothing.
+/// cannot be restored. Removing it again changes nothing, unless it was purged: then there is no such part any more, even if its
+/// files are not deleted yet.
 ///
 /// Errors, after which nothing has changed: there is no such part; it is in quarantine; a file operation fails.
 pub(crate) async fn remove_part(context: &Arc<Context>, id: PartId, purge: bool) -> Result<RemovedPart, Error> {
@@ -122,7 +123,6 @@ async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<O
         }
         Some(Removal::Kept { .. }) if purge => purge_removed(context, id).await.map(|()| None),
         Some(Removal::Kept { since_s }) => Ok(Some(since_s)),
-        Some(Removal::Purged) if purge => Ok(None),
         Some(Removal::Purged) => Err(Error::NoSuchPart { part: id.get() }),
         None => {
             let is_damaged = context.on_worker(Lane::Upload, move |store| match store.is_in_quarantine(id)? {

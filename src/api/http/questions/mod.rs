@@ -18,6 +18,7 @@ use self::{
     parameters::{Pairs, Parameters},
 };
 use super::{
+    no_query::NoQuery,
     problem::{Problem, ProblemDetails},
     surface::Surface,
 };
@@ -40,9 +41,12 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
 /// The figures of the whole table. They are counted when parts are added and removed, so this reads no file.
 #[utoipa::path(
     get, path = "/api/v1/table", tag = "table",
-    responses((status = 200, description = "The figures", body = TableOverview))
+    responses(
+        (status = 200, description = "The figures", body = TableOverview),
+        (status = 400, description = "The request has query parameters", body = ProblemDetails)
+    )
 )]
-async fn overview(State(surface): State<Surface>) -> Json<TableOverview> {
+async fn overview(State(surface): State<Surface>, _no_query: NoQuery) -> Json<TableOverview> {
     Json(surface.engine.overview().into())
 }
 

@@ -11,6 +11,7 @@ use super::ids::{of_part, part_id};
 use crate::{
     api::http::{
         download::{FileHead, NotSent, is_known, send, unsatisfiable},
+        no_query::NoQuery,
         problem::{Problem, ProblemDetails},
         surface::Surface,
     },
@@ -34,6 +35,7 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
         (status = 200, description = "The whole file", body = String, content_type = "text/csv; charset=utf-8"),
         (status = 206, description = "The range of the file", body = String, content_type = "text/csv; charset=utf-8"),
         (status = 304, description = "The client has the file"),
+        (status = 400, description = "The request has query parameters", body = ProblemDetails),
         (status = 404, description = "No such part, or it was removed", body = ProblemDetails),
         (status = 409, description = "It is in quarantine", body = ProblemDetails),
         (status = 416, description = "The file has no such bytes", body = ProblemDetails),
@@ -42,6 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
 )]
 async fn csv(
     State(surface): State<Surface>,
+    _no_query: NoQuery,
     part: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,
@@ -62,6 +65,7 @@ async fn csv(
         (status = 200, description = "The whole file", body = [u8], content_type = "application/vnd.apache.parquet"),
         (status = 206, description = "The range of the file", body = [u8], content_type = "application/vnd.apache.parquet"),
         (status = 304, description = "The client has the file"),
+        (status = 400, description = "The request has query parameters", body = ProblemDetails),
         (status = 404, description = "No such part, or it was removed", body = ProblemDetails),
         (status = 409, description = "It is in quarantine", body = ProblemDetails),
         (status = 416, description = "The file has no such bytes", body = ProblemDetails),
@@ -70,6 +74,7 @@ async fn csv(
 )]
 async fn parquet(
     State(surface): State<Surface>,
+    _no_query: NoQuery,
     part: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,

@@ -22,6 +22,7 @@ use crate::{
     api::{
         caller::Caller,
         http::{
+            no_query::NoQuery,
             problem::{Problem, ProblemDetails},
             surface::Surface,
         },
@@ -40,6 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
     params(("part" = u64, Path, description = "The number of the part")),
     responses(
         (status = 200, description = "The receipt", body = PartReply),
+        (status = 400, description = "The request has query parameters", body = ProblemDetails),
         (status = 404, description = "No such part, or it was removed", body = ProblemDetails),
         (status = 409, description = "It is in quarantine", body = ProblemDetails),
         (status = 429, description = "Too many receipts with many columns are read", body = ProblemDetails)
@@ -47,6 +49,7 @@ pub(super) fn routes() -> OpenApiRouter<Surface> {
 )]
 async fn receipt(
     State(surface): State<Surface>,
+    _no_query: NoQuery,
     part: Result<Path<String>, PathRejection>,
     extensions: Extensions,
 ) -> Result<Response, Problem> {
@@ -120,7 +123,7 @@ struct Removed {
         (status = 200, description = "It is removed, or was before", body = Removed),
         (status = 400, description = "The query is wrong", body = ProblemDetails),
         (status = 403, description = "The request comes from a foreign page", body = ProblemDetails),
-        (status = 404, description = "No such part", body = ProblemDetails),
+        (status = 404, description = "No such part, or it was purged", body = ProblemDetails),
         (status = 409, description = "It is in quarantine", body = ProblemDetails)
     )
 )]
@@ -150,12 +153,14 @@ struct Restored {
     params(("part" = u64, Path, description = "The number of the part")),
     responses(
         (status = 200, description = "It is in the table", body = Restored),
+        (status = 400, description = "The request has query parameters", body = ProblemDetails),
         (status = 403, description = "The request comes from a foreign page", body = ProblemDetails),
         (status = 404, description = "It was not removed, or its files are gone", body = ProblemDetails)
     )
 )]
 async fn restore(
     State(surface): State<Surface>,
+    _no_query: NoQuery,
     part: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Restored>, Problem> {
     let id = part_id(part)?;
