@@ -92,6 +92,11 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub(super) struct NotAdmitted;
 
+/// Boxed, so that it can be taken without a lock.
+type PermitCell = AtomicCell<Option<Box<OwnedSemaphorePermit>>>;
+
+const _: () = assert!(PermitCell::is_lock_free());
+
 /// The use of one connection.
 pub(super) struct Usage {
     /// A clone is in the extensions of every request.
@@ -107,7 +112,7 @@ pub(super) struct Usage {
     early_resets: AtomicUsize,
     use_permits: Arc<UsePermits>,
     /// Empty again once the connection has given it up.
-    use_permit: OnceCell<AtomicCell<Option<OwnedSemaphorePermit>>>,
+    use_permit: OnceCell<PermitCell>,
     has_given_up_use: AtomicBool,
     /// A call on it waits for the permit.
     is_waiting: AtomicBool,
@@ -145,7 +150,9 @@ impl Usage {
         }
         let acquired = self.use_permit.get_or_try_init(async || {
             tokio::select! {
-                acquired = self.use_permits.acquire(&self.is_waiting) => acquired.map(|permit| AtomicCell::new(Some(permit))),
+                acquired = self.use_permits.acquire(&self.is_waiting) => {
+                    acquired.map(|permit| AtomicCell::new(Some(Box::new(permit))))
+                }
                 () = self.caller.close.cancelled() => Err(NotAdmitted),
             }
         });
