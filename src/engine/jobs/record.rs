@@ -162,7 +162,11 @@ impl Record {
 
     pub(crate) fn publish(&self, store: &Store) -> Result<(), Error> {
         let text = serde_json::to_vec(self).map_err(|error| Error::Internal(format!("job record: {error}")))?;
-        store.publish_job(&self.id.to_string(), text)
+        match self.state {
+            // If a power failure brings the record before it back, the job runs again in either case.
+            RecordState::Running => store.replace_job(&self.id.to_string(), text),
+            _ => store.publish_job(&self.id.to_string(), text),
+        }
     }
 }
 

@@ -120,7 +120,13 @@ impl ChunkReader for Window {
         if let Some(bytes) = &self.loaded {
             return Ok(bytes.slice(at..at + length));
         }
+        // There is no block after the chunk's end.
+        let first = if length > 0 { self.rest_of_block(at)? } else { Bytes::new() };
+        if first.len() >= length {
+            return Ok(first.slice(..length)); // most pages are within a block, and need no copy
+        }
         let mut bytes = Vec::with_capacity(length);
+        bytes.extend_from_slice(&first);
         while bytes.len() < length {
             let rest = self.rest_of_block(at + bytes.len())?;
             bytes.extend_from_slice(&rest[..rest.len().min(length - bytes.len())]);

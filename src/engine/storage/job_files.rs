@@ -57,11 +57,13 @@ impl Store {
 
     /// Publishes the record of a job, replacing the previous one.
     pub fn publish_job(&self, name: &str, record: Vec<u8>) -> Result<(), Error> {
-        let record = add_checksum(record);
-        if record.len() > JOB_RECORD_BYTES_MAX {
-            return Err(Error::Internal(format!("the record of job {name} has {} bytes", record.len())));
-        }
-        self.publish_record(&self.job_path(name, "json"), &record)
+        self.publish_record(&self.job_path(name, "json"), &checked_record(name, record)?)
+    }
+
+    /// As [`Self::publish_job`], but after a power failure the record may be the previous one: the folder is not synced, which
+    /// would take as long as the record itself.
+    pub fn replace_job(&self, name: &str, record: Vec<u8>) -> Result<(), Error> {
+        self.rename_record(&self.job_path(name, "json"), &checked_record(name, record)?)
     }
 
     /// Reads a job's record and checks its checksum.
@@ -164,4 +166,13 @@ impl Store {
         }
         Ok(jobs)
     }
+}
+
+/// The record with its checksum.
+fn checked_record(name: &str, record: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let record = add_checksum(record);
+    if record.len() > JOB_RECORD_BYTES_MAX {
+        return Err(Error::Internal(format!("the record of job {name} has {} bytes", record.len())));
+    }
+    Ok(record)
 }

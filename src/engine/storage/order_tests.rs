@@ -229,7 +229,9 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
     assert_eq!(take(), expected("tmp/0", "jobs/job_id_1.json"));
     store.publish_job("job_id_1", b"{\"in place of\": \"the last\"}".to_vec()).expect("published");
     assert_eq!(take(), expected("tmp/1", "jobs/job_id_1.json"));
-    for (number, kind, name) in [(2, JobFile::Input, "input"), (3, JobFile::Result, "result")] {
+    store.replace_job("job_id_1", b"{\"either\": \"of the two\"}".to_vec()).expect("published");
+    assert_eq!(take(), expected("tmp/2", "jobs/job_id_1.json")[..2], "the folder is not synced");
+    for (number, kind, name) in [(3, JobFile::Input, "input"), (4, JobFile::Result, "result")] {
         store.publish_job_file(draft(&store, 10), "job_id_1", kind).expect("published");
         assert_eq!(take(), expected(&format!("tmp/{number}"), &format!("jobs/job_id_1.{name}")));
     }
@@ -237,8 +239,8 @@ fn a_job_record_and_a_job_file_are_synced_then_renamed_then_their_folder_is_sync
     let mut large = draft(&store, 3 * DRAFT_BUFFER_BYTES);
     large.sync().expect("synced");
     store.publish_job_file(large, "job_id_1", JobFile::Result).expect("published");
-    let file = expected("tmp/4", "jobs/job_id_1.result");
-    let list = expected("tmp/4.sums", "jobs/job_id_1.result-sums");
+    let file = expected("tmp/5", "jobs/job_id_1.result");
+    let list = expected("tmp/5.sums", "jobs/job_id_1.result-sums");
     let [[sync, rename, sync_folder], [sync_list, rename_list, _]] = [file, list];
     assert_eq!(take(), [sync, sync_list, rename_list, rename, sync_folder]);
 }

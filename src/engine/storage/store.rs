@@ -132,14 +132,19 @@ impl Store {
     /// Publishes a record: writes a draft, syncs it, renames it, and syncs its folder. All records but receipts of new parts
     /// are published here.
     pub(super) fn publish_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
-        let what = || Error::io(format!("record {}", name_of(path)));
-        let mut draft = self.draft()?;
-        draft.write_all(text).and_then(|()| draft.finish(self.is_synced())).map_err(what())?;
-        draft.rename(path)?;
+        self.rename_record(path, text)?;
         if self.is_synced() {
-            sync_folder(path.parent().unwrap_or(path)).map_err(what())?;
+            sync_folder(path.parent().unwrap_or(path)).map_err(Error::io(format!("record {}", name_of(path))))?;
         }
         Ok(())
+    }
+
+    /// As [`Self::publish_record`], without syncing the folder: after a power failure there is this record, or the one before.
+    pub(super) fn rename_record(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
+        let mut draft = self.draft()?;
+        let written = draft.write_all(text).and_then(|()| draft.finish(self.is_synced()));
+        written.map_err(Error::io(format!("record {}", name_of(path))))?;
+        draft.rename(path)
     }
 
     pub(super) fn entries(&self, folder: &str) -> Result<Vec<PathBuf>, Error> {
