@@ -24,8 +24,9 @@ use http::uri::Authority;
 
 use crate::{
     limits::{
-        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNFINISHED_MAX, JobLimits, Limits, PARTS_MAX,
-        ROW_BYTES_CEILING, ROW_BYTES_MAX, SURVEYS_AT_ONCE_MAX, UPLOAD_BYTES_MAX, UPLOADS_MAX,
+        CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNFINISHED_MAX, JobLimits, Limits, PACK_ABOVE,
+        PACK_BYTES_PER_S, PARTS_MAX, ROW_BYTES_CEILING, ROW_BYTES_MAX, SURVEYS_AT_ONCE_MAX, UPLOAD_BYTES_MAX,
+        UPLOADS_MAX,
     },
     model::{
         dialect::{Decompress, Delimiter, Dialect, Encoding, NullTexts},
@@ -152,6 +153,14 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UNDO_S", value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
     pub undo_s: u64,
 
+    /// Small parts that keep their own files; the oldest beyond that are packed together, which clients do not see.
+    #[arg(long, env = "TALLY_PACK_ABOVE", value_name = "PARTS", default_value_t = PACK_ABOVE)]
+    pub pack_above: usize,
+
+    /// Bytes of CSV that packing reads in a second, at most.
+    #[arg(long, env = "TALLY_PACK_BYTES_PER_S", value_name = "BYTES", default_value_t = PACK_BYTES_PER_S, value_parser = value_parser!(u64).range(1..))]
+    pub pack_bytes_per_s: u64,
+
     /// Maximum number of columns of a file.
     #[arg(long, env = "TALLY_COLUMNS_MAX", value_name = "N", default_value_t = COLUMNS_MAX, value_parser = up_to(COLUMNS_MAX))]
     pub columns_max: usize,
@@ -178,7 +187,8 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_UPLOAD_IDLE_S", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=86_400))]
     pub upload_idle_s: u64,
 
-    /// Maximum number of parts of the table; more uploads are refused with RESOURCE_EXHAUSTED. The log warns at 80 %.
+    /// Maximum number of parts that have their own files; more uploads are refused with RESOURCE_EXHAUSTED. The log warns at
+    /// 80 %. Packed parts do not count.
     #[arg(long, env = "TALLY_PARTS_MAX", value_name = "N", default_value_t = PARTS_MAX, value_parser = up_to(PARTS_MAX))]
     pub parts_max: usize,
 
@@ -476,6 +486,8 @@ fn limits(args: &ServeArgs) -> Limits {
         scrub_interval: args.scrub_interval_s.map(Duration::from_secs),
         undo: Duration::from_secs(args.undo_s),
         incomplete: args.incomplete.into(),
+        pack_above: args.pack_above,
+        pack_bytes_per_s: args.pack_bytes_per_s,
     }
 }
 

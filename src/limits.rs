@@ -291,7 +291,7 @@ pub const PARTS_MAX: usize = 100_000;
 /// Percentage of the allowed parts at which the log warns, once.
 pub const PARTS_WARNING_PERCENT: usize = 80;
 /// Bytes of a part in the registry: the `Part`, and its entry in the map of parts or of removed parts.
-pub const PART_BYTES: usize = 160;
+pub const PART_BYTES: usize = 144;
 /// Ids of parts in quarantine that are kept, the smallest ones; the others are only counted.
 pub const MISSING_PARTS_LISTED_MAX: usize = 4096;
 /// Bytes of distinct schemas that the registry keeps. Others are read from the receipts when they are needed.
@@ -305,7 +305,8 @@ const KEYS_BYTES: usize = 131_072 * (4 + 4 + 1) + UPLOADS_MAX * 2 * IDEMPOTENCY_
 /// Parts (of the table and removed ones), missing parts (8 bytes each), schemas, the slots of the table of names, and keys.
 const REGISTRY_BYTES: usize = (PARTS_MAX * PART_BYTES + MISSING_PARTS_LISTED_MAX * 8)
     + (SCHEMA_BYTES_MAX + COLUMN_NAMES_MAX / 7 * 8 * COLUMN_NAME_BYTES)
-    + KEYS_BYTES;
+    + KEYS_BYTES
+    + PACKED_RETIRED_PARTS_MAX * PART_BYTES;
 
 // ---- NumStore ----
 
@@ -452,6 +453,9 @@ const _: () = assert!(SURVEYS_BYTES >= (SURVEYS_AT_ONCE_MAX - 1) * SMALL_SURVEY_
 
 // ---- Questions about the table (limits/questions.rs) ----
 
+const _: () = assert!(PACKED_CURSOR_BYTES >= 2 * (READ_BLOCK_BYTES + CHECKSUM_PAGE_BYTES) + 256 * PART_BYTES);
+const _: () = assert!(PACKED_QUESTION_BYTES - PACKED_CURSOR_BYTES >= TASKS_IN_FLIGHT_MAX * TASK_PARTS_MAX * PART_BYTES);
+
 /// A connection whose request has no body uses the memory for one: for figures of columns, or for a sum's tasks.
 const _: () = assert!(2 * COLUMNS_PAGE_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
 const _: () = assert!(QUESTION_CALL_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
@@ -488,7 +492,8 @@ pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
     + JOBS_BYTES
     + SURVEYS_BYTES
     + GROUP_BYTES_MAX
-    + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES;
+    + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES
+    + PACKED_QUESTIONS_MAX * PACKED_QUESTION_BYTES;
 
 /// The rest of 512 MiB is for the program, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);
@@ -516,6 +521,10 @@ pub struct Limits {
     pub undo: Duration,
     /// Whether questions are answered while a part is in quarantine.
     pub incomplete: Incomplete,
+    /// How many small parts may have their own files before the oldest are packed.
+    pub pack_above: usize,
+    /// Bytes of CSV that packing reads in a second, at most.
+    pub pack_bytes_per_s: u64,
 }
 
 /// Whether sums, group sums and statistics are answered while a part is in quarantine.
@@ -573,6 +582,8 @@ impl Default for Limits {
             scrub_interval: None,
             undo: Duration::from_secs(24 * 60 * 60),
             incomplete: Incomplete::default(),
+            pack_above: PACK_ABOVE,
+            pack_bytes_per_s: PACK_BYTES_PER_S,
         }
     }
 }

@@ -294,7 +294,10 @@ async fn the_receipt_of_another_table_is_detected() {
         assert!(text.starts_with("part 1 is damaged: receipt: "), "{text}");
         error.kind() == Kind::DataLoss
     };
-    let page = engine.read_page(engine.receipts_page(None, 10, RECEIPTS_PAGE_BYTES)).await.expect("a page");
+    let page = engine
+        .read_page(engine.receipts_page(None, 10, RECEIPTS_PAGE_BYTES).await.expect("a page"))
+        .await
+        .expect("a page");
     let [Err(unreadable), Ok(readable)] = &page[..] else { panic!("{page:?}") };
     assert_eq!((unreadable.part, unreadable.rows, unreadable.columns_count), (receipt.part, 20, 3));
     assert_eq!((unreadable.csv_bytes, unreadable.parquet_bytes), (receipt.csv.bytes, receipt.parquet.bytes));

@@ -37,6 +37,7 @@ fn part(id: PartId) -> Arc<Part> {
         source_bytes: 0,
         schema: None,
         key_hash: None,
+        packed: None,
         checks: None,
     })
 }
@@ -55,7 +56,7 @@ fn registry() {
                     thread::yield_now(); // file I/O happens here, without the lock
                     shared.with(|state| state.parts.insert(part(id), &columns()));
                     let seen = shared.with(|state| state.parts.snapshot());
-                    assert!(seen.contains_key(&id), "an acknowledged part is in every later sum");
+                    assert!(seen.parts.contains_key(&id), "an acknowledged part is in every later sum");
                     id
                 })
             })
@@ -64,11 +65,11 @@ fn registry() {
             let shared = shared.clone();
             thread::spawn(move || {
                 let before = shared.with(|state| state.parts.snapshot());
-                let ids: Vec<_> = before.keys().copied().collect();
+                let ids: Vec<_> = before.parts.keys().copied().collect();
                 thread::yield_now();
-                assert_eq!(before.keys().copied().collect::<Vec<_>>(), ids, "a snapshot changed");
+                assert_eq!(before.parts.keys().copied().collect::<Vec<_>>(), ids, "a snapshot changed");
                 let after = shared.with(|state| state.parts.snapshot());
-                assert!(ids.iter().all(|id| after.contains_key(id)), "a part was lost");
+                assert!(ids.iter().all(|id| after.parts.contains_key(id)), "a part was lost");
             })
         };
         let ids: BTreeSet<_> = writers.into_iter().map(|writer| writer.join().expect("no panic")).collect();
@@ -100,7 +101,7 @@ fn failed_uploads() {
             .collect();
         let kept: BTreeSet<_> = uploads.into_iter().filter_map(|upload| upload.join().expect("no panic")).collect();
         let parts = shared.with(|state| state.parts.snapshot());
-        assert_eq!(parts.keys().copied().collect::<BTreeSet<_>>(), kept);
+        assert_eq!(parts.parts.keys().copied().collect::<BTreeSet<_>>(), kept);
     };
     shuttle::check_random(check, SCHEDULES);
 }

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     log_file_dropped: Counter<u64, AtomicU64>,
     parts: Gauge<u64, AtomicU64>,
     parts_max: Gauge<u64, AtomicU64>,
+    unpacked: Gauge<u64, AtomicU64>,
+    segments: Gauge<u64, AtomicU64>,
     parts_quarantined: Gauge<u64, AtomicU64>,
     damaged_files: Gauge<u64, AtomicU64>,
     jobs: Family<[(&'static str, &'static str); 1], Gauge<u64, AtomicU64>>,
@@ -106,7 +108,7 @@ impl Metrics {
         let (parts, parts_max, jobs, queue_lengths) =
             (Gauge::default(), Gauge::default(), Family::default(), Family::default());
         let (resident, tokio_alive_tasks, parts_quarantined) = (Gauge::default(), Gauge::default(), Gauge::default());
-        let damaged_files = Gauge::default();
+        let (damaged_files, unpacked, segments) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("grpc_calls", "gRPC calls by method and code", grpc_calls.clone());
         registry.register("http_requests", "HTTP requests by route, method and status", http_requests.clone());
         registry.register_with_unit("received", "CSV that was received", Unit::Bytes, received.clone());
@@ -124,6 +126,8 @@ impl Metrics {
         registry.register("stderr_lines_suppressed", suppressed, log.suppressed.clone());
         registry.register("parts", "Parts of the table", parts.clone());
         registry.register("parts_max", "Limit of the parts of the table", parts_max.clone());
+        registry.register("unpacked_parts", "Parts that have their own files", unpacked.clone());
+        registry.register("segments", "Segments, each with the files of many parts", segments.clone());
         let quarantined = "Parts in quarantine, missing from the table, whose loss no operator has accepted";
         registry.register("parts_quarantined", quarantined, parts_quarantined.clone());
         let damaged = "Damaged files that the last verification found (tally verify, --scrub-interval)";
@@ -142,6 +146,8 @@ impl Metrics {
             log_file_dropped,
             parts,
             parts_max,
+            unpacked,
+            segments,
             parts_quarantined,
             damaged_files,
             jobs,
@@ -163,7 +169,7 @@ impl Metrics {
     /// called from an asynchronous task.
     pub(crate) fn text(&self, stats: &Stats) -> Result<String, fmt::Error> {
         let Stats { parts, parts_max, parts_missing, damaged_files, jobs, waiting, .. } = stats;
-        let Stats { received_bytes, spilled_bytes, resident_bytes, .. } = stats;
+        let Stats { unpacked, segments, received_bytes, spilled_bytes, resident_bytes, .. } = stats;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
         self.log_file_dropped.inner().store(self.log_file.count(), Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
@@ -171,6 +177,8 @@ impl Metrics {
         self.tokio_alive_tasks.set(Handle::current().metrics().num_alive_tasks() as u64);
         self.parts.set(*parts as u64);
         self.parts_max.set(*parts_max as u64);
+        self.unpacked.set(*unpacked as u64);
+        self.segments.set(*segments as u64);
         self.parts_quarantined.set(*parts_missing as u64);
         self.damaged_files.set(*damaged_files);
         for (state, count) in [

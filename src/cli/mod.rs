@@ -12,6 +12,7 @@ mod group_sum;
 mod health;
 mod load_numstore;
 mod output;
+mod pack;
 mod parts;
 mod receipt;
 mod remove;
@@ -33,6 +34,7 @@ pub use self::forget::ForgetArgs;
 pub use self::group_sum::GroupSumArgs;
 pub use self::health::HealthArgs;
 pub use self::load_numstore::LoadNumstoreArgs;
+pub use self::pack::PackArgs;
 pub use self::parts::PartsArgs;
 pub use self::remove::{RemoveArgs, RestoreArgs};
 pub use self::schema::SchemaArgs;
@@ -67,6 +69,7 @@ pub enum Command {
     Parts(PartsArgs),
     Remove(RemoveArgs),
     Restore(RestoreArgs),
+    Pack(PackArgs),
     Schema(SchemaArgs),
     Forget(ForgetArgs),
     Verify(VerifyArgs),
@@ -95,6 +98,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Parts(args) => parts::run(args).await,
             Command::Remove(args) => remove::remove(args).await,
             Command::Restore(args) => remove::restore(args).await,
+            Command::Pack(args) => pack::run(args).await,
             Command::Schema(args) => schema::run(args).await,
             Command::Forget(args) => forget::run(args).await,
             Command::Verify(args) => verify::run(args).await,

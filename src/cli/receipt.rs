@@ -22,6 +22,9 @@ pub(super) struct ReceiptJson<'a> {
     /// What is wrong with a receipt that the server cannot read.
     #[serde(skip_serializing_if = "str::is_empty")]
     damaged: &'a str,
+    /// Absent if the part has its own files.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    segment: &'a str,
 }
 
 #[derive(Serialize)]
@@ -90,6 +93,7 @@ impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
             replayed: receipt.replayed,
             source: receipt.source.as_ref().and_then(SourceJson::of),
             damaged: &receipt.damaged,
+            segment: &receipt.segment,
         }
     }
 }

@@ -60,7 +60,7 @@ fn every_flag_reaches_its_field() {
                 --load-drop-trailing-empty --load-decompress auto \
                 --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
                 --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
-                --scrub-interval 15 --call-timeout-s 16 --undo-s 17 --allowed-host a.example,b --allowed-host [::7] --statistics-at-once 3 \
+                --scrub-interval 15 --call-timeout-s 16 --undo-s 17 --pack-above 18 --pack-bytes-per-s 19 --allowed-host a.example,b --allowed-host [::7] --statistics-at-once 3 \
                 --allowed-origin HTTP://Front.example:80/,https://[::1]:8443 --allowed-origin http://localhost:3000";
     let Config {
         data,
@@ -94,6 +94,7 @@ fn every_flag_reaches_its_field() {
     assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
     assert_eq!(allowed_hosts, ["a.example", "b", "[::7]"]);
     assert_eq!(limits.undo, Duration::from_secs(17));
+    assert_eq!((limits.pack_above, limits.pack_bytes_per_s), (18, 19));
     assert_eq!(allowed_origins, ["http://front.example", "https://[::1]:8443", "http://localhost:3000"]);
     assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
     assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));

@@ -3,6 +3,7 @@
 
 use super::{
     Engine,
+    pack::part_parquet,
     parts::{
         listing::{self, GrowthPoint, Order, PartsList},
         part_file::{self, PartFile},
@@ -34,8 +35,8 @@ impl Engine {
     }
 
     /// About how much memory the receipt of a part takes. Errors: there is no such part.
-    pub fn receipt_bytes(&self, id: PartId) -> Result<usize, Error> {
-        let part = listing::find(&self.context, id)?;
+    pub async fn receipt_bytes(&self, id: PartId) -> Result<usize, Error> {
+        let part = listing::find(&self.context, id).await?;
         let columns = part.columns_count as usize;
         let names_max = HEADER_BYTES_MAX.min(columns * NAME_BYTES_MAX);
         let names = part.schema.as_ref().map_or(names_max, |schema| schema.bytes() / 2);
@@ -49,7 +50,11 @@ impl Engine {
 
     /// Opens a file of a part. Errors: there is no such part; the file is damaged.
     pub async fn open_part_file(&self, id: PartId, format: Format) -> Result<PartFile, Error> {
-        part_file::open_part_file(&self.context, id, format).await
+        let part = listing::find_verifiable(&self.context, id).await?;
+        if part.packed.is_some() && format == Format::Parquet {
+            return part_parquet::open(&self.context, part).await;
+        }
+        part_file::open_part_file(&self.context, part, format).await
     }
 
     /// The first rows of a part. Errors: there is no such part; its CSV is damaged.

@@ -10,6 +10,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod kernels;
 pub mod numstore;
+pub mod pack;
 pub mod parquet;
 pub mod parts;
 pub mod query;
@@ -71,7 +72,7 @@ pub use self::{
         receipts::{Page, UnreadablePart},
         removal::{RemovedPart, RestorablePart},
     },
-    query::column_sum::{ColumnSum, Read},
+    query::{column_sum::ColumnSum, read::Read},
     state::{
         jobs::{Job, JobCounts, JobId, JobState},
         missing_parts::MissingParts,
@@ -117,6 +118,7 @@ impl Engine {
         if from.has_no_key() {
             commit::check_room(&self.context.state)?;
         }
+        pack::slow_down(&self.context).await;
         let permit = self.upload_permit(from.origin).await?;
         let body = Paced::new(body, permit.pace(), self.context.limits.upload_idle_max);
         let (context, queues) = (Arc::clone(&self.context), self.queues.clone());
@@ -165,8 +167,13 @@ impl Engine {
     }
 
     /// Which receipts after a part fit in `bytes_max`, in order: at least one, if any is left.
-    pub fn receipts_page(&self, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
-        receipts::receipts_page(&self.context, after, count_max, bytes_max)
+    pub async fn receipts_page(
+        &self,
+        after: Option<PartId>,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page, Error> {
+        receipts::receipts_page(&self.context, after, count_max, bytes_max).await
     }
 
     /// Reads such a page.
@@ -286,6 +293,11 @@ impl Engine {
     /// Puts a removed part back, and returns how many parts there are. Errors: it was not removed; its files are damaged.
     pub async fn restore_part(&self, id: PartId) -> Result<usize, Error> {
         removal::restore_part(&self.context, id).await
+    }
+
+    /// Packs all small parts into segments now, and returns how many were written. Errors: a part is damaged; a full disk.
+    pub async fn pack(&self) -> Result<usize, Error> {
+        pack::pack_now(&self.context).await
     }
 
     /// Begins to verify all that is stored now. Errors: another call does that already.

@@ -2,6 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use tokio::sync::mpsc;
+
 use super::{
     ingest::{commit, queues::Queues},
     jobs::{
@@ -9,22 +11,29 @@ use super::{
         recover::{self, Recovered},
         run, sweep,
     },
+    pack,
     parts::removal,
     runtime::{
         context::{Context, unix_seconds},
         workers::Workers,
     },
     scrub,
-    state::{Lane, Shared},
-    storage::{Store, recover::RecoveryReport},
+    state::{Lane, Shared, registry::PackedFigures, removed_parts::Removal, schemas::SchemaFigures},
+    storage::{
+        Store,
+        recover::{Found, RecoveryReport},
+        segments::cursor::find_in,
+    },
 };
 use crate::{
     error::Error,
     limits::Limits,
     model::{
         durability::Durability,
-        part::{Part, PartFigures},
-        schema::Schema,
+        packed::Segment,
+        part::{ColumnFigures, Part, PartFigures},
+        schema::{Schema, TypedName},
+        segment::SegmentReceipt,
     },
 };
 
@@ -37,7 +46,10 @@ pub(super) async fn start(
     limits: Limits,
 ) -> Result<(Arc<Context>, Queues, RecoveryReport), Error> {
     let state = Shared::new();
-    state.with(|state| state.parts.set_parts_max(limits.parts_max));
+    state.with(|state| {
+        state.parts.set_parts_max(limits.parts_max);
+        state.parts.set_pack_above(limits.pack_above);
+    });
     let workers = Workers::start(state.clone()).map_err(Error::io("worker threads"))?;
     let (root, shared) = (root.to_owned(), state.clone());
     let open = move || open_folder(&root, durability, &shared);
@@ -46,10 +58,12 @@ pub(super) async fn start(
     if state.with(|state| state.parts.len() >= state.parts.warning_len()) {
         commit::warn_nearly_full(&state);
     }
-    let context = Arc::new(Context::new(state, workers, Arc::new(store), limits));
+    let (pack_requests, pack_queue) = mpsc::channel(1);
+    let context = Arc::new(Context::new(state, workers, Arc::new(store), limits, pack_requests));
     let queues = Queues::start(&context);
     run::dispatch(&context);
     tokio::spawn(sweep::keep_sweeping(Arc::downgrade(&context), context.limits.jobs.sweep_interval));
+    tokio::spawn(pack::keep_packing(Arc::downgrade(&context), pack_queue));
     tokio::spawn(removal::keep_sweeping(Arc::downgrade(&context), context.limits.undo));
     if let Some(interval) = context.limits.scrub_interval {
         tokio::spawn(scrub::keep_scrubbing(Arc::downgrade(&context), interval));
@@ -61,13 +75,18 @@ pub(super) async fn start(
 fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(Store, RecoveryReport), Error> {
     let store = Store::open(root, durability)?;
     let found_jobs = record::find(&store)?; // a newer version is refused before anything is changed
-    let mut found = store.recover(|receipt| {
-        let schema = commit::share_schema(shared, Schema::of(&receipt.columns));
-        let columns = PartFigures::of(&receipt, schema.as_ref());
-        let part = Arc::new(Part::of(&receipt, schema));
-        shared.with(|state| state.parts.restore(part, &columns));
+    let mut segments = Vec::new();
+    let mut found = store.recover(|found| match found {
+        Found::Segment(receipt) => segments.extend(restore_segment(&receipt, shared)),
+        Found::Part(receipt) => {
+            let schema = commit::share_schema(shared, Schema::of(&receipt.columns));
+            let columns = PartFigures::of(&receipt, schema.as_ref());
+            let part = Arc::new(Part::of(&receipt, schema));
+            shared.with(|state| state.parts.restore(part, &columns));
+        }
     })?;
     restore_removed(&store, &found, shared);
+    restore_packed_removed(&store, &found, &segments, shared)?;
     let Recovered { jobs, leftovers, quarantined } = recover::recover(&store, found_jobs)?;
     found.leftovers += leftovers;
     found.jobs_quarantined = quarantined;
@@ -78,6 +97,61 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
         state.jobs = jobs;
     });
     Ok((store, found))
+}
+
+/// Puts a segment that was found into the registry, and returns it.
+fn restore_segment(receipt: &SegmentReceipt, shared: &Shared) -> Option<Arc<Segment>> {
+    let (mut schemas, mut figures) = (Vec::new(), Vec::new());
+    for file in &receipt.files {
+        let schema = commit::share_schema(shared, Schema::of(&file.columns));
+        let names = match &schema {
+            Some(_) => Vec::new(),
+            None => file.columns.iter().map(TypedName::of).collect(),
+        };
+        let columns = file.columns.iter().zip(&file.column_bytes);
+        let columns = columns.map(|(column, bytes)| ColumnFigures { nulls: column.nulls, parquet_bytes: *bytes });
+        let of_schema = SchemaFigures {
+            parts: file.parts,
+            parts_without_bytes: file.parts_without_bytes,
+            rows: file.rows,
+            has_unknown: false,
+            columns: columns.collect(),
+        };
+        let with_values = file.with_values.clone();
+        figures.push((PackedFigures { parquet_bytes: file.parts_parquet_bytes, names, with_values }, of_schema));
+        schemas.push(schema);
+    }
+    let segment = Arc::new(Segment::of(receipt, schemas)?); // its checksums were parsed when it was found
+    shared.with(|state| state.parts.restore_segment(Arc::clone(&segment), &figures));
+    Some(segment)
+}
+
+/// Removes the parts of segments from the table that were removed before.
+///
+/// Errors: an index is damaged or cannot be read.
+fn restore_packed_removed(
+    store: &Store,
+    found: &RecoveryReport,
+    segments: &[Arc<Segment>],
+    shared: &Shared,
+) -> Result<(), Error> {
+    let kept = found.packed_removed.iter().map(|(id, at)| (*id, Removal::Kept { since_s: unix_seconds(*at) }));
+    let purged = found.packed_purged.iter().map(|id| (*id, Removal::Purged));
+    for (id, removal) in kept.chain(purged) {
+        let segment = segments.iter().find(|segment| segment.id.covers(id));
+        let part = segment.map(|segment| find_in(store, segment, id)).transpose()?.flatten();
+        let Some(part) = part else {
+            store.delete_mark(id); // its segment was written without it
+            continue;
+        };
+        let receipt = store.receipt_of(&part);
+        let receipt =
+            receipt.inspect_err(|error| tracing::warn!(part = %id, %error, "figures of columns are inexact")).ok();
+        let columns = receipt.map(|receipt| PartFigures::of(&receipt, part.schema.as_ref()));
+        let part = Arc::new(Part { packed: None, ..Part::clone(&part) });
+        shared.with(|state| state.parts.remove_packed(part, columns.as_ref(), removal));
+    }
+    Ok(())
 }
 
 /// Puts the removed parts that were found into the registry.

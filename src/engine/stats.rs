@@ -30,6 +30,10 @@ pub struct Stats {
     pub parts: usize,
     /// The limit of `parts`.
     pub parts_max: usize,
+    /// Parts that have their own files.
+    pub unpacked: usize,
+    /// Segments.
+    pub segments: usize,
     /// Parts in quarantine whose loss no operator has accepted.
     pub parts_missing: usize,
     /// Damaged files that the last verification of the data folder found.
@@ -68,6 +72,10 @@ pub struct Overview {
     pub parts: usize,
     /// The limit of `parts`.
     pub parts_max: usize,
+    /// Parts that have their own files.
+    pub unpacked: usize,
+    /// Segments.
+    pub segments: usize,
     /// Data rows of all parts.
     pub rows: u64,
     /// Different names of columns, up to [`COLUMN_NAMES_MAX`](crate::limits::COLUMN_NAMES_MAX).
@@ -90,6 +98,8 @@ pub(super) fn overview(context: &Context) -> Overview {
         Overview {
             parts: parts.len(),
             parts_max: parts.parts_max(),
+            unpacked: parts.unpacked(),
+            segments: parts.segments_count(),
             rows,
             columns: parts.column_names().count(),
             csv_bytes,
@@ -122,11 +132,15 @@ async fn measure(context: &Context, lane: Lane) -> Result<Stats, Error> {
     let measure = |store: &Arc<Store>| Ok((store.spilled_bytes(), resident_bytes()?));
     let (spilled_bytes, resident_bytes) = context.on_worker(lane, measure).await?;
     let waiting = context.state.waiting_work();
-    let (parts, parts_missing, jobs) =
-        context.state.with(|state| (state.parts.len(), state.parts.missing().count(), state.jobs.counts()));
+    let (parts, unpacked, segments, parts_missing, jobs) = context.state.with(|state| {
+        let parts = &state.parts;
+        (parts.len(), parts.unpacked(), parts.segments_count(), parts.missing().count(), state.jobs.counts())
+    });
     Ok(Stats {
         parts,
         parts_max: context.limits.parts_max,
+        unpacked,
+        segments,
         parts_missing,
         damaged_files: context.damaged_files.load(Ordering::Relaxed),
         jobs,

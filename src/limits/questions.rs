@@ -45,3 +45,32 @@ pub const GROUP_TOP_MAX: usize = 10_000;
 pub const GROUP_TOP_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of one of them, without its cells and totals: its entry in the heap, which doubles as it grows, and two allocations.
 pub const GROUP_TOP_ENTRY_BYTES: usize = 128;
+
+// ---- Segments ----
+
+/// Parts in a block of a segment's index: what a question reads of the index at once.
+pub const PACKED_BLOCK_PARTS: usize = 256;
+/// Bytes of the CSV of a part that is packed, at most: one block, so that it is verified by its own checksum.
+pub const PACKED_CSV_BYTES_MAX: u64 = 64 * 1024;
+/// Parquet files of a segment, at most: it has one for each distinct list of columns and types.
+pub const PACKED_FILES_MAX: usize = 64;
+/// Bytes of the CSV of a segment, at most, unless it is made of parts.
+pub const PACKED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+/// Parts that were replaced and whose files are kept for a minute; beyond that they are deleted earlier.
+pub const PACKED_RETIRED_PARTS_MAX: usize = 4 * 1024;
+/// Questions that read parts in segments at once; more wait.
+pub const PACKED_QUESTIONS_MAX: usize = 6;
+/// Bytes of a cursor on the parts of segments: a block of an index and of its fences, each with a page of checksums, and the
+/// parts of a block of the index.
+pub const PACKED_CURSOR_BYTES: usize = 2 * (64 + 4) * 1024 + PACKED_BLOCK_PARTS * 144;
+/// Bytes of such a question: a cursor, and the parts of its tasks.
+pub const PACKED_QUESTION_BYTES: usize = PACKED_CURSOR_BYTES + 8 * 64 * 144;
+/// Bytes that packing needs besides a conversion: the buffers of five files, and the receipts of a block that is read and of one
+/// that is written.
+pub const PACKING_BYTES: usize = 5 * 64 * 1024 + 4 * PACKED_RECEIPTS_BYTES;
+/// The default of `--pack-above`.
+pub const PACK_ABOVE: usize = 10_000;
+/// The default of `--pack-bytes-per-s`.
+pub const PACK_BYTES_PER_S: u64 = 64 * 1024 * 1024;
+/// Bytes of the receipts in such a block, as text. The last receipt may exceed it.
+pub const PACKED_RECEIPTS_BYTES: usize = 256 * 1024;

@@ -6,5 +6,8 @@ pub mod durability;
 pub mod file_mode;
 pub mod format;
 pub mod idempotency_key;
+pub mod packed;
 pub mod part;
+pub mod part_id;
 pub mod schema;
+pub mod segment;

@@ -1,6 +1,6 @@
 //! Parts: ids, receipts, and what the registry keeps of them. Plain data; no files, no lock, no protocol.
 
-use std::{fmt, num::NonZeroU64, sync::Arc};
+use std::{num::NonZeroU64, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,53 +9,17 @@ use super::{
     dialect::Source,
     format::Format,
     idempotency_key::IdempotencyKey,
+    packed::{Packed, SegmentId},
     schema::{Column, Schema, TypedName},
 };
+
+pub use super::part_id::PartId;
 
 /// The version of receipts. A server refuses to start if it finds a newer one.
 ///
 /// Version 1 has neither [`Receipt::checks`] nor a checksum of the receipt itself. Such a part is verified completely when
 /// it is first used, and then gets a receipt of this version.
 pub const FORMAT_VERSION: u32 = 2;
-
-/// A part's number, from 1. Parts are read in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PartId(NonZeroU64);
-
-impl PartId {
-    /// The first part of a table.
-    pub const FIRST: Self = Self(NonZeroU64::MIN);
-    /// The end of the range. No part has this id, because no id could follow it.
-    pub const END: Self = Self(NonZeroU64::MAX);
-
-    /// `None` for 0.
-    pub fn new(id: u64) -> Option<Self> {
-        NonZeroU64::new(id).map(Self)
-    }
-
-    /// The number as it is written: without a sign or leading zeros.
-    pub fn parse(text: &str) -> Option<Self> {
-        let id = Self::new(text.parse().ok()?)?;
-        (id.to_string() == text).then_some(id)
-    }
-
-    /// The number.
-    pub fn get(self) -> u64 {
-        self.0.get()
-    }
-
-    /// The id after this one, or [`Self::END`].
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
-}
-
-impl fmt::Display for PartId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// The metadata of a part, stored as `N.json`. Renaming that file into `parts/` is the commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +54,9 @@ pub struct Receipt {
     /// The file that was sent, if it was not stored as it came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Box<Source>>,
+    /// The segment that has the part now, if it has no files of its own. It is not stored.
+    #[serde(skip)]
+    pub segment: Option<SegmentId>,
 }
 
 /// How a part's files are verified when they are read. Checksums and seeds are 16 lower-case hexadecimal digits.
@@ -161,7 +128,7 @@ impl PartialReceipt {
     }
 }
 
-fn is_small_parquet(bytes: u64, footer_bytes: u32) -> bool {
+pub(super) fn is_small_parquet(bytes: u64, footer_bytes: u32) -> bool {
     bytes <= SMALL_PARQUET_BYTES + u64::from(footer_bytes) + PARQUET_TAIL_BYTES as u64
 }
 
@@ -249,6 +216,8 @@ pub struct Part {
     pub checks: Option<Checks>,
     /// The hash of the upload's key, if it had one.
     pub key_hash: Option<NonZeroU64>,
+    /// Where the part is in a segment; `None` if it has its own files.
+    pub packed: Option<Box<Packed>>,
 }
 
 impl Part {
@@ -266,6 +235,7 @@ impl Part {
             columns_count: u32::try_from(receipt.columns.len()).unwrap_or(u32::MAX),
             source_bytes: receipt.source.as_ref().map_or(0, |source| source.memory_bytes()),
             schema,
+            packed: None,
         }
     }
 

@@ -8,9 +8,9 @@ use tally::proto::pb::{
     num_store_server::{NumStore, NumStoreServer},
     tally::{
         DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, Receipt,
-        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, SumRequest, SumResponse,
-        TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
+        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, PackRequest,
+        PackResponse, Receipt, RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse,
+        SumRequest, SumResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -99,6 +99,10 @@ impl Tally for Full {
         request: Request<RestorePartRequest>,
     ) -> Result<Response<RestorePartResponse>, Status> {
         Err(Status::not_found(format!("there is no part {}", request.into_inner().part)))
+    }
+
+    async fn pack(&self, _: Request<PackRequest>) -> Result<Response<PackResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn list_removed(&self, _: Request<ListRemovedRequest>) -> Result<Response<ListRemovedResponse>, Status> {

@@ -85,7 +85,7 @@ pub(crate) struct TestEngine {
 impl TestEngine {
     /// Some receipts in the order of their ids, at most `count_max`.
     pub(crate) async fn receipts(&self, after: Option<PartId>, count_max: usize) -> Result<Vec<Receipt>, Error> {
-        let page = self.read_page(self.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES)).await?;
+        let page = self.read_page(self.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES).await?).await?;
         Ok(page.into_iter().map(|receipt| receipt.expect("an undamaged receipt")).collect())
     }
 

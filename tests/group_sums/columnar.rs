@@ -2,12 +2,12 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use tally::{
     engine::{
         Durability,
         group_by::{group_sum::GroupSum, sources::Sources, spec::Plan},
-        state::Lane,
+        state::{Lane, registry::Snapshot},
         storage::Store,
     },
     limits::TASK_BYTES,
@@ -47,7 +47,10 @@ impl Parts {
 
     async fn group_sum(&self, by: &[&str], sum: &[&str], plan: Plan) -> Result<String, String> {
         let group_sum = GroupSum { lane: Lane::Question, ..self.group_sums.with_plan(plan) };
-        let sources = Sources::Parts { store: Arc::clone(&self.store), parts: self.parts.clone() };
+        let sources = Sources::Parts {
+            store: Arc::clone(&self.store),
+            parts: Snapshot::of(self.parts.clone(), OrdMap::new(), OrdSet::new()),
+        };
         let spec = spec(by, sum);
         let header = [spec.by(), spec.sum()].concat();
         let groups = group_sum.run(sources, spec, None, |_| ()).await.map_err(|error| error.to_string())?;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::poll;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use tally::{
     engine::{
         Durability,
@@ -21,7 +21,7 @@ use tally::{
             sources::Sources,
             spec::{GroupBy, Plan},
         },
-        state::{Lane, transfers::Origin},
+        state::{Lane, registry::Snapshot, transfers::Origin},
         storage::{Store, reader::Reader, temp_file::TempFolder},
     },
     error::{Error, Kind},
@@ -358,7 +358,10 @@ async fn parts_can_be_split_anywhere() {
         receipts.iter().map(|receipt| (receipt.part, Arc::new(Part::of(receipt, None)))).collect();
     let group_sum = async |sum: &[&str], plan: Plan| {
         let group_sum = GroupSum { lane: Lane::Question, ..group_sums.with_plan(plan) };
-        let sources = Sources::Parts { store: Arc::clone(&store), parts: parts.clone() };
+        let sources = Sources::Parts {
+            store: Arc::clone(&store),
+            parts: Snapshot::of(parts.clone(), OrdMap::new(), OrdSet::new()),
+        };
         let spec = spec(&["k"], sum);
         let header = [spec.by(), spec.sum()].concat();
         let groups = group_sum.run(sources, spec, None, |_| ()).await.map_err(|error| error.to_string())?;

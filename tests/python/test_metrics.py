@@ -21,6 +21,8 @@ def test_the_metrics_and_their_types(server):
         "stderr_lines_suppressed counter",
         "parts gauge",
         "parts_max gauge",
+        "unpacked_parts gauge",
+        "segments gauge",
         "parts_quarantined gauge",
         "damaged_files gauge",
         "jobs gauge",

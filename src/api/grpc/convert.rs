@@ -119,6 +119,7 @@ pub(super) fn to_receipt(receipt: Receipt) -> tally::Receipt {
         replayed: false,
         source: receipt.source.map(|source| to_source(*source)),
         damaged: String::new(),
+        segment: receipt.segment.map(|segment| segment.to_string()).unwrap_or_default(),
     }
 }
 

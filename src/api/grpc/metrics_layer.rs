@@ -15,7 +15,7 @@ use tower::Service;
 use crate::api::metrics::{GrpcCall, Metrics};
 
 /// The methods that are counted by name. A test compares this with the proto files.
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 17] = [
     "/Table/Upload",
     "/Table/ColumnSum",
     "/Table/ColSum",
@@ -28,6 +28,7 @@ const METHODS: [&str; 16] = [
     "/tally.v1.Tally/GroupSum",
     "/tally.v1.Tally/ListQuarantine",
     "/tally.v1.Tally/Forget",
+    "/tally.v1.Tally/Pack",
     "/tally.v1.Tally/RemovePart",
     "/tally.v1.Tally/RestorePart",
     "/tally.v1.Tally/ListRemoved",

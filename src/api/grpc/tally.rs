@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     budget_layer::OpenCall,
-    call_budget::{Call, Exhausted, Reservation},
+    call_budget::{Call, Reservation},
     call_log::CallLog,
     client_body::Content,
     columns::list_columns,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::caller::Caller,
     engine::{
-        Engine, Page, RemovedPart, UnreadablePart, Uploaded,
+        Engine, Overview, Page, RemovedPart, UnreadablePart, Uploaded,
         group_by::{output::StoredGroups, spec::GroupBy},
         scrub::Verification,
         state::transfers::Origin,
@@ -28,9 +28,9 @@ use crate::{
     model::part::{PartId, Receipt as EngineReceipt},
     proto::pb::tally::{
         ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, Receipt,
-        RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse, SumRequest, SumResponse,
-        TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
+        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, PackRequest,
+        PackResponse, Receipt, RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse,
+        SumRequest, SumResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -67,15 +67,12 @@ impl Tally for TallyService {
         let pages = stream::try_unfold((PartId::new(after), left, 0, log), move |(after, left, parts, log)| {
             let (engine, call) = (Arc::clone(&engine), Arc::clone(&call));
             async move {
-                let read = match reserve_page(&engine, &call, after, left) {
+                let read = match reserve_page(&engine, &call, after, left).await {
                     Ok((page, reservation)) => {
                         let read = engine.read_page(page).await.map(|page| (page, reservation));
                         read.map_err(|error| (Logged(&error).to_string(), to_status(&error)))
                     }
-                    Err(exhausted) => {
-                        let status = Status::from(exhausted);
-                        Err((status.message().to_owned(), status))
-                    }
+                    Err(refused) => Err(refused),
                 };
                 let (page, reservation) = match read {
                     Ok(read) => read,
@@ -206,6 +203,25 @@ impl Tally for TallyService {
         }
     }
 
+    async fn pack(&self, request: Request<PackRequest>) -> Result<Response<PackResponse>, Status> {
+        let log = CallLog::start("Tally/Pack", request.extensions());
+        let result = self.0.pack().await;
+        let (peer, duration_ms) = (log.peer(), log.end());
+        match result {
+            Ok(segments_written) => {
+                let Overview { segments, unpacked, .. } = self.0.overview();
+                tracing::info!(call = "Tally/Pack", peer, segments_written, segments, unpacked, duration_ms, "packed");
+                let [segments_written, segments, unpacked_parts] =
+                    [segments_written, segments, unpacked].map(|count| count as u64);
+                Ok(Response::new(PackResponse { segments_written, segments, unpacked_parts }))
+            }
+            Err(error) => {
+                tracing::warn!(call = "Tally/Pack", peer, %error, duration_ms, "refused");
+                Err(to_status(&error))
+            }
+        }
+    }
+
     async fn restore_part(
         &self,
         request: Request<RestorePartRequest>,
@@ -301,18 +317,24 @@ fn part_id(part: u64) -> Result<PartId, Error> {
 }
 
 /// A page of receipts, and memory for it until the client has read them. If there is little memory, the page is short.
-fn reserve_page(
+///
+/// Errors, with their text for the log: there is no memory; an index cannot be read.
+async fn reserve_page(
     engine: &Engine,
     call: &Call,
     after: Option<PartId>,
     count_max: usize,
-) -> Result<(Page, Reservation), Exhausted> {
-    let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES);
+) -> Result<(Page, Reservation), (String, Status)> {
+    let failed = |error: Error| (Logged(&error).to_string(), to_status(&error));
+    let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES).await.map_err(failed)?;
     if let Ok(reservation) = call.try_reserve(page.bytes) {
         return Ok((page, reservation));
     }
-    let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES_MIN);
-    let reservation = call.reserve(page.bytes)?;
+    let page = engine.receipts_page(after, count_max, RECEIPTS_PAGE_BYTES_MIN).await.map_err(failed)?;
+    let reservation = call.reserve(page.bytes).map_err(|exhausted| {
+        let status = Status::from(exhausted);
+        (status.message().to_owned(), status)
+    })?;
     Ok((page, reservation))
 }
 

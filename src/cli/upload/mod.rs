@@ -98,14 +98,14 @@ struct FileJson<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum OutcomeJson<'a> {
-    Receipt(ReceiptJson<'a>),
+    Receipt(Box<ReceiptJson<'a>>),
     Refused { error: String },
 }
 
 impl<'a> FileJson<'a> {
     fn of(file: &'a str, outcome: &'a Result<Receipt, Failure>) -> Self {
         let outcome = match outcome {
-            Ok(receipt) => OutcomeJson::Receipt(receipt.into()),
+            Ok(receipt) => OutcomeJson::Receipt(Box::new(receipt.into())),
             Err(failure) => OutcomeJson::Refused { error: failure.to_string() },
         };
         Self { file, outcome }

@@ -40,7 +40,8 @@ impl ColumnarPart {
             names.iter().all(|name| schema.find(name).is_some_and(|(_, column_type)| accepts(column_type)))
         };
         let columns = spec.by().len() + spec.sum().len();
-        if part.csv_bytes < csv_bytes_min
+        if part.packed.is_some()
+            || part.csv_bytes < csv_bytes_min
             || is_wide(part)
             || columns > GROUP_PARQUET_COLUMNS_MAX
             || !has_type(spec.sum(), |column_type| column_type == ColumnType::Int64)

@@ -80,10 +80,10 @@ impl GroupSum {
         let begin = move || {
             let (row_bytes_max, long_rows) = (sources.row_bytes_max(), Arc::new(Semaphore::new(1)));
             let work = Work { sources, spec, folder, plan, row_bytes_max, long_rows, _memory: memory };
-            let starts = work.starts();
-            (Arc::new(work), starts)
+            let starts = work.starts()?;
+            Ok::<_, Error>((Arc::new(work), starts))
         };
-        let (work, starts) = self.workers.run(self.lane, begin).await?;
+        let (work, starts) = self.workers.run(self.lane, begin).await.flatten()?;
         match self.read_all(&work, &starts, progress).await {
             Ok(partitions) => self.merge(&work, partitions).await,
             Err(error) => Err(self.with_line(&work, error).await),

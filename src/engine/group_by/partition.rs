@@ -10,7 +10,7 @@ use super::{
     columnar::{self, CSV_BYTES_PER_BYTE},
     columnar_part::ColumnarPart,
     hash_table::{Batch, GroupTable},
-    sources::{Opened, Position, Source, SourceError},
+    sources::{Opened, PartPlace, Position, Source, SourceError},
     spill::{Run, RunWriter},
     work::Work,
 };
@@ -50,6 +50,7 @@ pub(super) struct Partition {
     /// Why reading stopped at the cursor.
     error: Option<SourceError>,
     read_bytes: u64,
+    place: PartPlace,
     groups: PartitionGroups,
     /// The groups of parts that were read from Parquet, which are not in `groups` yet. `None` at the end.
     coded: Option<CodedGroups>,
@@ -83,6 +84,7 @@ impl Partition {
             at_long_row: false,
             error: None,
             read_bytes: 0,
+            place: PartPlace::default(),
             groups: PartitionGroups { table, batch: Batch::default(), runs: None, bytes_max },
             coded: None,
         }
@@ -186,7 +188,7 @@ impl Partition {
             return Ok(None);
         }
         let work = Arc::clone(&self.work);
-        let (id, opened) = work.sources.open(self.cursor.position.source, &work.spec, &work.plan);
+        let (id, opened) = work.sources.open(self.cursor.position.source, &work.spec, &work.plan, &mut self.place);
         if id != self.cursor.position.source {
             self.cursor = Cursor { position: Position { source: id, offset: 0 }, ..Cursor::default() };
             if self.cursor.position >= self.until {
@@ -289,7 +291,7 @@ impl Partition {
     /// Guesses where the first row starts at or after a position inside a source.
     fn begin_inside(&mut self, position: Position) -> Result<RangeStart<Position>, SourceError> {
         let work = Arc::clone(&self.work);
-        let source = match work.sources.open(position.source, &work.spec, &work.plan) {
+        let source = match work.sources.open(position.source, &work.spec, &work.plan, &mut self.place) {
             (_, Ok(Opened::Source(source))) => source,
             (_, Ok(Opened::LacksColumn { .. })) => {
                 self.next_source();

@@ -3,8 +3,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use imbl::OrdMap;
-
 use super::{
     columnar_part::ColumnarPart,
     spec::{GroupBy, Plan},
@@ -16,12 +14,21 @@ use crate::{
             split::{CAREFUL_GUESS, guess_row_start},
             stored::STORED_LIMITS,
         },
-        storage::{Store, reader::Reader},
+        state::registry::Snapshot,
+        storage::{
+            Store,
+            reader::Reader,
+            segments::{
+                cursor::PartCursor,
+                reading::{OpenSegment, SegmentIndex},
+            },
+        },
     },
     error::{Error, column_sum::ColumnSumError, csv::CsvError},
-    limits::{CsvLimits, ROW_BYTES_CEILING},
+    limits::{CsvLimits, PACKED_CSV_BYTES_MAX, ROW_BYTES_CEILING},
     model::{
         format::Format,
+        packed::Segment,
         part::{Part, PartId},
         schema::{ColumnType, Schema},
     },
@@ -40,8 +47,8 @@ pub enum Sources {
     Parts {
         /// The data folder that has their files.
         store: Arc<Store>,
-        /// The parts, by id.
-        parts: OrdMap<PartId, Arc<Part>>,
+        /// The parts.
+        parts: Snapshot,
     },
 }
 
@@ -61,6 +68,13 @@ impl Position {
     pub(super) fn next_source(self) -> Self {
         Self { source: self.source + 1, offset: 0 }
     }
+}
+
+/// What is kept open between two parts.
+#[derive(Default)]
+pub(super) struct PartPlace {
+    cursor: Option<PartCursor>,
+    open: OpenSegment,
 }
 
 /// An open source that has all columns of the question.
@@ -123,7 +137,10 @@ impl Sources {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::File { file, .. } => file.bytes(),
-            Self::Parts { parts, .. } => parts.values().map(|part| part.csv_bytes).sum(),
+            Self::Parts { parts, .. } => {
+                let packed: u64 = parts.segments.values().map(|segment| segment.csv_bytes).sum();
+                packed + parts.parts.values().map(|part| part.csv_bytes).sum::<u64>()
+            }
         }
     }
 
@@ -132,14 +149,17 @@ impl Sources {
         let (allowed, file_bytes) = match self {
             Self::File { file, limits } => (limits.row_bytes_max, file.bytes()),
             Self::Parts { parts, .. } => {
-                (ROW_BYTES_CEILING, parts.values().map(|part| part.csv_bytes).max().unwrap_or(0))
+                let packed = if parts.segments.is_empty() { 0 } else { PACKED_CSV_BYTES_MAX };
+                (ROW_BYTES_CEILING, parts.parts.values().map(|part| part.csv_bytes).max().unwrap_or(0).max(packed))
             }
         };
         usize::try_from(file_bytes).unwrap_or(usize::MAX).min(allowed)
     }
 
     /// Splits the sources into `count` byte ranges of about the same size, and returns where each begins.
-    pub(super) fn split(&self, count: usize) -> Vec<Position> {
+    ///
+    /// Errors: the index of a segment is damaged or cannot be read.
+    pub(super) fn split(&self, count: usize) -> Result<Vec<Position>, Error> {
         let total = u128::from(self.bytes());
         let boundary = |index: usize| total * index as u128 / count as u128;
         let mut starts = vec![Position::default()];
@@ -154,13 +174,40 @@ impl Sources {
         };
         match self {
             Self::File { file, .. } => add(0, file.bytes()),
-            Self::Parts { parts, .. } => parts.iter().for_each(|(id, part)| add(id.get(), part.csv_bytes)),
+            Self::Parts { store, parts } => {
+                let (mut own, mut segments) = (parts.parts.iter().peekable(), parts.segments.iter().peekable());
+                loop {
+                    match (own.peek(), segments.peek()) {
+                        (None, None) => break,
+                        (Some((id, part)), next) if next.is_none_or(|(first, _)| *first > *id) => {
+                            add(id.get(), part.csv_bytes);
+                            own.next();
+                        }
+                        (_, Some((_, segment))) => {
+                            add_blocks(store, segment, &mut add)?;
+                            segments.next();
+                        }
+                        (Some(_), None) => {
+                            own.next();
+                        }
+                    }
+                }
+            }
         }
-        starts
+        // A part inside the numbers of a segment may come before one of its blocks.
+        starts.sort_unstable();
+        starts.dedup();
+        Ok(starts)
     }
 
     /// Opens the first source whose id is `id` or greater; its id is returned with it.
-    pub(super) fn open(&self, id: u64, spec: &GroupBy, plan: &Plan) -> (u64, Result<Opened, SourceError>) {
+    pub(super) fn open(
+        &self,
+        id: u64,
+        spec: &GroupBy,
+        plan: &Plan,
+        place: &mut PartPlace,
+    ) -> (u64, Result<Opened, SourceError>) {
         match self {
             Self::File { file, limits } if id == 0 => {
                 let source = Source { id, file: file.clone(), limits: *limits, part: None, doubles: Vec::new() };
@@ -168,8 +215,13 @@ impl Sources {
             }
             Self::File { .. } => (id, Ok(Opened::End)),
             Self::Parts { store, parts } => {
-                let next = PartId::new(id.max(1)).and_then(|first| parts.range(first..).next());
-                next.map_or((id, Ok(Opened::End)), |(id, part)| (id.get(), open_part(store, part, spec, plan)))
+                let cursor = place.cursor.get_or_insert_with(|| PartCursor::new(parts.clone()));
+                let next = PartId::new(id.max(1)).map(|first| cursor.first_from(store, first)).transpose();
+                match next.map(Option::flatten) {
+                    Ok(None) => (id, Ok(Opened::End)),
+                    Ok(Some(part)) => (part.id.get(), open_part(store, &part, spec, plan, &mut place.open)),
+                    Err(error) => (id, Err(error.into())),
+                }
             }
         }
     }
@@ -198,8 +250,14 @@ impl Sources {
     }
 }
 
-fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy, plan: &Plan) -> Result<Opened, SourceError> {
-    let schema = store.schema(part)?;
+fn open_part(
+    store: &Store,
+    part: &Arc<Part>,
+    spec: &GroupBy,
+    plan: &Plan,
+    open: &mut OpenSegment,
+) -> Result<Opened, SourceError> {
+    let schema = store.schema_with(part, open)?;
     if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
         return Ok(Opened::LacksColumn { bytes: part.csv_bytes });
     }
@@ -214,13 +272,37 @@ fn open_part(store: &Store, part: &Arc<Part>, spec: &GroupBy, plan: &Plan) -> Re
                 doubles.resize(spec.sum().len(), false);
                 doubles[sum_index] = true;
             }
-            Some((index, _)) if store.is_without_values(part, index)? => {} // it has the type of earlier parts
+            Some((index, _)) if store.is_without_values_with(part, index, open)? => {} // it has the type of earlier parts
             Some((_, column_type)) => return Err(SourceError::NotSummable { column: column.clone(), column_type }),
         }
     }
-    let file = store.open_part(part, Format::Csv)?;
+    let file = store.open_part_with(part, Format::Csv, open)?;
     let (id, part) = (part.id.get(), Some((Arc::clone(part), schema)));
     Ok(Opened::Source(Box::new(Source { id, file, limits: STORED_LIMITS, part, doubles })))
+}
+
+/// Adds the parts of a segment for [`Sources::split`], block by block: each as if it were the first part of its block.
+fn add_blocks(store: &Store, segment: &Arc<Segment>, add: &mut impl FnMut(u64, u64)) -> Result<(), Error> {
+    /// Blocks that are looked at: enough to split a segment about evenly.
+    const BLOCKS_MAX: u64 = 64;
+    let mut index = SegmentIndex::open(store, segment)?;
+    let step = segment.index_blocks.div_ceil(BLOCKS_MAX).max(1);
+    let mut starts = Vec::new();
+    let mut number = 0;
+    while number < segment.index_blocks {
+        let first = index
+            .block(number)?
+            .parts
+            .first()
+            .map(|part| (part.id.get(), part.packed.as_ref().map_or(0, |it| it.csv_start)));
+        starts.extend(first);
+        number += step;
+    }
+    for (at, (id, start)) in starts.iter().enumerate() {
+        let end = starts.get(at + 1).map_or(segment.csv_bytes, |(_, start)| *start);
+        add(*id, end - start);
+    }
+    Ok(())
 }
 
 impl Source {

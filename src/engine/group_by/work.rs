@@ -8,7 +8,11 @@ use super::{
     sources::{Position, Sources},
     spec::{GroupBy, Plan},
 };
-use crate::{engine::storage::temp_file::TempFolder, limits::READ_BLOCK_BYTES};
+use crate::{
+    engine::storage::temp_file::TempFolder,
+    error::Error,
+    limits::{PACKED_CURSOR_BYTES, READ_BLOCK_BYTES},
+};
 
 /// Shared by all tasks of one group sum.
 pub(super) struct Work {
@@ -26,7 +30,9 @@ pub(super) struct Work {
 
 impl Work {
     /// Where each partition begins.
-    pub(super) fn starts(&self) -> Vec<Position> {
+    ///
+    /// Errors: the index of a segment is damaged or cannot be read.
+    pub(super) fn starts(&self) -> Result<Vec<Position>, Error> {
         let count = self.sources.bytes() / self.plan.partition_bytes_min.max(1);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         self.sources.split(count.clamp(1, self.plan.partitions_max.max(1)))
@@ -37,6 +43,12 @@ impl Work {
         let Plan { bytes_max, .. } = self.plan;
         // A long row is in memory twice: as it is in the file, and as cells without quotes.
         let long_row_bytes = 2 * (self.row_bytes_max + READ_BLOCK_BYTES);
-        bytes_max.saturating_sub(long_row_bytes).max(bytes_max / 4)
+        let cursors_bytes = match &self.sources {
+            Sources::Parts { parts, .. } if !parts.segments.is_empty() => {
+                self.plan.partitions_max * PACKED_CURSOR_BYTES
+            }
+            Sources::Parts { .. } | Sources::File { .. } => 0,
+        };
+        bytes_max.saturating_sub(long_row_bytes + cursors_bytes).max(bytes_max / 4)
     }
 }

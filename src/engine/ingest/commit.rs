@@ -126,6 +126,7 @@ fn receipt_of(part: PartId, csv: &Draft, converted: &Converted, key: Option<Idem
         }),
         idempotency_key: key,
         source: None,
+        segment: None,
     }
 }
 

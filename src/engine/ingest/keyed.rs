@@ -6,7 +6,7 @@
 //! key waits for that, and then looks for the part again. Whoever has a key does not depend on a client any more, so nobody
 //! waits for long.
 
-use std::{hash::Hasher, sync::Arc};
+use std::{hash::Hasher, num::NonZeroU64, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -20,13 +20,14 @@ use super::{
 use crate::{
     engine::{
         runtime::context::Context,
-        state::{Lane, Shared, upload_keys::KeyClaim},
-        storage::{Store, draft::checksum_text},
+        state::{Lane, Shared, removed_parts::Removal, upload_keys::KeyClaim},
+        storage::{Store, draft::checksum_text, segments::reading::SegmentIndex},
     },
     error::Error,
     limits::RECEIVE_BLOCK_BYTES,
     model::{
         idempotency_key::IdempotencyKey,
+        packed::Segment,
         part::{FileInfo, Part, Receipt},
     },
 };
@@ -91,7 +92,7 @@ pub(super) async fn find(
     key: &IdempotencyKey,
 ) -> Result<Option<Receipt>, Error> {
     let hash = key.hash();
-    if !context.state.with(|state| state.parts.keys().may_contain(hash)) {
+    if !may_be_used(context, hash).await? {
         return Ok(None);
     }
     // Meanwhile no part is removed or restored.
@@ -104,13 +105,19 @@ pub(super) async fn find(
     let search = move |store: &Arc<Store>| {
         let read =
             |id| store.receipt(id).map(|receipt| Some(receipt).filter(|it| it.idempotency_key.as_ref() == Some(&key)));
-        for (id, _) in state.with(|state| state.parts.snapshot()).iter().filter(|(_, part)| has_hash(part)) {
+        let parts = state.with(|state| state.parts.snapshot());
+        for (id, _) in parts.parts.iter().filter(|(_, part)| has_hash(part)) {
             if let Some(receipt) = read(*id)? {
                 return Ok(Some(receipt));
             }
         }
+        for segment in parts.segments.values().filter(|segment| segment.keys.0 > 0) {
+            if let Some(receipt) = find_packed(store, &state, segment, hash, &key)? {
+                return Ok(Some(receipt));
+            }
+        }
         let mut after = None;
-        while let Some(id) = state.next_removed(after, |part, _removal| has_hash(part)) {
+        while let Some(id) = state.next_removed_unpacked(after, |part, _removal| has_hash(part)) {
             if let Some(receipt) = read(id)? {
                 return Ok(Some(receipt));
             }
@@ -119,6 +126,54 @@ pub(super) async fn find(
         Ok(None)
     };
     context.on_worker(Lane::Upload, search).await
+}
+
+/// Whether a part may have a key with this hash. If not, none has. Both are looked up in the table of one moment, so that a part
+/// that is packed meanwhile is not missed.
+async fn may_be_used(context: &Context, hash: NonZeroU64) -> Result<bool, Error> {
+    let (may_be_unpacked, segments) = context.state.with(|state| {
+        let segments = state.parts.has_packed_keys().then(|| state.parts.snapshot().segments);
+        (state.parts.keys().may_contain(hash), segments)
+    });
+    match segments {
+        Some(segments) if !may_be_unpacked => {
+            let search = move |store: &Arc<Store>| {
+                for segment in segments.values() {
+                    if store.may_have_key(segment, hash.get())? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            };
+            context.on_worker(Lane::Upload, search).await
+        }
+        _ => Ok(may_be_unpacked),
+    }
+}
+
+/// The receipt of the part of a segment that was uploaded with a key, unless the part is purged.
+fn find_packed(
+    store: &Store,
+    state: &Shared,
+    segment: &Arc<Segment>,
+    hash: NonZeroU64,
+    key: &IdempotencyKey,
+) -> Result<Option<Receipt>, Error> {
+    if !store.may_have_key(segment, hash.get())? {
+        return Ok(None);
+    }
+    let mut index = SegmentIndex::open(store, segment)?;
+    for number in 0..segment.index_blocks {
+        let block = index.block(number)?;
+        for part in block.parts.iter().filter(|part| part.key_hash == Some(hash)) {
+            let is_purged = state.with(|state| state.parts.removed().get(part.id) == Some(Removal::Purged));
+            let receipt = store.receipt_of(part)?;
+            if !is_purged && receipt.idempotency_key.as_ref() == Some(key) {
+                return Ok(Some(receipt));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The answer to an upload whose key is that of a part.

@@ -15,7 +15,7 @@ use crate::{
     engine::{
         runtime::{context::Context, transfers::Paced},
         state::{Lane, transfers::Pace},
-        storage::{draft::checksum_text, reader::Reader},
+        storage::{Store, draft::checksum_text, reader::Reader, segments::cursor::PartCursor},
     },
     error::Error,
     limits::RECEIVE_BLOCK_BYTES,
@@ -52,26 +52,27 @@ pub(crate) async fn find(context: &Arc<Context>, file: &Reader, dialect: &Dialec
     };
     let bytes = rewritten.as_ref().map_or(file.bytes(), |csv| csv.bytes);
     let (parts, missing) = context.state.with(|state| (state.parts.snapshot(), state.parts.missing().clone()));
-    let of_this_size = |part: &Part| part.csv_bytes == bytes;
-    let mut same_size = parts.values().filter(|part| of_this_size(part)).peekable();
+    let of_this_size = move |part: &Part| part.csv_bytes == bytes;
+    let mut same_size = next_of_size(context, PartCursor::new(parts), None, bytes).await?;
     let (now_s, undo_s) = context.undo_time(SystemTime::now());
     let next_removed = |after| {
         context.state.next_removed(after, |part, removal| of_this_size(part) && !removal.is_final(now_s, undo_s))
     };
     let mut removed = next_removed(None);
-    if same_size.peek().is_none() && removed.is_none() && missing.count() == 0 {
+    if same_size.is_none() && removed.is_none() && missing.count() == 0 {
         return Ok(None);
     }
     let checksum = match rewritten {
         Some(csv) => csv.xxh3,
         None => checksum(context, file).await?,
     };
-    for part in same_size {
-        let of = Arc::clone(part);
+    while let Some((part, cursor)) = same_size {
+        let of = Arc::clone(&part);
         let receipt = context.on_worker(Lane::Upload, move |store| store.receipt_of(&of)).await?;
         if receipt.csv.xxh3 == checksum {
             return Ok(Some(Loaded::Before(part.id)));
         }
+        same_size = next_of_size(context, cursor, Some(part.id), bytes).await?;
     }
     while let Some(id) = removed {
         let receipt = context.on_worker(Lane::Upload, move |store| store.receipt(id)).await?;
@@ -88,6 +89,25 @@ pub(crate) async fn find(context: &Arc<Context>, file: &Reader, dialect: &Dialec
     }
     let some_are_not_listed = missing.count() > missing.listed().len();
     Ok(missing.listed().first().filter(|_| some_are_not_listed).map(|&id| Loaded::InQuarantine(id)))
+}
+
+/// The first part after `after` whose CSV has this size.
+async fn next_of_size(
+    context: &Context,
+    mut cursor: PartCursor,
+    mut after: Option<PartId>,
+    csv_bytes: u64,
+) -> Result<Option<(Arc<Part>, PartCursor)>, Error> {
+    let search = move |store: &Arc<Store>| {
+        while let Some(part) = cursor.next(store, after)? {
+            if part.csv_bytes == csv_bytes {
+                return Ok(Some((part, cursor)));
+            }
+            after = Some(part.id);
+        }
+        Ok(None)
+    };
+    context.on_worker(Lane::Upload, search).await
 }
 
 /// A file as a stream of blocks.

@@ -173,6 +173,7 @@ pub(crate) fn part_of(written: &mut WrittenFile, rows: u64, columns: usize) -> (
         footer_bytes: written.footer_bytes,
         columns_count: u32::try_from(columns).expect("few"),
         key_hash: None,
+        packed: None,
         source_bytes: 0,
         schema: None,
         checks: None,

@@ -125,7 +125,7 @@ mod tests {
     use crate::{
         engine::{Engine, storage::reader::reads},
         limits::{KIB, Limits, MIB},
-        model::{durability::Durability, format::Format, part::PartId},
+        model::{durability::Durability, format::Format},
     };
 
     const PIECE: usize = 48 * KIB;
@@ -144,7 +144,7 @@ mod tests {
         let opened = Engine::open(folder.path(), Durability::None, Limits::default()).await;
         let (engine, _) = opened.expect("a data folder");
         engine.upload(stream::iter([Ok::<_, Error>(Bytes::from(csv))])).await.expect("a valid file");
-        let part = engine.context.state.with(|state| state.parts.get(PartId::FIRST)).expect("a part");
+        let part = engine.context.state.with(|state| state.parts.next_unpacked(None)).expect("a part");
         let file = engine.context.store.open_part(&part, Format::Parquet).expect("readable");
         let bytes = std::fs::read(folder.path().join("parts/1.parquet")).expect("readable");
         Stored { engine, folder, part, file, bytes }

@@ -8,14 +8,12 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
 use super::name_page::NamePage;
 use crate::{
     engine::{
         runtime::context::Context,
-        state::{Lane, Shared, schemas::SchemaFigures},
-        storage::Store,
+        state::{Lane, Shared, registry::Snapshot, schemas::SchemaFigures},
+        storage::{Store, segments::cursor::PartCursor},
     },
     error::Error,
     limits::{
@@ -23,7 +21,7 @@ use crate::{
         ESCAPED_BYTES_MAX, TASK_PARTS_MAX,
     },
     model::{
-        part::{Part, PartFigures, PartId},
+        part::{Part, PartFigures},
         schema::{ColumnType, Schema},
     },
 };
@@ -85,11 +83,9 @@ fn new_page(after: Option<String>, count_max: usize) -> NamePage<Sums> {
     NamePage::new(after, COLUMNS_PAGE_BYTES, count_max, entry_bytes, Sums::types_bytes)
 }
 
-async fn add_receipts(context: &Arc<Context>, mut pass: Pass, parts: OrdMap<PartId, Arc<Part>>) -> Result<Pass, Error> {
+async fn add_receipts(context: &Arc<Context>, mut pass: Pass, parts: Snapshot) -> Result<Pass, Error> {
     // As long as they are here, their files are not deleted.
-    let find =
-        move || parts.values().filter(|part| part.schema.is_none()).take(COLUMN_RECEIPTS_MAX + 1).cloned().collect();
-    let mut left: Vec<Arc<Part>> = context.on_worker(Lane::Question, move |_store| Ok(find())).await?;
+    let mut left: Vec<Arc<Part>> = context.on_worker(Lane::Question, move |store| without_schema(store, parts)).await?;
     if left.len() > COLUMN_RECEIPTS_MAX {
         pass.is_exact = false;
         left.truncate(COLUMN_RECEIPTS_MAX);
@@ -99,6 +95,27 @@ async fn add_receipts(context: &Arc<Context>, mut pass: Pass, parts: OrdMap<Part
         pass = context.on_worker(Lane::Question, move |store| pass.add_parts(store, &some)).await?;
     }
     Ok(pass)
+}
+
+/// The first parts whose schemas the registry does not have, one more than are read.
+fn without_schema(store: &Store, parts: Snapshot) -> Result<Vec<Arc<Part>>, Error> {
+    let own = parts.parts.values().filter(|part| part.schema.is_none()).take(COLUMN_RECEIPTS_MAX + 1);
+    let mut found: Vec<_> = own.cloned().collect();
+    let segments: Vec<_> = parts.segments.values().cloned().collect();
+    let mut cursor = PartCursor::new(parts);
+    for segment in segments.iter().filter(|segment| segment.files.iter().any(|file| file.schema.is_none())) {
+        let mut from = segment.id.first;
+        while let Some(part) = cursor.first_from(store, from)?.filter(|part| segment.id.covers(part.id)) {
+            if found.len() > COLUMN_RECEIPTS_MAX {
+                return Ok(found);
+            }
+            from = part.id.next();
+            if part.packed.is_some() && part.schema.is_none() {
+                found.push(part);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// One pass over the columns of all parts.
@@ -178,7 +195,7 @@ mod tests {
     use crate::{
         engine::Engine,
         limits::{Limits, SCHEMA_BYTES_MAX},
-        model::durability::Durability,
+        model::{durability::Durability, part::PartId},
     };
 
     use super::*;

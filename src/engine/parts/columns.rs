@@ -7,15 +7,17 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
 use super::name_page::NamePage;
 use crate::{
-    engine::{runtime::context::Context, state::Lane, storage::Store},
+    engine::{
+        runtime::context::Context,
+        state::{Lane, registry::Snapshot},
+        storage::{Store, segments::cursor::PartCursor},
+    },
     error::Error,
     limits::{LISTED_TYPE_PARTS_MAX, TABLE_COLUMN_BYTES, TASK_COLUMNS, TASK_PARTS_MAX},
     model::{
-        part::{Part, PartId},
+        part::PartId,
         schema::{ColumnType, Schema},
     },
 };
@@ -43,7 +45,7 @@ pub struct TypeInParts {
 /// The columns of the table at one moment, page by page.
 pub struct TableColumns {
     context: Arc<Context>,
-    parts: OrdMap<PartId, Arc<Part>>,
+    parts: Snapshot,
     /// The last name of the page before.
     after: Option<String>,
     at_end: bool,
@@ -70,7 +72,12 @@ impl TableColumns {
         }
         let entry_bytes = |name: &str| TABLE_COLUMN_BYTES + name.len();
         let page = NamePage::new(self.after.take(), bytes_max, usize::MAX, entry_bytes, |_types| 0);
-        let mut pass = Pass { parts: self.parts.clone(), next: PartId::FIRST, page, run: None };
+        let _permit = match self.parts.segments.is_empty() {
+            true => None,
+            false => Some(self.context.packed_questions.acquire().await.ok().ok_or(Error::Draining)?),
+        };
+        let parts = PartCursor::new(self.parts.clone());
+        let mut pass = Pass { parts, next: PartId::FIRST, page, run: None };
         while pass.next != PartId::END {
             let store = Arc::clone(&self.context.store);
             let task = move || {
@@ -89,7 +96,7 @@ impl TableColumns {
 
 /// One pass over all parts.
 struct Pass {
-    parts: OrdMap<PartId, Arc<Part>>,
+    parts: PartCursor,
     next: PartId,
     page: NamePage<Types>,
     /// Parts with equal columns that follow each other are added together.
@@ -106,14 +113,13 @@ impl Pass {
     /// One task: some parts.
     fn step(&mut self, store: &Store) -> Result<(), Error> {
         let (mut columns, mut receipts) = (0, 0);
-        let parts = self.parts.clone();
-        for (id, part) in parts.range(self.next..) {
+        while let Some(part) = self.parts.first_from(store, self.next)? {
             if columns >= TASK_COLUMNS || receipts >= TASK_PARTS_MAX {
-                self.next = *id;
                 return Ok(());
             }
             receipts += usize::from(part.schema.is_none());
-            columns += 1 + self.add(*id, store.schema(part)?);
+            columns += 1 + self.add(part.id, store.schema(&part)?);
+            self.next = part.id.next();
         }
         self.end_run();
         self.next = PartId::END;

@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
 use super::{
+    find::find_part,
     receipts::{UnreadablePart, listed_receipt},
     removal::restorable_until,
     upgrade::upgrade,
@@ -14,8 +13,11 @@ use super::{
 use crate::{
     engine::{
         runtime::{context::Context, detached::detached},
-        state::{Lane, removed_parts::Removal},
-        storage::Store,
+        state::{Lane, registry::Snapshot, removed_parts::Removal},
+        storage::{
+            Store,
+            segments::{cursor::PartCursor, reading::OpenSegment},
+        },
     },
     error::Error,
     limits::{COLUMNS_MAX, TASK_PARTS_MAX},
@@ -97,10 +99,11 @@ impl PartSummary {
 /// A part of the table.
 ///
 /// Errors: it was removed; it is in quarantine; there is no such part.
-pub(crate) fn find(context: &Context, id: PartId) -> Result<Arc<Part>, Error> {
-    let (part, removal, missing) = context.state.with(|state| {
+pub(crate) async fn find(context: &Context, id: PartId) -> Result<Arc<Part>, Error> {
+    let part = find_part(context, id).await?;
+    let (removal, missing) = context.state.with(|state| {
         let is_missing = state.parts.missing().listed().binary_search(&id).is_ok();
-        (state.parts.get(id), state.parts.removed().get(id), is_missing)
+        (state.parts.removed().get(id), is_missing)
     });
     match (part, removal) {
         (Some(part), _) => Ok(part),
@@ -114,18 +117,18 @@ pub(crate) fn find(context: &Context, id: PartId) -> Result<Arc<Part>, Error> {
 
 /// A part of the table whose files can be verified while they are read. One of format version 1 is upgraded first.
 pub(crate) async fn find_verifiable(context: &Arc<Context>, id: PartId) -> Result<Arc<Part>, Error> {
-    let part = find(context, id)?;
+    let part = find(context, id).await?;
     if part.checks.is_some() {
         return Ok(part);
     }
     let of = Arc::clone(context);
     detached(move |_cancel| async move { upgrade(&of, Lane::Question, &part).await }).await?;
-    find(context, id)
+    find(context, id).await
 }
 
 /// The receipt of a part of the table.
 pub(crate) async fn receipt(context: &Context, id: PartId) -> Result<Receipt, Error> {
-    let part = find(context, id)?;
+    let part = find(context, id).await?;
     context.on_worker(Lane::Question, move |store| store.receipt_of(&part)).await
 }
 
@@ -140,53 +143,69 @@ pub(crate) async fn list_parts(
     bytes_max: usize,
 ) -> Result<PartsList, Error> {
     let parts = context.state.with(|state| state.parts.snapshot());
-    let mut list = PartsList { parts: Vec::new(), next: None, total: parts.len() };
+    let _permit = match parts.segments.is_empty() {
+        true => None,
+        false => Some(context.packed_questions.acquire().await.ok().ok_or(Error::Draining)?),
+    };
+    let mut cursor = PartCursor::new(parts);
+    let mut list = PartsList { parts: Vec::new(), next: None, total: cursor.snapshot().len() };
     let mut bytes = 0;
-    while list.parts.len() < count_max && bytes < bytes_max {
-        let of_task = next_parts(&parts, order, beyond, count_max - list.parts.len(), bytes_max - bytes);
-        let Some(last) = of_task.last() else { return Ok(list) };
-        beyond = Some(last.id);
-        let found = context.on_worker(Lane::Question, move |store| Ok(summaries(store, &of_task))).await?;
+    let mut has_more = true;
+    while has_more && list.parts.len() < count_max && bytes < bytes_max {
+        let (count_max, bytes_max) = (count_max - list.parts.len(), bytes_max - bytes);
+        let task = move |store: &Arc<Store>| {
+            let parts = next_parts(store, &mut cursor, order, beyond, count_max, bytes_max)?;
+            let last = parts.last().map(|part| part.id).or(beyond);
+            let has_more = !parts.is_empty() && step(store, &mut cursor, order, last)?.is_some();
+            Ok((cursor, summaries(store, &parts), last, has_more))
+        };
+        let found;
+        (cursor, found, beyond, has_more) = context.on_worker(Lane::Question, task).await?;
         let text_bytes = |part: &Result<_, _>| part.as_ref().map_or(SHORT_TEXTS_BYTES, PartSummary::text_bytes);
         bytes += found.iter().map(text_bytes).sum::<usize>();
         list.parts.extend(found);
     }
-    list.next = beyond.filter(|_| !next_parts(&parts, order, beyond, 1, 1).is_empty());
+    list.next = beyond.filter(|_| has_more);
     Ok(list)
 }
 
 fn summaries(store: &Store, parts: &[Arc<Part>]) -> Vec<Result<PartSummary, UnreadablePart>> {
-    parts.iter().map(|part| listed_receipt(store, part).map(PartSummary::of)).collect()
+    let mut open = OpenSegment::default();
+    parts.iter().map(|part| listed_receipt(store, part, &mut open).map(PartSummary::of)).collect()
+}
+
+/// The part beyond one of them in an order.
+fn step(
+    store: &Store,
+    cursor: &mut PartCursor,
+    order: Order,
+    beyond: Option<PartId>,
+) -> Result<Option<Arc<Part>>, Error> {
+    match order {
+        Order::OldestFirst => cursor.next(store, beyond),
+        Order::NewestFirst => cursor.previous(store, beyond.unwrap_or(PartId::END)),
+    }
 }
 
 /// The next parts in an order: at most `count_max`, about as many as take `bytes_max` as text, and no more than one task reads
 /// the receipts of; but at least one, if any is left.
 fn next_parts(
-    parts: &OrdMap<PartId, Arc<Part>>,
+    store: &Store,
+    cursor: &mut PartCursor,
     order: Order,
-    beyond: Option<PartId>,
+    mut beyond: Option<PartId>,
     count_max: usize,
     bytes_max: usize,
-) -> Vec<Arc<Part>> {
-    let (mut columns, mut bytes) = (0, 0);
-    let fits = |part: &Arc<Part>| {
-        let has_room = columns < COLUMNS_MAX && bytes < bytes_max;
+) -> Result<Vec<Arc<Part>>, Error> {
+    let (mut columns, mut bytes, mut parts) = (0, 0, Vec::new());
+    while parts.len() < count_max.min(TASK_PARTS_MAX) && columns < COLUMNS_MAX && bytes < bytes_max {
+        let Some(part) = step(store, cursor, order, beyond)? else { break };
         columns += part.columns_count as usize;
         bytes += SHORT_TEXTS_BYTES + part.source_bytes as usize;
-        has_room
-    };
-    let to_part = |(_, part): (&PartId, &Arc<Part>)| Arc::clone(part);
-    let count_max = count_max.min(TASK_PARTS_MAX);
-    match order {
-        Order::OldestFirst => {
-            let first = beyond.map_or(PartId::FIRST, PartId::next);
-            parts.range(first..).map(to_part).take_while(fits).take(count_max).collect()
-        }
-        Order::NewestFirst => {
-            let end = beyond.unwrap_or(PartId::END);
-            parts.range(..end).rev().map(to_part).take_while(fits).take(count_max).collect()
-        }
+        beyond = Some(part.id);
+        parts.push(part);
     }
+    Ok(parts)
 }
 
 /// The size of the table after some of its parts, in even steps: at most `points_max` of them, the last part always.
@@ -196,7 +215,8 @@ pub(crate) async fn growth(context: &Context, points_max: usize) -> Result<Vec<G
     /// Receipts that one task reads.
     const TASK_RECEIPTS: usize = 16;
     let parts = context.state.with(|state| state.parts.snapshot());
-    let mut chosen = context.workers.run(Lane::Question, move || grown(&parts, points_max)).await?;
+    let choose = move |store: &Arc<Store>| grown(store, parts, points_max);
+    let mut chosen = context.on_worker(Lane::Question, choose).await?;
     let mut points = Vec::with_capacity(chosen.len());
     while !chosen.is_empty() {
         let mut of_task: Vec<_> = chosen.drain(..chosen.len().min(TASK_RECEIPTS)).collect();
@@ -210,19 +230,43 @@ pub(crate) async fn growth(context: &Context, points_max: usize) -> Result<Vec<G
     Ok(points)
 }
 
-/// Adds up the sizes of all parts, and returns every n-th part with the sums up to it.
-fn grown(parts: &OrdMap<PartId, Arc<Part>>, points_max: usize) -> Vec<(Arc<Part>, GrowthPoint)> {
+/// Adds up the sizes of all parts, and returns every n-th part with the sums up to it. A segment is one step.
+fn grown(store: &Store, parts: Snapshot, points_max: usize) -> Result<Vec<(Arc<Part>, GrowthPoint)>, Error> {
     let (count, points) = (parts.len(), points_max.min(parts.len()));
-    let (mut rows, mut csv_bytes, mut parquet_bytes) = (0, 0, 0);
+    let (mut rows, mut csv_bytes, mut parquet_bytes, mut before) = (0, 0, 0, 0);
     let mut found = Vec::with_capacity(points);
-    for (index, (id, part)) in parts.iter().enumerate() {
-        rows += part.rows;
-        csv_bytes += part.csv_bytes;
-        parquet_bytes += part.parquet_bytes;
-        if (index + 1) * points / count > index * points / count {
-            let point = GrowthPoint { part: *id, uploaded_at: None, rows, csv_bytes, parquet_bytes };
-            found.push((Arc::clone(part), point));
+    let mut cursor = PartCursor::new(parts.clone());
+    let mut own = parts.parts.iter().peekable();
+    let mut segments = parts.segments.iter().peekable();
+    loop {
+        let segment_is_next = match (own.peek(), segments.peek()) {
+            (None, None) => return Ok(found),
+            (Some((id, _)), Some((first, _))) => *first < *id,
+            (own, _) => own.is_none(),
+        };
+        let (last, some) = match segment_is_next {
+            true => {
+                let Some((_, segment)) = segments.next() else { return Ok(found) };
+                let removed = parts.removed.range(segment.id.first..=segment.id.last).count();
+                rows += segment.files.iter().map(|file| file.rows).sum::<u64>();
+                csv_bytes += segment.csv_bytes;
+                parquet_bytes += segment.files.iter().map(|file| file.bytes).sum::<u64>();
+                let live = usize::try_from(segment.parts).unwrap_or(usize::MAX).saturating_sub(removed);
+                (cursor.previous(store, segment.id.last.next())?, live)
+            }
+            false => {
+                let Some((_, part)) = own.next() else { return Ok(found) };
+                rows += part.rows;
+                csv_bytes += part.csv_bytes;
+                parquet_bytes += part.parquet_bytes;
+                (Some(Arc::clone(part)), 1)
+            }
+        };
+        let after = before + some;
+        if let Some(part) = last.filter(|_| after * points / count > before * points / count) {
+            let point = GrowthPoint { part: part.id, uploaded_at: None, rows, csv_bytes, parquet_bytes };
+            found.push((part, point));
         }
+        before = after;
     }
-    found
 }

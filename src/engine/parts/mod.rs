@@ -2,6 +2,7 @@
 
 pub mod column_figures;
 pub mod columns;
+pub mod find;
 pub mod listing;
 mod name_page;
 pub mod part_file;

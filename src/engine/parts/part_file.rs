@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::listing::find_verifiable;
 use crate::{
     engine::{
         parquet::{verified_bytes::VerifiedBytes, wide::is_wide},
-        runtime::context::Context,
+        runtime::{context::Context, drop_on_worker::DropOnWorker},
         state::Lane,
-        storage::reader::{Blocks, Reader},
+        storage::{
+            Store,
+            draft::Draft,
+            reader::{Blocks, Reader},
+        },
     },
     error::Error,
-    model::{
-        format::Format,
-        part::{Part, PartId},
-    },
+    model::{format::Format, part::Part},
 };
 
 /// A file of a part, open for reading. It is not deleted while this is here.
@@ -30,19 +30,20 @@ pub struct PartFile {
     /// What was read last. `None` if nothing is kept, and after an error.
     content: Option<Content>,
     xxh3: String,
+    /// The file, if it was made for this download.
+    made: Option<DropOnWorker<Draft>>,
 }
 
 /// The bytes of the file, read in their order.
 enum Content {
-    Csv(Blocks),
+    Blocks(Blocks),
     Parquet(VerifiedBytes),
 }
 
 /// Opens a file of a part.
 ///
-/// Errors: there is no such part; its receipt or its file is damaged or cannot be read.
-pub(crate) async fn open_part_file(context: &Arc<Context>, id: PartId, format: Format) -> Result<PartFile, Error> {
-    let part = find_verifiable(context, id).await?;
+/// Errors: its receipt or its file is damaged or cannot be read.
+pub(crate) async fn open_part_file(context: &Arc<Context>, part: Arc<Part>, format: Format) -> Result<PartFile, Error> {
     let of = Arc::clone(&part);
     let open = context.on_worker(Lane::Question, move |store| {
         let receipt = store.receipt_of(&of)?;
@@ -53,10 +54,24 @@ pub(crate) async fn open_part_file(context: &Arc<Context>, id: PartId, format: F
         Ok((store.open_part(&of, format)?, info.xxh3))
     });
     let (file, xxh3) = open.await?;
-    Ok(PartFile { context: Arc::clone(context), part, format, file, content: None, xxh3 })
+    Ok(PartFile { context: Arc::clone(context), part, format, file, content: None, xxh3, made: None })
 }
 
 impl PartFile {
+    /// The Parquet file of a part that is in a segment, made for one download.
+    ///
+    /// Errors: it cannot be read.
+    pub(crate) async fn made(context: &Arc<Context>, part: Arc<Part>, mut draft: Draft) -> Result<Self, Error> {
+        let xxh3 = draft.info().xxh3;
+        let open = move |_store: &Arc<Store>| {
+            let file = draft.reader()?;
+            Ok((file, draft))
+        };
+        let (file, draft) = context.on_worker(Lane::Question, open).await?;
+        let made = Some(DropOnWorker { value: Some(draft), workers: context.workers.clone() });
+        Ok(Self { context: Arc::clone(context), part, format: Format::Parquet, file, content: None, xxh3, made })
+    }
+
     /// The file's size.
     pub fn bytes(&self) -> u64 {
         self.file.bytes()
@@ -74,8 +89,8 @@ impl PartFile {
     pub async fn read(&mut self, offset: u64, bytes_max: usize, reads_on: bool) -> Result<Bytes, Error> {
         let (context, file, part) = (&self.context, self.file.clone(), Arc::clone(&self.part));
         let mut content = self.content.take().unwrap_or_else(|| match self.format {
-            Format::Csv => Content::Csv(file.blocks()),
-            Format::Parquet => Content::Parquet(VerifiedBytes::default()),
+            Format::Parquet if self.made.is_none() => Content::Parquet(VerifiedBytes::default()),
+            Format::Csv | Format::Parquet => Content::Blocks(file.blocks()),
         });
         let wide = match &content {
             Content::Parquet(bytes) if is_wide(&part) && !bytes.covers(offset) => {
@@ -86,7 +101,7 @@ impl PartFile {
         let read = move || {
             let _wide = wide; // until the footer is dropped
             let found = match &mut content {
-                Content::Csv(blocks) => blocks.read(offset, bytes_max)?.into(),
+                Content::Blocks(blocks) => blocks.read(offset, bytes_max)?.into(),
                 Content::Parquet(bytes) => bytes.read(&file, &part, offset, bytes_max)?,
             };
             Ok((found, reads_on.then_some(content)))

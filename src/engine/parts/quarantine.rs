@@ -7,22 +7,23 @@
 use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
-use imbl::OrdMap;
 
+use super::find::find_part;
 use crate::{
     engine::{
         runtime::{context::Context, detached::detached},
-        state::Lane,
+        state::{Lane, registry::Snapshot},
+        storage::segments::cursor::find_now,
     },
     error::Error,
     limits::Incomplete,
-    model::part::{Part, PartId},
+    model::part::PartId,
 };
 
 /// All parts, for an answer about the whole table.
 pub(super) struct WholeTable {
     /// A snapshot of them.
-    pub(super) parts: OrdMap<PartId, Arc<Part>>,
+    pub(super) parts: Snapshot,
     /// How many of them have format version 1.
     pub(super) unchecked: usize,
 }
@@ -57,11 +58,11 @@ pub(crate) async fn forget_part(context: &Arc<Context>, id: PartId) -> Result<us
 }
 
 async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
-    let (is_served, is_listed) = context.state.with(|state| {
+    let (is_removed, is_listed) = context.state.with(|state| {
         let parts = &state.parts;
-        (parts.contains(id) || parts.removed().get(id).is_some(), parts.missing().listed().binary_search(&id).is_ok())
+        (parts.removed().get(id).is_some(), parts.missing().listed().binary_search(&id).is_ok())
     });
-    if is_served {
+    if is_removed || find_part(context, id).await?.is_some() {
         return Err(Error::NotInQuarantine { part: id.get() });
     }
     let store = Arc::clone(&context.store);
@@ -77,11 +78,15 @@ async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
     };
     let was_missing = context.workers.run(Lane::Question, record).await.flatten()?;
     if was_missing && context.state.with(|state| state.parts.accept_loss(id)) {
-        let (store, parts) = (Arc::clone(&context.store), context.state.with(|state| state.parts.snapshot()));
-        let state = context.state.clone();
-        let is_known =
-            move |id: &PartId| parts.contains_key(id) || state.with(|state| state.parts.removed().get(*id).is_some());
-        let look_up = move || Ok(store.quarantine()?.missing(is_known));
+        let (store, state) = (Arc::clone(&context.store), context.state.clone());
+        let look_up = move || {
+            let is_known = |id: &PartId| {
+                let (located, removed) =
+                    state.with(|state| (state.parts.locate(*id), state.parts.removed().get(*id).is_some()));
+                removed || find_now(&store, located, *id).is_ok_and(|part| part.is_some())
+            };
+            Ok(store.quarantine()?.missing(is_known))
+        };
         let missing = context.workers.run(Lane::Question, look_up).await.flatten()?;
         context.state.with(|state| state.parts.set_missing(missing));
     }

@@ -3,7 +3,14 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::{runtime::context::Context, state::Lane, storage::Store},
+    engine::{
+        runtime::context::Context,
+        state::Lane,
+        storage::{
+            Store,
+            segments::{cursor::PartCursor, reading::OpenSegment},
+        },
+    },
     error::Error,
     limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES, TASK_PARTS_MAX},
     model::part::{Part, PartId, Receipt},
@@ -19,12 +26,30 @@ pub struct Page {
 
 /// Chooses the parts after `after`, in order: at most `count_max`, and no more than fit in `bytes_max`, but at least one if there
 /// is one.
-pub(crate) fn receipts_page(context: &Arc<Context>, after: Option<PartId>, count_max: usize, bytes_max: usize) -> Page {
+///
+/// Errors: an index is damaged or cannot be read.
+pub(crate) async fn receipts_page(
+    context: &Arc<Context>,
+    after: Option<PartId>,
+    count_max: usize,
+    bytes_max: usize,
+) -> Result<Page, Error> {
+    let mut cursor = PartCursor::new(context.state.with(|state| state.parts.snapshot()));
+    context.on_worker(Lane::Question, move |store| choose(store, &mut cursor, after, count_max, bytes_max)).await
+}
+
+fn choose(
+    store: &Store,
+    cursor: &mut PartCursor,
+    after: Option<PartId>,
+    count_max: usize,
+    bytes_max: usize,
+) -> Result<Page, Error> {
     let mut page = Page { parts: Vec::new(), bytes: 0 };
-    let parts = context.state.with(|state| state.parts.snapshot());
-    let after = after.map_or(0, PartId::get);
-    let Some(first) = PartId::new(after.saturating_add(1)) else { return page };
-    for (_, part) in parts.range(first..).take(count_max.min(TASK_PARTS_MAX)) {
+    let mut after = after;
+    while page.parts.len() < count_max.min(TASK_PARTS_MAX) {
+        let Some(part) = cursor.next(store, after)? else { break };
+        after = Some(part.id);
         let columns = part.columns_count as usize;
         let names =
             part.schema.as_ref().map_or(HEADER_BYTES_MAX.min(columns * NAME_BYTES_MAX), |schema| schema.bytes() / 2);
@@ -33,9 +58,9 @@ pub(crate) fn receipts_page(context: &Arc<Context>, after: Option<PartId>, count
             break;
         }
         page.bytes += bytes;
-        page.parts.push(Arc::clone(part));
+        page.parts.push(part);
     }
-    page
+    Ok(page)
 }
 
 /// A part of the table whose receipt is damaged or cannot be read: what the registry knows of it.
@@ -56,8 +81,8 @@ pub struct UnreadablePart {
 }
 
 /// The receipt of a part for a list, which has the other parts nevertheless if it cannot be read. That is logged.
-pub(super) fn listed_receipt(store: &Store, part: &Part) -> Result<Receipt, UnreadablePart> {
-    store.receipt_of(part).map_err(|error| {
+pub(super) fn listed_receipt(store: &Store, part: &Part, open: &mut OpenSegment) -> Result<Receipt, UnreadablePart> {
+    store.receipt_with(part, open).map_err(|error| {
         tracing::error!(part = %part.id, %error, "the receipt of a listed part cannot be read");
         let Part { id, rows, columns_count, csv_bytes, parquet_bytes, .. } = *part;
         UnreadablePart { part: id, rows, columns_count, csv_bytes, parquet_bytes, what: error.to_string() }
@@ -74,6 +99,9 @@ pub(crate) async fn read_page(
     if page.parts.is_empty() {
         return Ok(Vec::new());
     }
-    let read = move |store: &Arc<Store>| Ok(page.parts.iter().map(|part| listed_receipt(store, part)).collect());
+    let read = move |store: &Arc<Store>| {
+        let mut open = OpenSegment::default();
+        Ok(page.parts.iter().map(|part| listed_receipt(store, part, &mut open)).collect())
+    };
     context.on_worker(Lane::Question, read).await
 }

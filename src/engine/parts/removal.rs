@@ -13,6 +13,7 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::time::{Instant, sleep};
 
+use super::find::find_part;
 use crate::{
     engine::{
         runtime::{
@@ -23,11 +24,14 @@ use crate::{
             Lane, Shared,
             removed_parts::{KeptPart, Removal},
         },
-        storage::Store,
+        storage::{
+            Store,
+            segments::cursor::{find_in, find_now},
+        },
     },
     error::Error,
     limits::REMOVED_LISTED_MAX,
-    model::part::{PartFigures, PartId},
+    model::part::{Part, PartFigures, PartId, Receipt},
 };
 
 /// How long a purge waits for questions that read the part. After that its files are deleted in the background.
@@ -105,7 +109,12 @@ pub(crate) async fn remove_part(context: &Arc<Context>, id: PartId, purge: bool)
 /// Returns since when it is removed, if it is kept.
 async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<Option<u32>, Error> {
     let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
-    let (is_in_table, removal) = context.state.with(|state| (state.parts.contains(id), state.parts.removed().get(id)));
+    let part = find_part(context, id).await?;
+    let removal = context.state.with(|state| state.parts.removed().get(id));
+    let is_in_table = part.is_some();
+    if let Some(part) = part.filter(|part| part.packed.is_some()) {
+        return remove_packed(context, part, purge).await;
+    }
     let state = context.state.clone();
     match removal {
         None if is_in_table && !purge => {
@@ -138,10 +147,38 @@ async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<O
     }
 }
 
+/// Removes a part that is in a segment. The caller has the permit for changes of parts.
+async fn remove_packed(context: &Context, part: Arc<Part>, purge: bool) -> Result<Option<u32>, Error> {
+    let state = context.state.clone();
+    let remove = move |store: &Arc<Store>| {
+        let now = SystemTime::now();
+        let receipt = store.receipt_of(&part);
+        let receipt = receipt
+            .inspect_err(|error| tracing::warn!(part = %part.id, %error, "figures of columns are inexact now"))
+            .ok();
+        let columns = receipt.map(|receipt| PartFigures::of(&receipt, part.schema.as_ref()));
+        store.mark_removed(part.id, now)?;
+        let removal = if purge {
+            store.mark_purged(part.id)?;
+            Removal::Purged
+        } else {
+            Removal::Kept { since_s: unix_seconds(now) }
+        };
+        // Without its segment, which may be replaced meanwhile.
+        let part = Arc::new(Part { packed: None, ..Part::clone(&part) });
+        state.with(|state| state.parts.remove_packed(part, columns.as_ref(), removal));
+        Ok(match removal {
+            Removal::Kept { since_s } => Some(since_s),
+            Removal::Purged => None,
+        })
+    };
+    context.on_worker(Lane::Upload, remove).await
+}
+
 /// What a part of the table has in the figures of the columns; `None` if its receipt cannot be read, which does not keep it from
 /// being removed.
 fn columns_of(store: &Store, state: &Shared, id: PartId) -> Option<PartFigures> {
-    let part = state.with(|state| state.parts.get(id))?;
+    let part = find_now(store, state.with(|state| state.parts.locate(id)), id).ok()??;
     let receipt = store.receipt_of(&part);
     let receipt = receipt.inspect_err(|error| tracing::warn!(part = %id, %error, "figures of columns are inexact now"));
     Some(PartFigures::of(&receipt.ok()?, part.schema.as_ref()))
@@ -158,13 +195,26 @@ fn take_out(store: &Store, state: &Shared, id: PartId) -> Result<u32, Error> {
     Ok(since_s)
 }
 
+/// The receipt of a part of a segment; `None` if it cannot be read.
+fn packed_receipt(store: &Store, state: &Shared, id: PartId) -> Option<Receipt> {
+    let segment = state.with(|state| state.parts.segment_of(id))?;
+    let part = find_in(store, &segment, id).ok()??;
+    store.receipt_of(&part).ok()
+}
+
 /// Purges a removed part. The caller has the permit for changes of parts.
 async fn purge_removed(context: &Context, id: PartId) -> Result<(), Error> {
     let state = context.state.clone();
     let purge = move |store: &Arc<Store>| {
         let schema = state.with(|state| state.parts.removed().schema(id));
-        let columns = store.removed_receipt(id).map(|receipt| PartFigures::of(&receipt, schema.as_ref()));
-        store.purge_part(id, true, &text_of(SystemTime::now()))?;
+        let is_packed = state.with(|state| state.parts.removed().is_packed(id));
+        let receipt = if is_packed { packed_receipt(store, &state, id) } else { store.removed_receipt(id) };
+        let columns = receipt.map(|receipt| PartFigures::of(&receipt, schema.as_ref()));
+        if is_packed {
+            store.mark_purged(id)?;
+        } else {
+            store.purge_part(id, true, &text_of(SystemTime::now()))?;
+        }
         state.with(|state| state.parts.purge(id, columns.as_ref()));
         Ok(())
     };
@@ -190,6 +240,9 @@ async fn delete_when_unread(context: &Context, id: PartId) -> Result<(), Error> 
 async fn delete(context: &Context, id: PartId) -> Result<(), Error> {
     let state = context.state.clone();
     let delete = move |store: &Arc<Store>| {
+        if state.with(|state| state.parts.removed().is_packed(id)) {
+            return Ok(()); // its rows go when its segment is written anew
+        }
         store.delete_purged(id)?;
         state.with(|state| state.parts.end_purge(id));
         Ok(())
@@ -204,8 +257,8 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
     let context = Arc::clone(context);
     detached(move |_cancel| async move {
         let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
-        let (is_in_table, removal) =
-            context.state.with(|state| (state.parts.contains(id), state.parts.removed().get(id)));
+        let is_in_table = find_part(&context, id).await?.is_some();
+        let removal = context.state.with(|state| state.parts.removed().get(id));
         let state = context.state.clone();
         let (now_s, undo_s) = context.undo_time(SystemTime::now());
         let is_final = |removal: Removal| removal.is_final(now_s, undo_s);
@@ -213,6 +266,9 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
             _ if is_in_table => {}
             Some(removal @ Removal::Kept { .. }) if !is_final(removal) => {
                 let restore = move |store: &Arc<Store>| {
+                    if state.with(|state| state.parts.removed().is_packed(id)) {
+                        return restore_packed(store, &state, id);
+                    }
                     let receipt = store.restore_part(id)?;
                     let schema = state.with(|state| state.parts.removed().schema(id));
                     let columns = PartFigures::of(&receipt, schema.as_ref());
@@ -236,6 +292,16 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
         Ok(context.state.with(|state| state.parts.len()))
     })
     .await
+}
+
+/// Puts a removed part of a segment back. The caller has the permit for changes of parts.
+fn restore_packed(store: &Store, state: &Shared, id: PartId) -> Result<(), Error> {
+    let segment = state.with(|state| state.parts.segment_of(id)).ok_or(Error::NoSuchPart { part: id.get() })?;
+    let part = find_in(store, &segment, id)?.ok_or(Error::NoSuchPart { part: id.get() })?;
+    let columns = PartFigures::of(&store.receipt_of(&part)?, part.schema.as_ref());
+    store.unmark_removed(id)?;
+    state.with(|state| state.parts.put_back(id, &columns));
+    Ok(())
 }
 
 /// Deletes the files of parts that were removed long ago, or purged while they were read, until the engine is dropped.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
 use super::{
     quarantine::{WholeTable, whole_table},
     upgrade::upgrade,
@@ -11,23 +9,22 @@ use super::{
 use crate::{
     engine::{
         runtime::{context::Context, detached::detached},
-        state::Lane,
+        state::{Lane, registry::Snapshot},
     },
     error::Error,
-    model::part::{Part, PartId},
 };
 
 /// A snapshot of all parts, each of which can be verified while it is read. Parts of format version 1 are first verified whole and
 /// upgraded: all of them, because the names of their columns cannot be trusted before.
 ///
 /// Errors: a part is missing, and `--incomplete` refuses such answers; a part of format version 1 is damaged.
-pub(crate) async fn parts_to_read(context: &Arc<Context>, lane: Lane) -> Result<OrdMap<PartId, Arc<Part>>, Error> {
+pub(crate) async fn parts_to_read(context: &Arc<Context>, lane: Lane) -> Result<Snapshot, Error> {
     loop {
         let WholeTable { parts, unchecked } = whole_table(context)?;
         if unchecked == 0 {
             return Ok(parts);
         }
-        for part in parts.values().filter(|part| part.checks.is_none()) {
+        for part in parts.parts.values().filter(|part| part.checks.is_none()) {
             let part = Arc::clone(part);
             // Detached, so that it ends even if the caller is dropped: otherwise large parts might never be upgraded.
             let context = Arc::clone(context);

@@ -103,7 +103,7 @@ pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>
     // One at a time: a second caller then finds the part upgraded.
     let _permit = context.upgrades.acquire().await.ok().ok_or(Error::Draining)?;
     let is_done = |part: Option<&Arc<Part>>| part.is_none_or(|part| part.checks.is_some());
-    if is_done(context.state.with(|state| state.parts.snapshot()).get(&part.id)) {
+    if is_done(context.state.with(|state| state.parts.snapshot()).parts.get(&part.id)) {
         return Ok(());
     }
     let mut receipt = read_receipt(context, lane, part.id).await?;
@@ -121,7 +121,7 @@ pub(super) async fn upgrade(context: &Arc<Context>, lane: Lane, part: &Arc<Part>
     receipt.checks = Some(ReceiptChecks { sums_seed, footer_xxh3: to_hex(footer), chunks_in_sums });
     // Only now, because reading takes long, and meanwhile parts may be removed and restored.
     let _permit = match context.part_changes.acquire().await {
-        Ok(permit) if context.state.with(|state| state.parts.contains(part.id)) => permit,
+        Ok(permit) if context.state.with(|state| state.parts.contains_unpacked(part.id)) => permit,
         removed_or_draining => {
             context.workers.discard(sums);
             return removed_or_draining.ok().map(drop).ok_or(Error::Draining);

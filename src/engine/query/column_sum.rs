@@ -14,6 +14,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     csv_ranges::{ByteRange, Found, Reading, RowPosition, ScanError, Source, SummedColumn, find_column},
     part_batches::PartBatches,
+    read::Read,
+    segment_sum::{self, SegmentError},
 };
 use crate::{
     engine::{
@@ -24,8 +26,8 @@ use crate::{
         },
         parts::selection::parts_to_read,
         runtime::context::Context,
-        state::Lane,
-        storage::Store,
+        state::{Lane, registry::Snapshot},
+        storage::{Store, segments::reading::OpenSegment},
         values::sum::Sum,
     },
     error::{Error, column_sum::ColumnSumError},
@@ -40,17 +42,6 @@ pub struct ColumnSum {
     pub total: i64,
     /// How much was read for it.
     pub read: Read,
-}
-
-/// What was read for an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Read {
-    /// Parts that have the column.
-    pub parts: u64,
-    /// Their rows.
-    pub rows: u64,
-    /// Bytes of CSV, or of the column's chunks in Parquet.
-    pub bytes: u64,
 }
 
 /// The exact sum of a column over all parts. Parts without it add nothing.
@@ -70,13 +61,45 @@ async fn column_sum_by(
 ) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
     let parts = parts_to_read(context, Lane::Question).await?;
-    let batches = PartBatches { parts: parts.into_iter().peekable(), format };
-    let units = stream::iter(batches.flat_map(move |batch| work_units(batch, format, range_bytes)));
-    let sum_of = |unit| sum_unit(Arc::clone(context), unit, Arc::clone(&column), format);
+    let answer = match format {
+        Format::Parquet if !parts.segments.is_empty() => {
+            match sum_with_segments(context, &column, parts.clone(), range_bytes).await? {
+                Some(answer) => answer,
+                None => sum_parts(context, &column, parts, Format::Csv, range_bytes).await?,
+            }
+        }
+        _ => sum_parts(context, &column, parts, format, range_bytes).await?,
+    };
+    let (sum, read) = answer;
+    let total = sum.total().map_err(|total| ColumnSumError::Overflow { column: column.to_string(), total })?;
+    Ok(ColumnSum { total, read })
+}
+
+/// Sums all parts one after another.
+async fn sum_parts(
+    context: &Arc<Context>,
+    column: &Arc<str>,
+    parts: Snapshot,
+    format: Format,
+    range_bytes: u64,
+) -> Result<(Sum, Read), Error> {
+    let batches = PartBatches::new(parts, format).stream(Arc::clone(context), Lane::Question);
+    let units = batches.flat_map(move |batch| {
+        let (units, error) = match batch {
+            Ok(batch) => (Some(work_units(batch, format, range_bytes).map(Ok)), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        stream::iter(units.into_iter().flatten().chain(error))
+    });
+    let sum_of = |unit| async {
+        match unit {
+            Ok(unit) => sum_unit(Arc::clone(context), unit, Arc::clone(column), format).await,
+            Err(error) => Err(error),
+        }
+    };
     // `buffered` keeps the order, so the first error is the first in the table.
     let summed = units.map(sum_of).buffered(TASKS_IN_FLIGHT_MAX);
-    let answer =
-        Answer { context, column: &column, sum: Sum::default(), read: Read::default(), before: RowPosition::default() };
+    let answer = Answer { context, column, sum: Sum::default(), read: Read::default(), before: RowPosition::default() };
     let answer = summed
         .try_fold(answer, async |mut answer, summed| {
             match summed {
@@ -86,9 +109,50 @@ async fn column_sum_by(
             Ok(answer)
         })
         .await?;
-    let Answer { sum, read, .. } = answer;
-    let total = sum.total().map_err(|total| ColumnSumError::Overflow { column: column.to_string(), total })?;
-    Ok(ColumnSum { total, read })
+    Ok((answer.sum, answer.read))
+}
+
+/// Sums segments from their Parquet files, and the other parts from theirs. `None` if the CSV has to be read instead, which finds
+/// the first error in the order of the parts.
+async fn sum_with_segments(
+    context: &Arc<Context>,
+    column: &Arc<str>,
+    mut parts: Snapshot,
+    range_bytes: u64,
+) -> Result<Option<(Sum, Read)>, Error> {
+    let units = segment_sum::units(&parts);
+    let removed = segment_sum::removed_parts(&parts);
+    let mut answer =
+        Answer { context, column, sum: Sum::default(), read: Read::default(), before: RowPosition::default() };
+    let mut summed = stream::iter(units).map(|unit| unit.sum(context, column)).buffered(TASKS_IN_FLIGHT_MAX);
+    while let Some(unit) = summed.next().await {
+        match unit {
+            Ok((sum, read)) => answer.add(sum, read),
+            Err(SegmentError::NeedsCsv) => return Ok(None),
+            Err(SegmentError::Failed(error)) => return Err(error),
+        }
+    }
+    for (segment, id) in removed {
+        let name = Arc::clone(column);
+        let subtract = move |store: &Arc<Store>| segment_sum::sum_removed(store, &segment, id, &name);
+        match context.on_worker(Lane::Question, subtract).await {
+            Ok(Some((sum, read))) => answer.subtract(sum, read),
+            Ok(None) => {}
+            // A cell of a removed part cannot be added. It is no error of the table.
+            Err(Error::Cell { .. } | Error::ColumnSum(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    parts.segments.clear();
+    match sum_parts(context, column, parts, Format::Parquet, range_bytes).await {
+        Ok((sum, read)) => {
+            answer.add(sum, read);
+            Ok(Some((answer.sum, answer.read)))
+        }
+        // There may be another one before it in a segment that ends later.
+        Err(Error::Cell { .. } | Error::ColumnSum(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What is summed together.
@@ -142,6 +206,12 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
+    fn subtract(&mut self, sum: Sum, read: Read) {
+        self.sum.subtract(sum);
+        self.read.parts = self.read.parts.saturating_sub(read.parts);
+        self.read.rows = self.read.rows.saturating_sub(read.rows);
+    }
+
     fn add(&mut self, sum: Sum, read: Read) {
         self.sum.merge(sum);
         self.read.parts += read.parts;
@@ -198,6 +268,7 @@ async fn sum_batch(
         batch,
         next: 0,
         position: RowGroupStart::default(),
+        open: OpenSegment::default(),
         sum: Sum::default(),
         read: Read::default(),
         _wide: wide,
@@ -219,6 +290,7 @@ struct BatchSum {
     next: usize,
     /// Where in a Parquet file the next task begins.
     position: RowGroupStart,
+    open: OpenSegment,
     sum: Sum,
     read: Read,
     /// Kept here because a task may still run after its call was cancelled.
@@ -246,7 +318,7 @@ impl BatchSum {
 
     /// Sums a whole file, which is no longer than one task may read.
     fn sum_csv(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
-        let Some(source) = Source::open(store, part, column)? else { return Ok(true) };
+        let Some(source) = Source::open_with(store, part, column, &mut self.open)? else { return Ok(true) };
         let Found { sum, error, end, .. } = source.sum_file();
         if let Some(error) = error {
             return Err(error.into_error(part, column, 0));

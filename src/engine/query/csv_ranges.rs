@@ -13,7 +13,7 @@ use crate::{
         parquet::column_sum::BadCell,
         runtime::context::Context,
         state::Lane,
-        storage::{Store, reader::Reader},
+        storage::{Store, reader::Reader, segments::reading::OpenSegment},
         values::{
             parse::{double_summand, double_text, summand},
             sum::Sum,
@@ -90,8 +90,18 @@ pub(super) struct Source {
 impl Source {
     /// Opens the file. `None` if the part does not have the column, or no value in it.
     pub(super) fn open(store: &Store, part: &Part, column: &str) -> Result<Option<Self>, Error> {
-        let Some(column) = find_column(store, part, column)? else { return Ok(None) };
-        let file = store.open_part(part, Format::Csv)?;
+        Self::open_with(store, part, column, &mut OpenSegment::default())
+    }
+
+    /// As [`Self::open`]. `open` has the files of the segment that was read before.
+    pub(super) fn open_with(
+        store: &Store,
+        part: &Part,
+        column: &str,
+        open: &mut OpenSegment,
+    ) -> Result<Option<Self>, Error> {
+        let Some(column) = find_column_with(store, part, column, open)? else { return Ok(None) };
+        let file = store.open_part_with(part, Format::Csv, open)?;
         Ok(Some(Self { file, column }))
     }
 
@@ -138,14 +148,23 @@ pub(super) struct SummedColumn {
 ///
 /// Errors: the column has a type that cannot be summed.
 pub(super) fn find_column(store: &Store, part: &Part, column: &str) -> Result<Option<SummedColumn>, Error> {
-    let schema = store.schema(part)?;
+    find_column_with(store, part, column, &mut OpenSegment::default())
+}
+
+fn find_column_with(
+    store: &Store,
+    part: &Part,
+    column: &str,
+    open: &mut OpenSegment,
+) -> Result<Option<SummedColumn>, Error> {
+    let schema = store.schema_with(part, open)?;
     match schema.find(column) {
         None => Ok(None),
         Some((index, column_type @ (ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8))) => {
             Ok(Some(SummedColumn { schema, index, column_type }))
         }
         // It has the type of earlier parts, but adds nothing.
-        Some((index, _)) if store.is_without_values(part, index)? => Ok(None),
+        Some((index, _)) if store.is_without_values_with(part, index, open)? => Ok(None),
         Some((_, column_type)) => {
             Err(ColumnSumError::NotSummable { part: part.id, column: column.to_owned(), column_type }.into())
         }

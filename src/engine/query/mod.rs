@@ -4,3 +4,5 @@ pub mod column_sum;
 pub mod csv_ranges;
 pub mod part_batches;
 pub mod preview;
+pub mod read;
+mod segment_sum;

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::{memory_pool::Pool, transfers::Admission, workers::Workers};
 use crate::{
@@ -20,8 +20,8 @@ use crate::{
     error::Error,
     limits::{
         DECODERS_MAX, GROUP_CALL_WAITS_MAX, GROUP_CALLS_MAX, LARGE_CONVERSION_BYTES, Limits, NUMSTORE_CALLS_MAX,
-        SMALL_CONVERSION_BYTES, SURVEYS_BYTES, SYNCS_MAX, UPLOAD_WAITS_MAX, VERIFY_CALL_WAITS_MAX, VERIFY_CALLS_MAX,
-        WIDE_READS_MAX,
+        PACKED_QUESTIONS_MAX, SMALL_CONVERSION_BYTES, SURVEYS_BYTES, SYNCS_MAX, UPLOAD_WAITS_MAX,
+        VERIFY_CALL_WAITS_MAX, VERIFY_CALLS_MAX, WIDE_READS_MAX,
     },
 };
 
@@ -70,11 +70,23 @@ pub struct Context {
     pub damaged_files: AtomicU64,
     /// Bytes of CSV received since the start.
     pub received_bytes: AtomicU64,
+    /// Permits for questions that read parts in segments.
+    pub packed_questions: Arc<Semaphore>,
+    /// Requests to pack all small parts now. The answer is how many segments were written.
+    pub pack_requests: mpsc::Sender<oneshot::Sender<Result<usize, Error>>>,
+    /// Notified when a segment was committed.
+    pub packed: Notify,
 }
 
 impl Context {
     /// The context of an engine whose data folder is open.
-    pub fn new(state: Shared, workers: Workers, store: Arc<Store>, limits: Limits) -> Self {
+    pub fn new(
+        state: Shared,
+        workers: Workers,
+        store: Arc<Store>,
+        limits: Limits,
+        pack_requests: mpsc::Sender<oneshot::Sender<Result<usize, Error>>>,
+    ) -> Self {
         let admission = |kind, max, waits_max| Admission::new(&state, kind, Transfers::new(max, waits_max));
         Self {
             uploads: admission(TransferKind::Upload, limits.uploads_max, UPLOAD_WAITS_MAX),
@@ -98,6 +110,9 @@ impl Context {
             losses: Arc::new(Semaphore::new(1)),
             damaged_files: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
+            packed_questions: Arc::new(Semaphore::new(PACKED_QUESTIONS_MAX)),
+            pack_requests,
+            packed: Notify::new(),
         }
     }
 

@@ -6,9 +6,10 @@
 //! in the table, so that questions that need it are refused until its files have been restored.
 
 pub mod scan;
+mod segments;
 
-use self::scan::Scan;
 pub use self::scan::{DamagedFile, Progress};
+use self::{scan::Scan, segments::Segments};
 use crate::{
     engine::{
         jobs::record,
@@ -21,7 +22,7 @@ use crate::{
             Lane, Shared,
             transfers::{Origin, Pace},
         },
-        storage::{self, Store},
+        storage::{self, Store, recover::Found, segments::recovery::FoundSegments},
     },
     error::Error,
     model::{durability::Durability, part::PartId},
@@ -83,14 +84,21 @@ impl StoredFiles {
     fn new(context: Arc<Context>) -> Self {
         // Not a snapshot, which would keep the files of parts that are removed meanwhile.
         let (state, mut after) = (context.state.clone(), None);
-        let last = state.with(|state| state.parts.snapshot()).keys().next_back().copied();
+        let last = state.with(|state| state.parts.snapshot()).last();
         let parts = iter::from_fn(move || {
-            let next = state.with(|state| state.parts.next(after)).filter(|part| Some(part.id) <= last)?;
+            let next = state.with(|state| state.parts.next_unpacked(after)).filter(|part| Some(part.id) <= last)?;
             after = Some(next.id);
             Some((next.id, Some(next)))
         });
-        let state = context.state.clone();
-        let scan = Scan::new(parts, move |id| state.with(|state| state.parts.contains(id)));
+        let (of_parts, of_segments) = (context.state.clone(), context.state.clone());
+        let segments = Segments {
+            left: context.state.with(|state| state.parts.snapshot()).segments.values().map(|it| it.id).collect(),
+            is_in_table: Box::new(move |id| {
+                of_segments.with(|state| state.parts.segment_of(id.first)).is_some_and(|segment| segment.id == id)
+            }),
+            damaged: Vec::new(),
+        };
+        let scan = Scan::new(parts, move |id| of_parts.with(|state| state.parts.contains_unpacked(id)), segments);
         Self { context, scan: Some(scan), damaged_count: 0 }
     }
 }
@@ -176,14 +184,23 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
         let store = Store::open(&root, Durability::Fsync)?;
         record::find(&store)?; // a newer version is refused before anything is changed
         let mut parts = BTreeSet::new();
-        let found = store.clean_up(|receipt| {
-            parts.insert(receipt.part);
+        let mut segments = FoundSegments::default();
+        let found = store.clean_up(|found| match found {
+            Found::Segment(receipt) => {
+                segments.kept.insert(receipt.segment, receipt);
+            }
+            Found::Part(receipt) => {
+                parts.insert(receipt.part);
+            }
         })?;
         parts.extend(found.quarantined.iter().map(|(id, _reason)| *id));
-        Ok((Arc::new(store), parts, found))
+        Ok((Arc::new(store), parts, segments, found))
     };
-    let (store, parts, found) = workers.run(Lane::Job, open).await.flatten()?;
-    let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)), |_| true);
+    let (store, parts, segments, found) = workers.run(Lane::Job, open).await.flatten()?;
+    let mut found_segments = segments;
+    let left = found_segments.kept.keys().copied().collect();
+    let segments = Segments { left, is_in_table: Box::new(|_| true), damaged: Vec::new() };
+    let mut scan = Scan::new(parts.into_iter().map(|id| (id, None)), |_| true, segments);
     loop {
         let store = Arc::clone(&store);
         let task = move || {
@@ -206,10 +223,22 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
             report(Progress { damaged, ..Progress::default() });
         }
     }
-    let set_aside = damaged_parts.iter().copied().collect();
+    let mut damaged_segments = scan.segments.damaged;
+    for (id, reason) in found.segments_quarantined {
+        let what = Error::Damaged { part: id.first, what: format!("segment {id}: {reason}") }.to_string();
+        let damaged = vec![DamagedFile { file: format!("parts/{id}.segment"), what }];
+        report(Progress { damaged, ..Progress::default() });
+        damaged_segments.push(id);
+    }
+    let firsts = damaged_segments.iter().map(|id| id.first);
+    let set_aside = damaged_parts.iter().copied().chain(firsts).collect();
     let put_in_order = move || {
         damaged_parts.iter().try_for_each(|id| store.move_part_to_quarantine(*id))?;
-        let missing = store.quarantine()?.missing(|id| store.has_receipt(*id));
+        damaged_segments.iter().try_for_each(|id| store.move_segment_to_quarantine(*id))?;
+        found_segments.kept.retain(|id, _| !damaged_segments.contains(id));
+        let quarantine = store.quarantine()?;
+        let packed = found_segments.packed(&store, quarantine.parts.iter().copied())?;
+        let missing = quarantine.missing(|id| store.has_receipt(*id) || packed.contains(id));
         Ok(missing.count())
     };
     let missing_count = workers.run(Lane::Job, put_in_order).await.flatten()?;
@@ -230,7 +259,8 @@ mod tests {
 
     /// Scans one file and returns the names of the files that were found damaged.
     fn damaged(store: &Store, target: StoredFile) -> Vec<String> {
-        let mut scan = Scan::new(std::iter::empty(), |_| true);
+        let segments = Segments { left: Default::default(), is_in_table: Box::new(|_| true), damaged: Vec::new() };
+        let mut scan = Scan::new(std::iter::empty(), |_| true, segments);
         scan.jobs = Some(Vec::new().into_iter());
         scan.pending_files.push_back(target);
         while scan.step(store, true).expect("readable") {}

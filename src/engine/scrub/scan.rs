@@ -1,5 +1,6 @@
 //! A scan: one pass over the stored files, which verifies each of them.
 
+use super::segments::{SegmentTarget, Segments};
 use crate::{
     engine::{
         jobs::record::{Record, RecordState, Work},
@@ -10,12 +11,14 @@ use crate::{
             draft::checksum_text,
             names::JobFile,
             reader::{Blocks, Reader},
+            segments::reading::SegmentFile,
         },
     },
     error::{Error, Kind},
     limits::{TASK_BYTES, TASK_PARTS_MAX},
     model::{
         format::Format,
+        packed::{Segment, SegmentId},
         part::{Part, PartId, PartialReceipt},
     },
 };
@@ -53,7 +56,8 @@ pub(super) struct Scan {
     parts: Box<dyn Iterator<Item = (PartId, Option<Arc<Part>>)> + Send>,
     /// Whether a part is still in the table. One that was removed meanwhile is not damaged if its files are gone.
     is_in_table: Box<dyn Fn(PartId) -> bool + Send>,
-    /// Names of jobs that have not been begun; `None` until all parts are done.
+    pub(super) segments: Segments,
+    /// Names of jobs that have not been begun; `None` until all parts and segments are done.
     pub(super) jobs: Option<std::vec::IntoIter<String>>,
     /// Files of the current part or job that have not been begun.
     pub(super) pending_files: VecDeque<StoredFile>,
@@ -79,6 +83,9 @@ pub(super) enum StoredFile {
     FileWithoutReceipt(PartId, Format, Arc<PartialReceipt>),
     /// The block list of such a part.
     SumsWithoutReceipt(PartId, Arc<PartialReceipt>),
+    /// The receipt of a segment.
+    Segment(SegmentId),
+    SegmentFile(SegmentTarget),
     Record(String),
     JobFile(Arc<Record>, JobFile),
 }
@@ -96,9 +103,10 @@ struct Reading {
     is_doubtful: bool,
 }
 
-/// The part or job that a file belongs to.
+/// The part, segment or job that a file belongs to.
 enum Owner {
     Part(PartId),
+    Segment(SegmentId),
     Job(Arc<Record>),
 }
 
@@ -106,8 +114,10 @@ impl Scan {
     pub(super) fn new(
         parts: impl Iterator<Item = (PartId, Option<Arc<Part>>)> + Send + 'static,
         is_in_table: impl Fn(PartId) -> bool + Send + 'static,
+        segments: Segments,
     ) -> Self {
         Self {
+            segments,
             parts: Box::new(parts),
             is_in_table: Box::new(is_in_table),
             jobs: None,
@@ -140,6 +150,8 @@ impl Scan {
                 self.begin(store, target);
             } else if let Some((id, part)) = self.parts.next() {
                 self.pending_files.push_back(StoredFile::Receipt(id, part));
+            } else if let Some(id) = self.segments.left.pop_front() {
+                self.pending_files.push_back(StoredFile::Segment(id));
             } else if let Some(jobs) = &mut self.jobs {
                 let Some(name) = jobs.next() else { return Ok(false) };
                 self.pending_files.push_back(StoredFile::Record(name));
@@ -200,6 +212,8 @@ impl Scan {
                 Ok(Some(bytes)) => self.end_file(bytes),
                 Err(error) => self.part_is_damaged(id, format!("parts/{id}.sums"), &error),
             },
+            StoredFile::Segment(id) => self.begin_segment(store, id),
+            StoredFile::SegmentFile(target) => self.begin_segment_file(store, &target),
             StoredFile::Record(name) => self.begin_record(store, name),
             StoredFile::JobFile(record, kind) => self.begin_job_file(store, record, kind),
         }
@@ -224,6 +238,57 @@ impl Scan {
                 }
             }
         }
+    }
+
+    /// Verifies the receipt of a segment, and then its files.
+    fn begin_segment(&mut self, store: &Store, id: SegmentId) {
+        let damaged = |what: String| Error::Damaged { part: id.first, what: format!("segment {id}: {what}") };
+        let receipt = store.segment_receipt(id).and_then(|receipt| receipt.map_err(damaged));
+        let found = receipt.and_then(|receipt| {
+            let segment =
+                Segment::of(&receipt, Vec::new()).ok_or_else(|| damaged("receipt: it is invalid".to_owned()))?;
+            Ok((Arc::new(receipt), Arc::new(segment)))
+        });
+        match found {
+            Ok((receipt, segment)) => {
+                self.end_file(0);
+                let files = SegmentFile::all(&receipt);
+                let target =
+                    |file| SegmentTarget { receipt: Arc::clone(&receipt), segment: Arc::clone(&segment), file };
+                self.pending_files.extend(files.into_iter().map(|file| StoredFile::SegmentFile(target(file))));
+            }
+            Err(error) => self.segment_is_damaged(id, format!("parts/{id}.segment"), &error),
+        }
+    }
+
+    fn begin_segment_file(&mut self, store: &Store, target: &SegmentTarget) {
+        let SegmentTarget { receipt, segment, file } = target;
+        let id = segment.id;
+        let name = format!("parts/{id}.{}", file.extension());
+        if *file == SegmentFile::Keys {
+            match store.check_keys(segment) {
+                Ok(bytes) => self.end_file(bytes),
+                Err(error) => self.segment_is_damaged(id, name, &error),
+            }
+            return;
+        }
+        match store.open_segment(segment, *file) {
+            Ok(reader) => {
+                let expected = file.info(receipt).map(|info| info.xxh3.clone());
+                self.reading = Some(Reading::new(Owner::Segment(id), name, &reader, expected));
+            }
+            Err(error) => self.segment_is_damaged(id, name, &error),
+        }
+    }
+
+    fn segment_is_damaged(&mut self, id: SegmentId, file: String, error: &Error) {
+        if !(self.segments.is_in_table)(id) {
+            return;
+        }
+        if error.kind() == Kind::DataLoss && !self.segments.damaged.contains(&id) {
+            self.segments.damaged.push(id);
+        }
+        self.is_damaged(file, error);
     }
 
     fn begin_record(&mut self, store: &Store, name: String) {
@@ -291,6 +356,7 @@ impl Scan {
         match (ended, reading.of) {
             (Ok(()), _) => self.end_file(0),
             (Err(error), Owner::Part(id)) => self.part_is_damaged(id, reading.file, &error),
+            (Err(error), Owner::Segment(id)) => self.segment_is_damaged(id, reading.file, &error),
             (Err(error), Owner::Job(record)) => self.job_is_damaged(store, &record, reading.file, &error),
         }
     }
@@ -352,7 +418,7 @@ impl Reading {
             Owner::Part(_) if self.is_doubtful => Err(self.blocks.damaged(&format!(
                 "its checksum is {found}, what is left of the receipt says {expected}: one of the two is damaged"
             ))),
-            Owner::Part(_) | Owner::Job(_) => Err(self
+            Owner::Part(_) | Owner::Segment(_) | Owner::Job(_) => Err(self
                 .blocks
                 .damaged(&format!("it is not what was written: its checksum is {found}, the receipt says {expected}"))),
         }
@@ -369,6 +435,8 @@ fn decodes_long_footer(file: &StoredFile) -> bool {
         | StoredFile::CsvBlocks(_)
         | StoredFile::FileWithoutReceipt(..)
         | StoredFile::SumsWithoutReceipt(..)
+        | StoredFile::Segment(_)
+        | StoredFile::SegmentFile(_)
         | StoredFile::Record(_)
         | StoredFile::JobFile(..) => false,
     }

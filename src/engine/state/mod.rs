@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use self::{
     column_types::ColumnNames,
@@ -39,7 +39,7 @@ use self::{
     upload_keys::{ClaimedKeys, PartKeys},
 };
 use crate::{
-    limits::{PARTS_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS},
+    limits::{PACK_ABOVE, PARTS_MAX, UPLOADS_MAX, WORK_QUEUE_MAX, WORKERS},
     model::part::{Part, PartId},
 };
 
@@ -67,7 +67,7 @@ pub(super) const DISCARDS_MAX: usize = 4 * UPLOADS_MAX;
 pub type Work = Box<dyn FnOnce() + Send>;
 
 /// The purpose of a task. Each lane has its own queue. The workers take tasks from the lanes in turn, so that uploads do not
-/// wait behind all questions, nor questions behind all uploads, nor either behind jobs.
+/// wait behind all questions, nor questions behind all uploads, nor either behind jobs. Only packing comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// Uploads, reading receipts, and the start of the server.
@@ -78,13 +78,15 @@ pub enum Lane {
     Job,
     /// A health check, which must not wait behind other work.
     Probe,
+    /// Packing, which is served only if no other lane has a task.
+    Pack,
 }
 
 impl Lane {
     /// The number of lanes.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
     /// Every lane, in the order of their queues.
-    pub const ALL: [Self; Self::COUNT] = [Self::Upload, Self::Question, Self::Job, Self::Probe];
+    pub const ALL: [Self; Self::COUNT] = [Self::Upload, Self::Question, Self::Job, Self::Probe, Self::Pack];
 
     /// The lane's name in metrics.
     pub fn name(self) -> &'static str {
@@ -93,6 +95,7 @@ impl Lane {
             Self::Question => "question",
             Self::Job => "job",
             Self::Probe => "probe",
+            Self::Pack => "pack",
         }
     }
 }
@@ -149,6 +152,9 @@ impl Shared {
     pub fn new() -> Self {
         let parts = Registry {
             parts: OrdMap::new(),
+            segments: OrdMap::new(),
+            packed: 0,
+            packed_removed: OrdSet::new(),
             schemas: BTreeMap::new(),
             schema_bytes: 0,
             without_schema: 0,
@@ -156,6 +162,7 @@ impl Shared {
             next_id: PartId::FIRST,
             reserved: 0,
             parts_max: PARTS_MAX,
+            pack_above: PACK_ABOVE,
             missing: MissingParts::default(),
             unchecked: 0,
             column_names: ColumnNames::new(),
@@ -187,6 +194,16 @@ impl Shared {
     /// The first removed part after `after` that `matches` and is not purged.
     pub fn next_removed(&self, after: Option<PartId>, matches: impl Fn(&Part, Removal) -> bool) -> Option<PartId> {
         let is_kept = |removed: &RemovedPart| removed.removal != Removal::Purged;
+        self.next_removed_part(after, |removed| is_kept(removed) && matches(&removed.part, removed.removal))
+    }
+
+    /// As [`Self::next_removed`], of parts that have their own files.
+    pub fn next_removed_unpacked(
+        &self,
+        after: Option<PartId>,
+        matches: impl Fn(&Part, Removal) -> bool,
+    ) -> Option<PartId> {
+        let is_kept = |removed: &RemovedPart| removed.removal != Removal::Purged && !removed.is_packed;
         self.next_removed_part(after, |removed| is_kept(removed) && matches(&removed.part, removed.removal))
     }
 
@@ -318,9 +335,10 @@ impl Default for Shared {
 }
 
 impl State {
-    /// Takes the next task from the lane whose turn it is, or from the next lane that has one.
+    /// Takes the next task from the lane whose turn it is, or from the next lane that has one; one of packing only if no other
+    /// lane has one.
     fn pop_work(&mut self) -> Option<Work> {
-        let lanes = self.queues.len();
+        let lanes = Lane::Pack as usize;
         for later in 0..lanes {
             let lane = (self.turn + later) % lanes;
             if let Some(work) = self.queues[lane].pop_front() {
@@ -328,6 +346,6 @@ impl State {
                 return Some(work);
             }
         }
-        None
+        self.queues[lanes].pop_front()
     }
 }

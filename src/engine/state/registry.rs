@@ -1,12 +1,12 @@
 //! The registry: the parts of the table, in memory, under the lock.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use super::{
     column_types::{ColumnNames, TypeSets},
@@ -16,19 +16,28 @@ use super::{
     upload_keys::PartKeys,
 };
 use crate::{
-    limits::{PARTS_WARNING_PERCENT, SCHEMA_BYTES_MAX},
+    limits::{PART_BYTES, PARTS_WARNING_PERCENT, SCHEMA_BYTES_MAX},
     model::{
+        packed::Segment,
         part::{Part, PartFigures, PartId},
-        schema::Schema,
+        schema::{Schema, TypedName},
     },
 };
 
 /// Schemas that are looked at while the lock is held.
 const SCHEMAS_STEP: usize = 64;
 
-/// All parts of the table in the order of their ids. Parts with the same header share one copy of it.
+/// All parts of the table in the order of their ids. Parts with the same header share one copy of it. Of the parts in segments
+/// it has only their number and those that were removed; their entries are read from the segments' indexes.
 pub struct Registry {
+    /// The parts that have their own files.
     pub(super) parts: OrdMap<PartId, Arc<Part>>,
+    /// The segments, by the smallest number that each covers. No two cover the same number.
+    pub(super) segments: OrdMap<PartId, Arc<Segment>>,
+    /// How many parts of the table are in segments.
+    pub(super) packed: usize,
+    /// Parts that are in segments and were removed from the table.
+    pub(super) packed_removed: OrdSet<PartId>,
     /// Headers by a hash of their names and types. If two different headers have the same hash, the second is not shared,
     /// which only takes more memory.
     pub(super) schemas: BTreeMap<u128, KeptSchema>,
@@ -43,6 +52,8 @@ pub struct Registry {
     pub(super) reserved: usize,
     /// How many parts there may be.
     pub(super) parts_max: usize,
+    /// How many small parts keep their own files.
+    pub(super) pack_above: usize,
     /// Parts that belong in `parts` but are in quarantine.
     pub(super) missing: MissingParts,
     /// How many parts have format version 1. Such a part is verified completely when it is first used.
@@ -80,20 +91,186 @@ impl Totals {
     }
 }
 
-impl Registry {
-    /// A copy of the current list of parts, made in constant time.
-    pub fn snapshot(&self) -> OrdMap<PartId, Arc<Part>> {
-        self.parts.clone()
+/// A part, the two counts of its `Arc`, and its entry in a node of the map that may be half empty.
+const _: () = assert!(size_of::<Part>() + 16 + 2 * 16 <= PART_BYTES);
+
+/// The parts of the table at one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// The parts that have their own files.
+    pub parts: OrdMap<PartId, Arc<Part>>,
+    /// The segments, by the smallest number that each covers.
+    pub segments: OrdMap<PartId, Arc<Segment>>,
+    /// Parts that are in segments and were removed from the table.
+    pub removed: OrdSet<PartId>,
+    len: usize,
+}
+
+impl Snapshot {
+    /// These parts, as a part of the table.
+    pub fn of(
+        parts: OrdMap<PartId, Arc<Part>>,
+        segments: OrdMap<PartId, Arc<Segment>>,
+        removed: OrdSet<PartId>,
+    ) -> Self {
+        let packed: u64 = segments.values().map(|segment| segment.parts).sum();
+        let len = parts.len() + usize::try_from(packed).unwrap_or(usize::MAX).saturating_sub(removed.len());
+        Self { parts, segments, removed, len }
     }
 
     /// The number of parts.
     pub fn len(&self) -> usize {
-        self.parts.len()
+        self.len
     }
 
     /// Whether there are no parts.
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.len == 0
+    }
+
+    /// The greatest number that a part may have; `None` if there are no parts.
+    pub fn last(&self) -> Option<PartId> {
+        let part = self.parts.get_max().map(|(id, _)| *id);
+        let segment = self.segments.get_max().map(|(_, segment)| segment.id.last);
+        part.max(segment)
+    }
+}
+
+/// Where a part of the table is.
+pub enum Located {
+    /// It has its own files.
+    Part(Arc<Part>),
+    /// It is in this segment, if that has it: a segment does not have all numbers that it covers.
+    Segment(Arc<Segment>),
+}
+
+/// What a segment found at start says of one of its Parquet files, besides the figures of its columns.
+pub struct PackedFigures {
+    /// Bytes of the Parquet files that its parts had.
+    pub parquet_bytes: u64,
+    /// Names and types of its columns, if the registry does not keep their schema.
+    pub names: Vec<TypedName>,
+    /// In how many of its parts each column has values.
+    pub with_values: Vec<u64>,
+}
+
+impl Registry {
+    /// A copy of the current list of parts, made in constant time.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            parts: self.parts.clone(),
+            segments: self.segments.clone(),
+            removed: self.packed_removed.clone(),
+            len: self.len(),
+        }
+    }
+
+    /// The number of parts.
+    pub fn len(&self) -> usize {
+        self.parts.len() + self.packed
+    }
+
+    /// Whether there are no parts.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many parts have their own files.
+    pub fn unpacked(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether a segment has parts with idempotency keys.
+    pub fn has_packed_keys(&self) -> bool {
+        self.segments.values().any(|segment| segment.keys.0 > 0)
+    }
+
+    /// How many segments there are.
+    pub fn segments_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Adds a segment that was found at start. `figures` are those of its Parquet files, in their order. Its numbers and all
+    /// smaller ones are not used again.
+    pub fn restore_segment(&mut self, segment: Arc<Segment>, figures: &[(PackedFigures, SchemaFigures)]) {
+        self.skip_to(segment.id.last);
+        self.packed += usize::try_from(segment.parts).unwrap_or(usize::MAX);
+        for ((packed, figures), file) in figures.iter().zip(&segment.files) {
+            self.totals.rows = self.totals.rows.wrapping_add(figures.rows);
+            self.totals.parquet_bytes = self.totals.parquet_bytes.wrapping_add(packed.parquet_bytes);
+            let Some(schema) = &file.schema else {
+                self.without_schema += usize::try_from(file.parts).unwrap_or(usize::MAX);
+                for (column, with_values) in packed.names.iter().zip(&packed.with_values) {
+                    self.column_names.note_unshared(*column, *with_values > 0);
+                }
+                for _part in 0..file.parts {
+                    self.column_names.add(packed.names.iter().map(|column| column.hash));
+                }
+                continue;
+            };
+            if let Some(kept) = self.schemas.get_mut(&schema.hash()) {
+                kept.values.add_all(file.parts, &packed.with_values);
+                if kept.figures.add_all(figures) {
+                    self.column_names.add(schema.name_hashes().iter().copied());
+                }
+            }
+        }
+        self.totals.csv_bytes = self.totals.csv_bytes.wrapping_add(segment.csv_bytes);
+        self.segments.insert(segment.id.first, segment);
+    }
+
+    /// Removes a part of a segment from the table. The part is without its segment, which may be replaced meanwhile. `columns` is
+    /// `None` if its receipt cannot be read. Returns whether the table had it.
+    pub fn remove_packed(&mut self, part: Arc<Part>, columns: Option<&PartFigures>, removal: Removal) -> bool {
+        if self.packed_removed.contains(&part.id) {
+            return false;
+        }
+        self.packed_removed.insert(part.id);
+        self.packed -= 1;
+        self.uncount(&part, columns);
+        if removal == Removal::Purged {
+            self.forget_types(&part, columns);
+        }
+        self.removed.insert_packed(part, removal);
+        true
+    }
+
+    /// The purged parts that segments still have.
+    pub fn packed_purged(&self) -> BTreeSet<PartId> {
+        let is_purged = |id: &&PartId| self.removed.get(**id) == Some(Removal::Purged);
+        self.packed_removed.iter().filter(is_purged).copied().collect()
+    }
+
+    /// Whether the table has all of these parts and segments, unchanged.
+    pub fn has_all(&self, parts: &[Arc<Part>], segments: &[Arc<Segment>]) -> bool {
+        let is_here = |part: &Arc<Part>| self.parts.get(&part.id).is_some_and(|found| Arc::ptr_eq(found, part));
+        let is_segment =
+            |old: &Arc<Segment>| self.segments.get(&old.id.first).is_some_and(|found| Arc::ptr_eq(found, old));
+        parts.iter().all(is_here) && segments.iter().all(is_segment)
+    }
+
+    /// Puts a segment in the place of parts and segments, all of which are in the table. `dropped` are removed parts that it does
+    /// not have any more.
+    pub fn replace_by_segment(
+        &mut self,
+        segment: Arc<Segment>,
+        parts: &[Arc<Part>],
+        segments: &[Arc<Segment>],
+        dropped: &[PartId],
+    ) {
+        for part in parts {
+            self.parts.remove(&part.id);
+            self.keys.remove(part.key_hash);
+        }
+        self.packed += parts.len();
+        for old in segments {
+            self.segments.remove(&old.id.first);
+        }
+        for id in dropped {
+            self.packed_removed.remove(id);
+            self.removed.remove(*id);
+        }
+        self.segments.insert(segment.id.first, segment);
     }
 
     /// Sets how many parts there may be.
@@ -115,6 +292,17 @@ impl Registry {
     /// The number of parts at which the table is nearly full.
     pub fn warning_len(&self) -> usize {
         (self.parts_max * PARTS_WARNING_PERCENT).div_ceil(100)
+    }
+
+    /// Whether so many parts have their own files that uploads have to wait for packing: if there are more than would be left.
+    pub fn is_crowded(&self) -> bool {
+        let taken = self.parts.len() + self.removed.len() + self.reserved;
+        taken * 100 >= self.parts_max * PARTS_WARNING_PERCENT && self.parts.len() > self.pack_above
+    }
+
+    /// Sets how many small parts keep their own files.
+    pub fn set_pack_above(&mut self, pack_above: usize) {
+        self.pack_above = pack_above;
     }
 
     /// Reserves an id for a part that is about to be published; `None` if the table is full. `insert` or `release` must
@@ -232,8 +420,14 @@ impl Registry {
 
     /// Puts a removed part back into the table.
     pub fn put_back(&mut self, id: PartId, columns: &PartFigures) {
+        let is_packed = self.removed.is_packed(id);
         if let Some(part) = self.removed.remove(id) {
             self.count(&part, columns);
+            if is_packed {
+                self.packed_removed.remove(&id);
+                self.packed += 1;
+                return;
+            }
             self.unchecked += usize::from(part.checks.is_none());
             self.parts.insert(id, part);
         }
@@ -241,9 +435,14 @@ impl Registry {
 
     /// Notes that a removed part cannot be restored any more. `columns` is `None` if its receipt cannot be read.
     pub fn purge(&mut self, id: PartId, columns: Option<&PartFigures>) {
+        let is_packed = self.removed.is_packed(id);
         if let Some(part) = self.removed.remove(id) {
-            self.keys.remove(part.key_hash);
             self.forget_types(&part, columns);
+            if is_packed {
+                self.removed.insert_packed(part, Removal::Purged);
+                return;
+            }
+            self.keys.remove(part.key_hash);
             self.removed.insert(part, Removal::Purged);
         }
     }
@@ -263,19 +462,30 @@ impl Registry {
         &self.keys
     }
 
-    /// The first part of the table after `after`.
-    pub fn next(&self, after: Option<PartId>) -> Option<Arc<Part>> {
+    /// The first part after `after` that has its own files.
+    pub fn next_unpacked(&self, after: Option<PartId>) -> Option<Arc<Part>> {
         let first = after.map_or(PartId::FIRST, PartId::next);
         self.parts.range(first..).next().map(|(_, part)| Arc::clone(part))
     }
 
-    /// A part of the table.
-    pub fn get(&self, id: PartId) -> Option<Arc<Part>> {
-        self.parts.get(&id).cloned()
+    /// A part of the table, if it has its own files; or the segment in which it is, if it is in the table.
+    pub fn locate(&self, id: PartId) -> Option<Located> {
+        if let Some(part) = self.parts.get(&id) {
+            return Some(Located::Part(Arc::clone(part)));
+        }
+        let (_, segment) = self.segments.get_prev(&id)?;
+        let is_there = segment.id.covers(id) && !self.packed_removed.contains(&id);
+        is_there.then(|| Located::Segment(Arc::clone(segment)))
     }
 
-    /// Whether a part is in the table.
-    pub fn contains(&self, id: PartId) -> bool {
+    /// The segment that covers this number, whether it has the part or not.
+    pub fn segment_of(&self, id: PartId) -> Option<Arc<Segment>> {
+        let (_, segment) = self.segments.get_prev(&id)?;
+        segment.id.covers(id).then(|| Arc::clone(segment))
+    }
+
+    /// Whether a part is in the table and has its own files.
+    pub fn contains_unpacked(&self, id: PartId) -> bool {
         self.parts.contains_key(&id)
     }
 

@@ -51,6 +51,8 @@ pub struct KeptPart {
 pub(super) struct RemovedPart {
     pub(super) part: Arc<Part>,
     pub(super) removal: Removal,
+    /// Whether it is in a segment, so that it has no files of its own.
+    pub(super) is_packed: bool,
 }
 
 /// The removed parts in the order of their ids. Each counts as a part of the table, so that there is room to restore it.
@@ -59,7 +61,9 @@ pub struct RemovedParts(BTreeMap<PartId, RemovedPart>);
 
 impl RemovedPart {
     pub(super) fn can_be_deleted(&self, now_s: u32, undo_s: u32) -> bool {
-        self.removal.is_final(now_s, undo_s) && Arc::strong_count(&self.part) == 1
+        // What is left of a purged part of a segment goes when the segment is written anew.
+        let is_done = self.is_packed && self.removal == Removal::Purged;
+        self.removal.is_final(now_s, undo_s) && Arc::strong_count(&self.part) == 1 && !is_done
     }
 }
 
@@ -84,8 +88,17 @@ impl RemovedParts {
         self.0.get(&id)?.part.schema.clone()
     }
 
+    /// Whether a removed part is in a segment.
+    pub fn is_packed(&self, id: PartId) -> bool {
+        self.0.get(&id).is_some_and(|removed| removed.is_packed)
+    }
+
     pub(super) fn insert(&mut self, part: Arc<Part>, removal: Removal) {
-        self.0.insert(part.id, RemovedPart { part, removal });
+        self.0.insert(part.id, RemovedPart { part, removal, is_packed: false });
+    }
+
+    pub(super) fn insert_packed(&mut self, part: Arc<Part>, removal: Removal) {
+        self.0.insert(part.id, RemovedPart { part, removal, is_packed: true });
     }
 
     pub(super) fn remove(&mut self, id: PartId) -> Option<Arc<Part>> {
@@ -95,7 +108,7 @@ impl RemovedParts {
     /// Adds the parts after `after` that can be restored, in order, as long as `found` has room without growing.
     pub fn list(&self, after: Option<PartId>, found: &mut Vec<KeptPart>) {
         let first = after.map_or(PartId::FIRST, PartId::next);
-        for (&part, RemovedPart { part: of, removal }) in self.0.range(first..) {
+        for (&part, RemovedPart { part: of, removal, .. }) in self.0.range(first..) {
             if found.len() == found.capacity() {
                 return;
             }

@@ -43,7 +43,16 @@ impl ColumnValues {
         }
     }
 
-    /// The reverse. `part` is `None` if its receipt cannot be read: then its values count as long as a part has the schema.
+    /// Adds the parts of a segment: in how many of them each column has values.
+    pub(super) fn add_all(&mut self, parts: u64, with_values: &[u64]) {
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        self.parts = self.parts.saturating_add(count(parts));
+        for (sum, with_values) in self.with_values.iter_mut().zip(with_values) {
+            *sum = sum.saturating_add(count(*with_values));
+        }
+    }
+
+    /// The reverse of [`Self::add`]. `part` is `None` if its receipt cannot be read: then its values count as long as a part has the schema.
     pub(super) fn remove(&mut self, rows: u64, part: Option<&PartFigures>) {
         self.parts = self.parts.saturating_sub(1);
         if self.parts == 0 {
@@ -95,7 +104,20 @@ impl SchemaFigures {
         self.parts == 1
     }
 
-    /// The reverse. `part` is `None` if its receipt cannot be read. Returns whether it was the last.
+    /// Adds the parts of a segment that have this schema. Returns whether they are the first.
+    pub(super) fn add_all(&mut self, other: &Self) -> bool {
+        let is_first = self.parts == 0 && other.parts > 0;
+        self.parts += other.parts;
+        self.parts_without_bytes += other.parts_without_bytes;
+        self.rows = self.rows.wrapping_add(other.rows);
+        for (sum, figures) in self.columns.iter_mut().zip(&other.columns) {
+            sum.nulls = sum.nulls.wrapping_add(figures.nulls);
+            sum.parquet_bytes = sum.parquet_bytes.wrapping_add(figures.parquet_bytes);
+        }
+        is_first
+    }
+
+    /// The reverse of [`Self::add`]. `part` is `None` if its receipt cannot be read. Returns whether it was the last.
     pub(super) fn subtract(&mut self, rows: u64, part: Option<&PartFigures>) -> bool {
         self.parts = self.parts.saturating_sub(1);
         if self.parts == 0 {

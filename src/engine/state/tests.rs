@@ -126,6 +126,7 @@ fn removed_parts_are_searched_step_by_step() {
             schema: None,
             checks: None,
             key_hash: None,
+            packed: None,
         };
         let since_s = 10_000 - u32::try_from(number).expect("small");
         shared.with(|state| state.parts.restore_removed(Arc::new(part), &columns, since_s));

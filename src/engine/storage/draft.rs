@@ -144,7 +144,7 @@ impl Draft {
             None if self.has_block_checksums => Check::OneBlock(self.checksum.finish()),
             None => Check::Unverified,
         };
-        Ok(Reader { file, bytes: self.bytes, name: FileName::Other(WHAT.into()), check })
+        Ok(Reader { file, start: 0, bytes: self.bytes, name: FileName::Other(WHAT.into()), check })
     }
 
     /// Waits until everything written so far is on disk.

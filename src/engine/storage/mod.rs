@@ -7,6 +7,7 @@
 //! DATA/parts/N.parquet   the same rows
 //! DATA/parts/N.sums      checksums of the CSV's blocks, if it has more than one (`checksums.rs`)
 //! DATA/parts/N.json      the receipt; the rename to this name is the commit
+//! DATA/parts/A-B-V.*     a segment: many small parts in a few files (`segments/`); the rename of A-B-V.segment is its commit
 //! DATA/jobs/ID.json      a job's record; the rename to this name is the commit
 //! DATA/jobs/ID.input     the job's input
 //! DATA/jobs/ID.result    the job's result
@@ -36,6 +37,7 @@ pub mod reader;
 pub mod receipts;
 pub mod recover;
 pub mod removed_parts;
+pub mod segments;
 pub mod spill_file;
 mod store;
 pub mod sync;

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use crate::{
     error::{Error, jobs::JobError},
-    model::{format::Format, part::PartId},
+    model::{format::Format, packed::SegmentId, part::PartId},
 };
 
 /// A file of a job besides its record.
@@ -37,6 +37,7 @@ impl JobFile {
 #[derive(Clone)]
 pub(super) enum FileName {
     Part(PartId, Format),
+    Segment(SegmentId, &'static str),
     Job(Arc<str>, JobFile),
     Other(Arc<str>),
 }
@@ -46,6 +47,9 @@ impl FileName {
     pub(super) fn damaged(&self, what: &str) -> Error {
         match self {
             Self::Part(part, format) => Error::Damaged { part: *part, what: format!("{format}: {what}") },
+            Self::Segment(segment, extension) => {
+                Error::Damaged { part: segment.first, what: format!("segment {segment}, {extension}: {what}") }
+            }
             Self::Job(name, kind) => {
                 JobError::Damaged { name: name.to_string(), what: format!("{}: {what}", kind.extension()) }.into()
             }
@@ -58,6 +62,7 @@ impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Part(part, format) => write!(f, "part {part}, {format}"),
+            Self::Segment(segment, extension) => write!(f, "segment {segment}, {extension}"),
             Self::Job(name, kind) => write!(f, "job {name}, {}", kind.extension()),
             Self::Other(name) => f.write_str(name),
         }
@@ -68,6 +73,12 @@ impl fmt::Display for FileName {
 pub(super) fn parse_part_file_name(path: &Path) -> Option<(PartId, &str)> {
     let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
     PartId::parse(stem).map(|id| (id, extension))
+}
+
+/// `1-1024-1.csv` is the file `csv` of that segment, and `1-1024-1.2.parquet` its file `2.parquet`.
+pub(super) fn parse_segment_file_name(path: &Path) -> Option<(SegmentId, &str)> {
+    let (id, extension) = path.file_name()?.to_str()?.split_once('.')?;
+    SegmentId::parse(id).map(|id| (id, extension))
 }
 
 /// The same for a file in `quarantine/`, where `12-2.csv` is a second `12.csv`.

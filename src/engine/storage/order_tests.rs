@@ -12,16 +12,19 @@ use std::{
 
 use super::{
     Store,
-    checksums::BLOCK_BYTES,
+    checksums::{BLOCK_BYTES, checksum},
     commit::PreparedPart,
     draft::Draft,
     names::{JobFile, name_of},
+    segments::writing::SegmentWriter,
 };
 use crate::{
     limits::DRAFT_BUFFER_BYTES,
     model::{
+        checksum::to_hex,
         durability::Durability,
-        part::{FORMAT_VERSION, FileInfo, PartId, Receipt, ReceiptChecks},
+        packed::SegmentId,
+        part::{FORMAT_VERSION, FileInfo, Part, PartId, Receipt, ReceiptChecks},
         schema::{Column, ColumnType},
     },
 };
@@ -106,6 +109,7 @@ fn receipt_of(number: u64, csv: FileInfo, parquet: FileInfo) -> Receipt {
         uploaded_at: String::new(),
         checks: None,
         idempotency_key: None,
+        segment: None,
         source: None,
     }
 }
@@ -368,4 +372,35 @@ fn a_restore_syncs_the_moved_files_then_renames_the_receipt_then_syncs_both_fold
 
     store.purge_part(PartId::FIRST, false, "").expect("purged");
     assert_eq!(take(), [rename_of("parts/1.json", "removed/1.purged"), sync_of("removed"), sync_of("parts")]);
+}
+
+#[test]
+fn a_segment_is_on_disk_before_its_receipt_and_its_folder_before_it_replaces_anything() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = Arc::new(Store::open(folder.path(), Durability::None).expect("a data folder"));
+    let id = SegmentId::parse("1-2-1").expect("a name");
+    let mut writer = SegmentWriter::new(&store, id).expect("a segment");
+    for number in [1, 2] {
+        let (csv, mut parquet) = (b"x\n1\n", store.draft().expect("a draft"));
+        parquet.write_all(b"PAR1").expect("written");
+        let info = FileInfo { bytes: csv.len() as u64, xxh3: to_hex(checksum(csv)) };
+        let checks = ReceiptChecks { sums_seed: None, footer_xxh3: to_hex(0), chunks_in_sums: false };
+        let receipt = Receipt { checks: Some(checks), ..receipt_of(number, info, parquet.info()) };
+        let part = Part::of(&receipt, None);
+        writer.add(&part, &receipt, csv).expect("added");
+    }
+    writer.add_key(7).expect("added");
+    let mut parquet = store.draft().expect("a draft");
+    parquet.write_all(b"PAR1").expect("written");
+    writer.set_parquet(0, parquet, 1, 0);
+    take();
+    writer.prepare().expect("prepared").commit().expect("committed");
+    let events = take();
+    let committed = rename_to(&events, "parts/1-2-1.segment");
+    for file in ["csv", "index", "fences", "keys", "parquet"] {
+        let synced = Event::Sync(format!("parts/1-2-1.{file}"));
+        assert!(events[..committed].contains(&synced), "{file}: {events:?}");
+    }
+    assert!(last_sync(&events[..=committed], "parts/1-2-1.segment").is_some_and(|at| at < committed), "{events:?}");
+    assert_eq!(&events[committed + 1..], [sync_of("parts")]);
 }

@@ -8,6 +8,7 @@ use super::{
     names::FileName,
     reader::{Check, Reader, read_at},
     removed_parts::PURGED,
+    segments::{reading::OpenSegment, replaced::REPLACED},
     store::Store,
 };
 use crate::{
@@ -59,6 +60,17 @@ impl Store {
     /// Opens a file of a part, if it still has the size that its receipt gives. CSV is verified as it is read; Parquet is
     /// verified by the caller.
     pub fn open_part(&self, part: &Part, format: Format) -> Result<Reader, Error> {
+        self.open_part_with(part, format, &mut OpenSegment::default())
+    }
+
+    /// As [`Self::open_part`]. `open` has the files of the segment that was read before, for parts that follow each other.
+    pub fn open_part_with(&self, part: &Part, format: Format, open: &mut OpenSegment) -> Result<Reader, Error> {
+        if let Some(packed) = &part.packed {
+            return match format {
+                Format::Csv => self.open_packed_csv(part, packed, open),
+                Format::Parquet => Err(Error::Internal(format!("part {} has no Parquet file of its own", part.id))),
+            };
+        }
         let Some(checks) = part.checks else {
             return Err(Error::Internal(format!("part {} is read before it was verified", part.id)));
         };
@@ -130,7 +142,8 @@ impl Store {
         if !is_missing(&opened) {
             return opened;
         }
-        let removed = [self.removed_path(id, extension), self.removed_path(id, purged)];
+        let replaced = if extension == "json" { REPLACED } else { extension };
+        let removed = [purged, replaced, extension].map(|extension| self.removed_path(id, extension));
         // Twice, because the file may be moved back meanwhile.
         for place in removed.iter().chain([&path]).chain(&removed) {
             opened = data_folder::open_with_size(place);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    names::parse_quarantine_file_name,
+    names::{parse_quarantine_file_name, parse_segment_file_name},
     store::Store,
     sync::{rename, sync_folder},
 };
@@ -42,10 +42,12 @@ impl Store {
         let what = || Error::io(format!("data folder {}", path.display()));
         let mut quarantine = Quarantine::default();
         for entry in fs::read_dir(&path).map_err(what())? {
-            match parse_quarantine_file_name(&entry.map_err(what())?.path()) {
+            let path = entry.map_err(what())?.path();
+            match parse_quarantine_file_name(&path) {
                 Some((id, "forgotten")) => quarantine.accepted.insert(id),
                 Some((id, "csv" | "parquet" | "sums" | "json")) => quarantine.parts.insert(id),
-                _ => false,
+                // A segment is represented by its first part.
+                _ => parse_segment_file_name(&path).is_some_and(|(id, _)| quarantine.parts.insert(id.first)),
             };
         }
         Ok(quarantine)

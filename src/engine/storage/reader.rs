@@ -19,6 +19,8 @@ use crate::{engine::state::lock_check::assert_unlocked, error::Error};
 #[derive(Clone)]
 pub struct Reader {
     pub(super) file: Arc<File>,
+    /// Where it begins in the file on disk: a packed part is a byte range of its segment's file.
+    pub(super) start: u64,
     pub(super) bytes: u64,
     pub(super) name: FileName,
     pub(super) check: Check,
@@ -58,7 +60,7 @@ impl Reader {
         let file = File::open(path).map_err(what())?;
         let bytes = file.metadata().map_err(what())?.len();
         let name = FileName::Other(path.display().to_string().into());
-        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })
+        Ok(Self { file: Arc::new(file), start: 0, bytes, name, check: Check::Unverified })
     }
 
     /// Opens a file of the data folder, which is called `name` in errors.
@@ -69,7 +71,7 @@ impl Reader {
     /// A file of the data folder that was opened, with its size.
     pub(super) fn of(opened: io::Result<(File, u64)>, name: FileName) -> Result<Self, Error> {
         let (file, bytes) = opened.map_err(Error::io(name.to_string()))?;
-        Ok(Self { file: Arc::new(file), bytes, name, check: Check::Unverified })
+        Ok(Self { file: Arc::new(file), start: 0, bytes, name, check: Check::Unverified })
     }
 
     /// The file's size.
@@ -128,7 +130,7 @@ impl Reader {
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         #[cfg(test)]
         reads::note(offset, buffer.len());
-        read_at(&self.file, offset, buffer)
+        read_at(&self.file, self.start.saturating_add(offset), buffer)
     }
 }
 
@@ -152,7 +154,13 @@ impl Reader {
     #[allow(clippy::expect_used, reason = "a panic fails the test")]
     pub(crate) fn unreadable(format: crate::model::format::Format, bytes: u64) -> Self {
         let file = Arc::new(File::open("/proc/self/mem").expect("this process may read its memory"));
-        Self { file, bytes, name: FileName::Part(crate::model::part::PartId::FIRST, format), check: Check::OneBlock(0) }
+        Self {
+            file,
+            start: 0,
+            bytes,
+            name: FileName::Part(crate::model::part::PartId::FIRST, format),
+            check: Check::OneBlock(0),
+        }
     }
 }
 

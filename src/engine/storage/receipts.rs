@@ -11,6 +11,7 @@ use super::{
     checksums::{RecordChecksum, add_checksum, verify_record},
     data_folder,
     draft::Draft,
+    segments::reading::OpenSegment,
     store::Store,
 };
 use crate::{
@@ -57,6 +58,14 @@ impl Store {
     /// Errors: those of [`Store::receipt`]; it is not the one with which the part was added, but for example that of a part with
     /// the same number in another data folder, which is valid in itself.
     pub fn receipt_of(&self, part: &Part) -> Result<Receipt, Error> {
+        self.receipt_with(part, &mut OpenSegment::default())
+    }
+
+    /// As [`Self::receipt_of`]. `open` has what was read of a segment before, for parts that follow each other.
+    pub fn receipt_with(&self, part: &Part, open: &mut OpenSegment) -> Result<Receipt, Error> {
+        if let Some(packed) = &part.packed {
+            return self.packed_receipt(part, &packed.segment, open);
+        }
         let receipt = self.receipt(part.id)?;
         if Part::of(&receipt, None).is_same_as(part) {
             return Ok(receipt);
@@ -71,9 +80,14 @@ impl Store {
     ///
     /// Errors: those of [`Store::receipt_of`].
     pub fn schema(&self, part: &Part) -> Result<Arc<Schema>, Error> {
+        self.schema_with(part, &mut OpenSegment::default())
+    }
+
+    /// As [`Self::schema`]. `open` has what was read of a segment before, for parts that follow each other.
+    pub fn schema_with(&self, part: &Part, open: &mut OpenSegment) -> Result<Arc<Schema>, Error> {
         match &part.schema {
             Some(schema) => Ok(Arc::clone(schema)),
-            None => Ok(Arc::new(Schema::of(&self.receipt_of(part)?.columns))),
+            None => Ok(Arc::new(Schema::of(&self.receipt_with(part, open)?.columns))),
         }
     }
 
@@ -81,7 +95,17 @@ impl Store {
     ///
     /// Errors: those of [`Store::receipt_of`].
     pub fn is_without_values(&self, part: &Part, column_index: usize) -> Result<bool, Error> {
-        let receipt = self.receipt_of(part)?;
+        self.is_without_values_with(part, column_index, &mut OpenSegment::default())
+    }
+
+    /// As [`Self::is_without_values`]. `open` has what was read of a segment before, for parts that follow each other.
+    pub fn is_without_values_with(
+        &self,
+        part: &Part,
+        column_index: usize,
+        open: &mut OpenSegment,
+    ) -> Result<bool, Error> {
+        let receipt = self.receipt_with(part, open)?;
         Ok(receipt.columns.get(column_index).is_some_and(|column| column.nulls == receipt.rows))
     }
 

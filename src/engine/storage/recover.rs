@@ -7,14 +7,19 @@ use std::{
 };
 
 use super::{
-    names::parse_part_file_name,
+    names::{parse_part_file_name, parse_segment_file_name},
     receipts::{ReceiptFault, parse_receipt},
+    segments::recovery::FoundSegments,
     store::Store,
 };
 use crate::{
     engine::state::{lock_check::assert_unlocked, missing_parts::MissingParts},
     error::Error,
-    model::part::{FORMAT_VERSION, PartId, Receipt},
+    model::{
+        packed::SegmentId,
+        part::{FORMAT_VERSION, PartId, Receipt},
+        segment::SegmentReceipt,
+    },
 };
 
 /// What a start found in the data folder.
@@ -36,20 +41,46 @@ pub struct RecoveryReport {
     pub removed: BTreeMap<PartId, SystemTime>,
     /// The greatest number of a purged part.
     pub last_purged: Option<PartId>,
+    /// Segments that were moved to quarantine now, with the reason.
+    pub segments_quarantined: Vec<(SegmentId, String)>,
+    /// Removed parts of segments that can be restored, with the time of the removal.
+    pub packed_removed: BTreeMap<PartId, SystemTime>,
+    /// Purged parts of segments.
+    pub packed_purged: BTreeSet<PartId>,
+}
+
+/// What a start found undamaged.
+#[derive(Debug)]
+pub enum Found {
+    /// A segment. All segments come before all parts.
+    Segment(SegmentReceipt),
+    /// A part that has its own files.
+    Part(Receipt),
 }
 
 impl Store {
-    /// Recovers the folder and calls `part` with the receipt of every undamaged part, in the order of their ids.
+    /// Recovers the folder and calls `each` with the receipt of every undamaged segment, and then of every undamaged part, in
+    /// the order of their ids.
     ///
     /// Errors: a receipt has a newer version, in which case nothing was changed; a file operation fails.
-    pub fn recover(&self, mut part: impl FnMut(Receipt)) -> Result<RecoveryReport, Error> {
-        let mut served = BTreeSet::new();
-        let mut found = self.clean_up(|receipt| {
-            served.insert(receipt.part);
-            part(receipt);
+    pub fn recover(&self, mut each: impl FnMut(Found)) -> Result<RecoveryReport, Error> {
+        let (mut served, mut segments) = (BTreeSet::new(), FoundSegments::default());
+        let mut found = self.clean_up(|found| {
+            match &found {
+                Found::Segment(receipt) => {
+                    segments.kept.insert(receipt.segment, receipt.clone());
+                }
+                Found::Part(receipt) => {
+                    served.insert(receipt.part);
+                }
+            }
+            each(found);
         })?;
         found.quarantined.iter().try_for_each(|(id, _reason)| self.move_part_to_quarantine(*id))?;
+        found.segments_quarantined.iter().try_for_each(|(id, _reason)| self.move_segment_to_quarantine(*id))?;
         let quarantine = self.quarantine()?;
+        // Of a part that is in a segment, quarantine/ may have a copy from before it was packed.
+        served.extend(segments.packed(self, quarantine.parts.iter().copied())?);
         found.missing = quarantine.missing(|id| served.contains(id) || found.removed.contains_key(id));
         found.in_quarantine = quarantine.parts.into_iter().collect();
         Ok(found)
@@ -57,23 +88,37 @@ impl Store {
 
     /// As [`Self::recover`], but damaged parts stay where they are: the caller moves those in
     /// [`RecoveryReport::quarantined`]. `in_quarantine` and `missing` are left empty.
-    pub(crate) fn clean_up(&self, mut part: impl FnMut(Receipt)) -> Result<RecoveryReport, Error> {
+    pub(crate) fn clean_up(&self, mut each: impl FnMut(Found)) -> Result<RecoveryReport, Error> {
         assert_unlocked();
         let mut found = RecoveryReport::default();
-        let files = self.list_parts()?;
+        let mut files = self.list_parts()?;
         let was_in_quarantine = self.quarantine()?;
+        let mut segments = self.find_segments()?;
         let removed = self.removed_files(|id| files.get(&id).is_some_and(|present| present.receipt))?;
+        // A part that is in a segment has no files of its own: these are left from before it was packed.
+        let packed = segments.packed(self, files.keys().copied())?;
+        for id in &packed {
+            files.remove(id);
+        }
+        let replaced = removed.replaced.iter().filter(|id| segments.covers(**id)).chain(&packed).copied().collect();
+        // Those that replace nothing undamaged stay, for somebody who looks for what was lost.
+        let set_aside = removed.segments.iter().filter(|(id, _)| segments.replaces(**id));
+        let set_aside = set_aside.map(|(id, extensions)| (*id, extensions.clone())).collect();
+        std::mem::take(&mut segments.kept).into_values().for_each(|receipt| each(Found::Segment(receipt)));
         for (&id, &present) in &files {
             if !present.receipt {
                 continue;
             }
             match self.check_part(id) {
-                Ok(receipt) => part(receipt),
+                Ok(receipt) => each(Found::Part(receipt)),
                 Err(Unusable::Damaged(reason)) => found.quarantined.push((id, reason)),
                 Err(Unusable::Unreadable(error)) => return Err(error),
             }
         }
         // Nothing has been changed up to here.
+        found.leftovers += self.delete_replaced(&replaced, &segments, &set_aside)?;
+        found.segments_quarantined = segments.damaged;
+        (found.packed_removed, found.packed_purged) = (removed.packed, removed.packed_purged);
         for (id, present) in files {
             if present.receipt {
                 // The part is back, so its loss is no longer accepted. If it is damaged again, that is a new loss.
@@ -127,6 +172,7 @@ impl Store {
                 Some((id, "parquet")) => files.entry(id).or_default().parquet = true,
                 Some((id, "sums")) => files.entry(id).or_default().sums = true,
                 Some((id, "json")) => files.entry(id).or_default().receipt = true,
+                _ if parse_segment_file_name(&path).is_some() => {}
                 _ => tracing::warn!(path = %path.display(), "unknown file, ignored"),
             }
         }

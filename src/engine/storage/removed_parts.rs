@@ -21,15 +21,19 @@ use std::{
 
 use super::{
     data_folder,
-    names::parse_part_file_name,
+    names::{parse_part_file_name, parse_segment_file_name},
     recover::Unusable,
+    segments::replaced::{PACKED, PACKED_PURGED, REPLACED},
     store::Store,
     sync::{rename, sync_file, sync_folder},
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
-    model::part::{PartId, Receipt},
+    model::{
+        packed::SegmentId,
+        part::{PartId, Receipt},
+    },
 };
 
 /// The extension of the receipt of a purged part.
@@ -44,6 +48,14 @@ pub(super) struct RemovedFiles {
     pub(super) parts: BTreeMap<PartId, SystemTime>,
     /// The purged parts.
     pub(super) purged: BTreeSet<PartId>,
+    /// Parts whose files a segment has replaced.
+    pub(super) replaced: BTreeSet<PartId>,
+    /// Removed parts of segments, with the time of their removal.
+    pub(super) packed: BTreeMap<PartId, SystemTime>,
+    /// Purged parts of segments.
+    pub(super) packed_purged: BTreeSet<PartId>,
+    /// Segments that others have replaced, with the extensions of their files.
+    pub(super) segments: BTreeMap<SegmentId, BTreeSet<String>>,
 }
 
 impl Store {
@@ -163,7 +175,23 @@ impl Store {
                     found.purged.insert(id);
                 }
                 Some((_, "csv" | "parquet" | "sums")) => {}
-                _ => tracing::warn!(path = %path.display(), "unknown file, ignored"),
+                Some((id, REPLACED)) => {
+                    found.replaced.insert(id);
+                }
+                Some((id, PACKED)) => {
+                    let modified = data_folder::open(&path).and_then(|file| file.metadata()?.modified());
+                    let modified = modified.map_err(Error::io(format!("the mark that part {id} is removed")))?;
+                    found.packed.insert(id, modified);
+                }
+                Some((id, PACKED_PURGED)) => {
+                    found.packed_purged.insert(id);
+                }
+                _ => match parse_segment_file_name(&path) {
+                    Some((id, extension)) => {
+                        found.segments.entry(id).or_default().insert(extension.to_owned());
+                    }
+                    None => tracing::warn!(path = %path.display(), "unknown file, ignored"),
+                },
             }
         }
         Ok(found)

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
-    model::{durability::Durability, file_mode::FileMode, part::PartId},
+    model::{durability::Durability, file_mode::FileMode, packed::SegmentId, part::PartId},
 };
 
 /// The data folder. At most one server has it open.
@@ -113,6 +113,14 @@ impl Store {
         data_folder::apply_mode(&self.root, mode)
     }
 
+    /// Bytes that may still be written to the file system of the data folder.
+    pub fn free_bytes(self: &Arc<Self>) -> Result<u64, Error> {
+        assert_unlocked();
+        let stat = rustix::fs::fstatvfs(&self.folder).map_err(io::Error::from);
+        let stat = stat.map_err(Error::io("the file system of the data folder"))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Whether files are synced before they are used.
     pub fn is_synced(&self) -> bool {
         self.durability == Durability::Fsync
@@ -159,6 +167,14 @@ impl Store {
 
     pub(super) fn part_path(&self, id: PartId, extension: &str) -> PathBuf {
         self.root.join("parts").join(format!("{id}.{extension}"))
+    }
+
+    pub(super) fn segment_path(&self, id: SegmentId, extension: &str) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.{extension}"))
+    }
+
+    pub(super) fn removed_segment_path(&self, id: SegmentId, extension: &str) -> PathBuf {
+        self.root.join("removed").join(format!("{id}.{extension}"))
     }
 
     pub(super) fn quarantine_path(&self, id: PartId, extension: &str) -> PathBuf {

@@ -73,6 +73,6 @@ impl TempFile {
     /// A reader of what has been written so far.
     pub fn reader(&self) -> Reader {
         let name = FileName::Other("a temporary file".into());
-        Reader { file: Arc::clone(&self.file), bytes: self.bytes, name, check: Check::Unverified }
+        Reader { file: Arc::clone(&self.file), start: 0, bytes: self.bytes, name, check: Check::Unverified }
     }
 }

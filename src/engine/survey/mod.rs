@@ -22,7 +22,7 @@ pub mod question;
 
 use std::{pin::pin, sync::Arc};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::{
@@ -42,7 +42,7 @@ use crate::{
         query::part_batches::PartBatches,
         runtime::context::Context,
         state::Lane,
-        storage::Store,
+        storage::{Store, segments::reading::OpenSegment},
     },
     error::Error,
     limits::{
@@ -66,7 +66,7 @@ pub(super) async fn answer(
     let question = Arc::new(question.clone());
     let parts = parts_to_read(context, lane).await?;
     let parts_count = parts.len() as u64;
-    let batches = PartBatches { parts: parts.into_iter().peekable(), format: Format::Parquet };
+    let mut batches = pin!(PartBatches::new(parts, Format::Parquet).stream(Arc::clone(context), lane));
     let read = |batch, survey, task_rows| {
         let means = Means { survey, question: Arc::clone(&question) };
         let read = read_batch(Arc::clone(context), batch, lane, means, task_rows);
@@ -77,7 +77,7 @@ pub(super) async fn answer(
     progress(parts_done, parts_count);
     match tasks {
         Tasks::One => {
-            for batch in batches {
+            while let Some(batch) = batches.try_next().await? {
                 let parts;
                 (parts, all) = read(batch, all, SMALL_SURVEY_TASK_ROWS).await?;
                 parts_done += parts;
@@ -87,7 +87,13 @@ pub(super) async fn answer(
         Tasks::Several => {
             let read = |batch| read(batch, Survey::new(Arc::clone(&memory)), SURVEY_TASK_ROWS);
             // In the order of the batches, so that the first error is the first in the table.
-            let mut read = pin!(stream::iter(batches).map(read).buffered(SURVEY_TASKS_MAX));
+            let read = |batch: Result<_, Error>| async {
+                match batch {
+                    Ok(batch) => read(batch).await,
+                    Err(error) => Err(error),
+                }
+            };
+            let mut read = pin!(batches.map(read).buffered(SURVEY_TASKS_MAX));
             while let Some((parts, some)) = read.try_next().await? {
                 let question = Arc::clone(&question);
                 let merge = move || all.merge(&some, &question).map(|()| all);
@@ -135,7 +141,16 @@ async fn read_batch<C: Collector>(
     let mut needs_permit = is_wide(&batch[0]);
     let parts_count = batch.len() as u64;
     let (position, csv_position) = (Position::default(), CsvPosition::default());
-    let mut work = BatchRead { batch, next: 0, position, csv_position, collector, task_rows, permit: None };
+    let mut work = BatchRead {
+        batch,
+        next: 0,
+        position,
+        csv_position,
+        open: OpenSegment::default(),
+        collector,
+        task_rows,
+        permit: None,
+    };
     while work.next < work.batch.len() {
         if needs_permit && work.permit.is_none() {
             let permit = Arc::clone(&context.wide_reads).acquire_owned().await;
@@ -158,6 +173,7 @@ struct BatchRead<C> {
     position: Position,
     /// The same in a part whose CSV is read.
     csv_position: CsvPosition,
+    open: OpenSegment,
     collector: C,
     /// Rows that one task reads.
     task_rows: usize,
@@ -172,14 +188,19 @@ impl<C: Collector> BatchRead<C> {
         let (mut rows_left, mut bytes) = (self.task_rows, 0);
         let columns_count = self.collector.columns_count();
         while let Some(part) = self.batch.get(self.next).map(Arc::clone) {
-            let schema = store.schema(&part)?;
-            if let Some(columns) = Columns::of(&schema).filter(|columns| !columns.are_exact(columns_count)) {
+            let schema = store.schema_with(&part, &mut self.open)?;
+            let needs_csv = |columns: &Columns| part.packed.is_some() || !columns.are_exact(columns_count);
+            if let Some(columns) = Columns::of(&schema).filter(needs_csv) {
                 let csv = CsvPart { part: &part, schema: &schema, columns: &columns };
-                let file = store.open_part(&part, Format::Csv)?;
+                let file = store.open_part_with(&part, Format::Csv, &mut self.open)?;
                 let step = csv.read(file, self.csv_position, &mut self.collector, self.permit.is_some())?;
                 let (position, is_before_long_row) = match step {
                     CsvStep::End => {
                         (self.next, self.csv_position) = (self.next + 1, CsvPosition::default());
+                        bytes = part.csv_bytes.saturating_add(bytes);
+                        if bytes < TASK_BYTES as u64 {
+                            continue;
+                        }
                         return Ok(false);
                     }
                     CsvStep::Pause(position) => (position, false),

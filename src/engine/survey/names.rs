@@ -3,7 +3,9 @@
 //! A list is read from all rows, as a statistic is. It is bounded: names beyond the bound are not listed. Those that are
 //! listed were there from their first row on, so their numbers of rows are exact.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
+
+use futures_util::TryStreamExt;
 
 use super::{accumulator::Columns, collector::Collector, read_batch};
 use crate::{
@@ -48,9 +50,10 @@ pub struct SurveyNames {
 pub(crate) async fn names(context: &Arc<Context>, list: NameList) -> Result<SurveyNames, Error> {
     let _memory = context.statistics.reserve(SMALL_SURVEY_MEMORY_BYTES).await?;
     let parts = parts_to_read(context, Lane::Question).await?;
-    let batches = PartBatches { parts: parts.into_iter().peekable(), format: Format::Parquet };
+    let batches = PartBatches::new(parts, Format::Parquet).stream(Arc::clone(context), Lane::Question);
+    let mut batches = pin!(batches);
     let mut names = Names { list, bytes: 0, found: SurveyNames { is_complete: true, ..SurveyNames::default() } };
-    for batch in batches {
+    while let Some(batch) = batches.try_next().await? {
         let context = Arc::clone(context);
         (_, names) = read_batch(context, batch, Lane::Question, names, SMALL_SURVEY_TASK_ROWS).await?;
     }

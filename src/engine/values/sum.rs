@@ -38,6 +38,11 @@ impl Sum {
         self.0 += other.0;
     }
 
+    /// Subtracts another sum.
+    pub fn subtract(&mut self, other: Self) {
+        self.0 -= other.0;
+    }
+
     /// The sum in 64 bits. The error is the exact sum if it does not fit.
     pub fn total(self) -> Result<i64, i128> {
         i64::try_from(self.0).ok().ok_or(self.0)

@@ -47,8 +47,9 @@ pub(super) struct TableOverview {
 
 impl From<Overview> for TableOverview {
     fn from(overview: Overview) -> Self {
-        let Overview { parts, parts_max, rows, columns, csv_bytes, parquet_bytes, parts_missing, parts_removed } =
-            overview;
+        let Overview {
+            parts, parts_max, rows, columns, csv_bytes, parquet_bytes, parts_missing, parts_removed, ..
+        } = overview;
         Self {
             parts,
             parts_max,

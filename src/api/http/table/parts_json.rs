@@ -46,6 +46,10 @@ pub(super) struct PartReply {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     source: Option<PartSource>,
+    /// The segment that has the part; absent if the part has its own files, and in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    segment: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -97,6 +101,7 @@ impl PartReply {
             parquet: to_file(receipt.parquet),
             uploaded_at: receipt.uploaded_at,
             source: receipt.source.map(|source| to_source(*source)),
+            segment: receipt.segment.map(|segment| segment.to_string()),
         }
     }
 

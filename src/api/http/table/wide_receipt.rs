@@ -35,7 +35,7 @@ use crate::{
 ///
 /// Errors: there is no such part; other receipts are still being sent, and their clients read them.
 pub(super) async fn permit(surface: &Surface, origin: Origin, id: PartId) -> Result<Option<Permit>, Problem> {
-    if surface.engine.receipt_bytes(id).map_err(of_part)? <= NARROW_RECEIPT_BYTES {
+    if surface.engine.receipt_bytes(id).await.map_err(of_part)? <= NARROW_RECEIPT_BYTES {
         return Ok(None);
     }
     surface.wide_receipts.enter(origin, CancellationToken::new()).await.map(Some).ok_or_else(|| Busy.into())

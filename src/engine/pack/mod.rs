@@ -1,0 +1,276 @@
+//! Packing, in the background: small parts become segments (`storage/segments/`), and small segments larger ones, so that a table
+//! can have any number of small parts.
+//!
+//! One segment at a time is written, in short tasks in a lane that is served after all others, and not faster than
+//! `--pack-bytes-per-s`. Nothing that a client sees changes. What a segment replaces is moved out of `parts/` at once; questions
+//! that began before find it there for another minute, or until they end.
+//!
+//! Memory: the reservation of one conversion, a block of an index, and the replaced parts that still have files.
+
+pub mod part_parquet;
+mod plan;
+mod rows;
+mod write;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+
+use self::{
+    plan::{Run, Special, next_run},
+    write::{Packing, Step},
+};
+use crate::{
+    engine::{
+        ingest::memory_plan,
+        runtime::{context::Context, detached::detached},
+        state::{Lane, Shared},
+        storage::{Store, segments::writing::PreparedSegment},
+    },
+    error::Error,
+    limits::{
+        COLUMNS_MAX, LARGE_CONVERSION_BYTES, PACKED_RETIRED_PARTS_MAX, PACKING_BYTES, READ_BLOCK_BYTES,
+        SMALL_CONVERSION_BYTES, SMALL_UPLOAD_BYTES,
+    },
+    model::{
+        packed::Segment,
+        part::{Part, PartId},
+        schema::Schema,
+        segment::SegmentReceipt,
+    },
+};
+
+/// Time between two looks for something to pack.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The same after an error, such as a full disk.
+const INTERVAL_AFTER_ERROR: Duration = Duration::from_secs(10);
+/// Damaged parts that are remembered, so that others are packed.
+const DAMAGED_MAX: usize = 1024;
+/// How long an upload waits for parts to be packed.
+const SLOWED_FOR: Duration = Duration::from_secs(2);
+/// How long what was replaced can still be read.
+const RETIRED_FOR: Duration = Duration::from_secs(60);
+/// Parts whose files one task moves or deletes.
+const TASK_PARTS: usize = 64;
+
+/// A request to pack everything now. The answer is how many segments were written.
+pub(crate) type PackRequest = oneshot::Sender<Result<usize, Error>>;
+
+/// What a segment has replaced, and since when.
+struct Retired {
+    since: Instant,
+    parts: Vec<Arc<Part>>,
+    segments: Vec<(Arc<Segment>, SegmentReceipt)>,
+}
+
+/// Packs all small parts now, and returns how many segments were written.
+///
+/// Errors: the first one that is met; the server is shutting down.
+pub(crate) async fn pack_now(context: &Context) -> Result<usize, Error> {
+    let (tx, rx) = oneshot::channel();
+    context.pack_requests.send(tx).await.ok().ok_or(Error::Draining)?;
+    rx.await.ok().ok_or(Error::Draining)?
+}
+
+/// Waits, if so many parts have their own files that there is little room for more, until some have been packed: at most
+/// [`SLOWED_FOR`]. So uploads that come faster than parts are packed are slowed, and not refused.
+pub(crate) async fn slow_down(context: &Context) {
+    if context.state.with(|state| state.parts.is_crowded()) {
+        let packed = context.packed.notified();
+        let _packed_or_not = timeout(SLOWED_FOR, packed).await;
+    }
+}
+
+/// Packs until the engine is dropped: whenever there are more small parts than `--pack-above`, and on request.
+pub(crate) async fn keep_packing(context: Weak<Context>, mut requests: mpsc::Receiver<PackRequest>) {
+    let (mut retired, mut damaged) = (VecDeque::new(), BTreeSet::new());
+    let mut wait = INTERVAL;
+    loop {
+        let request = tokio::select! {
+            request = requests.recv() => match request {
+                Some(request) => Some(request),
+                None => return,
+            },
+            () = sleep(wait) => None,
+        };
+        let Some(context) = context.upgrade() else { return };
+        delete_retired(&context, &mut retired).await;
+        let packed = pack_all(&context, request.is_some(), &damaged, &mut retired).await;
+        wait = if packed.is_ok() { INTERVAL } else { INTERVAL_AFTER_ERROR };
+        if let Err(Error::Damaged { part, .. }) = &packed {
+            damaged.insert(*part); // it is tried again after the next start
+            damaged = damaged.into_iter().take(DAMAGED_MAX).collect();
+        }
+        match (request, packed) {
+            (_, Err(Error::Draining)) => return,
+            (Some(request), packed) => {
+                let _caller_gone = request.send(packed);
+            }
+            (None, Err(error)) => tracing::error!(%error, "parts could not be packed; this is tried again"),
+            (None, Ok(_)) => {}
+        }
+    }
+}
+
+/// Writes segments until there is nothing to pack.
+async fn pack_all(
+    context: &Arc<Context>,
+    is_forced: bool,
+    damaged: &BTreeSet<PartId>,
+    retired: &mut VecDeque<Retired>,
+) -> Result<usize, Error> {
+    let unpacked_max = if is_forced { 0 } else { context.limits.pack_above };
+    let mut written = 0;
+    loop {
+        let (table, is_worth_it) = context.state.with(|state| {
+            let parts = &state.parts;
+            (parts.snapshot(), is_forced || parts.unpacked() > unpacked_max || !parts.removed().is_empty())
+        });
+        if !is_worth_it {
+            return Ok(written);
+        }
+        let special = Special { purged: purged_parts(&context.state), damaged: damaged.clone() };
+        let plan = move || next_run(&table, &special, unpacked_max, is_forced);
+        let Some(run) = context.workers.run(Lane::Pack, plan).await? else { return Ok(written) };
+        let free = context.on_worker(Lane::Pack, Store::free_bytes).await?;
+        if free < 4 * run.csv_bytes() + FREE_BYTES_MIN {
+            tracing::warn!(free, "the disk has too little room for packing; small parts keep their own files");
+            return Ok(written);
+        }
+        pack(context, run, retired).await?;
+        written += 1;
+        delete_retired(context, retired).await;
+    }
+}
+
+/// Packing stops if the disk has less room than this, besides what the segment takes.
+const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+fn purged_parts(state: &Shared) -> BTreeSet<PartId> {
+    state.with(|state| state.parts.packed_purged())
+}
+
+/// Writes and commits one segment.
+async fn pack(context: &Arc<Context>, run: Run, retired: &mut VecDeque<Retired>) -> Result<(), Error> {
+    let columns = run
+        .parts
+        .iter()
+        .map(|part| part.columns_count)
+        .chain(run.segments.iter().flat_map(|segment| segment.files.iter().map(|file| file.columns_count)));
+    let columns = columns.max().unwrap_or(1) as usize;
+    let plan = memory_plan::Plan::for_file(run.csv_bytes(), columns.min(COLUMNS_MAX), READ_BLOCK_BYTES)?;
+    let memory = if run.csv_bytes() <= SMALL_UPLOAD_BYTES {
+        context.small_conversions.reserve((plan.memory_bytes + PACKING_BYTES).min(SMALL_CONVERSION_BYTES)).await?
+    } else {
+        context.large_conversions.reserve((plan.memory_bytes + PACKING_BYTES).min(LARGE_CONVERSION_BYTES)).await?
+    };
+    let (of, layout) = (run.clone(), plan.layout);
+    let begin = move |store: &Arc<Store>| Packing::new(store, of, layout).map(Box::new);
+    let mut packing = context.on_worker(Lane::Pack, begin).await?;
+    let started = Instant::now();
+    let mut bytes = 0;
+    let prepared = loop {
+        match context.workers.run(Lane::Pack, move || packing.step()).await.flatten()? {
+            Step::Prepared(prepared) => break prepared,
+            Step::More(more, read) => {
+                packing = more;
+                bytes += read;
+                let pace = Duration::from_millis(bytes * 1000 / context.limits.pack_bytes_per_s.max(1));
+                sleep(pace.saturating_sub(started.elapsed())).await;
+            }
+        }
+    };
+    drop(memory);
+    let of = Arc::clone(context);
+    // Detached, so that a segment on the disk is also in the registry.
+    if let Some(replaced) = detached(move |_cancel| async move { commit(&of, run, *prepared).await }).await? {
+        retired.push_back(replaced);
+    }
+    context.packed.notify_waiters();
+    Ok(())
+}
+
+/// Commits a segment, and moves what it replaces out of `parts/`. `None`, and nothing has changed, if a part of it was removed
+/// meanwhile.
+async fn commit(context: &Arc<Context>, run: Run, prepared: PreparedSegment) -> Result<Option<Retired>, Error> {
+    let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+    let state = context.state.clone();
+    let commit = move |store: &Arc<Store>| {
+        if !state.with(|state| state.parts.has_all(&run.parts, &run.segments)) {
+            return Ok(None);
+        }
+        let receipt = prepared.receipt().clone();
+        let schemas = receipt.files.iter().map(|file| {
+            let schema = Schema::of(&file.columns);
+            state.with(|state| state.parts.schema(schema.hash())).filter(|kept| **kept == schema)
+        });
+        let segment = Segment::of(&receipt, schemas.collect());
+        let segment = segment.ok_or_else(|| Error::Internal("the receipt of a new segment is invalid".to_owned()))?;
+        let segments = run.segments.iter().map(|segment| {
+            let damaged =
+                |what| Error::Damaged { part: segment.id.first, what: format!("segment {}: {what}", segment.id) };
+            Ok((Arc::clone(segment), store.segment_receipt(segment.id)?.map_err(damaged)?))
+        });
+        let segments: Vec<_> = segments.collect::<Result<_, Error>>()?;
+        let (id, parts) = (segment.id, segment.parts);
+        prepared.commit()?;
+        state.with(|state| state.parts.replace_by_segment(Arc::new(segment), &run.parts, &run.segments, &run.purged));
+        for (_, receipt) in &segments {
+            store.set_aside_segment(receipt);
+        }
+        run.purged.iter().for_each(|id| store.delete_mark(*id));
+        tracing::info!(segment = %id, parts, "packed");
+        Ok(Some(Retired { since: Instant::now(), parts: run.parts, segments }))
+    };
+    let Some(retired) = context.on_worker(Lane::Pack, commit).await? else { return Ok(None) };
+    for parts in retired.parts.chunks(TASK_PARTS) {
+        let ids: Vec<_> = parts.iter().map(|part| part.id).collect();
+        let move_out = move |store: &Arc<Store>| {
+            ids.iter().for_each(|id| store.set_aside_part(*id));
+            Ok(())
+        };
+        context.on_worker(Lane::Pack, move_out).await?;
+    }
+    Ok(Some(retired))
+}
+
+/// Deletes what was replaced some time ago and is not read any more.
+async fn delete_retired(context: &Context, retired: &mut VecDeque<Retired>) {
+    let mut kept = VecDeque::new();
+    let mut parts_count: usize = retired.iter().map(|some| some.parts.len()).sum();
+    while let Some(some) = retired.pop_front() {
+        let is_old = some.since.elapsed() >= RETIRED_FOR || parts_count > PACKED_RETIRED_PARTS_MAX;
+        let is_read = some.parts.iter().any(|part| Arc::strong_count(part) > 1)
+            || some.segments.iter().any(|(segment, _)| Arc::strong_count(segment) > 1);
+        if !is_old || is_read {
+            kept.push_back(some);
+            continue;
+        }
+        parts_count -= some.parts.len();
+        for parts in some.parts.chunks(TASK_PARTS) {
+            let ids: Vec<_> = parts.iter().map(|part| part.id).collect();
+            let delete = move |store: &Arc<Store>| {
+                ids.iter().for_each(|id| store.delete_replaced_part(*id));
+                Ok(())
+            };
+            if context.on_worker(Lane::Pack, delete).await.is_err() {
+                return; // shutting down: the next start deletes them
+            }
+        }
+        let delete = move |store: &Arc<Store>| {
+            some.segments.iter().for_each(|(_, receipt)| store.delete_replaced_segment(receipt));
+            Ok(())
+        };
+        if context.on_worker(Lane::Pack, delete).await.is_err() {
+            return;
+        }
+    }
+    *retired = kept;
+}

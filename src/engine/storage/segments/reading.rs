@@ -1,0 +1,379 @@
+//! Reading segments: entries and receipts from the index, the CSV of one part, and the Parquet files.
+
+use std::{fs::File, io, sync::Arc};
+
+use super::{
+    super::{
+        checksums::{PAGE_BYTES_MAX, PAGE_SUMS_MAX, listed_blocks, read_page},
+        data_folder,
+        names::FileName,
+        reader::{Blocks, Check, Reader, read_at},
+        store::Store,
+    },
+    index::{FENCE_BYTES, Fence, decompress, read_entries, read_numbers},
+};
+use crate::{
+    engine::state::lock_check::assert_unlocked,
+    error::Error,
+    model::{
+        packed::{Packed, Segment, SegmentId},
+        part::{FileInfo, Part, PartId, Receipt},
+        segment::SegmentReceipt,
+    },
+};
+
+/// The files of one segment that are open, so that parts which follow each other are read without opening it again.
+#[derive(Default)]
+pub struct OpenSegment {
+    csv: Option<(SegmentId, Reader)>,
+    /// The receipts of a block of the index: the segment, the block and the text.
+    receipts: Option<(SegmentId, u64, Vec<u8>)>,
+}
+
+/// The index of a segment, open.
+pub struct SegmentIndex {
+    segment: Arc<Segment>,
+    index: Blocks,
+    fences: Blocks,
+}
+
+/// The parts of a block of an index.
+pub struct PackedBlock {
+    /// Which block, from 0.
+    pub number: u64,
+    /// Its parts, in the order of their numbers, with those that were removed since the segment was written.
+    pub parts: Vec<Arc<Part>>,
+}
+
+/// A file of a segment besides its receipt and the lists of checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentFile {
+    /// The CSV of its parts.
+    Csv,
+    /// What is known of each part.
+    Index,
+    /// Where the blocks of the index are.
+    Fences,
+    /// Hashes of idempotency keys.
+    Keys,
+    /// A Parquet file.
+    Parquet(usize),
+}
+
+impl SegmentFile {
+    /// All files of a segment.
+    pub fn all(receipt: &SegmentReceipt) -> Vec<Self> {
+        let mut all = vec![Self::Csv, Self::Index, Self::Fences];
+        all.extend(receipt.keys.is_some().then_some(Self::Keys));
+        all.extend((0..receipt.files.len()).map(Self::Parquet));
+        all
+    }
+
+    /// Size and checksum of the file; `None` for one whose pages have their own checksums.
+    pub fn info(self, receipt: &SegmentReceipt) -> Option<&FileInfo> {
+        match self {
+            Self::Csv => Some(&receipt.csv.info),
+            Self::Index => Some(&receipt.index.info),
+            Self::Fences => Some(&receipt.fences.info),
+            Self::Keys => None,
+            Self::Parquet(file) => receipt.files.get(file).map(|packed| &packed.parquet),
+        }
+    }
+
+    /// What its name ends with.
+    pub fn extension(self) -> String {
+        match self {
+            Self::Csv => "csv".to_owned(),
+            Self::Index => "index".to_owned(),
+            Self::Fences => "fences".to_owned(),
+            Self::Keys => "keys".to_owned(),
+            Self::Parquet(file) => parquet_extension(file),
+        }
+    }
+}
+
+impl SegmentIndex {
+    /// Opens the index of a segment.
+    pub fn open(store: &Store, segment: &Arc<Segment>) -> Result<Self, Error> {
+        let index = store.open_segment(segment, SegmentFile::Index)?;
+        let fences = store.open_segment(segment, SegmentFile::Fences)?;
+        Ok(Self { segment: Arc::clone(segment), index: index.blocks(), fences: fences.blocks() })
+    }
+
+    /// The first block with a part whose number is `id` or greater; `None` if there is none.
+    pub fn block_from(&mut self, id: PartId) -> Result<Option<u64>, Error> {
+        self.first_block(|fence| fence.last >= id.get())
+    }
+
+    /// The block that has this byte of the segment's CSV.
+    pub fn block_at(&mut self, csv_offset: u64) -> Result<u64, Error> {
+        let after = self.first_block(|fence| fence.csv_start > csv_offset)?;
+        Ok(after.unwrap_or(self.segment.index_blocks).saturating_sub(1))
+    }
+
+    /// The first block for which `is_after` holds; it holds for all blocks after that.
+    fn first_block(&mut self, is_after: impl Fn(&Fence) -> bool) -> Result<Option<u64>, Error> {
+        let (mut low, mut high) = (0, self.segment.index_blocks);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_after(&self.fence(middle)?) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(Some(low).filter(|block| *block < self.segment.index_blocks))
+    }
+
+    /// The parts of a block.
+    pub fn block(&mut self, number: u64) -> Result<PackedBlock, Error> {
+        let fence = self.fence(number)?;
+        let entries = read_range(&mut self.index, fence.at, fence.entries_bytes as usize)?;
+        let parts = read_entries(&self.segment, fence.csv_start, &entries);
+        let parts = parts.filter(|parts| parts.last().is_some_and(|part| part.id.get() == fence.last));
+        let damaged = || self.index.damaged(&format!("its block {number} is not one of this segment"));
+        Ok(PackedBlock { number, parts: parts.ok_or_else(damaged)? })
+    }
+
+    /// The numbers of the parts of a block.
+    pub fn numbers(&mut self, number: u64) -> Result<Vec<PartId>, Error> {
+        let fence = self.fence(number)?;
+        let entries = read_range(&mut self.index, fence.at, fence.entries_bytes as usize)?;
+        let numbers = read_numbers(&entries);
+        numbers.ok_or_else(|| self.index.damaged(&format!("its block {number} cannot be read")))
+    }
+
+    /// The receipts of a block, one a line.
+    fn receipts(&mut self, number: u64) -> Result<Vec<u8>, Error> {
+        let fence = self.fence(number)?;
+        let at = fence.at.saturating_add(fence.entries_bytes.into());
+        let compressed = read_range(&mut self.index, at, fence.receipts_bytes as usize)?;
+        let text = decompress(&compressed, fence.text_bytes);
+        text.ok_or_else(|| self.index.damaged(&format!("the receipts of its block {number} cannot be read")))
+    }
+
+    fn fence(&mut self, number: u64) -> Result<Fence, Error> {
+        let bytes = read_range(&mut self.fences, number * FENCE_BYTES as u64, FENCE_BYTES)?;
+        Fence::read(&bytes).ok_or_else(|| self.fences.damaged(&format!("it ends before its entry {number}")))
+    }
+}
+
+/// Verified bytes from `offset` on.
+fn read_range(blocks: &mut Blocks, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
+    let mut found = Vec::new();
+    while found.len() < bytes {
+        let some = blocks.from(offset.saturating_add(found.len() as u64))?;
+        if some.is_empty() {
+            return Err(blocks.damaged("it is shorter than its fences say"));
+        }
+        found.extend_from_slice(&some[..some.len().min(bytes - found.len())]);
+    }
+    Ok(found)
+}
+
+impl Store {
+    /// The CSV of a packed part.
+    pub(crate) fn open_packed_csv(
+        &self,
+        part: &Part,
+        packed: &Packed,
+        open: &mut OpenSegment,
+    ) -> Result<Reader, Error> {
+        let Packed { segment, csv_start } = packed;
+        let whole = match &open.csv {
+            Some((id, csv)) if *id == segment.id => csv,
+            _ => &open.csv.insert((segment.id, self.open_segment(segment, SegmentFile::Csv)?)).1,
+        };
+        let checks = part.checks.ok_or_else(|| Error::Internal(format!("packed part {} has no checksum", part.id)))?;
+        if csv_start.checked_add(part.csv_bytes).is_none_or(|end| end > whole.bytes) {
+            return Err(whole.damaged("it is shorter than its index says"));
+        }
+        Ok(Reader {
+            file: Arc::clone(&whole.file),
+            start: *csv_start,
+            bytes: part.csv_bytes,
+            name: FileName::Part(part.id, crate::model::format::Format::Csv),
+            check: Check::OneBlock(checks.csv),
+        })
+    }
+
+    /// The receipt of a packed part.
+    pub(crate) fn packed_receipt(
+        &self,
+        part: &Part,
+        segment: &Arc<Segment>,
+        open: &mut OpenSegment,
+    ) -> Result<Receipt, Error> {
+        let in_block = |text: &[u8]| {
+            let receipt = text.split(|byte| *byte == b'\n').find_map(|line| receipt_of_line(part.id, line));
+            receipt.map(|receipt| Receipt { segment: Some(segment.id), ..receipt })
+        };
+        if let Some((id, _, text)) = &open.receipts
+            && *id == segment.id
+            && let Some(receipt) = in_block(text)
+        {
+            return Ok(receipt);
+        }
+        let mut index = SegmentIndex::open(self, segment)?;
+        let damaged = || Error::Damaged {
+            part: part.id,
+            what: format!("segment {}, index: it has no receipt of this part", segment.id),
+        };
+        let block = index.block_from(part.id)?.ok_or_else(damaged)?;
+        let text = index.receipts(block)?;
+        let receipt = in_block(&text).ok_or_else(damaged);
+        open.receipts = Some((segment.id, block, text));
+        receipt
+    }
+
+    /// Opens a file of a segment. Its blocks are verified as they are read, but a Parquet file by the caller.
+    pub(crate) fn open_segment(&self, segment: &Segment, file: SegmentFile) -> Result<Reader, Error> {
+        let id = segment.id;
+        match file {
+            SegmentFile::Csv => self.open_checked(id, "csv", "sums", segment.csv_bytes, segment.csv_check),
+            SegmentFile::Index => {
+                self.open_checked(id, "index", "index-sums", segment.index_bytes, segment.index_check)
+            }
+            SegmentFile::Fences => {
+                let bytes = segment.index_blocks.saturating_mul(FENCE_BYTES as u64);
+                self.open_checked(id, "fences", "fences-sums", bytes, segment.fences_check)
+            }
+            SegmentFile::Parquet(file) => self.open_segment_parquet(segment, file),
+            SegmentFile::Keys => Err(Error::Internal(format!("segment {id}, keys: they are read by pages"))),
+        }
+    }
+
+    /// Verifies all pages of key hashes, and returns their size.
+    pub(crate) fn check_keys(&self, segment: &Segment) -> Result<u64, Error> {
+        let (mut found, mut page, mut last) = (0, 0, 0);
+        let damaged = || FileName::Segment(segment.id, "keys").damaged("its hashes are not in order, or not all there");
+        while found < segment.keys.0 {
+            let hashes = self.key_hashes(segment, page)?;
+            if hashes.is_empty() || hashes[0] < last || !hashes.is_sorted() {
+                return Err(damaged());
+            }
+            last = hashes[hashes.len() - 1];
+            found += hashes.len() as u64;
+            page += 1;
+        }
+        if found == segment.keys.0 { Ok(8 * (found + page)) } else { Err(damaged()) }
+    }
+
+    /// A Parquet file of a segment. It is verified by the caller.
+    pub(crate) fn open_segment_parquet(&self, segment: &Segment, file: usize) -> Result<Reader, Error> {
+        let name = FileName::Segment(segment.id, "parquet");
+        let reader = Reader::of(self.open_segment_file(segment.id, &parquet_extension(file)), name)?;
+        match segment.files.get(file) {
+            Some(expected) if expected.bytes == reader.bytes => Ok(reader),
+            _ => Err(reader.damaged("its size is not what its receipt says")),
+        }
+    }
+
+    /// Whether a part of the segment may have a key with this hash. If not, none has.
+    pub(crate) fn may_have_key(&self, segment: &Segment, hash: u64) -> Result<bool, Error> {
+        let (count, seed) = segment.keys;
+        if count == 0 {
+            return Ok(false);
+        }
+        let name = FileName::Segment(segment.id, "keys");
+        let (file, _bytes) = self.open_segment_file(segment.id, "keys").map_err(Error::io(name.to_string()))?;
+        let page_of = |number: u64| -> Result<Vec<u64>, Error> {
+            let mut page = vec![0; PAGE_BYTES_MAX];
+            let read =
+                read_at(&file, number * PAGE_BYTES_MAX as u64, &mut page).map_err(Error::io(name.to_string()))?;
+            let hashes = read_page(seed, number, &page[..read]).filter(|hashes| !hashes.is_empty());
+            hashes.ok_or_else(|| name.damaged(&format!("its page {number} is not what was written")))
+        };
+        // Hashes are spread evenly, so the first guess is nearly always the right page or one beside it. Steps from there are
+        // doubled, because clients can choose keys with similar hashes.
+        let (mut low, mut high) = (0, count.div_ceil(PAGE_SUMS_MAX as u64) - 1);
+        let guess = (u128::from(hash) * u128::from(high + 1)) >> 64;
+        let (mut number, mut step) = (u64::try_from(guess).unwrap_or(high), 1);
+        loop {
+            let hashes = page_of(number)?;
+            if hash < hashes[0] && number > low {
+                high = number - 1;
+                number = high.saturating_sub(step - 1).max(low);
+            } else if hash > hashes[hashes.len() - 1] && number < high {
+                low = number + 1;
+                number = (low + step - 1).min(high);
+            } else {
+                return Ok(hashes.binary_search(&hash).is_ok());
+            }
+            step = (2 * step).min((high - low) / 2 + 1);
+        }
+    }
+
+    /// The key hashes of a segment in one page of its file; empty after the last.
+    pub(crate) fn key_hashes(&self, segment: &Segment, page_number: u64) -> Result<Vec<u64>, Error> {
+        if page_number >= segment.keys.0.div_ceil(PAGE_SUMS_MAX as u64) {
+            return Ok(Vec::new());
+        }
+        let name = FileName::Segment(segment.id, "keys");
+        let (file, _bytes) = self.open_segment_file(segment.id, "keys").map_err(Error::io(name.to_string()))?;
+        let mut page = vec![0; PAGE_BYTES_MAX];
+        let read = read_at(&file, page_number * PAGE_BYTES_MAX as u64, &mut page);
+        let read = read.map_err(Error::io(name.to_string()))?;
+        let hashes = read_page(segment.keys.1, page_number, &page[..read]);
+        hashes.ok_or_else(|| name.damaged(&format!("its page {page_number} is not what was written")))
+    }
+
+    /// A file of a segment that has this size, verified as it is read.
+    fn open_checked(
+        &self,
+        id: SegmentId,
+        extension: &'static str,
+        sums: &'static str,
+        bytes: u64,
+        check: u64,
+    ) -> Result<Reader, Error> {
+        let name = FileName::Segment(id, extension);
+        let opened = match self.open_segment_file(id, extension) {
+            Err(error) if data_folder::is_no_regular_file(&error) => return Err(name.damaged(&error.to_string())),
+            opened => opened,
+        };
+        let mut reader = Reader::of(opened, name)?;
+        if reader.bytes != bytes {
+            return Err(reader.damaged(&format!("{} bytes, the receipt says {bytes}", reader.bytes)));
+        }
+        reader.check = if listed_blocks(bytes) == 0 {
+            Check::OneBlock(check)
+        } else {
+            let (list, _bytes) = self.open_segment_file(id, sums).map_err(|error| match error {
+                error if data_folder::is_no_regular_file(&error) => {
+                    reader.damaged(&format!("its list of checksums: {error}"))
+                }
+                error => Error::io(format!("segment {id}, {sums}"))(error),
+            })?;
+            Check::BlockList(Arc::new(list), check)
+        };
+        Ok(reader)
+    }
+
+    /// Opens a file of a segment: from `parts/`, or from `removed/` if the segment was replaced since the caller took its
+    /// snapshot of the table.
+    pub(super) fn open_segment_file(&self, id: SegmentId, extension: &str) -> io::Result<(File, u64)> {
+        assert_unlocked();
+        match data_folder::open_with_size(&self.segment_path(id, extension)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                data_folder::open_with_size(&self.removed_segment_path(id, extension))
+            }
+            opened => opened,
+        }
+    }
+}
+
+/// The extension of a Parquet file of a segment.
+pub(super) fn parquet_extension(file: usize) -> String {
+    if file == 0 { "parquet".to_owned() } else { format!("{file}.parquet") }
+}
+
+fn receipt_of_line(id: PartId, line: &[u8]) -> Option<Receipt> {
+    // The number is compared before the whole text is read.
+    let prefix = format!("\"part\":{id},");
+    let head = &line[..line.len().min(64)];
+    if !head.windows(prefix.len()).any(|window| window == prefix.as_bytes()) {
+        return None;
+    }
+    serde_json::from_slice(line).ok().filter(|receipt: &Receipt| receipt.part == id)
+}

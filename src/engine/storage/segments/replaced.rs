@@ -1,0 +1,129 @@
+//! What a segment replaces: the files of its parts and of smaller segments. They are moved out of `parts/` when the segment is
+//! committed, so that other programs do not count rows twice, and deleted when nobody reads them any more.
+//!
+//! Also the removal of parts that are in segments: a mark in `removed/` for each.
+
+use std::{fs, io, time::SystemTime};
+
+use super::{
+    super::{
+        store::Store,
+        sync::{rename, sync_file, sync_folder},
+    },
+    writing::extensions,
+};
+use crate::{
+    engine::state::lock_check::assert_unlocked,
+    error::Error,
+    model::{packed::SegmentId, part::PartId, segment::SegmentReceipt},
+};
+
+/// The extension of the receipt of a part that is in a segment now.
+pub(in crate::engine::storage) const REPLACED: &str = "replaced";
+/// The extension of the mark of a removed part of a segment.
+pub(in crate::engine::storage) const PACKED: &str = "packed";
+/// The same if the part cannot be restored.
+pub(in crate::engine::storage) const PACKED_PURGED: &str = "packed-purged";
+
+const FILES: [&str; 3] = ["csv", "parquet", "sums"];
+
+impl Store {
+    /// Moves the files of a part out of `parts/` that a segment has replaced. A failure is only logged: the next start deletes
+    /// them.
+    pub(crate) fn set_aside_part(&self, id: PartId) {
+        self.set_aside(&self.part_path(id, "json"), &self.removed_path(id, REPLACED));
+        for extension in FILES {
+            self.set_aside(&self.part_path(id, extension), &self.removed_path(id, extension));
+        }
+    }
+
+    /// Deletes the files of a part that a segment has replaced. A failure is only logged: the next start tries again.
+    pub(crate) fn delete_replaced_part(&self, id: PartId) {
+        for extension in FILES {
+            self.remove_if_present(&self.part_path(id, extension));
+            self.remove_if_present(&self.removed_path(id, extension));
+        }
+        // The receipts last: without them the other files could not be told from those of a removed part.
+        self.remove_if_present(&self.part_path(id, "json"));
+        self.remove_if_present(&self.removed_path(id, REPLACED));
+    }
+
+    /// As [`Self::set_aside_part`], for a segment.
+    pub(crate) fn set_aside_segment(&self, receipt: &SegmentReceipt) {
+        let id = receipt.segment;
+        for extension in std::iter::once("segment".to_owned()).chain(extensions(receipt)) {
+            self.set_aside(&self.segment_path(id, &extension), &self.removed_segment_path(id, &extension));
+        }
+    }
+
+    /// As [`Self::delete_replaced_part`], for a segment.
+    pub(crate) fn delete_replaced_segment(&self, receipt: &SegmentReceipt) {
+        let id = receipt.segment;
+        for extension in extensions(receipt).into_iter().chain(["segment".to_owned()]) {
+            self.remove_if_present(&self.segment_path(id, &extension));
+            self.remove_if_present(&self.removed_segment_path(id, &extension));
+        }
+    }
+
+    fn set_aside(&self, from: &std::path::Path, to: &std::path::Path) {
+        match rename(from, to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %from.display(), %error, "a replaced file could not be moved out of parts/");
+            }
+            _ => {}
+        }
+    }
+
+    /// Removes a part of a segment from the table, for good once this returns. It takes no space on the disk but an entry of the
+    /// folder.
+    pub(crate) fn mark_removed(&self, id: PartId, now: SystemTime) -> Result<(), Error> {
+        assert_unlocked();
+        let what = || Error::io(format!("the mark that part {id} is removed"));
+        let path = self.removed_path(id, PACKED);
+        let file = super::super::data_folder::create(&path).map_err(what())?;
+        let synced = file.set_modified(now).and_then(|()| sync_file(&file)).and_then(|()| self.sync_removed());
+        if synced.is_err() {
+            self.remove_if_present(&path);
+        }
+        synced.map_err(what())
+    }
+
+    /// Puts a removed part of a segment back.
+    pub(crate) fn unmark_removed(&self, id: PartId) -> Result<(), Error> {
+        assert_unlocked();
+        let what = || Error::io(format!("the mark that part {id} is removed"));
+        fs::remove_file(self.removed_path(id, PACKED)).map_err(what())?;
+        self.sync_removed().map_err(what())
+    }
+
+    /// Notes that a removed part of a segment cannot be restored any more.
+    pub(crate) fn mark_purged(&self, id: PartId) -> Result<(), Error> {
+        let what = || Error::io(format!("the mark that part {id} is purged"));
+        let (from, to) = (self.removed_path(id, PACKED), self.removed_path(id, PACKED_PURGED));
+        rename(&from, &to).and_then(|()| self.sync_removed()).map_err(what())
+    }
+
+    /// Deletes the mark of a purged part that no segment has any more. A failure is only logged.
+    pub(crate) fn delete_mark(&self, id: PartId) {
+        self.remove_if_present(&self.removed_path(id, PACKED_PURGED));
+    }
+
+    /// Deletes what a start finds of a replaced segment, whatever its receipt says.
+    pub(in crate::engine::storage) fn delete_segment_files<'a>(
+        &self,
+        id: SegmentId,
+        folder: &str,
+        extensions: impl Iterator<Item = &'a str>,
+    ) -> Result<usize, Error> {
+        let mut deleted = 0;
+        for extension in extensions {
+            self.remove(&self.root.join(folder).join(format!("{id}.{extension}")))?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
+    fn sync_removed(&self) -> io::Result<()> {
+        sync_folder(&self.root.join("removed"))
+    }
+}

@@ -1,0 +1,314 @@
+//! Packing: two tables get the same uploads, removals and restarts, and only one of them is packed. Nothing that a client can see
+//! may differ.
+#![allow(clippy::expect_used, reason = "a panic fails the test")]
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use futures_util::stream;
+use tally::{
+    engine::{
+        Durability, UploadFrom, Uploaded,
+        group_by::spec::GroupBy,
+        parts::listing::Order,
+        state::transfers::Origin,
+        survey::question::{Ask, SurveyQuestion},
+    },
+    error::Error,
+    limits::Limits,
+    model::{
+        format::Format,
+        idempotency_key::IdempotencyKey,
+        part::{PartId, Receipt},
+    },
+};
+
+use self::common::{DataFolder, TestEngine, seeds, survey_question};
+
+mod common;
+
+const SURVEY: &str = "Question,LocationDesc,Data_Value,StratificationCategory1,Stratification1";
+
+/// A table that is packed, or the one that it is compared with.
+struct Table {
+    engine: Option<TestEngine>,
+    folder: DataFolder,
+}
+
+impl Table {
+    async fn new() -> Self {
+        let folder = DataFolder::new();
+        Self { engine: Some(folder.open_with(Durability::None, limits()).await), folder }
+    }
+
+    fn engine(&self) -> &TestEngine {
+        self.engine.as_ref().expect("open")
+    }
+
+    async fn restart(&mut self) {
+        self.engine = None;
+        self.engine = Some(self.folder.open_with(Durability::None, limits()).await);
+    }
+
+    /// Everything that a client can ask, as text.
+    async fn answers(&self, random: &mut fastrand::Rng) -> Vec<String> {
+        let engine = self.engine();
+        let mut all = Vec::new();
+        for column in ["x", "y", "d", "f", "nothing"] {
+            let [csv, parquet] = [
+                engine.column_sum(column, Format::Csv).await.map(|sum| (sum.total, sum.read.parts, sum.read.rows)),
+                engine.column_sum(column, Format::Parquet).await.map(|sum| (sum.total, sum.read.parts, sum.read.rows)),
+            ];
+            all.push(format!("sum of {column}: csv {}, parquet {}", text(csv), text(parquet)));
+        }
+        for (by, sum) in [("y", "x"), ("x", "y"), ("d", "f")] {
+            all.push(format!("groups of {by}: {}", self.groups(by, sum).await));
+        }
+        for ask in [Ask::StatesMean, Ask::GlobalMean, Ask::MeanByCategory] {
+            let question: SurveyQuestion = survey_question(ask, "q1", None);
+            let answer = engine.survey(&question).await.map(|answer| serde_json::to_string(&answer).expect("JSON"));
+            all.push(format!("survey: {}", text(answer)));
+        }
+        let overview = engine.overview();
+        all.push(format!(
+            "overview: {:?}",
+            (overview.parts, overview.rows, overview.columns, overview.csv_bytes, overview.parquet_bytes)
+        ));
+        all.push(format!("columns: {}", text(engine.columns_page(None, 100).await)));
+        let mut columns = engine.table_columns();
+        all.push(format!("columns in parts: {}", text(columns.next_page(1 << 20).await)));
+        all.push(format!(
+            "removed: {:?}",
+            engine.removed_parts(None, 100).iter().map(|it| it.part).collect::<Vec<_>>()
+        ));
+        let receipts = self.receipts().await;
+        for order in [Order::OldestFirst, Order::NewestFirst] {
+            all.push(format!("list: {:?}", self.list(order, 1 + random.usize(..7)).await));
+        }
+        for receipt in &receipts {
+            let id = receipt.part;
+            all.push(comparable(receipt));
+            assert_eq!(&engine.receipt(id).await.expect("a receipt"), receipt);
+            all.push(format!("preview: {}", text(engine.preview(id, 3).await)));
+            all.push(format!("csv: {:?}", self.download(id, Format::Csv).await));
+            if random.u8(..8) == 0 {
+                let parquet = self.download(id, Format::Parquet).await;
+                assert!(parquet.starts_with("PAR1") && parquet.ends_with("PAR1"), "{parquet:?}");
+            }
+        }
+        for id in (1..=90).filter_map(PartId::new).filter(|id| receipts.iter().all(|receipt| receipt.part != *id)) {
+            let refused = text(engine.receipt(id).await.map(|_| ()));
+            let (without_time, _) = refused.split_once(" until ").unwrap_or((&refused, ""));
+            all.push(format!("part {id}: {without_time}"));
+        }
+        all
+    }
+
+    async fn groups(&self, by: &str, sum: &str) -> String {
+        let spec = GroupBy::new(vec![by.to_owned()], vec![sum.to_owned()]).expect("names");
+        let mut groups = match self.engine().group_sum(Origin::SERVER, spec).await {
+            Ok(groups) => groups,
+            Err(error) => return error.to_string(),
+        };
+        let mut found = String::new();
+        loop {
+            let block = groups.next_block().await.expect("stored");
+            if block.is_empty() {
+                return found;
+            }
+            block.iter().for_each(|group| found.push_str(&format!("{:?} {:?};", group.cells, group.totals)));
+        }
+    }
+
+    async fn receipts(&self) -> Vec<Receipt> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.engine().receipts(after, 5).await.expect("receipts");
+            let Some(last) = page.last() else { return all };
+            after = Some(last.part);
+            all.extend(page);
+        }
+    }
+
+    async fn list(&self, order: Order, count_max: usize) -> Vec<(u64, u64, usize)> {
+        let (mut all, mut beyond) = (Vec::new(), None);
+        loop {
+            let page = self.engine().list_parts(order, beyond, count_max, 1 << 20).await.expect("a list");
+            all.extend(page.parts.iter().map(|part| {
+                let part = part.as_ref().expect("an undamaged receipt");
+                (part.part.get(), part.rows, page.total)
+            }));
+            beyond = page.next;
+            if beyond.is_none() {
+                return all;
+            }
+        }
+    }
+
+    async fn download(&self, id: PartId, format: Format) -> String {
+        let mut file = self.engine().open_part_file(id, format).await.expect("a file");
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < file.bytes() {
+            bytes.extend_from_slice(&file.read(bytes.len() as u64, 1000, true).await.expect("read"));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn limits() -> Limits {
+    Limits { pack_bytes_per_s: u64::MAX / 2000, ..Limits::default() }
+}
+
+fn text<T: Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Ok(value) => format!("{value:?}"),
+        Err(error) => format!("error: {error}"),
+    }
+}
+
+/// A receipt without what differs between two uploads of the same file.
+fn comparable(receipt: &Receipt) -> String {
+    let Receipt { part, rows, columns, column_bytes, csv, parquet, row_groups, idempotency_key, .. } = receipt;
+    format!("receipt: {:?}", (part, rows, columns, column_bytes, csv, parquet, row_groups, idempotency_key))
+}
+
+fn random_file(random: &mut fastrand::Rng) -> String {
+    let rows = random.usize(..12);
+    let mut csv = String::new();
+    let mut add = |header: &str, row: &mut dyn FnMut() -> String| {
+        csv = format!("{header}\n");
+        (0..rows).for_each(|_| csv.push_str(&format!("{}\n", row())));
+    };
+    let mut random = random.fork();
+    match random.u8(..12) {
+        0..5 => add("x,y", &mut || format!("{},{}", random.i32(-50..50), ["a", "b", "\"c,\nd\""][random.usize(..3)])),
+        5 => add("y,x", &mut || format!("{},{}", random.u8(..3), random.i64(-9..9))),
+        6 => add("x", &mut || ["1", "", "2.0", "-3"][random.usize(..4)].to_owned()),
+        7 => add("d,f", &mut || format!("2026-01-0{},{}.5", 1 + random.u8(..3), random.u8(..9))),
+        8 => add("d,f", &mut || format!("t{},{}", random.u8(..3), random.u8(..9))),
+        9 => add("x,y", &mut || ",".to_owned()),
+        10 => add(SURVEY, &mut || {
+            let (question, state) = (1 + random.u8(..2), ["Ohio", "Utah", ""][random.usize(..3)]);
+            format!("q{question},{state},{}.{},c,s{}", random.u8(..90), random.u8(..90), random.u8(..2))
+        }),
+        _ => {
+            let long = "z".repeat(70_000);
+            format!("x,y\n7,{long}\n").clone_into(&mut csv);
+        }
+    }
+    csv
+}
+
+async fn upload(table: &Table, csv: &str, key: Option<&str>) -> Result<Uploaded, Error> {
+    let from = UploadFrom {
+        key: key.map(|key| IdempotencyKey::parse(key.as_bytes()).expect("a key")),
+        ..UploadFrom::server(None)
+    };
+    table.engine().upload_from(from, stream::iter([Ok::<_, Error>(Bytes::from(csv.to_owned()))])).await
+}
+
+#[tokio::test]
+async fn nothing_that_a_client_sees_differs() {
+    let mut packed_segments = 0;
+    for seed in seeds("TALLY_PACKING_SEED", 12) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut packed, mut plain) = (Table::new().await, Table::new().await);
+        let mut last = 0;
+        for step in 0..150 {
+            let chosen = PartId::new(1 + random.u64(..=last)).expect("above 0");
+            let what = format!("seed {seed}, step {step}");
+            match random.u8(..20) {
+                0..9 => {
+                    let csv = random_file(&mut random);
+                    let key = (random.u8(..3) == 0).then(|| format!("key{}", random.u8(..6)));
+                    let [a, b] =
+                        [upload(&packed, &csv, key.as_deref()).await, upload(&plain, &csv, key.as_deref()).await];
+                    let shown = |it: &Result<Uploaded, Error>| match it {
+                        Ok(uploaded) => format!("{} {}", comparable(&uploaded.receipt), uploaded.replayed),
+                        Err(error) => error.to_string(),
+                    };
+                    assert_eq!(shown(&a), shown(&b), "{what}");
+                    last = last.max(a.map_or(0, |uploaded| uploaded.receipt.part.get()));
+                }
+                9..13 => packed_segments += packed.engine().pack().await.expect("packed"),
+                13 | 14 => {
+                    let purge = random.u8(..3) == 0;
+                    let [a, b] = [
+                        packed.engine().remove_part(chosen, purge).await.map(|removed| removed.parts),
+                        plain.engine().remove_part(chosen, purge).await.map(|removed| removed.parts),
+                    ];
+                    assert_eq!(text(a), text(b), "{what}");
+                }
+                15 | 16 => {
+                    let [a, b] =
+                        [packed.engine().restore_part(chosen).await, plain.engine().restore_part(chosen).await];
+                    assert_eq!(text(a), text(b), "{what}");
+                }
+                17 => {
+                    packed.restart().await;
+                    plain.restart().await;
+                }
+                _ => {
+                    let choices = random.u64(..);
+                    let a = packed.answers(&mut fastrand::Rng::with_seed(choices)).await;
+                    let b = plain.answers(&mut fastrand::Rng::with_seed(choices)).await;
+                    for (a, b) in a.iter().zip(&b) {
+                        assert_eq!(a, b, "{what}");
+                    }
+                    assert_eq!(a.len(), b.len(), "{what}");
+                }
+            }
+        }
+    }
+    assert!(packed_segments > 10, "{packed_segments} segments");
+}
+
+/// A table with six parts, of which the third is in quarantine.
+async fn with_part_in_quarantine(folder: &DataFolder) -> TestEngine {
+    let engine = folder.open().await;
+    for number in 0..6 {
+        engine.upload_valid(format!("x\n{}\n", 1 << number)).await;
+    }
+    drop(engine);
+    std::fs::write(folder.file("parts/3.json"), "{}").expect("written");
+    folder.open().await
+}
+
+#[tokio::test]
+async fn a_part_in_quarantine_is_missing_though_a_segment_covers_its_number() {
+    let folder = DataFolder::new();
+    let engine = with_part_in_quarantine(&folder).await;
+    assert_eq!((engine.missing_parts().count(), engine.pack().await.expect("packed")), (1, 1));
+    drop(engine);
+    let engine = folder.open().await;
+    assert_eq!(folder.names_in("parts").iter().filter(|name| name.ends_with(".segment")).count(), 1);
+    assert_eq!((engine.missing_parts().count(), engine.parts_count()), (1, 5));
+    for format in [Format::Csv, Format::Parquet] {
+        let refused = engine.column_sum("x", format).await.expect_err("part 3 is missing");
+        assert!(matches!(refused, Error::PartsMissing { count: 1, .. }), "{refused}");
+    }
+    assert_eq!(engine.forget_part(PartId::new(3).expect("a number")).await.expect("it is in quarantine"), 0);
+    assert_eq!(engine.column_sum("x", Format::Parquet).await.expect("complete").total, 63 - 4);
+    let of_segment = engine.forget_part(PartId::new(4).expect("a number")).await.expect_err("it is in the table");
+    assert!(matches!(of_segment, Error::NotInQuarantine { .. }), "{of_segment}");
+}
+
+#[tokio::test]
+async fn a_damaged_part_is_not_packed_and_the_others_are() {
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    for number in 0..6 {
+        engine.upload_valid(format!("x\n{}\n", 1 << number)).await;
+    }
+    let path = folder.file("parts/3.csv");
+    std::fs::write(&path, "x\n5\n").expect("written");
+    let error = engine.pack().await.expect_err("part 3 is damaged");
+    assert!(matches!(error, Error::Damaged { part, .. } if part.get() == 3), "{error}");
+    assert_eq!(engine.pack().await.expect("the others"), 1);
+    assert_eq!(engine.overview().unpacked, 1);
+    assert_eq!(engine.column_sum("x", Format::Parquet).await.expect("its Parquet is undamaged").total, 63);
+    let error = engine.column_sum("x", Format::Csv).await.expect_err("part 3 is damaged");
+    assert!(matches!(error, Error::Damaged { part, .. } if part.get() == 3), "{error}");
+    std::fs::write(&path, "x\n4\n").expect("written");
+    assert_eq!(engine.column_sum("x", Format::Csv).await.expect("as before").total, 63);
+}
