@@ -40,7 +40,7 @@ class Size:
     start_parts: Tuple[int, int]  # parts in the two tables of `start-*`
     uploads: int  # small uploads of one run, --durability none
     synced_uploads: int  # the same, --durability fsync
-    plays_repeats: int  # times 100,000 rows, in the file of `groupsum`
+    plays_repeats: int  # times 100,000 rows, in the file of `groups-file-few`
     numstore_requests: int  # requests of each client
     sums: int  # parquet sums of all clients in `sums-many-clients`
     sums_part_rows: int  # rows of each of its parts
@@ -236,6 +236,30 @@ def plays_rows() -> bytes:
         song, day = numbers.choice(songs), numbers.randrange(1, 31)
         lines.append(f"{song},2023-05-{day:02},{numbers.randrange(1, 10_000)}\r\n")
     return "".join(lines).encode()
+
+
+# --- visits: nearly as many groups as rows -----------------------------------------------------------------
+
+VISITS_BY, VISITS_SUM = ["user"], "n"
+
+
+def visits_file(size: Size) -> Path:
+    """Two thirds of the rows of `plays_file`; 97 % of the users come once."""
+    folder = BENCH / size.name / "visits"
+    rows_count = size.plays_repeats * 200_000 // 3
+    made(folder, functools.partial(make_visits, rows_count, rows_count * 50 // 3))
+    return folder / "visits.csv"
+
+
+def make_visits(rows_count: int, users_count: int, folder: Path) -> dict:
+    numbers = random.Random("visits")
+    with open(folder / "visits.csv", "w", encoding="utf-8") as file:
+        file.write("user,n\n")
+        for start in range(0, rows_count, 100_000):
+            rows = min(100_000, rows_count - start)
+            users = numbers.choices(range(users_count), k=rows)
+            file.writelines(f"user {user},{n}\n" for user, n in zip(users, numbers.choices(range(1, 10_000), k=rows)))
+    return {}
 
 
 def plays_table(size: Size) -> Table:

@@ -151,7 +151,10 @@ class DuckDb:
 
         return {"COPY": copy}
 
-    def group_sum(self, source: str, by: list, column: str, result: str) -> Ways:
+    def group_sum(self, source: str, by: list, column: str, result: str, memory: str = "") -> Ways:
+        if memory:
+            self.connection.execute(f"SET memory_limit = '{memory}'")
+            self.connection.execute(f"SET temp_directory = '{result}.spilled'")
         table = {"columns": {**dict.fromkeys(by, "utf8"), column: "int64"}}
         names = ", ".join(f'"{name}"' for name in by)
         query = f'SELECT {names}, sum("{column}")::BIGINT FROM {self.csv(table, source)}'

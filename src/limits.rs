@@ -454,8 +454,7 @@ const _: () = assert!(SURVEYS_BYTES >= (SURVEYS_AT_ONCE_MAX - 1) * SMALL_SURVEY_
 // ---- Questions about the table (limits/questions.rs) ----
 
 const _: () = assert!(PACKED_CURSOR_BYTES >= 2 * (READ_BLOCK_BYTES + CHECKSUM_PAGE_BYTES) + 256 * PART_BYTES);
-const _: () = assert!(PACKED_QUESTION_BYTES - PACKED_CURSOR_BYTES >= TASKS_IN_FLIGHT_MAX * TASK_PARTS_MAX * PART_BYTES);
-
+const _: () = assert!(PACKED_QUESTION_BYTES >= PACKED_CURSOR_BYTES + TASKS_IN_FLIGHT_MAX * TASK_PARTS_MAX * PART_BYTES);
 /// A connection whose request has no body uses the memory for one: for figures of columns, or for a sum's tasks.
 const _: () = assert!(2 * COLUMNS_PAGE_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);
 const _: () = assert!(QUESTION_CALL_BYTES <= JSON_COPIES_MAX * JSON_BYTES_MAX);

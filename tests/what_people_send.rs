@@ -76,6 +76,7 @@ async fn group_sum(csv: &[u8], by: &[&str], sum: &[&str]) -> Result<String, Stri
             partition_bytes_min: 16,
             task_bytes,
             columnar_bytes_min: u64::MAX,
+            range_bytes: 1 << 20,
         };
         let standalone = GroupSum::standalone(folder.path(), plan).expect("threads");
         let spec = GroupBy::new(names(by), names(sum)).expect("columns");

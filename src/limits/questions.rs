@@ -26,6 +26,11 @@ pub const SURVEY_LISTED_BYTES: usize = 96;
 
 /// Bytes of the one group sum that may run: its groups in memory, then the merge of its temporary files.
 pub const GROUP_BYTES_MAX: usize = 40 * 1024 * 1024;
+/// Bytes of the rows that a partition of a group sum collects before it sorts them, if nearly every row has a group of its own: few
+/// enough to be sorted and written in about 30 ms.
+pub const GROUP_ROWS_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of the runs that one task of a group sum merges.
+pub const GROUP_RANGE_BYTES: usize = 1024 * 1024;
 /// Columns that a group sum may name.
 pub const GROUP_COLUMNS_MAX: usize = 64;
 /// Columns of a group sum that is read from Parquet: a page and a dictionary of each are in memory.

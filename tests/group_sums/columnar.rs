@@ -111,6 +111,7 @@ async fn random_parts_agree_with_a_simple_computation_in_both_formats() {
                     partition_bytes_min: random.u64(1..20_000),
                     task_bytes: random.usize(1..100_000),
                     columnar_bytes_min: [0, 0, 50_000, u64::MAX][random.usize(..4)],
+                    range_bytes: random.usize(1..20_000),
                 };
                 assert_eq!(parts.group_sum(by, &["n"], plan).await, expected, "seed {seed}, by {by:?}, {plan:?}");
             }

@@ -18,7 +18,7 @@ use tally::{
         runtime::workers::Workers,
     },
     error::{Error, Kind},
-    limits::TASK_BYTES,
+    limits::{GROUP_RANGE_BYTES, TASK_BYTES},
 };
 use tempfile::{NamedTempFile, TempDir};
 
@@ -31,6 +31,7 @@ pub(crate) const ROOMY: Plan = Plan {
     partition_bytes_min: 1 << 20,
     task_bytes: TASK_BYTES,
     columnar_bytes_min: u64::MAX,
+    range_bytes: GROUP_RANGE_BYTES,
 };
 /// Cuts a file of a few hundred bytes wherever it can be cut, and spills groups to disk every few rows.
 pub(crate) const NARROW: Plan =

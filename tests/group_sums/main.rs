@@ -40,6 +40,7 @@ mod columnar;
 #[path = "../common/mod.rs"]
 mod common;
 mod fixture;
+mod spilled;
 
 #[tokio::test]
 async fn random_files_agree_with_a_simple_computation() {
@@ -96,6 +97,7 @@ async fn random_files_agree_with_a_simple_computation() {
                     partitions_max: random.usize(1..10),
                     partition_bytes_min: random.u64(1..400),
                     task_bytes: random.usize(1..600),
+                    range_bytes: random.usize(1..600),
                     ..ROOMY
                 };
                 let got = group_sums.group_sum(csv.as_bytes(), by, sum, plan).await;
@@ -377,6 +379,7 @@ async fn parts_can_be_split_anywhere() {
             partition_bytes_min: random.u64(1..1000),
             task_bytes: random.usize(1..2000),
             columnar_bytes_min: [0, 300, u64::MAX][random.usize(..3)],
+            range_bytes: random.usize(1..600),
         };
         assert_eq!(group_sum(&["n"], plan).await, expected, "{plan:?}");
         let error = Err(r#"part 10, row 21, column "m": "x" is not an integer"#.to_owned());

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashSet, ops::Range};
 use super::{
     file_scan::FileScan,
     row_end::QuoteState,
-    rows::{Resume, Row, Rows, Wanted},
+    rows::{Cells, Resume, Row, Rows, Wanted},
     scanner::{BYTE_ORDER_MARK, Scanner},
     text::text_of,
 };
@@ -140,7 +140,7 @@ pub fn split_record(text: &str) -> Result<Vec<String>, CellFault> {
         Err(CsvError::Cell { problem, .. }) => return Err(problem),
         Err(_impossible) => return Err(CellFault::TextAfterQuote),
     }
-    let row = Row { number: 0, bytes, unescaped: &scanner.unescaped, spans: &scanner.spans };
+    let row = Row { number: 0, bytes, unescaped: &scanner.unescaped, cells: Cells::Spans(&scanner.spans) };
     row.cells().map(|cell| text_of(cell).map(str::to_owned)).collect()
 }
 

@@ -6,6 +6,7 @@ pub mod file_scan;
 pub mod header;
 pub mod infer;
 pub mod lines;
+mod plain_rows;
 pub mod row_end;
 pub mod rows;
 pub mod scanner;

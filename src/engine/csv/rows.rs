@@ -27,18 +27,51 @@ pub trait Rows {
 pub struct Row<'a> {
     /// From 1; the header is not counted.
     pub number: u64,
-    /// The row, and what follows it in the block.
+    /// The bytes that the cells are in, and what follows them in the block.
     pub(super) bytes: &'a [u8],
     pub(super) unescaped: &'a [u8],
-    pub(super) spans: &'a [Span],
+    pub(super) cells: Cells<'a>,
+}
+
+/// Where the cells of a row are.
+#[derive(Clone, Copy)]
+pub(super) enum Cells<'a> {
+    Spans(&'a [Span]),
+    /// All cells of a row without quotes: where the first begins, and where each ends. The next begins after the comma.
+    Plain {
+        start: usize,
+        ends: &'a [u32],
+    },
+}
+
+impl Cells<'_> {
+    #[inline]
+    fn count(&self) -> usize {
+        match self {
+            Self::Spans(spans) => spans.len(),
+            Self::Plain { ends, .. } => ends.len(),
+        }
+    }
+
+    #[inline]
+    fn span(&self, index: usize) -> Span {
+        match self {
+            Self::Spans(spans) => spans[index],
+            Self::Plain { start, ends } => {
+                let start = if index == 0 { *start } else { ends[index - 1] as usize + 1 };
+                Span { start, end: ends[index] as usize, unescaped: false }
+            }
+        }
+    }
 }
 
 impl<'a> Row<'a> {
     /// The cells' texts: without quotes around them, and with doubled quotes made single. They may be any bytes; type
     /// inference checks that they are UTF-8.
     pub fn cells(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let (bytes, unescaped) = (self.bytes, self.unescaped);
-        self.spans.iter().map(move |span| {
+        let (bytes, unescaped, cells) = (self.bytes, self.unescaped, self.cells);
+        (0..cells.count()).map(move |index| {
+            let span = cells.span(index);
             let source = if span.unescaped { unescaped } else { bytes };
             &source[span.start..span.end]
         })
@@ -46,7 +79,7 @@ impl<'a> Row<'a> {
 
     /// The first cell's length, and its text together with the bytes that follow it in memory.
     pub fn first_cell(&self) -> Option<(usize, &'a [u8])> {
-        self.spans.first().map(|&span| self.window(span))
+        (self.cells.count() > 0).then(|| self.cell_window(0))
     }
 
     /// The text of the cell at an index that the row has.
@@ -59,11 +92,7 @@ impl<'a> Row<'a> {
     /// As [`Row::first_cell`], for the cell at an index that the row has.
     #[inline]
     pub fn cell_window(&self, column_index: usize) -> (usize, &'a [u8]) {
-        self.window(self.spans[column_index])
-    }
-
-    #[inline]
-    fn window(&self, span: Span) -> (usize, &'a [u8]) {
+        let span = self.cells.span(column_index);
         let source = if span.unescaped { self.unescaped } else { self.bytes };
         (span.end - span.start, &source[span.start..])
     }

@@ -5,7 +5,8 @@
 //!
 //! Rows are scanned in the block, without a copy. For the sum of one column there are three methods, tried in this order:
 //! vector code adds up plain rows ([`kernels::sum_rows`]); vector code finds the column's cells ([`kernels::find_cells`]);
-//! `scan` visits every separator. A row with a quote is parsed again by `deliver_quoted`.
+//! `scan` visits every separator. For all columns, vector code finds the separators of plain rows (`plain_rows.rs`), and `scan`
+//! reads the others. A row with a quote is parsed again by `deliver_quoted`.
 //!
 //! Memory: one row that crosses the end of a block, and the spans of one row's cells; both bounded by [`CsvLimits`].
 
@@ -15,7 +16,7 @@ use memchr::{memchr, memrchr2};
 
 use super::{
     row_end::QuoteState,
-    rows::{Resume, Row, Rows, Span, Wanted},
+    rows::{Cells, Resume, Row, Rows, Span, Wanted},
     text::text_of,
 };
 use crate::{
@@ -43,6 +44,7 @@ pub struct Scanner {
     carry_state: QuoteState,       // the state after its last byte
     pub(super) spans: Vec<Span>,   // scratch, for one row
     pub(super) unescaped: Vec<u8>, // scratch: cells of one row that had doubled quotes
+    pub(super) marks: Vec<u32>,    // scratch: where cells may end
 }
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -62,6 +64,7 @@ impl Scanner {
             carry_state: QuoteState::CellStart,
             spans: Vec::new(),
             unescaped: Vec::new(),
+            marks: Vec::new(),
         }
     }
 
@@ -77,7 +80,10 @@ impl Scanner {
         let is_small = rest.len() <= self.limits.row_bytes_max.min(self.limits.cell_bytes_max);
         let scanned = match self.wanted {
             Wanted::Column(column) if R::TAKES_SUMS && is_small => self.scan_sums(rest, column, rows)?,
-            Wanted::Column(_) | Wanted::All => self.scan(rest, rows)?,
+            Wanted::All if PLAIN_BYTES <= self.limits.row_bytes_max.min(self.limits.cell_bytes_max) => {
+                self.scan_plain(rest, rows)?
+            }
+            Wanted::Column(_) | Wanted::All => self.scan(rest, rows, u64::MAX)?,
         };
         let unfinished = &rest[scanned..];
         if !unfinished.is_empty() {
@@ -212,21 +218,22 @@ impl Scanner {
                 }
                 self.rows += 1;
                 let spans = [Span { start, end, unescaped: false }];
-                rows.row(Row { number: self.rows, bytes: row, unescaped: &[], spans: &spans })?;
+                rows.row(Row { number: self.rows, bytes: row, unescaped: &[], cells: Cells::Spans(&spans) })?;
             }
             at += found.next;
             match found.stopped {
                 Stopped::Full => {}
                 Stopped::End => return Ok(at),
                 // More rows are probably irregular, so the rest is scanned.
-                Stopped::Irregular => return Ok(at + self.scan(&block[at..], rows)?),
+                Stopped::Irregular => return Ok(at + self.scan(&block[at..], rows, u64::MAX)?),
             }
         }
     }
 
-    /// Scans rows in the block, and returns the start of the row that does not end in it. Quotes are rare, so a row that
-    /// has one is parsed again by `deliver_quoted`.
-    fn scan<R: Rows>(&mut self, block: &[u8], rows: &mut R) -> Result<usize, R::Error> {
+    /// Scans up to `rows_max` rows in the block, and returns the start of the next row, or of the row that does not end in the
+    /// block. Quotes are rare, so a row that has one is parsed again by `deliver_quoted`.
+    pub(super) fn scan<R: Rows>(&mut self, block: &[u8], rows: &mut R, rows_max: u64) -> Result<usize, R::Error> {
+        let rows_end = self.rows.saturating_add(rows_max);
         let columns = self.names.len();
         let wanted = self.wanted;
         let mut row = 0; // where the row starts
@@ -253,6 +260,9 @@ impl Scanner {
                     base = row;
                     (cell, cells) = (row, 0);
                     self.spans.clear();
+                    if self.rows == rows_end {
+                        return Ok(row);
+                    }
                     continue 'lanes;
                 }
                 let is_row_end = byte != b',';
@@ -279,9 +289,12 @@ impl Scanner {
                         self.check_row(bytes, at - row, cells)?;
                         self.rows += 1;
                         let spans = std::slice::from_ref(&found);
-                        rows.row(Row { number: self.rows, bytes, unescaped: &[], spans })?;
+                        rows.row(Row { number: self.rows, bytes, unescaped: &[], cells: Cells::Spans(spans) })?;
                     }
                     (row, cells) = (cell, 0);
+                    if self.rows == rows_end {
+                        return Ok(row);
+                    }
                 }
             }
             base += LANES;
@@ -300,7 +313,7 @@ impl Scanner {
         self.check_row(bytes, len, cells)?;
         self.rows += 1;
         self.longest_row_bytes = self.longest_row_bytes.max(len);
-        rows.row(Row { number: self.rows, bytes, unescaped: &self.unescaped, spans: &self.spans })
+        rows.row(Row { number: self.rows, bytes, unescaped: &self.unescaped, cells: Cells::Spans(&self.spans) })
     }
 
     /// Checks the length and the number of cells of a row, which is the first `len` of `bytes`.
@@ -395,7 +408,7 @@ impl Scanner {
         if cells > columns_max {
             return Err(CsvError::TooManyColumns { row: FileRow::HEADER, columns_max });
         }
-        let row = Row { number: 0, bytes, unescaped: &self.unescaped, spans: &self.spans };
+        let row = Row { number: 0, bytes, unescaped: &self.unescaped, cells: Cells::Spans(&self.spans) };
         let mut names = Vec::with_capacity(cells);
         for (column_index, cell) in row.cells().enumerate() {
             if cell.len() > NAME_BYTES_MAX {
@@ -469,3 +482,6 @@ const SUMMED_BYTES: usize = if cfg!(test) { 200 } else { 16 * KIB };
 
 /// Rows in which one call finds a column's cells.
 const CELLS_AT_ONCE: usize = if cfg!(test) { 4 } else { 128 };
+
+/// Bytes in which separators are found at once. A longer row is not plain.
+pub(super) const PLAIN_BYTES: usize = if cfg!(test) { 70 } else { 8 * KIB };

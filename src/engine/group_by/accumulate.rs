@@ -1,9 +1,10 @@
 //! Adds rows to the groups of a partition.
 
 use super::{
-    hash_table::{BATCH_KEY_BYTES_MAX, Batch, EntryOffset, GroupTable, Lookup, key_bytes},
+    hash_table::{Batch, GroupTable, Lookup, key_bytes},
+    row_buffer::RowBuffer,
     sources::{Source, SourceError},
-    spill::RunWriter,
+    spill::{Run, RunWriter},
     work::Work,
 };
 use crate::{
@@ -41,9 +42,17 @@ pub(super) struct PartitionGroups {
     pub(super) table: GroupTable,
     /// Rows of the current source that have not been added to the table. Empty between tasks.
     pub(super) batch: Batch,
-    pub(super) runs: Option<RunWriter>,
-    pub(super) bytes_max: usize,
+    /// Takes rows instead of the table, after the table was full of groups that nearly all had one row.
+    rows: Option<RowBuffer>,
+    runs: Option<RunWriter>,
+    bytes_max: usize,
+    sums_count: usize,
 }
+
+/// A full table with fewer rows for each group was not worth the look-ups: its rows are cheaper to sort.
+const ROWS_PER_GROUP_MIN: usize = 2;
+/// If sorted rows have so many for each group, their groups probably fit in a table.
+const ROWS_PER_GROUP_MAX: usize = 4;
 
 impl Columns {
     /// Finds the columns of the question.
@@ -114,18 +123,21 @@ impl Rows for GroupRows<'_> {
                 }
             }
         });
-        let cells = self.columns.by.iter().map(|&column_index| row.cell(column_index));
-        if key_bytes(cells.clone()) > BATCH_KEY_BYTES_MAX {
+        let mut values = values;
+        let windows = self.columns.by.iter().map(|&column_index| row.cell_window(column_index));
+        let PartitionGroups { table, batch, rows, .. } = &mut *self.groups;
+        let is_taken = match rows {
+            Some(rows) => rows.push(windows, values.by_ref()),
+            None => batch.push(table, windows, values.by_ref()),
+        };
+        if !is_taken {
             let values: Vec<_> = values.collect();
-            if let Some((sum_index, problem)) = wrong {
-                return Err(self.wrong_value(&row, sum_index, problem));
+            if wrong.is_none() {
+                self.groups.flush(self.work)?;
+                let cells = self.columns.by.iter().map(|&column_index| row.cell(column_index));
+                self.groups.add_row(self.work, cells, &values)?;
             }
-            self.groups.flush(self.work)?;
-            self.groups.add_row(self.work, cells, &values)?;
-            return Ok(());
         }
-        let PartitionGroups { table, batch, .. } = &mut *self.groups;
-        batch.push(table, cells, values);
         if let Some((sum_index, problem)) = wrong {
             return Err(self.wrong_value(&row, sum_index, problem));
         }
@@ -152,6 +164,36 @@ impl GroupRows<'_> {
 }
 
 impl PartitionGroups {
+    /// No groups. They take `bytes_max` bytes at most, with a writer of runs.
+    pub(super) fn new(bytes_max: usize, sums_count: usize) -> Self {
+        // The rest is for the block and the marks of runs that are written, and for a batch of rows.
+        let table = GroupTable::new(bytes_max - bytes_max / 8, sums_count);
+        Self { table, batch: Batch::default(), rows: None, runs: None, bytes_max, sums_count }
+    }
+
+    /// Removes all groups, also those on disk.
+    pub(super) fn clear(&mut self) {
+        if self.rows.take().is_some() {
+            self.table.open();
+        }
+        self.table.clear();
+        self.batch.clear();
+        self.runs = None;
+    }
+
+    /// Whether groups have been written to disk.
+    pub(super) fn has_runs(&self) -> bool {
+        self.runs.is_some()
+    }
+
+    /// Writes the groups that are still in memory to disk, and returns all runs.
+    pub(super) fn into_runs(mut self, work: &Work) -> Result<Vec<Run>, Error> {
+        if !self.table.is_empty() || self.rows.as_ref().is_some_and(|rows| !rows.is_empty()) {
+            self.spill(work)?;
+        }
+        Ok(self.runs.map(RunWriter::finish).unwrap_or_default())
+    }
+
     /// Adds the rows of the batch to the table.
     pub(super) fn flush(&mut self, work: &Work) -> Result<(), Error> {
         let mut batch = std::mem::take(&mut self.batch);
@@ -161,7 +203,7 @@ impl PartitionGroups {
             if let Some(offset) = row.offset {
                 self.table.add(offset, row.values);
             } else {
-                self.add_row(work, row.cells(), row.values)?;
+                self.add_row(work, std::iter::once(row.key), row.values)?;
             }
         }
         batch.clear();
@@ -169,22 +211,32 @@ impl PartitionGroups {
         Ok(())
     }
 
-    /// Adds one row. If its group is new and the table is full, the table is spilled. Returns the group's entry, if it is in the
-    /// table.
+    /// Adds one row, whose key is these cells, or a single one that is the key. What does not fit in memory any more is spilled.
     pub(super) fn add_row<'a>(
         &mut self,
         work: &Work,
         cells: impl Iterator<Item = &'a [u8]> + Clone,
         values: &[i64],
-    ) -> Result<Option<EntryOffset>, Error> {
+    ) -> Result<(), Error> {
         loop {
+            if let Some(rows) = &mut self.rows {
+                let windows = cells.clone().map(|cell| (cell.len(), cell));
+                if rows.push(windows, values.iter().copied()) {
+                    return Ok(());
+                }
+                if rows.is_empty() {
+                    return self.spill_long_group(work, cells, values);
+                }
+                self.spill(work)?;
+                continue;
+            }
             match self.table.find_or_insert(cells.clone()) {
                 Lookup::Existing(offset) | Lookup::Inserted(offset) => {
                     self.table.add(offset, values);
-                    return Ok(Some(offset));
+                    return Ok(());
                 }
                 Lookup::Full if self.table.is_empty() => {
-                    return self.spill_long_group(work, cells, values).map(|()| None);
+                    return self.spill_long_group(work, cells, values);
                 }
                 Lookup::Full => self.spill(work)?,
             }
@@ -212,16 +264,30 @@ impl PartitionGroups {
         Ok(())
     }
 
-    /// Writes the table to disk as a run, and empties it.
-    pub(super) fn spill(&mut self, work: &Work) -> Result<(), Error> {
+    /// Writes what is in memory to disk as a run. Then the next rows are looked up or collected, whichever would have been better for
+    /// these.
+    fn spill(&mut self, work: &Work) -> Result<(), Error> {
         let mut runs = self.take_runs(work)?;
-        runs.put_all(&self.table)?;
-        self.table.clear();
+        if let Some(rows) = &mut self.rows {
+            let sorted = rows.spill(&mut runs)?;
+            if sorted.rows_count >= ROWS_PER_GROUP_MAX * sorted.groups_count {
+                self.rows = None;
+                self.table.open();
+            }
+        } else {
+            runs.put_all(&self.table)?;
+            if self.table.rows_count() < ROWS_PER_GROUP_MIN * self.table.groups_count() {
+                self.table.close();
+                self.rows = Some(RowBuffer::new(self.bytes_max - self.bytes_max / 8, self.sums_count));
+            } else {
+                self.table.clear();
+            }
+        }
         self.runs = Some(runs);
         Ok(())
     }
 
     fn take_runs(&mut self, work: &Work) -> Result<RunWriter, Error> {
-        self.runs.take().map_or_else(|| RunWriter::new(&work.folder, self.bytes_max), Ok)
+        self.runs.take().map_or_else(|| RunWriter::new(&work.folder, self.bytes_max, work.plan.range_bytes), Ok)
     }
 }

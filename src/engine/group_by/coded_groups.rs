@@ -77,7 +77,7 @@ impl CodedGroups {
                 combination /= column.room;
             }
             let cells = columns.iter().zip(&numbers).map(|(column, &number)| &*column.texts[number]);
-            groups.add_row(work, cells, totals).map(drop)
+            groups.add_row(work, cells, totals)
         })
     }
 }

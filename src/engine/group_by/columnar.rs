@@ -11,7 +11,6 @@ use super::{
     accumulate::PartitionGroups,
     coded_groups::CodedGroups,
     columnar_part::{ColumnarPart, columns_of},
-    hash_table::{BATCH_KEY_BYTES_MAX, key_bytes},
     work::Work,
 };
 use crate::{
@@ -152,12 +151,12 @@ impl<'a> GroupColumns<'a> {
             values.clear();
             values.extend(self.values.iter().map(|values| values[row]));
             let cells = self.by.iter().zip(&self.codes).map(|(texts, codes)| texts.texts().text(codes[row]));
-            if key_bytes(cells.clone()) > BATCH_KEY_BYTES_MAX {
+            let windows = cells.clone().map(|cell| (cell.len(), cell));
+            if !groups.batch.push(&groups.table, windows, values.iter().copied()) {
                 groups.flush(work)?;
                 groups.add_row(work, cells, &values)?;
                 continue;
             }
-            groups.batch.push(&groups.table, cells, values.iter().copied());
             if groups.batch.is_full() {
                 groups.flush(work)?;
             }

@@ -25,8 +25,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     merge::{Merge, SortedTable},
-    output::{Groups, Merged},
+    output::Groups,
     partition::{Cursor, Partition},
+    pieces::Ranges,
     sources::{Position, Sources},
     spec::{GroupBy, Plan},
     spill::{Run, RunWriter},
@@ -167,13 +168,12 @@ impl GroupSum {
 
     /// Merges the groups of all partitions, from memory if none was spilled, or else from disk.
     async fn merge(&self, work: &Arc<Work>, partitions: Vec<DropOnWorker<Partition>>) -> Result<Groups, Error> {
-        let sums_count = work.spec.sum.len();
         let mut spilled = false;
         for partition in &partitions {
             spilled |= partition.get()?.has_runs();
         }
-        let merge = if spilled {
-            // All tables are written to disk, so that the merge can have the memory.
+        let ranges = if spilled {
+            // All groups are written to disk, so that the merge can have the memory.
             let runs = try_join_all(partitions.into_iter().map(async |mut partition| {
                 let partition = partition.take()?;
                 let runs = self.run_task(work, move || partition.into_runs()).await.flatten()?;
@@ -183,38 +183,37 @@ impl GroupSum {
             for mut runs in runs.await? {
                 all.get_mut()?.append(runs.get_mut()?);
             }
-            self.merge_runs(work, all).await?
+            let runs = self.merge_runs(work, all).await?.take()?;
+            let (of_task, workers, lane) = (Arc::clone(work), self.workers.clone(), self.lane);
+            self.run_task(work, move || Ranges::of_runs(runs, &of_task, &workers, lane)).await?
         } else {
             let tables = try_join_all(partitions.into_iter().map(async |mut partition| {
                 let partition = partition.take()?;
                 self.run_task(work, move || SortedTable::of(partition.into_table())).await
             }));
-            let tables = tables.await?;
-            self.run_task(work, move || Merge::of_tables(tables, sums_count)).await.flatten()?
+            Ranges::of_tables(tables.await?, work, &self.workers, self.lane)
         };
-        let result = self.drop_on_worker(Merged { merge, work: Arc::clone(work) });
-        Ok(Groups { result, workers: self.workers.clone(), lane: self.lane })
+        Ok(Groups { ranges })
     }
 
     /// Merges runs into longer ones until the memory is enough to read all of them at once.
-    async fn merge_runs(&self, work: &Arc<Work>, mut runs: DropOnWorker<Vec<Run>>) -> Result<Merge, Error> {
-        let (bytes_max, sums_count) = (self.plan.bytes_max, work.spec.sum.len());
-        loop {
-            let mut all = runs.take()?;
+    async fn merge_runs(
+        &self,
+        work: &Arc<Work>,
+        mut runs: DropOnWorker<Vec<Run>>,
+    ) -> Result<DropOnWorker<Vec<Run>>, Error> {
+        let (plan, sums_count) = (self.plan, work.spec.sum.len());
+        let bytes_max = plan.merge_bytes();
+        while Merge::count_at_once(runs.get()?, bytes_max) < runs.get()?.len() {
+            let (mut rest, folder) = (runs.take()?, self.folder.clone());
             let begin = move || -> Result<_, Error> {
-                let merge = Merge::of_first_runs(&mut all, bytes_max, sums_count)?;
-                Ok((merge, all))
+                let merge = Merge::of_first_runs(&mut rest, bytes_max, sums_count)?;
+                Ok((merge, RunWriter::new(&folder, plan.bytes_max, plan.range_bytes)?, rest))
             };
-            let (mut merge, mut rest) = self.run_task(work, begin).await.flatten()?;
-            if rest.is_empty() {
-                return Ok(merge);
-            }
-            let folder = self.folder.clone();
-            let mut writer = self.run_task(work, move || RunWriter::new(&folder, bytes_max)).await.flatten()?;
+            let (mut merge, mut writer, mut rest) = self.run_task(work, begin).await.flatten()?;
             loop {
-                let task_bytes = self.plan.task_bytes;
                 let step = move || -> Result<_, Error> {
-                    if merge.write_some(&mut writer, task_bytes, |_| Ok(()))? {
+                    if merge.write_some(&mut writer, plan.task_bytes)? {
                         return Ok((merge, writer, rest, true));
                     }
                     writer.end_run()?;
@@ -230,6 +229,7 @@ impl GroupSum {
             }
             runs = self.drop_on_worker(writer.finish());
         }
+        Ok(runs)
     }
 
     /// Runs a task that uses the memory of the sum. The task owns `work`, so this memory stays reserved until the task has

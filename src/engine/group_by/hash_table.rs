@@ -6,9 +6,12 @@
 
 use std::ops::Range;
 
-use ahash::RandomState;
 use hashbrown::HashTable;
 
+use super::{
+    key_hash::{KeyHasher, are_equal},
+    order::{self, Ordered},
+};
 use crate::engine::values::sum::Sum;
 
 /// Groups with their exact totals, in memory.
@@ -19,11 +22,13 @@ pub struct GroupTable {
     /// The entries, one after the other. An entry is the key's length, a total for each summed column, and the key. The
     /// capacity is reserved at the start and never grows; pages that are never written take no memory.
     entries: Vec<u8>,
+    entries_bytes: usize,
     groups_max: usize,
+    /// How many rows were added since the table was cleared.
+    rows_count: usize,
     /// How often the table was cleared. Offsets are valid until it is cleared again.
     clears: u64,
-    /// Seeded at random, so that nobody can make a file whose keys collide.
-    hasher: RandomState,
+    hasher: KeyHasher,
 }
 
 /// The result of looking up a row's group.
@@ -40,6 +45,13 @@ pub enum Lookup {
 #[derive(Clone, Copy)]
 pub struct EntryOffset(u32);
 
+impl EntryOffset {
+    /// Where an entry of a sorted table begins.
+    pub(super) fn of(ordered: Ordered) -> Self {
+        Self(ordered.offset)
+    }
+}
+
 /// Rows of one file that will be added to a table. Their groups are looked up together, so that the memory accesses of
 /// many rows overlap: this halves the time of a sum over many groups.
 #[derive(Default)]
@@ -47,13 +59,15 @@ pub struct Batch {
     /// The table's `clears` when the rows were looked up.
     clears: u64,
     rows: Vec<PendingRow>,
-    /// The rows' keys, one after the other.
+    /// The rows' keys, one after the other, and then at least [`WINDOW_BYTES`] of any bytes.
     keys: Vec<u8>,
-    /// The length of each cell in the keys.
-    cell_bytes: Vec<usize>,
+    keys_bytes: usize,
     /// The values that the rows add, one for each summed column.
     values: Vec<i64>,
 }
+
+/// Cells up to this length are copied at once, with some bytes after them: that is faster than copying exactly their length.
+pub(super) const WINDOW_BYTES: usize = 32;
 
 struct PendingRow {
     hash: u64,
@@ -66,29 +80,15 @@ pub struct BatchRow<'a> {
     /// Its group's entry, if the group is in the table.
     pub offset: Option<EntryOffset>,
     /// Its group's key.
-    key: &'a [u8],
-    /// The length of each cell in the key.
-    cell_bytes: &'a [usize],
+    pub key: &'a [u8],
     /// What it adds to each total.
     pub values: &'a [i64],
-}
-
-impl<'a> BatchRow<'a> {
-    /// Its group's cells.
-    pub fn cells(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
-        let key = self.key;
-        self.cell_bytes.iter().scan(0, move |at, &bytes| {
-            let cell = &key[*at..*at + bytes];
-            *at += bytes + 1;
-            Some(cell)
-        })
-    }
 }
 
 /// Enough rows to overlap the waits for memory, and few enough to fit in the first-level cache.
 const BATCH_ROWS: usize = 128;
 /// Rows with a longer key are not put in a batch but added immediately.
-pub const BATCH_KEY_BYTES_MAX: usize = 1024;
+const BATCH_KEY_BYTES_MAX: usize = 1024;
 
 impl Batch {
     /// Whether the batch must be emptied before another row is pushed.
@@ -96,24 +96,39 @@ impl Batch {
         self.rows.len() >= BATCH_ROWS
     }
 
-    /// Adds the next row.
+    /// Adds the next row, and returns whether its key is short enough for that; if not, no value was taken. A cell is its length,
+    /// and its text together with the bytes that follow it in memory.
     #[inline]
     pub fn push<'a>(
         &mut self,
         table: &GroupTable,
-        cells: impl Iterator<Item = &'a [u8]>,
+        cells: impl Iterator<Item = (usize, &'a [u8])>,
         values: impl Iterator<Item = i64>,
-    ) {
-        let start = self.keys.len();
-        for cell in cells {
-            self.keys.extend_from_slice(cell);
-            self.keys.push(0);
-            self.cell_bytes.push(cell.len());
+    ) -> bool {
+        let start = self.keys_bytes;
+        // No key is longer than this.
+        if self.keys.len() < start + BATCH_KEY_BYTES_MAX + 2 * WINDOW_BYTES {
+            self.keys.resize(start + BATCH_ROWS / 4 * BATCH_KEY_BYTES_MAX + 2 * WINDOW_BYTES, 0);
         }
-        let key = start..self.keys.len() - 1;
-        let hash = table.hasher.hash_one(&self.keys[key.clone()]);
+        let mut end = start;
+        for (len, window) in cells {
+            if end + len > start + BATCH_KEY_BYTES_MAX {
+                return false;
+            }
+            match window.first_chunk::<WINDOW_BYTES>() {
+                Some(chunk) if len <= WINDOW_BYTES => self.keys[end..end + WINDOW_BYTES].copy_from_slice(chunk),
+                _ => self.keys[end..end + len].copy_from_slice(&window[..len]),
+            }
+            end += len;
+            self.keys[end] = 0;
+            end += 1;
+        }
+        self.keys_bytes = end;
+        let key = start..end - 1;
+        let hash = table.hasher.hash_window(&self.keys[start..], key.len());
         self.values.extend(values);
         self.rows.push(PendingRow { hash, key, candidate: None });
+        true
     }
 
     /// Looks up all rows. Each loop does little more than one memory access per row, so that the processor runs many
@@ -124,7 +139,12 @@ impl Batch {
             row.candidate = table.offsets.find(row.hash, |_| true).copied().map(EntryOffset);
         }
         for row in &mut self.rows {
-            row.candidate = row.candidate.filter(|&offset| table.key(offset).len() == row.key.len());
+            // An entry may be in two cache lines, so its end is read, too.
+            let (len, last) = (row.key.len(), self.keys[..row.key.end].last());
+            row.candidate = row.candidate.filter(|&offset| {
+                let key = table.key(offset);
+                key.len() == len && (len == 0 || key.last() == last)
+            });
         }
     }
 
@@ -138,11 +158,10 @@ impl Batch {
     pub fn row(&self, index: usize, table: &GroupTable) -> BatchRow<'_> {
         let row = &self.rows[index];
         let key = &self.keys[row.key.clone()];
-        let (cells, sums) = (self.cell_bytes.len() / self.rows.len(), table.sums_count);
+        let sums = table.sums_count;
         BatchRow {
-            offset: row.candidate.filter(|&offset| self.clears == table.clears && table.key(offset) == key),
+            offset: row.candidate.filter(|&offset| self.clears == table.clears && are_equal(table.key(offset), key)),
             key,
-            cell_bytes: &self.cell_bytes[index * cells..][..cells],
             values: &self.values[index * sums..][..sums],
         }
     }
@@ -150,8 +169,7 @@ impl Batch {
     /// Removes all rows.
     pub fn clear(&mut self) {
         self.rows.clear();
-        self.keys.clear();
-        self.cell_bytes.clear();
+        self.keys_bytes = 0;
         self.values.clear();
     }
 }
@@ -173,9 +191,11 @@ impl GroupTable {
             sums_count,
             offsets: HashTable::new(),
             entries: Vec::with_capacity(entries_bytes),
+            entries_bytes,
             groups_max,
+            rows_count: 0,
             clears: 0,
-            hasher: RandomState::new(),
+            hasher: KeyHasher::new(),
         }
     }
 
@@ -197,7 +217,7 @@ impl GroupTable {
         let (old, new) = self.entries.split_at(start);
         let key = &new[key_start - start..][..key_bytes];
         let (sums_count, hasher) = (self.sums_count, &self.hasher);
-        let hash = hasher.hash_one(key);
+        let hash = hasher.hash(key);
         if let Some(&offset) = self.offsets.find(hash, |&offset| key_at(old, sums_count, offset) == key) {
             self.entries.truncate(start);
             return Lookup::Existing(EntryOffset(offset));
@@ -212,13 +232,14 @@ impl GroupTable {
         };
         self.entries[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
         let entries = &self.entries;
-        self.offsets.insert_unique(hash, offset, |&offset| hasher.hash_one(key_at(entries, sums_count, offset)));
+        self.offsets.insert_unique(hash, offset, |&offset| hasher.hash(key_at(entries, sums_count, offset)));
         Lookup::Inserted(EntryOffset(offset))
     }
 
     /// Adds a value to each of a group's totals.
     #[inline]
     pub fn add(&mut self, offset: EntryOffset, values: &[i64]) {
+        self.rows_count += 1;
         let start = offset.0 as usize + LENGTH_BYTES;
         let totals = &mut self.entries[start..start + values.len() * TOTAL_BYTES];
         for (bytes, &value) in totals.as_chunks_mut::<TOTAL_BYTES>().0.iter_mut().zip(values) {
@@ -238,27 +259,45 @@ impl GroupTable {
         self.offsets.is_empty()
     }
 
+    /// The number of groups.
+    pub fn groups_count(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// How many rows were added to these groups.
+    pub fn rows_count(&self) -> usize {
+        self.rows_count
+    }
+
+    /// Removes all groups and frees their memory. Every group is refused until the table is opened again.
+    pub fn close(&mut self) {
+        self.clear();
+        (self.offsets, self.entries) = (HashTable::new(), Vec::new());
+    }
+
+    /// Undoes [`close`](Self::close).
+    pub fn open(&mut self) {
+        self.clear();
+        self.entries.reserve_exact(self.entries_bytes);
+    }
+
     /// Removes all groups and keeps the memory.
     pub fn clear(&mut self) {
         self.offsets.clear();
         self.entries.clear();
+        self.rows_count = 0;
         self.clears += 1;
     }
 
     /// The entries of all groups in the order of their keys.
     pub fn sorted(&self) -> Vec<Ordered> {
-        let mut ordered = Vec::with_capacity(self.offsets.len());
-        ordered.extend(
-            self.offsets.iter().map(|&offset| Ordered { prefix: prefix(self.key(EntryOffset(offset))), offset }),
-        );
-        ordered.sort_unstable_by(|a, b| {
-            let keys = || self.key(EntryOffset(a.offset)).cmp(self.key(EntryOffset(b.offset)));
-            a.prefix.cmp(&b.prefix).then_with(keys)
-        });
-        ordered
+        let entries = Entries { table: self, offset: 0 };
+        let key_at = |offset| key_at(&self.entries, self.sums_count, offset);
+        order::sorted(self.offsets.len(), entries, key_at)
     }
 
     /// A group's key.
+    #[inline]
     pub fn key(&self, offset: EntryOffset) -> &[u8] {
         key_at(&self.entries, self.sums_count, offset.0)
     }
@@ -277,29 +316,25 @@ pub fn key_bytes<'a>(cells: impl Iterator<Item = &'a [u8]>) -> usize {
     cells.map(|cell| cell.len() + 1).sum::<usize>() - 1
 }
 
-/// A group as it is sorted. The prefix decides nearly all comparisons, without reading the key.
-#[derive(Clone, Copy)]
-pub struct Ordered {
-    prefix: u64,
-    offset: u32,
+/// The offsets and keys of all entries, as they are stored.
+#[derive(Clone)]
+struct Entries<'a> {
+    table: &'a GroupTable,
+    offset: usize,
 }
 
-impl Ordered {
-    /// Where the group's entry begins.
-    pub fn offset(self) -> EntryOffset {
-        EntryOffset(self.offset)
-    }
-}
+impl<'a> Iterator for Entries<'a> {
+    type Item = (u32, &'a [u8]);
 
-/// The first eight bytes of a key as a number: a key with a smaller prefix is smaller. Keys with equal prefixes have to be
-/// compared whole.
-pub fn prefix(key: &[u8]) -> u64 {
-    if let Some(eight) = key.first_chunk::<8>() {
-        return u64::from_be_bytes(*eight);
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.offset >= self.table.entries.len() {
+            return None;
+        }
+        let offset = u32::try_from(self.offset).ok()?;
+        let key = key_at(&self.table.entries, self.table.sums_count, offset);
+        self.offset += LENGTH_BYTES + self.table.sums_count * TOTAL_BYTES + key.len();
+        Some((offset, key))
     }
-    let mut eight = [0; 8];
-    eight[..key.len()].copy_from_slice(key);
-    u64::from_be_bytes(eight)
 }
 
 #[inline]

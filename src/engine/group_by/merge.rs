@@ -1,13 +1,11 @@
 //! Merges sorted runs and tables into one sequence of groups.
 
-use std::{
-    cmp::Ordering,
-    collections::{BinaryHeap, binary_heap::PeekMut},
-};
-
 use super::{
-    hash_table::{EntryOffset, GroupTable, Ordered, prefix},
-    spill::{HEAD_BYTES_MAX, MergedGroup, Run, RunReader, RunWriter, block_bytes},
+    entry::{HEAD_BYTES_MAX, MergedGroup},
+    hash_table::{EntryOffset, GroupTable},
+    key_range::KeyRange,
+    order::{Ordered, prefix},
+    spill::{Run, RunReader, RunWriter, block_bytes},
 };
 use crate::{engine::values::sum::Sum, error::Error, limits::KIB};
 
@@ -27,117 +25,171 @@ impl SortedTable {
     }
 
     fn offset(&self) -> EntryOffset {
-        self.ordered[self.passed - 1].offset()
+        EntryOffset::of(self.ordered[self.passed - 1])
     }
 }
 
 /// The groups of several sources as one, in the order of keys, the totals of equal keys added up.
+///
+/// The sources play a knock-out tournament, which the one with the smallest key wins (Knuth, "The Art of Computer Programming",
+/// volume 3, section 5.4.1, "tree of losers"). When the winner moves on to its next entry, it plays only against those that lost
+/// on its way up.
 pub struct Merge {
-    sources: BinaryHeap<Source>,
+    sources: Vec<Entries>,
+    /// Decides nearly all comparisons of current keys: eight of their bytes, after those that all keys have in common.
+    /// [`ENDED`] after the last entry.
+    ranks: Vec<u128>,
+    /// The winner, and then for each game its loser. Source `i` first plays in game `(count + i) / 2`, and its winner then in
+    /// game `/ 2`, up to game 1.
+    games: Vec<usize>,
+    common_bytes: usize,
     key: Vec<u8>,
     totals: Vec<Sum>,
 }
 
+const ENDED: u128 = u128::MAX;
+
 impl Merge {
     /// Merges complete tables in memory.
     pub fn of_tables(tables: Vec<SortedTable>, sums_count: usize) -> Result<Self, Error> {
-        Self::new(tables.into_iter().map(Entries::Memory), sums_count)
+        Self::new(tables.into_iter().map(Entries::Memory).collect(), 0, sums_count)
     }
 
     /// Merges the first runs of the list and removes them from it: as many as `bytes_max` allows to read at once, and at
     /// least two.
     pub fn of_first_runs(runs: &mut Vec<Run>, bytes_max: usize, sums_count: usize) -> Result<Self, Error> {
+        let first: Vec<_> = runs.drain(..Self::count_at_once(runs, bytes_max)).collect();
+        Self::of_range(&first, KeyRange::default(), block_bytes(bytes_max), sums_count)
+    }
+
+    /// How many of these runs can be merged in `bytes_max` bytes, beginning with the first: at least two, if there are two.
+    pub fn count_at_once(runs: &[Run], bytes_max: usize) -> usize {
         let block_bytes = block_bytes(bytes_max);
         let longest = runs.iter().map(|run| run.entry_bytes_max).max().unwrap_or(0);
         // The current group, and the blocks that are written.
         let mut bytes = longest + 4 * block_bytes;
         let mut count = 0;
-        for run in runs.iter() {
+        for run in runs {
             bytes += run.entry_bytes_max.max(block_bytes);
             if bytes > bytes_max && count >= 2 {
                 break;
             }
             count += 1;
         }
-        let sources = runs.drain(..count).map(|run| Entries::Disk(RunReader::new(&run, block_bytes, sums_count)));
-        Self::new(sources, sums_count)
+        count
     }
 
-    fn new(sources: impl Iterator<Item = Entries>, sums_count: usize) -> Result<Self, Error> {
-        let mut heap = BinaryHeap::new();
-        for entries in sources {
-            let mut source = Source { prefix: 0, entries };
-            if source.advance()? {
-                heap.push(source);
-            }
+    /// Merges the entries of runs that are in a range of keys.
+    pub(super) fn of_range(
+        runs: &[Run],
+        range: KeyRange,
+        block_bytes: usize,
+        sums_count: usize,
+    ) -> Result<Self, Error> {
+        let sources = runs.iter().map(|run| Entries::Disk(RunReader::new(run, range, block_bytes, sums_count)));
+        Self::new(sources.collect(), range.common_bytes(), sums_count)
+    }
+
+    fn new(sources: Vec<Entries>, common_bytes: usize, sums_count: usize) -> Result<Self, Error> {
+        let count = sources.len();
+        let mut merge = Self {
+            sources,
+            ranks: vec![ENDED; count],
+            games: vec![usize::MAX; count.max(1)],
+            common_bytes,
+            key: Vec::new(),
+            totals: vec![Sum::default(); sums_count],
+        };
+        for source in 0..count {
+            merge.advance(source)?;
         }
-        Ok(Self { sources: heap, key: Vec::new(), totals: vec![Sum::default(); sums_count] })
+        for source in 0..count {
+            merge.play(source);
+        }
+        Ok(merge)
+    }
+
+    /// Moves a source to its next entry.
+    #[inline]
+    fn advance(&mut self, source: usize) -> Result<(), Error> {
+        let entries = &mut self.sources[source];
+        self.ranks[source] = if entries.advance()? {
+            u128::from(prefix(entries.key().get(self.common_bytes..).unwrap_or_default()))
+        } else {
+            ENDED
+        };
+        Ok(())
+    }
+
+    /// Plays the games of a source whose entry has changed, up to the first one that has no loser yet.
+    #[inline]
+    fn play(&mut self, source: usize) {
+        let (mut winner, mut game) = (source, (self.sources.len() + source) / 2);
+        while game > 0 {
+            let other = self.games[game];
+            if other == usize::MAX {
+                self.games[game] = winner;
+                return;
+            }
+            if self.is_less(other, winner) {
+                self.games[game] = winner;
+                winner = other;
+            }
+            game /= 2;
+        }
+        self.games[0] = winner;
+    }
+
+    #[inline]
+    fn is_less(&self, a: usize, b: usize) -> bool {
+        let (rank, other) = (self.ranks[a], self.ranks[b]);
+        rank < other || rank == other && rank != ENDED && self.sources[a].key() < self.sources[b].key()
+    }
+
+    /// The source with the next entry; `None` after the last entry.
+    fn first(&self) -> Option<usize> {
+        let first = self.games[0];
+        (self.ranks.get(first)? < &ENDED).then_some(first)
     }
 
     /// The length of the next group's key; `None` after the last group.
     pub fn next_key_bytes(&self) -> Option<usize> {
-        self.sources.peek().map(|first| first.key().len())
+        self.first().map(|first| self.sources[first].key().len())
     }
 
     /// The next group.
     pub fn next_group(&mut self) -> Result<Option<MergedGroup<'_>>, Error> {
-        let Some(first) = self.sources.peek() else {
+        let Some(mut first) = self.first() else {
             return Ok(None);
         };
+        let rank = self.ranks[first];
+        let key = self.sources[first].key();
         self.key.clear();
-        self.key.reserve_exact(first.key().len());
-        self.key.extend_from_slice(first.key());
+        self.key.reserve_exact(key.len());
+        self.key.extend_from_slice(key);
         self.totals.fill(Sum::default());
-        while let Some(mut source) = self.sources.peek_mut() {
-            if source.key() != self.key {
-                // A source that is not changed stays where it is in the heap.
-                break;
-            }
-            source.entries.add_to(&mut self.totals);
-            if !source.advance()? {
-                PeekMut::pop(source);
+        loop {
+            self.sources[first].add_to(&mut self.totals);
+            self.advance(first)?;
+            self.play(first);
+            match self.first() {
+                Some(next) if self.ranks[next] == rank && self.sources[next].key() == self.key => first = next,
+                _ => break,
             }
         }
         Ok(Some(MergedGroup { key: &self.key, totals: &self.totals }))
     }
 
     /// Writes about `bytes_max` bytes of groups, and returns whether there are more.
-    ///
-    /// Errors: the first error of `check`, which is called with each group before that is written.
-    pub fn write_some(
-        &mut self,
-        writer: &mut RunWriter,
-        bytes_max: usize,
-        check: impl Fn(&MergedGroup<'_>) -> Result<(), Error>,
-    ) -> Result<bool, Error> {
-        self.pass_some(bytes_max, |group| {
-            check(&group)?;
-            writer.put(group.key, group.totals.iter().copied())
-        })
-    }
-
-    /// Calls `take` with the next groups, about `bytes_max` bytes of them, and returns whether there are more.
-    ///
-    /// Errors: the first error of `take`.
-    pub fn pass_some(
-        &mut self,
-        bytes_max: usize,
-        mut take: impl FnMut(MergedGroup<'_>) -> Result<(), Error>,
-    ) -> Result<bool, Error> {
+    pub fn write_some(&mut self, writer: &mut RunWriter, bytes_max: usize) -> Result<bool, Error> {
         let mut bytes = 0;
         while bytes < bytes_max {
             let Some(group) = self.next_group()? else { return Ok(false) };
             bytes += group.key.len() + HEAD_BYTES_MAX.min(KIB / 16);
-            take(group)?;
+            writer.put(group.key, group.totals.iter().copied())?;
         }
         Ok(true)
     }
-}
-
-/// Entries in the order of keys, and the prefix of the current entry's key, which decides nearly all comparisons.
-struct Source {
-    prefix: u64,
-    entries: Entries,
 }
 
 enum Entries {
@@ -145,31 +197,25 @@ enum Entries {
     Disk(RunReader),
 }
 
-impl Source {
+impl Entries {
     /// Moves to the next entry, and returns whether there is one.
     fn advance(&mut self) -> Result<bool, Error> {
-        let more = match &mut self.entries {
-            Entries::Memory(sorted) => {
+        match self {
+            Self::Memory(sorted) => {
                 sorted.passed += 1;
-                sorted.passed <= sorted.ordered.len()
+                Ok(sorted.passed <= sorted.ordered.len())
             }
-            Entries::Disk(run) => run.advance()?,
-        };
-        if more {
-            self.prefix = prefix(self.key());
+            Self::Disk(run) => run.advance(),
         }
-        Ok(more)
     }
 
     fn key(&self) -> &[u8] {
-        match &self.entries {
-            Entries::Memory(sorted) => sorted.table.key(sorted.offset()),
-            Entries::Disk(run) => run.key(),
+        match self {
+            Self::Memory(sorted) => sorted.table.key(sorted.offset()),
+            Self::Disk(run) => run.key(),
         }
     }
-}
 
-impl Entries {
     fn add_to(&self, sums: &mut [Sum]) {
         match self {
             Self::Memory(sorted) => {
@@ -185,24 +231,3 @@ impl Entries {
         }
     }
 }
-
-/// Rust's heap has the greatest element on top, so the order is reversed: the source with the smallest key is the greatest.
-impl Ord for Source {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.prefix.cmp(&self.prefix).then_with(|| other.key().cmp(self.key()))
-    }
-}
-
-impl PartialOrd for Source {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Source {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Source {}

@@ -1,11 +1,12 @@
-//! The groups of an answer: while they are merged, stored for a slow reader, and written as CSV.
+//! The groups of an answer: stored for a slow reader, and written as CSV.
 
 use std::{io::Write, sync::Arc};
 
 use super::{
-    merge::Merge,
+    entry::{MergedGroup, put_entry, take_entry},
+    pieces::Ranges,
     spec::GroupBy,
-    spill::{MergedGroup, Run, RunWriter},
+    spill::{Run, RunWriter},
     top::Top,
     work::Work,
 };
@@ -37,15 +38,14 @@ pub struct Group {
 /// The groups of a sum in the order of their cells as byte strings; they can be read once. They keep the memory of the sum
 /// reserved, so a reader must not be slow: a client reads [`GroupBlocks`] instead.
 pub struct Groups {
-    pub(super) result: DropOnWorker<Merged>,
-    pub(super) workers: Workers,
-    pub(super) lane: Lane,
+    pub(super) ranges: Ranges,
 }
 
-/// The groups that have not been read. The fields are dropped in this order, so that the memory is freed after the merge.
-pub(super) struct Merged {
-    pub(super) merge: Merge,
-    pub(super) work: Arc<Work>,
+/// Groups that are being stored: a block in memory, and the others on disk.
+#[derive(Default)]
+struct Storing {
+    first: Block,
+    rest: Option<RunWriter>,
 }
 
 impl Groups {
@@ -53,133 +53,126 @@ impl Groups {
     /// the memory of the sum is free.
     ///
     /// Errors: a total that does not fit in 64 bits; a group that does not fit in a block; a full disk.
-    pub async fn store(mut self) -> Result<GroupBlocks, Error> {
-        let begun = self.run_task((Block::default(), None), |(block, writer), merge, work| {
-            while let Some(key_bytes) = merge.next_key_bytes() {
-                if !block.has_room(key_bytes, &work.spec) {
-                    *writer = Some(RunWriter::new(&work.folder, work.plan.bytes_max)?);
-                    break;
-                }
-                if let Some(group) = merge.next_group()? {
-                    Block::check(&group, &work.spec)?;
-                    block.push(&group, &work.spec)?;
-                }
-            }
-            Ok(())
+    pub async fn store(self) -> Result<GroupBlocks, Error> {
+        let (spec, workers, lane) = self.shared()?;
+        let storing = self.ranges.pass(checked_entry, Storing::default(), |storing, piece, work| {
+            each_entry(piece, work, |group| storing.add(group, work))
         });
-        let (first, writer) = begun.await?;
-        let mut rest = None;
-        if let Some(mut writer) = writer {
-            let mut more = true;
-            while more {
-                let written = self.run_task((writer, more), |(writer, more), merge, work| {
-                    let fits = |group: &MergedGroup<'_>| {
-                        Block::check(group, &work.spec)?;
-                        totals_of(group.key, group.totals, &work.spec).try_for_each(|total| total.map(drop))
-                    };
-                    *more = merge.write_some(writer, work.plan.task_bytes, fits)?;
-                    if *more { Ok(()) } else { writer.end_run() }
-                });
-                (writer, more) = written.await?;
-            }
-            rest = writer.finish().pop();
-        }
-        self.into_stored(first, rest, None)
+        let storing = storing.await?;
+        storing.end(None, spec, workers, lane).await
     }
 
     /// Passes all groups and stores those with the largest totals in the first column that is summed, the largest first, and
     /// equal ones in the order of their cells. Then the memory of the sum is free.
     ///
     /// Errors: those of [`Self::store`], of any group; the groups take too much memory.
-    pub async fn store_top(mut self, count_max: usize) -> Result<GroupBlocks, Error> {
-        let mut passed = (Top::new(count_max), true);
-        while passed.1 {
-            let pass = self.run_task(passed, |(top, more), merge, work| {
-                *more = merge.pass_some(work.plan.task_bytes, |MergedGroup { key, totals }| {
-                    Block::check(&MergedGroup { key, totals }, &work.spec)?;
-                    totals_of(key, totals, &work.spec).try_for_each(|total| total.map(drop))?;
-                    Ok(top.add(key, totals)?)
-                })?;
-                Ok(())
-            });
-            passed = pass.await?;
-        }
-        let (top, _at_end) = passed;
-        let groups_count = top.groups_count();
-        let stored = self.run_task((Block::default(), None), move |(block, rest), _merge, work| {
-            let mut writer = None;
-            for group in top.into_sorted() {
-                let group = MergedGroup { key: &group.key, totals: &group.totals };
-                if writer.is_none() && block.has_room(group.key.len(), &work.spec) {
-                    block.push(&group, &work.spec)?;
-                    continue;
-                }
-                let mut open = match writer.take() {
-                    Some(open) => open,
-                    None => RunWriter::new(&work.folder, work.plan.bytes_max)?,
-                };
-                open.put(group.key, group.totals.iter().copied())?;
-                writer = Some(open);
-            }
-            if let Some(mut writer) = writer {
-                writer.end_run()?;
-                *rest = writer.finish().pop();
-            }
-            Ok(())
+    pub async fn store_top(self, count_max: usize) -> Result<GroupBlocks, Error> {
+        let (spec, workers, lane) = self.shared()?;
+        let work = DropOnWorker { value: Some(Arc::clone(self.ranges.work.get()?)), workers: workers.clone() };
+        let top = self.ranges.pass(checked_entry, Top::new(count_max), |top, piece, work| {
+            each_entry(piece, work, |group| Ok(top.add(group.key, group.totals)?))
         });
-        let (first, rest) = stored.await?;
-        self.into_stored(first, rest, Some(groups_count))
+        let top = top.await?;
+        let groups_count = top.groups_count();
+        let store = move || -> Result<_, Error> {
+            let (mut storing, work) = (Storing::default(), work);
+            for group in top.into_sorted() {
+                storing.add(&MergedGroup { key: &group.key, totals: &group.totals }, work.get()?)?;
+            }
+            Ok(storing)
+        };
+        let storing = workers.run(lane, store).await.flatten()?;
+        storing.end(Some(groups_count), spec, workers, lane).await
     }
 
-    fn into_stored(self, first: Block, rest: Option<Run>, groups_count: Option<u64>) -> Result<GroupBlocks, Error> {
-        let Self { result, workers, lane } = self;
-        let spec = Arc::new(result.get()?.work.spec.clone());
-        let rest = DropOnWorker { value: rest, workers: workers.clone() };
-        Ok(GroupBlocks { first: first.groups, rest, spec, groups_count, workers, lane })
+    fn shared(&self) -> Result<(Arc<GroupBy>, Workers, Lane), Error> {
+        let Ranges { work, workers, lane, .. } = &self.ranges;
+        Ok((Arc::new(work.get()?.spec.clone()), workers.clone(), *lane))
     }
 
     /// Writes all groups as CSV below a header of these names: quoted where RFC 4180 needs it, with rows that end with LF.
-    /// Workers write one block at a time; `out` is returned at the end.
+    /// Workers write one piece at a time; `out` is returned at the end.
     ///
     /// Errors: a total that does not fit in 64 bits; what `out` fails with.
-    pub async fn write_csv<W: Write + Send + 'static>(mut self, header: &[String], out: W) -> Result<W, Error> {
-        let mut written = (out, csv_header(header), true);
-        while written.2 {
-            written = self
-                .run_task(written, |(out, text, more), merge, work| {
-                    while text.len() < GROUP_BLOCK_BYTES {
-                        let Some(MergedGroup { key, totals }) = merge.next_group()? else {
-                            *more = false;
-                            break;
-                        };
-                        write_cells(text, cells_of(key));
-                        for total in totals_of(key, totals, &work.spec) {
-                            write!(text, ",{}", total?).map_err(Error::io("memory"))?;
-                        }
-                        text.push(b'\n');
-                    }
-                    out.write_all(text).map_err(Error::io("the result"))?;
-                    text.clear();
-                    if *more { Ok(()) } else { out.flush().map_err(Error::io("the result")) }
-                })
-                .await?;
+    pub async fn write_csv<W: Write + Send + 'static>(self, header: &[String], out: W) -> Result<W, Error> {
+        let (header, workers, lane) = (csv_header(header), self.ranges.workers.clone(), self.ranges.lane);
+        let write = |out: &mut W, text: &[u8]| out.write_all(text).map_err(Error::io("the result"));
+        let begin = move || {
+            let mut out = out;
+            write(&mut out, &header).map(|()| out)
+        };
+        let out = workers.run(lane, begin).await.flatten()?;
+        let mut out = self.ranges.pass(csv_row, out, move |out, text, _| write(out, text)).await?;
+        let end = move || out.flush().map_err(Error::io("the result")).map(|()| out);
+        workers.run(lane, end).await.flatten()
+    }
+}
+
+/// Appends a group to a piece, as it is in a run.
+///
+/// Errors: the group does not fit in a block; a total does not fit in 64 bits.
+fn checked_entry(group: &MergedGroup<'_>, spec: &GroupBy, piece: &mut Vec<u8>) -> Result<(), Error> {
+    Block::check(group, spec)?;
+    totals_of(group.key, group.totals, spec).try_for_each(|total| total.map(drop))?;
+    put_entry(group, piece);
+    Ok(())
+}
+
+/// Calls `take` with each group of a piece of entries.
+fn each_entry(
+    mut piece: &[u8],
+    work: &Work,
+    mut take: impl FnMut(&MergedGroup<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut totals = vec![Sum::default(); work.spec.sum.len()];
+    while !piece.is_empty() {
+        let key = take_entry(&mut piece, &mut totals);
+        let key = key.ok_or_else(|| Error::Internal("a piece of groups has no entry there".to_owned()))?;
+        take(&MergedGroup { key, totals: &totals })?;
+    }
+    Ok(())
+}
+
+/// Appends a group to a piece, as a row of CSV.
+///
+/// Errors: a total does not fit in 64 bits.
+fn csv_row(group: &MergedGroup<'_>, spec: &GroupBy, text: &mut Vec<u8>) -> Result<(), Error> {
+    write_cells(text, cells_of(group.key));
+    for total in totals_of(group.key, group.totals, spec) {
+        text.push(b',');
+        put_decimal(total?, text);
+    }
+    text.push(b'\n');
+    Ok(())
+}
+
+impl Storing {
+    fn add(&mut self, group: &MergedGroup<'_>, work: &Work) -> Result<(), Error> {
+        if self.rest.is_none() && self.first.has_room(group.key.len(), &work.spec) {
+            return self.first.push(group, &work.spec);
         }
-        Ok(written.0)
+        let rest = match &mut self.rest {
+            Some(rest) => rest,
+            rest => rest.insert(RunWriter::new(&work.folder, work.plan.bytes_max, work.plan.range_bytes)?),
+        };
+        rest.put(group.key, group.totals.iter().copied())
     }
 
-    async fn run_task<T: Send + 'static>(
-        &mut self,
-        mut value: T,
-        step: impl FnOnce(&mut T, &mut Merge, &Work) -> Result<(), Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let mut result = self.result.take()?;
-        let stepped = self.workers.run(self.lane, move || {
-            step(&mut value, &mut result.merge, &result.work)?;
-            Ok((value, result))
-        });
-        let (value, result) = stepped.await.flatten()?;
-        self.result.value = Some(result);
-        Ok(value)
+    async fn end(
+        self,
+        groups_count: Option<u64>,
+        spec: Arc<GroupBy>,
+        workers: Workers,
+        lane: Lane,
+    ) -> Result<GroupBlocks, Error> {
+        let Self { first, rest } = self;
+        let end = move || -> Result<Option<Run>, Error> {
+            let Some(mut rest) = rest else { return Ok(None) };
+            rest.end_run()?;
+            Ok(rest.finish().pop())
+        };
+        let rest = DropOnWorker { value: workers.run(lane, end).await.flatten()?, workers: workers.clone() };
+        Ok(GroupBlocks { first: first.groups, rest, spec, groups_count, workers, lane })
     }
 }
 
@@ -311,6 +304,26 @@ pub fn write_csv_row(text: &mut Vec<u8>, group: &Group) {
         text.extend_from_slice(format!(",{total}").as_bytes());
     }
     text.push(b'\n');
+}
+
+/// Appends a number in decimal digits.
+#[allow(clippy::cast_possible_truncation, reason = "a digit is less than 10")]
+fn put_decimal(number: i64, text: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    let mut rest = number.unsigned_abs();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        text.push(b'-');
+    }
+    text.extend_from_slice(&digits[start..]);
 }
 
 fn cells_of(key: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -9,9 +9,9 @@ use super::{
     coded_groups::CodedGroups,
     columnar::{self, CSV_BYTES_PER_BYTE},
     columnar_part::ColumnarPart,
-    hash_table::{Batch, GroupTable},
+    hash_table::GroupTable,
     sources::{Opened, PartPlace, Position, Source, SourceError},
-    spill::{Run, RunWriter},
+    spill::Run,
     work::Work,
 };
 use crate::{
@@ -71,8 +71,7 @@ pub(super) struct Cursor {
 impl Partition {
     /// A partition of which nothing has been read.
     pub(super) fn new(work: Arc<Work>, from: Position, until: Position, bytes_max: usize) -> Self {
-        // The rest is for the block of a run that is written and for a batch of rows.
-        let table = GroupTable::new(bytes_max - bytes_max / 16, work.spec.sum().len());
+        let groups = PartitionGroups::new(bytes_max, work.spec.sum().len());
         Self {
             work,
             starts_after: (from.offset > 0).then_some(from),
@@ -85,16 +84,14 @@ impl Partition {
             error: None,
             read_bytes: 0,
             place: PartPlace::default(),
-            groups: PartitionGroups { table, batch: Batch::default(), runs: None, bytes_max },
+            groups,
             coded: None,
         }
     }
 
     /// Begins again where the partition before this one ended.
     pub(super) fn restart(&mut self, end: Cursor) -> Result<(), Error> {
-        self.groups.table.clear();
-        self.groups.batch.clear();
-        self.groups.runs = None;
+        self.groups.clear();
         self.coded = None;
         (self.starts_after, self.start) = (None, RangeStart::Known(end.position));
         (self.first_rows, self.at_long_row, self.error, self.read_bytes) = (None, false, None, 0);
@@ -119,15 +116,12 @@ impl Partition {
 
     /// Whether groups have been written to disk.
     pub(super) fn has_runs(&self) -> bool {
-        self.groups.runs.is_some()
+        self.groups.has_runs()
     }
 
     /// Writes the groups that are still in memory to disk, and returns all runs.
-    pub(super) fn into_runs(mut self) -> Result<Vec<Run>, Error> {
-        if !self.groups.table.is_empty() {
-            self.groups.spill(&self.work)?;
-        }
-        Ok(self.groups.runs.map(RunWriter::finish).unwrap_or_default())
+    pub(super) fn into_runs(self) -> Result<Vec<Run>, Error> {
+        self.groups.into_runs(&self.work)
     }
 
     /// All groups of a partition without runs.

@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 use crate::{
     engine::csv::header::split_record,
     error::group_by::GroupByError,
-    limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, MIB, NAME_BYTES_MAX, TASK_BYTES, WORKERS},
+    limits::{GROUP_COLUMNS_MAX, GROUP_NAMES_BYTES_MAX, GROUP_RANGE_BYTES, MIB, NAME_BYTES_MAX, TASK_BYTES, WORKERS},
 };
 
 /// With less memory, a partition would spill very often.
@@ -92,6 +92,8 @@ pub struct Plan {
     pub task_bytes: usize,
     /// A part whose CSV has fewer bytes is not read from Parquet.
     pub columnar_bytes_min: u64,
+    /// Bytes of runs that are merged as one range, if there is memory for several.
+    pub range_bytes: usize,
 }
 
 impl Plan {
@@ -104,6 +106,12 @@ impl Plan {
             partition_bytes_min: 2 * TASK_BYTES as u64,
             task_bytes: TASK_BYTES,
             columnar_bytes_min: COLUMNAR_BYTES_MIN,
+            range_bytes: GROUP_RANGE_BYTES,
         }
+    }
+
+    /// What a merge may use; the rest is for the marks in the runs, and for dividing these into ranges.
+    pub(super) fn merge_bytes(&self) -> usize {
+        self.bytes_max - self.bytes_max / 8
     }
 }

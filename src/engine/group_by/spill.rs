@@ -1,43 +1,44 @@
-//! Spilling: a full table is written to disk as a run, which is a list of groups sorted by key. `merge.rs` reads the runs
-//! again.
+//! Spilling: what does not fit in memory is written to disk as a run, which is a list of groups sorted by key. `merge.rs`
+//! reads the runs again.
 //!
-//! An entry of a run is the key's length, a total for each summed column, the key, and the XXH3 of all these, whose seed is
-//! the entry's offset in the file. Numbers are variable-length integers (`values/varint.rs`). Memory: a block for each run
-//! that is read, or its longest entry if that is longer.
+//! An entry of a run (`entry.rs`) is followed by its XXH3, whose seed is the entry's offset in the file. Memory: a block for
+//! each run that is read, or its longest entry if that is longer; and some marks in each run, by which ranges of keys are found.
 
 use std::{hash::Hasher, ops::Range, sync::Arc};
 
 use twox_hash::XxHash3_64;
 
-use super::hash_table::GroupTable;
+use super::{
+    entry::{HEAD_BYTES_MAX, MergedGroup, put_head, take_head},
+    hash_table::{EntryOffset, GroupTable},
+    key_range::{KeyRange, KeyStart, Mark},
+};
 use crate::{
     engine::{
         storage::{
             reader::Reader,
             temp_file::{TempFile, TempFolder},
         },
-        values::{
-            sum::Sum,
-            varint::{self, put_i128, put_u64, take_i128, take_u64},
-        },
+        values::sum::Sum,
     },
     error::Error,
-    limits::{GROUP_COLUMNS_MAX, KIB},
+    limits::KIB,
 };
 
 /// Bytes that are read from or written to a run at once, if memory allows it.
 const RUN_BLOCK_BYTES: usize = 64 * KIB;
-/// The bytes of an entry before its key, at most.
-pub(super) const HEAD_BYTES_MAX: usize = varint::BYTES_MAX * (1 + GROUP_COLUMNS_MAX);
 /// The bytes of the checksum after an entry's key.
 const CHECKSUM_BYTES: usize = size_of::<u64>();
+/// Bytes of a run between two marks, if memory allows it.
+const MARK_DISTANCE_BYTES: u64 = 4 * KIB as u64;
 
 /// A sorted run: a byte range of a temporary file with entries in the order of their keys.
 #[derive(Clone)]
 pub struct Run {
     file: Arc<TempFile>,
-    bytes: Range<u64>,
+    pub(super) bytes: Range<u64>,
     pub(super) entry_bytes_max: usize,
+    pub(super) marks: Arc<[Mark]>,
 }
 
 impl Run {
@@ -48,7 +49,7 @@ impl Run {
         sums_count: usize,
         mut take: impl FnMut(&MergedGroup<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let mut reader = RunReader::new(self, RUN_BLOCK_BYTES, sums_count);
+        let mut reader = RunReader::new(self, KeyRange::default(), RUN_BLOCK_BYTES, sums_count);
         while reader.advance()? && take(&MergedGroup { key: reader.key(), totals: &reader.totals })? {
             self.bytes.start = reader.offset();
         }
@@ -61,11 +62,22 @@ pub struct RunWriter {
     file: TempFile,
     block: Vec<u8>,
     block_bytes: usize,
-    /// The complete runs: the byte range of each, and the length of its longest entry.
-    runs: Vec<(Range<u64>, usize)>,
+    runs: Vec<WrittenRun>,
     run_start: u64,
+    marks: Vec<Mark>,
+    /// The number of marks in all runs, and how many there may be.
+    marks_count: usize,
+    marks_max: usize,
+    mark_distance: u64,
     entry: OpenEntry,
     entry_bytes_max: usize,
+}
+
+/// A complete run.
+struct WrittenRun {
+    bytes: Range<u64>,
+    entry_bytes_max: usize,
+    marks: Vec<Mark>,
 }
 
 /// The entry that is being written.
@@ -86,8 +98,9 @@ impl OpenEntry {
 }
 
 impl RunWriter {
-    /// Writes to a new temporary file. The block is smaller if `bytes_max` is small.
-    pub fn new(folder: &TempFolder, bytes_max: usize) -> Result<Self, Error> {
+    /// Writes to a new temporary file. The block is smaller, and there are fewer marks, if `bytes_max` is small. There are enough
+    /// marks to divide a run into ranges of `range_bytes`, if memory allows it.
+    pub fn new(folder: &TempFolder, bytes_max: usize, range_bytes: usize) -> Result<Self, Error> {
         let block_bytes = block_bytes(bytes_max);
         Ok(Self {
             file: folder.file()?,
@@ -95,6 +108,10 @@ impl RunWriter {
             block_bytes,
             runs: Vec::new(),
             run_start: 0,
+            marks: Vec::new(),
+            marks_count: 0,
+            marks_max: (bytes_max / 16 / size_of::<Mark>()).max(16),
+            mark_distance: (range_bytes as u64 / 512).min(MARK_DISTANCE_BYTES),
             entry: OpenEntry::default(),
             entry_bytes_max: 0,
         })
@@ -103,6 +120,7 @@ impl RunWriter {
     /// Writes a group whose key is in one piece.
     pub fn put(&mut self, key: &[u8], totals: impl Iterator<Item = Sum>) -> Result<(), Error> {
         self.begin(key.len(), totals)?;
+        self.mark(key);
         self.append_key(key)?;
         self.end()
     }
@@ -115,13 +133,33 @@ impl RunWriter {
         }
         let start = self.block.len();
         self.entry = OpenEntry { offset: self.file.bytes() + start as u64, start, written: None };
-        put_u64(key_bytes as u64, &mut self.block);
-        for total in totals {
-            put_i128(total.exact(), &mut self.block);
-        }
+        put_head(key_bytes, totals, &mut self.block);
         let entry_bytes = self.block.len() - start + key_bytes + CHECKSUM_BYTES;
         self.entry_bytes_max = self.entry_bytes_max.max(entry_bytes);
         Ok(())
+    }
+
+    /// Marks the entry if it is far enough from the last one that is marked. If there are too many marks, every second one of
+    /// each run is removed.
+    fn mark(&mut self, key: &[u8]) {
+        let offset = self.entry.offset;
+        if self.marks.last().is_some_and(|last| offset - last.offset < self.mark_distance) {
+            return;
+        }
+        self.marks.push(Mark { start: KeyStart::of(key), offset });
+        self.marks_count += 1;
+        if self.marks_count > self.marks_max {
+            self.mark_distance = self.mark_distance.saturating_mul(2);
+            for marks in self.runs.iter_mut().map(|run| &mut run.marks).chain([&mut self.marks]) {
+                let mut index = 0;
+                marks.retain(|_| {
+                    index += 1;
+                    index % 2 == 1
+                });
+                marks.shrink_to_fit();
+            }
+            self.marks_count = self.marks.len() + self.runs.iter().map(|run| run.marks.len()).sum::<usize>();
+        }
     }
 
     /// Appends some bytes of the key.
@@ -157,8 +195,8 @@ impl RunWriter {
     /// Writes a whole table as a run.
     pub fn put_all(&mut self, table: &GroupTable) -> Result<(), Error> {
         for ordered in table.sorted() {
-            let key = table.key(ordered.offset());
-            self.put(key, table.totals(ordered.offset()))?;
+            let offset = EntryOffset::of(ordered);
+            self.put(table.key(offset), table.totals(offset))?;
         }
         self.end_run()
     }
@@ -168,7 +206,8 @@ impl RunWriter {
         self.flush()?;
         let end = self.file.bytes();
         if end > self.run_start {
-            self.runs.push((self.run_start..end, self.entry_bytes_max));
+            let (bytes, marks) = (self.run_start..end, std::mem::take(&mut self.marks));
+            self.runs.push(WrittenRun { bytes, entry_bytes_max: self.entry_bytes_max, marks });
         }
         (self.run_start, self.entry_bytes_max) = (end, 0);
         Ok(())
@@ -177,7 +216,12 @@ impl RunWriter {
     /// Returns all complete runs.
     pub fn finish(self) -> Vec<Run> {
         let file = Arc::new(self.file);
-        let run = |(bytes, entry_bytes_max)| Run { file: Arc::clone(&file), bytes, entry_bytes_max };
+        let run = |WrittenRun { bytes, entry_bytes_max, marks }| Run {
+            file: Arc::clone(&file),
+            bytes,
+            entry_bytes_max,
+            marks: marks.into(),
+        };
         self.runs.into_iter().map(run).collect()
     }
 
@@ -200,19 +244,14 @@ pub(super) fn block_bytes(bytes_max: usize) -> usize {
     (bytes_max / 64).clamp(2 * HEAD_BYTES_MAX.min(KIB), RUN_BLOCK_BYTES)
 }
 
-/// A group with its complete totals.
-pub struct MergedGroup<'a> {
-    /// Its cells with a NUL between them.
-    pub key: &'a [u8],
-    /// Its totals, in the order of the columns.
-    pub totals: &'a [Sum],
-}
-
-/// Reads a run, one entry at a time.
+/// Reads the entries of a run that are in a range of keys, one at a time.
 pub(super) struct RunReader {
     /// Keeps the file open: it has no name and is removed when it is closed.
     file: Reader,
     unread: Range<u64>,
+    range: KeyRange,
+    /// The offset from which on an entry may be after the range.
+    until_from: u64,
     block: Vec<u8>,
     block_bytes: usize,
     entry_bytes_max: usize,
@@ -223,10 +262,13 @@ pub(super) struct RunReader {
 }
 
 impl RunReader {
-    pub(super) fn new(run: &Run, block_bytes: usize, sums_count: usize) -> Self {
+    pub(super) fn new(run: &Run, range: KeyRange, block_bytes: usize, sums_count: usize) -> Self {
+        let slice = range.slice(&run.bytes, &run.marks);
         Self {
             file: run.file.reader(),
-            unread: run.bytes.clone(),
+            unread: slice.bytes,
+            range,
+            until_from: slice.until_from,
             block: Vec::new(),
             block_bytes,
             entry_bytes_max: run.entry_bytes_max,
@@ -240,17 +282,26 @@ impl RunReader {
         &self.block[self.key.clone()]
     }
 
+    /// Reads the next entry. Returns whether there is one in the range.
     pub(super) fn advance(&mut self) -> Result<bool, Error> {
+        while self.read_next()? {
+            if self.range.is_after(self.key()) {
+                continue;
+            }
+            self.range.from = None; // the entries are in order
+            return Ok(self.offset() <= self.until_from || !self.range.is_before(self.key()));
+        }
+        Ok(false)
+    }
+
+    fn read_next(&mut self) -> Result<bool, Error> {
         self.fill(HEAD_BYTES_MAX)?;
         if self.next == self.block.len() {
             return Ok(false);
         }
         let mut rest = &self.block[self.next..];
         let unread = rest.len();
-        let key_bytes = take_u64(&mut rest).and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(damaged)?;
-        for total in &mut self.totals {
-            *total = Sum::of(take_i128(&mut rest).ok_or_else(damaged)?);
-        }
+        let key_bytes = take_head(&mut rest, &mut self.totals).ok_or_else(damaged)?;
         let head_bytes = unread - rest.len();
         // Damaged bytes must not decide how much memory is taken.
         let entry_bytes = key_bytes.saturating_add(head_bytes + CHECKSUM_BYTES);
@@ -310,7 +361,7 @@ mod tests {
 
     fn written() -> RunWriter {
         let folder = TempFolder::new(&std::env::temp_dir());
-        let mut writer = RunWriter::new(&folder, 0).expect("a file");
+        let mut writer = RunWriter::new(&folder, 0, 0).expect("a file");
         for (index, key) in KEYS.iter().enumerate() {
             let total = Sum::of(-1 << (40 * index));
             if index == 3 {
@@ -326,7 +377,7 @@ mod tests {
     }
 
     fn entries(run: &Run) -> Result<Vec<(Vec<u8>, i128)>, Error> {
-        let mut reader = RunReader::new(run, block_bytes(0), 1);
+        let mut reader = RunReader::new(run, KeyRange::default(), block_bytes(0), 1);
         let mut entries = Vec::new();
         while reader.advance()? {
             entries.push((reader.key().to_vec(), reader.totals[0].exact()));

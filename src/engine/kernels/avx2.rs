@@ -1,9 +1,9 @@
-//! Finds cells with AVX2.
+//! Finds cells and marks with AVX2.
 
 use std::arch::x86_64::*;
 
 use super::{
-    scalar::{Marks, find_cells_by},
+    scalar::{Marks, find_cells_by, find_marks_by},
     types::{FoundCells, LANES, RowCell},
 };
 
@@ -31,4 +31,13 @@ fn marks(lanes: &[u8; LANES]) -> Marks {
         row_ends: bits([_mm256_or_si256(low_feed, low_return), _mm256_or_si256(high_feed, high_return)]),
         quotes: bits(equal(b'"')),
     }
+}
+
+/// [`super::find_marks`] with AVX2.
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+pub(super) fn find_marks(bytes: &[u8], found: &mut [u32]) -> usize {
+    find_marks_by(bytes, found, |lanes| {
+        let Marks { commas, row_ends, quotes } = marks(lanes);
+        commas | row_ends | quotes
+    })
 }

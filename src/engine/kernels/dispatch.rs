@@ -1,10 +1,11 @@
 //! The kernels' entry points: each calls the vector code if the processor has the instructions, or else the scalar code.
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, avx512_columns, avx512_read, avx512_sum, avx512_unpack};
+use super::{avx2, avx512, avx512_columns, avx512_marks, avx512_read, avx512_sum, avx512_unpack};
 use super::{
+    classify::structure_of,
     delta,
-    scalar::{find_cells_by, gather_plain, marks_plain},
+    scalar::{find_cells_by, find_marks_by, gather_plain, marks_plain},
     types::{Added, FoundCells, GATHER_COLUMNS_MAX, LANES, Parsed, RowCell, SUM_BYTES_MAX, SUM_COLUMNS_MAX},
     unpack::{add_deltas_plain, expand_plain, sum_miniblock_plain, unpack_plain},
 };
@@ -44,6 +45,23 @@ pub fn find_cells(bytes: &[u8], columns_count: usize, column_index: usize, cells
         return unsafe { avx2::find_cells(bytes, columns_count, column_index, cells) };
     }
     find_cells_by(bytes, columns_count, column_index, cells, marks_plain)
+}
+
+/// Fills `marks` with the positions of all commas, row ends and quotes, and returns their number. There must be room for
+/// [`MARKS_ROOM`](super::MARKS_ROOM) more marks than `bytes` has bytes.
+#[inline]
+pub fn find_marks(bytes: &[u8], marks: &mut [u32]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if avx512::has_instructions() {
+        // SAFETY: `has_instructions` has checked all the features.
+        return unsafe { avx512_marks::find_marks(bytes, marks) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("popcnt") {
+        // SAFETY: the processor has the features that it needs, as the line above checked.
+        return unsafe { avx2::find_marks(bytes, marks) };
+    }
+    find_marks_by(bytes, marks, structure_of)
 }
 
 /// Parses the cells of whole rows into `cells`, row by row, after the first `filled` cells. An empty cell is 0, and its

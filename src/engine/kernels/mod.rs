@@ -2,6 +2,7 @@
 //! instructions. The only folder with `unsafe`, so a call of the allocator is here, too. Nothing here knows errors, row numbers or files.
 //!
 //! - [`find_cells`] finds the cells of one column, in rows of any width, with quotes or without.
+//! - [`find_marks`] finds everything that may end a cell, for rows of which several columns are wanted.
 //! - [`sum_rows`] adds up plain rows: no quotes, as many cells in each row as there are columns, and in the wanted column
 //!   only `-?[0-9]{1,18}` or no text. For anything else it returns `None`, and the scanner in `csv/` reads the rows.
 //! - [`read_integers`] parses rows of integers, and stops at anything else. [`read_narrow_integers`] does so for short
@@ -24,6 +25,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_columns;
 #[cfg(target_arch = "x86_64")]
+mod avx512_marks;
+#[cfg(target_arch = "x86_64")]
 mod avx512_read;
 #[cfg(target_arch = "x86_64")]
 mod avx512_sum;
@@ -40,8 +43,8 @@ mod unpack_tests;
 
 pub use self::{
     dispatch::{
-        add_deltas, expand, find_cells, gather, put_deltas, put_narrow_deltas, read_integers, read_narrow_integers,
-        serves, sum_miniblock, sum_rows, unpack,
+        add_deltas, expand, find_cells, find_marks, gather, put_deltas, put_narrow_deltas, read_integers,
+        read_narrow_integers, serves, sum_miniblock, sum_rows, unpack,
     },
-    types::{Added, FoundCells, LANES, Parsed, RowCell, Stopped},
+    types::{Added, FoundCells, LANES, MARKS_ROOM, Parsed, RowCell, Stopped},
 };

@@ -7,6 +7,33 @@ pub(super) fn gather_plain(cells: &[i32], columns_count: usize, column_index: us
     column.extend(cells.chunks_exact(columns_count).map(|row| row[column_index]));
 }
 
+/// [`find_marks`](super::find_marks), with a function that marks 64 bytes.
+#[inline(always)]
+pub(super) fn find_marks_by(bytes: &[u8], marks: &mut [u32], structure_of: impl Fn(&[u8; LANES]) -> u64) -> usize {
+    let mut count = 0;
+    for (base, piece) in (0_u32..).step_by(LANES).zip(bytes.chunks(LANES)) {
+        let mut bits = if let Ok(lanes) = piece.try_into() {
+            structure_of(lanes)
+        } else {
+            let mut lanes = [0; LANES];
+            lanes[..piece.len()].copy_from_slice(piece);
+            structure_of(&lanes)
+        };
+        let mut at = count;
+        count += bits.count_ones() as usize;
+        while bits != 0 {
+            // Always eight, so that the loop seldom ends at an unexpected time. Those after the last one are overwritten.
+            let Some(eight) = marks[at..].first_chunk_mut::<8>() else { return at };
+            for mark in eight {
+                *mark = base + bits.trailing_zeros();
+                bits &= bits.wrapping_sub(1);
+            }
+            at += 8;
+        }
+    }
+    count
+}
+
 /// Which of 64 bytes are separators or quotes, a bit for each byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marks {

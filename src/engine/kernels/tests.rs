@@ -1,10 +1,10 @@
 //! Compares every kernel with scalar code.
 
 use super::{
-    Added, LANES, RowCell,
+    Added, LANES, MARKS_ROOM, RowCell,
     classify::{structure_of, structure_plain},
-    delta, find_cells, gather, put_deltas, put_narrow_deltas, read_integers, read_narrow_integers,
-    scalar::{find_cells_by, gather_plain, marks_plain},
+    delta, find_cells, find_marks, gather, put_deltas, put_narrow_deltas, read_integers, read_narrow_integers,
+    scalar::{find_cells_by, find_marks_by, gather_plain, marks_plain},
     serves, sum_rows,
     types::{GATHER_COLUMNS_MAX, SUM_BYTES_MAX, SUM_COLUMNS_MAX},
 };
@@ -286,5 +286,23 @@ fn structure_equals_scalar_structure() {
         let mut lanes = [0; LANES];
         lanes.fill_with(|| if random.bool() { *b",\n\r\"".get(random.usize(..4)).unwrap() } else { random.u8(..) });
         assert_eq!(structure_of(&lanes), structure_plain(&lanes), "{lanes:?}");
+    }
+}
+
+#[test]
+fn marks_are_all_separators_and_quotes() {
+    let mut random = fastrand::Rng::with_seed(21);
+    for _ in 0..2000 {
+        let every = [1, 2, 5, 40][random.usize(..4)];
+        let mark = |random: &mut fastrand::Rng| b",\n\r\""[random.usize(..4)];
+        let byte = |random: &mut fastrand::Rng| if random.usize(..every) == 0 { mark(random) } else { random.u8(..) };
+        let bytes: Vec<u8> = (0..random.usize(..300)).map(|_| byte(&mut random)).collect();
+        let is_mark = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r' | b'"');
+        let expected: Vec<u32> = (0..).zip(&bytes).filter(|(_, byte)| is_mark(byte)).map(|(at, _)| at).collect();
+        let mut marks = vec![u32::MAX; bytes.len() + MARKS_ROOM];
+        let count = find_marks(&bytes, &mut marks);
+        assert_eq!(marks[..count], expected, "{bytes:?}");
+        let count = find_marks_by(&bytes, &mut marks, structure_plain);
+        assert_eq!(marks[..count], expected, "{bytes:?}, byte by byte");
     }
 }

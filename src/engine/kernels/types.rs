@@ -5,6 +5,9 @@ use super::delta::NARROW_DELTAS_END;
 /// Bytes that one step of a kernel handles, one for each bit of a mask of 64 bits.
 pub const LANES: usize = 64;
 
+/// [`find_marks`](super::find_marks) writes up to sixteen marks at a time, of which only some may be wanted.
+pub const MARKS_ROOM: usize = 16;
+
 /// Columns up to which [`sum_rows`](super::sum_rows) is worth it. With more, 64 bytes have too few cells of the wanted
 /// column.
 pub(super) const SUM_COLUMNS_MAX: usize = 16;
