@@ -72,7 +72,7 @@ def test_an_event_says_what_the_server_does(server):
         event = watcher.event()
         assert (event["parts"], event["received_bytes"], event["received_bytes_per_s"]) == (0, 0, 0)
         assert (event["uploads"], event["uploads_count"], event["quarantined"]) == ([], 0, 0)
-        assert set(event["queue"]) == {"upload", "question", "job", "probe"}
+        assert set(event["queue"]) == {"upload", "question", "job", "probe", "pack"}
         assert event["jobs"] == {"queued": 0, "running": 0, "done": 0, "failed": 0, "downloaded": 0}
         assert event["memory"]["resident"] > 0
         assert event["memory"]["limit"] is None or event["memory"]["limit"] > 0

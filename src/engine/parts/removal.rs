@@ -148,9 +148,18 @@ async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<O
 }
 
 /// Removes a part that is in a segment. The caller has the permit for changes of parts.
+///
+/// Errors: there is no room for one more removed part, which is in memory until its segment is written without it.
 async fn remove_packed(context: &Context, part: Arc<Part>, purge: bool) -> Result<Option<u32>, Error> {
     let state = context.state.clone();
     let remove = move |store: &Arc<Store>| {
+        let full = state.with(|state| {
+            let parts = &state.parts;
+            parts.is_full().then(|| (parts.parts_max(), parts.removed().len()))
+        });
+        if let Some((parts_max, removed)) = full {
+            return Err(Error::TooManyParts { parts_max, removed });
+        }
         let now = SystemTime::now();
         let receipt = store.receipt_of(&part);
         let receipt = receipt

@@ -537,7 +537,7 @@ impl Registry {
         }
     }
 
-    /// Adds the types that columns have in the next [`SCHEMAS_STEP`] schemas after one of them, counting all parts, and removed ones
+    /// Adds the types that columns have in the next 64 schemas after one of them, counting all parts, and removed ones
     /// that are not purged. Returns the hash of the last schema, if there may be more.
     pub fn add_types(&self, after: Option<u128>, wanted: &HashMap<u64, usize>, found: &mut [TypeSets]) -> Option<u128> {
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
