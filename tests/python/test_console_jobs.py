@@ -108,7 +108,10 @@ def test_statistics_are_cancelled_when_they_are_left(start_server, open_console,
     # Those of the view wait for all others.
     asked = [f"job_id_{QUEUED + 1}", f"job_id_{QUEUED + 2}"]
     console = open_console(server.http, "#/statistics")
-    wait_until(lambda: get(server, f"/api/jobs/{asked[1]}").status_code == 200, "the jobs of the view")
+    for job in asked:
+        # A page that is left cannot cancel a job whose number has not arrived there.
+        with console.page.expect_request(lambda request: request.url.endswith(f"/api/get_results/{job}")):  # noqa: B023
+            pass
     if way == "another view":
         console.page.get_by_role("link", name="Overview", exact=True).click()
     elif way == "another statistic":
