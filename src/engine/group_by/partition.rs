@@ -10,7 +10,7 @@ use super::{
     columnar::{self, CSV_BYTES_PER_BYTE},
     columnar_part::ColumnarPart,
     hash_table::GroupTable,
-    sources::{Opened, PartPlace, Position, Source, SourceError},
+    sources::{OpenFiles, Opened, Position, Source, SourceError},
     spill::Run,
     work::Work,
 };
@@ -50,7 +50,7 @@ pub(super) struct Partition {
     /// Why reading stopped at the cursor.
     error: Option<SourceError>,
     read_bytes: u64,
-    place: PartPlace,
+    files: OpenFiles,
     groups: PartitionGroups,
     /// The groups of parts that were read from Parquet, which are not in `groups` yet. `None` at the end.
     coded: Option<CodedGroups>,
@@ -83,7 +83,7 @@ impl Partition {
             at_long_row: false,
             error: None,
             read_bytes: 0,
-            place: PartPlace::default(),
+            files: OpenFiles::default(),
             groups,
             coded: None,
         }
@@ -182,7 +182,7 @@ impl Partition {
             return Ok(None);
         }
         let work = Arc::clone(&self.work);
-        let (id, opened) = work.sources.open(self.cursor.position.source, &work.spec, &work.plan, &mut self.place);
+        let (id, opened) = work.sources.open(self.cursor.position.source, &work.spec, &work.plan, &mut self.files);
         if id != self.cursor.position.source {
             self.cursor = Cursor { position: Position { source: id, offset: 0 }, ..Cursor::default() };
             if self.cursor.position >= self.until {
@@ -285,7 +285,7 @@ impl Partition {
     /// Guesses where the first row starts at or after a position inside a source.
     fn begin_inside(&mut self, position: Position) -> Result<RangeStart<Position>, SourceError> {
         let work = Arc::clone(&self.work);
-        let source = match work.sources.open(position.source, &work.spec, &work.plan, &mut self.place) {
+        let source = match work.sources.open(position.source, &work.spec, &work.plan, &mut self.files) {
             (_, Ok(Opened::Source(source))) => source,
             (_, Ok(Opened::LacksColumn { .. })) => {
                 self.next_source();

@@ -72,7 +72,7 @@ impl Position {
 
 /// What is kept open between two parts.
 #[derive(Default)]
-pub(super) struct PartPlace {
+pub(super) struct OpenFiles {
     cursor: Option<PartCursor>,
     open: OpenSegment,
 }
@@ -206,7 +206,7 @@ impl Sources {
         id: u64,
         spec: &GroupBy,
         plan: &Plan,
-        place: &mut PartPlace,
+        files: &mut OpenFiles,
     ) -> (u64, Result<Opened, SourceError>) {
         match self {
             Self::File { file, limits } if id == 0 => {
@@ -215,11 +215,11 @@ impl Sources {
             }
             Self::File { .. } => (id, Ok(Opened::End)),
             Self::Parts { store, parts } => {
-                let cursor = place.cursor.get_or_insert_with(|| PartCursor::new(parts.clone()));
+                let cursor = files.cursor.get_or_insert_with(|| PartCursor::new(parts.clone()));
                 let next = PartId::new(id.max(1)).map(|first| cursor.first_from(store, first)).transpose();
                 match next.map(Option::flatten) {
                     Ok(None) => (id, Ok(Opened::End)),
-                    Ok(Some(part)) => (part.id.get(), open_part(store, &part, spec, plan, &mut place.open)),
+                    Ok(Some(part)) => (part.id.get(), open_part(store, &part, spec, plan, &mut files.open)),
                     Err(error) => (id, Err(error.into())),
                 }
             }

@@ -55,6 +55,8 @@ const INTERVAL_AFTER_ERROR: Duration = Duration::from_secs(10);
 const DAMAGED_MAX: usize = 1024;
 /// How long an upload waits for parts to be packed.
 const SLOWED_FOR: Duration = Duration::from_secs(2);
+/// How long a look that found nothing to pack counts, unless parts were added or removed.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long what was replaced can still be read.
 const RETIRED_FOR: Duration = Duration::from_secs(60);
 /// Parts whose files one task moves or deletes.
@@ -79,6 +81,21 @@ pub(crate) async fn pack_now(context: &Context) -> Result<usize, Error> {
     rx.await.ok().ok_or(Error::Draining)?
 }
 
+/// Parts that have their own files, segments, and removed parts: what decides whether there is something to pack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    unpacked: usize,
+    segments: usize,
+    removed: usize,
+}
+
+/// The last look that found nothing to pack.
+#[derive(Clone, Copy)]
+struct NothingFound {
+    at: Instant,
+    counts: Counts,
+}
+
 /// Waits, if so many parts have their own files that there is little room for more, until some have been packed: at most
 /// [`SLOWED_FOR`]. So uploads that come faster than parts are packed are slowed, and not refused.
 pub(crate) async fn slow_down(context: &Context) {
@@ -91,7 +108,7 @@ pub(crate) async fn slow_down(context: &Context) {
 /// Packs until the engine is dropped: whenever there are more small parts than `--pack-above`, and on request.
 pub(crate) async fn keep_packing(context: Weak<Context>, mut requests: mpsc::Receiver<PackRequest>) {
     let (mut retired, mut damaged) = (VecDeque::new(), BTreeSet::new());
-    let mut wait = INTERVAL;
+    let (mut wait, mut nothing_found) = (INTERVAL, None);
     loop {
         let request = tokio::select! {
             request = requests.recv() => match request {
@@ -102,7 +119,14 @@ pub(crate) async fn keep_packing(context: Weak<Context>, mut requests: mpsc::Rec
         };
         let Some(context) = context.upgrade() else { return };
         delete_retired(&context, &mut retired).await;
+        let counts = counts(&context);
+        let is_same = |last: NothingFound| last.counts == counts && last.at.elapsed() < LOOK_AGAIN_AFTER;
+        if request.is_none() && nothing_found.is_some_and(is_same) {
+            continue; // an idle server does not go over its parts every second
+        }
         let packed = pack_all(&context, request.is_some(), &damaged, &mut retired).await;
+        let found_nothing = matches!(packed, Ok(0)) && request.is_none();
+        nothing_found = found_nothing.then(|| NothingFound { at: Instant::now(), counts });
         wait = if packed.is_ok() { INTERVAL } else { INTERVAL_AFTER_ERROR };
         if let Err(Error::Damaged { part, .. }) = &packed {
             damaged.insert(*part); // it is tried again after the next start
@@ -117,6 +141,13 @@ pub(crate) async fn keep_packing(context: Weak<Context>, mut requests: mpsc::Rec
             (None, Ok(_)) => {}
         }
     }
+}
+
+fn counts(context: &Context) -> Counts {
+    context.state.with(|state| {
+        let parts = &state.parts;
+        Counts { unpacked: parts.unpacked(), segments: parts.segments_count(), removed: parts.removed().len() }
+    })
 }
 
 /// Writes segments until there is nothing to pack.

@@ -271,26 +271,17 @@ impl Store {
 
     /// Whether a part of the segment may have a key with this hash. If not, none has.
     pub(crate) fn may_have_key(&self, segment: &Segment, hash: u64) -> Result<bool, Error> {
-        let (count, seed) = segment.keys;
+        let (count, _seed) = segment.keys;
         if count == 0 {
             return Ok(false);
         }
-        let name = FileName::Segment(segment.id, "keys");
-        let (file, _bytes) = self.open_segment_file(segment.id, "keys").map_err(Error::io(name.to_string()))?;
-        let page_of = |number: u64| -> Result<Vec<u64>, Error> {
-            let mut page = vec![0; PAGE_BYTES_MAX];
-            let read =
-                read_at(&file, number * PAGE_BYTES_MAX as u64, &mut page).map_err(Error::io(name.to_string()))?;
-            let hashes = read_page(seed, number, &page[..read]).filter(|hashes| !hashes.is_empty());
-            hashes.ok_or_else(|| name.damaged(&format!("its page {number} is not what was written")))
-        };
         // Hashes are spread evenly, so the first guess is nearly always the right page or one beside it. Steps from there are
         // doubled, because clients can choose keys with similar hashes.
         let (mut low, mut high) = (0, count.div_ceil(PAGE_SUMS_MAX as u64) - 1);
         let guess = (u128::from(hash) * u128::from(high + 1)) >> 64;
         let (mut number, mut step) = (u64::try_from(guess).unwrap_or(high), 1);
         loop {
-            let hashes = page_of(number)?;
+            let hashes = self.key_hashes(segment, number)?;
             if hash < hashes[0] && number > low {
                 high = number - 1;
                 number = high.saturating_sub(step - 1).max(low);
@@ -314,7 +305,7 @@ impl Store {
         let mut page = vec![0; PAGE_BYTES_MAX];
         let read = read_at(&file, page_number * PAGE_BYTES_MAX as u64, &mut page);
         let read = read.map_err(Error::io(name.to_string()))?;
-        let hashes = read_page(segment.keys.1, page_number, &page[..read]);
+        let hashes = read_page(segment.keys.1, page_number, &page[..read]).filter(|hashes| !hashes.is_empty());
         hashes.ok_or_else(|| name.damaged(&format!("its page {page_number} is not what was written")))
     }
 
