@@ -105,6 +105,10 @@ class Tally(server.Server):
         uploaded = [json.loads(line) for line in lines.splitlines()]
         return {Path(part["file"]).stem: part["part"] for part in uploaded}
 
+    def pack(self) -> None:
+        """Runs `tally pack`, which packs all small parts."""
+        output_of([BINARY, "pack", "--server", self.address])
+
 
 class Groups:
     """Asks a server for group sums."""
@@ -239,13 +243,36 @@ class Peer:
             raise Wrong(f"{self.engine} gives {result}, expected {expected}")
 
 
-def upload_load(address: str, clients: int, files: List[Path], uploads: Optional[int] = None) -> dict:
-    """Uploads files with `/Table/Upload` by bench-load, a client that takes little of the cores; returns its report."""
+def upload_load(
+    address: str,
+    clients: int,
+    files: List[Path],
+    uploads: Optional[int] = None,
+    cut_rows: Optional[int] = None,
+) -> dict:
+    """Uploads files with `/Table/Upload` by bench-load, a client that takes little of the cores; returns its report. With
+    `cut_rows`, it uploads pieces of them with so many rows.
+    """
     flags = [] if uploads is None else ["--uploads", uploads]
+    flags += [] if cut_rows is None else ["--cut-rows", cut_rows]
     report = json.loads(output_of([LOAD, "--server", address, "--clients", clients, *flags, *files]))
     if report["uploads"] != (len(files) if uploads is None else uploads):
         raise Wrong(f"bench-load made {report['uploads']} uploads")
     return report
+
+
+def upload_for(
+    address: str, clients: int, file: Path, cut_rows: int, seconds: float, uploads_max: Optional[int] = None
+) -> dict:
+    """Uploads pieces of a file for so many seconds; returns the report of bench-load."""
+    flags = ["--cut-rows", cut_rows, "--seconds", seconds]
+    flags += [] if uploads_max is None else ["--uploads", uploads_max]
+    return json.loads(output_of([LOAD, "--server", address, "--clients", clients, *flags, file]))
+
+
+def stored_bytes(folder: Path) -> int:
+    """The bytes that the files in a folder take on the disk."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
 def sums_per_second(address: str, clients: int, sums: int, column: str, file_format: str, expected: int) -> float:

@@ -21,7 +21,7 @@ import server
 import xxhash
 import bigdata  # the client whose rows these are; contenders put its folder on the path
 from contenders import BENCH, Peer, Tally, Wrong, empty
-from memory import Peak
+from memory import Growth, Peak
 
 CLIENTS = 2
 TABLE_FILES = 10  # of the tables of plays and of the survey
@@ -44,10 +44,47 @@ class Size:
     numstore_requests: int  # requests of each client
     sums: int  # parquet sums of all clients in `sums-many-clients`
     sums_part_rows: int  # rows of each of its parts
+    packed_parts: int  # packed parts in the table of `*-1m*`
+    most_parts: int  # the same, of `*-10m*`
+    minutes: float  # of `small-*-sustained`
 
 
-FULL = Size("full", 400, 250_000, 8, 190_000, 10_000, (10_000, 100_000), 8_000, 2_000, 300, 10_000, 4_000, 20_000)
-QUICK = Size("quick", 20, 25_000, 4, 5_000, 500, (500, 2_000), 500, 200, 5, 1_000, 400, 2_000)
+FULL = Size(
+    "full",
+    batches=400,
+    batch_rows=250_000,
+    wide_files=8,
+    wide_rows=190_000,
+    parts=10_000,
+    start_parts=(10_000, 100_000),
+    uploads=8_000,
+    synced_uploads=2_000,
+    plays_repeats=300,
+    numstore_requests=10_000,
+    sums=4_000,
+    sums_part_rows=20_000,
+    packed_parts=1_000_000,
+    most_parts=10_000_000,
+    minutes=10,
+)
+QUICK = Size(
+    "quick",
+    batches=20,
+    batch_rows=25_000,
+    wide_files=4,
+    wide_rows=5_000,
+    parts=500,
+    start_parts=(500, 2_000),
+    uploads=500,
+    synced_uploads=200,
+    plays_repeats=5,
+    numstore_requests=1_000,
+    sums=400,
+    sums_part_rows=2_000,
+    packed_parts=10_000,
+    most_parts=30_000,
+    minutes=0.1,
+)
 
 
 @dataclass(frozen=True)
@@ -72,15 +109,20 @@ class Table:
         return {"files": files, "columns": self.columns, "newlines_in_cells": self.newlines_in_cells}
 
 
-def made(folder: Path, make: Callable[[Path], dict], stamp: str = "") -> dict:
-    """Makes a folder, unless an earlier run with the same stamp has done so; returns what make(folder) returned."""
-    record = folder / "made.json"
+def made(folder: Path, make: Callable[[Path], dict], stamp: str = "", continues: bool = False) -> dict:
+    """Makes a folder, unless an earlier run with the same stamp has done so; returns what make(folder) returned. With
+    `continues`, make() goes on with what an interrupted run with the same stamp has left.
+    """
+    record, begun = folder / "made.json", folder / "begun.json"
     if record.exists():
         known = json.loads(record.read_text())
         if known["stamp"] == stamp:
             return known["made"]
     print(f"making {folder.relative_to(BENCH)}", file=sys.stderr)
-    empty(folder).mkdir()
+    if not continues or not begun.exists() or json.loads(begun.read_text()) != stamp:
+        empty(folder).mkdir()
+        begun.write_text(json.dumps(stamp))
+    record.unlink(missing_ok=True)
     result = make(folder)
     record.write_text(json.dumps({"stamp": stamp, "made": result}))
     return result
@@ -446,4 +488,99 @@ def fill_p3_many(parts_count: int, folder: Path) -> dict:
         for kind in ("csv", "parquet"):
             source = folder / "data" / f"{part % len(files):06}.{kind}"
             os.link(source, folder / "data" / f"{part:06}.{kind}")
+    return {}
+
+
+# --- packed parts -----------------------------------------------------------------------------------------
+
+CUT_PARTS = 10_000  # different parts: what is more than that repeats them
+CUT_TOTAL = 5 * (len(bigdata.Z_VALUES) - 1)  # the sum of z in each part
+UPLOAD_CLIENTS = 16
+SLICE_PARTS = 100_000  # uploaded by one run of bench-load
+FEW_PARTS = 100  # the same rows in so many parts
+
+
+def cut_file(size: Size, parts_count: int = CUT_PARTS) -> Path:
+    """A file of which bench-load sends pieces of SMALL_ROWS rows, each of which has the same sum of z. So a table's sum
+    is known from the number of its parts, also if making it was interrupted.
+    """
+    folder = BENCH / size.name / f"cut-{parts_count}"
+    made(folder, functools.partial(make_cut, parts_count))
+    return folder / "rows.csv"
+
+
+def make_cut(parts_count: int, folder: Path) -> dict:
+    numbers, z_max = random.Random("cut"), len(bigdata.Z_VALUES) - 1
+    with open(folder / "rows.csv", "wb") as file:
+        file.write(bigdata.HEADER)
+        for _ in range(parts_count * SMALL_ROWS // 2):
+            z, *y = numbers.choice(bigdata.Z_VALUES), *numbers.choices(bigdata.Y_VALUES, k=2)
+            file.write((bigdata.ROW * 2) % (y[0], z, y[1], z_max - z))
+    return {}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A data folder of packed parts of SMALL_ROWS rows."""
+
+    data: Path
+    total: int  # the sum of z
+    peak_bytes: int  # the most memory of the server that made it
+
+
+def packed_parts(size: Size, parts_count: int) -> Packed:
+    """A data folder of packed parts, which were uploaded while they were packed. An interrupted run goes on."""
+    folder = BENCH / size.name / f"{parts_count}-packed"
+    fill = functools.partial(fill_packed, size, parts_count)
+    known = made(folder, fill, binary_hash(), continues=True)
+    return Packed(folder / "data", parts_count * CUT_TOTAL, known["peak_bytes"])
+
+
+def fill_packed(size: Size, parts_count: int, folder: Path) -> dict:
+    source, peak = cut_file(size), Peak()
+    with Tally(folder / "data", peak, "--durability", "none") as tally:
+        missing = parts_count - tally.parts_count
+        with Growth(tally, folder / "growth.jsonl"):
+            while missing > 0:
+                uploads = min(missing, SLICE_PARTS)
+                contenders.upload_load(tally.address, UPLOAD_CLIENTS, [source], uploads, SMALL_ROWS)
+                missing -= uploads
+            tally.pack()
+    # What was replaced is deleted by the next start.
+    with Tally(folder / "data", peak, "--durability", "none") as tally:
+        if tally.figures()["unpacked_parts"] > 0 or tally.parts_count != parts_count:
+            raise Wrong(f"{tally.figures()}, expected {parts_count} packed parts")
+    return {"peak_bytes": peak.bytes}
+
+
+def few_parts(size: Size, parts_count: int) -> Tuple[Path, int]:
+    """As many rows as in parts_count parts of SMALL_ROWS rows, in FEW_PARTS parts."""
+    folder = BENCH / size.name / f"{parts_count}-in-{FEW_PARTS}"
+    made(folder, functools.partial(fill_few, size, parts_count // FEW_PARTS), binary_hash())
+    return folder / "data", parts_count * CUT_TOTAL
+
+
+def fill_few(size: Size, cut_parts: int, folder: Path) -> dict:
+    source = cut_file(size, cut_parts)
+    with Tally(folder / "data", Peak(), "--durability", "none") as tally:
+        contenders.upload_load(tally.address, 1, [source], FEW_PARTS)
+    return {}
+
+
+def one_part(size: Size, parts_count: int) -> Path:
+    """As many rows as in parts_count parts of SMALL_ROWS rows, in a single part."""
+    folder = BENCH / size.name / f"{parts_count}-in-1"
+    made(folder, functools.partial(fill_one, size, parts_count), binary_hash())
+    return folder / "data"
+
+
+def fill_one(size: Size, parts_count: int, folder: Path) -> dict:
+    header, rows = cut_file(size, min(CUT_PARTS, parts_count)).read_bytes().split(b"\n", 1)
+    with open(folder / "rows.csv", "wb") as file:
+        file.write(header + b"\n")
+        for _ in range(max(1, parts_count // CUT_PARTS)):
+            file.write(rows)
+    with Tally(folder / "data", Peak(), "--durability", "none") as tally:
+        tally.upload([folder / "rows.csv"], 1)
+    (folder / "rows.csv").unlink()
     return {}

@@ -8,6 +8,7 @@ Each point is the median of three runs. With --quick the sizes are small and the
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -101,7 +102,7 @@ def against_parts(size: Size) -> Curves:
         folder, total = data.many_parts(size.name, parts_count)
         add(curves, "tally, start", parts_count, median(functools.partial(start_seconds, size, folder)))
         with ExitStack() as stack:
-            server = Run(size, stack).tally(folder)
+            server = Run(size, stack).tally(folder, *rows.NO_PACKING)
             for kind, name in (("csv", "CSV"), ("parquet", "Parquet")):
                 add(
                     curves,
@@ -123,7 +124,7 @@ def against_parts(size: Size) -> Curves:
 
 def start_seconds(size: Size, folder: Path) -> float:
     with ExitStack() as stack:
-        return Run(size, stack).tally(folder).start_seconds
+        return Run(size, stack).tally(folder, *rows.NO_PACKING).start_seconds
 
 
 COLUMNS_ROWS = 2_500
@@ -216,6 +217,25 @@ STATISTICS = {
     "mean_by_category": ["LocationDesc", "StratificationCategory1", "Stratification1"],
 }
 
+
+def against_groups(size: Size) -> Curves:
+    """The group sums of files with few and with many groups."""
+    curves: Curves = {}
+    for repeats in (3, 30, 300) if size is FULL else (1, 5):
+        of_repeats = size
+        if repeats != size.plays_repeats:
+            of_repeats = dataclasses.replace(size, name=f"{size.name}/plays-of-{repeats}", plays_repeats=repeats)
+        for kind, file, by, column, rows_count in (
+            ("few groups", data.plays_file, data.PLAYS_BY, data.PLAYS_SUM, repeats * 100_000),
+            ("many groups", data.visits_file, data.VISITS_BY, data.VISITS_SUM, repeats * 200_000 // 3),
+        ):
+            with ExitStack() as stack:
+                contenders_by_name = rows.group_sum(file, by, column)(Run(of_repeats, stack))
+                for name, seconds in contenders_by_name.items():
+                    add(curves, f"{name}, {kind}", rows_count, median(seconds))
+    return curves
+
+
 # --- drawing ----------------------------------------------------------------------------------------------
 
 # For each plot: what is measured, its title, the axes, and its panels by how the names of their curves end.
@@ -223,6 +243,7 @@ PLOTS = {
     "rows": (against_rows, "Sum of one column", "rows", "seconds", ("CSV", "Parquet")),
     "parts": (against_parts, "Many parts of 10 rows", "parts", "seconds", ("",)),
     "columns": (against_columns, f"One part of {COLUMNS_ROWS:,} rows", "columns", "seconds", ("",)),
+    "groups": (against_groups, "Group sum of a file", "rows", "seconds", ("few groups", "many groups")),
     "survey": (against_survey_rows, "Statistics of a survey", "rows", "seconds", tuple(STATISTICS)),
     "clients": (against_clients, "Uploads of 10 rows", "clients at once", "uploads a second", ("",)),
 }

@@ -21,6 +21,7 @@ import data
 import pyarrow.parquet
 from contenders import (
     BENCH,
+    MIB,
     Groups,
     Jobs,
     P3Server,
@@ -32,13 +33,15 @@ from contenders import (
     fill_memory,
     output_of,
     read_seconds,
+    stored_bytes,
     sums_per_second,
     sync_seconds,
+    upload_for,
     upload_load,
     write_seconds,
 )
 from data import FULL, Size, Table
-from memory import Peak
+from memory import Growth, Peak
 from peers import same
 from server import BINARY, clean_environment
 
@@ -54,8 +57,9 @@ Contenders = Dict[str, Callable[[], float]]
 class Goal:
     """A goal: `of` says what `bound` is.
 
-    "peer": at least `bound` times as fast as the fastest peer. "limit" and "reference": at most `bound` times its time.
-    "value": the median itself, less than `bound` s or ms, or at least `bound` 1/s.
+    "peer": at least `bound` times as fast as the fastest peer. "limit" and "reference": at most `bound` times its time or
+    its bytes, or at least `bound` times its rate. "value": the median itself, less than `bound` s, ms or MiB, or at least
+    `bound` 1/s.
     """
 
     of: str
@@ -82,6 +86,7 @@ class Run:
 
     size: Size
     stack: ExitStack
+    minutes: float = 0  # for which uploads are sustained
     peak: Peak = field(default_factory=Peak)
 
     def tally(self, folder: Path, *flags: str) -> Tally:
@@ -135,6 +140,7 @@ class Scenario:
     lines: Tuple[Line, ...]
     open: Callable[[Run], Contenders]
     warm_up: bool = True  # whether a first round is not counted
+    is_long: bool = False  # whether it takes so long that it is run once, and only if asked for
 
 
 # --- sums -------------------------------------------------------------------------------------------------
@@ -358,14 +364,115 @@ def sums_many_clients(run: Run) -> Contenders:
 def start(run: Run) -> Contenders:
     def started(parts_count: int) -> float:
         folder, total = data.many_parts(run.size.name, parts_count)
-        with Tally(folder, run.peak, "--durability", "none") as server:
-            if server.parts_count != parts_count:
-                raise Wrong(f"{server.parts_count} of {parts_count} parts were found")
-            Sums(server.address).seconds(COLUMN, "csv", total)  # memory counts here too
-        return server.start_seconds
+        return start_seconds(run, folder, parts_count, total, *NO_PACKING)
 
     few, many = run.size.start_parts
     return {"tally, few": lambda: started(few), "tally, many": lambda: started(many)}
+
+
+NO_PACKING = ("--pack-above", str(10**9))  # all parts keep their own files
+
+
+def start_seconds(run: Run, folder: Path, parts_count: int, total: int, *flags: str) -> float:
+    """How long a server takes to start. It must have found all parts."""
+    with Tally(folder, run.peak, "--durability", "none", *flags) as server:
+        if server.parts_count != parts_count:
+            raise Wrong(f"{server.parts_count} of {parts_count} parts were found")
+        Sums(server.address).seconds(COLUMN, "csv", total)  # memory counts here too
+    return server.start_seconds
+
+
+# --- packed parts -----------------------------------------------------------------------------------------
+
+FEW = f"tally, {data.FEW_PARTS} parts"
+ONE_FILE = "CSV and Parquet of the same rows in one file"
+
+
+def sum_packed(file_format: str) -> Callable[[Run], Contenders]:
+    """Sums over packed parts, beside the same rows in few parts."""
+
+    def opened(run: Run) -> Contenders:
+        packed = data.packed_parts(run.size, run.size.packed_parts)
+        few, total = data.few_parts(run.size, run.size.packed_parts)
+        return {
+            "tally": ask(run.tally(packed.data).address, COLUMN, file_format, packed.total),
+            FEW: ask(run.tally(few).address, COLUMN, file_format, total),
+        }
+
+    return opened
+
+
+def start_packed(run: Run) -> Contenders:
+    count = run.size.packed_parts
+    packed = data.packed_parts(run.size, count)
+    return {"tally": lambda: start_seconds(run, packed.data, count, packed.total)}
+
+
+def space_packed(run: Run) -> Contenders:
+    """MiB on the disk."""
+    packed = data.packed_parts(run.size, run.size.packed_parts)
+    parts = data.one_part(run.size, run.size.packed_parts) / "parts"
+    one_file = sum((parts / f"1.{kind}").stat().st_size for kind in ("csv", "parquet"))
+    return {"tally": lambda: stored_bytes(packed.data) / MIB, ONE_FILE: lambda: one_file / MIB}
+
+
+def most_parts(run: Run) -> Contenders:
+    """The start and sums with very many packed parts, and the most memory that the server had, also while they were
+    uploaded.
+    """
+    count = run.size.most_parts
+    packed = data.packed_parts(run.size, count)
+    run.peak.bytes = packed.peak_bytes
+
+    def asked(file_format: str) -> float:
+        with Tally(packed.data, run.peak) as server:
+            return Sums(server.address).seconds(COLUMN, file_format, packed.total)
+
+    return {
+        "start": lambda: start_seconds(run, packed.data, count, packed.total),
+        "csv": lambda: asked("csv"),
+        "parquet": lambda: asked("parquet"),
+        "memory": lambda: run.peak.bytes / MIB,
+    }
+
+
+def upload_sustained(durability: str, clients: int, has_reference: bool) -> Callable[[Run], Contenders]:
+    """Uploads of 10 rows for some minutes, while they are packed; the reference, without packing, ends when the table has
+    nearly as many parts as are allowed. How the table grew is in growth/, beside the results.
+    """
+
+    def opened(run: Run) -> Contenders:
+        source = data.cut_file(run.size)
+        growth = BENCH / run.size.name / "growth"
+        growth.mkdir(parents=True, exist_ok=True)
+
+        def tally(name: str, uploads_max: Optional[int] = None, *flags: str) -> float:
+            folder, path = run.crowded_folder(), growth / f"small-{durability}-{name}.jsonl"
+            path.unlink(missing_ok=True)
+            os.sync()  # so that earlier writes do not compete for the disk
+            with Tally(folder, run.peak, "--durability", durability, *flags) as server:
+                with Growth(server, path):
+                    seconds = 60 * run.minutes
+                    report = upload_for(server.address, clients, source, data.SMALL_ROWS, seconds, uploads_max)
+                with open(path, "a") as file:
+                    file.write(json.dumps(report) + "\n")
+                count = server.figures()["parts"]
+                if count != report["uploads"]:
+                    raise Wrong(f"{count} parts, expected {report['uploads']}")
+                Sums(server.address).seconds(COLUMN, "parquet", count * data.CUT_TOTAL)
+            hollow_out(folder)
+            return report["per_second"]
+
+        contenders: Contenders = {"tally": lambda: tally("packing")}
+        if has_reference:
+            contenders[WITHOUT_PACKING] = lambda: tally("alone", UNPACKED_MAX, *NO_PACKING)
+        return contenders
+
+    return opened
+
+
+WITHOUT_PACKING = "tally, without packing"
+UNPACKED_MAX = 90_000  # 100,000 are allowed
 
 
 # --- NumStore and group sums -------------------------------------------------------------------------------
@@ -679,12 +786,14 @@ SCENARIOS = (
                 "16 clients, csv sums over 60 parts of 20,000 rows",
                 "csv",
                 "1/s",
+                goal=Goal("value", 534),
             ),
             Line(
                 "sums-many-clients-parquet",
                 "the same from parquet",
                 "parquet",
                 "1/s",
+                goal=Goal("value", 5_050),
             ),
         ),
         sums_many_clients,
@@ -696,6 +805,88 @@ SCENARIOS = (
             Line("start-100k", "start with 100,000 parts", "tally, many", goal=Goal("value", 15)),
         ),
         start,
+    ),
+    *(
+        Scenario(
+            f"parts-1m-{file_format}",
+            (
+                Line(
+                    f"parts-1m-{file_format}",
+                    f"{file_format} sum over 1,000,000 packed parts of 10 rows, and the same rows in 100 parts",
+                    "tally",
+                    reference=FEW,
+                    goal=Goal("reference", 3),
+                ),
+            ),
+            sum_packed(file_format),
+        )
+        for file_format in ("csv", "parquet")
+    ),
+    Scenario(
+        "start-1m",
+        (Line("start-1m", "start with 1,000,000 packed parts", "tally", goal=Goal("value", 2)),),
+        start_packed,
+    ),
+    Scenario(
+        "space-1m",
+        (
+            Line(
+                "space-1m",
+                "space of 1,000,000 packed parts of 10 rows",
+                "tally",
+                "MiB",
+                limit=ONE_FILE,
+                goal=Goal("limit", 1.3),
+            ),
+        ),
+        space_packed,
+        warm_up=False,
+    ),
+    Scenario(
+        "small-none-sustained",
+        (
+            Line(
+                "small-none-sustained",
+                "uploads of 10 rows, none, 16 clients, for 10 minutes while they are packed",
+                "tally",
+                "1/s",
+                goal=Goal("value", 3_000),
+            ),
+        ),
+        upload_sustained("none", 16, has_reference=False),
+        is_long=True,
+    ),
+    Scenario(
+        "small-fsync-sustained",
+        (
+            Line(
+                "small-fsync-sustained",
+                "the same, fsync, 64 clients",
+                "tally",
+                "1/s",
+                reference=WITHOUT_PACKING,
+                goal=Goal("reference", 0.9),
+            ),
+        ),
+        upload_sustained("fsync", 64, has_reference=True),
+        is_long=True,
+    ),
+    Scenario(
+        "parts-10m",
+        (
+            Line("parts-10m-start", "start with 10,000,000 packed parts of 10 rows", "start", goal=Goal("value", 10)),
+            Line("parts-10m-csv", "csv sum over these", "csv"),
+            Line("parts-10m-parquet", "parquet sum over these", "parquet"),
+            Line(
+                "parts-10m-memory",
+                "the most anonymous memory while they are uploaded, packed and summed",
+                "memory",
+                "MiB",
+                goal=Goal("value", MEMORY_GOAL_MIB),
+            ),
+        ),
+        most_parts,
+        is_long=True,
     ),
     Scenario(
         "groups-file-few",

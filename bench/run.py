@@ -31,23 +31,26 @@ from rows import SCENARIOS, Goal, Line, Run, Scenario
 from server import BINARY, ROOT, ServerFailed
 
 FAILURES = (Wrong, ServerFailed, grpc.RpcError, subprocess.CalledProcessError)
+LONG = [scenario.name for scenario in SCENARIOS if scenario.is_long]
 MARKS = ("<!-- bench: the table begins -->", "<!-- bench: the table ends -->")
 
 
 # --- measuring --------------------------------------------------------------------------------------------
 
 
-def measure(scenario: Scenario, size: Size, runs: int) -> dict:
+def measure(scenario: Scenario, size: Size, runs: int, minutes: float) -> dict:
     """Runs every contender `runs` times, in turn; returns what is kept of it."""
+    warm_up = scenario.warm_up and not scenario.is_long
+    runs = 1 if scenario.is_long else runs
     start = time.perf_counter()
     with ExitStack() as stack:
-        run = Run(size, stack)
+        run = Run(size, stack, minutes)
         contenders_by_name = scenario.open(run)
         values = {name: [] for name in contenders_by_name}
-        for round_index in range(runs + scenario.warm_up):
+        for round_index in range(runs + warm_up):
             for name, once in contenders_by_name.items():
                 value = once()
-                if round_index >= scenario.warm_up:
+                if round_index >= warm_up:
                     values[name].append(value)
     run.empty_folder()  # removes what the last contender left
     print(f"{scenario.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
@@ -56,6 +59,7 @@ def measure(scenario: Scenario, size: Size, runs: int) -> dict:
         "commit": commit(),
         "values": values,
         "memory_mib": run.peak.bytes / MIB,
+        "minutes": minutes,
     }
 
 
@@ -115,7 +119,7 @@ def judge(line: Line, measured: dict, size: Size) -> dict:
         "commit": measured["commit"],
         "machine": measured["machine"],
     }
-    if line.goal is not None and size is FULL:
+    if line.goal is not None and size is FULL and measured.get("minutes", size.minutes) == size.minutes:
         row["met"] = is_met(line, row)
     return row
 
@@ -126,17 +130,17 @@ def is_met(line: Line, row: dict) -> bool:
         return row["times_best_peer"] >= goal.bound
     if goal.of == "value":
         return row["median"] >= goal.bound if line.unit == "1/s" else row["median"] < goal.bound
-    return row[f"times_{goal.of}"] <= goal.bound
+    times = row[f"times_{goal.of}"]
+    return times >= goal.bound if line.unit == "1/s" else times <= goal.bound
 
 
 def goal_text(line: Line) -> str:
     goal = line.goal
     if goal.of == "peer":
         return f"{goal.bound:g} x as fast as the best peer"
-    if goal.of == "limit":
-        return f"within {goal.bound:g} x {line.limit}"
-    if goal.of == "reference":
-        return f"within {goal.bound:g} x {line.reference}"
+    if goal.of in ("limit", "reference"):
+        least_or_most = "at least" if line.unit == "1/s" else "within"
+        return f"{least_or_most} {goal.bound:g} x {getattr(line, goal.of)}"
     return f"{goal.bound:,g} a second" if line.unit == "1/s" else f"under {goal.bound:g} {line.unit}"
 
 
@@ -176,7 +180,7 @@ def markdown(report: dict) -> str:
     lines = [f"{machine}  " for machine in sorted({row["machine"] for row in table})]
     commits = ", ".join(sorted({row["commit"] for row in table if row["commit"]}))
     size = "" if report["size"] == FULL.name else f", size: {report['size']}, which has no goals"
-    lines += [f"commit: {commits}; medians of {table[0]['runs']} or more runs in turn{size}", ""]
+    lines += [f"commit: {commits}; medians of {max(row['runs'] for row in table)} runs in turn, where there are more{size}", ""]
     lines += [
         "| row | what | median | min to max | times the best peer's speed | times the limit's time"
         " | goal | met |"
@@ -218,6 +222,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=int, default=5, help="number of runs of each contender (default: %(default)s)"
     )
+    parser.add_argument(
+        "--long", action="store_true", help=f"also what takes long and is run once: {', '.join(LONG)}; --row NAME runs one"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="for which uploads are sustained; only the default is judged (default: 10)"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, to try out a change")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--report", action="store_true", help="do not measure, print the last results")
@@ -233,6 +243,11 @@ def parse_options() -> argparse.Namespace:
         parser.error("--runs must be at least 1")
     wanted = tuple(options.row or [""])
     options.scenarios = [scenario for scenario in SCENARIOS if scenario.name.startswith(wanted)]
+    if not (options.long or options.quick or options.report or options.markdown):
+        named = options.row or []
+        options.scenarios = [
+            scenario for scenario in options.scenarios if not scenario.is_long or scenario.name in named
+        ]
     if not options.scenarios:
         parser.error(f"no row has such a name; the names are {names}")
     return options
@@ -241,6 +256,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> int:
     options = parse_options()
     size = QUICK if options.quick else FULL
+    minutes = size.minutes if options.minutes is None else options.minutes
     failed: List[Scenario] = []  # the others are measured nevertheless
     if options.report or options.markdown:
         options.scenarios = [scenario for scenario in options.scenarios if result_path(scenario, size).exists()]
@@ -257,7 +273,7 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             try:
-                path.write_text(json.dumps(measure(scenario, size, options.runs)))
+                path.write_text(json.dumps(measure(scenario, size, options.runs, minutes)))
             except FAILURES as failure:
                 failed.append(scenario)
                 print(f"{scenario.name}: {failure}", file=sys.stderr)

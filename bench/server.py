@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
-from typing import Tuple
+from typing import Dict, Tuple
 
 from memory import Peak
 
@@ -25,6 +26,7 @@ STOP_SECONDS_MAX = 60  # the server gives running calls 30 s
 READY_LINE = re.compile(
     r"ready: grpc (?P<address>[^\s,;]+).*; http (?P<http>[^\s,;]+).*; (?P<parts>\d+) parts? in "
 )
+FIGURE = re.compile(r"^tally_(parts|unpacked_parts|segments) (\d+)$", re.MULTILINE)
 
 
 class ServerFailed(Exception):
@@ -65,7 +67,8 @@ class Server:
             stderr=self._log,
             encoding="utf-8",
         )
-        self._watch = peak.watch(self._process.pid)
+        self.pid = self._process.pid
+        self._watch = peak.watch(self.pid)
         self._watch.start()
         try:
             self.address, self.http, self.parts_count = self._wait_until_ready()
@@ -81,6 +84,12 @@ class Server:
                 return ready["address"], ready["http"], int(ready["parts"])
         code = self._process.wait()
         raise ServerFailed(f"the server ended with {code} before it was ready; its log:\n{self._log_text()}")
+
+    def figures(self) -> Dict[str, int]:
+        """How many parts and segments there are, from `/metrics`."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics") as answer:
+            text = answer.read().decode()
+        return {name: int(value) for name, value in FIGURE.findall(text)}
 
     def _log_text(self) -> str:
         self._log.seek(0)
