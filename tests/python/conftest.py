@@ -213,6 +213,14 @@ class Server:
         size = os.fstat(self._stderr.fileno()).st_size
         return os.pread(self._stderr.fileno(), size, 0).decode("utf-8", "replace")
 
+    def log_line(self, *texts: str) -> str:
+        """The first line of the log that has all these texts. The log is written a moment after what it tells of."""
+
+        def line() -> str:
+            return next((line for line in self.stderr.splitlines() if all(text in line for text in texts)), "")
+
+        return wait_until(line, f"a line of the log with {texts}")
+
     @property
     def stdout(self) -> str:
         """All lines of standard output so far."""

@@ -455,7 +455,8 @@ def test_few_file_descriptors(start_server, tmp_path):
     with attackers(lambda: Http2(server), 24), attackers(lambda: Http1(server, b""), 16):
         with attackers(connect, 4, each_second):
             honest_clients_are_served(server, send_form, rounds=3)
-    assert "fewer connections and uploads" in server.stderr and "Too many open files" not in server.stderr
+    server.log_line("fewer connections and uploads")
+    assert "Too many open files" not in server.stderr
     honest_clients_are_served(server, send_form)
 
 
@@ -465,7 +466,7 @@ def test_a_server_that_ran_out_of_descriptors_goes_on(server):
     lower = ["prlimit", "--pid", str(server.pid), f"--nofile={len(os.listdir(f'/proc/{server.pid}/fd'))}:"]
     subprocess.run(lower, check=True)
     with attackers(lambda: Http2(server), 20):
-        wait_until(lambda: "no connection could be accepted" in server.stderr, "a refused connection")
+        server.log_line("no connection could be accepted")
         subprocess.run(["prlimit", "--pid", str(server.pid), "--nofile=1024:"], check=True)
         honest_clients_are_served(server, rounds=1)
 

@@ -75,7 +75,7 @@ def test_what_an_earlier_start_left_open_is_closed_and_opened_again(start_server
     (data / "parts").chmod(0o2777)
 
     server = start_server(data)
-    assert 'folder="parts" old="2777" new="2700"' in server.stderr
+    server.log_line('folder="parts" old="2777" new="2700"')
     found = modes(data)
     assert set(found["files"]) == {"0o600"}
     # The mode of the data folder itself is left alone: its owner may have chosen it.
@@ -95,5 +95,5 @@ def test_a_data_folder_that_others_may_write_to_is_warned_of(start_server, tmp_p
     data = tmp_path / "data"
     data.mkdir()
     data.chmod(0o777)
-    assert "other users may write to the data folder" in start_server(data).stderr
+    start_server(data).log_line("other users may write to the data folder")
     assert oct(stat.S_IMODE(data.stat().st_mode)) == "0o777"

@@ -430,7 +430,7 @@ def test_a_stop_lets_a_download_finish_and_closes_idle_connections(server):
         client.sendall(f"GET {TASKS}{task_id}/download HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         got = client.recv(KIB)
         os.kill(server.pid, signal.SIGTERM)
-        wait_until(lambda: "draining" in server.stderr, "the drain")
+        server.log_line("draining")
         got += read_all(client)
         assert got.endswith(rows[-1000:].encode())
         assert server.wait() == 0

@@ -165,6 +165,7 @@ def test_a_log_file_on_a_full_disk_costs_lines_and_nothing_else(start_server, tm
         return metrics(server)["tally_log_file_lines_dropped_total"]
 
     wait_until(lambda: lost() >= 6, "the lines are counted")
+    server.log_line("--log-file: lines are dropped")
     assert server.stderr.count("--log-file: lines are dropped") == 1
 
 

@@ -155,7 +155,7 @@ def test_leftovers_are_removed(start_server, data):
         (data / leftover).write_bytes(b"x,y\n5,5\n")
     server = start_server(data)
     assert server.leftovers() == []
-    assert "files=6 parts=\"4 9\"" in server.stderr
+    server.log_line('files=6 parts="4 9"')
     assert sorted(path.name for path in (data / "parts").iterdir()) == sorted(
         f"{part}.{kind}" for part in (1, 2, 3) for kind in ("csv", "parquet", "json")
     )
