@@ -74,6 +74,11 @@ impl Table {
             "overview: {:?}",
             (overview.parts, overview.rows, overview.columns, overview.csv_bytes, overview.parquet_bytes)
         ));
+        let growth = engine
+            .growth(100)
+            .await
+            .map(|points| points.last().map(|point| (point.part, point.rows, point.csv_bytes, point.parquet_bytes)));
+        all.push(format!("growth: {}", text(growth)));
         all.push(format!("columns: {}", text(engine.columns_page(None, 100).await)));
         let mut columns = engine.table_columns();
         all.push(format!("columns in parts: {}", text(columns.next_page(1 << 20).await)));
@@ -196,7 +201,20 @@ fn random_file(random: &mut fastrand::Rng) -> String {
             format!("x,y\n7,{long}\n").clone_into(&mut csv);
         }
     }
-    csv
+    in_another_form(csv, random.u8(..14))
+}
+
+/// The same rows, written in another way.
+fn in_another_form(csv: String, form: u8) -> String {
+    match form {
+        0 => csv.replace('\n', "\r\n"),
+        1 => csv.replace('\n', "\r"),
+        2 | 3 => csv.trim_end_matches('\n').to_owned(),
+        4 => format!("\u{feff}{csv}"),
+        5 => format!("\n\r\n{csv}\n\n"),
+        6 => csv.replacen('\n', "\r\n\n", 1),
+        _ => csv,
+    }
 }
 
 async fn upload(table: &Table, csv: &str, key: Option<&str>) -> Result<Uploaded, Error> {
@@ -261,6 +279,51 @@ async fn nothing_that_a_client_sees_differs() {
         }
     }
     assert!(packed_segments > 10, "{packed_segments} segments");
+}
+
+/// Many blocks of indexes, parts with different columns and forms in each of them, and some that are removed.
+#[tokio::test]
+async fn many_packed_parts_are_summed_together() {
+    let folder = DataFolder::new();
+    let engine = folder.open_with(Durability::None, limits()).await;
+    let mut random = fastrand::Rng::with_seed(22);
+    let (mut x, mut y, mut with_x) = (0, 0, 0);
+    for number in 0..1500_i64 {
+        let (csv, sum_of_y) = match random.u8(..8) {
+            0 => (format!("y,x\n{number},\"{number}\"\n3,4\n"), number + 3),
+            1 => (format!("x,y\n{number},1\n4,\"a\n9,9\n\"\n"), 0),
+            2 => (format!("x,z\n{number},{}\n4,\n", "w".repeat(20_000)), 0),
+            3 => (format!("y\n{number}\n"), number),
+            _ => (format!("x,y\n{number},{number}\n4,5\n"), number + 5),
+        };
+        let (has_x, has_text) = (csv.contains('x'), csv.contains("9,9"));
+        let csv = in_another_form(csv, random.u8(..14));
+        let part = engine.upload_valid(csv).await.part;
+        if has_text || random.u8(..9) == 0 {
+            engine.remove_part(part, has_text && random.bool()).await.expect("it is in the table");
+            continue;
+        }
+        x += if has_x { number + 4 } else { 0 };
+        with_x += u64::from(has_x);
+        y += sum_of_y;
+        if number % 500 == 499 {
+            assert!(engine.pack().await.expect("packed") > 0);
+        }
+    }
+    assert!(engine.pack().await.expect("packed") > 0);
+    for format in [Format::Csv, Format::Parquet] {
+        let sum = engine.column_sum("x", format).await.expect("integers");
+        assert_eq!((sum.total, sum.read.parts), (x, with_x), "{format:?}");
+        assert_eq!(engine.column_sum("y", format).await.expect("integers").total, y, "{format:?}");
+    }
+    // A single cell that cannot be added is found in the part and the row that have it.
+    let bad = engine.upload_valid("x,y\n1,2\n3,z\n").await.part;
+    let after = engine.upload_valid("x,y\n1,q\n").await.part;
+    assert!(engine.pack().await.expect("packed") > 0 && bad < after);
+    for format in [Format::Csv, Format::Parquet] {
+        let error = engine.column_sum("y", format).await.expect_err("a text");
+        assert!(matches!(&error, Error::Cell { part, row: 2, cell, .. } if *part == bad && cell == "z"), "{error}");
+    }
 }
 
 /// A table with six parts, of which the third is in quarantine.

@@ -1,7 +1,8 @@
 //! The start of the engine: the workers, the data folder and what is found in it, and the background tasks.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use tokio::sync::mpsc;
 
 use super::{
@@ -18,11 +19,16 @@ use super::{
         workers::Workers,
     },
     scrub,
-    state::{Lane, Shared, registry::PackedFigures, removed_parts::Removal, schemas::SchemaFigures},
+    state::{
+        Lane, Shared,
+        registry::{PackedFigures, Snapshot},
+        removed_parts::Removal,
+        schemas::SchemaFigures,
+    },
     storage::{
         Store,
         recover::{Found, RecoveryReport},
-        segments::cursor::find_in,
+        segments::{cursor::PartCursor, reading::OpenSegment},
     },
 };
 use crate::{
@@ -63,7 +69,8 @@ pub(super) async fn start(
     let queues = Queues::start(&context);
     run::dispatch(&context);
     tokio::spawn(sweep::keep_sweeping(Arc::downgrade(&context), context.limits.jobs.sweep_interval));
-    tokio::spawn(pack::keep_packing(Arc::downgrade(&context), pack_queue));
+    let in_quarantine = found.segments_in_quarantine.iter().copied().collect();
+    tokio::spawn(pack::keep_packing(Arc::downgrade(&context), pack_queue, in_quarantine));
     tokio::spawn(removal::keep_sweeping(Arc::downgrade(&context), context.limits.undo));
     if let Some(interval) = context.limits.scrub_interval {
         tokio::spawn(scrub::keep_scrubbing(Arc::downgrade(&context), interval));
@@ -91,8 +98,9 @@ fn open_folder(root: &Path, durability: Durability, shared: &Shared) -> Result<(
     found.leftovers += leftovers;
     found.jobs_quarantined = quarantined;
     shared.with(|state| {
-        let used = found.in_quarantine.iter().chain(found.removed.keys()).chain(&found.last_purged);
-        used.for_each(|id| state.parts.skip_to(*id));
+        if let Some(last) = found.last_used {
+            state.parts.skip_to(last);
+        }
         state.parts.set_missing(found.missing.clone());
         state.jobs = jobs;
     });
@@ -128,7 +136,7 @@ fn restore_segment(receipt: &SegmentReceipt, shared: &Shared) -> Option<Arc<Segm
 
 /// Removes the parts of segments from the table that were removed before.
 ///
-/// Errors: an index is damaged or cannot be read.
+/// Errors: an index cannot be read.
 fn restore_packed_removed(
     store: &Store,
     found: &RecoveryReport,
@@ -136,15 +144,14 @@ fn restore_packed_removed(
     shared: &Shared,
 ) -> Result<(), Error> {
     let kept = found.packed_removed.iter().map(|(id, at)| (*id, Removal::Kept { since_s: unix_seconds(*at) }));
-    let purged = found.packed_purged.iter().map(|id| (*id, Removal::Purged));
-    for (id, removal) in kept.chain(purged) {
-        let segment = segments.iter().find(|segment| segment.id.covers(id));
-        let part = segment.map(|segment| find_in(store, segment, id)).transpose()?.flatten();
-        let Some(part) = part else {
-            store.delete_mark(id); // its segment was written without it
-            continue;
-        };
-        let receipt = store.receipt_of(&part);
+    let mut removed: BTreeMap<_, _> = kept.collect();
+    removed.extend(found.packed_purged.iter().map(|id| (*id, Removal::Purged)));
+    let segments = segments.iter().map(|segment| (segment.id.first, Arc::clone(segment))).collect();
+    let mut cursor = PartCursor::new(Snapshot::of(OrdMap::new(), segments, OrdSet::new()));
+    let mut open = OpenSegment::default();
+    for (id, removal) in removed {
+        let Some(part) = cursor.first_from(store, id)?.filter(|part| part.id == id) else { continue };
+        let receipt = store.receipt_with(&part, &mut open);
         let receipt =
             receipt.inspect_err(|error| tracing::warn!(part = %id, %error, "figures of columns are inexact")).ok();
         let columns = receipt.map(|receipt| PartFigures::of(&receipt, part.schema.as_ref()));

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     limits::PARTS_MAX,
-    model::{dialect::InvalidDialect, format::UnknownFormat, part::PartId},
+    model::{dialect::InvalidDialect, format::UnknownFormat, packed::SegmentId, part::PartId},
 };
 
 /// What went wrong, with the facts as data.
@@ -141,12 +141,14 @@ pub enum Error {
         what: String,
     },
     /// Parts are in quarantine, so an answer would not be about the whole table.
-    #[error("{}", parts_missing(*first, *count))]
+    #[error("{}", parts_missing(*first, *count, *segment))]
     PartsMissing {
         /// The missing part with the smallest id.
         first: PartId,
         /// The number of missing parts.
         count: usize,
+        /// The segment that has that part, if it is the segment that was damaged.
+        segment: Option<SegmentId>,
     },
     /// A verification is already running.
     #[error("another verification is running: try again when it has ended")]
@@ -345,15 +347,19 @@ fn removed_parts(count: usize) -> String {
     }
 }
 
-fn parts_missing(first: PartId, count: usize) -> String {
+fn parts_missing(first: PartId, count: usize, segment: Option<SegmentId>) -> String {
     let missing = match count {
         1 => format!("part {first} is missing from the table: it was damaged and is in quarantine"),
         _ => format!(
             "{count} parts are missing from the table, part {first} first: they were damaged and are in quarantine"
         ),
     };
+    let (files, lost) = match segment {
+        None => (format!("{first}.json and the others"), String::new()),
+        Some(segment) => (format!("{segment}.segment and the others"), ", for all parts of this segment".to_owned()),
+    };
     format!(
-        "{missing}: stop the server and move its files back, undamaged ({first}.json and the others), to parts/ in the \
-         data folder, or accept the loss with `tally forget {first}`"
+        "{missing}: stop the server and move its files back, undamaged ({files}), to parts/ in the data folder, or accept \
+         the loss with `tally forget {first}`{lost}"
     )
 }

@@ -63,7 +63,9 @@ pub const PACKED_FILES_MAX: usize = 64;
 pub const PACKED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// Parts that were replaced and whose files are kept for a minute; beyond that they are deleted earlier.
 pub const PACKED_RETIRED_PARTS_MAX: usize = 4 * 1024;
-/// Questions that read parts in segments at once; more wait.
+/// Bytes of the CSV of packed parts that are summed together. They are copied without their headers, so a task needs twice as many.
+pub const PACKED_SUM_BYTES: usize = 256 * 1024;
+/// Questions that read parts in segments one by one at once; more wait.
 pub const PACKED_QUESTIONS_MAX: usize = 6;
 /// Bytes of a cursor on the parts of segments: a block of an index and of its fences, each with a page of checksums, and the
 /// parts of a block of the index.

@@ -78,6 +78,8 @@ pub struct SegmentParquet {
     pub parts: u64,
     /// Their data rows.
     pub rows: u64,
+    /// Bytes of the Parquet files that they had.
+    pub parts_parquet_bytes: u64,
     /// The file's size.
     pub bytes: u64,
     /// Its row groups.

@@ -116,6 +116,7 @@ impl PackedFile {
         Some(SegmentParquet {
             parts: self.parts,
             rows: self.rows,
+            parts_parquet_bytes: self.parts_parquet_bytes,
             bytes: self.parquet.bytes,
             row_groups: self.row_groups,
             footer_bytes: self.footer_bytes,

@@ -184,6 +184,9 @@ fn report(found: &RecoveryReport) {
     for (part, reason) in &found.quarantined {
         tracing::error!(%part, %reason, "moved to quarantine: the part is missing from the table");
     }
+    for (segment, reason) in &found.segments_quarantined {
+        tracing::error!(%segment, %reason, "moved to quarantine: all parts of the segment are missing from the table");
+    }
     if let Some(error) = found.missing.error() {
         tracing::error!(parts = found.missing.count(), "{error}");
     }

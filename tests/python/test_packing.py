@@ -229,7 +229,7 @@ def test_damage_in_a_segment_is_found(start_server, tmp_path, extension):
     server = start_server(data)
     if extension == "segment":
         # Nothing is known of its parts but that they are missing.
-        assert server.quarantine_count_at_start == 1
+        assert server.quarantine_count_at_start == 40
         with pytest.raises(grpc.RpcError) as refused:
             table(server).ColumnSum(table_pb2.ColSumReq(column="x", format="csv"))
         assert refused.value.code() == grpc.StatusCode.DATA_LOSS

@@ -75,8 +75,14 @@ pub(crate) async fn find(context: &Arc<Context>, file: &Reader, dialect: &Dialec
         same_size = next_of_size(context, cursor, Some(part.id), bytes).await?;
     }
     while let Some(id) = removed {
-        let receipt = context.on_worker(Lane::Upload, move |store| store.receipt(id)).await?;
-        if receipt.csv.xxh3 == checksum {
+        let segment = context.state.with(|state| {
+            let parts = &state.parts;
+            parts.removed().is_packed(id).then(|| parts.segment_of(id)).flatten()
+        });
+        let read = move |store: &Arc<Store>| Ok(store.receipt_of_removed(id, segment.as_ref()));
+        let receipt = context.on_worker(Lane::Upload, read).await?;
+        // If it cannot be read, nobody knows which file it was.
+        if receipt.is_none_or(|receipt| receipt.csv.xxh3 == checksum) {
             return Ok(Some(Loaded::Removed(id)));
         }
         removed = next_removed(Some(id));

@@ -40,7 +40,7 @@ use crate::{
         SMALL_CONVERSION_BYTES, SMALL_UPLOAD_BYTES,
     },
     model::{
-        packed::Segment,
+        packed::{Segment, SegmentId},
         part::{Part, PartId},
         schema::Schema,
         segment::SegmentReceipt,
@@ -105,8 +105,13 @@ pub(crate) async fn slow_down(context: &Context) {
     }
 }
 
-/// Packs until the engine is dropped: whenever there are more small parts than `--pack-above`, and on request.
-pub(crate) async fn keep_packing(context: Weak<Context>, mut requests: mpsc::Receiver<PackRequest>) {
+/// Packs until the engine is dropped: whenever there are more small parts than `--pack-above`, and on request. `in_quarantine` are
+/// the segments that may be put back at a later start.
+pub(crate) async fn keep_packing(
+    context: Weak<Context>,
+    mut requests: mpsc::Receiver<PackRequest>,
+    in_quarantine: Arc<[SegmentId]>,
+) {
     let (mut retired, mut damaged) = (VecDeque::new(), BTreeSet::new());
     let (mut wait, mut nothing_found) = (INTERVAL, None);
     loop {
@@ -124,7 +129,7 @@ pub(crate) async fn keep_packing(context: Weak<Context>, mut requests: mpsc::Rec
         if request.is_none() && nothing_found.is_some_and(is_same) {
             continue; // an idle server does not go over its parts every second
         }
-        let packed = pack_all(&context, request.is_some(), &damaged, &mut retired).await;
+        let packed = pack_all(&context, request.is_some(), (&damaged, &in_quarantine), &mut retired).await;
         let found_nothing = matches!(packed, Ok(0)) && request.is_none();
         nothing_found = found_nothing.then(|| NothingFound { at: Instant::now(), counts });
         wait = if packed.is_ok() { INTERVAL } else { INTERVAL_AFTER_ERROR };
@@ -154,7 +159,7 @@ fn counts(context: &Context) -> Counts {
 async fn pack_all(
     context: &Arc<Context>,
     is_forced: bool,
-    damaged: &BTreeSet<PartId>,
+    (damaged, in_quarantine): (&BTreeSet<PartId>, &Arc<[SegmentId]>),
     retired: &mut VecDeque<Retired>,
 ) -> Result<usize, Error> {
     let unpacked_max = if is_forced { 0 } else { context.limits.pack_above };
@@ -167,7 +172,11 @@ async fn pack_all(
         if !is_worth_it {
             return Ok(written);
         }
-        let special = Special { purged: purged_parts(&context.state), damaged: damaged.clone() };
+        let special = Special {
+            purged: purged_parts(&context.state),
+            damaged: damaged.clone(),
+            in_quarantine: Arc::clone(in_quarantine),
+        };
         let plan = move || next_run(&table, &special, unpacked_max, is_forced);
         let Some(run) = context.workers.run(Lane::Pack, plan).await? else { return Ok(written) };
         let free = context.on_worker(Lane::Pack, Store::free_bytes).await?;

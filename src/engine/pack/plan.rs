@@ -72,9 +72,16 @@ pub(super) struct Special {
     pub(super) purged: BTreeSet<PartId>,
     /// Parts that cannot be packed, because they are damaged; nor can the segments that have them.
     pub(super) damaged: BTreeSet<PartId>,
+    /// Segments that may be put back. Others must not cover their numbers.
+    pub(super) in_quarantine: Arc<[SegmentId]>,
 }
 
 impl Special {
+    /// Whether a segment of parts with these numbers would cover one that is in quarantine.
+    fn covers_quarantine(&self, first: PartId, last: PartId) -> bool {
+        self.in_quarantine.iter().any(|segment| first <= segment.last && segment.first <= last)
+    }
+
     fn is_damaged(&self, segment: &Segment) -> bool {
         self.damaged.range(segment.id.first..=segment.id.last).next().is_some()
     }
@@ -97,7 +104,9 @@ fn run_of_parts(table: &Snapshot, special: &Special, unpacked_max: usize, is_for
     let (mut run, mut schemas): (Vec<Arc<Part>>, BTreeSet<_>) = (Vec::new(), BTreeSet::new());
     for part in table.parts.values().filter(is_wanted).take(wanted) {
         let is_other_side = run.last().is_some_and(|last| {
-            table.segments.get_next(&last.id).is_some_and(|(_, segment)| segment.id.first < part.id)
+            let segment = table.segments.get_next(&last.id);
+            segment.is_some_and(|(_, segment)| segment.id.first < part.id)
+                || special.covers_quarantine(last.id, part.id)
         });
         if run.len() == RUN_PARTS || schemas.len() == PACKED_FILES_MAX || (is_other_side && run.len() >= least) {
             break;
@@ -129,7 +138,11 @@ fn run_of_segments(table: &Snapshot, special: &Special) -> Option<Run> {
     for of_class in classes {
         // The longest stretches of segments that are not larger.
         for stretch in segments.split(|segment| class(segment) > of_class || special.is_damaged(segment)) {
-            if let Some(chosen) = stretch.windows(MERGED_SEGMENTS).find(|chosen| fits(chosen)) {
+            let is_free = |chosen: &&[Arc<Segment>]| {
+                let (first, last) = (chosen[0].id.first, chosen[chosen.len() - 1].id.last);
+                fits(chosen) && !special.covers_quarantine(first, last)
+            };
+            if let Some(chosen) = stretch.windows(MERGED_SEGMENTS).find(is_free) {
                 return Some(merge(table, chosen.to_vec(), special));
             }
         }
@@ -209,6 +222,7 @@ mod tests {
         let file = SegmentParquet {
             parts: last - first + 1,
             rows: 1,
+            parts_parquet_bytes: 1,
             bytes: 1,
             row_groups: 1,
             footer_bytes: 1,
@@ -282,6 +296,17 @@ mod tests {
         assert_eq!(next(&table(parts, [segment(10, 20)]), &none, 0, true), named("1-3-1", 3, 0));
         let parts = [1, 15, 30, 31].map(|number| part(number, 9));
         assert_eq!(next(&table(parts, [segment(10, 20)]), &none, 0, true), named("30-31-1", 2, 0));
+    }
+
+    #[test]
+    fn a_run_does_not_cover_a_segment_in_quarantine() {
+        let lost = Special { in_quarantine: Arc::new([segment(10, 20).id]), ..Special::default() };
+        let parts = [1, 2, 3, 30, 31].map(|number| part(number, 9));
+        assert_eq!(next(&table(parts, []), &lost, 0, true), named("1-3-1", 3, 0));
+        let segments = (0..9).map(|index| segment(100 * index + 30, 100 * index + 50));
+        assert_eq!(next(&table([], segments), &lost, 0, false), named("30-750-1", 0, 8));
+        let around = [segment(1, 5)].into_iter().chain((0..7).map(|index| segment(100 * index + 30, 100 * index + 50)));
+        assert_eq!(next(&table([], around), &lost, 0, false), None);
     }
 
     #[test]

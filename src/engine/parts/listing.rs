@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
+
 use super::{
     find::find_part,
     receipts::{UnreadablePart, listed_receipt},
@@ -23,6 +25,7 @@ use crate::{
     limits::{COLUMNS_MAX, TASK_PARTS_MAX},
     model::{
         dialect::Source,
+        packed::Segment,
         part::{FileInfo, Part, PartId, Receipt},
     },
 };
@@ -101,10 +104,8 @@ impl PartSummary {
 /// Errors: it was removed; it is in quarantine; there is no such part.
 pub(crate) async fn find(context: &Context, id: PartId) -> Result<Arc<Part>, Error> {
     let part = find_part(context, id).await?;
-    let (removal, missing) = context.state.with(|state| {
-        let is_missing = state.parts.missing().listed().binary_search(&id).is_ok();
-        (state.parts.removed().get(id), is_missing)
-    });
+    let (removal, missing) =
+        context.state.with(|state| (state.parts.removed().get(id), state.parts.missing().may_have(id)));
     match (part, removal) {
         (Some(part), _) => Ok(part),
         (None, Some(Removal::Kept { since_s })) => {
@@ -241,17 +242,22 @@ fn grown(store: &Store, parts: Snapshot, points_max: usize) -> Result<Vec<(Arc<P
     loop {
         let segment_is_next = match (own.peek(), segments.peek()) {
             (None, None) => return Ok(found),
-            (Some((id, _)), Some((first, _))) => *first < *id,
+            (Some((id, _)), Some((_, segment))) => segment.id.last < **id,
             (own, _) => own.is_none(),
         };
         let (last, some) = match segment_is_next {
             true => {
                 let Some((_, segment)) = segments.next() else { return Ok(found) };
-                let removed = parts.removed.range(segment.id.first..=segment.id.last).count();
+                let removed = removed_in(store, &parts, segment)?;
                 rows += segment.files.iter().map(|file| file.rows).sum::<u64>();
                 csv_bytes += segment.csv_bytes;
-                parquet_bytes += segment.files.iter().map(|file| file.bytes).sum::<u64>();
-                let live = usize::try_from(segment.parts).unwrap_or(usize::MAX).saturating_sub(removed);
+                parquet_bytes += segment.files.iter().map(|file| file.parts_parquet_bytes).sum::<u64>();
+                for part in &removed {
+                    rows = rows.saturating_sub(part.rows);
+                    csv_bytes = csv_bytes.saturating_sub(part.csv_bytes);
+                    parquet_bytes = parquet_bytes.saturating_sub(part.parquet_bytes);
+                }
+                let live = usize::try_from(segment.parts).unwrap_or(usize::MAX).saturating_sub(removed.len());
                 (cursor.previous(store, segment.id.last.next())?, live)
             }
             false => {
@@ -269,4 +275,16 @@ fn grown(store: &Store, parts: Snapshot, points_max: usize) -> Result<Vec<(Arc<P
         }
         before = after;
     }
+}
+
+/// The removed parts of a segment that still has their rows.
+fn removed_in(store: &Store, table: &Snapshot, segment: &Arc<Segment>) -> Result<Vec<Arc<Part>>, Error> {
+    let ids = table.removed.range(segment.id.first..=segment.id.last);
+    let segments = [(segment.id.first, Arc::clone(segment))].into_iter().collect();
+    let mut cursor = PartCursor::new(Snapshot::of(OrdMap::new(), segments, OrdSet::new()));
+    let mut removed = Vec::new();
+    for &id in ids {
+        removed.extend(cursor.first_from(store, id)?.filter(|part| part.id == id));
+    }
+    Ok(removed)
 }

@@ -17,7 +17,7 @@ use crate::{
     },
     error::Error,
     limits::Incomplete,
-    model::part::PartId,
+    model::{packed::SegmentId, part::PartId},
 };
 
 /// All parts, for an answer about the whole table.
@@ -58,26 +58,32 @@ pub(crate) async fn forget_part(context: &Arc<Context>, id: PartId) -> Result<us
 }
 
 async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
-    let (is_removed, is_listed) = context.state.with(|state| {
-        let parts = &state.parts;
-        (parts.removed().get(id).is_some(), parts.missing().listed().binary_search(&id).is_ok())
+    let (is_removed, is_listed, segment) = context.state.with(|state| {
+        let (parts, missing) = (&state.parts, state.parts.missing());
+        (parts.removed().get(id).is_some(), missing.listed().binary_search(&id).is_ok(), missing.segment_of(id))
     });
     if is_removed || find_part(context, id).await?.is_some() {
         return Err(Error::NotInQuarantine { part: id.get() });
     }
     let store = Arc::clone(&context.store);
     let record = move || {
+        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         let (is_there, is_accepted) = store.is_in_quarantine(id)?;
+        if let (false, Some(segment)) = (is_there, segment) {
+            store.record_loss_of_segment(segment, &now)?;
+            return Ok(Some(segment.first));
+        }
         if !is_listed && !is_there {
-            return Err(Error::NotInQuarantine { part: id.get() });
+            let is_forgotten = store.quarantine()?.segments.keys().any(|segment| segment.covers(id));
+            return if is_forgotten { Ok(None) } else { Err(Error::NotInQuarantine { part: id.get() }) };
         }
         if !is_accepted {
-            store.record_loss(id, &Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true))?;
+            store.record_loss(id, &now)?;
         }
-        Ok(is_listed || !is_accepted)
+        Ok((is_listed || !is_accepted).then_some(id))
     };
-    let was_missing = context.workers.run(Lane::Question, record).await.flatten()?;
-    if was_missing && context.state.with(|state| state.parts.accept_loss(id)) {
+    let missing = context.workers.run(Lane::Question, record).await.flatten()?;
+    if missing.is_some_and(|id| context.state.with(|state| state.parts.accept_loss(id))) {
         let (store, state) = (Arc::clone(&context.store), context.state.clone());
         let look_up = move || {
             let is_known = |id: &PartId| {
@@ -85,7 +91,9 @@ async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
                     state.with(|state| (state.parts.locate(*id), state.parts.removed().get(*id).is_some()));
                 removed || find_now(&store, located, *id).is_ok_and(|part| part.is_some())
             };
-            Ok(store.quarantine()?.missing(is_known))
+            let segments = state.with(|state| state.parts.snapshot()).segments;
+            let is_kept = |segment: SegmentId| segments.get(&segment.first).is_some_and(|kept| kept.id == segment);
+            Ok(store.quarantine()?.missing(is_known, is_kept))
         };
         let missing = context.workers.run(Lane::Question, look_up).await.flatten()?;
         context.state.with(|state| state.parts.set_missing(missing));
@@ -119,11 +127,29 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_of_a_segment_are_missing_together() {
+        let segment = |text| SegmentId::parse(text).expect("a name");
+        let quarantine = Quarantine {
+            parts: ids([9]).into_iter().collect(),
+            segments: [(segment("1-5-1"), 4), (segment("10-20-1"), 11), (segment("30-31-2"), 2)].into(),
+            accepted_segments: [segment("30-31-2")].into(),
+            ..Quarantine::default()
+        };
+        let mut missing = quarantine.missing(|_| false, |id| id == segment("10-20-1"));
+        assert_eq!((missing.count(), missing.listed()), (5, &ids([1, 9])[..]));
+        let error = missing.error().expect("incomplete").to_string();
+        assert!(error.contains("1-5-1.segment and the others") && error.contains("5 parts"), "{error}");
+        assert!(ids([3]).iter().all(|id| missing.may_have(*id)) && !ids([6]).iter().any(|id| missing.may_have(*id)));
+        assert!(!missing.remove(ids([1])[0]));
+        assert_eq!((missing.count(), missing.listed()), (1, &ids([9])[..]));
+    }
+
+    #[test]
     fn what_is_served_or_accepted_is_not_missing() {
         let set = |numbers: &[u64]| ids(numbers.iter().copied()).into_iter().collect();
-        let quarantine = Quarantine { parts: set(&[2, 3, 5, 7]), accepted: set(&[3, 9]) };
-        let missing = quarantine.missing(|id| id.get() == 7);
+        let quarantine = Quarantine { parts: set(&[2, 3, 5, 7]), accepted: set(&[3, 9]), ..Quarantine::default() };
+        let missing = quarantine.missing(|id| id.get() == 7, |_| false);
         assert_eq!((missing.count(), missing.listed()), (2, &ids([2, 5])[..]));
-        assert!(Quarantine::default().missing(|_| false).error().is_none());
+        assert!(Quarantine::default().missing(|_| false, |_| false).error().is_none());
     }
 }

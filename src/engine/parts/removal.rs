@@ -31,7 +31,7 @@ use crate::{
     },
     error::Error,
     limits::REMOVED_LISTED_MAX,
-    model::part::{Part, PartFigures, PartId, Receipt},
+    model::part::{Part, PartFigures, PartId},
 };
 
 /// How long a purge waits for questions that read the part. After that its files are deleted in the background.
@@ -168,7 +168,7 @@ async fn remove_packed(context: &Context, part: Arc<Part>, purge: bool) -> Resul
         let columns = receipt.map(|receipt| PartFigures::of(&receipt, part.schema.as_ref()));
         store.mark_removed(part.id, now)?;
         let removal = if purge {
-            store.mark_purged(part.id)?;
+            store.mark_purged(part.id, &text_of(now))?;
             Removal::Purged
         } else {
             Removal::Kept { since_s: unix_seconds(now) }
@@ -204,23 +204,20 @@ fn take_out(store: &Store, state: &Shared, id: PartId) -> Result<u32, Error> {
     Ok(since_s)
 }
 
-/// The receipt of a part of a segment; `None` if it cannot be read.
-fn packed_receipt(store: &Store, state: &Shared, id: PartId) -> Option<Receipt> {
-    let segment = state.with(|state| state.parts.segment_of(id))?;
-    let part = find_in(store, &segment, id).ok()??;
-    store.receipt_of(&part).ok()
-}
-
 /// Purges a removed part. The caller has the permit for changes of parts.
 async fn purge_removed(context: &Context, id: PartId) -> Result<(), Error> {
     let state = context.state.clone();
     let purge = move |store: &Arc<Store>| {
         let schema = state.with(|state| state.parts.removed().schema(id));
         let is_packed = state.with(|state| state.parts.removed().is_packed(id));
-        let receipt = if is_packed { packed_receipt(store, &state, id) } else { store.removed_receipt(id) };
-        let columns = receipt.map(|receipt| PartFigures::of(&receipt, schema.as_ref()));
+        let segment = state.with(|state| {
+            let parts = &state.parts;
+            parts.removed().is_packed(id).then(|| parts.segment_of(id)).flatten()
+        });
+        let columns =
+            store.receipt_of_removed(id, segment.as_ref()).map(|receipt| PartFigures::of(&receipt, schema.as_ref()));
         if is_packed {
-            store.mark_purged(id)?;
+            store.mark_purged(id, &text_of(SystemTime::now()))?;
         } else {
             store.purge_part(id, true, &text_of(SystemTime::now()))?;
         }

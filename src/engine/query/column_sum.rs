@@ -15,6 +15,7 @@ use super::{
     csv_ranges::{ByteRange, Found, Reading, RowPosition, ScanError, Source, SummedColumn, find_column},
     part_batches::PartBatches,
     read::Read,
+    segment_csv,
     segment_sum::{self, SegmentError},
 };
 use crate::{
@@ -61,14 +62,9 @@ async fn column_sum_by(
 ) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
     let parts = parts_to_read(context, Lane::Question).await?;
-    let answer = match format {
-        Format::Parquet if !parts.segments.is_empty() => {
-            match sum_with_segments(context, &column, parts.clone(), range_bytes).await? {
-                Some(answer) => answer,
-                None => sum_parts(context, &column, parts, Format::Csv, range_bytes).await?,
-            }
-        }
-        _ => sum_parts(context, &column, parts, format, range_bytes).await?,
+    let answer = match sum_with_segments(context, &column, parts.clone(), format, range_bytes).await? {
+        Some(answer) => answer,
+        None => sum_parts(context, &column, parts, Format::Csv, range_bytes).await?,
     };
     let (sum, read) = answer;
     let total = sum.total().map_err(|total| ColumnSumError::Overflow { column: column.to_string(), total })?;
@@ -112,39 +108,53 @@ async fn sum_parts(
     Ok((answer.sum, answer.read))
 }
 
-/// Sums segments from their Parquet files, and the other parts from theirs. `None` if the CSV has to be read instead, which finds
-/// the first error in the order of the parts.
+/// Sums segments, and then the parts that have their own files. `None` if the parts have to be read one by one from CSV instead,
+/// which finds the first error in their order.
 async fn sum_with_segments(
     context: &Arc<Context>,
     column: &Arc<str>,
     mut parts: Snapshot,
+    format: Format,
     range_bytes: u64,
 ) -> Result<Option<(Sum, Read)>, Error> {
-    let units = segment_sum::units(&parts);
-    let removed = segment_sum::removed_parts(&parts);
+    if parts.segments.is_empty() {
+        return sum_parts(context, column, parts, format, range_bytes).await.map(Some);
+    }
     let mut answer =
         Answer { context, column, sum: Sum::default(), read: Read::default(), before: RowPosition::default() };
-    let mut summed = stream::iter(units).map(|unit| unit.sum(context, column)).buffered(TASKS_IN_FLIGHT_MAX);
+    let mut summed = match format {
+        Format::Csv => {
+            let units = stream::iter(segment_csv::units(&parts)).map(|unit| unit.sum(context, column));
+            units.buffered(TASKS_IN_FLIGHT_MAX).boxed()
+        }
+        Format::Parquet => {
+            let units = stream::iter(segment_sum::units(&parts)).map(|unit| unit.sum(context, column));
+            units.buffered(TASKS_IN_FLIGHT_MAX).boxed()
+        }
+    };
     while let Some(unit) = summed.next().await {
         match unit {
             Ok((sum, read)) => answer.add(sum, read),
-            Err(SegmentError::NeedsCsv) => return Ok(None),
+            Err(SegmentError::NeedsParts) => return Ok(None),
             Err(SegmentError::Failed(error)) => return Err(error),
         }
     }
-    for (segment, id) in removed {
-        let name = Arc::clone(column);
-        let subtract = move |store: &Arc<Store>| segment_sum::sum_removed(store, &segment, id, &name);
-        match context.on_worker(Lane::Question, subtract).await {
-            Ok(Some((sum, read))) => answer.subtract(sum, read),
-            Ok(None) => {}
-            // A cell of a removed part cannot be added. It is no error of the table.
-            Err(Error::Cell { .. } | Error::ColumnSum(_)) => return Ok(None),
-            Err(error) => return Err(error),
+    drop(summed);
+    let removed = match format {
+        Format::Csv => Vec::new(), // they were not read
+        Format::Parquet => segment_sum::removed_parts(&parts),
+    };
+    let mut summed = stream::iter(removed).map(|parts| parts.sum(context, column)).buffered(TASKS_IN_FLIGHT_MAX);
+    while let Some(removed) = summed.next().await {
+        match removed {
+            Ok((sum, read)) => answer.subtract(sum, read),
+            Err(SegmentError::NeedsParts) => return Ok(None),
+            Err(SegmentError::Failed(error)) => return Err(error),
         }
     }
+    drop(summed);
     parts.segments.clear();
-    match sum_parts(context, column, parts, Format::Parquet, range_bytes).await {
+    match sum_parts(context, column, parts, format, range_bytes).await {
         Ok((sum, read)) => {
             answer.add(sum, read);
             Ok(Some((answer.sum, answer.read)))
@@ -214,9 +224,7 @@ impl Answer<'_> {
 
     fn add(&mut self, sum: Sum, read: Read) {
         self.sum.merge(sum);
-        self.read.parts += read.parts;
-        self.read.rows += read.rows;
-        self.read.bytes += read.bytes;
+        self.read.add(read);
     }
 
     async fn add_range(&mut self, range: ByteRange, reading: Reading) -> Result<(), Error> {

@@ -172,9 +172,9 @@ fn find_column_with(
 }
 
 /// Sums the one column that the scan delivers. Of a column of doubles only integral ones are added, as from Parquet.
-struct ColumnOfCsv<'a, const DOUBLES: bool> {
-    schema: &'a Schema,
-    sum: Sum,
+pub(super) struct ColumnOfCsv<'a, const DOUBLES: bool> {
+    pub(super) schema: &'a Schema,
+    pub(super) sum: Sum,
 }
 
 impl<const DOUBLES: bool> Rows for ColumnOfCsv<'_, DOUBLES> {

@@ -5,4 +5,5 @@ pub mod csv_ranges;
 pub mod part_batches;
 pub mod preview;
 pub mod read;
+mod segment_csv;
 mod segment_sum;

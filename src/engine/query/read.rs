@@ -10,3 +10,11 @@ pub struct Read {
     /// Bytes of CSV, or of the column's chunks in Parquet.
     pub bytes: u64,
 }
+
+impl Read {
+    pub(super) fn add(&mut self, other: Self) {
+        self.parts += other.parts;
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+    }
+}

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
+
 use super::{
     csv_ranges::{Found, ScanError, Source},
     read::Read,
@@ -15,29 +17,33 @@ use crate::{
         parquet::column_sum::{RowGroupStart, StoredColumn, SumError},
         runtime::context::Context,
         state::{Lane, registry::Snapshot},
-        storage::{Store, segments::cursor::find_in},
+        storage::{
+            Store,
+            segments::{cursor::PartCursor, reading::OpenSegment},
+        },
         values::sum::Sum,
     },
     error::Error,
     model::{
         packed::Segment,
-        part::{Part, PartId},
+        part::PartId,
         schema::{ColumnType, Schema},
     },
 };
 
 /// A part of a segment's Parquet files that one task sums.
 #[derive(Clone)]
-pub(super) struct SegmentUnit {
+pub(super) struct ParquetUnit {
     segment: Arc<Segment>,
     file: usize,
     row_group: usize,
 }
 
-/// Why a segment could not be summed from Parquet.
+/// Why segments could not be summed.
 pub(super) enum SegmentError {
-    /// The CSV has to be read: a cell cannot be added, or the column of some parts has a type that cannot be summed.
-    NeedsCsv,
+    /// The CSV of the parts has to be read one by one: a cell cannot be added, the column of some parts has a type that cannot be
+    /// summed, or what was read is damaged.
+    NeedsParts,
     Failed(Error),
 }
 
@@ -48,7 +54,7 @@ impl From<Error> for SegmentError {
 }
 
 /// All units of the segments, one for each row group.
-pub(super) fn units(snapshot: &Snapshot) -> impl Iterator<Item = SegmentUnit> + use<> {
+pub(super) fn units(snapshot: &Snapshot) -> impl Iterator<Item = ParquetUnit> + use<> {
     let segments: Vec<_> = snapshot.segments.values().cloned().collect();
     segments.into_iter().flat_map(|segment| {
         let files: Vec<_> =
@@ -56,7 +62,7 @@ pub(super) fn units(snapshot: &Snapshot) -> impl Iterator<Item = SegmentUnit> + 
         files.into_iter().flat_map(move |(file, row_groups)| {
             let segment = Arc::clone(&segment);
             // A file without rows has no row groups, but its parts count.
-            (0..(row_groups as usize).max(1)).map(move |row_group| SegmentUnit {
+            (0..(row_groups as usize).max(1)).map(move |row_group| ParquetUnit {
                 segment: Arc::clone(&segment),
                 file,
                 row_group,
@@ -65,7 +71,7 @@ pub(super) fn units(snapshot: &Snapshot) -> impl Iterator<Item = SegmentUnit> + 
     })
 }
 
-impl SegmentUnit {
+impl ParquetUnit {
     /// Sums one row group on a worker.
     pub(super) async fn sum(self, context: &Arc<Context>, column: &Arc<str>) -> Result<(Sum, Read), SegmentError> {
         let (store, column) = (Arc::clone(&context.store), Arc::clone(column));
@@ -80,14 +86,14 @@ impl SegmentUnit {
         let schema = schema_of(store, segment, *file)?;
         let Some((index, column_type)) = schema.find(name) else { return Ok(nothing) };
         if !matches!(column_type, ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8) {
-            return Err(SegmentError::NeedsCsv);
+            return Err(SegmentError::NeedsParts);
         }
         let (reader, part) = (store.open_segment_parquet(segment, *file)?, parquet.as_part(segment.id));
         let column = StoredColumn { file: &reader, part: &part, index, name, column_type };
         let mut sum = Sum::default();
         let start = RowGroupStart { row_group: *row_group, rows_before: 0 };
         let read = column.sum(start, 1, &mut sum).map_err(|error| match error {
-            SumError::BadCell(_) => SegmentError::NeedsCsv,
+            SumError::BadCell(_) => SegmentError::NeedsParts,
             SumError::Failed(error) => SegmentError::Failed(error),
         })?;
         let whole = if *row_group == 0 { (parquet.parts, parquet.rows) } else { (0, 0) };
@@ -95,7 +101,7 @@ impl SegmentUnit {
     }
 }
 
-fn schema_of(store: &Store, segment: &Segment, file: usize) -> Result<Arc<Schema>, Error> {
+pub(super) fn schema_of(store: &Store, segment: &Segment, file: usize) -> Result<Arc<Schema>, Error> {
     if let Some(schema) = segment.files.get(file).and_then(|parquet| parquet.schema.clone()) {
         return Ok(schema);
     }
@@ -106,32 +112,61 @@ fn schema_of(store: &Store, segment: &Segment, file: usize) -> Result<Arc<Schema
     Ok(Arc::new(Schema::of(&packed.columns)))
 }
 
-/// The removed parts whose rows are still in segments.
-pub(super) fn removed_parts(snapshot: &Snapshot) -> Vec<(Arc<Segment>, PartId)> {
-    let segment_of = |id: PartId| snapshot.segments.get_prev(&id).map(|(_, segment)| Arc::clone(segment));
-    snapshot.removed.iter().filter_map(|id| Some((segment_of(*id)?, *id))).collect()
-}
-
-/// The sum of a part of a segment from its CSV, on a worker; `None` if it does not have the column, or a segment does not have it
-/// any more.
-pub(super) fn sum_removed(
-    store: &Store,
-    segment: &Arc<Segment>,
-    id: PartId,
-    column: &str,
-) -> Result<Option<(Sum, Read)>, Error> {
-    let Some(part) = find_in(store, segment, id)? else { return Ok(None) };
-    let Some(source) = Source::open(store, &part, column)? else { return has_column(store, &part, column) };
-    let Found { sum, error, end, .. } = source.sum_file();
-    if let Some(error) = error {
-        return Err(error.into_error(&part, column, 0));
+/// The removed parts whose rows are still in segments, in runs of at most [`REMOVED_AT_ONCE`] of one segment.
+pub(super) fn removed_parts(snapshot: &Snapshot) -> Vec<RemovedParts> {
+    let mut all: Vec<RemovedParts> = Vec::new();
+    for &id in &snapshot.removed {
+        let Some((_, segment)) = snapshot.segments.get_prev(&id).filter(|(_, of)| of.id.covers(id)) else { continue };
+        match all.last_mut() {
+            Some(run) if run.segment.id == segment.id && run.parts.len() < REMOVED_AT_ONCE => run.parts.push(id),
+            _ => all.push(RemovedParts { segment: Arc::clone(segment), parts: vec![id] }),
+        }
     }
-    check_rows(end.rows, part.rows).map_err(|what| ScanError::Damaged(what).into_error(&part, column, 0))?;
-    Ok(Some((sum, Read { parts: 1, rows: part.rows, bytes: 0 })))
+    all
 }
 
-/// A part whose column has no values counts as one that was read.
-fn has_column(store: &Store, part: &Part, column: &str) -> Result<Option<(Sum, Read)>, Error> {
-    let has = store.schema(part)?.find(column).is_some();
-    Ok(has.then(|| (Sum::default(), Read { parts: 1, rows: part.rows, bytes: 0 })))
+/// Removed parts that one task sums.
+const REMOVED_AT_ONCE: usize = 256;
+
+/// Removed parts of a segment that still has their rows.
+pub(super) struct RemovedParts {
+    segment: Arc<Segment>,
+    parts: Vec<PartId>,
+}
+
+impl RemovedParts {
+    /// The sum of these parts from their CSV, on a worker. Those that the segment does not have any more add nothing.
+    pub(super) async fn sum(self, context: &Arc<Context>, column: &Arc<str>) -> Result<(Sum, Read), SegmentError> {
+        let name = Arc::clone(column);
+        let summed = context.on_worker(Lane::Question, move |store| self.sum_now(store, &name)).await;
+        summed.map_err(|error| match error {
+            // A cell or the damage of a removed part is no error of the table.
+            Error::Cell { .. } | Error::ColumnSum(_) | Error::Damaged { .. } => SegmentError::NeedsParts,
+            error => SegmentError::Failed(error),
+        })
+    }
+
+    fn sum_now(self, store: &Store, column: &str) -> Result<(Sum, Read), Error> {
+        let segments = [(self.segment.id.first, self.segment)].into_iter().collect();
+        let mut cursor = PartCursor::new(Snapshot::of(OrdMap::new(), segments, OrdSet::new()));
+        let (mut sum, mut read, mut open) = (Sum::default(), Read::default(), OpenSegment::default());
+        for id in self.parts {
+            let Some(part) = cursor.first_from(store, id)?.filter(|part| part.id == id) else { continue };
+            let Some(source) = Source::open_with(store, &part, column, &mut open)? else {
+                // A part whose column has no values counts as one that was read.
+                if store.schema_with(&part, &mut open)?.find(column).is_some() {
+                    read.add(Read { parts: 1, rows: part.rows, bytes: 0 });
+                }
+                continue;
+            };
+            let Found { sum: of_part, error, end, .. } = source.sum_file();
+            if let Some(error) = error {
+                return Err(error.into_error(&part, column, 0));
+            }
+            check_rows(end.rows, part.rows).map_err(|what| ScanError::Damaged(what).into_error(&part, column, 0))?;
+            sum.merge(of_part);
+            read.add(Read { parts: 1, rows: part.rows, bytes: 0 });
+        }
+        Ok((sum, read))
+    }
 }

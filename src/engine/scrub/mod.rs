@@ -237,9 +237,9 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
         damaged_segments.iter().try_for_each(|id| store.move_segment_to_quarantine(*id))?;
         found_segments.kept.retain(|id, _| !damaged_segments.contains(id));
         let quarantine = store.quarantine()?;
-        let packed = found_segments.packed(&store, quarantine.parts.iter().copied())?;
-        let missing = quarantine.missing(|id| store.has_receipt(*id) || packed.contains(id));
-        Ok(missing.count())
+        let packed = found_segments.packed(&store, &quarantine.parts)?;
+        let is_served = |id: &PartId| store.has_receipt(*id) || packed.contains(id);
+        Ok(quarantine.missing(is_served, |id| found_segments.kept.contains_key(&id)).count())
     };
     let missing_count = workers.run(Lane::Job, put_in_order).await.flatten()?;
     workers.close();

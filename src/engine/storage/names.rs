@@ -81,7 +81,15 @@ pub(super) fn parse_segment_file_name(path: &Path) -> Option<(SegmentId, &str)> 
     SegmentId::parse(id).map(|id| (id, extension))
 }
 
-/// The same for a file in `quarantine/`, where `12-2.csv` is a second `12.csv`.
+/// The same for a file in `quarantine/`, where `1-1024-1-2.csv` is a second `1-1024-1.csv`.
+pub(super) fn parse_quarantined_segment_file_name(path: &Path) -> Option<(SegmentId, &str)> {
+    let (name, extension) = path.file_name()?.to_str()?.split_once('.')?;
+    let without_copy = || name.rsplit_once('-').filter(|(_, copy)| copy.parse::<u32>().is_ok());
+    let id = SegmentId::parse(name).or_else(|| SegmentId::parse(without_copy()?.0))?;
+    Some((id, extension))
+}
+
+/// The same for a part's file in `quarantine/`, where `12-2.csv` is a second `12.csv`.
 pub(super) fn parse_quarantine_file_name(path: &Path) -> Option<(PartId, &str)> {
     let (stem, extension) = (path.file_stem()?.to_str()?, path.extension()?.to_str()?);
     let number = match stem.split_once('-') {

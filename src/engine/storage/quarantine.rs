@@ -1,41 +1,61 @@
 //! The quarantine folder: damaged parts and jobs, and the losses that an operator has accepted.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
 use super::{
-    names::{parse_quarantine_file_name, parse_segment_file_name},
+    data_folder,
+    names::{parse_quarantine_file_name, parse_quarantined_segment_file_name},
+    segments::recovery::parse_segment_receipt,
     store::Store,
     sync::{rename, sync_folder},
 };
 use crate::{
     engine::state::{lock_check::assert_unlocked, missing_parts::MissingParts},
     error::Error,
-    model::part::PartId,
+    model::{packed::SegmentId, part::PartId},
 };
 
-/// The parts that have files in `quarantine/`.
+/// The parts and segments that have files in `quarantine/`.
 #[derive(Debug, Default)]
 pub struct Quarantine {
-    /// All parts in quarantine.
+    /// All parts in quarantine, without those of segments.
     pub parts: BTreeSet<PartId>,
     /// Parts whose loss an operator has accepted.
     pub accepted: BTreeSet<PartId>,
+    /// All segments in quarantine, with the number of their parts: if the receipt cannot be read, of the numbers that they cover.
+    pub segments: BTreeMap<SegmentId, usize>,
+    /// Segments whose loss an operator has accepted.
+    pub accepted_segments: BTreeSet<SegmentId>,
 }
 
 impl Quarantine {
-    /// The parts that are neither in the table nor accepted as lost.
-    pub fn missing(&self, is_served: impl Fn(&PartId) -> bool) -> MissingParts {
-        self.parts.difference(&self.accepted).copied().filter(|id| !is_served(id)).collect()
+    /// What is neither in the table nor accepted as lost.
+    pub fn missing(
+        &self,
+        is_served: impl Fn(&PartId) -> bool,
+        is_segment_served: impl Fn(SegmentId) -> bool,
+    ) -> MissingParts {
+        let mut missing: MissingParts =
+            self.parts.difference(&self.accepted).copied().filter(|id| !is_served(id)).collect();
+        let segments = self.segments.iter().map(|(id, parts)| (*id, *parts));
+        let is_missing = |id| !self.accepted_segments.contains(&id) && !is_segment_served(id);
+        missing.add_segments(segments.filter(|(id, _)| is_missing(*id)));
+        missing
+    }
+
+    /// Whether a part with this number may be in a segment that is in quarantine.
+    pub(super) fn covers(&self, part: PartId) -> bool {
+        self.segments.keys().any(|id| id.covers(part))
     }
 }
 
 impl Store {
-    /// The parts that have files in `quarantine/`.
+    /// The parts and segments that have files in `quarantine/`.
     pub fn quarantine(&self) -> Result<Quarantine, Error> {
         assert_unlocked();
         let path = self.root.join("quarantine");
@@ -43,14 +63,41 @@ impl Store {
         let mut quarantine = Quarantine::default();
         for entry in fs::read_dir(&path).map_err(what())? {
             let path = entry.map_err(what())?.path();
+            if let Some((id, extension)) = parse_quarantined_segment_file_name(&path) {
+                match extension {
+                    "forgotten" => {
+                        quarantine.accepted_segments.insert(id);
+                    }
+                    _ => {
+                        quarantine.segments.entry(id).or_insert(0);
+                    }
+                }
+                continue;
+            }
             match parse_quarantine_file_name(&path) {
                 Some((id, "forgotten")) => quarantine.accepted.insert(id),
                 Some((id, "csv" | "parquet" | "sums" | "json")) => quarantine.parts.insert(id),
-                // A segment is represented by its first part.
-                _ => parse_segment_file_name(&path).is_some_and(|(id, _)| quarantine.parts.insert(id.first)),
+                _ => false,
             };
         }
+        for (id, parts) in &mut quarantine.segments {
+            *parts = self.quarantined_parts(*id);
+        }
         Ok(quarantine)
+    }
+
+    /// How many parts a segment in quarantine has.
+    fn quarantined_parts(&self, id: SegmentId) -> usize {
+        let receipt = data_folder::open_with_size(&self.quarantined_segment_path(id, "segment"))
+            .ok()
+            .and_then(|(file, _bytes)| parse_segment_receipt(id, file).ok()?.ok());
+        let covered = || (id.last.get() - id.first.get()).saturating_add(1);
+        let parts = receipt.map_or_else(covered, |receipt| receipt.files.iter().map(|file| file.parts).sum());
+        usize::try_from(parts).unwrap_or(usize::MAX)
+    }
+
+    fn quarantined_segment_path(&self, id: SegmentId, extension: &str) -> PathBuf {
+        self.root.join("quarantine").join(format!("{id}.{extension}"))
     }
 
     /// Whether a part has files in `quarantine/`, and whether its loss was accepted.
@@ -63,13 +110,43 @@ impl Store {
         Ok((exists("json")? || exists("csv")? || exists("parquet")?, exists("forgotten")?))
     }
 
+    /// Records the loss of a part that is being purged if damaged copies of it are in quarantine, so that the next start does not
+    /// say that it is missing.
+    pub(super) fn accept_earlier_loss(&self, id: PartId, now: &str) -> Result<(), Error> {
+        match self.is_in_quarantine(id)? {
+            (true, false) => self.record_loss(id, now),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a segment has files in `quarantine/`.
+    pub(crate) fn is_segment_in_quarantine(&self, id: SegmentId) -> bool {
+        assert_unlocked();
+        ["segment", "csv", "index"].iter().any(|extension| self.quarantined_segment_path(id, extension).exists())
+    }
+
     /// Records that an operator has accepted the loss of a part. This is synced whatever `--durability` says.
     pub fn record_loss(&self, id: PartId, forgotten_at: &str) -> Result<(), Error> {
-        let what = || Error::io(format!("the record that part {id} is forgotten"));
         let text = format!("{{\"part\":{id},\"forgotten_at\":\"{forgotten_at}\"}}\n");
+        self.write_record_of_loss(&format!("part {id}"), &text, &self.quarantine_path(id, "forgotten"))
+    }
+
+    /// The same for all parts of a segment.
+    pub fn record_loss_of_segment(&self, id: SegmentId, forgotten_at: &str) -> Result<(), Error> {
+        let text = format!("{{\"segment\":\"{id}\",\"forgotten_at\":\"{forgotten_at}\"}}\n");
+        self.write_record_of_loss(&format!("segment {id}"), &text, &self.quarantined_segment_path(id, "forgotten"))
+    }
+
+    /// Deletes the record that the loss of a segment was accepted, because it is back.
+    pub(super) fn remove_record_of_loss(&self, id: SegmentId) -> Result<(), Error> {
+        self.remove(&self.quarantined_segment_path(id, "forgotten"))
+    }
+
+    fn write_record_of_loss(&self, lost: &str, text: &str, path: &Path) -> Result<(), Error> {
+        let what = || Error::io(format!("the record that {lost} is forgotten"));
         let mut draft = self.draft()?;
         draft.write_all(text.as_bytes()).and_then(|()| draft.sync()).map_err(what())?;
-        draft.rename(&self.quarantine_path(id, "forgotten"))?;
+        draft.rename(path)?;
         sync_folder(&self.root.join("quarantine")).map_err(what())
     }
 

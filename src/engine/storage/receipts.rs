@@ -24,6 +24,19 @@ use crate::{
     },
 };
 
+/// Why a part cannot be served.
+pub(super) enum Unusable {
+    Damaged(String),
+    /// Its files cannot be read now, or a newer program wrote them.
+    Unreadable(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
 impl Store {
     /// The fields that can still be read from a damaged receipt.
     pub(crate) fn partial_receipt(&self, id: PartId) -> PartialReceipt {

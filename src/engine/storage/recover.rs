@@ -8,8 +8,9 @@ use std::{
 
 use super::{
     names::{parse_part_file_name, parse_segment_file_name},
-    receipts::{ReceiptFault, parse_receipt},
-    segments::recovery::FoundSegments,
+    quarantine::Quarantine,
+    receipts::{ReceiptFault, Unusable, parse_receipt},
+    removed_parts::RemovedFiles,
     store::Store,
 };
 use crate::{
@@ -31,22 +32,30 @@ pub struct RecoveryReport {
     pub removed_parts: Vec<PartId>,
     /// Parts that were moved to quarantine now, with the reason.
     pub quarantined: Vec<(PartId, String)>,
-    /// Ids of all parts in quarantine.
-    pub in_quarantine: Vec<PartId>,
-    /// Parts in quarantine that are not in the table, and whose loss no operator has accepted.
+    /// Parts in quarantine, and those of segments in quarantine, that are not in the table, and whose loss no operator has accepted.
     pub missing: MissingParts,
     /// Jobs that were moved to quarantine now, with the reason.
     pub jobs_quarantined: Vec<(String, String)>,
     /// Parts that were removed from the table and can be restored, with the time of the removal.
     pub removed: BTreeMap<PartId, SystemTime>,
-    /// The greatest number of a purged part.
-    pub last_purged: Option<PartId>,
+    /// The greatest number that is used by a part which is not in the table.
+    pub last_used: Option<PartId>,
     /// Segments that were moved to quarantine now, with the reason.
     pub segments_quarantined: Vec<(SegmentId, String)>,
+    /// All segments in quarantine.
+    pub segments_in_quarantine: BTreeSet<SegmentId>,
+    /// Parts of segments that also have a file of their own, a mark, or a copy in quarantine.
+    pub packed: BTreeSet<PartId>,
     /// Removed parts of segments that can be restored, with the time of the removal.
     pub packed_removed: BTreeMap<PartId, SystemTime>,
     /// Purged parts of segments.
     pub packed_purged: BTreeSet<PartId>,
+}
+
+impl RecoveryReport {
+    fn note_used(&mut self, used: impl Iterator<Item = PartId>) {
+        self.last_used = used.max().max(self.last_used);
+    }
 }
 
 /// What a start found undamaged.
@@ -64,30 +73,28 @@ impl Store {
     ///
     /// Errors: a receipt has a newer version, in which case nothing was changed; a file operation fails.
     pub fn recover(&self, mut each: impl FnMut(Found)) -> Result<RecoveryReport, Error> {
-        let (mut served, mut segments) = (BTreeSet::new(), FoundSegments::default());
+        let mut served = BTreeSet::new();
+        let mut segments = BTreeSet::new();
         let mut found = self.clean_up(|found| {
             match &found {
-                Found::Segment(receipt) => {
-                    segments.kept.insert(receipt.segment, receipt.clone());
-                }
-                Found::Part(receipt) => {
-                    served.insert(receipt.part);
-                }
-            }
+                Found::Segment(receipt) => segments.insert(receipt.segment),
+                Found::Part(receipt) => served.insert(receipt.part),
+            };
             each(found);
         })?;
         found.quarantined.iter().try_for_each(|(id, _reason)| self.move_part_to_quarantine(*id))?;
         found.segments_quarantined.iter().try_for_each(|(id, _reason)| self.move_segment_to_quarantine(*id))?;
         let quarantine = self.quarantine()?;
-        // Of a part that is in a segment, quarantine/ may have a copy from before it was packed.
-        served.extend(segments.packed(self, quarantine.parts.iter().copied())?);
-        found.missing = quarantine.missing(|id| served.contains(id) || found.removed.contains_key(id));
-        found.in_quarantine = quarantine.parts.into_iter().collect();
+        let is_served =
+            |id: &PartId| served.contains(id) || found.packed.contains(id) || found.removed.contains_key(id);
+        found.missing = quarantine.missing(is_served, |id| segments.contains(&id));
+        found.note_used(quarantine.parts.iter().copied().chain(quarantine.segments.keys().map(|id| id.last)));
+        found.segments_in_quarantine = quarantine.segments.into_keys().collect();
         Ok(found)
     }
 
-    /// As [`Self::recover`], but damaged parts stay where they are: the caller moves those in
-    /// [`RecoveryReport::quarantined`]. `in_quarantine` and `missing` are left empty.
+    /// As [`Self::recover`], but damaged parts and segments stay where they are: the caller moves those in
+    /// [`RecoveryReport::quarantined`] and [`RecoveryReport::segments_quarantined`]. What comes from `quarantine/` is left empty.
     pub(crate) fn clean_up(&self, mut each: impl FnMut(Found)) -> Result<RecoveryReport, Error> {
         assert_unlocked();
         let mut found = RecoveryReport::default();
@@ -95,16 +102,14 @@ impl Store {
         let was_in_quarantine = self.quarantine()?;
         let mut segments = self.find_segments()?;
         let removed = self.removed_files(|id| files.get(&id).is_some_and(|present| present.receipt))?;
-        // A part that is in a segment has no files of its own: these are left from before it was packed.
-        let packed = segments.packed(self, files.keys().copied())?;
-        for id in &packed {
-            files.remove(id);
-        }
-        let replaced = removed.replaced.iter().filter(|id| segments.covers(**id)).chain(&packed).copied().collect();
-        // Those that replace nothing undamaged stay, for somebody who looks for what was lost.
-        let set_aside = removed.segments.iter().filter(|(id, _)| segments.replaces(**id));
-        let set_aside = set_aside.map(|(id, extensions)| (*id, extensions.clone())).collect();
-        std::mem::take(&mut segments.kept).into_values().for_each(|receipt| each(Found::Segment(receipt)));
+        let asked = files.keys().chain(removed.all_parts()).chain(&was_in_quarantine.parts).copied().collect();
+        found.packed = segments.packed(self, &asked)?;
+        // A part that is in a segment has no files of its own.
+        let mut beside_segments = files.clone();
+        beside_segments.retain(|id, _| found.packed.contains(id));
+        files.retain(|id, _| !found.packed.contains(id));
+        let beside_segments = self.compare_with_segments(&segments, &removed, beside_segments)?;
+        segments.kept.values().for_each(|receipt| each(Found::Segment(receipt.clone())));
         for (&id, &present) in &files {
             if !present.receipt {
                 continue;
@@ -116,10 +121,39 @@ impl Store {
             }
         }
         // Nothing has been changed up to here.
-        found.leftovers += self.delete_replaced(&replaced, &segments, &set_aside)?;
+        found.leftovers += self.clean_up_segments(&mut segments, &files, &removed, &was_in_quarantine)?;
+        self.clean_up_replaced(&removed, &found.packed, beside_segments)?;
+        self.clean_up_parts(&files, &removed, &was_in_quarantine, &mut found)?;
         found.segments_quarantined = segments.damaged;
-        (found.packed_removed, found.packed_purged) = (removed.packed, removed.packed_purged);
-        for (id, present) in files {
+        // A mark without a part is deleted if its segment was written without the part, but not if the segment may come back.
+        let is_without =
+            |id: PartId| segments.kept.keys().any(|segment| segment.covers(id)) && !was_in_quarantine.covers(id);
+        let is_lost = |id: PartId| found.segments_quarantined.iter().any(|(segment, _)| segment.covers(id));
+        for id in removed.packed_purged.difference(&found.packed).filter(|id| is_without(**id) && !is_lost(**id)) {
+            self.delete_mark(*id);
+        }
+        found.note_used(removed.all_parts().copied().chain(removed.segments.keys().map(|id| id.last)));
+        found.note_used(found.segments_quarantined.iter().map(|(id, _)| id.last).collect::<Vec<_>>().into_iter());
+        found.packed_purged = removed.packed_purged.intersection(&found.packed).copied().collect();
+        found.packed_removed = removed.packed;
+        found.packed_removed.retain(|id, _| found.packed.contains(id));
+        found.removed = removed.parts;
+        for entry in self.entries("tmp")? {
+            self.remove(&entry)?;
+            found.leftovers += 1;
+        }
+        Ok(found)
+    }
+
+    /// Removes leftovers of uploads, completes removals, and deletes what is left of purged parts.
+    fn clean_up_parts(
+        &self,
+        files: &BTreeMap<PartId, FilesPresent>,
+        removed: &RemovedFiles,
+        was_in_quarantine: &Quarantine,
+        found: &mut RecoveryReport,
+    ) -> Result<(), Error> {
+        for (&id, present) in files {
             if present.receipt {
                 // The part is back, so its loss is no longer accepted. If it is damaged again, that is a new loss.
                 if was_in_quarantine.accepted.contains(&id) {
@@ -155,13 +189,7 @@ impl Store {
                 tracing::error!(part = %id, %error, "the next start tries to delete this purged part again");
             }
         }
-        found.last_purged = removed.purged.last().copied();
-        found.removed = removed.parts;
-        for entry in self.entries("tmp")? {
-            self.remove(&entry)?;
-            found.leftovers += 1;
-        }
-        Ok(found)
+        Ok(())
     }
 
     fn list_parts(&self) -> Result<BTreeMap<PartId, FilesPresent>, Error> {
@@ -221,26 +249,13 @@ impl Store {
     }
 }
 
-/// Why a part cannot be served.
-pub(super) enum Unusable {
-    Damaged(String),
-    /// Its files cannot be read now, or a newer program wrote them.
-    Unreadable(Error),
-}
-
-impl From<Error> for Unusable {
-    fn from(error: Error) -> Self {
-        Self::Unreadable(error)
-    }
-}
-
 /// Which files of a part exist.
 #[derive(Clone, Copy, Default)]
-struct FilesPresent {
+pub(super) struct FilesPresent {
     csv: bool,
     parquet: bool,
     sums: bool,
-    receipt: bool,
+    pub(super) receipt: bool,
 }
 
 impl FilesPresent {

@@ -22,7 +22,7 @@ use std::{
 use super::{
     data_folder,
     names::{parse_part_file_name, parse_segment_file_name},
-    recover::Unusable,
+    receipts::Unusable,
     segments::replaced::{PACKED, PACKED_PURGED, REPLACED},
     store::Store,
     sync::{rename, sync_file, sync_folder},
@@ -56,6 +56,14 @@ pub(super) struct RemovedFiles {
     pub(super) packed_purged: BTreeSet<PartId>,
     /// Segments that others have replaced, with the extensions of their files.
     pub(super) segments: BTreeMap<SegmentId, BTreeSet<String>>,
+}
+
+impl RemovedFiles {
+    /// All parts that have files there.
+    pub(super) fn all_parts(&self) -> impl Iterator<Item = &PartId> {
+        let of_segments = self.packed.keys().chain(&self.packed_purged);
+        self.parts.keys().chain(&self.purged).chain(&self.replaced).chain(of_segments)
+    }
 }
 
 impl Store {
@@ -115,9 +123,7 @@ impl Store {
     ///
     /// Errors, after which the part is where it was: a file operation fails.
     pub(crate) fn purge_part(&self, id: PartId, is_removed: bool, now: &str) -> Result<(), Error> {
-        if let (true, false) = self.is_in_quarantine(id)? {
-            self.record_loss(id, now)?; // damaged copies from earlier, of which the next start must not say that they are missing
-        }
+        self.accept_earlier_loss(id, now)?;
         let receipt = if is_removed { self.removed_path(id, "json") } else { self.part_path(id, "json") };
         data_folder::open(&receipt).map_err(Error::io(format!("part {id}, receipt")))?; // a link must not be moved
         move_receipt(id, &receipt, &self.removed_path(id, PURGED))

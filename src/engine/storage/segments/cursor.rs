@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     model::{
         packed::{Segment, SegmentId},
-        part::{Part, PartId},
+        part::{Part, PartId, Receipt},
     },
 };
 
@@ -187,4 +187,13 @@ pub(crate) fn find_in(store: &Store, segment: &Arc<Segment>, id: PartId) -> Resu
     let mut index = SegmentIndex::open(store, segment)?;
     let Some(block) = index.block_from(id)? else { return Ok(None) };
     Ok(index.block(block)?.parts.into_iter().find(|part| part.id == id))
+}
+
+impl Store {
+    /// The receipt of a removed part, which is in `segment` or has its own files. `None` if it cannot be read.
+    pub(crate) fn receipt_of_removed(&self, id: PartId, segment: Option<&Arc<Segment>>) -> Option<Receipt> {
+        let Some(segment) = segment else { return self.removed_receipt(id) };
+        let part = find_in(self, segment, id).ok()??;
+        self.receipt_of(&part).ok()
+    }
 }

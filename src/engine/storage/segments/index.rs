@@ -158,56 +158,70 @@ impl BlockBuilder {
     }
 }
 
-/// The parts of a block whose CSV begins at `csv_start`; `None` if the bytes are not one of this segment's blocks.
-pub(super) fn read_entries(segment: &Arc<Segment>, csv_start: u64, mut entries: &[u8]) -> Option<Vec<Arc<Part>>> {
-    let (mut parts, mut last, mut csv_start) = (Vec::new(), 0_u64, csv_start);
-    let rest = &mut entries;
-    while !rest.is_empty() {
-        last = last.checked_add(take_u64(rest)?)?;
-        let (rows, csv_bytes) = (take_u64(rest)?, take_u64(rest)?);
-        let file = segment.files.get(usize::try_from(take_u64(rest)?).ok()?)?;
-        let parquet_bytes = take_u64(rest)?;
-        let [row_groups, footer_bytes, source_bytes] =
-            [(); 3].map(|()| take_u64(rest).and_then(|n| u32::try_from(n).ok()));
-        let has_key = take_u64(rest)? == 1;
-        let csv = take_fixed(rest)?;
-        let key_hash = if has_key { Some(NonZeroU64::new(take_fixed(rest)?)?) } else { None };
-        let id = PartId::new(last).filter(|id| segment.id.covers(*id))?;
-        parts.push(Arc::new(Part {
-            id,
-            rows,
-            csv_bytes,
-            parquet_bytes,
-            row_groups: row_groups?,
-            footer_bytes: footer_bytes?,
-            columns_count: file.columns_count,
-            source_bytes: source_bytes?,
-            schema: file.schema.clone(),
-            checks: Some(Checks { csv, parquet: 0, chunks_in_sums: false }),
-            key_hash,
-            packed: Some(Box::new(Packed { segment: Arc::clone(segment), csv_start })),
-        }));
-        csv_start = csv_start.checked_add(csv_bytes)?;
-    }
-    Some(parts)
+/// What the index says of a part.
+pub struct Entry {
+    /// Its number.
+    pub id: PartId,
+    /// Its data rows.
+    pub rows: u64,
+    /// Bytes of its CSV.
+    pub csv_bytes: u64,
+    /// The checksum of its CSV.
+    pub csv_checksum: u64,
+    /// Which Parquet file of the segment has its rows.
+    pub file: usize,
+    /// Bytes, row groups and footer of the Parquet file that it had.
+    parquet: (u64, u32, u32),
+    source_bytes: u32,
+    key_hash: Option<NonZeroU64>,
 }
 
-/// The numbers of the parts of a block; `None` if the bytes are not a block's entries.
-pub(super) fn read_numbers(mut entries: &[u8]) -> Option<Vec<PartId>> {
-    let (mut numbers, mut last, rest) = (Vec::new(), 0_u64, &mut entries);
-    while !rest.is_empty() {
-        last = last.checked_add(take_u64(rest)?)?;
-        numbers.push(PartId::new(last)?);
-        for _rows_to_source_bytes in 0..7 {
-            take_u64(rest)?;
-        }
-        let has_key = take_u64(rest)? == 1;
-        let _csv_checksum = take_fixed(rest)?;
-        if has_key {
-            take_fixed(rest)?;
-        }
+impl Entry {
+    /// Takes the next entry of a block from `bytes`. `before` is the number of the part before it, or 0.
+    fn take(bytes: &mut &[u8], before: u64) -> Option<Self> {
+        let id = PartId::new(before.checked_add(take_u64(bytes)?)?)?;
+        let (rows, csv_bytes) = (take_u64(bytes)?, take_u64(bytes)?);
+        let file = usize::try_from(take_u64(bytes)?).ok()?;
+        let parquet_bytes = take_u64(bytes)?;
+        let [row_groups, footer_bytes, source_bytes] =
+            [(); 3].map(|()| take_u64(bytes).and_then(|number| u32::try_from(number).ok()));
+        let has_key = take_u64(bytes)? == 1;
+        let csv_checksum = take_fixed(bytes)?;
+        let key_hash = if has_key { Some(NonZeroU64::new(take_fixed(bytes)?)?) } else { None };
+        let parquet = (parquet_bytes, row_groups?, footer_bytes?);
+        Some(Self { id, rows, csv_bytes, csv_checksum, file, parquet, source_bytes: source_bytes?, key_hash })
     }
-    Some(numbers)
+
+    /// The part, whose CSV begins at `csv_start` in that of the segment.
+    pub(super) fn into_part(self, segment: &Arc<Segment>, csv_start: u64) -> Option<Part> {
+        let file = segment.files.get(self.file)?;
+        let (parquet_bytes, row_groups, footer_bytes) = self.parquet;
+        Some(Part {
+            id: self.id,
+            rows: self.rows,
+            csv_bytes: self.csv_bytes,
+            parquet_bytes,
+            row_groups,
+            footer_bytes,
+            columns_count: file.columns_count,
+            source_bytes: self.source_bytes,
+            schema: file.schema.clone(),
+            checks: Some(Checks { csv: self.csv_checksum, parquet: 0, chunks_in_sums: false }),
+            key_hash: self.key_hash,
+            packed: Some(Box::new(Packed { segment: Arc::clone(segment), csv_start })),
+        })
+    }
+}
+
+/// The entries of a block of this segment; `None` if the bytes are not one.
+pub(super) fn read_entries(segment: &Segment, mut bytes: &[u8]) -> Option<Vec<Entry>> {
+    let (mut entries, mut before) = (Vec::with_capacity(PACKED_BLOCK_PARTS), 0);
+    while !bytes.is_empty() {
+        let entry = Entry::take(&mut bytes, before).filter(|entry| segment.id.covers(entry.id))?;
+        before = entry.id.get();
+        entries.push(entry);
+    }
+    Some(entries)
 }
 
 fn compress(text: &[u8]) -> Result<Vec<u8>, Error> {

@@ -17,8 +17,9 @@
 //! are moved out of `parts/` at once, so that other programs do not count rows twice, and deleted when nobody reads them.
 //! Segments are always synced, because the files that they replace may have been on disk for long.
 
+pub mod clean_up;
 pub mod cursor;
-mod index;
+pub mod index;
 pub mod reading;
 pub mod recovery;
 pub mod replaced;

@@ -10,12 +10,13 @@ use super::{
         reader::{Blocks, Check, Reader, read_at},
         store::Store,
     },
-    index::{FENCE_BYTES, Fence, decompress, read_entries, read_numbers},
+    index::{Entry, FENCE_BYTES, Fence, decompress, read_entries},
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
     model::{
+        checksum::to_hex,
         packed::{Packed, Segment, SegmentId},
         part::{FileInfo, Part, PartId, Receipt},
         segment::SegmentReceipt,
@@ -43,6 +44,14 @@ pub struct PackedBlock {
     pub number: u64,
     /// Its parts, in the order of their numbers, with those that were removed since the segment was written.
     pub parts: Vec<Arc<Part>>,
+}
+
+/// What a block of an index says of its parts, with those that were removed since the segment was written.
+pub struct BlockEntries {
+    /// Where the CSV of the first begins in that of the segment. The others follow.
+    pub csv_start: u64,
+    /// In the order of the numbers.
+    pub entries: Vec<Entry>,
 }
 
 /// A file of a segment besides its receipt and the lists of checksums.
@@ -127,20 +136,28 @@ impl SegmentIndex {
 
     /// The parts of a block.
     pub fn block(&mut self, number: u64) -> Result<PackedBlock, Error> {
-        let fence = self.fence(number)?;
-        let entries = read_range(&mut self.index, fence.at, fence.entries_bytes as usize)?;
-        let parts = read_entries(&self.segment, fence.csv_start, &entries);
-        let parts = parts.filter(|parts| parts.last().is_some_and(|part| part.id.get() == fence.last));
-        let damaged = || self.index.damaged(&format!("its block {number} is not one of this segment"));
-        Ok(PackedBlock { number, parts: parts.ok_or_else(damaged)? })
+        let BlockEntries { mut csv_start, entries } = self.entries(number)?;
+        let parts = entries.into_iter().map(|entry| {
+            let start = csv_start;
+            csv_start = start.checked_add(entry.csv_bytes)?;
+            Some(Arc::new(entry.into_part(&self.segment, start)?))
+        });
+        let parts = parts.collect::<Option<_>>();
+        Ok(PackedBlock { number, parts: parts.ok_or_else(|| self.foreign_block(number))? })
     }
 
-    /// The numbers of the parts of a block.
-    pub fn numbers(&mut self, number: u64) -> Result<Vec<PartId>, Error> {
+    /// What a block says of its parts.
+    pub fn entries(&mut self, number: u64) -> Result<BlockEntries, Error> {
         let fence = self.fence(number)?;
-        let entries = read_range(&mut self.index, fence.at, fence.entries_bytes as usize)?;
-        let numbers = read_numbers(&entries);
-        numbers.ok_or_else(|| self.index.damaged(&format!("its block {number} cannot be read")))
+        let bytes = read_range(&mut self.index, fence.at, fence.entries_bytes as usize)?;
+        let entries = read_entries(&self.segment, &bytes);
+        let entries = entries.filter(|entries| entries.last().is_some_and(|entry| entry.id.get() == fence.last));
+        let entries = entries.ok_or_else(|| self.foreign_block(number))?;
+        Ok(BlockEntries { csv_start: fence.csv_start, entries })
+    }
+
+    fn foreign_block(&self, number: u64) -> Error {
+        self.index.damaged(&format!("its block {number} is not one of this segment"))
     }
 
     /// The receipts of a block, one a line.
@@ -206,7 +223,13 @@ impl Store {
     ) -> Result<Receipt, Error> {
         let in_block = |text: &[u8]| {
             let receipt = text.split(|byte| *byte == b'\n').find_map(|line| receipt_of_line(part.id, line));
-            receipt.map(|receipt| Receipt { segment: Some(segment.id), ..receipt })
+            receipt.map(|mut receipt| {
+                receipt.segment = Some(segment.id);
+                if receipt.csv.xxh3.is_empty() {
+                    receipt.csv.xxh3 = part.checks.map_or_else(String::new, |checks| to_hex(checks.csv));
+                }
+                receipt
+            })
         };
         if let Some((id, _, text)) = &open.receipts
             && *id == segment.id
@@ -256,13 +279,14 @@ impl Store {
             found += hashes.len() as u64;
             page += 1;
         }
-        if found == segment.keys.0 { Ok(8 * (found + page)) } else { Err(damaged()) }
+        if found == segment.keys.0 { Ok(key_pages_bytes(found)) } else { Err(damaged()) }
     }
 
     /// A Parquet file of a segment. It is verified by the caller.
     pub(crate) fn open_segment_parquet(&self, segment: &Segment, file: usize) -> Result<Reader, Error> {
         let name = FileName::Segment(segment.id, "parquet");
-        let reader = Reader::of(self.open_segment_file(segment.id, &parquet_extension(file)), name)?;
+        let opened = self.open_segment_file(segment.id, &parquet_extension(file));
+        let reader = Reader::of(Ok(opened.map_err(|error| not_there(&name, error))?), name)?;
         match segment.files.get(file) {
             Some(expected) if expected.bytes == reader.bytes => Ok(reader),
             _ => Err(reader.damaged("its size is not what its receipt says")),
@@ -301,7 +325,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let name = FileName::Segment(segment.id, "keys");
-        let (file, _bytes) = self.open_segment_file(segment.id, "keys").map_err(Error::io(name.to_string()))?;
+        let (file, _bytes) = self.open_segment_file(segment.id, "keys").map_err(|error| not_there(&name, error))?;
         let mut page = vec![0; PAGE_BYTES_MAX];
         let read = read_at(&file, page_number * PAGE_BYTES_MAX as u64, &mut page);
         let read = read.map_err(Error::io(name.to_string()))?;
@@ -319,23 +343,16 @@ impl Store {
         check: u64,
     ) -> Result<Reader, Error> {
         let name = FileName::Segment(id, extension);
-        let opened = match self.open_segment_file(id, extension) {
-            Err(error) if data_folder::is_no_regular_file(&error) => return Err(name.damaged(&error.to_string())),
-            opened => opened,
-        };
-        let mut reader = Reader::of(opened, name)?;
+        let opened = self.open_segment_file(id, extension).map_err(|error| not_there(&name, error))?;
+        let mut reader = Reader::of(Ok(opened), name)?;
         if reader.bytes != bytes {
             return Err(reader.damaged(&format!("{} bytes, the receipt says {bytes}", reader.bytes)));
         }
         reader.check = if listed_blocks(bytes) == 0 {
             Check::OneBlock(check)
         } else {
-            let (list, _bytes) = self.open_segment_file(id, sums).map_err(|error| match error {
-                error if data_folder::is_no_regular_file(&error) => {
-                    reader.damaged(&format!("its list of checksums: {error}"))
-                }
-                error => Error::io(format!("segment {id}, {sums}"))(error),
-            })?;
+            let name = FileName::Segment(id, sums);
+            let (list, _bytes) = self.open_segment_file(id, sums).map_err(|error| not_there(&name, error))?;
             Check::BlockList(Arc::new(list), check)
         };
         Ok(reader)
@@ -352,6 +369,20 @@ impl Store {
             opened => opened,
         }
     }
+}
+
+/// The error for a file of a segment that cannot be opened: it is damaged if it is not there.
+fn not_there(name: &FileName, error: io::Error) -> Error {
+    if data_folder::is_no_regular_file(&error) {
+        name.damaged(&error.to_string())
+    } else {
+        Error::io(name.to_string())(error)
+    }
+}
+
+/// Bytes of the file that has so many key hashes.
+pub(super) fn key_pages_bytes(count: u64) -> u64 {
+    8 * (count + count.div_ceil(PAGE_SUMS_MAX as u64))
 }
 
 /// The extension of a Parquet file of a segment.

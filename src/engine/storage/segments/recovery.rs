@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File},
     io::Read,
     sync::Arc,
 };
@@ -14,7 +14,7 @@ use super::{
         names::parse_segment_file_name,
         store::Store,
     },
-    reading::{SegmentIndex, parquet_extension},
+    reading::{SegmentIndex, key_pages_bytes, parquet_extension},
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
@@ -34,47 +34,69 @@ pub(crate) struct FoundSegments {
     pub(crate) kept: BTreeMap<SegmentId, SegmentReceipt>,
     /// Those that cannot be used, with the reason.
     pub(in crate::engine::storage) damaged: Vec<(SegmentId, String)>,
-    /// Segments without a receipt, and those that others replace, with the extensions of their files.
-    pub(in crate::engine::storage) leftovers: BTreeMap<SegmentId, BTreeSet<String>>,
+    /// Those that others replace.
+    pub(in crate::engine::storage) replaced: Vec<SegmentId>,
+    /// Those without a receipt.
+    pub(in crate::engine::storage) without_receipt: Vec<SegmentId>,
     /// All files of each segment, by extension.
-    files: BTreeMap<SegmentId, BTreeSet<String>>,
+    pub(in crate::engine::storage) files: BTreeMap<SegmentId, BTreeSet<String>>,
 }
 
 impl FoundSegments {
-    /// Whether a part with this number can be in one of the segments that are kept.
-    pub(in crate::engine::storage) fn covers(&self, part: PartId) -> bool {
-        self.kept.keys().any(|id| id.covers(part))
+    /// The extensions of a segment's files in `parts/`.
+    pub(super) fn files_of(&self, id: SegmentId) -> impl Iterator<Item = &str> {
+        self.files.get(&id).into_iter().flatten().map(String::as_str)
     }
 
-    /// Whether one of the segments that are kept replaces this one.
-    pub(in crate::engine::storage) fn replaces(&self, other: SegmentId) -> bool {
-        self.kept.keys().any(|id| id.replaces(other))
-    }
-
-    /// Which of these parts are in a segment. A segment whose index is damaged is not kept.
-    pub(crate) fn packed(
-        &mut self,
-        store: &Store,
-        parts: impl Iterator<Item = PartId>,
-    ) -> Result<BTreeSet<PartId>, Error> {
+    /// Which of these parts are in a segment that is kept. A segment whose index is damaged is not kept any more.
+    ///
+    /// Errors: an index cannot be read now.
+    pub(crate) fn packed(&mut self, store: &Store, parts: &BTreeSet<PartId>) -> Result<BTreeSet<PartId>, Error> {
         let mut packed = BTreeSet::new();
-        let mut open: Option<SegmentIndex> = None;
-        let mut of = None;
-        for part in parts {
-            let Some(id) = self.kept.keys().copied().find(|id| id.covers(part)) else { continue };
-            if of != Some(id) {
-                let segment = self.kept.get(&id).and_then(|receipt| Segment::of(receipt, Vec::new())).map(Arc::new);
-                open = segment.map(|segment| SegmentIndex::open(store, &segment)).transpose()?;
-                of = Some(id);
+        let ids: Vec<_> = self.kept.keys().copied().collect();
+        for id in ids {
+            let mut wanted = parts.range(id.first..=id.last).copied().peekable();
+            if wanted.peek().is_none() {
+                continue;
             }
-            let Some(index) = &mut open else { continue };
-            let Some(block) = index.block_from(part)? else { continue };
-            if index.numbers(block)?.contains(&part) {
-                packed.insert(part);
+            let segment = self.kept.get(&id).and_then(|receipt| Segment::of(receipt, Vec::new())).map(Arc::new);
+            let Some(segment) = segment else { continue };
+            match parts_of(store, &segment, wanted) {
+                Ok(of_segment) => packed.extend(of_segment),
+                Err(Error::Damaged { what, .. }) => {
+                    self.kept.remove(&id);
+                    self.damaged.push((id, what));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(packed)
     }
+}
+
+/// Which of these parts, in the order of their numbers, are in the segment. Each block of the index is read once.
+fn parts_of(store: &Store, segment: &Arc<Segment>, parts: impl Iterator<Item = PartId>) -> Result<Vec<PartId>, Error> {
+    let (mut found, mut block) = (Vec::new(), Vec::new());
+    let mut index = SegmentIndex::open(store, segment)?;
+    for part in parts {
+        if block.last().is_none_or(|last| *last < part) {
+            let Some(number) = index.block_from(part)? else { break };
+            block = index.entries(number)?.entries.iter().map(|entry| entry.id).collect();
+        }
+        if block.binary_search(&part).is_ok() {
+            found.push(part);
+        }
+    }
+    Ok(found)
+}
+
+/// The parts of the first block of a segment.
+fn first_parts(store: &Store, segment: &Arc<Segment>) -> Result<BTreeSet<PartId>, Error> {
+    if segment.index_blocks == 0 {
+        return Ok(BTreeSet::new());
+    }
+    let entries = SegmentIndex::open(store, segment)?.entries(0)?.entries;
+    Ok(entries.iter().map(|entry| entry.id).collect())
 }
 
 impl Store {
@@ -90,7 +112,7 @@ impl Store {
         }
         for (&id, files) in &found.files {
             if !files.contains("segment") {
-                found.leftovers.insert(id, files.clone());
+                found.without_receipt.push(id);
                 continue;
             }
             match self.check_segment(id)? {
@@ -100,12 +122,33 @@ impl Store {
                 Err(reason) => found.damaged.push((id, reason)),
             }
         }
-        let ids: Vec<_> = found.kept.keys().copied().collect();
-        for &id in ids.iter().filter(|id| ids.iter().any(|other| other.replaces(**id))) {
-            found.kept.remove(&id);
-            found.leftovers.insert(id, found.files[&id].clone());
-        }
+        self.find_replaced(&mut found)?;
         Ok(found)
+    }
+
+    /// Finds segments that others replace. Those whose numbers others cover, but not their parts, are damaged: somebody put them
+    /// back after the others were written.
+    fn find_replaced(&self, found: &mut FoundSegments) -> Result<(), Error> {
+        let ids: Vec<_> = found.kept.keys().copied().collect();
+        for id in ids.iter().filter(|id| ids.iter().any(|other| other.replaces(**id))) {
+            let receipt = found.kept.remove(id);
+            let segment = receipt.and_then(|receipt| Segment::of(&receipt, Vec::new())).map(Arc::new);
+            let first = match segment.map(|segment| first_parts(self, &segment)).transpose() {
+                Ok(first) => first.unwrap_or_default(),
+                Err(Error::Damaged { what, .. }) => {
+                    found.damaged.push((*id, what));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // Purged parts are not in the other segment, so the first part alone would not do.
+            if first.is_empty() || !found.packed(self, &first)?.is_empty() {
+                found.replaced.push(*id);
+            } else {
+                found.damaged.push((*id, "another segment was written in its place".to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// The receipt of a segment whose files have the sizes that it gives, or what is wrong with it.
@@ -123,6 +166,9 @@ impl Store {
         for (file, packed) in receipt.files.iter().enumerate() {
             sizes.push((parquet_extension(file), packed.parquet.bytes));
         }
+        if let Some(keys) = &receipt.keys {
+            sizes.push(("keys".to_owned(), key_pages_bytes(keys.count)));
+        }
         for (extension, expected) in sizes {
             match fs::symlink_metadata(self.segment_path(id, &extension)).map(|metadata| metadata.len()) {
                 Ok(found) if found == expected => {}
@@ -131,6 +177,13 @@ impl Store {
                     return Ok(Err(format!("{extension}: {error}")));
                 }
                 Err(error) => return Err(Error::io(format!("segment {id}, {extension}"))(error)),
+            }
+        }
+        // The sizes of block lists are not in the receipt. They are verified page by page as they are read.
+        let lists = [("sums", &receipt.csv), ("index-sums", &receipt.index), ("fences-sums", &receipt.fences)];
+        for (extension, _) in lists.iter().filter(|(_, file)| file.sums_seed.is_some()) {
+            if let Err(error) = fs::symlink_metadata(self.segment_path(id, extension)) {
+                return Ok(Err(format!("{extension}: {error}")));
             }
         }
         Ok(Ok(receipt))
@@ -146,48 +199,10 @@ impl Store {
             Err(error) if data_folder::is_no_regular_file(&error) => return Ok(Err(format!("receipt: {error}"))),
             opened => opened.map_err(what())?,
         };
-        let mut text = Vec::new();
-        file.take(RECEIPT_TEXT_BYTES_MAX as u64).read_to_end(&mut text).map_err(what())?;
-        if verify_record(&text) != RecordChecksum::Valid {
-            return Ok(Err("receipt: it is not what was written".to_owned()));
-        }
-        #[derive(serde::Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        if let Ok(Version { format }) = serde_json::from_slice(&text)
-            && format > SEGMENT_FORMAT_VERSION
-        {
-            let root = self.root.display();
-            return Err(Error::DataFolder(format!(
-                "data folder {root}: segment {id} has format version {format}, this program knows \
-                 {SEGMENT_FORMAT_VERSION}: use a newer one"
-            )));
-        }
-        let receipt = serde_json::from_slice(&text);
-        Ok(receipt.map_err(|error| format!("receipt: {error}")).and_then(|receipt: SegmentReceipt| {
-            let is_right = receipt.segment == id && Segment::of(&receipt, Vec::new()).is_some();
-            if is_right { Ok(receipt) } else { Err("receipt: it is of another segment".to_owned()) }
-        }))
-    }
-
-    /// Deletes what a start finds of parts and segments that are in other segments now, and of segments without a receipt. Returns
-    /// how many files of the latter there were.
-    pub(in crate::engine::storage) fn delete_replaced(
-        &self,
-        parts: &BTreeSet<PartId>,
-        found: &FoundSegments,
-        set_aside: &BTreeMap<SegmentId, BTreeSet<String>>,
-    ) -> Result<usize, Error> {
-        parts.iter().for_each(|id| self.delete_replaced_part(*id));
-        let mut leftovers = 0;
-        for (id, extensions) in &found.leftovers {
-            leftovers += self.delete_segment_files(*id, "parts", extensions.iter().map(String::as_str))?;
-        }
-        for (id, extensions) in set_aside {
-            self.delete_segment_files(*id, "removed", extensions.iter().map(String::as_str))?;
-        }
-        Ok(leftovers)
+        parse_segment_receipt(id, file).map_err(|error| match error {
+            Error::DataFolder(newer) => Error::DataFolder(format!("data folder {}: {newer}", self.root.display())),
+            other => other,
+        })
     }
 
     /// Moves all files of a segment to `quarantine/`, its receipt last.
@@ -206,4 +221,35 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The receipt of a segment in this file, or what is wrong with it.
+///
+/// Errors: it cannot be read; it has a newer version.
+pub(in crate::engine::storage) fn parse_segment_receipt(
+    id: SegmentId,
+    file: File,
+) -> Result<Result<SegmentReceipt, String>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let mut text = Vec::new();
+    let read = file.take(RECEIPT_TEXT_BYTES_MAX as u64).read_to_end(&mut text);
+    read.map_err(Error::io(format!("receipt of segment {id}")))?;
+    if verify_record(&text) != RecordChecksum::Valid {
+        return Ok(Err("receipt: it is not what was written".to_owned()));
+    }
+    if let Ok(Version { format }) = serde_json::from_slice(&text)
+        && format > SEGMENT_FORMAT_VERSION
+    {
+        return Err(Error::DataFolder(format!(
+            "segment {id} has format version {format}, this program knows {SEGMENT_FORMAT_VERSION}: use a newer one"
+        )));
+    }
+    let receipt = serde_json::from_slice(&text);
+    Ok(receipt.map_err(|error| format!("receipt: {error}")).and_then(|receipt: SegmentReceipt| {
+        let is_right = receipt.segment == id && Segment::of(&receipt, Vec::new()).is_some();
+        if is_right { Ok(receipt) } else { Err("receipt: it is of another segment".to_owned()) }
+    }))
 }

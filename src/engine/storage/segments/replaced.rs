@@ -5,6 +5,8 @@
 
 use std::{fs, io, time::SystemTime};
 
+use chrono::{SecondsFormat, Utc};
+
 use super::{
     super::{
         store::Store,
@@ -48,9 +50,22 @@ impl Store {
         self.remove_if_present(&self.removed_path(id, REPLACED));
     }
 
+    /// As [`Self::delete_replaced_part`], but leaves files in `parts/` alone.
+    pub(in crate::engine::storage) fn delete_set_aside_part(&self, id: PartId) {
+        for extension in FILES.into_iter().chain([REPLACED]) {
+            self.remove_if_present(&self.removed_path(id, extension));
+        }
+    }
+
     /// As [`Self::set_aside_part`], for a segment.
     pub(crate) fn set_aside_segment(&self, receipt: &SegmentReceipt) {
         let id = receipt.segment;
+        // Damaged copies from earlier, of which the next start must not say that they are missing.
+        if self.is_segment_in_quarantine(id)
+            && let Err(error) = self.record_loss_of_segment(id, &Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true))
+        {
+            tracing::error!(segment = %id, %error, "it was replaced, but has copies in quarantine");
+        }
         for extension in std::iter::once("segment".to_owned()).chain(extensions(receipt)) {
             self.set_aside(&self.segment_path(id, &extension), &self.removed_segment_path(id, &extension));
         }
@@ -97,7 +112,8 @@ impl Store {
     }
 
     /// Notes that a removed part of a segment cannot be restored any more.
-    pub(crate) fn mark_purged(&self, id: PartId) -> Result<(), Error> {
+    pub(crate) fn mark_purged(&self, id: PartId, now: &str) -> Result<(), Error> {
+        self.accept_earlier_loss(id, now)?;
         let what = || Error::io(format!("the mark that part {id} is purged"));
         let (from, to) = (self.removed_path(id, PACKED), self.removed_path(id, PACKED_PURGED));
         rename(&from, &to).and_then(|()| self.sync_removed()).map_err(what())

@@ -96,8 +96,9 @@ impl SegmentWriter {
     /// Adds a part, whose number is greater than that of the part before.
     pub fn add(&mut self, part: &Part, receipt: &Receipt, csv: &[u8]) -> Result<(), Error> {
         let file = self.file_of(receipt)?;
-        let text = serde_json::to_vec(receipt).map_err(|error| Error::Internal(format!("receipt: {error}")))?;
         let checks = receipt.checks().ok_or_else(|| Error::Internal("a packed part has no checksums".to_owned()))?;
+        let text = serde_json::to_vec(&without_csv_checksum(receipt, checks.csv));
+        let text = text.map_err(|error| Error::Internal(format!("receipt: {error}")))?;
         self.csv.write_all(csv).map_err(Error::io("a new segment"))?;
         self.block.push(part, file, checks.csv, &text);
         if self.block.is_full() {
@@ -268,6 +269,15 @@ impl Drop for PreparedSegment {
             self.store.remove_if_present(&self.store.segment_path(id, &extension));
         }
     }
+}
+
+/// A receipt without the checksum of the CSV if the part's entry in the index has it: it cannot be compressed.
+fn without_csv_checksum(receipt: &Receipt, in_entry: u64) -> Receipt {
+    let mut receipt = receipt.clone();
+    if receipt.csv.xxh3 == to_hex(in_entry) {
+        receipt.csv.xxh3.clear();
+    }
+    receipt
 }
 
 /// The files of a segment besides its receipt. Block lists may be missing.
