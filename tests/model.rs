@@ -4,19 +4,26 @@
 #![cfg(feature = "model")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use shuttle::thread;
+use shuttle::{sync::Mutex, thread};
 use tally::{
     engine::{
         runtime::workers::Workers,
-        state::{Lane, Shared},
+        state::{
+            Lane, Shared,
+            registry::{Located, Snapshot},
+            removed_parts::Removal,
+        },
     },
-    model::part::{Part, PartFigures, PartId},
+    model::{
+        packed::{Segment, SegmentId, SegmentParquet},
+        part::{Checks, Part, PartFigures, PartId},
+    },
 };
 
 const SCHEDULES: usize = 2000;
@@ -38,7 +45,7 @@ fn part(id: PartId) -> Arc<Part> {
         schema: None,
         key_hash: None,
         packed: None,
-        checks: None,
+        checks: Some(Checks { csv: 0, parquet: 0, chunks_in_sums: false }),
     })
 }
 
@@ -102,6 +109,123 @@ fn failed_uploads() {
         let kept: BTreeSet<_> = uploads.into_iter().filter_map(|upload| upload.join().expect("no panic")).collect();
         let parts = shared.with(|state| state.parts.snapshot());
         assert_eq!(parts.parts.keys().copied().collect::<BTreeSet<_>>(), kept);
+    };
+    shuttle::check_random(check, SCHEDULES);
+}
+
+/// A segment of these parts, as packing writes it.
+fn segment(parts: &[PartId], version: u32) -> Arc<Segment> {
+    let (first, last) = (parts[0], parts[parts.len() - 1]);
+    let file = SegmentParquet {
+        parts: parts.len() as u64,
+        rows: parts.iter().map(|id| id.get()).sum(),
+        parts_parquet_bytes: 1,
+        bytes: 1,
+        row_groups: 1,
+        footer_bytes: 1,
+        check: 0,
+        columns_count: 1,
+        schema: None,
+    };
+    Arc::new(Segment {
+        id: SegmentId { first, last, version },
+        parts: parts.len() as u64,
+        csv_bytes: 1,
+        csv_check: 0,
+        index_bytes: 1,
+        index_check: 0,
+        index_blocks: 1,
+        fences_check: 0,
+        keys: (0, 0),
+        files: vec![file],
+    })
+}
+
+/// The parts that a question reads, and the parts that each segment was written with.
+fn parts_of(snapshot: &Snapshot, members: &Mutex<BTreeMap<SegmentId, Vec<PartId>>>) -> Vec<PartId> {
+    let members = members.lock().expect("no panic");
+    let packed = snapshot.segments.values().flat_map(|segment| members[&segment.id].clone());
+    let packed = packed.filter(|id| !snapshot.removed.contains(id));
+    snapshot.parts.keys().copied().chain(packed).collect()
+}
+
+/// Packing replaces parts and segments while parts come, are removed, and are read: a question reads each part once, and none that
+/// was removed before. Removal and the commit of a segment exclude each other, as in the engine (`part_changes`).
+#[test]
+fn packing() {
+    let check = || {
+        let shared = Shared::new();
+        let members = Arc::new(Mutex::new(BTreeMap::<SegmentId, Vec<PartId>>::new()));
+        let part_changes = Arc::new(Mutex::new(()));
+        let upload = |shared: &Shared| {
+            let id = shared.with(|state| state.parts.reserve()).expect("room");
+            shared.with(|state| state.parts.insert(part(id), &columns()));
+            id
+        };
+        let first = upload(&shared);
+        let uploads = {
+            let shared = shared.clone();
+            thread::spawn(move || (0..3).map(|_| upload(&shared)).collect::<Vec<_>>())
+        };
+        let packer = {
+            let (shared, members, part_changes) = (shared.clone(), Arc::clone(&members), Arc::clone(&part_changes));
+            thread::spawn(move || {
+                for version in 1..=3 {
+                    let table = shared.with(|state| state.parts.snapshot());
+                    let parts: Vec<_> = table.parts.values().cloned().collect();
+                    let segments: Vec<_> = table.segments.values().cloned().collect();
+                    let mut ids: Vec<_> = parts.iter().map(|part| part.id).collect();
+                    ids.extend(segments.iter().flat_map(|of| members.lock().expect("no panic")[&of.id].clone()));
+                    ids.sort_unstable();
+                    if ids.is_empty() {
+                        continue;
+                    }
+                    let new = segment(&ids, version);
+                    members.lock().expect("no panic").insert(new.id, ids);
+                    thread::yield_now(); // it is written here
+                    let _permit = part_changes.lock().expect("no panic");
+                    if shared.with(|state| state.parts.has_all(&parts, &segments)) {
+                        thread::yield_now(); // its receipt is renamed here
+                        shared.with(|state| state.parts.replace_by_segment(new, &parts, &segments, &[]));
+                    }
+                }
+            })
+        };
+        let remover = {
+            let (shared, part_changes) = (shared.clone(), Arc::clone(&part_changes));
+            thread::spawn(move || {
+                let _permit = part_changes.lock().expect("no panic");
+                let located = shared.with(|state| state.parts.locate(first)).expect("it is in the table");
+                thread::yield_now();
+                let removal = Removal::Kept { since_s: 0 };
+                shared.with(|state| match located {
+                    Located::Part(_) => state.parts.remove(first, None, removal),
+                    Located::Segment(_) => state.parts.remove_packed(part(first), None, removal),
+                });
+                let table = shared.with(|state| state.parts.snapshot());
+                assert!(!table.parts.contains_key(&first), "a part that was removed is read");
+            })
+        };
+        let reader = {
+            let (shared, members) = (shared.clone(), Arc::clone(&members));
+            thread::spawn(move || {
+                for _ in 0..3 {
+                    let table = shared.with(|state| state.parts.snapshot());
+                    let parts = parts_of(&table, &members);
+                    assert_eq!(parts.iter().collect::<BTreeSet<_>>().len(), parts.len(), "a part is read twice");
+                    assert_eq!(parts.len(), table.len());
+                    thread::yield_now();
+                }
+            })
+        };
+        let uploaded: BTreeSet<_> = uploads.join().expect("no panic").into_iter().collect();
+        for thread in [packer, remover, reader] {
+            thread.join().expect("no panic");
+        }
+        let table = shared.with(|state| state.parts.snapshot());
+        let parts: BTreeSet<_> = parts_of(&table, &members).into_iter().collect();
+        assert_eq!(parts, uploaded, "all that was uploaded, without the part that was removed");
+        assert_eq!(table.len(), uploaded.len());
     };
     shuttle::check_random(check, SCHEDULES);
 }
