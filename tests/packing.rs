@@ -326,6 +326,26 @@ async fn many_packed_parts_are_summed_together() {
     }
 }
 
+#[tokio::test]
+async fn a_segment_with_thousands_of_columns_is_summed() {
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    let columns: Vec<_> = (0..3000).map(|number| format!("c{number}")).collect();
+    for value in [1, 20, 300] {
+        let row = vec![value.to_string(); columns.len()].join(",");
+        engine.upload_valid(format!("{}\n{row}\n{row}\n", columns.join(","))).await;
+        engine.upload_valid(format!("c7\n{}\n", 1000 * value)).await;
+    }
+    engine.remove_part(PartId::new(3).expect("a number"), false).await.expect("removed");
+    assert_eq!(engine.pack().await.expect("packed"), 1);
+    for (column, total, parts) in [("c7", 321_000 + 602, 5), ("c2999", 602, 2)] {
+        for format in [Format::Csv, Format::Parquet] {
+            let sum = engine.column_sum(column, format).await.expect("integers");
+            assert_eq!((sum.total, sum.read.parts), (total, parts), "{column} {format:?}");
+        }
+    }
+}
+
 /// A table with six parts, of which the third is in quarantine.
 async fn with_part_in_quarantine(folder: &DataFolder) -> TestEngine {
     let engine = folder.open().await;

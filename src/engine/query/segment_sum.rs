@@ -14,7 +14,10 @@ use super::{
 use crate::{
     engine::{
         csv::stored::check_rows,
-        parquet::column_sum::{RowGroupStart, StoredColumn, SumError},
+        parquet::{
+            column_sum::{RowGroupStart, StoredColumn, SumError},
+            wide::is_wide,
+        },
         runtime::context::Context,
         state::{Lane, registry::Snapshot},
         storage::{
@@ -24,6 +27,7 @@ use crate::{
         values::sum::Sum,
     },
     error::Error,
+    limits::TASK_BYTES,
     model::{
         packed::Segment,
         part::PartId,
@@ -31,12 +35,12 @@ use crate::{
     },
 };
 
-/// A part of a segment's Parquet files that one task sums.
-#[derive(Clone)]
+/// A part of a segment's Parquet files: a row group, or all of a wide file.
 pub(super) struct ParquetUnit {
     segment: Arc<Segment>,
     file: usize,
     row_group: usize,
+    is_wide: bool,
 }
 
 /// Why segments could not be summed.
@@ -53,35 +57,58 @@ impl From<Error> for SegmentError {
     }
 }
 
-/// All units of the segments, one for each row group.
+/// All units of the segments.
 pub(super) fn units(snapshot: &Snapshot) -> impl Iterator<Item = ParquetUnit> + use<> {
     let segments: Vec<_> = snapshot.segments.values().cloned().collect();
     segments.into_iter().flat_map(|segment| {
-        let files: Vec<_> =
-            segment.files.iter().enumerate().map(|(file, parquet)| (file, parquet.row_groups)).collect();
-        files.into_iter().flat_map(move |(file, row_groups)| {
+        let files: Vec<_> = segment
+            .files
+            .iter()
+            .map(|file| (is_wide(&file.as_part(segment.id)), file.row_groups as usize))
+            .enumerate()
+            .collect();
+        files.into_iter().flat_map(move |(file, (is_wide, row_groups))| {
             let segment = Arc::clone(&segment);
             // A file without rows has no row groups, but its parts count.
-            (0..(row_groups as usize).max(1)).map(move |row_group| ParquetUnit {
-                segment: Arc::clone(&segment),
-                file,
-                row_group,
-            })
+            let units = if is_wide { 1 } else { row_groups.max(1) };
+            (0..units).map(move |row_group| ParquetUnit { segment: Arc::clone(&segment), file, row_group, is_wide })
         })
     })
 }
 
 impl ParquetUnit {
-    /// Sums one row group on a worker.
+    /// Sums the rows on a worker, one task after another.
     pub(super) async fn sum(self, context: &Arc<Context>, column: &Arc<str>) -> Result<(Sum, Read), SegmentError> {
-        let (store, column) = (Arc::clone(&context.store), Arc::clone(column));
-        let summed = context.workers.run(Lane::Question, move || self.sum_now(&store, &column)).await;
-        summed.map_err(SegmentError::Failed)?
+        let _wide = match self.is_wide {
+            // There is memory for only a few footers of wide files.
+            true => Some(context.wide_reads.acquire().await.ok().ok_or(Error::Draining)?),
+            false => None,
+        };
+        let mut start = RowGroupStart { row_group: self.row_group, rows_before: 0 };
+        let (mut sum, mut read, unit) = (Sum::default(), Read::default(), Arc::new(self));
+        loop {
+            let (store, column, of) = (Arc::clone(&context.store), Arc::clone(column), Arc::clone(&unit));
+            let task = move || of.sum_now(&store, &column, start);
+            let (some, of_task, next) =
+                context.workers.run(Lane::Question, task).await.map_err(SegmentError::Failed)??;
+            sum.merge(some);
+            read.add(of_task);
+            match next.filter(|_| unit.is_wide) {
+                Some(next) => start = next,
+                None => return Ok((sum, read)),
+            }
+        }
     }
 
-    fn sum_now(&self, store: &Store, name: &str) -> Result<(Sum, Read), SegmentError> {
-        let Self { segment, file, row_group } = self;
-        let nothing = (Sum::default(), Read::default());
+    /// One task: the sum from a row group on, and where the next task begins.
+    fn sum_now(
+        &self,
+        store: &Store,
+        name: &str,
+        start: RowGroupStart,
+    ) -> Result<(Sum, Read, Option<RowGroupStart>), SegmentError> {
+        let Self { segment, file, is_wide, .. } = self;
+        let nothing = (Sum::default(), Read::default(), None);
         let Some(parquet) = segment.files.get(*file) else { return Ok(nothing) };
         let schema = schema_of(store, segment, *file)?;
         let Some((index, column_type)) = schema.find(name) else { return Ok(nothing) };
@@ -91,13 +118,13 @@ impl ParquetUnit {
         let (reader, part) = (store.open_segment_parquet(segment, *file)?, parquet.as_part(segment.id));
         let column = StoredColumn { file: &reader, part: &part, index, name, column_type };
         let mut sum = Sum::default();
-        let start = RowGroupStart { row_group: *row_group, rows_before: 0 };
-        let read = column.sum(start, 1, &mut sum).map_err(|error| match error {
+        let bytes_max = if *is_wide { TASK_BYTES as u64 } else { 1 };
+        let read = column.sum(start, bytes_max, &mut sum).map_err(|error| match error {
             SumError::BadCell(_) => SegmentError::NeedsParts,
             SumError::Failed(error) => SegmentError::Failed(error),
         })?;
-        let whole = if *row_group == 0 { (parquet.parts, parquet.rows) } else { (0, 0) };
-        Ok((sum, Read { parts: whole.0, rows: whole.1, bytes: read.bytes }))
+        let whole = if start.row_group == 0 { (parquet.parts, parquet.rows) } else { (0, 0) };
+        Ok((sum, Read { parts: whole.0, rows: whole.1, bytes: read.bytes }, read.next))
     }
 }
 
