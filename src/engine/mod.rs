@@ -315,4 +315,9 @@ impl Engine {
         self.context.number_calls.close();
         self.context.workers.close();
     }
+
+    /// Waits, after [`Self::close`], until the workers have ended, so that no file is being written.
+    pub async fn closed(&self) {
+        self.context.workers.ended().await;
+    }
 }

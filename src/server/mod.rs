@@ -11,7 +11,11 @@ use std::{
 };
 
 use futures_util::future::select;
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use self::{
     capacity::Capacity,
@@ -55,6 +59,8 @@ mod wide;
 
 /// How long running calls may take to finish after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long workers may go on after that.
+const WORKERS_END_MAX: Duration = Duration::from_secs(5);
 
 /// The names that the health service knows; the empty name is the whole server.
 const SERVICES: [&str; 4] = ["", "Table", "NumStore", "tally.v1.Tally"];
@@ -100,7 +106,7 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
     engine.apply_file_mode(config.file_mode).await?;
     let mut shutdown = Box::pin(shutdown);
     if !load(&engine, &config, &mut shutdown).await? {
-        engine.close();
+        close(&engine).await;
         return Ok(());
     }
     let admin_token = match config.admin_token_file.clone() {
@@ -158,9 +164,17 @@ async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + S
         tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
     });
     select(Box::pin(server), shutdown).await;
-    engine.close();
+    close(&engine).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Ends the workers, which may still write what was queued before, such as the states of jobs.
+async fn close(engine: &Engine) {
+    engine.close();
+    if timeout(WORKERS_END_MAX, engine.closed()).await.is_err() {
+        tracing::warn!("workers still ran after {} s and were cut off", WORKERS_END_MAX.as_secs());
+    }
 }
 
 /// Completes when the server is to stop, with the time since when.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
     engine::{
@@ -40,6 +40,8 @@ pub struct Workers {
     shared: Shared,
     /// Permits for the queue of each lane, so that async callers wait while it is full.
     permits: [Arc<Semaphore>; Lane::COUNT],
+    /// Each thread holds a receiver, and drops it when it ends.
+    threads: Arc<watch::Sender<()>>,
 }
 
 impl Workers {
@@ -47,9 +49,11 @@ impl Workers {
     ///
     /// Errors: the system cannot start a thread.
     pub fn start(shared: Shared) -> io::Result<Self> {
+        let threads = Arc::new(watch::Sender::new(()));
         for index in 0..WORKERS {
-            let shared = shared.clone();
+            let (shared, until_end) = (shared.clone(), threads.subscribe());
             let run_tasks = move || {
+                let _until_end = until_end;
                 let mut poll_max = Duration::ZERO;
                 while let Some(work) = shared.next_work(index, poll_max, free_memory::give_back) {
                     let started = Instant::now();
@@ -61,7 +65,8 @@ impl Workers {
             };
             thread::Builder::new().name(format!("tally-worker-{index}")).spawn(run_tasks)?;
         }
-        Ok(Self { shared, permits: [(); Lane::COUNT].map(|()| Arc::new(Semaphore::new(WORK_QUEUE_MAX))) })
+        let permits = [(); Lane::COUNT].map(|()| Arc::new(Semaphore::new(WORK_QUEUE_MAX)));
+        Ok(Self { shared, permits, threads })
     }
 
     /// Runs `task` on a worker and waits for its result. If the caller goes away before the task begins, the task is dropped.
@@ -107,6 +112,11 @@ impl Workers {
     pub fn close(&self) {
         self.shared.close_work();
     }
+
+    /// Waits until the threads have ended, after [`Self::close`].
+    pub async fn ended(&self) {
+        self.threads.closed().await;
+    }
 }
 
 /// Runs `work`.
@@ -125,11 +135,34 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(all(test, not(feature = "model")))]
 mod tests {
-    use std::{collections::BTreeSet, sync::Barrier};
+    use std::{
+        collections::BTreeSet,
+        sync::{
+            Barrier,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     use futures_util::future::join_all;
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_threads_end_after_the_last_task() {
+        let workers = Workers::start(Shared::new()).expect("threads");
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..2 * WORKERS {
+            let done = Arc::clone(&done);
+            let task = move || {
+                thread::sleep(Duration::from_millis(5));
+                done.fetch_add(1, Ordering::SeqCst);
+            };
+            workers.enqueue(Lane::Job, task).await.expect("room");
+        }
+        workers.close();
+        workers.ended().await;
+        assert_eq!(done.load(Ordering::SeqCst), 2 * WORKERS);
+    }
 
     #[tokio::test]
     async fn eight_tasks_run_in_parallel_on_named_threads() {
