@@ -302,11 +302,11 @@ pub const COLUMN_NAMES_MAX: usize = 32 * KIB / 8 * 7;
 pub const COLUMN_NAME_BYTES: usize = 16 + 1;
 /// The hash table of all parts' keys, which has 131,072 slots for half a hash and a count, and the claimed keys.
 const KEYS_BYTES: usize = 131_072 * (4 + 4 + 1) + UPLOADS_MAX * 2 * IDEMPOTENCY_KEY_BYTES_MAX;
-/// Parts (of the table and removed ones), missing parts (8 bytes each), schemas, the slots of the table of names, and keys.
+/// Parts (of the table and removed ones), missing (8 bytes each) and replaced ones, schemas, slots of the table of names, keys.
 const REGISTRY_BYTES: usize = (PARTS_MAX * PART_BYTES + MISSING_PARTS_LISTED_MAX * 8)
     + (SCHEMA_BYTES_MAX + COLUMN_NAMES_MAX / 7 * 8 * COLUMN_NAME_BYTES)
     + KEYS_BYTES
-    + PACKED_RETIRED_PARTS_MAX * PART_BYTES;
+    + PACKED_RETIRED_BYTES;
 
 // ---- NumStore ----
 

@@ -61,8 +61,12 @@ pub const PACKED_CSV_BYTES_MAX: u64 = 64 * 1024;
 pub const PACKED_FILES_MAX: usize = 64;
 /// Bytes of the CSV of a segment, at most, unless it is made of parts.
 pub const PACKED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
-/// Parts that were replaced and whose files are kept for a minute; beyond that they are deleted earlier.
-pub const PACKED_RETIRED_PARTS_MAX: usize = 4 * 1024;
+/// Bytes of the numbers of parts that were replaced and whose files are kept for a minute. A run of parts without gaps takes a few
+/// bytes, 1,024 parts with a large one between any two take 2 KiB. When there is no room, packing waits: so packing 3,000 parts a
+/// second for a minute must fit whatever is between them.
+pub const PACKED_RETIRED_BYTES: usize = 576 * 1024;
+/// Bytes of what one more segment can add to that: the numbers of its parts, and the segments that it is made of.
+pub const PACKED_RETIRED_BATCH_BYTES: usize = 32 * 1024;
 /// Bytes of the CSV of packed parts that are summed together. They are copied without their headers, so a task needs twice as many.
 pub const PACKED_SUM_BYTES: usize = 256 * 1024;
 /// Questions that read parts in segments one by one at once; more wait.

@@ -3,17 +3,19 @@
 //!
 //! One segment at a time is written, in short tasks in a lane that is served after all others, and not faster than
 //! `--pack-bytes-per-s`. Nothing that a client sees changes. What a segment replaces is moved out of `parts/` at once; questions
-//! that began before find it there for another minute, or until they end.
+//! that began before find it there for another minute, or until they end, whichever is later.
 //!
-//! Memory: the reservation of one conversion, a block of an index, and the replaced parts that still have files.
+//! Memory: the reservation of one conversion, a block of an index, and the numbers of replaced parts that still have files
+//! (`retired.rs`).
 
 pub mod part_parquet;
 mod plan;
+mod retired;
 mod rows;
 mod write;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -25,6 +27,7 @@ use tokio::{
 
 use self::{
     plan::{Run, Special, next_run},
+    retired::{Batch, Retired},
     write::{Packing, Step},
 };
 use crate::{
@@ -32,18 +35,20 @@ use crate::{
         ingest::memory_plan,
         runtime::{context::Context, detached::detached},
         state::{Lane, Shared},
-        storage::{Store, segments::writing::PreparedSegment},
+        storage::{
+            Store,
+            segments::{replaced::ReplacedSegment, writing::PreparedSegment},
+        },
     },
     error::Error,
     limits::{
-        COLUMNS_MAX, LARGE_CONVERSION_BYTES, PACKED_RETIRED_PARTS_MAX, PACKING_BYTES, READ_BLOCK_BYTES,
-        SMALL_CONVERSION_BYTES, SMALL_UPLOAD_BYTES,
+        COLUMNS_MAX, LARGE_CONVERSION_BYTES, PACKING_BYTES, READ_BLOCK_BYTES, SMALL_CONVERSION_BYTES,
+        SMALL_UPLOAD_BYTES,
     },
     model::{
         packed::{Segment, SegmentId},
-        part::{Part, PartId},
+        part::PartId,
         schema::Schema,
-        segment::SegmentReceipt,
     },
 };
 
@@ -57,20 +62,11 @@ const DAMAGED_MAX: usize = 1024;
 const SLOWED_FOR: Duration = Duration::from_secs(2);
 /// How long a look that found nothing to pack counts, unless parts were added or removed.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// How long what was replaced can still be read.
-const RETIRED_FOR: Duration = Duration::from_secs(60);
 /// Parts whose files one task moves or deletes.
 const TASK_PARTS: usize = 64;
 
 /// A request to pack everything now. The answer is how many segments were written.
 pub(crate) type PackRequest = oneshot::Sender<Result<usize, Error>>;
-
-/// What a segment has replaced, and since when.
-struct Retired {
-    since: Instant,
-    parts: Vec<Arc<Part>>,
-    segments: Vec<(Arc<Segment>, SegmentReceipt)>,
-}
 
 /// Packs all small parts now, and returns how many segments were written.
 ///
@@ -112,7 +108,7 @@ pub(crate) async fn keep_packing(
     mut requests: mpsc::Receiver<PackRequest>,
     in_quarantine: Arc<[SegmentId]>,
 ) {
-    let (mut retired, mut damaged) = (VecDeque::new(), BTreeSet::new());
+    let (mut retired, mut damaged) = (Retired::default(), BTreeSet::new());
     let (mut wait, mut nothing_found) = (INTERVAL, None);
     loop {
         let request = tokio::select! {
@@ -160,7 +156,7 @@ async fn pack_all(
     context: &Arc<Context>,
     is_forced: bool,
     (damaged, in_quarantine): (&BTreeSet<PartId>, &Arc<[SegmentId]>),
-    retired: &mut VecDeque<Retired>,
+    retired: &mut Retired,
 ) -> Result<usize, Error> {
     let unpacked_max = if is_forced { 0 } else { context.limits.pack_above };
     let mut written = 0;
@@ -170,6 +166,10 @@ async fn pack_all(
             (parts.snapshot(), is_forced || parts.unpacked() > unpacked_max || !parts.removed().is_empty())
         });
         if !is_worth_it {
+            return Ok(written);
+        }
+        if !retired.has_room() {
+            tracing::warn!("so much was packed within a minute that packing waits");
             return Ok(written);
         }
         let special = Special {
@@ -198,7 +198,7 @@ fn purged_parts(state: &Shared) -> BTreeSet<PartId> {
 }
 
 /// Writes and commits one segment.
-async fn pack(context: &Arc<Context>, run: Run, retired: &mut VecDeque<Retired>) -> Result<(), Error> {
+async fn pack(context: &Arc<Context>, run: Run, retired: &mut Retired) -> Result<(), Error> {
     let columns = run
         .parts
         .iter()
@@ -231,7 +231,7 @@ async fn pack(context: &Arc<Context>, run: Run, retired: &mut VecDeque<Retired>)
     let of = Arc::clone(context);
     // Detached, so that a segment on the disk is also in the registry.
     if let Some(replaced) = detached(move |_cancel| async move { commit(&of, run, *prepared).await }).await? {
-        retired.push_back(replaced);
+        retired.push(replaced);
     }
     context.packed.notify_waiters();
     Ok(())
@@ -239,7 +239,7 @@ async fn pack(context: &Arc<Context>, run: Run, retired: &mut VecDeque<Retired>)
 
 /// Commits a segment, and moves what it replaces out of `parts/`. `None`, and nothing has changed, if a part of it was removed
 /// meanwhile.
-async fn commit(context: &Arc<Context>, run: Run, prepared: PreparedSegment) -> Result<Option<Retired>, Error> {
+async fn commit(context: &Arc<Context>, run: Run, prepared: PreparedSegment) -> Result<Option<Batch>, Error> {
     let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
     let state = context.state.clone();
     let commit = move |store: &Arc<Store>| {
@@ -253,24 +253,18 @@ async fn commit(context: &Arc<Context>, run: Run, prepared: PreparedSegment) -> 
         });
         let segment = Segment::of(&receipt, schemas.collect());
         let segment = segment.ok_or_else(|| Error::Internal("the receipt of a new segment is invalid".to_owned()))?;
-        let segments = run.segments.iter().map(|segment| {
-            let damaged =
-                |what| Error::Damaged { part: segment.id.first, what: format!("segment {}: {what}", segment.id) };
-            Ok((Arc::clone(segment), store.segment_receipt(segment.id)?.map_err(damaged)?))
-        });
-        let segments: Vec<_> = segments.collect::<Result<_, Error>>()?;
         let (id, parts) = (segment.id, segment.parts);
         prepared.commit()?;
         state.with(|state| state.parts.replace_by_segment(Arc::new(segment), &run.parts, &run.segments, &run.purged));
-        for (_, receipt) in &segments {
-            store.set_aside_segment(receipt);
+        for segment in &run.segments {
+            store.set_aside_segment(&ReplacedSegment::of(segment));
         }
         run.purged.iter().for_each(|id| store.delete_mark(*id));
         tracing::info!(segment = %id, parts, "packed");
-        Ok(Some(Retired { since: Instant::now(), parts: run.parts, segments }))
+        Ok(Some(run))
     };
-    let Some(retired) = context.on_worker(Lane::Pack, commit).await? else { return Ok(None) };
-    for parts in retired.parts.chunks(TASK_PARTS) {
+    let Some(run) = context.on_worker(Lane::Pack, commit).await? else { return Ok(None) };
+    for parts in run.parts.chunks(TASK_PARTS) {
         let ids: Vec<_> = parts.iter().map(|part| part.id).collect();
         let move_out = move |store: &Arc<Store>| {
             ids.iter().for_each(|id| store.set_aside_part(*id));
@@ -278,39 +272,34 @@ async fn commit(context: &Arc<Context>, run: Run, prepared: PreparedSegment) -> 
         };
         context.on_worker(Lane::Pack, move_out).await?;
     }
-    Ok(Some(retired))
+    Ok(Some(Batch::new(run.parts, run.segments)))
 }
 
 /// Deletes what was replaced some time ago and is not read any more.
-async fn delete_retired(context: &Context, retired: &mut VecDeque<Retired>) {
-    let mut kept = VecDeque::new();
-    let mut parts_count: usize = retired.iter().map(|some| some.parts.len()).sum();
-    while let Some(some) = retired.pop_front() {
-        let is_old = some.since.elapsed() >= RETIRED_FOR || parts_count > PACKED_RETIRED_PARTS_MAX;
-        let is_read = some.parts.iter().any(|part| Arc::strong_count(part) > 1)
-            || some.segments.iter().any(|(segment, _)| Arc::strong_count(segment) > 1);
-        if !is_old || is_read {
-            kept.push_back(some);
-            continue;
-        }
-        parts_count -= some.parts.len();
-        for parts in some.parts.chunks(TASK_PARTS) {
-            let ids: Vec<_> = parts.iter().map(|part| part.id).collect();
+async fn delete_retired(context: &Context, retired: &mut Retired) {
+    while let Some(batch) = retired.pop(Instant::now()) {
+        let mut ids = batch.parts();
+        loop {
+            let some: Vec<_> = ids.by_ref().take(TASK_PARTS).collect();
+            if some.is_empty() {
+                break;
+            }
             let delete = move |store: &Arc<Store>| {
-                ids.iter().for_each(|id| store.delete_replaced_part(*id));
+                some.iter().for_each(|id| store.delete_replaced_part(*id));
                 Ok(())
             };
             if context.on_worker(Lane::Pack, delete).await.is_err() {
                 return; // shutting down: the next start deletes them
             }
         }
+        drop(ids);
+        let segments = batch.into_segments();
         let delete = move |store: &Arc<Store>| {
-            some.segments.iter().for_each(|(_, receipt)| store.delete_replaced_segment(receipt));
+            segments.iter().for_each(|segment| store.delete_replaced_segment(segment));
             Ok(())
         };
         if context.on_worker(Lane::Pack, delete).await.is_err() {
             return;
         }
     }
-    *retired = kept;
 }

@@ -62,7 +62,7 @@ pub(super) fn next_run(table: &Snapshot, special: &Special, unpacked_max: usize,
     segments_first
         .or_else(|| run_of_parts(table, special, unpacked_max, is_forced))
         .or_else(|| run_of_segments(table, special))
-        .or_else(|| run_of_purged(table, special))
+        .or_else(|| run_of_purged(table, special, is_forced))
 }
 
 /// Parts that are not simply packed.
@@ -164,12 +164,14 @@ fn fits(segments: &[Arc<Segment>]) -> bool {
     bytes <= PACKED_SEGMENT_BYTES_MAX && known.len() + unknown <= PACKED_FILES_MAX
 }
 
-fn run_of_purged(table: &Snapshot, special: &Special) -> Option<Run> {
-    let mostly_purged = |segment: &&Arc<Segment>| {
+/// A segment of which enough parts were purged; if `is_forced`, one.
+fn run_of_purged(table: &Snapshot, special: &Special, is_forced: bool) -> Option<Run> {
+    let is_wanted = |segment: &&Arc<Segment>| {
         let count = special.purged.range(segment.id.first..=segment.id.last).count() as u64;
-        count > 0 && count * PURGED_SHARE >= segment.parts && !special.is_damaged(segment)
+        let is_enough = is_forced || count * PURGED_SHARE >= segment.parts;
+        count > 0 && is_enough && !special.is_damaged(segment)
     };
-    table.segments.values().find(mostly_purged).map(|segment| merge(table, vec![Arc::clone(segment)], special))
+    table.segments.values().find(is_wanted).map(|segment| merge(table, vec![Arc::clone(segment)], special))
 }
 
 /// The run that makes one segment of these, and of small parts that are between them.

@@ -17,7 +17,10 @@ use super::{
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
-    model::{packed::SegmentId, part::PartId, segment::SegmentReceipt},
+    model::{
+        packed::{Segment, SegmentId},
+        part::PartId,
+    },
 };
 
 /// The extension of the receipt of a part that is in a segment now.
@@ -28,6 +31,24 @@ pub(in crate::engine::storage) const PACKED: &str = "packed";
 pub(in crate::engine::storage) const PACKED_PURGED: &str = "packed-purged";
 
 const FILES: [&str; 3] = ["csv", "parquet", "sums"];
+
+/// A segment that another one has replaced, and which files it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplacedSegment {
+    id: SegmentId,
+    parquet_files: usize,
+    has_keys: bool,
+}
+
+impl ReplacedSegment {
+    pub(crate) fn of(segment: &Segment) -> Self {
+        Self { id: segment.id, parquet_files: segment.files.len(), has_keys: segment.keys.0 > 0 }
+    }
+
+    fn extensions(self) -> Vec<String> {
+        extensions(self.parquet_files, self.has_keys)
+    }
+}
 
 impl Store {
     /// Moves the files of a part out of `parts/` that a segment has replaced. A failure is only logged: the next start deletes
@@ -58,23 +79,23 @@ impl Store {
     }
 
     /// As [`Self::set_aside_part`], for a segment.
-    pub(crate) fn set_aside_segment(&self, receipt: &SegmentReceipt) {
-        let id = receipt.segment;
+    pub(crate) fn set_aside_segment(&self, segment: &ReplacedSegment) {
+        let id = segment.id;
         // Damaged copies from earlier, of which the next start must not say that they are missing.
         if self.is_segment_in_quarantine(id)
             && let Err(error) = self.record_loss_of_segment(id, &Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true))
         {
             tracing::error!(segment = %id, %error, "it was replaced, but has copies in quarantine");
         }
-        for extension in std::iter::once("segment".to_owned()).chain(extensions(receipt)) {
+        for extension in std::iter::once("segment".to_owned()).chain(segment.extensions()) {
             self.set_aside(&self.segment_path(id, &extension), &self.removed_segment_path(id, &extension));
         }
     }
 
     /// As [`Self::delete_replaced_part`], for a segment.
-    pub(crate) fn delete_replaced_segment(&self, receipt: &SegmentReceipt) {
-        let id = receipt.segment;
-        for extension in extensions(receipt).into_iter().chain(["segment".to_owned()]) {
+    pub(crate) fn delete_replaced_segment(&self, segment: &ReplacedSegment) {
+        let id = segment.id;
+        for extension in segment.extensions().into_iter().chain(["segment".to_owned()]) {
             self.remove_if_present(&self.segment_path(id, &extension));
             self.remove_if_present(&self.removed_segment_path(id, &extension));
         }

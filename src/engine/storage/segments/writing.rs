@@ -243,7 +243,7 @@ impl PreparedSegment {
     }
 
     fn extensions(&self) -> Vec<String> {
-        extensions(&self.receipt)
+        extensions(self.receipt.files.len(), self.receipt.keys.is_some())
     }
 
     /// Commits it: renames its receipt, and syncs the folder.
@@ -281,10 +281,10 @@ fn without_csv_checksum(receipt: &Receipt, in_entry: u64) -> Receipt {
 }
 
 /// The files of a segment besides its receipt. Block lists may be missing.
-pub(super) fn extensions(receipt: &SegmentReceipt) -> Vec<String> {
+pub(super) fn extensions(parquet_files: usize, has_keys: bool) -> Vec<String> {
     let fixed = ["csv", "sums", "index", "index-sums", "fences", "fences-sums"];
     let mut all: Vec<_> = fixed.into_iter().map(str::to_owned).collect();
-    all.extend(receipt.keys.is_some().then(|| "keys".to_owned()));
-    all.extend((0..receipt.files.len()).map(parquet_extension));
+    all.extend(has_keys.then(|| "keys".to_owned()));
+    all.extend((0..parquet_files).map(parquet_extension));
     all
 }
