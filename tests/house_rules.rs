@@ -105,6 +105,7 @@ fn files_are_touched_in_the_store_alone() {
     // All of the engine but `storage/` reads through its `Reader`.
     let expected = [
         "cli/group_sum.rs",
+        "cli/links.rs",
         "cli/upload/blocks.rs",
         "engine/group_by/spill.rs",
         "engine/runtime/secret_file.rs",

@@ -4,12 +4,15 @@
 //! receipt in memory at a time. Only `group-sum`, and `verify` if no server holds the data folder, use the engine themselves.
 //! Exit codes: 0 done, 1 failed (a line on standard error says why), 2 wrong usage (clap's).
 
+mod backup;
 mod columns;
 mod connect;
 mod failure;
+mod files;
 mod forget;
 mod group_sum;
 mod health;
+mod links;
 mod load_numstore;
 mod output;
 mod pack;
@@ -29,7 +32,9 @@ use tokio::runtime::Builder;
 
 use self::{failure::Failure, output::print_error};
 
+pub use self::backup::BackupArgs;
 pub use self::connect::ClientArgs;
+pub use self::files::FilesArgs;
 pub use self::forget::ForgetArgs;
 pub use self::group_sum::GroupSumArgs;
 pub use self::health::HealthArgs;
@@ -71,6 +76,8 @@ pub enum Command {
     Restore(RestoreArgs),
     Pack(PackArgs),
     Schema(SchemaArgs),
+    Files(FilesArgs),
+    Backup(BackupArgs),
     Forget(ForgetArgs),
     Verify(VerifyArgs),
     Health(HealthArgs),
@@ -100,6 +107,8 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Restore(args) => remove::restore(args).await,
             Command::Pack(args) => pack::run(args).await,
             Command::Schema(args) => schema::run(args).await,
+            Command::Backup(args) => backup::run(args).await,
+            Command::Files(args) => files::run(args).await,
             Command::Forget(args) => forget::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Health(args) => health::run(args).await,

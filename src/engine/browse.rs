@@ -7,6 +7,7 @@ use super::{
     parts::{
         listing::{self, GrowthPoint, Order, PartsList},
         part_file::{self, PartFile},
+        table_files::{self, TableFiles},
     },
     query::preview::{self, Preview},
     runtime::transfers::Admission,
@@ -65,6 +66,13 @@ impl Engine {
     /// How the table has grown, at `points_max` of its parts.
     pub async fn growth(&self, points_max: usize) -> Result<Vec<GrowthPoint>, Error> {
         listing::growth(&self.context, points_max).await
+    }
+
+    /// The files that have each row of the table exactly once, as it is now.
+    ///
+    /// Errors: a part is missing from the table; Parquet files have rows of removed parts, unless `with_removed`.
+    pub fn table_files(&self, format: Format, with_removed: bool) -> Result<TableFiles, Error> {
+        table_files::table_files(&self.context, format, with_removed)
     }
 
     /// The jobs of both kinds that were accepted last, the newest first.

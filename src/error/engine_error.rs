@@ -150,6 +150,14 @@ pub enum Error {
         /// The segment that has that part, if it is the segment that was damaged.
         segment: Option<SegmentId>,
     },
+    /// Parquet files of segments have rows of parts that were removed, so their list alone would be misleading.
+    #[error("{}", removed_rows(*first, *count))]
+    RemovedRows {
+        /// The removed part with the smallest id.
+        first: PartId,
+        /// The number of such parts.
+        count: usize,
+    },
     /// A verification is already running.
     #[error("another verification is running: try again when it has ended")]
     VerificationRunning,
@@ -259,7 +267,9 @@ impl Error {
             | Self::NoPartIdLeft
             | Self::VerificationRunning
             | Self::DiskFull { .. } => Kind::Exhausted,
-            Self::OtherServer { .. } | Self::InQuarantine { .. } | Self::KeyUsed { .. } => Kind::Conflict,
+            Self::OtherServer { .. } | Self::InQuarantine { .. } | Self::RemovedRows { .. } | Self::KeyUsed { .. } => {
+                Kind::Conflict
+            }
             Self::Draining | Self::NotReady(_) => Kind::Unavailable,
             Self::NotInQuarantine { .. } | Self::NoSuchPart { .. } | Self::PartRemoved { .. } => Kind::NotFound,
             Self::Damaged { .. } | Self::PartsMissing { .. } => Kind::DataLoss,
@@ -308,6 +318,7 @@ impl Error {
             | Self::InQuarantine { .. }
             | Self::KeyUsed { .. }
             | Self::PartsMissing { .. }
+            | Self::RemovedRows { .. }
             | Self::DataFolder(_)
             | Self::Secret(_)
             | Self::Io { .. }
@@ -361,5 +372,16 @@ fn parts_missing(first: PartId, count: usize, segment: Option<SegmentId>) -> Str
     format!(
         "{missing}: stop the server and move its files back, undamaged ({files}), to parts/ in the data folder, or accept \
          the loss with `tally forget {first}`{lost}"
+    )
+}
+
+fn removed_rows(first: PartId, count: usize) -> String {
+    let whose = match count {
+        1 => format!("part {first}, which was removed"),
+        _ => format!("{count} removed parts, part {first} first"),
+    };
+    format!(
+        "the Parquet files of segments still have the rows of {whose}: ask for the positions of these rows, too \
+         (with-removed), or purge what was removed (`tally remove --purge {first}`) and run `tally pack`"
     )
 }

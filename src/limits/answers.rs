@@ -10,6 +10,8 @@ pub const FORM_ANSWER_BYTES: usize = 64 * 1024;
 pub const PARTS_LISTED_MAX: usize = 1000;
 /// Bytes of such a page as JSON, about; it ends after the part that exceeds it.
 pub const PARTS_LIST_BYTES: usize = 56 * 1024;
+/// Bytes of a file of the table in a list, in memory and as a message or JSON: its path has at most 60.
+pub const FILE_ENTRY_BYTES: usize = 384;
 /// Points of the growth of the table.
 pub const GROWTH_POINTS_MAX: usize = 200;
 /// Jobs in an answer.

@@ -7,10 +7,11 @@ use tally::proto::pb::{
     FactRequest, FactResponse, SetNumRequest, SetNumResponse,
     num_store_server::{NumStore, NumStoreServer},
     tally::{
-        DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, PackRequest,
-        PackResponse, Receipt, RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse,
-        SumRequest, SumResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
+        DamagedFile, ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListFilesRequest,
+        ListFilesResponse, ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest,
+        ListRemovedResponse, PackRequest, PackResponse, Receipt, RemovePartRequest, RemovePartResponse,
+        RestorePartRequest, RestorePartResponse, SumRequest, SumResponse, TableColumn, UploadChunk, VerifyProgress,
+        VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -51,6 +52,7 @@ struct Full;
 impl Tally for Full {
     type ListPartsStream = BoxStream<'static, Result<Receipt, Status>>;
     type ListColumnsStream = BoxStream<'static, Result<TableColumn, Status>>;
+    type ListFilesStream = BoxStream<'static, Result<ListFilesResponse, Status>>;
     type GroupSumStream = BoxStream<'static, Result<GroupBlock, Status>>;
     type VerifyStream = BoxStream<'static, Result<VerifyProgress, Status>>;
 
@@ -73,6 +75,11 @@ impl Tally for Full {
 
     /// A server that is older than this call.
     async fn list_columns(&self, _: Request<ListColumnsRequest>) -> Result<Response<Self::ListColumnsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    /// A server that is older than this call.
+    async fn list_files(&self, _: Request<ListFilesRequest>) -> Result<Response<Self::ListFilesStream>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -6,13 +6,19 @@ import json
 import re
 import shutil
 import subprocess
+import threading
+from pathlib import Path
 
 import duckdb
+import grpc
 import polars
+import pyarrow.compute
+import pyarrow.dataset
 import pytest
 import table_pb2
 import tally_pb2
 from conftest import ROOT, Server, clean_environment, step_aside, table, tally
+from uploads import stream
 
 SPARK_PYTHON = ROOT / "target" / "spark-venv" / "bin" / "python"
 JAVA_VERSION_MIN = 17  # of Spark 4
@@ -251,3 +257,89 @@ def test_the_schema_of_a_table(server, tally_binary):
     assert lines[:3] == ['" n ": int64 in 7 of 8 parts (1, 2, 3, 4, 5, …)', "x: utf8 in 8 of 8 parts (1, 2, 3, 4, 5, …)", ""]
     columns = [json.loads(line) for line in schema(server, tally_binary, "--json").stdout.splitlines()]
     assert [column["column"] for column in columns] == [" n ", "x"]
+
+
+# --- a table that is packed meanwhile -----------------------------------------------------------------------
+
+
+def duckdb_sum(files: list) -> int:
+    return int(duckdb.sql(f"SELECT sum(x) FROM read_parquet({files}, union_by_name = true)").fetchall()[0][0])
+
+
+def polars_sum(files: list) -> int:
+    return polars.scan_parquet(files, extra_columns="ignore").select(polars.col("x").sum()).collect().item()
+
+
+def pyarrow_sum(files: list) -> int:
+    return pyarrow.compute.sum(pyarrow.dataset.dataset(files).to_table(columns=["x"])["x"]).as_py()
+
+
+SUMS_OF_FILES = {"DuckDB": duckdb_sum, "Polars": polars_sum, "pyarrow": pyarrow_sum}
+
+
+def listed_files(server: Server, tally_binary, *flags) -> list:
+    command = [tally_binary, "files", "--server", server.address, "--data", server.data, "--json", *flags]
+    listed = subprocess.run(command, env=clean_environment(), capture_output=True, encoding="utf-8", timeout=60)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    return [json.loads(line) for line in listed.stdout.splitlines()]
+
+
+def server_sum(server: Server, file_format: str = "parquet") -> int:
+    reply = table(server).ColumnSum(table_pb2.ColSumReq(column="x", format=file_format))
+    assert reply.error == ""
+    return reply.total
+
+
+def test_engines_read_one_moment_while_the_table_is_packed(start_server, tally_binary, tmp_path):
+    """In each row x is 1. Every list has the rows of one moment, and each engine finds exactly these, whatever happens meanwhile."""
+    server = start_server(tmp_path / "data", "--pack-above", "50", "--durability", "none")
+    stream(server, b"x,y\n1,a\n")
+    is_over, failures = threading.Event(), []
+
+    def upload() -> None:
+        try:
+            while not is_over.is_set():
+                stream(server, b"x,y\n1,a\n1,b\n")
+                stream(server, b"y,x\na,1\n")
+        except grpc.RpcError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=upload) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    segments = set()
+    try:
+        for number in range(200):
+            links = tmp_path / f"links-{number}"
+            before = server_sum(server)
+            files = listed_files(server, tally_binary, "--link", links)
+            after = server_sum(server, "csv")
+            rows = sum(file["rows"] for file in files)
+            assert before <= rows <= after
+            for engine, sum_of in SUMS_OF_FILES.items():
+                assert sum_of([file["path"] for file in files]) == rows, engine
+            assert sorted(links.iterdir()) == sorted(Path(file["path"]) for file in files)
+            shutil.rmtree(links)
+            segments |= {Path(file["path"]).name for file in files if file["parts"] > 1}
+            if len(segments) >= 4:
+                break
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+    assert failures == [] and len(segments) >= 4
+
+
+@pytest.mark.parametrize("engine", SUMS_OF_FILES)
+def test_what_a_list_has_is_still_there_when_it_was_replaced(start_server, tally_binary, tmp_path, engine):
+    server = start_server(tmp_path / "data")
+    for number in range(1, 31):
+        stream(server, f"x,y\n{1 << number},a\n".encode())
+    total = server_sum(server)
+    listed = [file["path"] for file in listed_files(server, tally_binary)]
+    assert SUMS_OF_FILES[engine](listed) == total
+    tally(server).Pack(tally_pb2.PackRequest())
+    assert not any(Path(path).exists() for path in listed)
+    moved = [str(server.data / "removed" / Path(path).name) for path in listed]
+    assert SUMS_OF_FILES[engine](moved) == total
+    assert SUMS_OF_FILES[engine]([file["path"] for file in listed_files(server, tally_binary)]) == total

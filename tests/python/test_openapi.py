@@ -85,7 +85,7 @@ def test_the_description_names_every_path(server):
     }
     expected |= {TASKS, TASKS + "{task_id}", TASKS + "{task_id}/status", TASKS + "{task_id}/download"}
     expected |= {PARTS, *(f"{PARTS}/{{part}}{below}" for below in ("", "/csv", "/parquet", "/rows", "/restore"))}
-    expected |= {"/api/v1/table/removed", "/api/v1/table/growth", "/api/v1/jobs", EVENTS}
+    expected |= {"/api/v1/table/removed", "/api/v1/table/growth", "/api/v1/table/files", "/api/v1/jobs", EVENTS}
     expected |= {"/api/v1/table", "/api/v1/table/columns", "/api/v1/table/sum", "/api/v1/table/groups"}
     expected |= {"/api/v1/survey/questions", "/api/v1/survey/states"}
     expected |= {"/livez", "/readyz", "/metrics"}

@@ -167,6 +167,82 @@ def test_other_programs_count_no_row_twice(start_server, tmp_path):
     assert sum(found["x"].to_pylist()) == sum(1 << number for number in range(1, 11)) == sum_of(server)
 
 
+def test_what_was_replaced_stays_for_a_minute_however_much_it_is(start_server, tmp_path):
+    data = tmp_path / "data"
+    server = start_server(data, "--durability", "none")
+    count = 5000
+    chunk = [tally_pb2.UploadChunk(data=b"x\n1\n")]
+    threads = [
+        threading.Thread(target=lambda: [tally(server).Upload(iter(chunk)) for _ in range(count // 4)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    def kept() -> int:
+        return len(list((data / "removed").glob("*.parquet")))
+
+    started = time.monotonic()
+    assert pack(server).segments_written == 5
+    while time.monotonic() < started + 59:
+        assert kept() == count
+        time.sleep(1)
+    wait_until(lambda: kept() == 0, "what was replaced is deleted")
+    assert sum_of(server) == count and list((data / "removed").iterdir()) == []
+
+
+def test_a_backup_while_parts_are_packed(start_server, tmp_path):
+    """It has exactly the parts of one moment, without those that were removed, and can be served."""
+    data = tmp_path / "data"
+    server = start_server(data, "--pack-above", "50", "--durability", "none")
+    is_over, failures, uploaded = threading.Event(), [], []
+
+    def upload() -> None:
+        try:
+            while not is_over.is_set():
+                header = "x,y" if len(uploaded) % 5 else "y,x"
+                uploaded.append(stream(server, f"{header}\n1,1\n1,1\n".encode()).part)
+        except grpc.RpcError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=upload) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    removed, segments = [], 0
+    try:
+        for number in range(100):
+            wait_until(lambda: len(uploaded) > 300 * number, "more uploads")
+            part = uploaded[100 * number]
+            tally(server).RemovePart(tally_pb2.RemovePartRequest(part=part, purge=number % 3 == 0))
+            removed.append(part)
+            before = sum_of_one_moment(server)
+            backup, copy = tmp_path / f"backup-{number}", tmp_path / f"copy-{number}"
+            made = run_tally(server, "backup", str(backup), "--data", str(data), "--json")
+            after = sum_of_one_moment(server)
+            assert (made.returncode, made.stderr) == (0, "")
+            made = json.loads(made.stdout)
+            shutil.copytree(backup, copy)
+            shutil.rmtree(backup)
+            restored = start_server(copy)
+            assert (restored.quarantine_count_at_start, restored.parts_count_at_start) == (0, made["parts"])
+            assert sum_of(restored) == made["rows"] and before <= made["rows"] <= after
+            assert set(numbers(restored)).isdisjoint(removed)
+            progress = list(tally(restored).Verify(tally_pb2.VerifyRequest()))
+            assert [damaged.file for message in progress for damaged in message.damaged] == []
+            segments = metrics(restored)["tally_segments"]
+            restored.stop()
+            shutil.rmtree(copy)
+            if segments >= 3:
+                break
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+    assert failures == [] and segments >= 3
+
+
 def test_small_parts_are_packed_while_more_arrive(start_server, tmp_path):
     """Uploads, removals and sums go on meanwhile, and every sum has exactly what was acknowledged before it."""
     server = start_server(tmp_path / "data", "--pack-above", "200", "--durability", "none")

@@ -9,6 +9,7 @@ use crate::{
     engine::{
         ColumnSum, MissingParts, Read, RestorablePart, StreamOptions, TableColumn, TypeInParts, UnreadablePart,
         group_by::output::Group,
+        parts::table_files::{FilesHead, FilesPage, RemovedRows, TableFile},
         scrub::{DamagedFile, Progress},
     },
     error::{Error, Kind},
@@ -58,6 +59,28 @@ pub(super) fn from_status(status: &Status) -> Error {
         Code::Aborted | Code::Cancelled => Error::Aborted(message),
         _ => Error::Internal(format!("request stream: {message}")),
     }
+}
+
+pub(super) fn to_files_head(head: FilesHead) -> tally::FilesHead {
+    let FilesHead { parts, rows, segments, removed_parts } = head;
+    let [parts, segments, removed_parts] = [parts, segments, removed_parts].map(|count| count as u64);
+    tally::FilesHead { parts, rows, segments, removed_parts }
+}
+
+pub(super) fn to_files_page(page: FilesPage) -> tally::ListFilesResponse {
+    let file = |TableFile { path, first, last, parts, rows, offset, bytes }| {
+        let (first_part, last_part) = (first.get(), last.get());
+        tally::TableFile { path, first_part, last_part, parts, rows, offset, bytes }
+    };
+    let removed =
+        |RemovedRows { path, part, first_row, rows }| tally::RemovedRows { path, part: part.get(), first_row, rows };
+    let mut answer = tally::ListFilesResponse::default();
+    match page {
+        FilesPage::Files(files) => answer.files = files.into_iter().map(file).collect(),
+        FilesPage::Removed(rows) => answer.removed = rows.into_iter().map(removed).collect(),
+        FilesPage::End => {}
+    }
+    answer
 }
 
 pub(super) fn to_group_block(groups: Vec<Group>) -> tally::GroupBlock {

@@ -15,7 +15,7 @@ use tower::Service;
 use crate::api::metrics::{GrpcCall, Metrics};
 
 /// The methods that are counted by name. A test compares this with the proto files.
-const METHODS: [&str; 17] = [
+const METHODS: [&str; 18] = [
     "/Table/Upload",
     "/Table/ColumnSum",
     "/Table/ColSum",
@@ -24,6 +24,7 @@ const METHODS: [&str; 17] = [
     "/tally.v1.Tally/Upload",
     "/tally.v1.Tally/ListParts",
     "/tally.v1.Tally/ListColumns",
+    "/tally.v1.Tally/ListFiles",
     "/tally.v1.Tally/Sum",
     "/tally.v1.Tally/GroupSum",
     "/tally.v1.Tally/ListQuarantine",

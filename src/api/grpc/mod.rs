@@ -18,6 +18,7 @@ pub(crate) mod numstore;
 pub(crate) mod request_head;
 mod sums;
 pub(crate) mod table;
+mod table_files;
 pub(crate) mod tally;
 mod upload;
 pub(crate) mod upload_layer;

@@ -13,6 +13,7 @@ use super::{
     columns::list_columns,
     convert::{to_group_block, to_progress, to_quarantine, to_receipt, to_removed, to_status, to_unreadable},
     sums,
+    table_files::{FileStream, list_files},
     upload::{answer, upload},
 };
 use crate::{
@@ -27,10 +28,10 @@ use crate::{
     limits::{RECEIPTS_PAGE_BYTES, RECEIPTS_PAGE_BYTES_MIN, REMOVED_LISTED_MAX, REQUEST_BYTES_MAX},
     model::part::{PartId, Receipt as EngineReceipt},
     proto::pb::tally::{
-        ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListPartsRequest,
-        ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse, PackRequest,
-        PackResponse, Receipt, RemovePartRequest, RemovePartResponse, RestorePartRequest, RestorePartResponse,
-        SumRequest, SumResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
+        ForgetRequest, ForgetResponse, GroupBlock, GroupSumRequest, ListColumnsRequest, ListFilesRequest,
+        ListPartsRequest, ListQuarantineRequest, ListQuarantineResponse, ListRemovedRequest, ListRemovedResponse,
+        PackRequest, PackResponse, Receipt, RemovePartRequest, RemovePartResponse, RestorePartRequest,
+        RestorePartResponse, SumRequest, SumResponse, TableColumn, UploadChunk, VerifyProgress, VerifyRequest,
         tally_server::{Tally, TallyServer},
     },
 };
@@ -45,6 +46,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Tally for TallyService {
     type ListPartsStream = Answers<Receipt>;
     type ListColumnsStream = Answers<TableColumn>;
+    type ListFilesStream = FileStream;
     type GroupSumStream = Answers<GroupBlock>;
     type VerifyStream = Answers<VerifyProgress>;
 
@@ -110,6 +112,11 @@ impl Tally for TallyService {
         request: Request<ListColumnsRequest>,
     ) -> Result<Response<Answers<TableColumn>>, Status> {
         list_columns(self.0.table_columns(), request.extensions()).map(Response::new)
+    }
+
+    async fn list_files(&self, request: Request<ListFilesRequest>) -> Result<Response<FileStream>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        list_files(&self.0, request, &extensions).map(Response::new)
     }
 
     async fn sum(&self, request: Request<SumRequest>) -> Result<Response<SumResponse>, Status> {

@@ -202,7 +202,7 @@ fn part_of(error: &Error) -> Option<u64> {
         Error::InQuarantine { part } | Error::KeyUsed { part, .. } | Error::PartRemoved { part, .. } => {
             Some(part.get())
         }
-        Error::PartsMissing { first, .. } => Some(first.get()),
+        Error::PartsMissing { first, .. } | Error::RemovedRows { first, .. } => Some(first.get()),
         _no_part => None,
     }
 }
@@ -254,6 +254,7 @@ fn hint_of(error: &Error) -> Option<String> {
             Some("put quotes around a cell that has a comma in it, or fill the row up with empty cells".to_owned())
         }
         Error::Dialect(DialectError::LongWhiteSpace { .. }) => Some("send it without trim".to_owned()),
+        Error::RemovedRows { .. } => again("with_removed=true"),
         Error::KeyUsed { .. } => Some("use a new Idempotency-Key".to_owned()),
         Error::Cell { .. } | Error::ColumnSum(_) => None,
         _says_it_itself => None,

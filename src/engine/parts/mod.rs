@@ -10,4 +10,5 @@ pub mod quarantine;
 pub mod receipts;
 pub mod removal;
 pub mod selection;
+pub mod table_files;
 pub mod upgrade;

@@ -12,7 +12,10 @@ use super::find::find_part;
 use crate::{
     engine::{
         runtime::{context::Context, detached::detached},
-        state::{Lane, registry::Snapshot},
+        state::{
+            Lane,
+            registry::{Registry, Snapshot},
+        },
         storage::segments::cursor::find_now,
     },
     error::Error,
@@ -32,9 +35,17 @@ pub(super) struct WholeTable {
 ///
 /// Errors: a part is missing, and `--incomplete` refuses such answers.
 pub(super) fn whole_table(context: &Context) -> Result<WholeTable, Error> {
+    whole_table_and(context, |_parts| ()).map(|(table, ())| table)
+}
+
+/// The same, and a figure of the same moment.
+pub(super) fn whole_table_and<T>(
+    context: &Context,
+    figure: impl FnOnce(&Registry) -> T,
+) -> Result<(WholeTable, T), Error> {
     let (table, missing) = context.state.with(|state| {
         let table = WholeTable { parts: state.parts.snapshot(), unchecked: state.parts.unchecked() };
-        (table, state.parts.missing().error())
+        ((table, figure(&state.parts)), state.parts.missing().error())
     });
     match (context.limits.incomplete, missing) {
         (Incomplete::Refuse, Some(error)) => Err(error),

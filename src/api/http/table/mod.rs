@@ -6,6 +6,8 @@ mod ids;
 mod lists;
 mod parts;
 mod parts_json;
+mod table_files;
+mod table_files_json;
 mod upload;
 mod wide_receipt;
 
@@ -15,5 +17,5 @@ pub(super) use self::ids::checked_limit;
 use super::surface::Surface;
 
 pub(super) fn routes() -> OpenApiRouter<Surface> {
-    upload::routes().merge(lists::routes()).merge(parts::routes()).merge(files::routes())
+    upload::routes().merge(lists::routes()).merge(parts::routes()).merge(files::routes()).merge(table_files::routes())
 }
