@@ -1,7 +1,7 @@
-"""Kills a process while it changes its files: `python kill_on_change.py PID COUNT FOLDER...`
+"""Kills a process while it changes its files: `python kill_on_change.py [--stop] PID COUNT FOLDER...`
 
 Prints "watching", then sends SIGKILL at the COUNT-th change (a file made, moved, written to its end or
-removed) in any of the folders. It is a separate process, because a thread beside eight uploading ones would
+removed) in any of the folders; with --stop, it sends SIGSTOP and prints "stopped". It is a separate process, because a thread beside eight uploading ones would
 wake up too late, and it imports only the standard library, so that it starts at once. Linux only: inotify(7).
 """
 
@@ -38,10 +38,13 @@ def changes(folders):
 
 
 def main() -> None:
-    pid, count = int(sys.argv[1]), int(sys.argv[2])
-    for number, _ in enumerate(changes(sys.argv[3:]), 1):
-        if number == count:
-            os.kill(pid, signal.SIGKILL)
+    stops = sys.argv[1] == "--stop"
+    pid, count, *folders = sys.argv[1 + stops :]
+    for number, _ in enumerate(changes(folders), 1):
+        if number == int(count):
+            os.kill(int(pid), signal.SIGSTOP if stops else signal.SIGKILL)
+            if stops:
+                print("stopped", flush=True)
             return
 
 

@@ -5,9 +5,11 @@ The data folder lies on a tmpfs of 24 MB. Mounting one takes root: a caller who 
 more inside a user namespace of its own.
 """
 
+import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -42,6 +44,7 @@ DISK_BYTES = 24 * 1024 * 1024
 PAGE_BYTES = 4096  # the unit in which a tmpfs allocates
 CHUNK_BYTES = 64 * 1024
 IN_NAMESPACE = "TALLY_TEST_IN_NAMESPACE"
+STOP_ON_CHANGE = Path(__file__).with_name("kill_on_change.py")
 
 
 class Csv(NamedTuple):
@@ -98,11 +101,28 @@ class SmallDisk:
 
             wait_until(exactly_left, f"{free_bytes} bytes are left on the disk")
 
+    def fill(self) -> None:
+        """Fills the disk, up to the last page."""
+        with open(self.filler, "ab", buffering=0) as filler:
+            for bytes_at_once in (1024 * 1024, PAGE_BYTES, 1):
+                try:
+                    while True:
+                        filler.write(bytes(bytes_at_once))
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC
+
     def make_room(self) -> None:
         self.filler.unlink()
 
+    def leave_files(self, free: int) -> None:
+        """Leaves room for this many more files, however large they are."""
+        facts = os.statvfs(self.root)
+        files_max = facts.f_files - facts.f_ffree + free
+        options = f"remount,nr_inodes={files_max}"
+        subprocess.run(["mount", "-o", options, str(self.root)], check=True)
 
-def on_small_disk(test: Callable[[SmallDisk], None]) -> Callable:
+
+def on_small_disk(test: Callable[[SmallDisk], None], disk_bytes: int = DISK_BYTES) -> Callable:
     """Turns a function that takes a SmallDisk into a test."""
 
     def run(tmp_path):
@@ -110,7 +130,7 @@ def on_small_disk(test: Callable[[SmallDisk], None]) -> Callable:
         root.mkdir()
         if not shutil.which("mount") or not shutil.which("unshare"):
             step_aside("mount and unshare are not there")
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(root)]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "tmpfs", str(root)]
         if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode == 0:
             try:
                 test(SmallDisk(root))
@@ -522,3 +542,141 @@ def test_parts_are_removed_and_restored_on_a_full_disk(disk):
         tally_pb2_grpc.TallyStub(server.channel()).RestorePart(tally_pb2.RestorePartRequest(part=1))
         check_holds(server, [csv])
         server.stop()
+
+
+# --- packing ------------------------------------------------------------------------------------------------
+
+PACKING_DISK_BYTES = 96 * 1024 * 1024  # packing does not begin with less than 64 MiB
+PACKED_PARTS = 30
+FILES_SPARE = 10_000
+
+
+def on_disk_for_packing(test: Callable[[SmallDisk], None]) -> Callable:
+    return on_small_disk(test, PACKING_DISK_BYTES)
+
+
+def add_parts(server: Server, numbers: range) -> None:
+    """Parts of two kinds of columns, some with a key, whose segments have all files that there are."""
+    calls = tally_pb2_grpc.TallyStub(server.channel())
+    for number in numbers:
+        header = "x,y" if number % 3 else "y,x"
+        rows = "".join(f"1,{'v' * 50}{row}\n" if number % 3 else f"{'v' * 50}{row},1\n" for row in range(100))
+        chunk = tally_pb2.UploadChunk(data=f"{header}\n{rows}".encode())
+        calls.Upload(iter([chunk]), metadata=[("idempotency-key", f"key-{number}")] if number % 5 == 0 else None)
+
+
+def sums_of_both_formats(server: Server) -> List[int]:
+    asks = [table_pb2.ColSumReq(column="x", format=file_format) for file_format in ("csv", "parquet")]
+    answers = [table(server).ColumnSum(ask) for ask in asks]
+    assert [answer.error for answer in answers] == ["", ""]
+    return [answer.total for answer in answers]
+
+
+def pack_or_full(packing: grpc.Future) -> bool:
+    """Whether a packing comes to its end. If not, it must be because the disk is full."""
+    try:
+        packing.result(timeout=60)
+        return True
+    except grpc.RpcError as error:
+        check_says_full(error)
+        return False
+
+
+def begin_packing(server: Server) -> grpc.Future:
+    return tally_pb2_grpc.TallyStub(server.channel()).Pack.future(tally_pb2.PackRequest())
+
+
+def names_in(disk: SmallDisk, folder: str) -> List[str]:
+    return sorted(path.name for path in (disk.data / folder).iterdir())
+
+
+def check_no_file_can_be_made_at_any_step(disk: SmallDisk, server: Server, total: int) -> int:
+    """Lets a packing make no file, then one, and so on until it comes to its end. Returns how many files that takes."""
+    before = names_in(disk, "parts")
+    for files in range(100):
+        disk.leave_files(files)
+        is_packed = pack_or_full(begin_packing(server))
+        assert sums_of_both_formats(server) == [total, total]
+        disk.leave_files(FILES_SPARE)
+        if is_packed:
+            return files
+        wait_until(lambda: names_in(disk, "tmp") == [], "no drafts are left")
+        assert names_in(disk, "parts") == before, "nothing is left of what was not packed"
+    raise AssertionError("it never ends")
+
+
+@on_disk_for_packing
+def test_no_file_can_be_made_at_any_step_of_packing(disk):
+    with Server(disk.data, "--durability", "none") as server:
+        add_parts(server, range(PACKED_PARTS))
+        total = 100 * PACKED_PARTS
+        files = check_no_file_can_be_made_at_any_step(disk, server, total)
+        # The CSV, its index with fences, keys, two Parquet files and the receipt.
+        assert files >= 7
+        assert any(name.endswith(".keys") for name in names_in(disk, "parts"))
+        # The same when the segment is written anew, without a part that was purged.
+        remove = tally_pb2_grpc.TallyStub(server.channel()).RemovePart
+        remove(tally_pb2.RemovePartRequest(part=7, purge=True))
+        total -= 100
+        assert check_no_file_can_be_made_at_any_step(disk, server, total) >= 7
+        add_parts(server, range(PACKED_PARTS, PACKED_PARTS + 3))
+        total += 300
+        assert pack_or_full(begin_packing(server))
+        assert sums_of_both_formats(server) == [total, total]
+        server.kill()
+    check_after_packing(disk, total)
+
+
+def check_after_packing(disk: SmallDisk, total: int) -> None:
+    """A start finds what was packed, and nothing that was not."""
+    with Server(disk.data) as server:
+        assert server.quarantine_count_at_start == 0
+        assert sums_of_both_formats(server) == [total, total]
+        assert names_in(disk, "tmp") == []
+        names = names_in(disk, "parts")
+        receipts = {name.split(".")[0] for name in names if name.endswith((".segment", ".json"))}
+        assert {name.split(".")[0] for name in names} == receipts
+        server.stop()
+
+
+def pack_while_the_disk_fills_up(disk: SmallDisk, server: Server, changes: int) -> bool:
+    """Packs, and fills the disk after about so many changes of files. Returns whether it was packed all the same."""
+    folders = [str(disk.data / name) for name in ("tmp", "parts")]
+    command = [sys.executable, STOP_ON_CHANGE, "--stop", str(server.pid), str(changes), *folders]
+    stopper = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
+    assert stopper.stdout.readline() == "watching\n"
+    packing = begin_packing(server)
+    try:
+        assert stopper.stdout.readline() == "stopped\n"
+        disk.fill()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        stopper.kill()
+        stopper.wait()
+    return pack_or_full(packing)
+
+
+@on_disk_for_packing
+def test_the_disk_fills_up_while_parts_are_packed(disk):
+    """There is no room for another byte of the files that packing has begun, or for its last ones, or there was."""
+    outcomes, total, parts = set(), 0, 0
+    # Slowly, so that the disk fills up between two steps.
+    with Server(disk.data, "--durability", "none", "--pack-bytes-per-s", "500000") as server:
+        for changes in range(1, 13):
+            if total == 0 or "packed" in outcomes:
+                add_parts(server, range(parts, parts + PACKED_PARTS))
+                parts += PACKED_PARTS
+                total += 100 * PACKED_PARTS
+            before = names_in(disk, "parts")
+            is_packed = pack_while_the_disk_fills_up(disk, server, changes)
+            outcomes.add("packed" if is_packed else "full")
+            assert sums_of_both_formats(server) == [total, total]
+            if not is_packed:
+                wait_until(lambda: names_in(disk, "tmp") == [], "no drafts are left")
+                assert names_in(disk, "parts") == before
+            disk.make_room()
+        assert "full" in outcomes
+        assert pack_or_full(begin_packing(server))
+        assert sums_of_both_formats(server) == [total, total]
+        server.kill()
+    check_after_packing(disk, total)
