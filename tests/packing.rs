@@ -12,7 +12,10 @@ use tally::{
         group_by::spec::GroupBy,
         parts::listing::Order,
         state::transfers::Origin,
-        survey::question::{Ask, SurveyQuestion},
+        survey::{
+            names::NameList,
+            question::{Ask, SurveyQuestion},
+        },
     },
     error::Error,
     limits::Limits,
@@ -28,6 +31,18 @@ use self::common::{DataFolder, TestEngine, seeds, survey_question};
 mod common;
 
 const SURVEY: &str = "Question,LocationDesc,Data_Value,StratificationCategory1,Stratification1";
+
+const ASKS: [Ask; 9] = [
+    Ask::StatesMean,
+    Ask::StateMean,
+    Ask::Best5,
+    Ask::Worst5,
+    Ask::GlobalMean,
+    Ask::DiffFromMean,
+    Ask::StateDiffFromMean,
+    Ask::MeanByCategory,
+    Ask::StateMeanByCategory,
+];
 
 /// A table that is packed, or the one that it is compared with.
 struct Table {
@@ -62,13 +77,9 @@ impl Table {
             all.push(format!("sum of {column}: csv {}, parquet {}", text(csv), text(parquet)));
         }
         for (by, sum) in [("y", "x"), ("x", "y"), ("d", "f")] {
-            all.push(format!("groups of {by}: {}", self.groups(by, sum).await));
+            all.push(format!("groups of {by}: {}", self.groups(&[by], &[sum]).await));
         }
-        for ask in [Ask::StatesMean, Ask::GlobalMean, Ask::MeanByCategory] {
-            let question: SurveyQuestion = survey_question(ask, "q1", None);
-            let answer = engine.survey(&question).await.map(|answer| serde_json::to_string(&answer).expect("JSON"));
-            all.push(format!("survey: {}", text(answer)));
-        }
+        all.extend(self.statistics("q1").await);
         let overview = engine.overview();
         all.push(format!(
             "overview: {:?}",
@@ -109,19 +120,34 @@ impl Table {
         all
     }
 
-    async fn groups(&self, by: &str, sum: &str) -> String {
-        let spec = GroupBy::new(vec![by.to_owned()], vec![sum.to_owned()]).expect("names");
+    /// All statistics about a question, and the names of the survey.
+    async fn statistics(&self, question: &str) -> Vec<String> {
+        let (engine, mut all) = (self.engine(), Vec::new());
+        for ask in ASKS {
+            let asked: SurveyQuestion = survey_question(ask, question, ask.is_of_state().then_some("Ohio"));
+            let answer = engine.survey(&asked).await.map(|answer| serde_json::to_string(&answer).expect("JSON"));
+            all.push(format!("{ask:?} of {question}: {}", text(answer)));
+        }
+        for list in [NameList::Questions, NameList::States { question: Some(question.to_owned()) }] {
+            all.push(format!("{list:?}: {}", text(engine.survey_names(list.clone()).await)));
+        }
+        all
+    }
+
+    async fn groups(&self, by: &[&str], sum: &[&str]) -> String {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let spec = GroupBy::new(names(by), names(sum)).expect("names");
         let mut groups = match self.engine().group_sum(Origin::SERVER, spec).await {
             Ok(groups) => groups,
             Err(error) => return error.to_string(),
         };
         let mut found = String::new();
         loop {
-            let block = groups.next_block().await.expect("stored");
-            if block.is_empty() {
-                return found;
+            match groups.next_block().await {
+                Ok(block) if block.is_empty() => return found,
+                Ok(block) => block.iter().for_each(|group| found.push_str(&format!("{group:?};"))),
+                Err(error) => return found + &error.to_string(),
             }
-            block.iter().for_each(|group| found.push_str(&format!("{:?} {:?};", group.cells, group.totals)));
         }
     }
 
@@ -342,6 +368,180 @@ async fn a_segment_with_thousands_of_columns_is_summed() {
         for format in [Format::Csv, Format::Parquet] {
             let sum = engine.column_sum(column, format).await.expect("integers");
             assert_eq!((sum.total, sum.read.parts), (total, parts), "{column} {format:?}");
+        }
+    }
+}
+
+/// What the cells of a random part look like. Each kind is a Parquet file of a segment.
+#[derive(Clone, Copy)]
+enum Kind {
+    Usual,
+    /// The keys are integers, and so are the values.
+    Integers,
+    /// The keys are doubles, some of which have two texts.
+    Doubles,
+    /// A column is missing.
+    Narrow,
+}
+
+/// A part with columns to group by (`k`, `d`), to sum (`n`, `m`) and of the survey. About one in `bad_every` has a cell that is no
+/// number.
+fn survey_part(random: &mut fastrand::Rng, kind: Kind, bad_every: usize) -> String {
+    let is_bad = random.usize(..bad_every) == 0;
+    let rows = random.usize(..8);
+    let bad_row = random.usize(..rows.max(1));
+    let mut csv = match kind {
+        Kind::Narrow => "k,d,m\n".to_owned(),
+        _ => format!("k,d,n,m,{SURVEY}\n"),
+    };
+    for row in 0..rows {
+        let key = match kind {
+            Kind::Usual | Kind::Narrow => ["a", "\"b,\nc\"", "", "7", "é"][random.usize(..5)],
+            Kind::Integers => ["7", "", "-1"][random.usize(..3)],
+            Kind::Doubles => ["1.5", "1.50", "7", "0.25"][random.usize(..4)],
+        };
+        let day = ["2026-01-01", "2026-01-02", ""][random.usize(..3)];
+        let large = [i64::MAX, i64::MIN, 1, 0][random.usize(..4)];
+        if matches!(kind, Kind::Narrow) {
+            csv.push_str(&format!("{key},{day},{large}\n"));
+            continue;
+        }
+        let value = match kind {
+            _ if is_bad && row == bad_row => "n/a".to_owned(),
+            Kind::Integers => random.u8(..9).to_string(),
+            _ => ["1.5", "1.50", "", " 2 ", "3"][random.usize(..5)].to_owned(),
+        };
+        let number = if random.u8(..5) == 0 { String::new() } else { random.i32(-99..99).to_string() };
+        let (question, state) = (1 + random.u8(..2), ["Ohio", "Utah", "", "1.50"][random.usize(..4)]);
+        let (category, of_category) = (["c", "", "1.5"][random.usize(..3)], ["s", "2026-01-01", ""][random.usize(..3)]);
+        csv.push_str(&format!("{key},{day},{number},{large},q{question},{state},{value},{category},{of_category}\n"));
+    }
+    csv
+}
+
+impl Table {
+    /// What segments are read from Parquet for.
+    async fn questions(&self) -> Vec<String> {
+        let mut all = [self.statistics("q1").await, self.statistics("q2").await].concat();
+        let groups: [(&[&str], &[&str]); 8] = [
+            (&["k"], &["n"]),
+            (&["d"], &["n"]),
+            (&["d", "k"], &["n"]),
+            (&["Question", "d"], &["n"]),
+            (&["d"], &["m", "n"]),
+            (&["k", "LocationDesc"], &["m"]),
+            (&["d"], &["m"]),
+            (&["d"], &["Data_Value"]),
+        ];
+        for (by, sum) in groups {
+            all.push(format!("{sum:?} by {by:?}: {}", self.groups(by, sum).await));
+        }
+        all
+    }
+}
+
+/// As [`nothing_that_a_client_sees_differs`], for segments with so many parts that they are worth being read from Parquet.
+#[tokio::test]
+async fn statistics_and_group_sums_of_many_packed_parts_do_not_differ() {
+    let (mut answers, mut errors) = (0, 0);
+    for seed in seeds("TALLY_PACKED_QUESTIONS_SEED", 10) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut packed, mut plain) = (Table::new().await, Table::new().await);
+        let kinds = [Kind::Usual, Kind::Usual, Kind::Integers, Kind::Doubles, Kind::Narrow];
+        let kinds_max = random.usize(1..=kinds.len());
+        let bad_every = [1000, 200, 40][random.usize(..3)];
+        let mut last = 0;
+        for step in 0..4 {
+            for _ in 0..random.usize(30..60) {
+                let kind = kinds[random.usize(..kinds_max)];
+                let csv = survey_part(&mut random, kind, bad_every);
+                let [a, b] = [packed.engine().upload_valid(&csv).await, plain.engine().upload_valid(&csv).await];
+                assert_eq!(comparable(&a), comparable(&b));
+                last = a.part.get();
+            }
+            if step < 3 {
+                packed.engine().pack().await.expect("packed");
+            }
+            for _ in 0..[0, 1, 12][random.usize(..3)] {
+                let chosen = PartId::new(1 + random.u64(..last)).expect("above 0");
+                let purge = random.bool();
+                let removed = packed.engine().remove_part(chosen, purge).await.map(|removed| removed.parts);
+                assert_eq!(
+                    text(removed),
+                    text(plain.engine().remove_part(chosen, purge).await.map(|removed| removed.parts))
+                );
+            }
+            if random.bool() {
+                packed.restart().await;
+                plain.restart().await;
+            }
+            for (a, b) in packed.questions().await.iter().zip(&plain.questions().await) {
+                assert_eq!(a, b, "seed {seed}, step {step}");
+                let is_error = a.contains("error: ") || a.contains(" is not an integer") || a.contains("does not fit");
+                *(if is_error { &mut errors } else { &mut answers }) += 1;
+            }
+        }
+    }
+    println!("{answers} answers and {errors} errors are the same");
+    assert!(answers > 500 && errors > 200, "{answers} answers, {errors} errors");
+}
+
+/// Which names are listed, if there is no room for all, depends on the order of the parts.
+#[tokio::test]
+async fn a_list_of_too_many_names_has_the_same_ones() {
+    let (packed, plain) = (Table::new().await, Table::new().await);
+    for part in 0..12 {
+        // Every other part is in a second Parquet file of the segment.
+        let mut csv = if part % 2 == 0 { format!("{SURVEY}\n") } else { format!("{SURVEY},more\n") };
+        let end = if part % 2 == 0 { "" } else { ",1" };
+        for question in 0..20 {
+            csv.push_str(&format!("part {part} question {question}{},Ohio,1.5,c,s{end}\n", "?".repeat(100)));
+        }
+        upload(&packed, &csv, None).await.expect("valid");
+        upload(&plain, &csv, None).await.expect("valid");
+    }
+    assert_eq!(packed.engine().pack().await.expect("packed"), 1);
+    let expected = plain.engine().survey_names(NameList::Questions).await.expect("names");
+    assert!(!expected.is_complete && expected.rows_of.len() > 50, "{} names", expected.rows_of.len());
+    assert_eq!(packed.engine().survey_names(NameList::Questions).await.expect("names"), expected);
+}
+
+/// Statistics and group sums read the Parquet files of segments: the CSV may be damaged. If Parquet is damaged, they read the CSV.
+#[tokio::test]
+async fn damage_to_one_file_of_a_segment_changes_no_answer() {
+    let plain = Table::new().await;
+    let packed = Table::new().await;
+    let mut random = fastrand::Rng::with_seed(1);
+    for part in 0..60 {
+        let other = if part % 2 == 0 { "q2" } else { "" };
+        let mut csv = format!("k,n,{SURVEY}\na,{part},q1,Ohio,{part},c,s\nb,1,q1,Utah,,c,t\n,2,{other},Utah,7,c,\n");
+        // So many values that the file is not verified as a whole when it is opened.
+        (0..50).for_each(|_| csv.push_str(&format!("c,{},q2,Utah,{},c,t\n", random.i32(..), random.u16(..))));
+        upload(&packed, &csv, None).await.expect("valid");
+        upload(&plain, &csv, None).await.expect("valid");
+    }
+    assert_eq!(packed.engine().pack().await.expect("packed"), 1);
+    let ask = async |table: &Table| {
+        let mut all = table.statistics("q1").await;
+        all.push(table.groups(&["k", "LocationDesc"], &["n"]).await);
+        all
+    };
+    for removed in [None, PartId::new(20)] {
+        if let Some(removed) = removed {
+            for table in [&packed, &plain] {
+                table.engine().remove_part(removed, false).await.expect("removed");
+            }
+        }
+        let expected = ask(&plain).await;
+        for extension in ["csv", "parquet"] {
+            let path = packed.folder.file(&format!("parts/1-60-1.{extension}"));
+            let good = std::fs::read(&path).expect("readable");
+            let mut bad = good.clone();
+            let middle = bad.len() / 4;
+            bad[..middle].iter_mut().for_each(|byte| *byte ^= 1);
+            std::fs::write(&path, &bad).expect("written");
+            assert_eq!(ask(&packed).await, expected, "{extension} is damaged, removed: {removed:?}");
+            std::fs::write(&path, &good).expect("written");
         }
     }
 }

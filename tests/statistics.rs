@@ -9,8 +9,12 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use tally::{
-    engine::survey::question::{Ask, Best, SurveyQuestion},
+    engine::survey::{
+        names::NameList,
+        question::{Ask, Best, SurveyQuestion},
+    },
     error::Kind,
+    model::{part::PartId, segment::SegmentReceipt},
 };
 
 use self::common::{DataFolder, TestEngine, csv_cell, seeds, survey_question};
@@ -48,6 +52,11 @@ impl Table {
             table.engine.upload_valid(part).await;
         }
         table
+    }
+
+    /// Puts all parts into a segment.
+    async fn pack(&self) {
+        self.engine.pack().await.expect("packed");
     }
 
     /// The answer as JSON, or the error's text.
@@ -284,13 +293,57 @@ async fn random_surveys_agree_with_a_simple_computation_for_any_split() {
             }
             match &first {
                 Some(first) => assert_eq!(&answered, first, "{note}: the answer depends on parts and order"),
-                None => first = Some(answered),
+                None => first = Some(answered.clone()),
             }
             same += ASKS.len();
+            if split == 0 {
+                check_packed(&table, &parts, question, state, &answered, &mut random, &note).await;
+            }
         }
     }
     println!("{answers} answers agree; {same} are the same to the bit for any split of the rows");
     assert!(!is_full_run || answers > 2500, "the surveys are too simple: {answers} answers");
+}
+
+/// Packs the table, whose answers must stay the same. Then it removes some parts, and compares it with a table that never had them.
+async fn check_packed(
+    table: &Table,
+    parts: &[String],
+    question: &str,
+    state: &str,
+    answered: &[Result<String, String>],
+    random: &mut fastrand::Rng,
+    note: &str,
+) {
+    table.pack().await;
+    let lists = [
+        NameList::Questions,
+        NameList::States { question: None },
+        NameList::States { question: Some(question.to_owned()) },
+    ];
+    for (ask, answered) in ASKS.iter().zip(answered) {
+        let packed = table.ask(*ask, question, ask.is_of_state().then_some(state), None).await;
+        assert_eq!(&packed, answered, "{note}, {ask:?}: the answer depends on packing");
+    }
+    let mut left = Vec::new();
+    for (index, part) in parts.iter().enumerate() {
+        if random.bool() {
+            left.push(part.clone());
+        } else {
+            let id = PartId::new(index as u64 + 1).expect("above 0");
+            table.engine.remove_part(id, false).await.expect("removed");
+        }
+    }
+    let without = Table::of(&left).await;
+    for ask in ASKS {
+        let state = ask.is_of_state().then_some(state);
+        let expected = without.ask(ask, question, state, None).await;
+        assert_eq!(table.ask(ask, question, state, None).await, expected, "{note}, {ask:?}: removed parts count");
+    }
+    for list in lists {
+        let expected = without.engine.survey_names(list.clone()).await.expect("names");
+        assert_eq!(table.engine.survey_names(list.clone()).await.expect("names"), expected, "{note}, {list:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -404,7 +457,10 @@ async fn with_values(parts: &[&[&str]]) -> Table {
 
 async fn check_mean(parts: &[&[&str]], expected: &str) {
     let expected = Ok(format!(r#"{{"global_mean":{expected}}}"#));
-    assert_eq!(with_values(parts).await.ask(Ask::GlobalMean, "q", None, None).await, expected, "{parts:?}");
+    let table = with_values(parts).await;
+    assert_eq!(table.ask(Ask::GlobalMean, "q", None, None).await, expected, "{parts:?}");
+    table.pack().await;
+    assert_eq!(table.ask(Ask::GlobalMean, "q", None, None).await, expected, "packed, {parts:?}");
 }
 
 #[tokio::test]
@@ -442,10 +498,14 @@ async fn the_first_cell_that_is_not_a_number_is_reported() {
     ];
     for (parts, expected) in cases {
         let table = with_values(parts).await;
-        for ask in ASKS {
-            let state = ask.is_of_state().then_some("a");
-            let error = table.ask(ask, "q", state, None).await;
-            assert_eq!(error, Err(format!("{expected} is not a number that a double holds")), "{ask:?}");
+        for is_packed in [false, true] {
+            for ask in ASKS {
+                let state = ask.is_of_state().then_some("a");
+                let error = table.ask(ask, "q", state, None).await;
+                let expected = Err(format!("{expected} is not a number that a double holds"));
+                assert_eq!(error, expected, "{ask:?}, packed: {is_packed}");
+            }
+            table.pack().await;
         }
     }
     // Two errors, in parts that different tasks read. The second task ends first.
@@ -453,6 +513,10 @@ async fn the_first_cell_that_is_not_a_number_is_reported() {
     (parts[63], parts[64]) = (&["~"], &["x"]);
     let error = r#"part 64, row 1, column "Data_Value": "~" is not a number that a double holds"#;
     let table = with_values(&parts).await;
+    assert_eq!(table.ask(Ask::GlobalMean, "q", None, None).await, Err(error.to_owned()));
+    // Integers are in another Parquet file of the segment than text, so what is read first is part 65.
+    table.pack().await;
+    table.engine.upload_valid(format!("{HEADER}q,a,y,c,s\n")).await;
     assert_eq!(table.ask(Ask::GlobalMean, "q", None, None).await, Err(error.to_owned()));
     // Values of other questions do not matter.
     let table = Table::of(&[format!("{HEADER}q,a,1,c,s\nother,a,~,c,s\n,a,~,c,s\n")]).await;
@@ -481,6 +545,8 @@ async fn groups_are_limited() {
         table.ask(Ask::GlobalMean, "q", None, None).await.expect("no groups");
         let of_state = table.ask(Ask::StateMeanByCategory, "q", Some("state 7"), None).await;
         assert_eq!(of_state, Ok(r#"{"state 7":{"('c7', 's')":7.0}}"#.to_owned()));
+        table.pack().await;
+        assert_eq!(table.ask(Ask::StatesMean, "q", None, None).await, too_many);
         table.engine.upload_valid(states(0..10_000)).await;
     }
 
@@ -532,6 +598,34 @@ async fn long_cells() {
         .collect();
     let table = Table::of(&[csv_file(&rows, &mut random)]).await;
     assert_eq!(check_all(&table, &rows, "q", "s7", 1e-12, "long cells").await, 27);
+    // The same as small parts, so that a segment has several row groups. Every fifth part is removed.
+    let parts: Vec<_> = rows.chunks(30).map(csv_of).collect();
+    let table = Table::of(&parts).await;
+    table.pack().await;
+    let segment = table.folder.names_in("parts").into_iter().find(|name| name.ends_with(".segment"));
+    let receipt = std::fs::read_to_string(table.folder.file(&format!("parts/{}", segment.expect("packed"))));
+    let receipt: SegmentReceipt = serde_json::from_str(&receipt.expect("readable")).expect("a receipt");
+    assert!(receipt.files[0].row_groups > 1, "{} row groups", receipt.files[0].row_groups);
+    assert_eq!(check_all(&table, &rows, "q", "s7", 1e-12, "packed").await, 27);
+    let mut left = Vec::new();
+    for (index, rows) in rows.chunks(30).enumerate() {
+        if index % 5 == 0 {
+            let id = PartId::new(index as u64 + 1).expect("above 0");
+            table.engine.remove_part(id, false).await.expect("removed");
+        } else {
+            left.extend_from_slice(rows);
+        }
+    }
+    assert_eq!(check_all(&table, &left, "q", "s7", 1e-12, "removed").await, 27);
+}
+
+/// The rows as a CSV file, with the columns always in the same order.
+fn csv_of(rows: &[Row]) -> String {
+    let row = |csv: String, row: &Row| {
+        let cells = [&row.question, &row.state, &row.value, &row.category, &row.stratification];
+        csv + &cells.map(|cell| csv_cell(cell)).join(",") + "\n"
+    };
+    rows.iter().fold(HEADER.to_owned(), row)
 }
 
 #[tokio::test]
@@ -581,12 +675,17 @@ async fn texts_that_look_like_other_types_are_compared_as_they_are() {
         let header = HEADER.replace('\n', ",more\n");
         let (typed, mixed) = (rows(text, 1), rows("other", 9) + &rows(text, 3));
         let parts = Table::of(&[header.clone() + &typed, header.clone() + &mixed]).await;
+        // Without the long cell, because large parts are not packed.
+        let short = |rows: &str| header.clone() + &rows.replace(&long, "");
+        let packed = Table::of(&[short(&typed), short(&mixed)]).await;
+        packed.pack().await;
         let whole = Table::of(&[header + &typed + &mixed]).await;
         for ask in ASKS {
             for state in [text, "1.5", "other"] {
                 let state = ask.is_of_state().then_some(state);
                 let expected = whole.ask(ask, text, state, Some(Best::Max)).await;
                 assert_eq!(parts.ask(ask, text, state, Some(Best::Max)).await, expected, "{text}, {ask:?}, {state:?}");
+                assert_eq!(packed.ask(ask, text, state, Some(Best::Max)).await, expected, "{text}, {ask:?}, {state:?}");
                 assert!(expected.is_ok() || state == Some("1.5") || state == Some("other"), "{expected:?}");
             }
         }

@@ -74,6 +74,9 @@ pub const PACKED_QUESTIONS_MAX: usize = 6;
 /// Bytes of a cursor on the parts of segments: a block of an index and of its fences, each with a page of checksums, and the
 /// parts of a block of the index.
 pub const PACKED_CURSOR_BYTES: usize = 2 * (64 + 4) * 1024 + PACKED_BLOCK_PARTS * 144;
+/// Ranges of rows of removed parts that a question passes over in the Parquet files of segments, 16 bytes each. If there are more,
+/// it reads the CSV of the parts.
+pub const PACKED_REMOVED_RANGES_MAX: usize = 1024;
 /// Bytes of such a question: a cursor, and the parts of its tasks.
 pub const PACKED_QUESTION_BYTES: usize = PACKED_CURSOR_BYTES + 8 * 64 * 144;
 /// Bytes that packing needs besides a conversion: the buffers of five files, and the receipts of a block that is read and of one

@@ -101,6 +101,8 @@ pub struct Packed {
     pub segment: Arc<Segment>,
     /// Where the part begins in the segment's CSV file.
     pub csv_start: u64,
+    /// Which of the segment's Parquet files has its rows.
+    pub file: u32,
 }
 
 #[cfg(test)]

@@ -360,10 +360,8 @@ async fn parts_can_be_split_anywhere() {
         receipts.iter().map(|receipt| (receipt.part, Arc::new(Part::of(receipt, None)))).collect();
     let group_sum = async |sum: &[&str], plan: Plan| {
         let group_sum = GroupSum { lane: Lane::Question, ..group_sums.with_plan(plan) };
-        let sources = Sources::Parts {
-            store: Arc::clone(&store),
-            parts: Snapshot::of(parts.clone(), OrdMap::new(), OrdSet::new()),
-        };
+        let parts = Snapshot::of(parts.clone(), OrdMap::new(), OrdSet::new());
+        let sources = Sources::parts(Arc::clone(&store), parts);
         let spec = spec(&["k"], sum);
         let header = [spec.by(), spec.sum()].concat();
         let groups = group_sum.run(sources, spec, None, |_| ()).await.map_err(|error| error.to_string())?;

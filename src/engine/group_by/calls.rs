@@ -37,7 +37,7 @@ pub(crate) async fn group_sum(
     let permit = permit.ok_or(Error::TooManyGroupCalls { calls_max: GROUP_CALLS_MAX })?;
     let memory = acquire_memory(context).await?;
     let parts = parts_to_read(context, Lane::Question).await?;
-    let sources = Sources::Parts { store: Arc::clone(&context.store), parts };
+    let sources = Sources::parts(Arc::clone(&context.store), parts);
     let bytes_max = if top.is_some() { GROUP_BYTES_MAX - GROUP_TOP_BYTES } else { GROUP_BYTES_MAX };
     let run = Run { sources, spec, memory, bytes_max };
     let groups = run.start(context, Lane::Question, |_bytes_read| ()).await?;

@@ -1,4 +1,4 @@
-//! Reads the rows of a part from Parquet, and of its columns only those of the question.
+//! Reads the rows of a part, or of a segment's Parquet file, and of its columns only those of the question.
 //!
 //! That is possible if Parquet keeps the texts of the columns to group by, and all of them are in dictionaries. Then values are
 //! first added up for each combination of texts (`coded_groups.rs`), and the group of a combination is looked up once for all
@@ -41,7 +41,7 @@ pub(super) fn read(
     until: u64,
     bytes_max: usize,
 ) -> Result<u64, Error> {
-    let file = PartColumns::open(&columnar.file, &columnar.part)?;
+    let file = PartColumns::open(&columnar.file, &columnar.part)?.without(&columnar.removed);
     let (by, sum) = (columns_of(&columnar.schema, work.spec.by()), columns_of(&columnar.schema, work.spec.sum()));
     let all: Vec<_> = by.iter().chain(&sum).collect();
     let row_bytes = (columnar.part.csv_bytes / columnar.part.rows.max(1)).max(1);
@@ -54,12 +54,17 @@ pub(super) fn read(
         let mut columns = GroupColumns::open(&file, range.row_group(), &by, &sum)?;
         columns.skip(range.start_in_group())?;
         columns.number_texts(work, groups, coded, columnar.part.rows)?;
-        let mut left = range.rows_count();
-        while left > 0 {
-            let count = left.min(BATCH_ROWS);
-            columns.add(count, work, groups, coded)?;
-            left -= count;
+        let mut start = 0;
+        for rows in range.remaining() {
+            columns.skip(rows.start - start)?;
+            start = rows.start;
+            while start < rows.end {
+                let count = BATCH_ROWS.min(rows.end - start);
+                columns.add(count, work, groups, coded)?;
+                start += count;
+            }
         }
+        columns.skip(range.rows_count() - start)?;
         row += range.rows_count() as u64;
     }
     Ok(row)

@@ -1,6 +1,6 @@
 //! A part whose rows can be read from Parquet: whether they can, and how positions in its CSV and its rows belong together.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::spec::GroupBy;
 use crate::{
@@ -9,10 +9,11 @@ use crate::{
             column_reader::{ColumnRef, PartColumns},
             wide::is_wide,
         },
+        parts::segment_rows::{FileUse, SegmentRows},
         storage::{Store, reader::Reader},
     },
     error::Error,
-    limits::GROUP_PARQUET_COLUMNS_MAX,
+    limits::{GROUP_PARQUET_COLUMNS_MAX, KIB},
     model::{
         format::Format,
         part::Part,
@@ -20,11 +21,16 @@ use crate::{
     },
 };
 
-/// A part whose rows are read from Parquet.
+/// What a part of a segment takes to be read from CSV, besides its bytes, in bytes of CSV.
+const PACKED_PART_BYTES: u64 = 32 * KIB as u64;
+
+/// A part whose rows are read from Parquet, or a Parquet file of a segment, which is read as if it were one part.
 pub(super) struct ColumnarPart {
     pub(super) part: Arc<Part>,
     pub(super) file: Reader,
     pub(super) schema: Arc<Schema>,
+    /// Rows that are passed over, in ascending order.
+    pub(super) removed: Arc<[Range<u64>]>,
 }
 
 impl ColumnarPart {
@@ -36,28 +42,20 @@ impl ColumnarPart {
         spec: &GroupBy,
         csv_bytes_min: u64,
     ) -> Result<Option<Self>, Error> {
-        let has_type = |names: &[String], accepts: fn(ColumnType) -> bool| {
-            names.iter().all(|name| schema.find(name).is_some_and(|(_, column_type)| accepts(column_type)))
-        };
-        let columns = spec.by().len() + spec.sum().len();
-        if part.packed.is_some()
-            || part.csv_bytes < csv_bytes_min
-            || is_wide(part)
-            || columns > GROUP_PARQUET_COLUMNS_MAX
-            || !has_type(spec.sum(), |column_type| column_type == ColumnType::Int64)
-            || !has_type(spec.by(), ColumnType::keeps_texts)
-        {
+        if part.packed.is_some() || part.csv_bytes < csv_bytes_min || !may_be_columnar(part, schema, spec) {
             return Ok(None);
         }
         let file = store.open_part(part, Format::Parquet)?;
-        let open = PartColumns::open(&file, part)?;
-        for column in columns_of(schema, spec.by()) {
-            if !open.is_coded(&column)? {
-                return Ok(None);
-            }
+        if !is_coded(&file, part, schema, spec)? {
+            return Ok(None);
         }
-        drop(open);
-        Ok(Some(Self { part: Arc::clone(part), file, schema: Arc::clone(schema) }))
+        Ok(Some(Self { part: Arc::clone(part), file, schema: Arc::clone(schema), removed: Arc::from([]) }))
+    }
+
+    /// Opens a file of a segment, whose [`use_of_segment`] is [`FileUse::Parquet`].
+    pub(super) fn of_segment(store: &Store, rows: &SegmentRows) -> Result<Self, Error> {
+        let (part, file, schema) = (Arc::new(part_of(rows)?), rows.open(store)?, rows.schema(store)?);
+        Ok(Self { part, file, schema, removed: Arc::clone(&rows.removed) })
     }
 
     /// The first row, counted from 0, whose offset is at least this.
@@ -72,6 +70,57 @@ impl ColumnarPart {
         let bytes = u128::from(row) * u128::from(self.part.csv_bytes);
         u64::try_from(bytes / u128::from(self.part.rows.max(1))).unwrap_or(u64::MAX)
     }
+}
+
+/// What is read of a segment's Parquet file: as of a part with so many bytes of CSV.
+pub(super) fn use_of_segment(
+    store: &Store,
+    rows: &SegmentRows,
+    schema: &Schema,
+    spec: &GroupBy,
+    csv_bytes_min: u64,
+) -> Result<FileUse, Error> {
+    if spec.by().iter().chain(spec.sum()).any(|name| schema.find(name).is_none()) {
+        return Ok(FileUse::Nothing);
+    }
+    let (part, parts_count) = (part_of(rows)?, rows.parquet()?.parts);
+    let cost = part.csv_bytes.saturating_add(parts_count.saturating_mul(PACKED_PART_BYTES));
+    if cost < csv_bytes_min || !may_be_columnar(&part, schema, spec) {
+        return Ok(FileUse::Csv);
+    }
+    Ok(if is_coded(&rows.open(store)?, &part, schema, spec)? { FileUse::Parquet } else { FileUse::Csv })
+}
+
+/// A segment's Parquet file as if it were that of one part, with a share of the segment's CSV.
+pub(super) fn part_of(rows: &SegmentRows) -> Result<Part, Error> {
+    let all_rows: u64 = rows.segment.files.iter().map(|file| file.rows).fold(0, u64::saturating_add);
+    let part = rows.part()?;
+    let share = u128::from(rows.segment.csv_bytes) * u128::from(part.rows) / u128::from(all_rows.max(1));
+    // No row is shorter than a byte.
+    let csv_bytes = u64::try_from(share).unwrap_or(u64::MAX).max(part.rows).max(1);
+    Ok(Part { csv_bytes, ..part })
+}
+
+/// Whether the types of the columns allow it, and there is memory for the columns.
+fn may_be_columnar(part: &Part, schema: &Schema, spec: &GroupBy) -> bool {
+    let has_type = |names: &[String], accepts: fn(ColumnType) -> bool| {
+        names.iter().all(|name| schema.find(name).is_some_and(|(_, column_type)| accepts(column_type)))
+    };
+    spec.by().len() + spec.sum().len() <= GROUP_PARQUET_COLUMNS_MAX
+        && !is_wide(part)
+        && has_type(spec.sum(), |column_type| column_type == ColumnType::Int64)
+        && has_type(spec.by(), ColumnType::keeps_texts)
+}
+
+/// Whether the columns to group by are in dictionaries.
+fn is_coded(file: &Reader, part: &Part, schema: &Schema, spec: &GroupBy) -> Result<bool, Error> {
+    let open = PartColumns::open(file, part)?;
+    for column in columns_of(schema, spec.by()) {
+        if !open.is_coded(&column)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The columns of these names.

@@ -31,11 +31,12 @@ use super::{
     sources::{Position, Sources},
     spec::{GroupBy, Plan},
     spill::{Run, RunWriter},
-    work::Work,
+    work::{Reservation, Work},
 };
 use crate::{
     engine::{
         csv::lines::{LineSearch, with_line},
+        parts::segment_rows::note_fallback,
         runtime::{drop_on_worker::DropOnWorker, workers::Workers},
         state::{Lane, Shared},
         storage::temp_file::TempFolder,
@@ -74,6 +75,36 @@ impl GroupSum {
         sources: Sources,
         spec: GroupBy,
         memory: Option<OwnedSemaphorePermit>,
+        progress: impl Fn(u64) + Sync,
+    ) -> Result<Groups, Error> {
+        let (memory, memory_after) = Reservation::new(memory);
+        let Some(with_segments) = self.with_segments(&sources, &spec).await? else {
+            return self.read_and_merge(sources, spec, memory, &progress).await;
+        };
+        match self.read_and_merge(with_segments, spec.clone(), memory, &progress).await {
+            Err(error) => {
+                note_fallback(&error);
+                let memory = memory_after.await.ok().ok_or(Error::Cancelled)?;
+                self.read_and_merge(sources, spec, Reservation::new(memory).0, &progress).await
+            }
+            groups => groups,
+        }
+    }
+
+    /// The same rows, with those of segments from Parquet where that is possible; `None` if it is not.
+    async fn with_segments(&self, sources: &Sources, spec: &GroupBy) -> Result<Option<Sources>, Error> {
+        if !sources.have_segments() {
+            return Ok(None);
+        }
+        let (plan, sources, spec) = (self.plan, sources.clone(), spec.clone());
+        self.workers.run(self.lane, move || sources.with_segments(&spec, &plan)).await
+    }
+
+    async fn read_and_merge(
+        &self,
+        sources: Sources,
+        spec: GroupBy,
+        memory: Reservation,
         progress: impl Fn(u64) + Sync,
     ) -> Result<Groups, Error> {
         let plan = self.plan;

@@ -1,11 +1,11 @@
 //! What a group sum reads: one file, or all parts of the table, from Parquet where that is possible (`columnar.rs`). Each file is
-//! opened when it is reached.
+//! opened when it is reached. The Parquet files of segments come after all parts.
 
 use std::{path::Path, sync::Arc};
 
 use super::{
-    columnar_part::ColumnarPart,
-    spec::{GroupBy, Plan},
+    columnar_part::{ColumnarPart, part_of, use_of_segment},
+    spec::{COLUMNAR_BYTES_MIN, GroupBy, Plan},
 };
 use crate::{
     engine::{
@@ -14,6 +14,7 @@ use crate::{
             split::{CAREFUL_GUESS, guess_row_start},
             stored::STORED_LIMITS,
         },
+        parts::segment_rows::Divided,
         state::registry::Snapshot,
         storage::{
             Store,
@@ -25,7 +26,7 @@ use crate::{
         },
     },
     error::{Error, column_sum::ColumnSumError, csv::CsvError},
-    limits::{CsvLimits, PACKED_CSV_BYTES_MAX, ROW_BYTES_CEILING},
+    limits::{CsvLimits, PACKED_CSV_BYTES_MAX, PACKED_CURSOR_BYTES, ROW_BYTES_CEILING},
     model::{
         format::Format,
         packed::Segment,
@@ -35,6 +36,7 @@ use crate::{
 };
 
 /// CSV files in order.
+#[derive(Clone)]
 pub enum Sources {
     /// A file that is not a part.
     File {
@@ -48,8 +50,14 @@ pub enum Sources {
         /// The data folder that has their files.
         store: Arc<Store>,
         /// The parts.
-        parts: Snapshot,
+        parts: SourceParts,
     },
+}
+
+/// The parts of a group sum.
+#[derive(Clone)]
+pub struct SourceParts {
+    divided: Arc<Divided>,
 }
 
 /// A byte of all sources, in their order.
@@ -63,6 +71,9 @@ pub(super) struct Position {
 impl Position {
     /// After all sources.
     pub(super) const END: Self = Self { source: u64::MAX, offset: 0 };
+
+    /// Of the first Parquet file of a segment, if any is read. No part has such a number.
+    const SEGMENTS: u64 = 1 << 63;
 
     /// The start of the source after this one.
     pub(super) fn next_source(self) -> Self {
@@ -133,14 +144,66 @@ impl Sources {
         Ok(Self::File { file: Reader::open(path)?, limits: CsvLimits::default() })
     }
 
-    /// The size of all sources together.
+    /// The parts of a table.
+    pub fn parts(store: Arc<Store>, parts: Snapshot) -> Self {
+        Self::Parts { store, parts: SourceParts { divided: Arc::new(Divided::by_parts(parts)) } }
+    }
+
+    /// The same rows, with those of segments from Parquet where that is possible; `None` if it is possible nowhere.
+    pub(super) fn with_segments(&self, spec: &GroupBy, plan: &Plan) -> Option<Self> {
+        let Self::Parts { store, parts: SourceParts { divided } } = self else { return None };
+        let parts = &divided.parts;
+        if parts.last().is_some_and(|last| last.get() >= Position::SEGMENTS) {
+            return None;
+        }
+        let bytes_min = plan.columnar_bytes_min;
+        let use_of = |rows: &_, schema: &_| use_of_segment(store, rows, schema, spec, bytes_min);
+        let divided = Divided::of(store, parts.clone(), use_of);
+        let is_by_parts = divided.is_by_parts(parts);
+        let sources = Self::Parts { store: Arc::clone(store), parts: SourceParts { divided: Arc::new(divided) } };
+        (!is_by_parts).then_some(sources)
+    }
+
+    /// Whether there are parts in segments.
+    pub(super) fn have_segments(&self) -> bool {
+        matches!(self, Self::Parts { parts, .. } if !parts.divided.parts.segments.is_empty())
+    }
+
+    /// Whether Parquet files of segments are read.
+    fn reads_segments(&self) -> bool {
+        matches!(self, Self::Parts { parts, .. } if !parts.divided.files.is_empty())
+    }
+
+    /// The size of all sources together. A segment of which only some files are read from Parquet counts with its whole CSV, too.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::File { file, .. } => file.bytes(),
             Self::Parts { parts, .. } => {
+                let Divided { parts, .. } = &*parts.divided;
                 let packed: u64 = parts.segments.values().map(|segment| segment.csv_bytes).sum();
-                packed + parts.parts.values().map(|part| part.csv_bytes).sum::<u64>()
+                packed
+                    + parts.parts.values().map(|part| part.csv_bytes).sum::<u64>()
+                    + self.segment_bytes().sum::<u64>()
             }
+        }
+    }
+
+    /// The size of each Parquet file of a segment that is read, as a part's.
+    fn segment_bytes(&self) -> impl Iterator<Item = u64> {
+        let files = match self {
+            Self::File { .. } => &[][..],
+            Self::Parts { parts, .. } => &parts.divided.files,
+        };
+        files.iter().map(|rows| part_of(rows).map_or(0, |part| part.csv_bytes))
+    }
+
+    /// Bytes in memory for finding the rows of parts in segments, for each partition.
+    pub(super) fn cursor_bytes(&self) -> usize {
+        match self {
+            Self::Parts { parts, .. } if !parts.divided.parts.segments.is_empty() || self.reads_segments() => {
+                PACKED_CURSOR_BYTES
+            }
+            Self::Parts { .. } | Self::File { .. } => 0,
         }
     }
 
@@ -149,8 +212,12 @@ impl Sources {
         let (allowed, file_bytes) = match self {
             Self::File { file, limits } => (limits.row_bytes_max, file.bytes()),
             Self::Parts { parts, .. } => {
+                let Divided { parts, .. } = &*parts.divided;
                 let packed = if parts.segments.is_empty() { 0 } else { PACKED_CSV_BYTES_MAX };
-                (ROW_BYTES_CEILING, parts.parts.values().map(|part| part.csv_bytes).max().unwrap_or(0).max(packed))
+                let own = parts.parts.values().map(|part| part.csv_bytes);
+                // A file that is read from Parquet counts as a part that is: see `columnar.rs`.
+                let of_segments = self.segment_bytes().map(|bytes| bytes.max(COLUMNAR_BYTES_MIN));
+                (ROW_BYTES_CEILING, own.chain(of_segments).max().unwrap_or(0).max(packed))
             }
         };
         usize::try_from(file_bytes).unwrap_or(usize::MAX).min(allowed)
@@ -175,6 +242,7 @@ impl Sources {
         match self {
             Self::File { file, .. } => add(0, file.bytes()),
             Self::Parts { store, parts } => {
+                let Divided { parts, .. } = &*parts.divided;
                 let (mut own, mut segments) = (parts.parts.iter().peekable(), parts.segments.iter().peekable());
                 loop {
                     match (own.peek(), segments.peek()) {
@@ -192,7 +260,11 @@ impl Sources {
                         }
                     }
                 }
+                (Position::SEGMENTS..).zip(self.segment_bytes()).for_each(|(source, bytes)| add(source, bytes));
             }
+        }
+        if let Self::Parts { store, parts } = self {
+            move_to_parts(store, &parts.divided, &mut starts)?;
         }
         // A part inside the numbers of a segment may come before one of its blocks.
         starts.sort_unstable();
@@ -214,10 +286,16 @@ impl Sources {
                 (id, Ok(Opened::Source(Box::new(source))))
             }
             Self::File { .. } => (id, Ok(Opened::End)),
+            Self::Parts { store, parts } if id >= Position::SEGMENTS && self.reads_segments() => {
+                (id, open_segment(store, &parts.divided, id))
+            }
             Self::Parts { store, parts } => {
-                let cursor = files.cursor.get_or_insert_with(|| PartCursor::new(parts.clone()));
+                let cursor = files.cursor.get_or_insert_with(|| parts.divided.cursor());
                 let next = PartId::new(id.max(1)).map(|first| cursor.first_from(store, first)).transpose();
                 match next.map(Option::flatten) {
+                    Ok(None) if self.reads_segments() => {
+                        (Position::SEGMENTS, open_segment(store, &parts.divided, Position::SEGMENTS))
+                    }
                     Ok(None) => (id, Ok(Opened::End)),
                     Ok(Some(part)) => (part.id.get(), open_part(store, &part, spec, plan, &mut files.open)),
                     Err(error) => (id, Err(error.into())),
@@ -248,6 +326,13 @@ impl Sources {
             }
         }
     }
+}
+
+/// Opens a Parquet file of a segment.
+fn open_segment(store: &Store, divided: &Divided, id: u64) -> Result<Opened, SourceError> {
+    let index = usize::try_from(id - Position::SEGMENTS).unwrap_or(usize::MAX);
+    let Some(rows) = divided.files.get(index) else { return Ok(Opened::End) };
+    Ok(Opened::Columnar(ColumnarPart::of_segment(store, rows)?))
 }
 
 fn open_part(
@@ -301,6 +386,22 @@ fn add_blocks(store: &Store, segment: &Arc<Segment>, add: &mut impl FnMut(u64, u
     for (at, (id, start)) in starts.iter().enumerate() {
         let end = starts.get(at + 1).map_or(segment.csv_bytes, |(_, start)| *start);
         add(*id, end - start);
+    }
+    Ok(())
+}
+
+/// Moves a start in a part that is removed or left out to the next one that is read.
+fn move_to_parts(store: &Store, divided: &Divided, starts: &mut [Position]) -> Result<(), Error> {
+    if divided.left_out.is_empty() && divided.parts.removed.is_empty() {
+        return Ok(());
+    }
+    let mut cursor = divided.cursor();
+    for start in starts.iter_mut().filter(|start| start.source < Position::SEGMENTS) {
+        let Some(id) = PartId::new(start.source) else { continue };
+        let found = cursor.first_from(store, id)?.map_or(Position::SEGMENTS, |part| part.id.get());
+        if found != start.source {
+            *start = Position { source: found, offset: 0 };
+        }
     }
     Ok(())
 }

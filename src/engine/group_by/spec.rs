@@ -12,7 +12,7 @@ use crate::{
 const PARTITION_MEMORY_BYTES_MIN: usize = 8 * MIB;
 /// Reading the CSV of a smaller part is faster than opening its Parquet file. A part of this size also takes no more memory
 /// when it is read from Parquet: a long row of it, for which there is room, is as long as the part.
-const COLUMNAR_BYTES_MIN: u64 = MIB as u64;
+pub(super) const COLUMNAR_BYTES_MIN: u64 = MIB as u64;
 
 /// The columns of a group sum: no name is repeated, at least one is grouped by, and at least one is summed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     sources::{Position, Sources},
     spec::{GroupBy, Plan},
 };
-use crate::{
-    engine::storage::temp_file::TempFolder,
-    error::Error,
-    limits::{PACKED_CURSOR_BYTES, READ_BLOCK_BYTES},
-};
+use crate::{engine::storage::temp_file::TempFolder, error::Error, limits::READ_BLOCK_BYTES};
 
 /// Shared by all tasks of one group sum.
 pub(super) struct Work {
@@ -24,8 +20,30 @@ pub(super) struct Work {
     pub(super) row_bytes_max: usize,
     /// Has one permit, so that one partition at a time reads a long row.
     pub(super) long_rows: Arc<Semaphore>,
-    /// The reservation of the sum's memory. It is released after the last task has ended or was dropped.
-    pub(super) _memory: Option<OwnedSemaphorePermit>,
+    /// It is dropped after the last task has ended or was dropped.
+    pub(super) _memory: Reservation,
+}
+
+/// The reservation of the memory of a group sum. When it is dropped, it is passed on to the receiver, or released if there is none.
+pub(super) struct Reservation {
+    permit: Option<OwnedSemaphorePermit>,
+    next: Option<oneshot::Sender<Option<OwnedSemaphorePermit>>>,
+}
+
+impl Reservation {
+    /// A reservation, and the receiver of its permit.
+    pub(super) fn new(permit: Option<OwnedSemaphorePermit>) -> (Self, oneshot::Receiver<Option<OwnedSemaphorePermit>>) {
+        let (tx, rx) = oneshot::channel();
+        (Self { permit, next: Some(tx) }, rx)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(next) = self.next.take() {
+            let _released_if_nobody_waits = next.send(self.permit.take());
+        }
+    }
 }
 
 impl Work {
@@ -43,12 +61,7 @@ impl Work {
         let Plan { bytes_max, .. } = self.plan;
         // A long row is in memory twice: as it is in the file, and as cells without quotes.
         let long_row_bytes = 2 * (self.row_bytes_max + READ_BLOCK_BYTES);
-        let cursors_bytes = match &self.sources {
-            Sources::Parts { parts, .. } if !parts.segments.is_empty() => {
-                self.plan.partitions_max * PACKED_CURSOR_BYTES
-            }
-            Sources::Parts { .. } | Sources::File { .. } => 0,
-        };
+        let cursors_bytes = self.plan.partitions_max * self.sources.cursor_bytes();
         bytes_max.saturating_sub(long_row_bytes + cursors_bytes).max(bytes_max / 4)
     }
 }

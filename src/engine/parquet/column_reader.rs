@@ -66,6 +66,7 @@ pub struct RowRange {
     ends_group: bool,
     part_rows: u64,
     bytes: u64,
+    remaining: Vec<Range<usize>>,
 }
 
 impl RowRange {
@@ -82,6 +83,17 @@ impl RowRange {
     /// Where they begin in the row group.
     pub fn start_in_group(&self) -> usize {
         self.group_rows.start
+    }
+
+    /// The offsets in the range of the rows that count: all of them, unless some are of removed parts.
+    pub fn remaining(&self) -> &[Range<usize>] {
+        &self.remaining
+    }
+
+    /// The same offsets one by one, for [`PartColumns::filter_rows`].
+    pub fn offsets(&self) -> impl Iterator<Item = u32> {
+        let offset = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
+        self.remaining.iter().flat_map(move |rows| offset(rows.start)..offset(rows.end))
     }
 
     /// About how many bytes the cells of the requested columns have, uncompressed.
@@ -139,12 +151,19 @@ impl<'a> Cell<'a> {
 pub struct PartColumns<'a> {
     part: &'a Part,
     parquet: ParquetFile<'a>,
+    removed: &'a [Range<u64>],
 }
 
 impl<'a> PartColumns<'a> {
     /// Reads the footer. Errors: it does not match its checksum or the receipt; it cannot be read.
     pub fn open(file: &'a Reader, part: &'a Part) -> Result<Self, Error> {
-        Ok(Self { part, parquet: ParquetFile::open(file, part)? })
+        Ok(Self { part, parquet: ParquetFile::open(file, part)?, removed: &[] })
+    }
+
+    /// Leaves out these rows, counted from 0, in ascending order: [`RowRange::remaining`] is without them.
+    #[must_use]
+    pub fn without(self, removed: &'a [Range<u64>]) -> Self {
+        Self { removed, ..self }
     }
 
     /// The rows from `at` on and the position after them; `None` after the last. There are at most `rows_max` rows, and
@@ -176,7 +195,9 @@ impl<'a> PartColumns<'a> {
             let start = usize::try_from(group_rows)?;
             let ends_group = group_rows + count == rows;
             let group_rows = start..start + usize::try_from(count)?;
-            Ok(RowRange { row_group, group_rows, ends_group, part_rows, bytes: count.saturating_mul(row_bytes) })
+            let remaining = remaining(self.removed, part_rows..part_rows + count);
+            let bytes = count.saturating_mul(row_bytes);
+            Ok(RowRange { row_group, group_rows, ends_group, part_rows, bytes, remaining })
         };
         let range = range().map_err(|error| self.damaged(error.to_string()))?;
         let count = range.rows_count() as u64;
@@ -211,6 +232,13 @@ impl<'a> PartColumns<'a> {
             before = end;
         }
         Position { row_group: self.parquet.row_groups().len(), group_rows: 0, part_rows: row }
+    }
+
+    /// The position of the first row of a row group.
+    pub fn row_group_start(&self, row_group: usize) -> Position {
+        let before = self.parquet.row_groups().iter().take(row_group);
+        let part_rows = before.map(|group| group.num_rows().cast_unsigned()).fold(0, u64::wrapping_add);
+        Position { row_group, group_rows: 0, part_rows }
     }
 
     /// A column of a row group, if it can be read as such numbers.
@@ -272,6 +300,23 @@ impl<'a> PartColumns<'a> {
     fn damaged(&self, what: String) -> Error {
         self.parquet.damaged(&what)
     }
+}
+
+/// The rows that are not in `removed`, which is in ascending order, as offsets from the first.
+fn remaining(removed: &[Range<u64>], rows: Range<u64>) -> Vec<Range<usize>> {
+    let offset = |row: u64| usize::try_from(row - rows.start).unwrap_or(usize::MAX);
+    let (mut found, mut start) = (Vec::new(), rows.start);
+    let first = removed.partition_point(|gap| gap.end <= rows.start);
+    for gap in removed[first..].iter().take_while(|gap| gap.start < rows.end) {
+        if gap.start > start {
+            found.push(offset(start)..offset(gap.start));
+        }
+        start = start.max(gap.end);
+    }
+    if start < rows.end {
+        found.push(offset(start)..offset(rows.end));
+    }
+    found
 }
 
 /// The uncompressed size of these columns in a row group.
@@ -357,6 +402,24 @@ mod tests {
         let double = || parse_float64(bytes).map(Cell::Float64);
         let boolean = || parse_boolean(bytes).map(Cell::Boolean);
         date.or_else(integer).or_else(double).or_else(boolean).unwrap_or(Cell::Utf8(text))
+    }
+
+    #[test]
+    fn removed_rows_do_not_remain() {
+        let offsets = |removed: &[Range<u64>], rows| -> Vec<_> {
+            remaining(removed, rows).into_iter().map(|rows| (rows.start, rows.end)).collect()
+        };
+        let removed = [0..2, 4..5, 5..7, 9..20];
+        for (rows, expected) in [
+            (0..30, vec![(2, 4), (7, 9), (20, 30)]),
+            (1..6, vec![(1, 3)]),
+            (4..7, vec![]),
+            (7..9, vec![(0, 2)]),
+            (8..8, vec![]),
+        ] {
+            assert_eq!(offsets(&removed, rows.clone()), expected, "{rows:?}");
+        }
+        assert_eq!(offsets(&[], 3..9), [(0, 6)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod part_file;
 pub mod quarantine;
 pub mod receipts;
 pub mod removal;
+pub mod segment_rows;
 pub mod selection;
 pub mod table_files;
 pub mod upgrade;

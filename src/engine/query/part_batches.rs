@@ -35,7 +35,12 @@ pub(crate) struct PartBatches {
 impl PartBatches {
     /// The batches of all parts. `format` is the one that is read of parts that have their own files.
     pub(crate) fn new(parts: Snapshot, format: Format) -> Self {
-        Self { cursor: PartCursor::new(parts), format, peeked: None, after: None, permit: None }
+        Self::of(PartCursor::new(parts), format, None)
+    }
+
+    /// The batches of a cursor's parts. `permit`: that for reading parts in segments, if the caller has it.
+    pub(crate) fn of(cursor: PartCursor, format: Format, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { cursor, format, peeked: None, after: None, permit }
     }
 
     /// All batches, in order. After an error there are no more.

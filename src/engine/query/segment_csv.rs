@@ -8,11 +8,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
-use super::{
-    csv_ranges::ColumnOfCsv,
-    read::Read,
-    segment_sum::{SegmentError, schema_of},
-};
+use super::{csv_ranges::ColumnOfCsv, read::Read, segment_sum::SegmentError};
 use crate::{
     engine::{
         csv::{
@@ -91,7 +87,7 @@ impl CsvUnit {
     /// One task, which reads about [`TASK_BYTES`].
     fn step(&mut self, store: &Store, column: &str) -> Result<(), SegmentError> {
         let columns = (0..self.segment.files.len()).map(|file| {
-            let schema = schema_of(store, &self.segment, file)?;
+            let schema = store.segment_schema(&self.segment, file)?;
             match schema.find(column) {
                 None => Ok(None),
                 Some((index, column_type @ (ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8))) => {

@@ -28,11 +28,7 @@ use crate::{
     },
     error::Error,
     limits::TASK_BYTES,
-    model::{
-        packed::Segment,
-        part::PartId,
-        schema::{ColumnType, Schema},
-    },
+    model::{packed::Segment, part::PartId, schema::ColumnType},
 };
 
 /// A part of a segment's Parquet files: a row group, or all of a wide file.
@@ -110,7 +106,7 @@ impl ParquetUnit {
         let Self { segment, file, is_wide, .. } = self;
         let nothing = (Sum::default(), Read::default(), None);
         let Some(parquet) = segment.files.get(*file) else { return Ok(nothing) };
-        let schema = schema_of(store, segment, *file)?;
+        let schema = store.segment_schema(segment, *file)?;
         let Some((index, column_type)) = schema.find(name) else { return Ok(nothing) };
         if !matches!(column_type, ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8) {
             return Err(SegmentError::NeedsParts);
@@ -126,17 +122,6 @@ impl ParquetUnit {
         let whole = if start.row_group == 0 { (parquet.parts, parquet.rows) } else { (0, 0) };
         Ok((sum, Read { parts: whole.0, rows: whole.1, bytes: read.bytes }, read.next))
     }
-}
-
-pub(super) fn schema_of(store: &Store, segment: &Segment, file: usize) -> Result<Arc<Schema>, Error> {
-    if let Some(schema) = segment.files.get(file).and_then(|parquet| parquet.schema.clone()) {
-        return Ok(schema);
-    }
-    let damaged =
-        |what: String| Error::Damaged { part: segment.id.first, what: format!("segment {}: {what}", segment.id) };
-    let receipt = store.segment_receipt(segment.id)?.map_err(damaged)?;
-    let packed = receipt.files.get(file).ok_or_else(|| damaged("its receipt is of another segment".to_owned()))?;
-    Ok(Arc::new(Schema::of(&packed.columns)))
 }
 
 /// The removed parts whose rows are still in segments, in runs of at most [`REMOVED_AT_ONCE`] of one segment.

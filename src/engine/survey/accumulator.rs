@@ -105,8 +105,7 @@ impl Survey {
         question: &SurveyQuestion,
     ) -> Result<(), Error> {
         let mut buffer = String::new();
-        let offsets = 0..u32::try_from(range.rows_count()).unwrap_or(u32::MAX);
-        let mut rows: Vec<_> = offsets.map(|offset| (offset, Row::default())).collect();
+        let mut rows: Vec<_> = range.offsets().map(|offset| (offset, Row::default())).collect();
         file.filter_rows(&columns.question, range, &mut rows, |_, _, cell| {
             Ok(cell != Cell::Empty && cell.text(&mut buffer) == question.question)
         })?;

@@ -117,26 +117,32 @@ impl<'a> CodedRows<'a> {
         self.questions.skip(range.start_in_group())?;
         let mut skipped = range.start_in_group();
         let mut start = 0;
-        while start < range.rows_count() {
-            let count = BATCH_ROWS.min(range.rows_count() - start);
-            self.questions.read(count, &mut batch.codes)?;
-            batch.keep_asked(&self.is_asked);
-            if batch.rows.is_empty() {
-                skipped += count;
-            } else {
-                columns.skip(std::mem::take(&mut skipped))?;
-                columns.read_values(count, &mut batch, |row, cell, problem| Error::Cell {
-                    part: self.part.id,
-                    row: range.row_number(u32::try_from(start).unwrap_or(u32::MAX).saturating_add(row)),
-                    column: self.value_name.to_owned(),
-                    cell,
-                    problem,
-                })?;
-                columns.add(count, &mut batch, self.question, survey)?;
+        for rows in range.remaining() {
+            self.questions.skip(rows.start - start)?;
+            skipped += rows.start - start;
+            start = rows.start;
+            while start < rows.end {
+                let count = BATCH_ROWS.min(rows.end - start);
+                self.questions.read(count, &mut batch.codes)?;
+                batch.keep_asked(&self.is_asked);
+                if batch.rows.is_empty() {
+                    skipped += count;
+                } else {
+                    columns.skip(std::mem::take(&mut skipped))?;
+                    columns.read_values(count, &mut batch, |row, cell, problem| Error::Cell {
+                        part: self.part.id,
+                        row: range.row_number(u32::try_from(start).unwrap_or(u32::MAX).saturating_add(row)),
+                        column: self.value_name.to_owned(),
+                        cell,
+                        problem,
+                    })?;
+                    columns.add(count, &mut batch, self.question, survey)?;
+                }
+                start += count;
             }
-            start += count;
         }
-        columns.skip(skipped)
+        self.questions.skip(range.rows_count() - start)?;
+        columns.skip(skipped + range.rows_count() - start)
     }
 }
 

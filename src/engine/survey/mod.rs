@@ -13,6 +13,8 @@
 
 pub mod accumulator;
 pub mod answer;
+mod batch;
+mod batches;
 mod coded;
 mod collector;
 mod csv_part;
@@ -20,36 +22,32 @@ pub mod names;
 pub mod python_repr;
 pub mod question;
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    future::ready,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::{
-    accumulator::{Columns, Row, Survey},
-    answer::Answer,
-    collector::{Collector, Means},
-    csv_part::{CsvPart, CsvPosition, CsvStep},
+    accumulator::Survey, answer::Answer, batch::read_batch, batches::Batches, collector::Means,
     question::SurveyQuestion,
 };
 use crate::{
     engine::{
-        parquet::{
-            column_reader::{PartColumns, Position},
-            wide::is_wide,
-        },
-        parts::selection::parts_to_read,
-        query::part_batches::PartBatches,
+        parts::{segment_rows::note_fallback, selection::parts_to_read},
         runtime::context::Context,
         state::Lane,
-        storage::{Store, segments::reading::OpenSegment},
     },
     error::Error,
     limits::{
-        SMALL_SURVEY_MEMORY_BYTES, SMALL_SURVEY_TASK_ROWS, SURVEY_MEMORY_BYTES, SURVEY_ROW_BYTES, SURVEY_TASK_ROWS,
-        SURVEY_TASKS_MAX, TASK_BYTES,
+        SMALL_SURVEY_MEMORY_BYTES, SMALL_SURVEY_TASK_ROWS, SURVEY_MEMORY_BYTES, SURVEY_TASK_ROWS, SURVEY_TASKS_MAX,
     },
-    model::{format::Format, part::Part},
 };
 
 /// Answers a question. `progress` is called with the number of parts that are done and the number of all parts.
@@ -62,52 +60,88 @@ pub(super) async fn answer(
     progress: impl Fn(u64, u64),
 ) -> Result<Answer, Error> {
     let (memory, tasks) = reserve(context).await?;
-    let memory = Arc::new(memory);
     let question = Arc::new(question.clone());
     let parts = parts_to_read(context, lane).await?;
-    let parts_count = parts.len() as u64;
-    let mut batches = pin!(PartBatches::new(parts, Format::Parquet).stream(Arc::clone(context), lane));
-    let read = |batch, survey, task_rows| {
-        let means = Means { survey, question: Arc::clone(&question) };
-        let read = read_batch(Arc::clone(context), batch, lane, means, task_rows);
-        async move { read.await.map(|(parts, means)| (parts, means.survey)) }
+    let asked = Asked { context, question: &question, lane, memory: &Arc::new(memory), tasks, progress };
+    let batches = Batches::of(context, lane, parts.clone(), question.ask.columns_count()).await?;
+    let survey = match (batches.read_segments(), asked.read(batches).await) {
+        (true, Err(error)) => {
+            note_fallback(&error);
+            asked.read(Batches::by_parts(context, lane, parts)).await?
+        }
+        (_, read) => read?,
     };
-    let mut all = Survey::new(Arc::clone(&memory));
-    let mut parts_done = 0;
-    progress(parts_done, parts_count);
-    match tasks {
-        Tasks::One => {
+    context.workers.run(lane, move || survey.into_answer(&question)).await.flatten()
+}
+
+/// A question that has its memory.
+struct Asked<'a, P> {
+    context: &'a Arc<Context>,
+    question: &'a Arc<SurveyQuestion>,
+    lane: Lane,
+    memory: &'a Arc<OwnedSemaphorePermit>,
+    tasks: Tasks,
+    progress: P,
+}
+
+impl<P: Fn(u64, u64)> Asked<'_, P> {
+    /// Reads all batches. After an error it waits for the tasks that were started, so that their memory is free.
+    async fn read(&self, batches: Batches) -> Result<Survey, Error> {
+        let Self { context, question, lane, memory, .. } = *self;
+        let parts_count = batches.parts_count;
+        let mut parts_done = 0;
+        let mut report = |parts: u64| {
+            parts_done += parts;
+            (self.progress)(parts_done.min(parts_count), parts_count);
+        };
+        report(0);
+        let read = |batch, survey, task_rows| {
+            let means = Means { survey, question: Arc::clone(question) };
+            let read = read_batch(Arc::clone(context), batch, lane, means, task_rows);
+            async move { read.await.map(|(parts, means)| (parts, means.survey)) }
+        };
+        let mut all = Survey::new(Arc::clone(memory));
+        let mut batches = batches.stream;
+        if self.tasks == Tasks::One {
             while let Some(batch) = batches.try_next().await? {
                 let parts;
                 (parts, all) = read(batch, all, SMALL_SURVEY_TASK_ROWS).await?;
-                parts_done += parts;
-                progress(parts_done, parts_count);
+                report(parts);
             }
+            report(parts_count); // with those that lack a column
+            return Ok(all);
         }
-        Tasks::Several => {
-            let read = |batch| read(batch, Survey::new(Arc::clone(&memory)), SURVEY_TASK_ROWS);
-            // In the order of the batches, so that the first error is the first in the table.
-            let read = |batch: Result<_, Error>| async {
-                match batch {
-                    Ok(batch) => read(batch).await,
-                    Err(error) => Err(error),
-                }
-            };
-            let mut read = pin!(batches.map(read).buffered(SURVEY_TASKS_MAX));
-            while let Some((parts, some)) = read.try_next().await? {
-                let question = Arc::clone(&question);
+        let has_failed = AtomicBool::new(false);
+        // In the order of the batches, so that the first error is the first in the table.
+        let read =
+            |batch: Result<_, Error>| async { read(batch?, Survey::new(Arc::clone(memory)), SURVEY_TASK_ROWS).await };
+        let batches = batches.take_while(|_| ready(!has_failed.load(Ordering::Relaxed)));
+        let mut read = pin!(batches.map(read).buffered(SURVEY_TASKS_MAX));
+        while let Some(next) = read.next().await {
+            let merged = async {
+                let ((parts, some), question) = (next?, Arc::clone(question));
                 let merge = move || all.merge(&some, &question).map(|()| all);
-                all = context.workers.run(lane, merge).await.flatten()?;
-                parts_done += parts;
-                progress(parts_done, parts_count);
+                Ok((parts, context.workers.run(lane, merge).await.flatten()?))
+            };
+            match merged.await {
+                Ok((parts, merged)) => {
+                    all = merged;
+                    report(parts);
+                }
+                Err(error) => {
+                    has_failed.store(true, Ordering::Relaxed);
+                    while read.next().await.is_some() {}
+                    return Err(error);
+                }
             }
         }
+        report(parts_count);
+        Ok(all)
     }
-    let question = Arc::clone(&question);
-    context.workers.run(lane, move || all.into_answer(&question)).await.flatten()
 }
 
 /// How many tasks of a question run at the same time.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Tasks {
     One,
     Several,
@@ -128,123 +162,6 @@ async fn reserve(context: &Context) -> Result<(OwnedSemaphorePermit, Tasks), Err
     }
     Ok((pool.reserve(SMALL_SURVEY_MEMORY_BYTES).await?, Tasks::One))
 }
-
-/// Reads the parts of a batch, one task after another, and adds them to `collector`. Returns it with the number of parts.
-async fn read_batch<C: Collector>(
-    context: Arc<Context>,
-    batch: Vec<Arc<Part>>,
-    lane: Lane,
-    collector: C,
-    task_rows: usize,
-) -> Result<(u64, C), Error> {
-    // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
-    let mut needs_permit = is_wide(&batch[0]);
-    let parts_count = batch.len() as u64;
-    let (position, csv_position) = (Position::default(), CsvPosition::default());
-    let mut work = BatchRead {
-        batch,
-        next: 0,
-        position,
-        csv_position,
-        open: OpenSegment::default(),
-        collector,
-        task_rows,
-        permit: None,
-    };
-    while work.next < work.batch.len() {
-        if needs_permit && work.permit.is_none() {
-            let permit = Arc::clone(&context.wide_reads).acquire_owned().await;
-            work.permit = Some(permit.ok().ok_or(Error::Draining)?);
-        }
-        let store = Arc::clone(&context.store);
-        let task = move || {
-            let is_before_long_row = work.step(&store)?;
-            Ok((work, is_before_long_row))
-        };
-        (work, needs_permit) = context.workers.run(lane, task).await.flatten()?;
-    }
-    Ok((parts_count, work.collector))
-}
-
-/// A batch that is being read.
-struct BatchRead<C> {
-    batch: Vec<Arc<Part>>,
-    next: usize,
-    position: Position,
-    /// The same in a part whose CSV is read.
-    csv_position: CsvPosition,
-    open: OpenSegment,
-    collector: C,
-    /// Rows that one task reads.
-    task_rows: usize,
-    /// For a wide part, or for a long row of a CSV. Kept here because a task may still run after its call was cancelled.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl<C: Collector> BatchRead<C> {
-    /// One task: reads parts, or row ranges of a large part, up to about `task_rows` or `TASK_BYTES`. Returns whether it ended
-    /// before a row of a CSV for which it needs a permit.
-    fn step(&mut self, store: &Store) -> Result<bool, Error> {
-        let (mut rows_left, mut bytes) = (self.task_rows, 0);
-        let columns_count = self.collector.columns_count();
-        while let Some(part) = self.batch.get(self.next).map(Arc::clone) {
-            let schema = store.schema_with(&part, &mut self.open)?;
-            let needs_csv = |columns: &Columns| part.packed.is_some() || !columns.are_exact(columns_count);
-            if let Some(columns) = Columns::of(&schema).filter(needs_csv) {
-                let csv = CsvPart { part: &part, schema: &schema, columns: &columns };
-                let file = store.open_part_with(&part, Format::Csv, &mut self.open)?;
-                let step = csv.read(file, self.csv_position, &mut self.collector, self.permit.is_some())?;
-                let (position, is_before_long_row) = match step {
-                    CsvStep::End => {
-                        (self.next, self.csv_position) = (self.next + 1, CsvPosition::default());
-                        bytes = part.csv_bytes.saturating_add(bytes);
-                        if bytes < TASK_BYTES as u64 {
-                            continue;
-                        }
-                        return Ok(false);
-                    }
-                    CsvStep::Pause(position) => (position, false),
-                    CsvStep::LongRow(position) => (position, true),
-                };
-                self.csv_position = position;
-                return Ok(is_before_long_row);
-            }
-            if let Some(columns) = Columns::of(&schema) {
-                let file = store.open_part(&part, Format::Parquet)?;
-                let open = PartColumns::open(&file, &part)?;
-                let needed = columns.first(columns_count);
-                while let Some((mut range, mut after)) = open.next_rows(self.position, &needed, rows_left)? {
-                    let longer = || {
-                        // Nothing is kept of a row, so there may be more of them.
-                        let rows = open.next_rows(self.position, &needed, rows_left * CODED_ROWS_PER_ROW)?;
-                        rows.ok_or_else(|| Error::Internal("a range of rows has disappeared".to_owned()))
-                    };
-                    let coded = self.collector.read_coded(&open, &part, &columns, range.row_group(), longer)?;
-                    if let Some(read) = coded {
-                        (range, after) = read;
-                        rows_left -= range.rows_count().div_ceil(CODED_ROWS_PER_ROW);
-                    } else {
-                        self.collector.read(&open, &part, &columns, &range)?;
-                        rows_left -= range.rows_count();
-                    }
-                    bytes = range.bytes().saturating_add(bytes);
-                    self.position = after;
-                    if rows_left == 0 || bytes >= TASK_BYTES as u64 {
-                        return Ok(false);
-                    }
-                }
-            }
-            self.next += 1;
-            self.position = Position::default();
-        }
-        Ok(false)
-    }
-}
-
-/// As many rows are read as codes in the time in which one is read as text.
-const CODED_ROWS_PER_ROW: usize = 16;
-
-const _: () = assert!(size_of::<(u32, Row)>() <= SURVEY_ROW_BYTES);
 
 #[cfg(test)]
 mod tests {

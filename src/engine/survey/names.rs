@@ -3,16 +3,15 @@
 //! A list is read from all rows, as a statistic is. It is bounded: names beyond the bound are not listed. Those that are
 //! listed were there from their first row on, so their numbers of rows are exact.
 
-use std::{collections::BTreeMap, pin::pin, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::TryStreamExt;
 
-use super::{accumulator::Columns, collector::Collector, read_batch};
+use super::{accumulator::Columns, batch::read_batch, batches::Batches, collector::Collector};
 use crate::{
     engine::{
         parquet::column_reader::{Cell, PartColumns, RowRange},
-        parts::selection::parts_to_read,
-        query::part_batches::PartBatches,
+        parts::{segment_rows::note_fallback, selection::parts_to_read},
         runtime::context::Context,
         state::Lane,
     },
@@ -20,7 +19,7 @@ use crate::{
     limits::{
         ESCAPED_BYTES_MAX, SMALL_SURVEY_MEMORY_BYTES, SMALL_SURVEY_TASK_ROWS, SURVEY_LIST_BYTES, SURVEY_LISTED_BYTES,
     },
-    model::{format::Format, part::Part},
+    model::part::Part,
 };
 
 /// Which names of the survey are listed.
@@ -50,10 +49,23 @@ pub struct SurveyNames {
 pub(crate) async fn names(context: &Arc<Context>, list: NameList) -> Result<SurveyNames, Error> {
     let _memory = context.statistics.reserve(SMALL_SURVEY_MEMORY_BYTES).await?;
     let parts = parts_to_read(context, Lane::Question).await?;
-    let batches = PartBatches::new(parts, Format::Parquet).stream(Arc::clone(context), Lane::Question);
-    let mut batches = pin!(batches);
-    let mut names = Names { list, bytes: 0, found: SurveyNames { is_complete: true, ..SurveyNames::default() } };
-    while let Some(batch) = batches.try_next().await? {
+    let names = Names { list, bytes: 0, found: SurveyNames { is_complete: true, ..SurveyNames::default() } };
+    let batches = Batches::of(context, Lane::Question, parts.clone(), names.columns_count()).await?;
+    match (batches.read_segments(), read(context, batches, names.clone()).await) {
+        // In the order of the parts there is room for other names.
+        (true, Ok(SurveyNames { is_complete: false, .. })) => {
+            read(context, Batches::by_parts(context, Lane::Question, parts), names).await
+        }
+        (true, Err(error)) => {
+            note_fallback(&error);
+            read(context, Batches::by_parts(context, Lane::Question, parts), names).await
+        }
+        (_, read) => read,
+    }
+}
+
+async fn read(context: &Arc<Context>, mut batches: Batches, mut names: Names) -> Result<SurveyNames, Error> {
+    while let Some(batch) = batches.stream.try_next().await? {
         let context = Arc::clone(context);
         (_, names) = read_batch(context, batch, Lane::Question, names, SMALL_SURVEY_TASK_ROWS).await?;
     }
@@ -61,6 +73,7 @@ pub(crate) async fn names(context: &Arc<Context>, list: NameList) -> Result<Surv
 }
 
 /// The names that were found in some rows.
+#[derive(Clone)]
 struct Names {
     list: NameList,
     bytes: usize,
@@ -104,8 +117,7 @@ impl Collector for Names {
 
     fn read(&mut self, file: &PartColumns<'_>, _part: &Part, columns: &Columns, range: &RowRange) -> Result<(), Error> {
         let mut buffer = String::new();
-        let offsets = 0..u32::try_from(range.rows_count()).unwrap_or(u32::MAX);
-        let mut rows: Vec<_> = offsets.map(|offset| (offset, ())).collect();
+        let mut rows: Vec<_> = range.offsets().map(|offset| (offset, ())).collect();
         file.filter_rows(&columns.value, range, &mut rows, |_, (), cell| {
             Ok(match cell {
                 Cell::Empty => false,

@@ -3,7 +3,7 @@
 //!
 //! Memory: one block of an index, of at most [`PACKED_BLOCK_PARTS`](crate::limits::PACKED_BLOCK_PARTS) parts.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     super::store::Store,
@@ -13,14 +13,19 @@ use crate::{
     engine::state::registry::{Located, Snapshot},
     error::Error,
     model::{
-        packed::{Segment, SegmentId},
+        packed::{Packed, Segment, SegmentId},
         part::{Part, PartId, Receipt},
     },
 };
 
+/// Parquet files of segments whose parts a cursor leaves out: by the smallest number that a segment covers, for each of its files
+/// whether its parts are left out.
+pub(crate) type FilesLeftOut = BTreeMap<PartId, Vec<bool>>;
+
 /// A cursor on the parts of a snapshot.
 pub(crate) struct PartCursor {
     snapshot: Snapshot,
+    left_out: Arc<FilesLeftOut>,
     /// The index that was read last, and its block.
     open: Option<Open>,
 }
@@ -34,7 +39,12 @@ struct Open {
 impl PartCursor {
     /// A cursor on these parts.
     pub(crate) fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, open: None }
+        Self::without(snapshot, Arc::default())
+    }
+
+    /// A cursor on these parts, without those whose rows are in some Parquet files of segments.
+    pub(crate) fn without(snapshot: Snapshot, left_out: Arc<FilesLeftOut>) -> Self {
+        Self { snapshot, left_out, open: None }
     }
 
     /// The parts that it is on.
@@ -106,10 +116,10 @@ impl PartCursor {
     fn first_in(&mut self, store: &Store, segment: &Arc<Segment>, from: PartId) -> Result<Option<Arc<Part>>, Error> {
         let Some(mut number) = self.block_from(store, segment, from)? else { return Ok(None) };
         loop {
-            let removed = self.snapshot.removed.clone();
+            let is_wanted = self.is_wanted();
             let block = self.block(store, segment, number)?;
             let start = block.parts.partition_point(|part| part.id < from);
-            let found = block.parts[start..].iter().find(|part| !removed.contains(&part.id));
+            let found = block.parts[start..].iter().find(|part| is_wanted(part));
             if let Some(part) = found {
                 return Ok(Some(Arc::clone(part)));
             }
@@ -124,15 +134,27 @@ impl PartCursor {
         let last = segment.index_blocks.saturating_sub(1);
         let mut number = self.block_from(store, segment, before)?.unwrap_or(last);
         loop {
-            let removed = self.snapshot.removed.clone();
+            let is_wanted = self.is_wanted();
             let block = self.block(store, segment, number)?;
             let end = block.parts.partition_point(|part| part.id < before);
-            let found = block.parts[..end].iter().rfind(|part| !removed.contains(&part.id));
+            let found = block.parts[..end].iter().rfind(|part| is_wanted(part));
             if let Some(part) = found {
                 return Ok(Some(Arc::clone(part)));
             }
             let Some(earlier) = number.checked_sub(1) else { return Ok(None) };
             number = earlier;
+        }
+    }
+
+    /// Whether the cursor is on a part of a segment.
+    fn is_wanted(&self) -> impl Fn(&Part) -> bool + use<> {
+        let (removed, left_out) = (self.snapshot.removed.clone(), Arc::clone(&self.left_out));
+        move |part| {
+            let is_left_out = |packed: &Packed| {
+                let files = left_out.get(&packed.segment.id.first);
+                files.and_then(|files| files.get(packed.file as usize)).copied().unwrap_or(false)
+            };
+            !removed.contains(&part.id) && !part.packed.as_deref().is_some_and(is_left_out)
         }
     }
 

@@ -194,7 +194,7 @@ impl Entry {
 
     /// The part, whose CSV begins at `csv_start` in that of the segment.
     pub(super) fn into_part(self, segment: &Arc<Segment>, csv_start: u64) -> Option<Part> {
-        let file = segment.files.get(self.file)?;
+        let (file, file_index) = (segment.files.get(self.file)?, u32::try_from(self.file).ok()?);
         let (parquet_bytes, row_groups, footer_bytes) = self.parquet;
         Some(Part {
             id: self.id,
@@ -208,7 +208,7 @@ impl Entry {
             schema: file.schema.clone(),
             checks: Some(Checks { csv: self.csv_checksum, parquet: 0, chunks_in_sums: false }),
             key_hash: self.key_hash,
-            packed: Some(Box::new(Packed { segment: Arc::clone(segment), csv_start })),
+            packed: Some(Box::new(Packed { segment: Arc::clone(segment), csv_start, file: file_index })),
         })
     }
 }

@@ -22,5 +22,6 @@ pub mod cursor;
 pub mod index;
 pub mod reading;
 pub mod recovery;
+pub mod removed_rows;
 pub mod replaced;
 pub mod writing;

@@ -19,6 +19,7 @@ use crate::{
         checksum::to_hex,
         packed::{Packed, Segment, SegmentId},
         part::{FileInfo, Part, PartId, Receipt},
+        schema::Schema,
         segment::SegmentReceipt,
     },
 };
@@ -196,7 +197,7 @@ impl Store {
         packed: &Packed,
         open: &mut OpenSegment,
     ) -> Result<Reader, Error> {
-        let Packed { segment, csv_start } = packed;
+        let Packed { segment, csv_start, .. } = packed;
         let whole = match &open.csv {
             Some((id, csv)) if *id == segment.id => csv,
             _ => &open.csv.insert((segment.id, self.open_segment(segment, SegmentFile::Csv)?)).1,
@@ -291,6 +292,20 @@ impl Store {
             Some(expected) if expected.bytes == reader.bytes => Ok(reader),
             _ => Err(reader.damaged("its size is not what its receipt says")),
         }
+    }
+
+    /// The columns of a Parquet file of a segment.
+    ///
+    /// Errors: the segment's receipt, which is read if they are not in memory, is damaged or cannot be read.
+    pub(crate) fn segment_schema(&self, segment: &Segment, file: usize) -> Result<Arc<Schema>, Error> {
+        if let Some(schema) = segment.files.get(file).and_then(|parquet| parquet.schema.clone()) {
+            return Ok(schema);
+        }
+        let damaged =
+            |what: String| Error::Damaged { part: segment.id.first, what: format!("segment {}: {what}", segment.id) };
+        let receipt = self.segment_receipt(segment.id)?.map_err(damaged)?;
+        let packed = receipt.files.get(file).ok_or_else(|| damaged("its receipt is of another segment".to_owned()))?;
+        Ok(Arc::new(Schema::of(&packed.columns)))
     }
 
     /// Whether a part of the segment may have a key with this hash. If not, none has.
