@@ -387,7 +387,7 @@ pub const SMALL_UPLOAD_BYTES: u64 = 512 * KIB as u64;
 /// Memory for the conversion of all large uploads, for what is read ahead of it, and for decompression.
 pub const LARGE_CONVERSION_BYTES: usize = 89 * MIB;
 /// Memory for the conversion of all small uploads.
-pub const SMALL_CONVERSION_BYTES: usize = 20 * MIB;
+pub const SMALL_CONVERSION_BYTES: usize = 15 * MIB;
 
 // ---- Reading parts ----
 
@@ -417,6 +417,15 @@ const _: () = assert!(
 const _: () = assert!(
     RECEIPT_TEXT_BYTES_MAX + HEADER_BYTES_MAX + COLUMNS_MAX * RECEIPT_COLUMN_BYTES + RECEIPT_BYTES <= SCAN_BYTES
 );
+/// The same for the receipt of a segment. What is parsed of it, in buffers that double, is three times as long at most.
+const _: () =
+    assert!(4 * SEGMENT_RECEIPT_BYTES_MAX <= SCAN_BYTES && SEGMENT_RECEIPT_BYTES_MAX <= RECEIPT_TEXT_BYTES_MAX);
+/// A segment has room for the columns of any two small parts, so that they can be packed.
+const _: () = assert!(
+    2 * (6 * PACKED_CSV_BYTES_MAX + (COLUMNS_MAX * PACKED_COLUMN_TEXT_BYTES + PACKED_FILE_TEXT_BYTES) as u64)
+        + PACKED_REST_TEXT_BYTES as u64
+        <= SEGMENT_RECEIPT_BYTES_MAX as u64
+);
 
 /// Footers of Parquet files that are open: each worker may have one that is not wide.
 const FOOTERS_BYTES: usize = (WORKERS * WIDE_CHUNKS + WIDE_READS_MAX * COLUMN_CHUNKS_MAX) * COLUMN_CHUNK_ENTRY_BYTES;
@@ -425,20 +434,6 @@ const VERIFY_BYTES: usize = (VERIFY_CALLS_MAX + 1) * (READ_BLOCK_BYTES + CHECKSU
 
 // ---- Statistics ----
 
-/// Bytes of a question and of a state's name, in a request.
-pub const SURVEY_NAME_BYTES_MAX: usize = 16 * KIB;
-/// Bytes of the groups of a question: about 3,500 groups by state, category and stratification.
-pub const SURVEY_BYTES_MAX: usize = 2 * MIB;
-/// Bytes of a group besides its texts: an exact sum, its entry in the map, its line of the answer.
-pub const SURVEY_GROUP_BYTES: usize = 512;
-/// Bytes of a distinct state, category or stratification besides its text.
-pub const SURVEY_TEXT_BYTES: usize = 192;
-/// Tasks of a statistics question that are queued or running at the same time. Each has its own groups until they are merged.
-pub const SURVEY_TASKS_MAX: usize = 2;
-/// Rows that one task reads, one column after the other.
-pub const SURVEY_TASK_ROWS: usize = 32 * KIB;
-/// Bytes that are kept of a row while a task reads its next column.
-pub const SURVEY_ROW_BYTES: usize = 32;
 /// Bytes of a question: the groups of its tasks, the groups that they are merged into, and the rows of the tasks.
 pub const SURVEY_MEMORY_BYTES: usize =
     (SURVEY_TASKS_MAX + 1) * SURVEY_BYTES_MAX + SURVEY_TASKS_MAX * SURVEY_TASK_ROWS * SURVEY_ROW_BYTES;
@@ -492,7 +487,8 @@ pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
     + SURVEYS_BYTES
     + GROUP_BYTES_MAX
     + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES
-    + PACKED_QUESTIONS_MAX * PACKED_QUESTION_BYTES;
+    + PACKED_QUESTIONS_MAX * PACKED_QUESTION_BYTES
+    + PACKING_BYTES;
 
 /// The rest of 512 MiB is for the program, its stacks and what the allocator keeps.
 const _: () = assert!(MEMORY_BYTES_MAX <= 384 * MIB);

@@ -125,6 +125,8 @@ fn segment(parts: &[PartId], version: u32) -> Arc<Segment> {
         footer_bytes: 1,
         check: 0,
         columns_count: 1,
+        text_bytes: 1,
+        schema_hash: 0,
         schema: None,
     };
     Arc::new(Segment {
@@ -137,7 +139,7 @@ fn segment(parts: &[PartId], version: u32) -> Arc<Segment> {
         index_blocks: 1,
         fences_check: 0,
         keys: (0, 0),
-        files: vec![file],
+        files: Box::new([file]),
     })
 }
 

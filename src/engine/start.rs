@@ -61,7 +61,7 @@ pub(super) async fn start(
     let open = move || open_folder(&root, durability, &shared);
     let (store, found) = workers.run(Lane::Upload, open).await.flatten().inspect_err(|_| workers.close())?;
     state.with(|state| state.jobs.set_surveys_at_once(limits.jobs.statistics_at_once));
-    if state.with(|state| state.parts.len() >= state.parts.warning_len()) {
+    if state.with(|state| state.parts.taken() >= state.parts.warning_len()) {
         commit::warn_nearly_full(&state);
     }
     let (pack_requests, pack_queue) = mpsc::channel(1);

@@ -108,7 +108,7 @@ pub enum Error {
     #[error(
         "the table is full: it has the {parts_max} parts that --parts-max allows{}; send fewer and larger files to a new data \
          folder{}",
-        removed_parts(*.removed),
+        counted_parts(*.removed, *.purged, *.segments),
         if *.parts_max < PARTS_MAX { ", or start the server with a higher limit" } else { "" }
     )]
     TooManyParts {
@@ -116,6 +116,10 @@ pub enum Error {
         parts_max: usize,
         /// How many of the parts were removed and are kept to be restored.
         removed: usize,
+        /// How many purged parts are still in segments. Four count as one part.
+        purged: usize,
+        /// How many segments there are. They count with their Parquet files.
+        segments: usize,
     },
     /// All part ids are used.
     #[error("no part id is left: use a new data folder")]
@@ -351,11 +355,18 @@ impl Error {
     }
 }
 
-fn removed_parts(count: usize) -> String {
-    match count {
-        0 => String::new(),
-        _ => format!(", {count} of them removed and still restorable (`tally remove --purge` makes room)"),
+fn counted_parts(removed: usize, purged: usize, segments: usize) -> String {
+    let mut counted = String::new();
+    if removed > 0 {
+        counted += &format!(", {removed} of them removed and still restorable (`tally remove --purge` makes room)");
     }
+    if purged > 0 {
+        counted += &format!(", with {purged} purged parts that are still in segments (`tally pack` makes room)");
+    }
+    if segments > 0 {
+        counted += &format!(", with the files of {segments} segments");
+    }
+    counted
 }
 
 fn parts_missing(first: PartId, count: usize, segment: Option<SegmentId>) -> String {

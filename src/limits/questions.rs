@@ -1,4 +1,4 @@
-//! Bounds of questions about the table: the columns of the table, and group sums.
+//! Bounds of questions about the table: the columns of the table, statistics, group sums, and parts in segments.
 
 // ---- Columns of the table ----
 
@@ -21,6 +21,23 @@ pub const SURVEY_LIST_BYTES: usize = 64 * 1024;
 pub const SURVEY_LISTED_MAX: usize = 1000;
 /// Bytes of such a name besides its text.
 pub const SURVEY_LISTED_BYTES: usize = 96;
+
+// ---- Statistics (more in limits.rs) ----
+
+/// Bytes of a question and of a state's name, in a request.
+pub const SURVEY_NAME_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the groups of a question: about 3,500 groups by state, category and stratification.
+pub const SURVEY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a group besides its texts: an exact sum, its entry in the map, its line of the answer.
+pub const SURVEY_GROUP_BYTES: usize = 512;
+/// Bytes of a distinct state, category or stratification besides its text.
+pub const SURVEY_TEXT_BYTES: usize = 192;
+/// Tasks of a statistics question that are queued or running at the same time. Each has its own groups until they are merged.
+pub const SURVEY_TASKS_MAX: usize = 2;
+/// Rows that one task reads, one column after the other.
+pub const SURVEY_TASK_ROWS: usize = 32 * 1024;
+/// Bytes that are kept of a row while a task reads its next column.
+pub const SURVEY_ROW_BYTES: usize = 32;
 
 // ---- Group sums ----
 
@@ -58,7 +75,17 @@ pub const PACKED_BLOCK_PARTS: usize = 256;
 /// Bytes of the CSV of a part that is packed, at most: one block, so that it is verified by its own checksum.
 pub const PACKED_CSV_BYTES_MAX: u64 = 64 * 1024;
 /// Parquet files of a segment, at most: it has one for each distinct list of columns and types.
-pub const PACKED_FILES_MAX: usize = 64;
+pub const PACKED_FILES_MAX: usize = 1024;
+/// Bytes of a segment's receipt, which has all lists of columns. A worker that reads it needs up to four times as much.
+pub const SEGMENT_RECEIPT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes in such a receipt besides the names: of a column, of a Parquet file, and of everything else.
+pub const PACKED_COLUMN_TEXT_BYTES: usize = 112;
+/// See [`PACKED_COLUMN_TEXT_BYTES`].
+pub const PACKED_FILE_TEXT_BYTES: usize = 512;
+/// See [`PACKED_COLUMN_TEXT_BYTES`].
+pub const PACKED_REST_TEXT_BYTES: usize = 1024;
+/// Parts of a Parquet file whose numbers are remembered while a segment is written. For files with more parts, all are looked at.
+pub const PACKED_FEW_PARTS: usize = 64;
 /// Bytes of the CSV of a segment, at most, unless it is made of parts.
 pub const PACKED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// Bytes of the numbers of parts that were replaced and whose files are kept for a minute. A run of parts without gaps takes a few
@@ -79,9 +106,14 @@ pub const PACKED_CURSOR_BYTES: usize = 2 * (64 + 4) * 1024 + PACKED_BLOCK_PARTS 
 pub const PACKED_REMOVED_RANGES_MAX: usize = 1024;
 /// Bytes of such a question: a cursor, and the parts of its tasks.
 pub const PACKED_QUESTION_BYTES: usize = PACKED_CURSOR_BYTES + 8 * 64 * 144;
-/// Bytes that packing needs besides a conversion: the buffers of five files, and the receipts of a block that is read and of one
-/// that is written.
-pub const PACKING_BYTES: usize = 5 * 64 * 1024 + 4 * PACKED_RECEIPTS_BYTES;
+/// Bytes that packing needs besides a conversion: the buffers of five files; the receipts of a block that is read and of one
+/// that is written; the lists of columns, with a quarter for vectors that are longer than their content; and numbers of parts.
+pub const PACKING_BYTES: usize = 5 * 64 * 1024
+    + 4 * PACKED_RECEIPTS_BYTES
+    + SEGMENT_RECEIPT_BYTES_MAX / 4 * 5
+    + 8 * PACKED_FILES_MAX * PACKED_FEW_PARTS;
+/// Parts that are enough for a segment if the table is nearly full.
+pub const URGENT_RUN_PARTS: usize = 16;
 /// The default of `--pack-above`.
 pub const PACK_ABOVE: usize = 10_000;
 /// The default of `--pack-bytes-per-s`.

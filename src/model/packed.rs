@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{part_id::PartId, schema::Schema};
+use crate::limits::PART_BYTES;
 
 /// A segment's name: the numbers of the parts that it may have, and how often it was written anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -68,7 +69,7 @@ pub struct Segment {
     /// How many key hashes it has, and the seed of the checksums of their pages.
     pub keys: (u64, u64),
     /// Its Parquet files.
-    pub files: Vec<SegmentParquet>,
+    pub files: Box<[SegmentParquet]>,
 }
 
 /// A Parquet file of a segment, with all parts that have the same columns.
@@ -90,19 +91,35 @@ pub struct SegmentParquet {
     pub check: u64,
     /// The number of columns.
     pub columns_count: u32,
+    /// Bytes that the columns may take in the receipt of a segment.
+    pub text_bytes: u32,
+    /// Half of the hash of the columns, which takes less room. It is only used to choose what is packed.
+    pub schema_hash: u64,
     /// The columns; `None` if the registry had no room for them.
     pub schema: Option<Arc<Schema>>,
 }
+
+impl Segment {
+    /// How many parts with files of their own take about as much memory: the segment and its entry in the map are two, and two
+    /// Parquet files are one.
+    pub fn weight(&self) -> usize {
+        2 + self.files.len().div_ceil(2)
+    }
+}
+
+/// See [`Segment::weight`]: a segment, the two counts of its `Arc`, and its entry in a node of the map that may be half empty.
+const _: () = assert!(size_of::<Segment>() + 16 + 2 * 16 <= 2 * PART_BYTES);
+const _: () = assert!(2 * size_of::<SegmentParquet>() <= PART_BYTES);
 
 /// Where the CSV of a packed part is.
 #[derive(Clone, Debug)]
 pub struct Packed {
     /// The segment that has the part.
     pub segment: Arc<Segment>,
-    /// Where the part begins in the segment's CSV file.
-    pub csv_start: u64,
     /// Which of the segment's Parquet files has its rows.
     pub file: u32,
+    /// Where the part begins in the segment's CSV file.
+    pub csv_start: u64,
 }
 
 #[cfg(test)]

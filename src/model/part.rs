@@ -12,6 +12,7 @@ use super::{
     packed::{Packed, SegmentId},
     schema::{Column, Schema, TypedName},
 };
+use crate::limits::PACKED_CSV_BYTES_MAX;
 
 pub use super::part_id::PartId;
 
@@ -252,6 +253,11 @@ impl Part {
     /// Whether the Parquet file is read in one piece, see [`SMALL_PARQUET_BYTES`].
     pub fn is_small_parquet(&self) -> bool {
         is_small_parquet(self.parquet_bytes, self.footer_bytes)
+    }
+
+    /// Whether it is small enough to be packed into a segment.
+    pub fn is_packable(&self) -> bool {
+        self.csv_bytes <= PACKED_CSV_BYTES_MAX && self.checks.is_some()
     }
 
     /// The number of column chunks in the Parquet file. Its footer has an entry for each.

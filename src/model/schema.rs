@@ -5,6 +5,8 @@ use std::{collections::HashMap, fmt, hash::Hasher};
 use serde::{Deserialize, Serialize};
 use twox_hash::{XxHash3_64, XxHash3_128};
 
+use crate::limits::{PACKED_COLUMN_TEXT_BYTES, PACKED_FILE_TEXT_BYTES};
+
 /// The narrowest type that holds all cells of a column without loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +67,18 @@ pub struct Column {
     pub nulls: u64,
 }
 
+/// Bytes that columns with these names may take in the receipt of a segment, as JSON, whatever their figures are.
+pub fn packed_text_bytes<'a>(names: impl Iterator<Item = &'a str>) -> usize {
+    // As serde_json escapes them; of the control characters only some need six bytes.
+    let bytes = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    let names = names.map(|name| PACKED_COLUMN_TEXT_BYTES + name.bytes().map(bytes).sum::<usize>());
+    PACKED_FILE_TEXT_BYTES + names.sum::<usize>()
+}
+
 /// A column's name, as the registry knows it, and its type in a part.
 #[derive(Clone, Copy, Debug)]
 pub struct TypedName {
@@ -95,17 +109,11 @@ impl Schema {
     /// The schema of a receipt's columns.
     pub fn of(columns: &[Column]) -> Self {
         const ENTRY_BYTES: usize = 156; // with the figures that the registry keeps of each column
-        let mut hash = XxHash3_128::new();
-        for Column { name, column_type, .. } in columns {
-            hash.write(&(name.len() as u64).to_le_bytes());
-            hash.write(name.as_bytes());
-            hash.write(&[*column_type as u8]);
-        }
         Self {
             columns: columns.iter().map(|c| (c.name.clone(), c.column_type)).collect(),
             index_of: columns.iter().enumerate().map(|(i, c)| (c.name.clone(), i)).collect(),
             name_hashes: columns.iter().map(|column| name_hash(&column.name)).collect(),
-            hash: hash.finish_128(),
+            hash: Self::hash_of(columns),
             bytes: columns.iter().map(|c| 2 * c.name.len() + ENTRY_BYTES).sum(),
         }
     }
@@ -119,6 +127,17 @@ impl Schema {
     /// The number of columns.
     pub fn columns_count(&self) -> usize {
         self.columns.len()
+    }
+
+    /// The [`Self::hash`] of the schema of these columns.
+    pub fn hash_of(columns: &[Column]) -> u128 {
+        let mut hash = XxHash3_128::new();
+        for Column { name, column_type, .. } in columns {
+            hash.write(&(name.len() as u64).to_le_bytes());
+            hash.write(name.as_bytes());
+            hash.write(&[*column_type as u8]);
+        }
+        hash.finish_128()
     }
 
     /// A hash of all names and types, in the order of the file.
@@ -135,6 +154,11 @@ impl Schema {
     pub fn typed_names(&self) -> impl Iterator<Item = TypedName> {
         let columns = self.name_hashes.iter().zip(&self.columns);
         columns.map(|(hash, (_, column_type))| TypedName { hash: *hash, column_type: *column_type })
+    }
+
+    /// Bytes that the columns may take in the receipt of a segment.
+    pub fn text_bytes(&self) -> usize {
+        packed_text_bytes(self.columns.iter().map(|(name, _)| name.as_str()))
     }
 
     /// Approximate size in memory.

@@ -8,7 +8,7 @@ use super::{
     checksum::from_hex,
     packed::{Segment, SegmentId, SegmentParquet},
     part::{Checks, FileInfo, Part, is_small_parquet},
-    schema::{Column, Schema},
+    schema::{Column, Schema, packed_text_bytes},
 };
 
 /// The version of a segment's receipt. A server refuses to start if it finds a newer one.
@@ -105,7 +105,7 @@ impl Segment {
             index_blocks: receipt.index_blocks,
             fences_check: check(&receipt.fences)?,
             keys,
-            files: receipt.files.iter().map(&mut parquet).collect::<Option<_>>()?,
+            files: receipt.files.iter().map(&mut parquet).collect::<Option<Vec<_>>>()?.into(),
         })
     }
 }
@@ -122,9 +122,16 @@ impl PackedFile {
             footer_bytes: self.footer_bytes,
             check: from_hex(if is_small { &self.parquet.xxh3 } else { &self.footer_xxh3 })?,
             columns_count: u32::try_from(self.columns.len()).ok()?,
+            text_bytes: u32::try_from(packed_text_bytes(self.columns.iter().map(|column| column.name.as_str())))
+                .ok()?,
+            schema_hash: half_of(Schema::hash_of(&self.columns)),
             schema,
         })
     }
+}
+
+fn half_of(hash: u128) -> u64 {
+    (hash >> 64) as u64
 }
 
 impl SegmentParquet {
@@ -143,6 +150,60 @@ impl SegmentParquet {
             checks: Some(Checks { csv: 0, parquet: self.check, chunks_in_sums: false }),
             key_hash: None,
             packed: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        limits::PACKED_REST_TEXT_BYTES,
+        model::{part::PartId, schema::ColumnType},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_receipt_is_not_longer_than_its_columns_may_take() {
+        let all_bytes: String = (0..=u8::MAX).map(char::from).collect();
+        for name in ["", "x", "\u{1}\u{1f}\u{7f}", "\"\\/\n\t", "ä€😀", &all_bytes, &"long".repeat(250)] {
+            let columns: Vec<_> = ColumnType::ALL
+                .into_iter()
+                .map(|column_type| Column { name: name.to_owned(), column_type, nulls: u64::MAX })
+                .collect();
+            let count = columns.len();
+            let info = || FileInfo { bytes: u64::MAX, xxh3: "f".repeat(16) };
+            let file = PackedFile {
+                column_bytes: vec![u64::MAX; count],
+                with_values: vec![u64::MAX; count],
+                columns,
+                parts: u64::MAX / 2,
+                parts_without_bytes: u64::MAX,
+                rows: u64::MAX,
+                parts_parquet_bytes: u64::MAX,
+                parquet: info(),
+                row_groups: u32::MAX,
+                footer_bytes: u32::MAX,
+                footer_xxh3: "f".repeat(16),
+            };
+            let last = PartId::new(u64::MAX).expect("above 0");
+            let checked = || CheckedFile { info: info(), sums_seed: Some("f".repeat(16)) };
+            let receipt = SegmentReceipt {
+                format: SEGMENT_FORMAT_VERSION,
+                segment: SegmentId { first: last, last, version: u32::MAX },
+                csv: checked(),
+                index: checked(),
+                index_blocks: u64::MAX,
+                fences: checked(),
+                keys: Some(KeyHashes { count: u64::MAX, seed: "f".repeat(16) }),
+                files: vec![file.clone(), file.clone()],
+            };
+            let text = serde_json::to_vec(&receipt).expect("JSON");
+            let of_file = Schema::of(&file.columns).text_bytes();
+            assert!(text.len() + 64 <= PACKED_REST_TEXT_BYTES + 2 * of_file, "{name:?}: {}", text.len());
+            let segment = Segment::of(&receipt, Vec::new()).expect("a segment");
+            assert_eq!(segment.files[0].text_bytes as usize, of_file);
+            assert_eq!(segment.files[0].schema_hash, half_of(Schema::of(&file.columns).hash()));
         }
     }
 }

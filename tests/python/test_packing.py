@@ -94,6 +94,15 @@ def prepare(start_server, folder: Path) -> None:
     server.stop()
 
 
+def kill_on_change(server: Server, data: Path, count: int) -> subprocess.Popen:
+    """Kills the server at its next change of the data folder after `count - 1` others."""
+    folders = [str(data / name) for name in ("parts", "tmp", "removed")]
+    arguments = [sys.executable, KILL_ON_CHANGE, str(server.process.pid), str(count), *folders]
+    killer = subprocess.Popen(arguments, stdout=subprocess.PIPE, encoding="utf-8")
+    assert killer.stdout.readline() == "watching\n"
+    return killer
+
+
 PRESENT = [number for number in range(1, PARTS + 1) if number not in (3, 4, 20)]
 
 
@@ -104,10 +113,7 @@ def test_killed_while_it_packs(start_server, tmp_path, prepared, count):
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
     server = start_server(data)
-    folders = [str(data / name) for name in ("parts", "tmp", "removed")]
-    arguments = [sys.executable, KILL_ON_CHANGE, str(server.process.pid), str(count), *folders]
-    killer = subprocess.Popen(arguments, stdout=subprocess.PIPE, encoding="utf-8")
-    assert killer.stdout.readline() == "watching\n"
+    killer = kill_on_change(server, data, count)
     try:
         pack(server)
         time.sleep(0.1)  # the kill may still come
@@ -135,6 +141,41 @@ def test_killed_while_it_packs(start_server, tmp_path, prepared, count):
     server.stop()
     server = start_server(data)
     assert numbers(server) == [*everything, PARTS + 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 40])
+def test_killed_while_a_segment_without_parts_is_dropped(start_server, tmp_path, count):
+    """Whenever it is killed, no purged part is back, and no number is used twice."""
+    data = tmp_path / "data"
+    server = start_server(data)
+    for number in range(1, 6):
+        stream(server, csv_of(number))
+    pack(server)
+    for number in range(1, 6):
+        tally(server).RemovePart(tally_pb2.RemovePartRequest(part=number, purge=True))
+    killer = kill_on_change(server, data, count)
+    try:
+        pack(server)
+        time.sleep(0.1)  # the kill may still come
+    except grpc.RpcError:
+        server.process.wait(timeout=10)
+    was_killed = not server.is_running() and server.process.returncode == -signal.SIGKILL
+    server.kill()
+    killer.kill()
+    killer.wait()
+    assert was_killed or count > 16
+
+    for _start in range(2):
+        server = start_server(data)
+        check_table(server, [])
+        server.kill()
+    server = start_server(data)
+    pack(server)
+    assert list((data / "parts").iterdir()) == []
+    server.stop()
+    server = start_server(data)
+    assert stream(server, csv_of(6)).part == 6
+    check_table(server, [6])
 
 
 def test_packing_on_request(start_server, tmp_path):
@@ -310,3 +351,25 @@ def test_damage_in_a_segment_is_found(start_server, tmp_path, extension):
             table(server).ColumnSum(table_pb2.ColSumReq(column="x", format="csv"))
         assert refused.value.code() == grpc.StatusCode.DATA_LOSS
     server.stop()
+
+
+def test_purged_parts_do_not_block_uploads(start_server, tmp_path):
+    """Many parts of a large segment are purged; in the background, it is written anew without them."""
+    data = tmp_path / "data"
+    server = start_server(data)
+    for number in range(1, 201):
+        stream(server, f"x\n{number}\n".encode())
+    pack(server)
+    server.stop()
+    server = start_server(data, "--parts-max", "40", "--pack-above", "10")
+    assert "nearly full" not in server.stderr  # the parts in the segment do not count
+    for number in range(1, 11):  # a quarter of 40, and less than a sixteenth of the segment
+        tally(server).RemovePart(tally_pb2.RemovePartRequest(part=number, purge=True))
+    wait_until(lambda: not list((data / "removed").glob("*.packed-purged")), "it is written anew")
+    assert numbers(server) == list(range(11, 201))
+    for number in range(11, 90):
+        tally(server).RemovePart(tally_pb2.RemovePartRequest(part=number, purge=True))
+    stream(server, b"x\n7\n")
+    pack(server)  # what was purged has to go
+    assert not list((data / "removed").glob("*.packed-purged"))
+    assert sum_of(server) == sum(range(90, 201)) + 7

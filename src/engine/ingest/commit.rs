@@ -68,17 +68,17 @@ pub(crate) fn check_room(state: &Shared) -> Result<(), Error> {
 }
 
 fn full(state: &State) -> Option<Error> {
-    let parts = &state.parts;
-    parts.is_full().then(|| Error::TooManyParts { parts_max: parts.parts_max(), removed: parts.removed().len() })
+    state.parts.is_full().then(|| state.parts.too_many_parts())
 }
 
 /// Warns the operator that the table is nearly full.
 pub(crate) fn warn_nearly_full(state: &Shared) {
-    let (parts, parts_max) = state.with(|state| (state.parts.len(), state.parts.parts_max()));
+    let (parts, parts_max) = state.with(|state| (state.parts.taken(), state.parts.parts_max()));
     tracing::warn!(
         parts,
         parts_max,
-        "the table is nearly full: uploads are refused once it has as many parts as --parts-max allows"
+        "the table is nearly full: uploads wait while small parts are packed, and are refused at --parts-max. Parts in segments \
+         do not count; removed parts do"
     );
 }
 

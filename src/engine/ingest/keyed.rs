@@ -166,7 +166,7 @@ fn find_packed(
     for number in 0..segment.index_blocks {
         let block = index.block(number)?;
         for part in block.parts.iter().filter(|part| part.key_hash == Some(hash)) {
-            let is_purged = state.with(|state| state.parts.removed().get(part.id) == Some(Removal::Purged));
+            let is_purged = state.with(|state| state.parts.removal(part.id) == Some(Removal::Purged));
             let receipt = store.receipt_of(part)?;
             if !is_purged && receipt.idempotency_key.as_ref() == Some(key) {
                 return Ok(Some(receipt));

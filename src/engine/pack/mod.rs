@@ -5,13 +5,15 @@
 //! `--pack-bytes-per-s`. Nothing that a client sees changes. What a segment replaces is moved out of `parts/` at once; questions
 //! that began before find it there for another minute, or until they end, whichever is later.
 //!
-//! Memory: the reservation of one conversion, a block of an index, and the numbers of replaced parts that still have files
-//! (`retired.rs`).
+//! Memory: [`PACKING_BYTES`](crate::limits::PACKING_BYTES); the reservation of one conversion while Parquet is written; and the
+//! numbers of replaced parts that still have files (`retired.rs`). If others wait for memory, a Parquet file is given up and begun anew after them.
 
 pub mod part_parquet;
 mod plan;
 mod retired;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{
@@ -26,7 +28,7 @@ use tokio::{
 };
 
 use self::{
-    plan::{Run, Special, next_run},
+    plan::{Circumstances, Next, Run, next},
     retired::{Batch, Retired},
     write::{Packing, Step},
 };
@@ -34,17 +36,14 @@ use crate::{
     engine::{
         ingest::memory_plan,
         runtime::{context::Context, detached::detached},
-        state::{Lane, Shared},
+        state::Lane,
         storage::{
             Store,
             segments::{replaced::ReplacedSegment, writing::PreparedSegment},
         },
     },
     error::Error,
-    limits::{
-        COLUMNS_MAX, LARGE_CONVERSION_BYTES, PACKING_BYTES, READ_BLOCK_BYTES, SMALL_CONVERSION_BYTES,
-        SMALL_UPLOAD_BYTES,
-    },
+    limits::{COLUMNS_MAX, READ_BLOCK_BYTES, SEGMENT_RECEIPT_BYTES_MAX, SMALL_UPLOAD_BYTES},
     model::{
         packed::{Segment, SegmentId},
         part::PartId,
@@ -77,12 +76,12 @@ pub(crate) async fn pack_now(context: &Context) -> Result<usize, Error> {
     rx.await.ok().ok_or(Error::Draining)?
 }
 
-/// Parts that have their own files, segments, and removed parts: what decides whether there is something to pack.
+/// What decides whether there is something to pack: parts that have their own files, segments, and purged parts in them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Counts {
     unpacked: usize,
     segments: usize,
-    removed: usize,
+    purged: usize,
 }
 
 /// The last look that found nothing to pack.
@@ -109,7 +108,7 @@ pub(crate) async fn keep_packing(
     in_quarantine: Arc<[SegmentId]>,
 ) {
     let (mut retired, mut damaged) = (Retired::default(), BTreeSet::new());
-    let (mut wait, mut nothing_found) = (INTERVAL, None);
+    let (mut wait, mut nothing_found, mut is_disk_too_full) = (INTERVAL, None, false);
     loop {
         let request = tokio::select! {
             request = requests.recv() => match request {
@@ -125,8 +124,10 @@ pub(crate) async fn keep_packing(
         if request.is_none() && nothing_found.is_some_and(is_same) {
             continue; // an idle server does not go over its parts every second
         }
-        let packed = pack_all(&context, request.is_some(), (&damaged, &in_quarantine), &mut retired).await;
+        let special = (&damaged, &in_quarantine);
+        let packed = pack_all(&context, request.is_some(), special, &mut retired, &mut is_disk_too_full).await;
         let found_nothing = matches!(packed, Ok(0)) && request.is_none();
+        context.state.with(|state| state.parts.set_packing_stuck(!matches!(packed, Ok(1..))));
         nothing_found = found_nothing.then(|| NothingFound { at: Instant::now(), counts });
         wait = if packed.is_ok() { INTERVAL } else { INTERVAL_AFTER_ERROR };
         if let Err(Error::Damaged { part, .. }) = &packed {
@@ -147,58 +148,61 @@ pub(crate) async fn keep_packing(
 fn counts(context: &Context) -> Counts {
     context.state.with(|state| {
         let parts = &state.parts;
-        Counts { unpacked: parts.unpacked(), segments: parts.segments_count(), removed: parts.removed().len() }
+        Counts { unpacked: parts.unpacked(), segments: parts.segments_count(), purged: parts.packed_purged().len() }
     })
 }
 
-/// Writes segments until there is nothing to pack.
+/// Writes segments until there is nothing to pack, and returns how many. `is_disk_too_full`: whether the last look found too little
+/// room on the disk, of which the log has a line.
 async fn pack_all(
     context: &Arc<Context>,
     is_forced: bool,
     (damaged, in_quarantine): (&BTreeSet<PartId>, &Arc<[SegmentId]>),
     retired: &mut Retired,
+    is_disk_too_full: &mut bool,
 ) -> Result<usize, Error> {
     let unpacked_max = if is_forced { 0 } else { context.limits.pack_above };
     let mut written = 0;
     loop {
-        let (table, is_worth_it) = context.state.with(|state| {
-            let parts = &state.parts;
-            (parts.snapshot(), is_forced || parts.unpacked() > unpacked_max || !parts.removed().is_empty())
-        });
-        if !is_worth_it {
-            return Ok(written);
-        }
         if !retired.has_room() {
             tracing::warn!("so much was packed within a minute that packing waits");
             return Ok(written);
         }
-        let special = Special {
-            purged: purged_parts(&context.state),
-            damaged: damaged.clone(),
-            in_quarantine: Arc::clone(in_quarantine),
-        };
-        let plan = move || next_run(&table, &special, unpacked_max, is_forced);
-        let Some(run) = context.workers.run(Lane::Pack, plan).await? else { return Ok(written) };
-        let free = context.on_worker(Lane::Pack, Store::free_bytes).await?;
-        if free < 4 * run.csv_bytes() + FREE_BYTES_MIN {
-            tracing::warn!(free, "the disk has too little room for packing; small parts keep their own files");
-            return Ok(written);
+        let free_bytes = context.on_worker(Lane::Pack, Store::free_bytes).await?;
+        let (table, purged, is_urgent) = context.state.with(|state| {
+            let parts = &state.parts;
+            let is_urgent = parts.is_nearly_full() || parts.packed_purged().len() >= parts.parts_max() / PURGED_URGENT;
+            (parts.snapshot(), parts.packed_purged().clone(), is_urgent)
+        });
+        let (damaged, in_quarantine) = (damaged.clone(), Arc::clone(in_quarantine));
+        let now = Circumstances { purged, damaged, in_quarantine, unpacked_max, is_forced, is_urgent, free_bytes };
+        match context.workers.run(Lane::Pack, move || next(&table, &now)).await? {
+            Next::Write(run) => {
+                context.state.with(|state| state.parts.set_packing_stuck(false));
+                written += usize::from(pack(context, run, retired).await?);
+            }
+            Next::Drop(segment, purged) => {
+                if let Some(batch) = drop_segment(context, segment, purged).await? {
+                    retired.push(batch);
+                }
+            }
+            Next::Nothing { is_disk_too_full: is_full } => {
+                if is_full && !*is_disk_too_full {
+                    tracing::warn!(free_bytes, "the disk has too little room for packing; parts keep their own files");
+                }
+                *is_disk_too_full = is_full;
+                return Ok(written);
+            }
         }
-        pack(context, run, retired).await?;
-        written += 1;
         delete_retired(context, retired).await;
     }
 }
 
-/// Packing stops if the disk has less room than this, besides what the segment takes.
-const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Segments are written anew for any purged part if one for so many parts of `--parts-max` is in them.
+const PURGED_URGENT: usize = 4;
 
-fn purged_parts(state: &Shared) -> BTreeSet<PartId> {
-    state.with(|state| state.parts.packed_purged())
-}
-
-/// Writes and commits one segment.
-async fn pack(context: &Arc<Context>, run: Run, retired: &mut Retired) -> Result<(), Error> {
+/// Writes and commits one segment. `false`, and nothing has changed, if a part of it was removed meanwhile.
+async fn pack(context: &Arc<Context>, run: Run, retired: &mut Retired) -> Result<bool, Error> {
     let columns = run
         .parts
         .iter()
@@ -206,35 +210,77 @@ async fn pack(context: &Arc<Context>, run: Run, retired: &mut Retired) -> Result
         .chain(run.segments.iter().flat_map(|segment| segment.files.iter().map(|file| file.columns_count)));
     let columns = columns.max().unwrap_or(1) as usize;
     let plan = memory_plan::Plan::for_file(run.csv_bytes(), columns.min(COLUMNS_MAX), READ_BLOCK_BYTES)?;
-    let memory = if run.csv_bytes() <= SMALL_UPLOAD_BYTES {
-        context.small_conversions.reserve((plan.memory_bytes + PACKING_BYTES).min(SMALL_CONVERSION_BYTES)).await?
-    } else {
-        context.large_conversions.reserve((plan.memory_bytes + PACKING_BYTES).min(LARGE_CONVERSION_BYTES)).await?
-    };
-    let (of, layout) = (run.clone(), plan.layout);
-    let begin = move |store: &Arc<Store>| Packing::new(store, of, layout).map(Box::new);
+    let is_small = run.csv_bytes() <= SMALL_UPLOAD_BYTES;
+    let pool = if is_small { &context.small_conversions } else { &context.large_conversions };
+    // When the Parquet files are written, the same memory does for the text of the receipt, in a buffer that doubles.
+    let memory_bytes = plan.memory_bytes.max(2 * SEGMENT_RECEIPT_BYTES_MAX);
+    let layout = plan.layout;
+    let begin = move |store: &Arc<Store>| Packing::new(store, run, layout).map(Box::new);
     let mut packing = context.on_worker(Lane::Pack, begin).await?;
     let started = Instant::now();
-    let mut bytes = 0;
-    let prepared = loop {
+    let (mut bytes, mut memory) = (0, None);
+    let (prepared, run) = loop {
+        if packing.converts() && memory.is_none() {
+            memory = Some(pool.reserve(memory_bytes).await?);
+        }
         match context.workers.run(Lane::Pack, move || packing.step()).await.flatten()? {
-            Step::Prepared(prepared) => break prepared,
+            Step::Prepared(prepared, run) => break (prepared, run),
             Step::More(more, read) => {
                 packing = more;
                 bytes += read;
-                let pace = Duration::from_millis(bytes * 1000 / context.limits.pack_bytes_per_s.max(1));
-                sleep(pace.saturating_sub(started.elapsed())).await;
             }
+        }
+        if !packing.has_open_parquet() {
+            memory = None;
+        }
+        let pace = Duration::from_millis(bytes * 1000 / context.limits.pack_bytes_per_s.max(1));
+        sleep(pace.saturating_sub(started.elapsed())).await;
+        if memory.is_some() && pool.is_waited_for() && packing.may_give_up() {
+            let give_up = move || {
+                packing.give_up();
+                packing
+            };
+            packing = context.workers.run(Lane::Pack, give_up).await?;
+            memory = None;
         }
     };
     drop(memory);
     let of = Arc::clone(context);
     // Detached, so that a segment on the disk is also in the registry.
-    if let Some(replaced) = detached(move |_cancel| async move { commit(&of, run, *prepared).await }).await? {
-        retired.push(replaced);
-    }
+    let replaced = detached(move |_cancel| async move { commit(&of, run, *prepared).await }).await?;
     context.packed.notify_waiters();
-    Ok(())
+    let is_written = replaced.is_some();
+    if let Some(batch) = replaced {
+        retired.push(batch);
+    }
+    Ok(is_written)
+}
+
+/// Removes a segment all of whose parts are purged. `None`, and nothing has changed, if it was replaced meanwhile.
+async fn drop_segment(
+    context: &Arc<Context>,
+    segment: Arc<Segment>,
+    purged: Vec<PartId>,
+) -> Result<Option<Batch>, Error> {
+    let context = Arc::clone(context);
+    detached(move |_cancel| async move {
+        let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
+        let state = context.state.clone();
+        let drop_now = move |store: &Arc<Store>| {
+            let segments = vec![segment];
+            if !state.with(|state| state.parts.has_all(&[], &segments)) {
+                return Ok(None);
+            }
+            store.drop_segment(segments[0].id)?;
+            state.with(|state| state.parts.drop_segment(&segments[0], &purged));
+            store.set_aside_segment(&ReplacedSegment::of(&segments[0]));
+            purged.iter().for_each(|id| store.delete_mark(*id));
+            tracing::info!(segment = %segments[0].id, "all parts of the segment are purged; it is deleted");
+            Ok(Some(Batch::new(Vec::new(), segments)))
+        };
+        context.on_worker(Lane::Pack, drop_now).await
+    })
+    .await
 }
 
 /// Commits a segment, and moves what it replaces out of `parts/`. `None`, and nothing has changed, if a part of it was removed
@@ -246,19 +292,17 @@ async fn commit(context: &Arc<Context>, run: Run, prepared: PreparedSegment) -> 
         if !state.with(|state| state.parts.has_all(&run.parts, &run.segments)) {
             return Ok(None);
         }
-        let receipt = prepared.receipt().clone();
+        let receipt = prepared.receipt();
         let schemas = receipt.files.iter().map(|file| {
             let schema = Schema::of(&file.columns);
             state.with(|state| state.parts.schema(schema.hash())).filter(|kept| **kept == schema)
         });
-        let segment = Segment::of(&receipt, schemas.collect());
+        let segment = Segment::of(receipt, schemas.collect());
         let segment = segment.ok_or_else(|| Error::Internal("the receipt of a new segment is invalid".to_owned()))?;
         let (id, parts) = (segment.id, segment.parts);
         prepared.commit()?;
         state.with(|state| state.parts.replace_by_segment(Arc::new(segment), &run.parts, &run.segments, &run.purged));
-        for segment in &run.segments {
-            store.set_aside_segment(&ReplacedSegment::of(segment));
-        }
+        run.segments.iter().for_each(|segment| store.set_aside_segment(&ReplacedSegment::of(segment)));
         run.purged.iter().for_each(|id| store.delete_mark(*id));
         tracing::info!(segment = %id, parts, "packed");
         Ok(Some(run))

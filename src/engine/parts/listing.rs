@@ -104,8 +104,7 @@ impl PartSummary {
 /// Errors: it was removed; it is in quarantine; there is no such part.
 pub(crate) async fn find(context: &Context, id: PartId) -> Result<Arc<Part>, Error> {
     let part = find_part(context, id).await?;
-    let (removal, missing) =
-        context.state.with(|state| (state.parts.removed().get(id), state.parts.missing().may_have(id)));
+    let (removal, missing) = context.state.with(|state| (state.parts.removal(id), state.parts.missing().may_have(id)));
     match (part, removal) {
         (Some(part), _) => Ok(part),
         (None, Some(Removal::Kept { since_s })) => {

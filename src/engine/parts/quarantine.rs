@@ -71,7 +71,7 @@ pub(crate) async fn forget_part(context: &Arc<Context>, id: PartId) -> Result<us
 async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
     let (is_removed, is_listed, segment) = context.state.with(|state| {
         let (parts, missing) = (&state.parts, state.parts.missing());
-        (parts.removed().get(id).is_some(), missing.listed().binary_search(&id).is_ok(), missing.segment_of(id))
+        (parts.removal(id).is_some(), missing.listed().binary_search(&id).is_ok(), missing.segment_of(id))
     });
     if is_removed || find_part(context, id).await?.is_some() {
         return Err(Error::NotInQuarantine { part: id.get() });
@@ -99,7 +99,7 @@ async fn forget_now(context: &Context, id: PartId) -> Result<usize, Error> {
         let look_up = move || {
             let is_known = |id: &PartId| {
                 let (located, removed) =
-                    state.with(|state| (state.parts.locate(*id), state.parts.removed().get(*id).is_some()));
+                    state.with(|state| (state.parts.locate(*id), state.parts.removal(*id).is_some()));
                 removed || find_now(&store, located, *id).is_ok_and(|part| part.is_some())
             };
             let segments = state.with(|state| state.parts.snapshot()).segments;

@@ -110,7 +110,7 @@ pub(crate) async fn remove_part(context: &Arc<Context>, id: PartId, purge: bool)
 async fn remove_now(context: &Arc<Context>, id: PartId, purge: bool) -> Result<Option<u32>, Error> {
     let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
     let part = find_part(context, id).await?;
-    let removal = context.state.with(|state| state.parts.removed().get(id));
+    let removal = context.state.with(|state| state.parts.removal(id));
     let is_in_table = part.is_some();
     if let Some(part) = part.filter(|part| part.packed.is_some()) {
         return remove_packed(context, part, purge).await;
@@ -155,24 +155,17 @@ async fn remove_packed(context: &Context, part: Arc<Part>, purge: bool) -> Resul
     let remove = move |store: &Arc<Store>| {
         let full = state.with(|state| {
             let parts = &state.parts;
-            parts.is_full().then(|| (parts.parts_max(), parts.removed().len()))
+            parts.is_full().then(|| parts.too_many_parts())
         });
-        if let Some((parts_max, removed)) = full {
-            return Err(Error::TooManyParts { parts_max, removed });
-        }
+        full.map_or(Ok(()), Err)?;
         let now = SystemTime::now();
         let receipt = store.receipt_of(&part);
         let receipt = receipt
             .inspect_err(|error| tracing::warn!(part = %part.id, %error, "figures of columns are inexact now"))
             .ok();
         let columns = receipt.map(|receipt| PartFigures::of(&receipt, part.schema.as_ref()));
-        store.mark_removed(part.id, now)?;
-        let removal = if purge {
-            store.mark_purged(part.id, &text_of(now))?;
-            Removal::Purged
-        } else {
-            Removal::Kept { since_s: unix_seconds(now) }
-        };
+        store.mark_removed(part.id, purge, now)?;
+        let removal = if purge { Removal::Purged } else { Removal::Kept { since_s: unix_seconds(now) } };
         // Without its segment, which may be replaced meanwhile.
         let part = Arc::new(Part { packed: None, ..Part::clone(&part) });
         state.with(|state| state.parts.remove_packed(part, columns.as_ref(), removal));
@@ -246,7 +239,7 @@ async fn delete_when_unread(context: &Context, id: PartId) -> Result<(), Error> 
 async fn delete(context: &Context, id: PartId) -> Result<(), Error> {
     let state = context.state.clone();
     let delete = move |store: &Arc<Store>| {
-        if state.with(|state| state.parts.removed().is_packed(id)) {
+        if state.with(|state| state.parts.packed_purged().contains(&id)) {
             return Ok(()); // its rows go when its segment is written anew
         }
         store.delete_purged(id)?;
@@ -264,7 +257,7 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
     detached(move |_cancel| async move {
         let _permit = context.part_changes.acquire().await.ok().ok_or(Error::Draining)?;
         let is_in_table = find_part(&context, id).await?.is_some();
-        let removal = context.state.with(|state| state.parts.removed().get(id));
+        let removal = context.state.with(|state| state.parts.removal(id));
         let state = context.state.clone();
         let (now_s, undo_s) = context.undo_time(SystemTime::now());
         let is_final = |removal: Removal| removal.is_final(now_s, undo_s);
@@ -273,7 +266,7 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
             Some(removal @ Removal::Kept { .. }) if !is_final(removal) => {
                 let restore = move |store: &Arc<Store>| {
                     if state.with(|state| state.parts.removed().is_packed(id)) {
-                        return restore_packed(store, &state, id);
+                        return restore_packed(store, &state, id, removal);
                     }
                     let receipt = store.restore_part(id)?;
                     let schema = state.with(|state| state.parts.removed().schema(id));
@@ -301,11 +294,15 @@ pub(crate) async fn restore_part(context: &Arc<Context>, id: PartId) -> Result<u
 }
 
 /// Puts a removed part of a segment back. The caller has the permit for changes of parts.
-fn restore_packed(store: &Store, state: &Shared, id: PartId) -> Result<(), Error> {
+fn restore_packed(store: &Store, state: &Shared, id: PartId, removal: Removal) -> Result<(), Error> {
     let segment = state.with(|state| state.parts.segment_of(id)).ok_or(Error::NoSuchPart { part: id.get() })?;
     let part = find_in(store, &segment, id)?.ok_or(Error::NoSuchPart { part: id.get() })?;
     let columns = PartFigures::of(&store.receipt_of(&part)?, part.schema.as_ref());
-    store.unmark_removed(id)?;
+    let since_s = match removal {
+        Removal::Kept { since_s } => since_s,
+        Removal::Purged => return Err(Error::NoSuchPart { part: id.get() }),
+    };
+    store.unmark_removed(id, SystemTime::UNIX_EPOCH + Duration::from_secs(since_s.into()))?;
     state.with(|state| state.parts.put_back(id, &columns));
     Ok(())
 }
@@ -341,7 +338,7 @@ async fn sweep_part(context: &Context, id: PartId, now_s: u32, undo_s: u32) -> R
     if !context.state.with(|state| state.parts.removed().can_be_deleted(id, now_s, undo_s)) {
         return Ok(());
     }
-    match context.state.with(|state| state.parts.removed().get(id)) {
+    match context.state.with(|state| state.parts.removal(id)) {
         None => return Ok(()), // it was restored meanwhile
         Some(Removal::Kept { .. }) => {
             purge_removed(context, id).await?;

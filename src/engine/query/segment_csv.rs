@@ -8,7 +8,11 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
-use super::{csv_ranges::ColumnOfCsv, read::Read, segment_sum::SegmentError};
+use super::{
+    csv_ranges::ColumnOfCsv,
+    read::Read,
+    segment_sum::{SegmentError, receipt_of},
+};
 use crate::{
     engine::{
         csv::{
@@ -86,8 +90,22 @@ impl CsvUnit {
 
     /// One task, which reads about [`TASK_BYTES`].
     fn step(&mut self, store: &Store, column: &str) -> Result<(), SegmentError> {
-        let columns = (0..self.segment.files.len()).map(|file| {
-            let schema = store.segment_schema(&self.segment, file)?;
+        let files = &self.segment.files;
+        // It is read once for all files whose schemas are not in memory.
+        let receipt = match files.iter().all(|file| file.schema.is_some()) {
+            true => None,
+            false => Some(receipt_of(store, &self.segment)?),
+        };
+        let schema = |file: usize| match (&files[file].schema, &receipt) {
+            (Some(schema), _) => Some(Arc::clone(schema)),
+            (None, Some(receipt)) => {
+                let columns = &receipt.files[file].columns;
+                columns.iter().any(|it| it.name == column).then(|| Arc::new(Schema::of(columns)))
+            }
+            (None, None) => None,
+        };
+        let columns = (0..files.len()).map(|file| {
+            let Some(schema) = schema(file) else { return Ok(None) };
             match schema.find(column) {
                 None => Ok(None),
                 Some((index, column_type @ (ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8))) => {

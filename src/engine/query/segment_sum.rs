@@ -3,7 +3,7 @@
 //! The rows of parts that were removed since a segment was written are still in its Parquet files. They are summed from the CSV,
 //! and subtracted. The position of a cell that cannot be added is not looked for here: the caller then reads the CSV.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use imbl::{OrdMap, OrdSet};
 
@@ -28,7 +28,12 @@ use crate::{
     },
     error::Error,
     limits::TASK_BYTES,
-    model::{packed::Segment, part::PartId, schema::ColumnType},
+    model::{
+        packed::Segment,
+        part::PartId,
+        schema::ColumnType,
+        segment::{PackedFile, SegmentReceipt},
+    },
 };
 
 /// A part of a segment's Parquet files: a row group, or all of a wide file.
@@ -37,7 +42,12 @@ pub(super) struct ParquetUnit {
     file: usize,
     row_group: usize,
     is_wide: bool,
+    of_receipt: OfReceipt,
 }
+
+/// Where the column is in each file of a segment, and its type, as the receipt says. The receipt is long, so it is read once for all
+/// files whose schemas are not in memory.
+type OfReceipt = Arc<OnceLock<Vec<Option<(usize, ColumnType)>>>>;
 
 /// Why segments could not be summed.
 pub(super) enum SegmentError {
@@ -63,11 +73,18 @@ pub(super) fn units(snapshot: &Snapshot) -> impl Iterator<Item = ParquetUnit> + 
             .map(|file| (is_wide(&file.as_part(segment.id)), file.row_groups as usize))
             .enumerate()
             .collect();
+        let of_receipt = OfReceipt::default();
         files.into_iter().flat_map(move |(file, (is_wide, row_groups))| {
-            let segment = Arc::clone(&segment);
+            let (segment, of_receipt) = (Arc::clone(&segment), Arc::clone(&of_receipt));
             // A file without rows has no row groups, but its parts count.
             let units = if is_wide { 1 } else { row_groups.max(1) };
-            (0..units).map(move |row_group| ParquetUnit { segment: Arc::clone(&segment), file, row_group, is_wide })
+            (0..units).map(move |row_group| ParquetUnit {
+                segment: Arc::clone(&segment),
+                file,
+                row_group,
+                is_wide,
+                of_receipt: Arc::clone(&of_receipt),
+            })
         })
     })
 }
@@ -103,11 +120,14 @@ impl ParquetUnit {
         name: &str,
         start: RowGroupStart,
     ) -> Result<(Sum, Read, Option<RowGroupStart>), SegmentError> {
-        let Self { segment, file, is_wide, .. } = self;
+        let Self { segment, file, is_wide, of_receipt, .. } = self;
         let nothing = (Sum::default(), Read::default(), None);
         let Some(parquet) = segment.files.get(*file) else { return Ok(nothing) };
-        let schema = store.segment_schema(segment, *file)?;
-        let Some((index, column_type)) = schema.find(name) else { return Ok(nothing) };
+        let found = match &parquet.schema {
+            Some(schema) => schema.find(name),
+            None => find_in_receipt(store, segment, of_receipt, name)?.get(*file).copied().flatten(),
+        };
+        let Some((index, column_type)) = found else { return Ok(nothing) };
         if !matches!(column_type, ColumnType::Int64 | ColumnType::Float64 | ColumnType::Utf8) {
             return Err(SegmentError::NeedsParts);
         }
@@ -122,6 +142,34 @@ impl ParquetUnit {
         let whole = if start.row_group == 0 { (parquet.parts, parquet.rows) } else { (0, 0) };
         Ok((sum, Read { parts: whole.0, rows: whole.1, bytes: read.bytes }, read.next))
     }
+}
+
+/// The receipt of a segment, which can be long.
+pub(super) fn receipt_of(store: &Store, segment: &Segment) -> Result<SegmentReceipt, Error> {
+    let damaged =
+        |what: String| Error::Damaged { part: segment.id.first, what: format!("segment {}: {what}", segment.id) };
+    let receipt = store.segment_receipt(segment.id)?.map_err(damaged)?;
+    if receipt.files.len() != segment.files.len() {
+        return Err(damaged("its receipt is of another segment".to_owned()));
+    }
+    Ok(receipt)
+}
+
+fn find_in_receipt<'a>(
+    store: &Store,
+    segment: &Segment,
+    of_receipt: &'a OfReceipt,
+    name: &str,
+) -> Result<&'a [Option<(usize, ColumnType)>], Error> {
+    if let Some(found) = of_receipt.get() {
+        return Ok(found);
+    }
+    let receipt = receipt_of(store, segment)?;
+    let find = |file: &PackedFile| {
+        let index = file.columns.iter().position(|column| column.name == name)?;
+        Some((index, file.columns[index].column_type))
+    };
+    Ok(of_receipt.get_or_init(|| receipt.files.iter().map(find).collect()))
 }
 
 /// The removed parts whose rows are still in segments, in runs of at most [`REMOVED_AT_ONCE`] of one segment.

@@ -11,7 +11,7 @@ use crate::{
             draft::checksum_text,
             names::JobFile,
             reader::{Blocks, Reader},
-            segments::reading::SegmentFile,
+            segments::reading::{KeyCheck, SegmentFile},
         },
     },
     error::{Error, Kind},
@@ -50,6 +50,9 @@ pub struct Progress {
     pub damaged: Vec<DamagedFile>,
 }
 
+/// Pages of key hashes that are verified at once.
+const KEY_PAGES: usize = 64;
+
 /// The state of a scan: the files that have not been verified yet, and the progress.
 pub(super) struct Scan {
     /// Parts that have not been begun, with their entries in the registry, which are `None` if no server uses the folder.
@@ -86,6 +89,8 @@ pub(super) enum StoredFile {
     /// The receipt of a segment.
     Segment(SegmentId),
     SegmentFile(SegmentTarget),
+    /// The key hashes of a segment, from some page on.
+    Keys(SegmentId, Box<KeyCheck>),
     Record(String),
     JobFile(Arc<Record>, JobFile),
 }
@@ -214,6 +219,7 @@ impl Scan {
             },
             StoredFile::Segment(id) => self.begin_segment(store, id),
             StoredFile::SegmentFile(target) => self.begin_segment_file(store, &target),
+            StoredFile::Keys(id, check) => self.check_keys(store, id, check),
             StoredFile::Record(name) => self.begin_record(store, name),
             StoredFile::JobFile(record, kind) => self.begin_job_file(store, record, kind),
         }
@@ -266,10 +272,7 @@ impl Scan {
         let id = segment.id;
         let name = format!("parts/{id}.{}", file.extension());
         if *file == SegmentFile::Keys {
-            match store.check_keys(segment) {
-                Ok(bytes) => self.end_file(bytes),
-                Err(error) => self.segment_is_damaged(id, name, &error),
-            }
+            self.pending_files.push_front(StoredFile::Keys(id, Box::new(KeyCheck::new(segment))));
             return;
         }
         match store.open_segment(segment, *file) {
@@ -278,6 +281,17 @@ impl Scan {
                 self.reading = Some(Reading::new(Owner::Segment(id), name, &reader, expected));
             }
             Err(error) => self.segment_is_damaged(id, name, &error),
+        }
+    }
+
+    fn check_keys(&mut self, store: &Store, id: SegmentId, mut check: Box<KeyCheck>) {
+        match check.step(store, KEY_PAGES) {
+            Ok((bytes, false)) => self.end_file(bytes),
+            Ok((bytes, true)) => {
+                self.progress.bytes += bytes;
+                self.pending_files.push_front(StoredFile::Keys(id, check));
+            }
+            Err(error) => self.segment_is_damaged(id, format!("parts/{id}.keys"), &error),
         }
     }
 
@@ -437,6 +451,7 @@ fn decodes_long_footer(file: &StoredFile) -> bool {
         | StoredFile::SumsWithoutReceipt(..)
         | StoredFile::Segment(_)
         | StoredFile::SegmentFile(_)
+        | StoredFile::Keys(..)
         | StoredFile::Record(_)
         | StoredFile::JobFile(..) => false,
     }

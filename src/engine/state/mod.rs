@@ -11,8 +11,10 @@ pub mod jobs;
 pub mod lock_check;
 pub mod missing_parts;
 pub mod numbers;
+mod packed;
 pub mod registry;
 pub mod removed_parts;
+mod room;
 pub mod schemas;
 #[cfg(all(test, not(feature = "model")))]
 mod tests;
@@ -155,6 +157,10 @@ impl Shared {
             segments: OrdMap::new(),
             packed: 0,
             packed_removed: OrdSet::new(),
+            packed_purged: OrdSet::new(),
+            segments_weight: 0,
+            packable: 0,
+            is_packing_stuck: false,
             schemas: BTreeMap::new(),
             schema_bytes: 0,
             without_schema: 0,

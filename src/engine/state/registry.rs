@@ -1,7 +1,7 @@
 //! The registry: the parts of the table, in memory, under the lock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     ops::Bound,
     sync::Arc,
 };
@@ -16,7 +16,7 @@ use super::{
     upload_keys::PartKeys,
 };
 use crate::{
-    limits::{PART_BYTES, PARTS_WARNING_PERCENT, SCHEMA_BYTES_MAX},
+    limits::{PART_BYTES, SCHEMA_BYTES_MAX},
     model::{
         packed::Segment,
         part::{Part, PartFigures, PartId},
@@ -38,6 +38,14 @@ pub struct Registry {
     pub(super) packed: usize,
     /// Parts that are in segments and were removed from the table.
     pub(super) packed_removed: OrdSet<PartId>,
+    /// Those of them that cannot be restored. Nothing else is known of them; the others are also in `removed`.
+    pub(super) packed_purged: OrdSet<PartId>,
+    /// Sums of [`Segment::weight`].
+    pub(super) segments_weight: usize,
+    /// How many of the parts that have their own files can be packed.
+    pub(super) packable: usize,
+    /// Whether the last look found nothing to pack, or it failed.
+    pub(super) is_packing_stuck: bool,
     /// Headers by a hash of their names and types. If two different headers have the same hash, the second is not shared,
     /// which only takes more memory.
     pub(super) schemas: BTreeMap<u128, KeptSchema>,
@@ -216,7 +224,18 @@ impl Registry {
             }
         }
         self.totals.csv_bytes = self.totals.csv_bytes.wrapping_add(segment.csv_bytes);
-        self.segments.insert(segment.id.first, segment);
+        self.add_segment(segment);
+    }
+
+    pub(super) fn add_own(&mut self, part: Arc<Part>) {
+        self.packable += usize::from(part.is_packable());
+        self.parts.insert(part.id, part);
+    }
+
+    pub(super) fn take_own(&mut self, id: PartId) -> Option<Arc<Part>> {
+        let part = self.parts.remove(&id)?;
+        self.packable -= usize::from(part.is_packable());
+        Some(part)
     }
 
     /// Removes a part of a segment from the table. The part is without its segment, which may be replaced meanwhile. `columns` is
@@ -230,96 +249,11 @@ impl Registry {
         self.uncount(&part, columns);
         if removal == Removal::Purged {
             self.forget_types(&part, columns);
+            self.packed_purged.insert(part.id);
+        } else {
+            self.removed.insert_packed(part, removal);
         }
-        self.removed.insert_packed(part, removal);
         true
-    }
-
-    /// The purged parts that segments still have.
-    pub fn packed_purged(&self) -> BTreeSet<PartId> {
-        let is_purged = |id: &&PartId| self.removed.get(**id) == Some(Removal::Purged);
-        self.packed_removed.iter().filter(is_purged).copied().collect()
-    }
-
-    /// Whether the table has all of these parts and segments, unchanged.
-    pub fn has_all(&self, parts: &[Arc<Part>], segments: &[Arc<Segment>]) -> bool {
-        let is_here = |part: &Arc<Part>| self.parts.get(&part.id).is_some_and(|found| Arc::ptr_eq(found, part));
-        let is_segment =
-            |old: &Arc<Segment>| self.segments.get(&old.id.first).is_some_and(|found| Arc::ptr_eq(found, old));
-        parts.iter().all(is_here) && segments.iter().all(is_segment)
-    }
-
-    /// Puts a segment in the place of parts and segments, all of which are in the table. `dropped` are removed parts that it does
-    /// not have any more.
-    pub fn replace_by_segment(
-        &mut self,
-        segment: Arc<Segment>,
-        parts: &[Arc<Part>],
-        segments: &[Arc<Segment>],
-        dropped: &[PartId],
-    ) {
-        for part in parts {
-            self.parts.remove(&part.id);
-            self.keys.remove(part.key_hash);
-        }
-        self.packed += parts.len();
-        for old in segments {
-            self.segments.remove(&old.id.first);
-        }
-        for id in dropped {
-            self.packed_removed.remove(id);
-            self.removed.remove(*id);
-        }
-        self.segments.insert(segment.id.first, segment);
-    }
-
-    /// Sets how many parts there may be.
-    pub fn set_parts_max(&mut self, parts_max: usize) {
-        self.parts_max = parts_max;
-    }
-
-    /// How many parts there may be.
-    pub fn parts_max(&self) -> usize {
-        self.parts_max
-    }
-
-    /// Whether the table is full, counting the parts that are about to be published, and those that were removed: there is
-    /// always room to restore them.
-    pub fn is_full(&self) -> bool {
-        self.parts.len() + self.removed.len() + self.reserved >= self.parts_max
-    }
-
-    /// The number of parts at which the table is nearly full.
-    pub fn warning_len(&self) -> usize {
-        (self.parts_max * PARTS_WARNING_PERCENT).div_ceil(100)
-    }
-
-    /// Whether so many parts have their own files that uploads have to wait for packing: if there are more than would be left.
-    pub fn is_crowded(&self) -> bool {
-        let taken = self.parts.len() + self.removed.len() + self.reserved;
-        taken * 100 >= self.parts_max * PARTS_WARNING_PERCENT && self.parts.len() > self.pack_above
-    }
-
-    /// Sets how many small parts keep their own files.
-    pub fn set_pack_above(&mut self, pack_above: usize) {
-        self.pack_above = pack_above;
-    }
-
-    /// Reserves an id for a part that is about to be published; `None` if the table is full. `insert` or `release` must
-    /// follow.
-    pub fn reserve(&mut self) -> Option<PartId> {
-        if self.is_full() || self.next_id == PartId::END {
-            return None;
-        }
-        self.reserved += 1;
-        let id = self.next_id;
-        self.next_id = id.next();
-        Some(id)
-    }
-
-    /// Gives up a reserved id, which is not used again.
-    pub fn release(&mut self) {
-        self.reserved = self.reserved.saturating_sub(1);
     }
 
     /// Adds a part with a reserved id. Returns whether it makes the table nearly full.
@@ -328,8 +262,8 @@ impl Registry {
         self.keys.insert(part.key_hash);
         self.note_types(&part, columns);
         self.count(&part, columns);
-        self.parts.insert(part.id, part);
-        self.parts.len() == self.warning_len()
+        self.add_own(part);
+        self.taken() == self.warning_len()
     }
 
     /// Adds a part that was found at start. Its id and all smaller ones are not used again.
@@ -339,7 +273,7 @@ impl Registry {
         self.note_types(&part, columns);
         self.count(&part, columns);
         self.unchecked += usize::from(part.checks.is_none());
-        self.parts.insert(part.id, part);
+        self.add_own(part);
     }
 
     /// Notes the types of a part's columns, for columns of later parts that have no value.
@@ -399,7 +333,7 @@ impl Registry {
     /// Removes a part from the table. If it is kept, its key stays in use. `columns` is `None` if the part's receipt cannot be
     /// read. Returns whether the table had it.
     pub fn remove(&mut self, id: PartId, columns: Option<&PartFigures>, removal: Removal) -> bool {
-        let Some(part) = self.parts.remove(&id) else { return false };
+        let Some(part) = self.take_own(id) else { return false };
         self.uncount(&part, columns);
         self.unchecked -= usize::from(part.checks.is_none());
         if removal == Removal::Purged {
@@ -429,7 +363,7 @@ impl Registry {
                 return;
             }
             self.unchecked += usize::from(part.checks.is_none());
-            self.parts.insert(id, part);
+            self.add_own(part);
         }
     }
 
@@ -439,7 +373,7 @@ impl Registry {
         if let Some(part) = self.removed.remove(id) {
             self.forget_types(&part, columns);
             if is_packed {
-                self.removed.insert_packed(part, Removal::Purged);
+                self.packed_purged.insert(id);
                 return;
             }
             self.keys.remove(part.key_hash);
@@ -513,6 +447,8 @@ impl Registry {
     pub fn replace(&mut self, part: Arc<Part>) {
         if let Some(old) = self.parts.get_mut(&part.id) {
             self.unchecked -= usize::from(old.checks.is_none() && part.checks.is_some());
+            self.packable -= usize::from(old.is_packable());
+            self.packable += usize::from(part.is_packable());
             *old = part;
         }
     }

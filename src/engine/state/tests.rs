@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
-use super::{DISCARDS_MAX, Lane, Shared, lock_check::assert_unlocked};
+use super::{DISCARDS_MAX, Lane, Shared, lock_check::assert_unlocked, removed_parts::Removal};
 use crate::{
-    limits::{WORK_QUEUE_MAX, WORKERS},
-    model::part::{Part, PartFigures, PartId},
+    error::Error,
+    limits::{PACKED_CSV_BYTES_MAX, URGENT_RUN_PARTS, WORK_QUEUE_MAX, WORKERS},
+    model::part::{Checks, Part, PartFigures, PartId},
 };
 
 #[test]
@@ -146,4 +147,71 @@ fn removed_parts_are_searched_step_by_step() {
     let mut listed = Vec::with_capacity(300);
     shared.with(|state| state.parts.removed().list(Some(id(5)), &mut listed));
     assert_eq!((listed.len(), listed[0].part, listed[0].since_s), (listed.capacity(), id(6), 9_994));
+}
+
+#[allow(clippy::expect_used, reason = "a panic fails the test")]
+fn part_of(number: u64, csv_bytes: u64) -> Arc<Part> {
+    Arc::new(Part {
+        id: PartId::new(number).expect("above 0"),
+        rows: 1,
+        csv_bytes,
+        parquet_bytes: 0,
+        row_groups: 0,
+        footer_bytes: 0,
+        columns_count: 0,
+        source_bytes: 0,
+        schema: None,
+        checks: Some(Checks { csv: 0, parquet: 0, chunks_in_sums: false }),
+        key_hash: None,
+        packed: None,
+    })
+}
+
+#[test]
+fn uploads_wait_only_for_parts_that_can_be_packed() {
+    let columns = PartFigures { figures: Vec::new(), has_bytes: true, names: Vec::new() };
+    let with = |csv_bytes: u64, pack_above: usize| {
+        let shared = Shared::new();
+        shared.with(|state| {
+            state.parts.set_parts_max(100);
+            state.parts.set_pack_above(pack_above);
+            (1..=80).for_each(|number| state.parts.restore(part_of(number, csv_bytes), &columns));
+        });
+        shared
+    };
+    let is_crowded = |shared: &Shared| shared.with(|state| state.parts.is_crowded());
+    assert!(is_crowded(&with(9, 80 - URGENT_RUN_PARTS)));
+    assert!(!is_crowded(&with(9, 81 - URGENT_RUN_PARTS)), "too few parts for a segment");
+    assert!(!is_crowded(&with(PACKED_CSV_BYTES_MAX + 1, 0)), "they are too large");
+    let stuck = with(9, 0);
+    stuck.with(|state| state.parts.set_packing_stuck(true));
+    assert!(!is_crowded(&stuck), "nothing could be packed");
+    stuck.with(|state| state.parts.set_packing_stuck(false));
+    stuck.with(|state| state.parts.remove(PartId::FIRST, Some(&columns), Removal::Purged));
+    stuck.with(|state| state.parts.end_purge(PartId::FIRST));
+    assert!(!is_crowded(&stuck), "79 parts");
+}
+
+#[test]
+fn purged_parts_of_segments_count_less_than_those_that_can_be_restored() {
+    let shared = Shared::new();
+    let columns = PartFigures { figures: Vec::new(), has_bytes: true, names: Vec::new() };
+    shared.with(|state| {
+        let parts = &mut state.parts;
+        parts.set_parts_max(10);
+        (parts.packed, parts.without_schema) = (100, 100);
+        (1..=30).for_each(|number| assert!(parts.remove_packed(part_of(number, 9), Some(&columns), Removal::Purged)));
+        assert_eq!((parts.taken(), parts.removed().len(), parts.is_full()), (8, 0, false));
+        assert!(
+            (31..=32).all(|number| {
+                parts.remove_packed(part_of(number, 9), Some(&columns), Removal::Kept { since_s: 1 })
+            })
+        );
+        assert_eq!((parts.taken(), parts.is_full()), (10, true));
+        assert_eq!(parts.removal(PartId::FIRST), Some(Removal::Purged));
+        assert!(!parts.remove_packed(part_of(1, 9), Some(&columns), Removal::Purged), "it is not there any more");
+        let full = parts.too_many_parts();
+        assert!(matches!(full, Error::TooManyParts { removed: 2, purged: 30, segments: 0, .. }), "{full}");
+        assert!(full.to_string().contains("2 of them removed") && full.to_string().contains("30 purged"), "{full}");
+    });
 }

@@ -229,6 +229,44 @@ impl Draft {
     }
 }
 
+/// A draft that is complete, synced and closed: it takes neither memory nor a file descriptor. It is removed when it is dropped
+/// before it was renamed.
+pub struct ClosedDraft {
+    path: Option<PathBuf>,
+}
+
+impl Draft {
+    /// Syncs and closes a draft that has no block list.
+    ///
+    /// Errors, after which the draft is removed: the disk is full; the sync fails.
+    pub(super) fn close(mut self) -> io::Result<ClosedDraft> {
+        self.sync()?;
+        self.file = None; // from now on it is removed by the closed draft
+        Ok(ClosedDraft { path: Some(self.path.clone()) })
+    }
+}
+
+impl ClosedDraft {
+    pub(super) fn rename(mut self, to: &Path) -> Result<(), Error> {
+        assert_unlocked();
+        let Some(path) = &self.path else { return Ok(()) };
+        rename(path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for ClosedDraft {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            assert_unlocked();
+            if let Err(error) = fs::remove_file(path) {
+                tracing::error!(path = %path.display(), %error, "a draft could not be removed");
+            }
+        }
+    }
+}
+
 impl SyncHandle {
     /// Waits until the file's data is on disk. After an error the draft must be dropped, because a later sync does not
     /// report the failed writes again.

@@ -392,15 +392,58 @@ fn a_segment_is_on_disk_before_its_receipt_and_its_folder_before_it_replaces_any
     writer.add_key(7).expect("added");
     let mut parquet = store.draft().expect("a draft");
     parquet.write_all(b"PAR1").expect("written");
-    writer.set_parquet(0, parquet, 1, 0);
     take();
+    writer.set_parquet(0, parquet, 1, 0).expect("synced");
+    let synced_in_tmp = |event: &Event| matches!(event, Event::Sync(path) if path.starts_with("tmp/"));
+    assert!(take().iter().any(synced_in_tmp), "the Parquet file is synced before it gets its name");
     writer.prepare().expect("prepared").commit().expect("committed");
     let events = take();
     let committed = rename_to(&events, "parts/1-2-1.segment");
-    for file in ["csv", "index", "fences", "keys", "parquet"] {
+    assert!(rename_to(&events, "parts/1-2-1.parquet") < committed, "{events:?}");
+    for file in ["csv", "index", "fences", "keys"] {
         let synced = Event::Sync(format!("parts/1-2-1.{file}"));
         assert!(events[..committed].contains(&synced), "{file}: {events:?}");
     }
     assert!(last_sync(&events[..=committed], "parts/1-2-1.segment").is_some_and(|at| at < committed), "{events:?}");
     assert_eq!(&events[committed + 1..], [sync_of("parts")]);
+}
+
+#[test]
+fn the_greatest_number_is_kept_before_a_segment_without_parts_is_dropped() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = Arc::new(Store::open(folder.path(), Durability::None).expect("a data folder"));
+    let id = SegmentId::parse("1-2-1").expect("a name");
+    take();
+    store.drop_segment(id).expect("dropped");
+    let events = take();
+    let kept = rename_to(&events, "removed/2.purged");
+    let synced: Vec<_> = (0..events.len()).filter(|at| events[*at] == sync_of("removed")).collect();
+    assert!(synced.len() == 2 && kept < synced[0], "{events:?}");
+    assert!(folder.path().join("removed/1-2-1.dropped").exists());
+    // While the receipt may still be in parts/, the mark stays.
+    std::fs::write(folder.path().join("parts/1-2-1.segment"), "{}").expect("written");
+    store.delete_drop_mark(id);
+    assert!(folder.path().join("removed/1-2-1.dropped").exists());
+    std::fs::remove_file(folder.path().join("parts/1-2-1.segment")).expect("removed");
+    take();
+    store.delete_drop_mark(id);
+    assert_eq!(take(), [sync_of("parts")]);
+    assert!(!folder.path().join("removed/1-2-1.dropped").exists());
+}
+
+#[test]
+fn a_mark_that_cannot_be_made_leaves_the_part_as_it_was() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = Arc::new(Store::open(folder.path(), Durability::None).expect("a data folder"));
+    let marks = || {
+        let names = std::fs::read_dir(folder.path().join("removed")).expect("a folder");
+        names.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
+    };
+    let in_the_way = folder.path().join("removed/1.packed-purged");
+    std::fs::create_dir_all(in_the_way.join("something")).expect("a folder");
+    store.mark_removed(PartId::FIRST, true, std::time::SystemTime::now()).expect_err("the name is taken");
+    assert_eq!(marks(), ["1.packed-purged"], "only the folder");
+    store.mark_removed(PartId::FIRST, false, std::time::SystemTime::now()).expect("marked");
+    store.mark_purged(PartId::FIRST, "").expect_err("the name is taken");
+    assert!(folder.path().join("removed/1.packed").exists(), "it can still be restored");
 }

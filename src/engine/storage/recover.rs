@@ -121,8 +121,9 @@ impl Store {
             }
         }
         // Nothing has been changed up to here.
-        found.leftovers += self.clean_up_segments(&mut segments, &files, &removed, &was_in_quarantine)?;
         self.clean_up_replaced(&removed, &found.packed, beside_segments)?;
+        found.leftovers +=
+            self.clean_up_segments(&mut segments, (&files, &found.packed), &removed, &was_in_quarantine)?;
         self.clean_up_parts(&files, &removed, &was_in_quarantine, &mut found)?;
         found.segments_quarantined = segments.damaged;
         // A mark without a part is deleted if its segment was written without the part, but not if the segment may come back.

@@ -8,6 +8,7 @@ use super::{
     cursor::find_in,
     reading::OpenSegment,
     recovery::FoundSegments,
+    replaced::DROPPED,
 };
 use crate::{
     error::Error,
@@ -78,7 +79,8 @@ impl Store {
         }
         beside.replaced.iter().for_each(|id| self.delete_replaced_part(*id));
         // Those that no segment has stay, for somebody who looks for what was lost.
-        removed.replaced.intersection(packed).for_each(|id| self.delete_set_aside_part(*id));
+        let is_over = |id: &&PartId| packed.contains(id) || removed.packed_purged.contains(id);
+        removed.replaced.iter().filter(is_over).for_each(|id| self.delete_set_aside_part(*id));
         Ok(())
     }
 
@@ -87,7 +89,7 @@ impl Store {
     pub(in crate::engine::storage) fn clean_up_segments(
         &self,
         found: &mut FoundSegments,
-        files: &BTreeMap<PartId, FilesPresent>,
+        (files, packed): (&BTreeMap<PartId, FilesPresent>, &BTreeSet<PartId>),
         removed: &RemovedFiles,
         quarantine: &Quarantine,
     ) -> Result<usize, Error> {
@@ -112,9 +114,18 @@ impl Store {
             self.delete_segment_files(*id, "parts", found.files_of(*id))?;
         }
         // As with parts, those that replace nothing undamaged stay.
-        let set_aside = removed.segments.iter().filter(|(id, _)| found.kept.keys().any(|kept| kept.replaces(**id)));
-        for (id, extensions) in set_aside {
-            self.delete_segment_files(*id, "removed", extensions.iter().map(String::as_str))?;
+        for (id, extensions) in &removed.segments {
+            let is_dropped = found.dropped.contains(id);
+            if !is_dropped && !found.kept.keys().chain(&found.dropped).any(|later| later.replaces(*id)) {
+                continue;
+            }
+            let files = extensions.iter().map(String::as_str).filter(|extension| *extension != DROPPED);
+            self.delete_segment_files(*id, "removed", files)?;
+            if is_dropped {
+                let marks = removed.packed_purged.range(id.first..=id.last).filter(|part| !packed.contains(part));
+                marks.for_each(|part| self.delete_mark(*part));
+                self.delete_drop_mark(*id);
+            }
         }
         for id in quarantine.accepted_segments.iter().filter(|id| found.kept.contains_key(id)) {
             self.remove_record_of_loss(*id)?; // it is back

@@ -131,7 +131,8 @@ impl PartCursor {
     }
 
     fn last_in(&mut self, store: &Store, segment: &Arc<Segment>, before: PartId) -> Result<Option<Arc<Part>>, Error> {
-        let last = segment.index_blocks.saturating_sub(1);
+        // A segment without parts was written by an earlier version, when all its parts were purged.
+        let Some(last) = segment.index_blocks.checked_sub(1) else { return Ok(None) };
         let mut number = self.block_from(store, segment, before)?.unwrap_or(last);
         loop {
             let is_wanted = self.is_wanted();
@@ -178,7 +179,10 @@ impl PartCursor {
     fn index(&mut self, store: &Store, segment: &Arc<Segment>) -> Result<&mut SegmentIndex, Error> {
         if self.open.as_ref().is_none_or(|open| open.segment != segment.id) {
             let mut index = SegmentIndex::open(store, segment)?;
-            let block = index.block(0)?;
+            let block = match segment.index_blocks {
+                0 => PackedBlock { number: 0, parts: Vec::new() },
+                _ => index.block(0)?,
+            };
             self.open = Some(Open { segment: segment.id, index, block });
         }
         let open = self.open.as_mut().ok_or_else(|| Error::Internal("an index was not opened".to_owned()))?;

@@ -10,6 +10,7 @@
 //! parts/A-B-V.segment       the receipt; the rename to this name is the commit
 //! removed/N.packed          part N of a segment is removed; the time of the removal is the file's modification time
 //! removed/N.packed-purged   the same, and it cannot be restored: the next segment is written without it
+//! removed/A-B-V.dropped     all parts of this segment were purged, so it is gone, whatever is left of its files
 //! removed/N.replaced        the receipt of a part that is in a segment now; its other files are beside it for a while
 //! ```
 //!
@@ -24,4 +25,6 @@ pub mod reading;
 pub mod recovery;
 pub mod removed_rows;
 pub mod replaced;
+#[cfg(test)]
+mod tests;
 pub mod writing;

@@ -39,6 +39,70 @@ pub struct SegmentIndex {
     fences: Blocks,
 }
 
+/// The key hashes of a segment, a page at a time, from a file that is opened once.
+pub struct KeyPages {
+    segment: Arc<Segment>,
+    file: Option<File>,
+    page: u64,
+}
+
+impl KeyPages {
+    /// Begins with the first page of a segment that has keys.
+    pub fn new(segment: &Arc<Segment>) -> Self {
+        Self { segment: Arc::clone(segment), file: None, page: 0 }
+    }
+
+    /// The hashes of the next page, in order; empty after the last.
+    ///
+    /// Errors: the file is damaged or cannot be read.
+    pub fn next(&mut self, store: &Store) -> Result<Vec<u64>, Error> {
+        if self.page >= self.segment.keys.0.div_ceil(PAGE_SUMS_MAX as u64) {
+            return Ok(Vec::new());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(store.open_keys(&self.segment)?),
+        };
+        let hashes = read_hashes(&self.segment, file, self.page)?;
+        self.page += 1;
+        Ok(hashes)
+    }
+}
+
+/// Verifies the key hashes of a segment, some pages at a time.
+pub struct KeyCheck {
+    pages: KeyPages,
+    found: u64,
+    last: u64,
+}
+
+impl KeyCheck {
+    /// Begins with the first page.
+    pub fn new(segment: &Arc<Segment>) -> Self {
+        Self { pages: KeyPages::new(segment), found: 0, last: 0 }
+    }
+
+    /// Verifies the next pages. Returns how many bytes they have, and whether there may be more.
+    pub fn step(&mut self, store: &Store, pages_max: usize) -> Result<(u64, bool), Error> {
+        let (segment, mut bytes) = (Arc::clone(&self.pages.segment), 0);
+        let damaged = || FileName::Segment(segment.id, "keys").damaged("its hashes are not in order, or not all there");
+        for _page in 0..pages_max {
+            let hashes = self.pages.next(store)?;
+            let Some((first, last)) = hashes.first().zip(hashes.last()) else {
+                let is_whole = self.found == segment.keys.0;
+                return if is_whole { Ok((bytes, false)) } else { Err(damaged()) };
+            };
+            if *first < self.last || !hashes.is_sorted() {
+                return Err(damaged());
+            }
+            self.last = *last;
+            self.found += hashes.len() as u64;
+            bytes += 8 * (hashes.len() as u64 + 1); // with the checksum of the page
+        }
+        Ok((bytes, true))
+    }
+}
+
 /// The parts of a block of an index.
 pub struct PackedBlock {
     /// Which block, from 0.
@@ -267,22 +331,6 @@ impl Store {
         }
     }
 
-    /// Verifies all pages of key hashes, and returns their size.
-    pub(crate) fn check_keys(&self, segment: &Segment) -> Result<u64, Error> {
-        let (mut found, mut page, mut last) = (0, 0, 0);
-        let damaged = || FileName::Segment(segment.id, "keys").damaged("its hashes are not in order, or not all there");
-        while found < segment.keys.0 {
-            let hashes = self.key_hashes(segment, page)?;
-            if hashes.is_empty() || hashes[0] < last || !hashes.is_sorted() {
-                return Err(damaged());
-            }
-            last = hashes[hashes.len() - 1];
-            found += hashes.len() as u64;
-            page += 1;
-        }
-        if found == segment.keys.0 { Ok(key_pages_bytes(found)) } else { Err(damaged()) }
-    }
-
     /// A Parquet file of a segment. It is verified by the caller.
     pub(crate) fn open_segment_parquet(&self, segment: &Segment, file: usize) -> Result<Reader, Error> {
         let name = FileName::Segment(segment.id, "parquet");
@@ -339,13 +387,13 @@ impl Store {
         if page_number >= segment.keys.0.div_ceil(PAGE_SUMS_MAX as u64) {
             return Ok(Vec::new());
         }
+        read_hashes(segment, &self.open_keys(segment)?, page_number)
+    }
+
+    fn open_keys(&self, segment: &Segment) -> Result<File, Error> {
         let name = FileName::Segment(segment.id, "keys");
-        let (file, _bytes) = self.open_segment_file(segment.id, "keys").map_err(|error| not_there(&name, error))?;
-        let mut page = vec![0; PAGE_BYTES_MAX];
-        let read = read_at(&file, page_number * PAGE_BYTES_MAX as u64, &mut page);
-        let read = read.map_err(Error::io(name.to_string()))?;
-        let hashes = read_page(segment.keys.1, page_number, &page[..read]).filter(|hashes| !hashes.is_empty());
-        hashes.ok_or_else(|| name.damaged(&format!("its page {page_number} is not what was written")))
+        let opened = self.open_segment_file(segment.id, "keys");
+        opened.map(|(file, _bytes)| file).map_err(|error| not_there(&name, error))
     }
 
     /// A file of a segment that has this size, verified as it is read.
@@ -398,6 +446,15 @@ fn not_there(name: &FileName, error: io::Error) -> Error {
 /// Bytes of the file that has so many key hashes.
 pub(super) fn key_pages_bytes(count: u64) -> u64 {
     8 * (count + count.div_ceil(PAGE_SUMS_MAX as u64))
+}
+
+fn read_hashes(segment: &Segment, file: &File, page_number: u64) -> Result<Vec<u64>, Error> {
+    let name = FileName::Segment(segment.id, "keys");
+    let mut page = vec![0; PAGE_BYTES_MAX];
+    let read = read_at(file, page_number * PAGE_BYTES_MAX as u64, &mut page);
+    let read = read.map_err(Error::io(name.to_string()))?;
+    let hashes = read_page(segment.keys.1, page_number, &page[..read]).filter(|hashes| !hashes.is_empty());
+    hashes.ok_or_else(|| name.damaged(&format!("its page {page_number} is not what was written")))
 }
 
 /// The extension of a Parquet file of a segment.

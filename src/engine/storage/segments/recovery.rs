@@ -15,6 +15,7 @@ use super::{
         store::Store,
     },
     reading::{SegmentIndex, key_pages_bytes, parquet_extension},
+    replaced::DROPPED,
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
@@ -34,6 +35,9 @@ pub(crate) struct FoundSegments {
     pub(crate) kept: BTreeMap<SegmentId, SegmentReceipt>,
     /// Those that cannot be used, with the reason.
     pub(in crate::engine::storage) damaged: Vec<(SegmentId, String)>,
+    /// Those that were dropped, because all their parts were purged. Files of them may be left, and in `removed/` of those that they
+    /// had replaced. (One in `parts/` that they cover is of parts that they did not have.)
+    pub(super) dropped: Vec<SegmentId>,
     /// Those that others replace.
     pub(in crate::engine::storage) replaced: Vec<SegmentId>,
     /// Those without a receipt.
@@ -110,7 +114,16 @@ impl Store {
                 found.files.entry(id).or_default().insert(extension.to_owned());
             }
         }
+        for path in self.entries("removed")? {
+            if let Some((id, DROPPED)) = parse_segment_file_name(&path) {
+                found.dropped.push(id);
+            }
+        }
         for (&id, files) in &found.files {
+            if found.dropped.contains(&id) {
+                found.replaced.push(id);
+                continue;
+            }
             if !files.contains("segment") {
                 found.without_receipt.push(id);
                 continue;

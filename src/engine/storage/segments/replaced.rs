@@ -5,7 +5,7 @@
 
 use std::{fs, io, time::SystemTime};
 
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{
     super::{
@@ -30,6 +30,9 @@ pub(in crate::engine::storage) const PACKED: &str = "packed";
 /// The same if the part cannot be restored.
 pub(in crate::engine::storage) const PACKED_PURGED: &str = "packed-purged";
 
+/// The extension of the mark of a segment that was dropped, because all its parts were purged.
+pub(in crate::engine::storage) const DROPPED: &str = "dropped";
+
 const FILES: [&str; 3] = ["csv", "parquet", "sums"];
 
 /// A segment that another one has replaced, and which files it has.
@@ -46,7 +49,7 @@ impl ReplacedSegment {
     }
 
     fn extensions(self) -> Vec<String> {
-        extensions(self.parquet_files, self.has_keys)
+        extensions(self.has_keys, self.parquet_files)
     }
 }
 
@@ -99,6 +102,39 @@ impl Store {
             self.remove_if_present(&self.segment_path(id, &extension));
             self.remove_if_present(&self.removed_segment_path(id, &extension));
         }
+        self.delete_drop_mark(id);
+    }
+
+    /// Removes a segment all of whose parts are purged, for good once this returns. Its files are set aside and deleted like
+    /// those of a segment that was replaced. The numbers of its parts are not used again.
+    ///
+    /// Errors, after which nothing has changed: a file operation fails.
+    pub(crate) fn drop_segment(&self, id: SegmentId) -> Result<(), Error> {
+        assert_unlocked();
+        let what = || Error::io(format!("the mark that segment {id} is dropped"));
+        self.delete_purged(id.last)?; // keeps this number, as that of a purged part
+        self.sync_removed().map_err(what())?;
+        let path = self.removed_segment_path(id, DROPPED);
+        let dropped = super::super::data_folder::create(&path)
+            .and_then(|file| sync_file(&file))
+            .and_then(|()| self.sync_removed());
+        if dropped.is_err() {
+            self.remove_if_present(&path);
+        }
+        dropped.map_err(what())
+    }
+
+    /// Deletes the mark of a segment that was dropped, if its receipt is gone for good. A failure is only logged: the next start
+    /// tries again.
+    pub(in crate::engine::storage) fn delete_drop_mark(&self, id: SegmentId) {
+        let mark = self.removed_segment_path(id, DROPPED);
+        if !mark.exists() || self.segment_path(id, "segment").exists() {
+            return;
+        }
+        match sync_folder(&self.root.join("parts")) {
+            Ok(()) => self.remove_if_present(&mark),
+            Err(error) => tracing::error!(segment = %id, %error, "the mark of a dropped segment is kept"),
+        }
     }
 
     fn set_aside(&self, from: &std::path::Path, to: &std::path::Path) {
@@ -110,12 +146,17 @@ impl Store {
         }
     }
 
-    /// Removes a part of a segment from the table, for good once this returns. It takes no space on the disk but an entry of the
+    /// Removes or purges a part of a segment, for good once this returns. It takes no space on the disk but an entry of the
     /// folder.
-    pub(crate) fn mark_removed(&self, id: PartId, now: SystemTime) -> Result<(), Error> {
+    ///
+    /// Errors, after which the part is in the table: a file operation fails.
+    pub(crate) fn mark_removed(&self, id: PartId, is_purged: bool, now: SystemTime) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io(format!("the mark that part {id} is removed"));
-        let path = self.removed_path(id, PACKED);
+        if is_purged {
+            self.accept_earlier_loss(id, &DateTime::<Utc>::from(now).to_rfc3339_opts(SecondsFormat::Secs, true))?;
+        }
+        let path = self.removed_path(id, if is_purged { PACKED_PURGED } else { PACKED });
         let file = super::super::data_folder::create(&path).map_err(what())?;
         let synced = file.set_modified(now).and_then(|()| sync_file(&file)).and_then(|()| self.sync_removed());
         if synced.is_err() {
@@ -125,23 +166,44 @@ impl Store {
     }
 
     /// Puts a removed part of a segment back.
-    pub(crate) fn unmark_removed(&self, id: PartId) -> Result<(), Error> {
+    ///
+    /// Errors, after which the part is still removed: a file operation fails.
+    pub(crate) fn unmark_removed(&self, id: PartId, since: SystemTime) -> Result<(), Error> {
         assert_unlocked();
         let what = || Error::io(format!("the mark that part {id} is removed"));
         fs::remove_file(self.removed_path(id, PACKED)).map_err(what())?;
-        self.sync_removed().map_err(what())
+        let synced = self.sync_removed();
+        if synced.is_err()
+            && let Err(error) = self.mark_removed(id, false, since)
+        {
+            tracing::error!(part = %id, %error, "the part may be back in the table after the next start");
+        }
+        synced.map_err(what())
     }
 
     /// Notes that a removed part of a segment cannot be restored any more.
+    ///
+    /// Errors, after which the part can be restored: a file operation fails.
     pub(crate) fn mark_purged(&self, id: PartId, now: &str) -> Result<(), Error> {
         self.accept_earlier_loss(id, now)?;
         let what = || Error::io(format!("the mark that part {id} is purged"));
         let (from, to) = (self.removed_path(id, PACKED), self.removed_path(id, PACKED_PURGED));
-        rename(&from, &to).and_then(|()| self.sync_removed()).map_err(what())
+        rename(&from, &to).map_err(what())?;
+        let synced = self.sync_removed();
+        if synced.is_err()
+            && let Err(error) = rename(&to, &from)
+        {
+            tracing::error!(part = %id, %error, "the part is purged after the next start");
+        }
+        synced.map_err(what())
     }
 
-    /// Deletes the mark of a purged part that no segment has any more. A failure is only logged.
+    /// Deletes the mark of a purged part that no segment has any more, unless the files that the part had before it was packed are
+    /// still there: then the next start deletes both. A failure is only logged.
     pub(crate) fn delete_mark(&self, id: PartId) {
+        if self.removed_path(id, REPLACED).exists() {
+            return;
+        }
         self.remove_if_present(&self.removed_path(id, PACKED_PURGED));
     }
 
@@ -154,7 +216,12 @@ impl Store {
     ) -> Result<usize, Error> {
         let mut deleted = 0;
         for extension in extensions {
-            self.remove(&self.root.join(folder).join(format!("{id}.{extension}")))?;
+            let path = self.root.join(folder).join(format!("{id}.{extension}"));
+            if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+                let what = format!("data folder: {} is a folder: move it elsewhere", path.display());
+                return Err(Error::DataFolder(what)); // it may contain a user's files
+            }
+            self.remove(&path)?;
             deleted += 1;
         }
         Ok(deleted)

@@ -11,7 +11,7 @@ use super::{
         checksums::PageWriter,
         checksums::add_checksum,
         data_folder,
-        draft::Draft,
+        draft::{ClosedDraft, Draft},
         store::Store,
         sync::{sync_file, sync_folder},
     },
@@ -21,11 +21,12 @@ use super::{
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
+    limits::{PACKED_FILES_MAX, PACKED_REST_TEXT_BYTES, RECEIPT_TEXT_BYTES_MAX, SEGMENT_RECEIPT_BYTES_MAX},
     model::{
         checksum::to_hex,
         packed::SegmentId,
-        part::{Part, Receipt},
-        schema::Schema,
+        part::{Part, PartId, Receipt},
+        schema::{Column, Schema, packed_text_bytes},
         segment::{CheckedFile, KeyHashes, PackedFile, SEGMENT_FORMAT_VERSION, SegmentReceipt},
     },
 };
@@ -44,7 +45,9 @@ pub struct SegmentWriter {
     keys_seed: u64,
     keys_count: u64,
     /// What is known of each Parquet file, and its draft once it has been written.
-    files: Vec<(PackedFile, Option<Draft>)>,
+    files: Vec<(PackedFile, Option<ClosedDraft>)>,
+    /// Bytes that the lists of columns may take in the receipt.
+    text_bytes: usize,
     /// The files by the hash of their columns.
     file_of: HashMap<u128, usize>,
 }
@@ -74,8 +77,26 @@ impl SegmentWriter {
             keys_seed,
             keys_count: 0,
             files: Vec::new(),
+            text_bytes: PACKED_REST_TEXT_BYTES,
             file_of: HashMap::new(),
         })
+    }
+
+    /// Ends its range at this part, the last that was added, because the others of its run have no room.
+    pub fn end_at(&mut self, last: PartId) {
+        self.id.last = last;
+    }
+
+    /// Whether there is room for a part with these columns. There always is if another part has them.
+    pub fn has_room_for(&self, columns: &[Column]) -> bool {
+        let text_bytes = self.text_bytes + packed_text_bytes(columns.iter().map(|column| column.name.as_str()));
+        let has_room = self.files.len() < PACKED_FILES_MAX && text_bytes <= SEGMENT_RECEIPT_BYTES_MAX;
+        has_room || self.file_of.contains_key(&Schema::hash_of(columns))
+    }
+
+    /// The Parquet file of parts whose columns have this hash.
+    pub fn file_with(&self, schema_hash: u128) -> Option<usize> {
+        self.file_of.get(&schema_hash).copied()
     }
 
     /// How many Parquet files it needs: one for each distinct list of columns.
@@ -84,7 +105,7 @@ impl SegmentWriter {
     }
 
     /// The columns of a Parquet file.
-    pub fn columns(&self, file: usize) -> &[crate::model::schema::Column] {
+    pub fn columns(&self, file: usize) -> &[Column] {
         self.files.get(file).map_or(&[], |(file, _)| &file.columns)
     }
 
@@ -93,8 +114,8 @@ impl SegmentWriter {
         self.csv.bytes()
     }
 
-    /// Adds a part, whose number is greater than that of the part before.
-    pub fn add(&mut self, part: &Part, receipt: &Receipt, csv: &[u8]) -> Result<(), Error> {
+    /// Adds a part, whose number is greater than that of the part before. Returns which of the Parquet files its rows belong in.
+    pub fn add(&mut self, part: &Part, receipt: &Receipt, csv: &[u8]) -> Result<usize, Error> {
         let file = self.file_of(receipt)?;
         let checks = receipt.checks().ok_or_else(|| Error::Internal("a packed part has no checksums".to_owned()))?;
         let text = serde_json::to_vec(&without_csv_checksum(receipt, checks.csv));
@@ -121,7 +142,7 @@ impl SegmentWriter {
         } else {
             packed.parts_without_bytes += 1;
         }
-        Ok(())
+        Ok(file)
     }
 
     /// The Parquet file for a part's columns.
@@ -146,6 +167,7 @@ impl SegmentWriter {
                 footer_bytes: 0,
                 footer_xxh3: String::new(),
             };
+            self.text_bytes += packed_text_bytes(packed.columns.iter().map(|column| column.name.as_str()));
             self.files.push((packed, None));
         } else if Schema::of(&self.files[file].0.columns) != schema {
             return Err(Error::Internal("two lists of columns have the same hash".to_owned()));
@@ -162,14 +184,15 @@ impl SegmentWriter {
         }
     }
 
-    /// Sets the Parquet file of the parts that have the columns of this file.
-    pub fn set_parquet(&mut self, file: usize, draft: Draft, row_groups: u32, footer_bytes: u32) {
+    /// Sets the Parquet file of the parts that have the columns of this file. It is synced and closed.
+    pub fn set_parquet(&mut self, file: usize, draft: Draft, row_groups: u32, footer_bytes: u32) -> Result<(), Error> {
         if let Some((packed, slot)) = self.files.get_mut(file) {
             packed.parquet = draft.info();
             packed.footer_xxh3 = to_hex(draft.tail_checksum());
             (packed.row_groups, packed.footer_bytes) = (row_groups, footer_bytes);
-            *slot = Some(draft);
+            *slot = Some(draft.close().map_err(Error::io("a new segment"))?);
         }
+        Ok(())
     }
 
     fn end_block(&mut self) -> Result<(), Error> {
@@ -190,6 +213,7 @@ impl SegmentWriter {
         if let Some(page) = self.key_pages.end() {
             self.keys.write_all(&page).map_err(what())?;
         }
+        let (files, parquet): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files).into_iter().unzip();
         let checked = |draft: &Draft| CheckedFile { info: draft.info(), sums_seed: draft.sums_seed().map(to_hex) };
         let receipt = SegmentReceipt {
             format: SEGMENT_FORMAT_VERSION,
@@ -199,11 +223,17 @@ impl SegmentWriter {
             index_blocks: self.index_blocks,
             fences: checked(&self.fences),
             keys: (self.keys_count > 0).then(|| KeyHashes { count: self.keys_count, seed: to_hex(self.keys_seed) }),
-            files: self.files.iter().map(|(packed, _)| packed.clone()).collect(),
+            files,
         };
+        let text = serde_json::to_vec(&receipt).map(add_checksum);
+        let text = text.map_err(|error| Error::Internal(format!("receipt of a segment: {error}")))?;
+        if text.len() > RECEIPT_TEXT_BYTES_MAX {
+            let what = format!("the receipt of segment {} has {} bytes, and could not be read", self.id, text.len());
+            return Err(Error::Internal(what));
+        }
         let mut prepared =
             PreparedSegment { draft: self.store.draft()?, store: self.store, receipt, is_committed: false };
-        let Self { id, csv, index, fences, keys, files, .. } = self;
+        let Self { id, csv, index, fences, keys, .. } = self;
         let store = &prepared.store;
         let path = |extension: &str| store.segment_path(id, extension);
         csv.publish(&path("csv"), &path("sums"))?;
@@ -212,13 +242,11 @@ impl SegmentWriter {
         if prepared.receipt.keys.is_some() {
             keys.publish(&path("keys"), &path("sums"))?;
         }
-        for (file, (_, draft)) in files.into_iter().enumerate() {
+        for (file, draft) in parquet.into_iter().enumerate() {
             let draft = draft.ok_or_else(|| Error::Internal("a Parquet file of a segment is missing".to_owned()))?;
-            draft.publish(&path(&parquet_extension(file)), &path("sums"))?;
+            draft.rename(&path(&parquet_extension(file)))?;
         }
         prepared.sync()?;
-        let text = serde_json::to_vec(&prepared.receipt).map(add_checksum);
-        let text = text.map_err(|error| Error::Internal(format!("receipt of a segment: {error}")))?;
         let written = prepared.draft.write_all(&text).and_then(|()| prepared.draft.sync());
         written.map_err(what())?;
         Ok(prepared)
@@ -233,8 +261,9 @@ impl PreparedSegment {
 
     fn sync(&self) -> Result<(), Error> {
         let what = || Error::io(format!("segment {}", self.receipt.segment));
-        for extension in self.extensions() {
-            match data_folder::open(&self.store.segment_path(self.receipt.segment, &extension)) {
+        // The Parquet files were synced when they were closed.
+        for extension in fixed_extensions(self.receipt.keys.is_some()) {
+            match data_folder::open(&self.store.segment_path(self.receipt.segment, extension)) {
                 Err(error) if extension.ends_with("sums") && error.kind() == io::ErrorKind::NotFound => {}
                 file => file.and_then(|file| sync_file(&file)).map_err(what())?,
             }
@@ -243,7 +272,7 @@ impl PreparedSegment {
     }
 
     fn extensions(&self) -> Vec<String> {
-        extensions(self.receipt.files.len(), self.receipt.keys.is_some())
+        extensions(self.receipt.keys.is_some(), self.receipt.files.len())
     }
 
     /// Commits it: renames its receipt, and syncs the folder.
@@ -281,10 +310,10 @@ fn without_csv_checksum(receipt: &Receipt, in_entry: u64) -> Receipt {
 }
 
 /// The files of a segment besides its receipt. Block lists may be missing.
-pub(super) fn extensions(parquet_files: usize, has_keys: bool) -> Vec<String> {
-    let fixed = ["csv", "sums", "index", "index-sums", "fences", "fences-sums"];
-    let mut all: Vec<_> = fixed.into_iter().map(str::to_owned).collect();
-    all.extend(has_keys.then(|| "keys".to_owned()));
-    all.extend((0..parquet_files).map(parquet_extension));
-    all
+pub(super) fn extensions(has_keys: bool, parquet_files: usize) -> Vec<String> {
+    fixed_extensions(has_keys).map(str::to_owned).chain((0..parquet_files).map(parquet_extension)).collect()
+}
+
+fn fixed_extensions(has_keys: bool) -> impl Iterator<Item = &'static str> {
+    ["csv", "sums", "index", "index-sums", "fences", "fences-sums"].into_iter().chain(has_keys.then_some("keys"))
 }
