@@ -28,8 +28,42 @@ use crate::{
 #[derive(Default)]
 pub struct OpenSegment {
     csv: Option<(SegmentId, Reader)>,
-    /// The receipts of a block of the index: the segment, the block and the text.
-    receipts: Option<(SegmentId, u64, Vec<u8>)>,
+    receipts: Option<OpenReceipts>,
+}
+
+/// The receipts of a block of an index.
+struct OpenReceipts {
+    segment: SegmentId,
+    text: Vec<u8>,
+    /// Where the line after the one that was last asked for begins: parts are mostly asked for in order.
+    next: usize,
+}
+
+impl OpenReceipts {
+    fn find(&mut self, part: &Part) -> Option<Receipt> {
+        // The number is compared before the whole text is read.
+        let number = format!("\"part\":{},", part.id);
+        let (before, after) = self.text.split_at(self.next);
+        for (mut end, text) in [(self.next, after), (0, before)] {
+            for line in text.split_inclusive(|byte| *byte == b'\n') {
+                end += line.len();
+                let head = &line[..line.len().min(64)];
+                if !head.windows(number.len()).any(|window| window == number.as_bytes()) {
+                    continue;
+                }
+                let receipt = serde_json::from_slice(line).ok().filter(|receipt: &Receipt| receipt.part == part.id);
+                if let Some(mut receipt) = receipt {
+                    self.next = end;
+                    receipt.segment = Some(self.segment);
+                    if receipt.csv.xxh3.is_empty() {
+                        receipt.csv.xxh3 = part.checks.map_or_else(String::new, |checks| to_hex(checks.csv));
+                    }
+                    return Some(receipt);
+                }
+            }
+        }
+        None
+    }
 }
 
 /// The index of a segment, open.
@@ -286,19 +320,9 @@ impl Store {
         segment: &Arc<Segment>,
         open: &mut OpenSegment,
     ) -> Result<Receipt, Error> {
-        let in_block = |text: &[u8]| {
-            let receipt = text.split(|byte| *byte == b'\n').find_map(|line| receipt_of_line(part.id, line));
-            receipt.map(|mut receipt| {
-                receipt.segment = Some(segment.id);
-                if receipt.csv.xxh3.is_empty() {
-                    receipt.csv.xxh3 = part.checks.map_or_else(String::new, |checks| to_hex(checks.csv));
-                }
-                receipt
-            })
-        };
-        if let Some((id, _, text)) = &open.receipts
-            && *id == segment.id
-            && let Some(receipt) = in_block(text)
+        if let Some(receipts) = &mut open.receipts
+            && receipts.segment == segment.id
+            && let Some(receipt) = receipts.find(part)
         {
             return Ok(receipt);
         }
@@ -308,10 +332,8 @@ impl Store {
             what: format!("segment {}, index: it has no receipt of this part", segment.id),
         };
         let block = index.block_from(part.id)?.ok_or_else(damaged)?;
-        let text = index.receipts(block)?;
-        let receipt = in_block(&text).ok_or_else(damaged);
-        open.receipts = Some((segment.id, block, text));
-        receipt
+        let receipts = OpenReceipts { segment: segment.id, text: index.receipts(block)?, next: 0 };
+        open.receipts.insert(receipts).find(part).ok_or_else(damaged)
     }
 
     /// Opens a file of a segment. Its blocks are verified as they are read, but a Parquet file by the caller.
@@ -460,14 +482,4 @@ fn read_hashes(segment: &Segment, file: &File, page_number: u64) -> Result<Vec<u
 /// The extension of a Parquet file of a segment.
 pub(super) fn parquet_extension(file: usize) -> String {
     if file == 0 { "parquet".to_owned() } else { format!("{file}.parquet") }
-}
-
-fn receipt_of_line(id: PartId, line: &[u8]) -> Option<Receipt> {
-    // The number is compared before the whole text is read.
-    let prefix = format!("\"part\":{id},");
-    let head = &line[..line.len().min(64)];
-    if !head.windows(prefix.len()).any(|window| window == prefix.as_bytes()) {
-        return None;
-    }
-    serde_json::from_slice(line).ok().filter(|receipt: &Receipt| receipt.part == id)
 }
