@@ -143,12 +143,38 @@ fn segment(parts: &[PartId], version: u32) -> Arc<Segment> {
     })
 }
 
-/// The parts that a question reads, and the parts that each segment was written with.
-fn parts_of(snapshot: &Snapshot, members: &Mutex<BTreeMap<SegmentId, Vec<PartId>>>) -> Vec<PartId> {
+/// The parts that each segment was written with.
+type Members = Arc<Mutex<BTreeMap<SegmentId, Vec<PartId>>>>;
+
+/// The parts that a question reads.
+fn parts_of(snapshot: &Snapshot, members: &Members) -> Vec<PartId> {
     let members = members.lock().expect("no panic");
     let packed = snapshot.segments.values().flat_map(|segment| members[&segment.id].clone());
     let packed = packed.filter(|id| !snapshot.removed.contains(id));
     snapshot.parts.keys().copied().chain(packed).collect()
+}
+
+/// Packs all that there is, three times.
+fn pack(shared: &Shared, members: &Members, part_changes: &Mutex<()>) {
+    for version in 1..=3 {
+        let table = shared.with(|state| state.parts.snapshot());
+        let parts: Vec<_> = table.parts.values().cloned().collect();
+        let segments: Vec<_> = table.segments.values().cloned().collect();
+        let mut ids: Vec<_> = parts.iter().map(|part| part.id).collect();
+        ids.extend(segments.iter().flat_map(|of| members.lock().expect("no panic")[&of.id].clone()));
+        ids.sort_unstable();
+        if ids.is_empty() {
+            continue;
+        }
+        let new = segment(&ids, version);
+        members.lock().expect("no panic").insert(new.id, ids);
+        thread::yield_now(); // it is written here
+        let _permit = part_changes.lock().expect("no panic");
+        if shared.with(|state| state.parts.has_all(&parts, &segments)) {
+            thread::yield_now(); // its receipt is renamed here
+            shared.with(|state| state.parts.replace_by_segment(new, &parts, &segments, &[]));
+        }
+    }
 }
 
 /// Packing replaces parts and segments while parts come, are removed, and are read: a question reads each part once, and none that
@@ -157,7 +183,7 @@ fn parts_of(snapshot: &Snapshot, members: &Mutex<BTreeMap<SegmentId, Vec<PartId>
 fn packing() {
     let check = || {
         let shared = Shared::new();
-        let members = Arc::new(Mutex::new(BTreeMap::<SegmentId, Vec<PartId>>::new()));
+        let members = Members::default();
         let part_changes = Arc::new(Mutex::new(()));
         let upload = |shared: &Shared| {
             let id = shared.with(|state| state.parts.reserve()).expect("room");
@@ -171,27 +197,7 @@ fn packing() {
         };
         let packer = {
             let (shared, members, part_changes) = (shared.clone(), Arc::clone(&members), Arc::clone(&part_changes));
-            thread::spawn(move || {
-                for version in 1..=3 {
-                    let table = shared.with(|state| state.parts.snapshot());
-                    let parts: Vec<_> = table.parts.values().cloned().collect();
-                    let segments: Vec<_> = table.segments.values().cloned().collect();
-                    let mut ids: Vec<_> = parts.iter().map(|part| part.id).collect();
-                    ids.extend(segments.iter().flat_map(|of| members.lock().expect("no panic")[&of.id].clone()));
-                    ids.sort_unstable();
-                    if ids.is_empty() {
-                        continue;
-                    }
-                    let new = segment(&ids, version);
-                    members.lock().expect("no panic").insert(new.id, ids);
-                    thread::yield_now(); // it is written here
-                    let _permit = part_changes.lock().expect("no panic");
-                    if shared.with(|state| state.parts.has_all(&parts, &segments)) {
-                        thread::yield_now(); // its receipt is renamed here
-                        shared.with(|state| state.parts.replace_by_segment(new, &parts, &segments, &[]));
-                    }
-                }
-            })
+            thread::spawn(move || pack(&shared, &members, &part_changes))
         };
         let remover = {
             let (shared, part_changes) = (shared.clone(), Arc::clone(&part_changes));
