@@ -6,7 +6,8 @@
 //! that began before find it there for another minute, or until they end, whichever is later.
 //!
 //! Memory: [`PACKING_BYTES`](crate::limits::PACKING_BYTES); the reservation of one conversion while Parquet is written; and the
-//! numbers of replaced parts that still have files (`retired.rs`). If others wait for memory, a Parquet file is given up and begun anew after them.
+//! numbers of replaced parts that still have files (`retired.rs`). If others wait for memory, a Parquet file is given up and begun
+//! anew after them.
 
 pub mod part_parquet;
 mod plan;
