@@ -281,7 +281,9 @@ def test_a_grpc_library_reports_metadata_over_the_limit(server):
         assert sent.wait(60)
         with pytest.raises(grpc.RpcError) as failure:
             table(server).ColumnSum(question, metadata=[("padding", "x" * size)])
-        assert failure.value.code() == grpc.StatusCode.UNKNOWN and "431" in failure.value.details(), failure.value
+        # Under load, the library may look at the end of the stream before it looks at the head of the answer.
+        shown = {grpc.StatusCode.UNKNOWN: "431", grpc.StatusCode.INTERNAL: "RST_STREAM"}.get(failure.value.code())
+        assert shown and shown in failure.value.details(), failure.value
         may_go_on.set()
         assert beside.result(60).csv.bytes == len(SMALL)
 
