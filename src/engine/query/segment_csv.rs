@@ -8,11 +8,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
-use super::{
-    csv_ranges::ColumnOfCsv,
-    read::Read,
-    segment_sum::{SegmentError, receipt_of},
-};
+use super::{csv_ranges::ColumnOfCsv, read::Read, segment_sum::SegmentError};
 use crate::{
     engine::{
         csv::{
@@ -94,7 +90,7 @@ impl CsvUnit {
         // It is read once for all files whose schemas are not in memory.
         let receipt = match files.iter().all(|file| file.schema.is_some()) {
             true => None,
-            false => Some(receipt_of(store, &self.segment)?),
+            false => Some(store.receipt_of_segment(&self.segment)?),
         };
         let schema = |file: usize| match (&files[file].schema, &receipt) {
             (Some(schema), _) => Some(Arc::clone(schema)),

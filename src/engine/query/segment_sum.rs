@@ -28,12 +28,7 @@ use crate::{
     },
     error::Error,
     limits::TASK_BYTES,
-    model::{
-        packed::Segment,
-        part::PartId,
-        schema::ColumnType,
-        segment::{PackedFile, SegmentReceipt},
-    },
+    model::{packed::Segment, part::PartId, schema::ColumnType, segment::PackedFile},
 };
 
 /// A part of a segment's Parquet files: a row group, or all of a wide file.
@@ -144,17 +139,6 @@ impl ParquetUnit {
     }
 }
 
-/// The receipt of a segment, which can be long.
-pub(super) fn receipt_of(store: &Store, segment: &Segment) -> Result<SegmentReceipt, Error> {
-    let damaged =
-        |what: String| Error::Damaged { part: segment.id.first, what: format!("segment {}: {what}", segment.id) };
-    let receipt = store.segment_receipt(segment.id)?.map_err(damaged)?;
-    if receipt.files.len() != segment.files.len() {
-        return Err(damaged("its receipt is of another segment".to_owned()));
-    }
-    Ok(receipt)
-}
-
 fn find_in_receipt<'a>(
     store: &Store,
     segment: &Segment,
@@ -164,7 +148,7 @@ fn find_in_receipt<'a>(
     if let Some(found) = of_receipt.get() {
         return Ok(found);
     }
-    let receipt = receipt_of(store, segment)?;
+    let receipt = store.receipt_of_segment(segment)?;
     let find = |file: &PackedFile| {
         let index = file.columns.iter().position(|column| column.name == name)?;
         Some((index, file.columns[index].column_type))

@@ -371,11 +371,22 @@ impl Store {
         if let Some(schema) = segment.files.get(file).and_then(|parquet| parquet.schema.clone()) {
             return Ok(schema);
         }
+        let receipt = self.receipt_of_segment(segment)?;
+        let no_file = || Error::Internal(format!("segment {} has no Parquet file {file}", segment.id));
+        Ok(Arc::new(Schema::of(&receipt.files.get(file).ok_or_else(no_file)?.columns)))
+    }
+
+    /// The receipt of a segment, which can be long.
+    ///
+    /// Errors: it is damaged, or cannot be read.
+    pub(crate) fn receipt_of_segment(&self, segment: &Segment) -> Result<SegmentReceipt, Error> {
         let damaged =
             |what: String| Error::Damaged { part: segment.id.first, what: format!("segment {}: {what}", segment.id) };
         let receipt = self.segment_receipt(segment.id)?.map_err(damaged)?;
-        let packed = receipt.files.get(file).ok_or_else(|| damaged("its receipt is of another segment".to_owned()))?;
-        Ok(Arc::new(Schema::of(&packed.columns)))
+        if receipt.files.len() != segment.files.len() {
+            return Err(damaged("its receipt is of another segment".to_owned()));
+        }
+        Ok(receipt)
     }
 
     /// Whether a part of the segment may have a key with this hash. If not, none has.
