@@ -13,7 +13,7 @@ SPARK_IF_JAVA := $(if $(shell command -v java)$(filter 1,$(TALLY_REQUIRE_ALL)),s
 STUBS := clients/table_pb2.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check stubs venv spark-venv docker bench bench-plots fuzz clean need-cargo need-cxx need-python need-docker
+.PHONY: help demo serve test test-cluster check check-cluster stubs venv spark-venv torture mutants docker bench bench-plots bench-cluster fuzz fuzz-build clean need-cargo need-cxx need-python need-docker
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,14 +39,38 @@ test: need-cargo venv stubs $(SPARK_IF_JAVA) ## all tests: Rust, the model check
 	cargo test --locked --features model --test model
 	cargo build --locked
 	$(PYTHON) -m pytest --basetemp=target/pytest -o tmp_path_retention_policy=failed tests/python
+	$(PYTHON) tests/torture --short
+
+# A workspace of its own, with some 300 crates more than the server has: the first build takes 10 minutes on two cores. In the
+# tests, executors die and answer wrongly on purpose, for which the feature `faults` is.
+CLUSTER := --locked --manifest-path cluster/Cargo.toml --target-dir target/cluster --features faults
+
+test-cluster: need-cargo venv stubs ## tests of tally-cluster (docs/cluster.md), which `make test` leaves out
+	cargo test $(CLUSTER)
+	cargo build $(CLUSTER)
+	$(PYTHON) -m pytest --basetemp=target/pytest-cluster -o tmp_path_retention_policy=failed tests/cluster
+
+# ARGS chooses rows, time and seed: ARGS="--minutes 60", ARGS="--only kill --seed 7", ARGS=--list. Some rows need root, ptrace
+# or a C compiler; they say so if they lack it. ARGS="--markdown docs/guarantees.md" writes the results into the page.
+torture: need-cargo venv stubs ## attacks and faults against the release build; try ARGS="--minutes 15"
+	cargo build --locked --release --bin tally
+	TALLY_BINARY=target/release/tally $(PYTHON) tests/torture $(ARGS)
+
+# ARGS names some of them. A copy of the tree is built in target/mutants.
+mutants: need-cargo venv stubs ## bugs on purpose, each of which a named test must find; takes about a quarter of an hour
+	$(PYTHON) tests/torture/mutants.py $(ARGS)
 
 check: need-cargo ## format, lints and documentation, without a warning
 	cargo fmt --check
 	cargo fmt --check --manifest-path bench/Cargo.toml
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path cluster/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features model -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+check-cluster: need-cargo ## lints of tally-cluster, which `make check` leaves out, without a warning
+	cargo clippy $(CLUSTER) --all-targets -- -D warnings
 
 venv: $(VENV)/requirements.txt ## the Python environment of the tests, in .venv
 
@@ -89,16 +113,27 @@ bench-plots: need-cargo $(BENCH_VENV)/requirements.txt ## times against rows, pa
 	$(BENCH_BUILD)
 	$(BENCH_VENV)/bin/python bench/plot.py $(ARGS)
 
+# The release build of cluster/ has some 300 crates more than the server, with optimization.
+bench-cluster: need-cargo $(BENCH_VENV)/requirements.txt ## sums over a cluster beside those without one; see docs/cluster.md
+	$(BENCH_BUILD)
+	cargo build --locked --release --manifest-path cluster/Cargo.toml --target-dir target/cluster
+	$(BENCH_VENV)/bin/python bench/cluster.py $(ARGS)
+
 # Coverage, which guides the fuzzer. With --target the flags do not apply to build scripts, which have no fuzzer.
 FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
 FUZZ_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 
-fuzz: need-cargo need-cxx ## compares fast code with simple code, a minute each; ARGS="-max_total_time=3600" for longer
-	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --release --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target $(FUZZ_TARGET)
-	for target in csv pages; do mkdir -p target/fuzz/$$target && \
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/src/bin/*.rs)))
+
+fuzz: fuzz-build ## compares fast code with simple code, reads records and requests; a minute each; ARGS="-max_total_time=3600" for longer
+	for target in $(FUZZ_TARGETS); do mkdir -p target/fuzz/$$target fuzz/corpus/$$target && \
 	  target/fuzz/$(FUZZ_TARGET)/release/$$target -max_total_time=60 -max_len=8192 -artifact_prefix=target/fuzz/ $(ARGS) \
-	  target/fuzz/$$target inputs || exit 1; done
+	  target/fuzz/$$target fuzz/corpus/$$target inputs || exit 1; done
+
+# The torture row `fuzz` runs what is built.
+fuzz-build: need-cargo need-cxx ## builds the fuzz targets, in target/fuzz
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --release --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target $(FUZZ_TARGET)
 
 # Separate from the environment of the tests, because the peers are large.
 $(BENCH_VENV)/requirements.txt: bench/requirements.txt | need-python

@@ -249,11 +249,13 @@ def upload_load(
     files: List[Path],
     uploads: Optional[int] = None,
     cut_rows: Optional[int] = None,
+    secret_file: Optional[Path] = None,
 ) -> dict:
     """Uploads files with `/Table/Upload` by bench-load, a client that takes little of the cores; returns its report. With
-    `cut_rows`, it uploads pieces of them with so many rows.
+    `cut_rows`, it uploads pieces of them with so many rows; with `secret_file`, each call shows a token.
     """
     flags = [] if uploads is None else ["--uploads", uploads]
+    flags += [] if secret_file is None else ["--token-file", secret_file]
     flags += [] if cut_rows is None else ["--cut-rows", cut_rows]
     report = json.loads(output_of([LOAD, "--server", address, "--clients", clients, *flags, *files]))
     if report["uploads"] != (len(files) if uploads is None else uploads):

@@ -12,9 +12,10 @@ import os
 import random
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import contenders
 import server
@@ -285,11 +286,20 @@ def plays_rows() -> bytes:
 VISITS_BY, VISITS_SUM = ["user"], "n"
 
 
-def visits_file(size: Size) -> Path:
-    """Two thirds of the rows of `plays_file`; 97 % of the users come once."""
-    folder = BENCH / size.name / "visits"
-    rows_count = size.plays_repeats * 200_000 // 3
-    made(folder, functools.partial(make_visits, rows_count, rows_count * 50 // 3))
+def visits_count(size: Size) -> int:
+    """Two thirds of the rows of `plays_file`."""
+    return size.plays_repeats * 200_000 // 3
+
+
+def most_users(size: Size) -> int:
+    """If each visit is by one of them, 97 % of the users come once."""
+    return visits_count(size) * 50 // 3
+
+
+def visits_file(size: Size, users_count: Optional[int] = None) -> Path:
+    """Visits of so many users, or of the most."""
+    folder = BENCH / size.name / ("visits" if users_count is None else f"visits-of-{users_count}")
+    made(folder, functools.partial(make_visits, visits_count(size), users_count or most_users(size)))
     return folder / "visits.csv"
 
 
@@ -461,8 +471,10 @@ def repeat_parts(parts: Path, from_count: int, to_count: int) -> None:
     receipts = [json.loads((parts / f"{part}.json").read_text()) for part in range(1, from_count + 1)]
     for part in range(from_count + 1, to_count + 1):
         index = (part - 1) % from_count
-        for kind in ("csv", "parquet"):
-            os.link(parts / f"{index + 1}.{kind}", parts / f"{part}.{kind}")
+        for kind in ("csv", "parquet", "sums"):
+            original = parts / f"{index + 1}.{kind}"
+            if kind != "sums" or original.exists():  # a small CSV has no list of checksums
+                os.link(original, parts / f"{part}.{kind}")
         (parts / f"{part}.json").write_bytes(receipt_text({**receipts[index], "part": part}))
 
 
@@ -498,6 +510,7 @@ CUT_TOTAL = 5 * (len(bigdata.Z_VALUES) - 1)  # the sum of z in each part
 UPLOAD_CLIENTS = 16
 SLICE_PARTS = 100_000  # uploaded by one run of bench-load
 FEW_PARTS = 100  # the same rows in so many parts
+DELETED_SECONDS_MAX = 3600  # for replaced files
 
 
 def cut_file(size: Size, parts_count: int = CUT_PARTS) -> Path:
@@ -546,8 +559,13 @@ def fill_packed(size: Size, parts_count: int, folder: Path) -> dict:
                 contenders.upload_load(tally.address, UPLOAD_CLIENTS, [source], uploads, SMALL_ROWS)
                 missing -= uploads
             tally.pack()
-    # What was replaced is deleted by the next start.
+    # What was replaced is deleted after the next start, which takes minutes where a disk deletes slowly.
     with Tally(folder / "data", peak, "--durability", "none") as tally:
+        ends = time.monotonic() + DELETED_SECONDS_MAX
+        while any((folder / "data" / "removed").iterdir()):
+            if time.monotonic() > ends:
+                raise Wrong(f"{folder}: there still are replaced files")
+            time.sleep(1)
         if tally.figures()["unpacked_parts"] > 0 or tally.parts_count != parts_count:
             raise Wrong(f"{tally.figures()}, expected {parts_count} packed parts")
     return {"peak_bytes": peak.bytes}

@@ -8,9 +8,9 @@ Each point is the median of three runs. With --quick the sizes are small and the
 """
 
 import argparse
-import dataclasses
 import functools
 import json
+import math
 import os
 import random
 import statistics
@@ -218,21 +218,22 @@ STATISTICS = {
 }
 
 
+USERS = [10, 1_000, 100_000, 1_000_000]
+
+
 def against_groups(size: Size) -> Curves:
-    """The group sums of files with few and with many groups."""
+    """The group sums of files with as many rows, and few to many groups."""
     curves: Curves = {}
-    for repeats in (3, 30, 300) if size is FULL else (1, 5):
-        of_repeats = size
-        if repeats != size.plays_repeats:
-            of_repeats = dataclasses.replace(size, name=f"{size.name}/plays-of-{repeats}", plays_repeats=repeats)
-        for kind, file, by, column, rows_count in (
-            ("few groups", data.plays_file, data.PLAYS_BY, data.PLAYS_SUM, repeats * 100_000),
-            ("many groups", data.visits_file, data.VISITS_BY, data.VISITS_SUM, repeats * 200_000 // 3),
-        ):
-            with ExitStack() as stack:
-                contenders_by_name = rows.group_sum(file, by, column)(Run(of_repeats, stack))
-                for name, seconds in contenders_by_name.items():
-                    add(curves, f"{name}, {kind}", rows_count, median(seconds))
+    rows_count = data.visits_count(size)
+    for users_count in [*USERS, None] if size is FULL else [*USERS[:2], None]:
+        # As many users as are expected: each comes with the same probability.
+        users = users_count or data.most_users(size)
+        groups = -users * math.expm1(-rows_count / users)
+        with ExitStack() as stack:
+            file = functools.partial(data.visits_file, users_count=users_count)
+            grouped = rows.group_sum(file, data.VISITS_BY, data.VISITS_SUM, "512MB")(Run(size, stack))
+            for name, seconds in grouped.items():
+                add(curves, name, groups, median(seconds))
     return curves
 
 
@@ -243,7 +244,7 @@ PLOTS = {
     "rows": (against_rows, "Sum of one column", "rows", "seconds", ("CSV", "Parquet")),
     "parts": (against_parts, "Many parts of 10 rows", "parts", "seconds", ("",)),
     "columns": (against_columns, f"One part of {COLUMNS_ROWS:,} rows", "columns", "seconds", ("",)),
-    "groups": (against_groups, "Group sum of a file", "rows", "seconds", ("few groups", "many groups")),
+    "groups": (against_groups, "Group sum of one CSV file, 20,000,000 rows", "groups", "seconds", ("",)),
     "survey": (against_survey_rows, "Statistics of a survey", "rows", "seconds", tuple(STATISTICS)),
     "clients": (against_clients, "Uploads of 10 rows", "clients at once", "uploads a second", ("",)),
 }
@@ -258,7 +259,7 @@ def draw(name: str, curves: Curves, folder: Path) -> Path:
         shown = {curve: points for curve, points in curves.items() if curve.endswith(panel)}
         for curve, points in shown.items():
             draw_curve(axes, curve.removesuffix(f", {panel}") if panel else curve, points)
-        if y_label == "seconds":
+        if y_label == "seconds" and name != "groups":  # more groups are not more rows
             add_linear(axes, shown)
         axes.set(xscale="log", yscale="log", xlabel=x_label, title=f"{title}, {panel}" if panel else title)
         if name == "clients":

@@ -326,6 +326,33 @@ def upload_small(
     return opened
 
 
+WITHOUT_TOKENS = "without tokens"
+
+
+def upload_small_with_token(run: Run) -> Contenders:
+    """As `small-none-rate`, with a server that asks for tokens and one that does not."""
+    files = list(data.small_files(BENCH / run.size.name / "small"))
+
+    def rate(has_tokens: bool) -> float:
+        folder = run.crowded_folder()
+        flags, secret_file = [], None
+        if has_tokens:
+            token_file, secret_file = folder.with_name(f"{folder.name}-tokens"), folder.with_name(f"{folder.name}-secret")
+            for name in ("bench", "another", "a-third"):
+                made = subprocess.run([BINARY, "token", "new", name, "--scope", "write"], check=True, capture_output=True)
+                with open(token_file, "ab") as tokens:
+                    tokens.write(made.stdout)
+            secret_file.write_bytes(made.stderr)
+            for file in (token_file, secret_file):
+                file.chmod(0o600)
+            flags = ["--token-file", str(token_file)]
+        with Tally(folder, run.peak, "--durability", "none", *flags) as server:
+            upload_load(server.address, 1, files, 50, secret_file=secret_file)
+            return upload_load(server.address, 16, files, run.size.uploads, secret_file=secret_file)["per_second"]
+
+    return {"with a token": lambda: rate(has_tokens=True), WITHOUT_TOKENS: lambda: rate(has_tokens=False)}
+
+
 # --- many parts -------------------------------------------------------------------------------------------
 
 
@@ -732,6 +759,20 @@ SCENARIOS = (
             ),
         ),
         upload_small("none", NONE_LINES, lambda size: size.uploads),
+    ),
+    Scenario(
+        "small-none-token",
+        (
+            Line(
+                "small-none-token",
+                "small-none-rate with a token, and without",
+                "with a token",
+                "1/s",
+                reference=WITHOUT_TOKENS,
+                goal=Goal("reference", 0.95),
+            ),
+        ),
+        upload_small_with_token,
     ),
     Scenario(
         "small-fsync",

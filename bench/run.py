@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -174,40 +175,56 @@ def ratio(value: float, name: str) -> str:
     return f"{value:.2f} ({name})"
 
 
-def markdown(report: dict) -> str:
-    """The table in Markdown. Above it are the machine and the commit: several, if the rows differ in them."""
-    table = report["rows"]
-    lines = [f"{machine}  " for machine in sorted({row["machine"] for row in table})]
-    commits = ", ".join(sorted({row["commit"] for row in table if row["commit"]}))
-    size = "" if report["size"] == FULL.name else f", size: {report['size']}, which has no goals"
-    lines += [f"commit: {commits}; medians of {max(row['runs'] for row in table)} runs in turn, where there are more{size}", ""]
-    lines += [
-        "| row | what | median | min to max | times the best peer's speed | times the limit's time"
-        " | goal | met |"
+HEAD = [
+    "| row | what | median | min to max | times the best peer's speed | times the limit's time | goal | met |",
+    "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
+]
+
+
+def row_text(row: dict) -> str:
+    others = [(row[f"times_{other}"], row[other]) for other in ("reference", "limit")]
+    cells = [
+        row["row"],
+        row["what"],
+        f"{number(row['median'])} {row['unit']}",
+        f"{number(row['min'])} to {number(row['max'])}",
+        ratio(row["times_best_peer"], row["best_peer"]) if row["best_peer"] else "",
+        ", ".join(ratio(*other) for other in others if other[1]),
+        row["goal"] or "",
+        {None: "", True: "yes", False: "**no**"}[row["met"]],
     ]
-    lines += ["| --- | --- | ---: | ---: | ---: | ---: | --- | --- |"]
-    for row in table:
-        others = [(row[f"times_{other}"], row[other]) for other in ("reference", "limit")]
-        cells = [
-            row["row"],
-            row["what"],
-            f"{number(row['median'])} {row['unit']}",
-            f"{number(row['min'])} to {number(row['max'])}",
-            ratio(row["times_best_peer"], row["best_peer"]) if row["best_peer"] else "",
-            ", ".join(ratio(*other) for other in others if other[1]),
-            row["goal"] or "",
-            {None: "", True: "yes", False: "**no**"}[row["met"]],
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "| " + " | ".join(cells) + " |"
 
 
-def write_between_marks(path: Path, text: str) -> None:
+def markdown(report: dict, before: str = "") -> str:
+    """The table in Markdown. Above it are the machines and commits: several, if the rows differ in them.
+
+    `before` is a table of this kind. Its rows that were not measured again stay, and so does what it says above them.
+    """
+    lines = {row["row"]: row_text(row) for row in report["rows"]}
+    machines = {row["machine"] for row in report["rows"]}
+    commits = {row["commit"] for row in report["rows"] if row["commit"]}
+    runs = max(row["runs"] for row in report["rows"])
+    kept = {text.split("|")[1].strip(): text for text in before.splitlines() if text.startswith("| ") and text not in HEAD}
+    names = [line.name for scenario in SCENARIOS for line in scenario.lines]
+    if any(name in kept and name not in lines for name in names):
+        lines = {**lines, **kept, **{name: text for name, text in lines.items() if name in names}}
+        above = before[: before.index(HEAD[0])]
+        machines |= set(re.findall(r"^(.*\S)  $", above, re.MULTILINE))
+        commits |= set(re.search(r"^commit: ([^;\n]*)", above, re.MULTILINE)[1].split(", "))
+        runs = max(runs, int(re.search(r"medians of (\d+) runs", above)[1]))
+    size = "" if report["size"] == FULL.name else f", size: {report['size']}, which has no goals"
+    said = f"commit: {', '.join(sorted(commits))}; medians of {runs} runs in turn, where there are more{size}"
+    table = [lines[name] for name in [*names, "memory"] if name in lines]
+    return "\n".join([*(f"{machine}  " for machine in sorted(machines)), said, "", *HEAD, *table])
+
+
+def write_table(path: Path, report: dict) -> None:
     before, begin, rest = path.read_text().partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    table, end, after = rest.partition(MARKS[1])
     if not begin or not end:
         raise Wrong(f"{path} lacks the marks {MARKS[0]} and {MARKS[1]}")
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    path.write_text(f"{before}{begin}\n{markdown(report, table)}\n{end}{after}")
 
 
 # --- the command line -------------------------------------------------------------------------------------
@@ -236,7 +253,7 @@ def parse_options() -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="like --report, and write the table into these files",
+        help="like --report, and write the table into these files, where rows without results stay",
     )
     options = parser.parse_args()
     if options.runs < 1:
@@ -283,7 +300,7 @@ def main() -> int:
             return 1
     result = report(options.scenarios, size)
     for path in options.markdown or []:
-        write_between_marks(path, markdown(result))
+        write_table(path, result)
     print(json.dumps(result, indent=2) if options.json else markdown(result))
     return 1 if failed or any(row["met"] is False for row in result["rows"]) else 0
 

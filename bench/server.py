@@ -56,11 +56,13 @@ class Server:
     `flags` go to `tally serve`. `peak` notes its memory from its first moment to its last.
     """
 
+    binary = BINARY
+
     def __init__(self, data: Path, peak: Peak, *flags: str):
         self._log = tempfile.TemporaryFile()
         start = time.perf_counter()
         self._process = subprocess.Popen(
-            [str(BINARY), "serve", "--data", str(data), *ADDRESS_FLAGS, *flags],
+            [str(self.binary), "serve", "--data", str(data), *ADDRESS_FLAGS, *flags],
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -300,6 +300,7 @@ def parse_arguments() -> Plan:
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
     clients = min(2, cpus_count())
     parser.add_argument("--clients", type=positive, default=clients, help="number of processes that upload in parallel")
+    connection.add_credentials(parser)
     options = parser.parse_args()
     return Plan(options.batches, options.rows, options.seed, min(options.clients, options.batches))
 

@@ -182,6 +182,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=positive, default=100, help="requests of each thread, default: %(default)s")
     seed = random.choice(SEEDS)
     parser.add_argument("--seed", type=int, default=seed, help="the same seed sends the same requests, default: random")
+    connection.add_credentials(parser)
     return parser.parse_args()
 
 

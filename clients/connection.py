@@ -3,9 +3,13 @@
 Imports no stub, so that each program needs only the stubs of its own service.
 """
 
+import argparse
+import collections
+import contextlib
 import itertools
 import os
 import signal
+import stat
 import sys
 import time
 import uuid
@@ -39,6 +43,8 @@ RETRIES_MAX = 6
 FIRST_PAUSE_S = 0.25
 PAUSE_S_MAX = 8
 
+SECRET_CHARS_MAX = 1024
+
 KEY_HEADER = "idempotency-key"
 Metadata = Sequence[tuple[str, str]]
 Answer = TypeVar("Answer")
@@ -51,18 +57,110 @@ class Failure(Exception):
 def server_address() -> str:
     """TALLY_SERVER as host:port. Its value may be a URL, and may lack the port. The default is localhost:5440."""
     address = os.environ.get("TALLY_SERVER") or DEFAULT_HOST
-    address = address.removeprefix("http://").removesuffix("/")
+    address = address.removeprefix("http://").removeprefix("https://").removesuffix("/")
     # A port can only be after the brackets of an IPv6 address.
     has_port = ":" in address.rpartition("]")[2]
     return address if has_port else f"{address}:{DEFAULT_PORT}"
 
 
+class _SetVariable(argparse.Action):
+    """A flag that sets the environment variable of its name, which worker processes inherit, too."""
+
+    def __call__(self, parser, namespace, value, option_string=None) -> None:
+        os.environ[f"TALLY_{self.dest.upper()}"] = value
+
+
+def add_credentials(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags --token-file, --ca, --client-cert and --client-key to a program."""
+    for flag, text in (
+        ("--token-file", "holds the secret of a token, for a server that asks for one; also TALLY_TOKEN_FILE"),
+        ("--ca", "the authorities that sign the server's certificate, in PEM; TLS is used; also TALLY_CA"),
+        ("--client-cert", "a certificate that shows who calls, in PEM; TLS is used; also TALLY_CLIENT_CERT"),
+        ("--client-key", "the private key of that certificate, in PEM; also TALLY_CLIENT_KEY"),
+    ):
+        parser.add_argument(flag, metavar="FILE", action=_SetVariable, default=argparse.SUPPRESS, help=text)
+
+
+def read_token() -> Optional[str]:
+    """The secret in the file that TALLY_TOKEN_FILE names; None if it names none."""
+    path = os.environ.get("TALLY_TOKEN_FILE")
+    if not path:
+        return None
+    try:
+        with open(path, encoding="ascii") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
+                print(f"{path} can be read by everyone on this machine: chmod 600 it", file=sys.stderr)
+            words = file.read(SECRET_CHARS_MAX + 1).split()
+    except OSError as error:
+        raise Failure(f"{path}: the token cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Failure(f"{path}: it holds characters that no token has") from None
+    if len(words) != 1 or len(words[0]) > SECRET_CHARS_MAX:
+        raise Failure(f"{path}: it must hold one word, the secret of a token, and not a server's list of tokens")
+    return words[0]
+
+
+def read_tls() -> Optional[grpc.ChannelCredentials]:
+    """How the connection is encrypted, by TALLY_CA, TALLY_CLIENT_CERT and TALLY_CLIENT_KEY; None if it is not."""
+    files = []
+    for name in ("TALLY_CA", "TALLY_CLIENT_KEY", "TALLY_CLIENT_CERT"):
+        path = os.environ.get(name)
+        try:
+            with open(path, "rb") if path else contextlib.nullcontext() as file:
+                files.append(file.read() if file else None)
+        except OSError as error:
+            raise Failure(f"{path}: it cannot be read: {error.strerror}") from None
+    authorities, key, certificate = files
+    if (key is None) != (certificate is None):
+        raise Failure("--client-cert and --client-key need each other")
+    server = os.environ.get("TALLY_SERVER") or ""
+    if not server.startswith("https://") and authorities is None and key is None:
+        return None
+    if server.startswith("http://"):
+        raise Failure("--ca and --client-cert need TLS, and TALLY_SERVER begins with http://")
+    return grpc.ssl_channel_credentials(authorities, key, certificate)
+
+
+class _CallDetails(
+    collections.namedtuple(
+        "_CallDetails", ("method", "timeout", "metadata", "credentials", "wait_for_ready", "compression")
+    ),
+    grpc.ClientCallDetails,
+):
+    """The options of a call, as an interceptor passes them on."""
+
+
+class _ShowToken(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Adds the token to the metadata of each call."""
+
+    def __init__(self, token: str):
+        self._header = ("authorization", f"Bearer {token}")
+
+    def _intercept(self, continuation, details, request):
+        options = (getattr(details, name, None) for name in ("credentials", "wait_for_ready", "compression"))
+        metadata = (*(details.metadata or ()), self._header)
+        return continuation(_CallDetails(details.method, details.timeout, metadata, *options), request)
+
+    intercept_unary_unary = intercept_unary_stream = _intercept
+    intercept_stream_unary = intercept_stream_stream = _intercept
+
+
 def open_channel(address: Optional[str] = None) -> grpc.Channel:
-    """A channel to the server at an address; the default is TALLY_SERVER.
+    """A channel to the server at an address; the default is TALLY_SERVER. Its calls have the token, if there is one.
 
     It connects at the first call, which fails at once if no server listens.
     """
-    return grpc.insecure_channel(address or server_address(), options=CHANNEL_OPTIONS)
+    token, tls, address = read_token(), read_tls(), address or server_address()
+    if tls:
+        channel = grpc.secure_channel(address, tls, options=CHANNEL_OPTIONS)
+    else:
+        channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.intercept_channel(channel, _ShowToken(token)) if token else channel
 
 
 def upload_once(

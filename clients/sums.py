@@ -32,6 +32,7 @@ def print_column_sum(format: str) -> None:
     """
     parser = argparse.ArgumentParser(description=f"Prints the sum of a column, from the {format} files.")
     parser.add_argument("column", metavar="COLUMN", type=utf8, help="the column's name in the header")
+    connection.add_credentials(parser)
     column = parser.parse_args().column
     with connection.open_channel() as channel:
         start = time.monotonic()

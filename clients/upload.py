@@ -75,6 +75,7 @@ def stream(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Appends a CSV file to the table.")
     parser.add_argument("path", metavar="PATH", help="a CSV file with a header row")
+    connection.add_credentials(parser)
     upload(parser.parse_args().path)
     print("success")
 

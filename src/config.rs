@@ -3,6 +3,8 @@
 //! Only this module and `cli/` read the environment, and only they and `main.rs` know clap: the types that clap parses
 //! are turned into plain ones here.
 
+pub mod access;
+
 use std::{
     ffi::OsStr,
     io,
@@ -22,6 +24,7 @@ use clap::{
 };
 use http::uri::Authority;
 
+use self::access::{AccessArgs, AccessConfig};
 use crate::{
     limits::{
         CELL_BYTES_MAX, COLUMNS_MAX, CsvLimits, Incomplete, JOBS_UNFINISHED_MAX, JobLimits, Limits, PACK_ABOVE,
@@ -84,8 +87,8 @@ pub struct ServeArgs {
 
     /// Address for gRPC; may be repeated. Port 0 means a free port, which the ready line names.
     ///
-    /// There is no authentication: whoever can connect to this address can add to the table and read sums. On a machine
-    /// without IPv6, an IPv6 address is ignored if there is another address.
+    /// An address that other machines can reach needs `--token-file` or `--insecure-allow-anyone`. On a machine without IPv6, an
+    /// IPv6 address is ignored if there is another address.
     #[arg(
         long,
         env = "TALLY_GRPC",
@@ -98,8 +101,9 @@ pub struct ServeArgs {
     /// Address for HTTP; may be repeated. Port 0 means a free port, which the ready line names. `none`, as the only value,
     /// turns HTTP off.
     ///
-    /// There is no authentication. If a browser sends a request for the page of another site, and the request would change
-    /// something, it is refused, unless `--allowed-origin` names that site.
+    /// An address that other machines can reach needs `--token-file` or `--insecure-allow-anyone`. If a browser sends a request
+    /// for the page of another site, and the request would change something, it is refused, unless `--allowed-origin` names that
+    /// site.
     #[arg(
         long,
         env = "TALLY_HTTP",
@@ -114,10 +118,9 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_PROBE", value_name = "ADDR", value_delimiter = ',')]
     pub probe: Vec<ListenAddress>,
 
-    /// File with one line, the admin token. `/api/graceful_shutdown` then needs the header `Authorization: Bearer TOKEN`, and
-    /// may come from any address. Without this flag, the request must come from this machine, and not from a browser.
-    #[arg(long, env = "TALLY_ADMIN_TOKEN_FILE", value_name = "PATH")]
-    pub admin_token_file: Option<PathBuf>,
+    /// Who may call.
+    #[command(flatten)]
+    pub access: AccessArgs,
 
     /// Origin of a front end whose pages may use HTTP as the server's own pages may; may be repeated. For example
     /// `http://localhost:3000`. Its preflights are answered (CORS).
@@ -219,7 +222,8 @@ pub struct ServeArgs {
     #[arg(long, env = "TALLY_JOBS_BYTES_MAX", value_name = "BYTES", default_value_t = 10 * 1024 * 1024 * 1024)]
     pub jobs_bytes_max: u64,
 
-    /// Seconds between two removals of downloaded results and old jobs, and minimum age of a downloaded result.
+    /// Seconds between two removals of downloaded results and old jobs, and minimum age of a downloaded result. Removals of files
+    /// that failed are tried again as often.
     #[arg(long, env = "TALLY_JOBS_SWEEP_S", value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(1..=86_400))]
     pub jobs_sweep_s: u64,
 
@@ -247,6 +251,19 @@ pub struct ServeArgs {
     /// Number of rotated log files that are kept.
     #[arg(long, env = "TALLY_LOG_FILES_KEPT", value_name = "N", default_value_t = 5, value_parser = up_to(1000))]
     pub log_files_kept: usize,
+
+    /// File to which each call is appended as a JSON object in a line: when, which token or address, what, and how it ended. Also
+    /// starts, stops and tokens that were read again. It is rotated, and synced once a second. Only its owner can read it.
+    #[arg(long, env = "TALLY_AUDIT_LOG", value_name = "PATH")]
+    pub audit_log: Option<PathBuf>,
+
+    /// Size at which the audit log is rotated, in bytes: it is renamed to PATH.1.
+    #[arg(long, env = "TALLY_AUDIT_LOG_BYTES_MAX", value_name = "BYTES", default_value_t = 67_108_864, value_parser = up_to(usize::MAX))]
+    pub audit_log_bytes_max: usize,
+
+    /// Number of rotated audit logs that are kept.
+    #[arg(long, env = "TALLY_AUDIT_LOGS_KEPT", value_name = "N", default_value_t = 10, value_parser = up_to(1000))]
+    pub audit_logs_kept: usize,
 }
 
 /// The files that one value of `--load` or of `TALLY_LOAD` names.
@@ -395,14 +412,16 @@ pub struct Config {
     pub http: Vec<SocketAddr>,
     /// The addresses that answer only probes; may be empty.
     pub probe: Vec<SocketAddr>,
-    /// The file of the admin token, if one is used.
-    pub admin_token_file: Option<PathBuf>,
+    /// Who may call.
+    pub access: AccessConfig,
     /// Origins of other front ends, as browsers write them.
     pub allowed_origins: Vec<String>,
     /// Names of proxies that `Host` may have on loopback.
     pub allowed_hosts: Vec<String>,
     /// The log of HTTP calls, if one is written.
     pub log_file: Option<LogFile>,
+    /// The audit log, if one is written.
+    pub audit_log: Option<LogFile>,
     /// What an acknowledged upload survives.
     pub durability: Durability,
     /// Permissions of the files in the data folder.
@@ -415,7 +434,7 @@ pub struct Config {
     pub load_dialect: Dialect,
 }
 
-/// The file of `--log-file`.
+/// The file of `--log-file` or of `--audit-log`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFile {
     /// Absolute.
@@ -431,23 +450,19 @@ impl Config {
     ///
     /// Errors: flags that contradict each other, or a log file whose absolute path cannot be found.
     pub fn of(args: &ServeArgs) -> Result<Self, String> {
-        let log_file = match &args.log_file {
-            Some(path) => Some(LogFile {
-                path: std::path::absolute(path).map_err(|error| format!("--log-file: {error}"))?,
-                bytes_max: args.log_file_bytes_max,
-                files_kept: args.log_files_kept,
-            }),
-            None => None,
-        };
+        let [log_file, audit_log] = log_files(args)?;
+        let grpc: Vec<_> = args.grpc.iter().flat_map(|address| address.0.clone()).collect();
+        let http = http_addresses(&args.http)?;
         Ok(Self {
             data: args.data.clone(),
-            grpc: args.grpc.iter().flat_map(|address| address.0.clone()).collect(),
-            http: http_addresses(&args.http)?,
+            access: AccessConfig::of(&args.access, grpc.iter().chain(&http).copied())?,
+            grpc,
+            http,
             probe: args.probe.iter().flat_map(|address| address.0.clone()).collect(),
-            admin_token_file: args.admin_token_file.clone(),
             allowed_hosts: args.allowed_host.clone(),
             allowed_origins: args.allowed_origin.iter().map(|origin| origin.0.clone()).collect(),
             log_file,
+            audit_log,
             durability: args.durability.into(),
             file_mode: args.file_mode,
             limits: limits(args),
@@ -462,6 +477,23 @@ impl Config {
             },
         })
     }
+}
+
+/// The files of `--log-file` and of `--audit-log`.
+fn log_files(args: &ServeArgs) -> Result<[Option<LogFile>; 2], String> {
+    let file = |flag: &str, path: &Option<PathBuf>, bytes_max, files_kept| match path {
+        Some(path) => {
+            let path = std::path::absolute(path).map_err(|error| format!("{flag}: {error}"))?;
+            Ok::<_, String>(Some(LogFile { path, bytes_max, files_kept }))
+        }
+        None => Ok(None),
+    };
+    let log_file = file("--log-file", &args.log_file, args.log_file_bytes_max, args.log_files_kept)?;
+    let audit_log = file("--audit-log", &args.audit_log, args.audit_log_bytes_max, args.audit_logs_kept)?;
+    if log_file.as_ref().zip(audit_log.as_ref()).is_some_and(|(log, audit)| log.path == audit.path) {
+        return Err("--audit-log: it must be another file than that of --log-file".to_owned());
+    }
+    Ok([log_file, audit_log])
 }
 
 fn limits(args: &ServeArgs) -> Limits {

@@ -9,13 +9,17 @@
 //! A task is a piece of work that a worker runs without a pause, about 10 ms long. A permit is what a call must get before
 //! it starts; there are as many permits as may run at once.
 
+mod access;
 mod answers;
 mod logs;
+mod numstore;
 mod questions;
+mod storage;
+mod tls;
 mod uploads;
-pub use self::{answers::*, logs::*, questions::*, uploads::*};
+pub use self::{access::*, answers::*, logs::*, numstore::*, questions::*, storage::*, tls::*, uploads::*};
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::time::Duration;
 
 /// 1 KiB in bytes.
 pub const KIB: usize = 1024;
@@ -23,7 +27,6 @@ pub const KIB: usize = 1024;
 pub const MIB: usize = 1024 * KIB;
 
 // ---- Workers ----
-
 /// Threads that read and write files and compute.
 pub const WORKERS: usize = 8;
 /// Tasks in the queue of a lane. A call with one more waits, without blocking a thread.
@@ -43,7 +46,6 @@ pub const TASK_COLUMNS: usize = 64 * KIB;
 const _: () = assert!(TASK_BYTES >= ROW_BYTES_CEILING);
 
 // ---- File descriptors ----
-
 /// File descriptors that the process must be allowed to open; the server does not start with fewer.
 pub const DESCRIPTORS_MIN: usize = 64;
 /// File descriptors for everything but connections and uploads: listeners, runtime, log, files that workers read or decompress.
@@ -78,9 +80,11 @@ pub const WIDE_FRAME_BYTES_MAX: usize = 65_483 - 9;
 /// Connections that are kept free for new clients and probes.
 pub const CONNECTIONS_SPARE: usize = 16;
 /// Connections that are accepted but not yet served, because others must end first.
-pub const CONNECTION_WAITS_MAX: usize = 16;
+pub const CONNECTION_WAITS_MAX: usize = 32;
 /// If connections are scarce, one that had no call for this time is closed so that another can be served.
 pub const UNUSED_CONNECTION_MS: u64 = 250;
+/// The same for a client on this machine, whose first call is not on its way for long.
+pub const UNUSED_LOCAL_CONNECTION_MS: u64 = 100;
 /// The same for a connection whose calls have moved no bytes for this time.
 pub const STALLED_CONNECTION_MS: u64 = 1000;
 /// As [`STALLED_CONNECTION_MS`], if the server is working on a call of the connection.
@@ -123,6 +127,22 @@ const STREAMS_BYTES: usize = STREAM_BYTES
     * (PLAIN_CONNECTIONS_MAX * STREAMS_PER_CONNECTION_MAX as usize
         + WIDE_CONNECTIONS_MAX * WIDE_STREAMS_PER_CONNECTION_MAX as usize);
 
+/// Bytes of a connection, and of a wide one, if no call answers.
+const PLAIN_CONNECTION_BYTES: usize = CONNECTION_WINDOW_BYTES
+    + FRAME_BYTES_MAX
+    + STREAM_BYTES * STREAMS_PER_CONNECTION_MAX as usize
+    + (HEADER_LIST_BYTES_CEILING + CONNECTION_CALL_BYTES);
+const WIDE_CONNECTION_BYTES: usize = WIDE_CONNECTION_WINDOW_BYTES
+    + WIDE_FRAME_BYTES_MAX
+    + STREAM_BYTES * WIDE_STREAMS_PER_CONNECTION_MAX as usize
+    + (HEADER_LIST_BYTES_CEILING + CONNECTION_CALL_BYTES);
+/// TLS takes what fewer connections leave. Those that only wait have made no handshake.
+const _: () = assert!(
+    (TLS_CONNECTIONS_MAX + HTTP_CONNECTIONS_MAX) * TLS_CONNECTION_BYTES
+        <= (CONNECTIONS_MAX - TLS_CONNECTIONS_MAX) * PLAIN_CONNECTION_BYTES
+            + (WIDE_CONNECTIONS_MAX - TLS_WIDE_CONNECTIONS_MAX) * (WIDE_CONNECTION_BYTES - PLAIN_CONNECTION_BYTES)
+);
+
 // ---- gRPC calls ----
 
 /// Bytes that the calls of one connection may use, whatever other connections use.
@@ -139,7 +159,7 @@ pub const QUESTION_CALL_BYTES: usize = 20 * KIB;
 pub const CALLS_MAX: usize = (CONNECTIONS_MAX * CONNECTION_CALL_BYTES + SHARED_CALL_BYTES) / CALL_BYTES;
 /// Connections whose calls are counted. Calls of a closed connection may go on for a moment.
 pub const CONNECTION_ACCOUNTS_MAX: usize = 2 * CONNECTIONS_MAX;
-/// Bytes of a call's path that are kept; the paths of our services are shorter.
+/// Bytes of a call's path that are kept.
 pub const KEPT_PATH_BYTES_MAX: usize = 128;
 /// Initial size of each of a call's two buffers, for incoming and outgoing messages.
 pub const CALL_BUFFER_BYTES: usize = 256;
@@ -243,10 +263,6 @@ pub const RECEIVE_BLOCK_BYTES: usize = 64 * KIB;
 pub const READ_AHEAD_BLOCK_BYTES: usize = 512 * KIB;
 /// The target size of such a block while a worker waits for it.
 pub const READ_AHEAD_BLOCK_BYTES_MIN: usize = 128 * KIB;
-/// Bytes of a stream between two syncs of its draft, if uploads are synced.
-pub const SYNC_STEP_BYTES: u64 = 8 * MIB as u64;
-/// Such syncs that run at once. Each keeps a worker busy; the other workers go on.
-pub const SYNCS_MAX: usize = 2;
 /// Bytes of a draft that are collected before they are written. Most small uploads are written once, to their final file.
 pub const DRAFT_BUFFER_BYTES: usize = 64 * KIB;
 /// Bytes of an upload's checksums that are collected before they are written.
@@ -307,20 +323,6 @@ const REGISTRY_BYTES: usize = (PARTS_MAX * PART_BYTES + MISSING_PARTS_LISTED_MAX
     + (SCHEMA_BYTES_MAX + COLUMN_NAMES_MAX / 7 * 8 * COLUMN_NAME_BYTES)
     + KEYS_BYTES
     + PACKED_RETIRED_BYTES;
-
-// ---- NumStore ----
-
-/// Bytes of a key.
-pub const KEY_BYTES_MAX: usize = 128;
-/// Keys.
-pub const KEYS_MAX: usize = 50_000;
-/// Bytes of a key in memory: its share of the hash table, which has 65,536 slots of 25 bytes for so many keys, and its text.
-pub const KEY_ENTRY_BYTES: usize = 25 * 65_536 / KEYS_MAX + 1 + KEY_BYTES_MAX;
-/// Results in the cache of factorials.
-#[allow(clippy::unwrap_used, reason = "it is checked at compile time")]
-pub const FACTORIALS_MAX: NonZeroUsize = NonZeroUsize::new(10).unwrap();
-/// Calls that compute at once; more wait. The original NumStore server has as many threads.
-pub const NUMSTORE_CALLS_MAX: usize = 4;
 
 // ---- Jobs ----
 
@@ -474,6 +476,8 @@ pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
     + SHARED_CALL_BYTES
     + HTTP_BYTES
     + LOG_BYTES
+    + ACCESS_BYTES
+    + storage::UNREMOVED_BYTES
     + TRANSFERS_BYTES
     + UPLOADS_MAX * REWRITE_BYTES
     + LARGE_CONVERSION_BYTES
@@ -487,7 +491,7 @@ pub const MEMORY_BYTES_MAX: usize = ARRIVED_BYTES
     + SURVEYS_BYTES
     + GROUP_BYTES_MAX
     + GROUP_CALLS_MAX * GROUP_BLOCK_BYTES
-    + PACKED_QUESTIONS_MAX * PACKED_QUESTION_BYTES
+    + questions::QUESTIONS_BYTES
     + PACKING_BYTES;
 
 /// The rest of 512 MiB is for the program, its stacks and what the allocator keeps.

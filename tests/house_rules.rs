@@ -2,9 +2,10 @@
 #![allow(clippy::expect_used, clippy::map_err_ignore, reason = "a panic fails the test")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// All Rust files below src/, by their path from there, without comments and without their unit tests.
@@ -104,6 +105,7 @@ fn files_are_touched_in_the_store_alone() {
         .partition(|(name, _)| name.starts_with("engine/storage/"));
     // All of the engine but `storage/` reads through its `Reader`.
     let expected = [
+        "cli/credentials.rs",
         "cli/group_sum.rs",
         "cli/links.rs",
         "cli/upload/blocks.rs",
@@ -111,6 +113,7 @@ fn files_are_touched_in_the_store_alone() {
         "engine/runtime/secret_file.rs",
         "engine/stats.rs",    // /proc/self/status
         "model/file_mode.rs", // the umask
+        "server/audit_file.rs",
         "server/log_file.rs", // whether the log file can be written
         "server/logging.rs",  // a handle on standard error
     ];
@@ -125,8 +128,8 @@ fn files_are_touched_in_the_store_alone() {
 fn the_environment_is_read_in_one_place() {
     assert_eq!(files_with(&["env::var", "var_os", "env::vars"]), Vec::<String>::new());
     for (name, code) in sources() {
-        // Through clap alone: the server's flags in config.rs, the clients' in cli/.
-        let may = name == "config.rs" || name.starts_with("cli/");
+        // Through clap alone: the server's flags in config.rs and below, the clients' in cli/.
+        let may = name == "config.rs" || name.starts_with("config/") || name.starts_with("cli/");
         assert!(may || !code.contains("env = \""), "{name} reads the environment");
     }
 }
@@ -175,4 +178,49 @@ fn no_file_is_long() {
     }
     let facade = fs::read_to_string(root.join("engine/mod.rs")).expect("readable").lines().count();
     assert!(facade <= 350, "the facade has {facade} lines, more than 350");
+}
+
+#[test]
+fn the_cluster_adds_no_crate_to_the_server() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| fs::read_to_string(root.join(name)).expect("readable");
+    let has_crates_of_it =
+        |lock: &str| ["datafusion", "ballista"].iter().any(|it| lock.contains(&format!("name = \"{it}")));
+    assert!(!has_crates_of_it(&read("Cargo.lock")), "Cargo.lock has crates of the cluster");
+    assert!(has_crates_of_it(&read("cluster/Cargo.lock")), "the check finds them where they are");
+    assert!(!read("Cargo.toml").contains("[workspace]"), "members of one workspace share a lock file");
+    // Both have the same Arrow, so that rows are handed over as they are.
+    let arrow = |lock: String| {
+        let found = lock.split("[[package]]").find(|it| it.contains("name = \"arrow\"\n")).expect("arrow").to_owned();
+        found.lines().find(|line| line.starts_with("version")).expect("a version").to_owned()
+    };
+    assert_eq!(arrow(read("Cargo.lock")), arrow(read("cluster/Cargo.lock")));
+}
+
+/// What is compiled into `tally`, beside what it is compiled with. A crate that is new here is a decision: it is added to the list by hand.
+#[test]
+fn the_server_is_made_of_the_crates_that_are_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let crates_of = |folder: &Path| {
+        let tree = Command::new(env!("CARGO"))
+            .args(["tree", "--edges=normal", "--locked", "--offline", "--prefix=none", "--format={p}"])
+            .current_dir(folder)
+            .output()
+            .expect("cargo runs");
+        assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+        let text = String::from_utf8(tree.stdout).expect("text");
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let listed = fs::read_to_string(root.join("tests/data/crates.txt")).expect("readable");
+    let listed: BTreeSet<_> = listed.lines().map(str::to_owned).collect();
+    let found = crates_of(root);
+    let new: Vec<_> = found.difference(&listed).collect();
+    assert!(new.is_empty(), "crates that are not in tests/data/crates.txt: {new:?}");
+    // Other machines need other crates.
+    if cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        assert_eq!(found, listed, "tests/data/crates.txt lists crates that are gone");
+    }
+    for prefix in ["datafusion", "ballista"] {
+        assert!(!listed.iter().any(|name| name.starts_with(prefix)), "{prefix} is in tests/data/crates.txt");
+    }
 }

@@ -138,12 +138,14 @@ async fn a_restart_keeps_results_and_runs_unfinished_jobs() {
     let done = task(&engine, PLAYS).await.expect("accepted");
     let again = task(&engine, PLAYS).await.expect("accepted");
     let lost = task(&engine, PLAYS).await.expect("accepted");
+    let cut_off = task(&engine, PLAYS).await.expect("accepted");
     let expected = result_of(&engine, done).await;
     let (mean, _) = (result_of(&engine, survey).await, result_of(&engine, again).await);
-    result_of(&engine, lost).await;
+    let _ = (result_of(&engine, lost).await, result_of(&engine, cut_off).await);
     drop(engine);
 
-    // The folder as if the server had been killed while it ran `again`, and the disk had lost the result of `lost`.
+    // The folder as if the server had been killed while it ran `again`, the disk had lost the result of `lost`, and the power had
+    // failed when the records of `survey` and `cut_off` were on the disk, and their results were not.
     let path = files(&folder)[&format!("{again}.json")].clone();
     let mut text = record(&path);
     assert_eq!(text["state"]["done"]["bytes"], json!(expected.len()));
@@ -154,7 +156,10 @@ async fn a_restart_keeps_results_and_runs_unfinished_jobs() {
     fs::write(&path, checksums::add_checksum(text.to_string().into_bytes())).expect("writable");
     fs::write(path.with_extension("input"), PLAYS).expect("writable");
     fs::write(path.with_extension("result"), "a result whose record was not written any more").expect("writable");
-    fs::remove_file(&files(&folder)[&format!("{lost}.result")]).expect("was there");
+    for job in [lost, cut_off, survey] {
+        fs::remove_file(&files(&folder)[&format!("{job}.result")]).expect("was there");
+    }
+    fs::write(folder.path().join(format!("jobs/{cut_off}.input")), PLAYS).expect("writable");
     // The input of a job that was not accepted yet.
     fs::write(folder.path().join("jobs/00000000-0000-4000-8000-000000000000.input"), "x").expect("writable");
 
@@ -162,6 +167,7 @@ async fn a_restart_keeps_results_and_runs_unfinished_jobs() {
     assert_eq!(result_of(&engine, survey).await, mean);
     assert_eq!(result_of(&engine, done).await, expected);
     assert_eq!(result_of(&engine, again).await, expected);
+    assert_eq!(result_of(&engine, cut_off).await, expected);
     assert_eq!(end_of(&engine, lost).await.state, JobState::Failed { reason: "its result is gone".into() });
     assert!(!files(&folder).keys().any(|name| name.starts_with("00000000")), "a stray input is left");
     let next = engine.submit_survey(question(Ask::GlobalMean, "q")).await.expect("accepted");

@@ -18,15 +18,26 @@ use tally::{
             Lane, Shared,
             registry::{Located, Snapshot},
             removed_parts::Removal,
+            upload_keys::KeyClaim,
         },
     },
     model::{
+        idempotency_key::IdempotencyKey,
         packed::{Segment, SegmentId, SegmentParquet},
         part::{Checks, Part, PartFigures, PartId},
     },
 };
 
-const SCHEDULES: usize = 2000;
+/// Of each check; `make torture` asks for more.
+fn schedules() -> usize {
+    std::env::var("TALLY_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(2000)
+}
+
+/// Runs a check under random schedules, and says under how many, which `make torture` counts.
+fn run(name: &str, check: impl Fn() + Send + Sync + 'static, schedules: usize) {
+    shuttle::check_random(check, schedules);
+    println!("{name}: {schedules} schedules");
+}
 
 fn columns() -> PartFigures {
     PartFigures { figures: Vec::new(), has_bytes: false, names: Vec::new() }
@@ -84,7 +95,7 @@ fn registry() {
         assert_eq!(ids.len(), 3, "an id was given out twice");
         assert_eq!(shared.with(|state| state.parts.len()), 3);
     };
-    shuttle::check_random(check, SCHEDULES);
+    run("registry", check, schedules());
 }
 
 /// An upload that fails frees its slot in the registry, and its id is not used again.
@@ -110,7 +121,38 @@ fn failed_uploads() {
         let parts = shared.with(|state| state.parts.snapshot());
         assert_eq!(parts.parts.keys().copied().collect::<BTreeSet<_>>(), kept);
     };
-    shuttle::check_random(check, SCHEDULES);
+    run("failed_uploads", check, schedules());
+}
+
+/// Uploads with the same key, in the steps of `ingest/keyed.rs`: one of them is added, and one that fails leaves the key to
+/// another.
+#[test]
+fn idempotency_keys() {
+    let check = || {
+        let shared = Shared::new();
+        let uploads: Vec<_> = (0..3)
+            .map(|index| {
+                let shared = shared.clone();
+                let key = IdempotencyKey::parse(b"k").expect("a key");
+                thread::spawn(move || {
+                    while !shared.with(|state| matches!(state.claimed_keys.claim(&key), KeyClaim::Claimed)) {
+                        thread::yield_now(); // the engine waits for the release
+                    }
+                    let is_new = !shared.with(|state| state.parts.keys().may_contain(key.hash()));
+                    if is_new && index > 0 {
+                        let id = shared.with(|state| state.parts.reserve()).expect("room");
+                        thread::yield_now(); // file I/O happens here
+                        let with_key = Part { key_hash: Some(key.hash()), ..Part::clone(&part(id)) };
+                        shared.with(|state| state.parts.insert(Arc::new(with_key), &columns()));
+                    }
+                    assert!(shared.with(|state| state.claimed_keys.release(&key)).is_some(), "another one released it");
+                })
+            })
+            .collect();
+        uploads.into_iter().for_each(|upload| upload.join().expect("no panic"));
+        assert_eq!(shared.with(|state| state.parts.len()), 1, "the uploads with one key are one part");
+    };
+    run("idempotency_keys", check, schedules());
 }
 
 /// A segment of these parts, as packing writes it.
@@ -235,7 +277,7 @@ fn packing() {
         assert_eq!(parts, uploaded, "all that was uploaded, without the part that was removed");
         assert_eq!(table.len(), uploaded.len());
     };
-    shuttle::check_random(check, SCHEDULES);
+    run("packing", check, schedules());
 }
 
 /// All work that was accepted is done exactly once, even if it comes while the queue is being closed, and the workers end.
@@ -283,7 +325,7 @@ fn worker_queue() {
         }
         assert_eq!(done.load(Ordering::SeqCst), taken);
     };
-    shuttle::check_random(check, SCHEDULES / 4);
+    run("worker_queue", check, schedules() / 4);
 }
 
 /// Work that is put in the queue wakes a worker, whatever the workers are doing. The test waits for it before it puts the
@@ -304,5 +346,5 @@ fn work_in_the_queue_wakes_a_worker() {
         }
         workers.close();
     };
-    shuttle::check_random(check, SCHEDULES / 4);
+    run("work_in_the_queue_wakes_a_worker", check, schedules() / 4);
 }

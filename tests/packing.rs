@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{future::join, stream};
 use tally::{
     engine::{
         Durability, UploadFrom, Uploaded,
@@ -25,6 +25,7 @@ use tally::{
         part::{PartId, Receipt},
     },
 };
+use tokio::task::yield_now;
 
 use self::common::{DataFolder, TestEngine, seeds, survey_question};
 
@@ -594,4 +595,63 @@ async fn a_damaged_part_is_not_packed_and_the_others_are() {
     assert!(matches!(error, Error::Damaged { part, .. } if part.get() == 3), "{error}");
     std::fs::write(&path, "x\n4\n").expect("written");
     assert_eq!(engine.column_sum("x", Format::Csv).await.expect("as before").total, 63);
+}
+
+#[tokio::test]
+async fn newer_parts_are_packed_while_segments_become_one() {
+    let folder = DataFolder::new();
+    let long = format!("x\n{}", "1\n".repeat(30_000));
+    let engine = folder.open_with(Durability::None, limits()).await;
+    for _segment in 0..7 {
+        engine.upload_valid(long.clone()).await;
+        engine.upload_valid(long.clone()).await;
+        assert_eq!(engine.pack().await.expect("packed"), 1);
+    }
+    drop(engine);
+    let slow = Limits { pack_above: 0, pack_bytes_per_s: 1 << 19, ..Limits::default() };
+    let engine = folder.open_with(Durability::None, slow).await;
+    engine.upload_valid(long.clone()).await;
+    engine.upload_valid(long).await;
+    let add = async {
+        let drafts = || std::fs::read_dir(folder.path().join("tmp")).expect("a folder").count();
+        while engine.overview().segments < 8 || drafts() == 0 {
+            yield_now().await;
+        }
+        for _part in 0..1024 {
+            engine.upload_valid("x\n1\n").await;
+        }
+        while engine.overview().unpacked > 0 {
+            yield_now().await;
+        }
+        engine.overview().segments
+    };
+    let (packed, segments) = join(engine.pack(), add).await;
+    assert_eq!(segments, 9, "these parts did not wait until the eight segments were one");
+    assert_eq!(packed.expect("packed"), 2, "the eighth segment, and the one that they became");
+    assert_eq!(engine.overview().segments, 2);
+    for format in [Format::Csv, Format::Parquet] {
+        assert_eq!(engine.column_sum("x", format).await.expect("a sum").total, 16 * 30_000 + 1024);
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_file_that_cannot_be_moved_is_moved_later() {
+    let folder = DataFolder::new();
+    let engine = folder.open_with(Durability::None, limits()).await;
+    for _part in 0..3 {
+        engine.upload_valid("x\n1\n").await;
+    }
+    // A file cannot be renamed over a folder.
+    std::fs::create_dir(folder.path().join("removed/2.parquet")).expect("a folder");
+    assert_eq!(engine.pack().await.expect("packed"), 1);
+    let own = || folder.names_in("parts").into_iter().filter(|name| name == "2.parquet").count();
+    assert_eq!(own(), 1);
+    std::fs::remove_dir(folder.path().join("removed/2.parquet")).expect("removed");
+    for _wait in 0..1200 {
+        if own() == 0 && !folder.names_in("removed").iter().any(|name| name.starts_with("2.")) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("{:?} {:?}", folder.names_in("parts"), folder.names_in("removed"));
 }

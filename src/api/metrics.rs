@@ -16,7 +16,10 @@ use prometheus_client::{
 use tokio::runtime::Handle;
 use tracing_appender::non_blocking::ErrorCounter;
 
-use crate::engine::Stats;
+use crate::{
+    access::{Access, TokenUse, audit::Audit},
+    engine::Stats,
+};
 
 /// Counters of calls, and gauges of the engine's figures, which are read when the metrics are asked for.
 pub(crate) struct Metrics {
@@ -27,6 +30,7 @@ pub(crate) struct Metrics {
     spilled: Counter<u64, AtomicU64>,
     log_file: DroppedFileLines,
     log_file_dropped: Counter<u64, AtomicU64>,
+    audit_lost: Counter<u64, AtomicU64>,
     parts: Gauge<u64, AtomicU64>,
     parts_max: Gauge<u64, AtomicU64>,
     unpacked: Gauge<u64, AtomicU64>,
@@ -105,6 +109,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("tally");
         let (grpc_calls, http_requests) = (Family::default(), Family::default());
         let (received, spilled, log_file_dropped) = (Counter::default(), Counter::default(), Counter::default());
+        let audit_lost = Counter::default();
         let (parts, parts_max, jobs, queue_lengths) =
             (Gauge::default(), Gauge::default(), Family::default(), Family::default());
         let (resident, tokio_alive_tasks, parts_quarantined) = (Gauge::default(), Gauge::default(), Gauge::default());
@@ -124,6 +129,8 @@ impl Metrics {
         registry.register("stderr_lines_dropped", dropped, log.dropped.clone());
         let suppressed = "Log lines that a summary on standard error replaced, because many were similar";
         registry.register("stderr_lines_suppressed", suppressed, log.suppressed.clone());
+        let lost = "Lines that were not written to the file of --audit-log, because its disk was too slow or failed";
+        registry.register("audit_lines_lost", lost, audit_lost.clone());
         registry.register("parts", "Parts of the table", parts.clone());
         registry.register("parts_max", "Limit of the parts of the table", parts_max.clone());
         registry.register("unpacked_parts", "Parts that have their own files", unpacked.clone());
@@ -144,6 +151,7 @@ impl Metrics {
             spilled,
             log_file: log.file.clone(),
             log_file_dropped,
+            audit_lost,
             parts,
             parts_max,
             unpacked,
@@ -165,13 +173,14 @@ impl Metrics {
         self.http_requests.get_or_create(request).inc();
     }
 
-    /// All metrics as OpenMetrics 1.0 text, with the current figures of the engine, the log and the runtime. It has to be
-    /// called from an asynchronous task.
-    pub(crate) fn text(&self, stats: &Stats) -> Result<String, fmt::Error> {
+    /// All metrics as OpenMetrics 1.0 text, with the current figures of the engine, the tokens, the logs and the runtime. It has
+    /// to be called from an asynchronous task.
+    pub(crate) fn text(&self, stats: &Stats, access: &Access) -> Result<String, fmt::Error> {
         let Stats { parts, parts_max, parts_missing, damaged_files, jobs, waiting, .. } = stats;
         let Stats { unpacked, segments, received_bytes, spilled_bytes, resident_bytes, .. } = stats;
         self.received.inner().store(*received_bytes, Ordering::Relaxed);
         self.log_file_dropped.inner().store(self.log_file.count(), Ordering::Relaxed);
+        self.audit_lost.inner().store(access.audit().map_or(0, Audit::lost), Ordering::Relaxed);
         self.spilled.inner().store(*spilled_bytes, Ordering::Relaxed);
         self.resident.set(*resident_bytes);
         self.tokio_alive_tasks.set(Handle::current().metrics().num_alive_tasks() as u64);
@@ -194,9 +203,33 @@ impl Metrics {
             self.queue_lengths.get_or_create(&[("lane", lane.name())]).set(*count as u64);
         }
         let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &of_tokens(access.token_uses()))?;
+        text::encode_eof(&mut text)?;
         Ok(text)
     }
+}
+
+/// The metrics of tokens by their names; none without tokens. They are made anew each time, because tokens come and go.
+fn of_tokens(uses: Vec<TokenUse>) -> Registry {
+    type ByToken = Family<[(&'static str, String); 1], Counter<u64, AtomicU64>>;
+    let mut registry = Registry::with_prefix("tally");
+    if uses.is_empty() {
+        return registry;
+    }
+    let (all, refused_calls, added) = (ByToken::default(), ByToken::default(), ByToken::default());
+    registry.register("token_calls", "Calls by the name of their token", all.clone());
+    let refused = "Calls that were refused for their token, its scope or a quota, by the name of the token";
+    registry.register("token_refused_calls", refused, refused_calls.clone());
+    let bytes = "CSV that was added to the table, by the name of the token";
+    registry.register_with_unit("token_added", bytes, Unit::Bytes, added.clone());
+    for TokenUse { name, calls, refused, bytes } in uses {
+        let token = [("token", name.map(|name| name.to_string()).unwrap_or_default())];
+        for (family, count) in [(&all, calls), (&refused_calls, refused), (&added, bytes)] {
+            family.get_or_create(&token).inner().store(count, Ordering::Relaxed);
+        }
+    }
+    registry
 }
 
 impl Default for Metrics {

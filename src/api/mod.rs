@@ -4,7 +4,8 @@
 //! Invariant: nothing here knows src/server/, which opens the connections and calls in here.
 
 pub(crate) mod caller;
-pub(crate) mod grpc;
+pub mod grpc;
 pub(crate) mod http;
 pub(crate) mod idempotency;
+pub(crate) mod metered;
 pub(crate) mod metrics;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     connect::{ClientArgs, call_failure, connect},
     failure::Failure,
-    links::{Links, link, link_if_there, name_of, names_in},
+    links::{Links, check_folder, link, link_if_there, name_of, names_in},
     output::{rows_text, write_json},
 };
 use crate::proto::pb::tally::{self, FilesHead, ListFilesRequest, TableFile, tally_client::TallyClient};
@@ -57,28 +57,28 @@ struct BackupJson {
 }
 
 pub(super) async fn run(args: BackupArgs) -> Result<ExitCode, Failure> {
-    let BackupArgs { folder, data, client: ClientArgs { server, json } } = args;
+    let BackupArgs { folder, data, client: ClientArgs { server, json, credentials } } = args;
     let failed = |status| call_failure(&server, &status);
-    let mut client = TallyClient::new(connect(&server).await?);
+    let mut client = TallyClient::new(connect(&server, &credentials).await?);
     let request = ListFilesRequest { format: tally::Format::Parquet.into(), with_removed: true };
     let mut answer = client.list_files(request).await.map_err(failed)?.into_inner();
+    let head = answer.message().await.map_err(failed)?.and_then(|page| page.head);
+    let head = head.ok_or_else(|| Failure::WrongAnswer("the list of files has no beginning".to_owned()))?;
+    check_folder(&data, &head)?;
     let mut backup = Backup { data, links: Links::make(folder, &["parts", "removed", "quarantine"])?, files: 0 };
-    let mut head = None;
     // The server keeps all files of the list until it has been read.
     while let Some(page) = answer.message().await.map_err(failed)? {
-        head = head.or(page.head);
         page.files.iter().try_for_each(|file| backup.add(file))?;
         page.removed.iter().try_for_each(|removed| backup.mark_removed(removed.part))?;
     }
     backup.add_quarantine()?;
-    let head = head.ok_or_else(|| Failure::WrongAnswer("the list of files has no beginning".to_owned()))?;
     let FilesHead { parts, rows, .. } = head;
     let files = backup.files;
     if json {
         write_json(&mut io::stdout(), &BackupJson { parts, rows, files })?;
     } else {
-        let folder = backup.links.folder().display();
-        writeln!(io::stdout(), "{folder}: {parts} parts, {}, {files} files", rows_text(rows))?;
+        let (folder, plural) = (backup.links.folder().display(), if parts == 1 { "" } else { "s" });
+        writeln!(io::stdout(), "{folder}: {parts} part{plural}, {}, {files} files", rows_text(rows))?;
     }
     backup.links.keep();
     Ok(ExitCode::SUCCESS)

@@ -3,8 +3,9 @@
 use std::{borrow::Cow, fmt::Write};
 
 use strsim::levenshtein;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
+use super::connect::Connection;
 use crate::proto::pb::tally::{ListColumnsRequest, tally_client::TallyClient};
 
 /// Names that are shown.
@@ -14,7 +15,7 @@ const NAME_CHARS_MAX: usize = 64;
 
 /// `no part has a column "n"; the table has " n ", id`, the nearest names first. `None` if a part has the column, or if the
 /// server does not know the call.
-pub(super) async fn hint(channel: Channel, column: &str) -> Option<String> {
+pub(super) async fn hint(channel: Connection, column: &str) -> Option<String> {
     let mut nearest = Nearest::new(column);
     match collect(channel, &mut nearest).await {
         Ok(()) if !nearest.is_there => Some(nearest.hint()),
@@ -23,7 +24,7 @@ pub(super) async fn hint(channel: Channel, column: &str) -> Option<String> {
     }
 }
 
-async fn collect(channel: Channel, nearest: &mut Nearest<'_>) -> Result<(), Status> {
+async fn collect(channel: Connection, nearest: &mut Nearest<'_>) -> Result<(), Status> {
     let mut columns = TallyClient::new(channel).list_columns(ListColumnsRequest {}).await?.into_inner();
     while !nearest.is_there
         && let Some(column) = columns.message().await?

@@ -5,10 +5,16 @@ use std::{error::Error, io, process::ExitCode, time::Duration};
 use clap::{Args, builder::BoolishValueParser};
 use tonic::{
     Code, Response, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
-use super::{failure::Failure, output::print_error, server_addr::ServerAddr};
+use super::{
+    credentials::{CredentialArgs, ShowToken},
+    failure::Failure,
+    output::{print_error, print_note},
+    server_addr::ServerAddr,
+};
 
 /// A server that does not accept the connection within this time counts as not there.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -35,18 +41,36 @@ pub struct ClientArgs {
     /// Print JSON, one object in each line
     #[arg(long, env = "TALLY_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub json: bool,
+
+    /// Who asks.
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 }
 
+/// A connection to a server, whose calls show who makes them.
+pub(super) type Connection = InterceptedService<Channel, ShowToken>;
+
 /// Connects to a server.
-pub(super) async fn connect(server: &ServerAddr) -> Result<Channel, Failure> {
-    Endpoint::from(server.uri())
+pub(super) async fn connect(server: &ServerAddr, credentials: &CredentialArgs) -> Result<Connection, Failure> {
+    let (token, tls) = (credentials.token()?, credentials.tls(server)?);
+    if token.is_some() && tls.is_none() && !server.is_loopback() {
+        print_note(format!("the token is sent to {server} unencrypted: use https:// or --ca"));
+    }
+    let unusable =
+        |error: &(dyn Error + 'static)| Failure::NoServer { server: server.clone(), reason: root_cause(error) };
+    let mut endpoint = Endpoint::from(server.uri(tls.is_some()).map_err(|error| unusable(&error))?);
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls).map_err(|error| unusable(&error))?;
+    }
+    let channel = endpoint
         .connect_timeout(CONNECT_TIME_MAX)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIME_MAX)
         .connect()
         .await
-        .map_err(|error| Failure::NoServer { server: server.clone(), reason: root_cause(&error) })
+        .map_err(|error| unusable(&error))?;
+    Ok(InterceptedService::new(channel, token))
 }
 
 /// Whether a call may succeed if it is repeated: it was interrupted, or its answer was lost.

@@ -30,6 +30,9 @@ pub(super) enum Failure {
     Internal(String),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
+    /// A new token is of no use.
+    #[error("cannot write the secret to standard error: {0}")]
+    NoSecret(io::Error),
     /// A file to which a result is written.
     #[error("cannot write to {}: {}", .0.display(), .1)]
     File(PathBuf, io::Error),

@@ -14,7 +14,7 @@ use tonic::Streaming;
 use super::{
     connect::{ClientArgs, call_failure, connect},
     failure::Failure,
-    links::{Links, link, name_of},
+    links::{Links, check_folder, link, name_of},
     output::write_json,
     server_addr::ServerAddr,
 };
@@ -90,8 +90,8 @@ struct RemovedJson<'a> {
 }
 
 pub(super) async fn run(args: FilesArgs) -> Result<ExitCode, Failure> {
-    let FilesArgs { format, data, with_removed, link, client: ClientArgs { server, json } } = args;
-    let mut client = TallyClient::new(connect(&server).await?);
+    let FilesArgs { format, data, with_removed, link, client: ClientArgs { server, json, credentials } } = args;
+    let mut client = TallyClient::new(connect(&server, &credentials).await?);
     let wanted = match format {
         FilesFormat::Csv => tally::Format::Csv,
         FilesFormat::Parquet => tally::Format::Parquet,
@@ -105,6 +105,9 @@ pub(super) async fn run(args: FilesArgs) -> Result<ExitCode, Failure> {
             "parts are packed, so that many share a CSV file: `tally files --format csv --json` shows where each begins"
                 .to_owned(),
         ));
+    }
+    if let (Some(data), Some(_)) = (&data, &link) {
+        check_folder(data, &head)?;
     }
     let place =
         Place { data: data.unwrap_or_default(), links: link.map(|folder| Links::make(folder, &[])).transpose()? };

@@ -49,8 +49,8 @@ struct ForgottenJson {
 }
 
 pub(super) async fn run(args: ForgetArgs) -> Result<ExitCode, Failure> {
-    let ForgetArgs { parts, client: ClientArgs { server, json } } = args;
-    let mut tally = TallyClient::new(connect(&server).await?);
+    let ForgetArgs { parts, client: ClientArgs { server, json, credentials } } = args;
+    let mut tally = TallyClient::new(connect(&server, &credentials).await?);
     let (mut out, mut refusals) = (io::stdout(), Refusals::default());
     for part in parts {
         let answer = tally.forget(ForgetRequest { part }).await;

@@ -12,6 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 use super::{
     connect::{ClientArgs, call_failure, connect},
+    credentials::CredentialArgs,
     failure::Failure,
     output::write_json,
     server_addr::ServerAddr,
@@ -46,8 +47,10 @@ struct Health<'a> {
 }
 
 pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
-    let ClientArgs { server, json } = args.client;
-    let serving = match tokio::time::timeout(ANSWER_TIME_MAX, ask(&server)).await {
+    // A probe needs no token; in the container, TALLY_TOKEN_FILE is the server's.
+    let ClientArgs { server, json, mut credentials } = args.client;
+    credentials.token_file = None;
+    let serving = match tokio::time::timeout(ANSWER_TIME_MAX, ask(&server, &credentials)).await {
         Ok(answer) => answer? == ServingStatus::Serving,
         Err(_elapsed) => {
             let reason = format!("no answer within {} s", ANSWER_TIME_MAX.as_secs());
@@ -64,8 +67,8 @@ pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
     Ok(if serving { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn ask(server: &ServerAddr) -> Result<ServingStatus, Failure> {
-    let mut health = HealthClient::new(connect(server).await?);
+async fn ask(server: &ServerAddr, credentials: &CredentialArgs) -> Result<ServingStatus, Failure> {
+    let mut health = HealthClient::new(connect(server, credentials).await?);
     // The empty name means the server as a whole.
     let request = HealthCheckRequest { service: String::new() };
     let answer = health.check(request).await.map_err(|status| call_failure(server, &status))?;

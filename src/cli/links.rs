@@ -3,11 +3,12 @@
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use super::failure::Failure;
+use crate::{model::folder_id::folder_id, proto::pb::tally::FilesHead};
 
 /// How often a file is looked for where it may be: it may be moved in between.
 const ATTEMPTS: usize = 3;
@@ -55,6 +56,23 @@ impl Drop for Links {
             let _only_links = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// Checks that a folder is the data folder of the server that has listed these files. Older servers do not tell.
+///
+/// Errors: it is another one.
+pub(super) fn check_folder(data: &Path, head: &FilesHead) -> Result<(), Failure> {
+    if head.folder.is_empty() {
+        return Ok(());
+    }
+    let id = fs::metadata(data.join("lock")).map(|lock| folder_id(lock.ino(), lock.mtime(), lock.mtime_nsec()));
+    if id.is_ok_and(|id| id == head.folder) {
+        return Ok(());
+    }
+    let data = data.display();
+    Err(Failure::Refused(format!(
+        "{data} is not the data folder of this server: choose it with --data, or the server with --server"
+    )))
 }
 
 /// Links a file, which has one of these paths in the data folder, to `link`.

@@ -13,10 +13,9 @@ use hdrhistogram::Histogram;
 use indicatif::{HumanCount, ProgressBar, ProgressState};
 use serde::Serialize;
 use tokio::{task::JoinSet, time::sleep_until};
-use tonic::transport::Channel;
 
 use super::{
-    connect::{ClientArgs, call_failure, connect},
+    connect::{ClientArgs, Connection, call_failure, connect},
     failure::Failure,
     output::{style, write_json},
     server_addr::ServerAddr,
@@ -121,7 +120,7 @@ struct Report {
 pub(super) async fn run(args: LoadNumstoreArgs) -> Result<ExitCode, Failure> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let server = &args.client.server;
-    let connected = try_join_all((0..args.clients).map(|_| connect(server))).await?;
+    let connected = try_join_all((0..args.clients).map(|_| connect(server, &args.client.credentials))).await?;
 
     let bar = ProgressBar::new(u64::from(args.clients) * u64::from(args.requests)).with_style(
         style("{human_pos} of {human_len} requests, {rate} {wide_bar} {percent:>3}%").with_key("rate", rate),
@@ -178,7 +177,7 @@ impl Plan {
 }
 
 /// Sends one client's requests, one after the other.
-async fn load(channel: Channel, server: ServerAddr, mut plan: Plan, bar: ProgressBar) -> Result<Outcome, Failure> {
+async fn load(channel: Connection, server: ServerAddr, mut plan: Plan, bar: ProgressBar) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::new()?;
     let mut numstore = NumStoreClient::new(channel);
     for index in 0..plan.requests {

@@ -7,6 +7,7 @@
 mod backup;
 mod columns;
 mod connect;
+mod credentials;
 mod failure;
 mod files;
 mod forget;
@@ -22,6 +23,7 @@ mod remove;
 mod schema;
 mod server_addr;
 mod sum;
+mod token;
 mod upload;
 mod verify;
 
@@ -34,6 +36,7 @@ use self::{failure::Failure, output::print_error};
 
 pub use self::backup::BackupArgs;
 pub use self::connect::ClientArgs;
+pub use self::credentials::CredentialArgs;
 pub use self::files::FilesArgs;
 pub use self::forget::ForgetArgs;
 pub use self::group_sum::GroupSumArgs;
@@ -45,6 +48,7 @@ pub use self::remove::{RemoveArgs, RestoreArgs};
 pub use self::schema::SchemaArgs;
 pub use self::server_addr::ServerAddr;
 pub use self::sum::{Format, SumArgs};
+pub use self::token::{NewTokenArgs, TokenArgs, TokenCommand};
 pub use self::upload::UploadArgs;
 pub use self::verify::VerifyArgs;
 
@@ -82,6 +86,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Health(HealthArgs),
     LoadNumstore(LoadNumstoreArgs),
+    Token(TokenArgs),
 }
 
 /// Runs the subcommand to its end and returns the process's exit code.
@@ -113,6 +118,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Verify(args) => verify::run(args).await,
             Command::Health(args) => health::run(args).await,
             Command::LoadNumstore(args) => load_numstore::run(args).await,
+            Command::Token(args) => token::run(args),
         }
     });
     match outcome {

@@ -43,8 +43,8 @@ struct PackedJson {
 }
 
 pub(super) async fn run(args: PackArgs) -> Result<ExitCode, Failure> {
-    let ClientArgs { server, json } = args.client;
-    let mut tally = TallyClient::new(connect(&server).await?);
+    let ClientArgs { server, json, credentials } = args.client;
+    let mut tally = TallyClient::new(connect(&server, &credentials).await?);
     let answer = tally.pack(PackRequest {}).await.map_err(|status| call_failure(&server, &status))?;
     let PackResponse { segments_written, segments, unpacked_parts } = answer.into_inner();
     let mut out = io::stdout();

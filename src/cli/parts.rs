@@ -10,10 +10,10 @@ use std::{
 use clap::{Args, builder::BoolishValueParser};
 use console::{Term, truncate_str};
 use serde::Serialize;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use super::{
-    connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect},
+    connect::{ClientArgs, Connection, RECEIPT_BYTES_MAX, call_failure, connect},
     failure::Failure,
     output::{escaped, rows_text, write_json},
     receipt::{ReceiptJson, file_bytes, type_name},
@@ -103,7 +103,7 @@ struct Quarantined {
 
 impl Quarantined {
     /// A server that does not know the call has no quarantine. Errors: the call failed.
-    async fn ask(tally: &mut TallyClient<Channel>, after: u64) -> Result<Self, Status> {
+    async fn ask(tally: &mut TallyClient<Connection>, after: u64) -> Result<Self, Status> {
         let ListQuarantineResponse { parts, count } = match tally.list_quarantine(ListQuarantineRequest {}).await {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == Code::Unimplemented => ListQuarantineResponse::default(),
@@ -185,8 +185,9 @@ impl<W: Write> Printer<W> {
 }
 
 pub(super) async fn run(args: PartsArgs) -> Result<ExitCode, Failure> {
-    let PartsArgs { columns, removed, after, limit, client: ClientArgs { server, json } } = args;
-    let mut tally = TallyClient::new(connect(&server).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    let PartsArgs { columns, removed, after, limit, client: ClientArgs { server, json, credentials } } = args;
+    let mut tally =
+        TallyClient::new(connect(&server, &credentials).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
     if removed {
         return list_removed(&server, &mut tally, json, after, limit).await;
     }
@@ -231,7 +232,7 @@ fn damaged_failure(count: u64) -> Option<Failure> {
 /// Lists the removed parts, answer by answer.
 async fn list_removed(
     server: &ServerAddr,
-    tally: &mut TallyClient<Channel>,
+    tally: &mut TallyClient<Connection>,
     json: bool,
     mut after: u64,
     limit: u64,

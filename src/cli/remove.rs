@@ -86,7 +86,7 @@ struct RestoredJson {
 }
 
 pub(super) async fn remove(args: RemoveArgs) -> Result<ExitCode, Failure> {
-    let RemoveArgs { parts: numbers, yes, purge, client: ClientArgs { server, json } } = args;
+    let RemoveArgs { parts: numbers, yes, purge, client: ClientArgs { server, json, credentials } } = args;
     if !yes && !io::stdin().is_terminal() {
         print_error("standard input is no terminal, so nobody can be asked: use --yes to remove the parts");
         return Ok(ExitCode::from(2));
@@ -95,7 +95,7 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<ExitCode, Failure> {
         print_error("nothing was removed");
         return Ok(ExitCode::FAILURE);
     }
-    let mut tally = TallyClient::new(connect(&server).await?);
+    let mut tally = TallyClient::new(connect(&server, &credentials).await?);
     let (mut out, mut refusals) = (io::stdout(), Refusals::default());
     for part in numbers {
         let answer = tally.remove_part(RemovePartRequest { part, purge }).await;
@@ -126,8 +126,8 @@ fn confirm(numbers: &[u64], purge: bool) -> io::Result<bool> {
 }
 
 pub(super) async fn restore(args: RestoreArgs) -> Result<ExitCode, Failure> {
-    let RestoreArgs { parts: numbers, client: ClientArgs { server, json } } = args;
-    let mut tally = TallyClient::new(connect(&server).await?);
+    let RestoreArgs { parts: numbers, client: ClientArgs { server, json, credentials } } = args;
+    let mut tally = TallyClient::new(connect(&server, &credentials).await?);
     let (mut out, mut refusals) = (io::stdout(), Refusals::default());
     for part in numbers {
         let answer = tally.restore_part(RestorePartRequest { part }).await;

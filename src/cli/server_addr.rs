@@ -1,19 +1,35 @@
 //! The address of a server, as `--server` takes it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 
 /// The port if none is given.
 const PORT: u16 = 5440;
 
-/// The address of a server: `http://HOST:PORT/`, with a host and a port other than 0.
+/// The address of a server: a host, a port other than 0, and whether it has TLS, if that is said.
 #[derive(Clone, Debug)]
-pub struct ServerAddr(Uri);
+pub struct ServerAddr {
+    authority: Authority,
+    has_tls: Option<bool>,
+}
 
 impl ServerAddr {
-    pub(super) fn uri(&self) -> Uri {
-        self.0.clone()
+    pub(super) fn uri(&self, has_tls: bool) -> Result<Uri, http::Error> {
+        let scheme = if has_tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let root = PathAndQuery::from_static("/");
+        Uri::builder().scheme(scheme).authority(self.authority.clone()).path_and_query(root).build()
+    }
+
+    /// Whether it begins with https:// (or http://). `None` if it has neither.
+    pub(super) fn has_tls(&self) -> Option<bool> {
+        self.has_tls
+    }
+
+    /// Whether only this machine can have it.
+    pub(super) fn is_loopback(&self) -> bool {
+        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 }
 
@@ -21,10 +37,12 @@ impl FromStr for ServerAddr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let address = text.strip_prefix("http://").unwrap_or(text);
-        if address.contains("://") {
-            return Err("only http:// is supported; for encryption, put a proxy in front of the server".into());
-        }
+        let (has_tls, address) = match text.split_once("://") {
+            Some(("http", address)) => (Some(false), address),
+            Some(("https", address)) => (Some(true), address),
+            Some(_other) => return Err("expected https:// or http://, or neither".into()),
+            None => (None, text),
+        };
         let address = address.strip_suffix('/').unwrap_or(address);
         let authority = Authority::from_str(address).map_err(|error| error.to_string())?;
         let authority = if authority.host() == address {
@@ -37,19 +55,13 @@ impl FromStr for ServerAddr {
         if host.is_empty() || port == 0 || authority.as_str() != format!("{host}:{port}") {
             return Err("expected HOST or HOST:PORT".into());
         }
-        Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(authority)
-            .path_and_query(PathAndQuery::from_static("/"))
-            .build()
-            .map(Self)
-            .map_err(|error| error.to_string())
+        Ok(Self { authority, has_tls })
     }
 }
 
 impl fmt::Display for ServerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.authority().map_or("", Authority::as_str))
+        f.write_str(self.authority.as_str())
     }
 }
 
@@ -64,6 +76,7 @@ mod tests {
             ("localhost", "localhost:5440"),
             ("http://localhost:5440", "localhost:5440"),
             ("http://tally_server:80/", "tally_server:80"),
+            ("https://tally.example/", "tally.example:5440"),
             ("127.0.0.1:41234", "127.0.0.1:41234"),
             ("[::1]", "[::1]:5440"),
             ("http://[::1]:7", "[::1]:7"),
@@ -81,7 +94,7 @@ mod tests {
             "localhost:0005440",
             "::1:5440",
             "user@host:1",
-            "https://localhost:5440",
+            "ftp://localhost:5440",
             "localhost:5440/path",
             "http://",
             "a b:1",

@@ -9,11 +9,10 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 
 use super::{
     columns::hint,
-    connect::{ClientArgs, call_failure, connect},
+    connect::{ClientArgs, Connection, call_failure, connect},
     failure::Failure,
     output::{print_note, write_json},
     server_addr::ServerAddr,
@@ -94,8 +93,8 @@ struct Measured {
 }
 
 pub(super) async fn run(args: SumArgs) -> Result<ExitCode, Failure> {
-    let SumArgs { column, format, client: ClientArgs { server, json } } = args;
-    let channel = connect(&server).await?;
+    let SumArgs { column, format, client: ClientArgs { server, json, credentials } } = args;
+    let channel = connect(&server, &credentials).await?;
     let asked = Asked { server: &server, column: &column, json };
     let total = match format {
         Format::Csv | Format::Parquet => asked.print_one(channel.clone(), format).await?,
@@ -117,7 +116,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    async fn print_one(&self, channel: Channel, format: Format) -> Result<i64, Failure> {
+    async fn print_one(&self, channel: Connection, format: Format) -> Result<i64, Failure> {
         let format_name = if matches!(format, Format::Csv) { "csv" } else { "parquet" };
         let request = ColSumReq { column: self.column.to_owned(), format: format_name.to_owned() };
         let answer = TableClient::new(channel).column_sum(request).await;
@@ -135,7 +134,7 @@ impl Asked<'_> {
         Ok(answer.total)
     }
 
-    async fn print_both(&self, channel: Channel) -> Result<i64, Failure> {
+    async fn print_both(&self, channel: Connection) -> Result<i64, Failure> {
         let formats = vec![tally::Format::Csv.into(), tally::Format::Parquet.into()];
         let request = SumRequest { column: self.column.to_owned(), formats };
         let answer = TallyClient::new(channel).sum(request).await;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     connect::{call_failure, connect},
+    credentials::CredentialArgs,
     failure::Failure,
     output::{escaped, write_json},
     server_addr::ServerAddr,
@@ -55,6 +56,10 @@ pub struct VerifyArgs {
     /// Print JSON, one object in each line
     #[arg(long, env = "TALLY_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub json: bool,
+
+    /// Who asks.
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 }
 
 #[derive(Serialize)]
@@ -130,17 +135,17 @@ impl Report {
 }
 
 pub(super) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
-    let VerifyArgs { data, server, json } = args;
+    let VerifyArgs { data, server, json, credentials } = args;
     let mut report = Report::new(json);
     match (data, server) {
-        (None, Some(server)) => ask(&server, 0, &mut report).await?,
+        (None, Some(server)) => ask(&server, &credentials, 0, &mut report).await?,
         (data, server) => {
             let data = data.unwrap_or_else(|| DATA.into());
             let refused = |error: Error| Failure::Refused(error.to_string());
             match scrub::holder(&data).await.map_err(refused)? {
                 Some(process) => {
                     let server = server.map_or_else(|| SERVER.parse().map_err(Failure::Internal), Ok)?;
-                    ask(&server, process, &mut report).await?;
+                    ask(&server, &credentials, process, &mut report).await?;
                 }
                 None => verify(&data, &mut report).await.map_err(refused)?,
             }
@@ -149,8 +154,13 @@ pub(super) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
     report.end()
 }
 
-async fn ask(server: &ServerAddr, process: u64, report: &mut Report) -> Result<(), Failure> {
-    let mut tally = TallyClient::new(connect(server).await?);
+async fn ask(
+    server: &ServerAddr,
+    credentials: &CredentialArgs,
+    process: u64,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let mut tally = TallyClient::new(connect(server, credentials).await?);
     let failed = |status| call_failure(server, &status);
     let mut stream = tally.verify(VerifyRequest { process }).await.map_err(failed)?.into_inner();
     while let Some(VerifyProgress { files, bytes, damaged }) = stream.message().await.map_err(failed)? {

@@ -2,7 +2,8 @@
 
 use clap::Parser;
 
-use super::*;
+use super::{access::TlsFiles, *};
+use crate::limits::Quotas;
 
 #[derive(Parser)]
 struct Typed {
@@ -26,10 +27,11 @@ fn the_default_is_loopback_and_durable() {
         grpc,
         http,
         probe,
-        admin_token_file,
+        access,
         allowed_origins,
         allowed_hosts,
         log_file,
+        audit_log,
         durability,
         file_mode,
         limits,
@@ -40,7 +42,14 @@ fn the_default_is_loopback_and_durable() {
     assert_eq!(grpc, addresses(["127.0.0.1:5440", "[::1]:5440"]));
     assert_eq!(http, addresses(["127.0.0.1:5000", "[::1]:5000"]));
     assert!(probe.is_empty() && allowed_origins.is_empty() && allowed_hosts.is_empty());
-    assert_eq!((admin_token_file, log_file), (None, None));
+    let local = AccessConfig {
+        token_file: None,
+        admin_token_file: None,
+        quotas: Quotas::default(),
+        tls: None,
+        is_beyond_loopback: false,
+    };
+    assert_eq!((access, log_file, audit_log), (local, None, None));
     assert_eq!(durability, Durability::Fsync);
     let at_once = available_parallelism().map_or(1, usize::from).min(SURVEYS_AT_ONCE_MAX);
     let jobs = JobLimits { statistics_at_once: at_once, ..JobLimits::default() };
@@ -58,8 +67,11 @@ fn every_flag_reaches_its_field() {
                 --jobs-age-s 10 --jobs-bytes-max 11 --jobs-sweep-s 12 --jobs-max 13 --load a,b.csv c.csv --load d.csv \
                 --load-delimiter ; --load-encoding latin1 --load-null NA --load-null - --load-trim \
                 --load-drop-trailing-empty --load-decompress auto \
-                --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t \
-                --log-file /l --log-file-bytes-max 13 --log-files-kept 14 --incomplete answer --file-mode 640 --parts-max 15 \
+                --http 127.0.0.1:10,[::1]:11 --http 127.0.0.1:12 --probe 127.0.0.1:13,[::1]:14 --admin-token-file /t --token-file /u --tls-cert /c --tls-key /k --tls-client-ca /a \
+                --quota-calls-per-s 20 --quota-uploads 21 --quota-bytes-per-day 22 --quota-parts-per-day 23 \
+                --insecure-allow-anyone \
+                --log-file /l --log-file-bytes-max 13 --log-files-kept 14 \
+                --audit-log /m --audit-log-bytes-max 24 --audit-logs-kept 25 --incomplete answer --file-mode 640 --parts-max 15 \
                 --scrub-interval 15 --call-timeout-s 16 --undo-s 17 --pack-above 18 --pack-bytes-per-s 19 --allowed-host a.example,b --allowed-host [::7] --statistics-at-once 3 \
                 --allowed-origin HTTP://Front.example:80/,https://[::1]:8443 --allowed-origin http://localhost:3000";
     let Config {
@@ -67,10 +79,11 @@ fn every_flag_reaches_its_field() {
         grpc,
         http,
         probe,
-        admin_token_file,
+        access,
         allowed_origins,
         allowed_hosts,
         log_file,
+        audit_log,
         durability,
         file_mode,
         limits,
@@ -91,12 +104,19 @@ fn every_flag_reaches_its_field() {
     assert_eq!(grpc, addresses(["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"]));
     assert_eq!(http, addresses(["127.0.0.1:10", "[::1]:11", "127.0.0.1:12"]));
     assert_eq!(probe, addresses(["127.0.0.1:13", "[::1]:14"]));
-    assert_eq!(admin_token_file, Some(PathBuf::from("/t")));
+    let files = ["/u", "/t"].map(|path| Some(PathBuf::from(path)));
+    let [token_file, admin_token_file] = files;
+    let quotas = Quotas { calls_per_s: Some(20), uploads: Some(21), bytes_per_day: Some(22), parts_per_day: Some(23) };
+    let [certificates, key] = ["/c", "/k"].map(PathBuf::from);
+    let tls = Some(TlsFiles { certificates, key, client_authorities: Some(PathBuf::from("/a")) });
+    assert_eq!(access, AccessConfig { token_file, admin_token_file, quotas, tls, is_beyond_loopback: false });
     assert_eq!(allowed_hosts, ["a.example", "b", "[::7]"]);
     assert_eq!(limits.undo, Duration::from_secs(17));
     assert_eq!((limits.pack_above, limits.pack_bytes_per_s), (18, 19));
     assert_eq!(allowed_origins, ["http://front.example", "https://[::1]:8443", "http://localhost:3000"]);
     assert_eq!(log_file, Some(LogFile { path: PathBuf::from("/l"), bytes_max: 13, files_kept: 14 }));
+    assert_eq!(audit_log, Some(LogFile { path: PathBuf::from("/m"), bytes_max: 24, files_kept: 25 }));
+    assert!(config("--log-file /l --audit-log /l").expect_err("one file").contains("another file"));
     assert_eq!((durability, limits.incomplete), (Durability::None, Incomplete::Answer));
     assert_eq!((Ok(file_mode), limits.parts_max), ("0640".parse(), 15));
     assert_eq!(limits.scrub_interval, Some(Duration::from_secs(15)));
@@ -107,6 +127,25 @@ fn every_flag_reaches_its_field() {
     let JobLimits { unfinished_max, age_max, bytes_max, sweep_interval, statistics_at_once } = limits.jobs;
     assert_eq!((age_max.as_secs(), bytes_max, sweep_interval.as_secs(), unfinished_max), (10, 11, 12, 13));
     assert_eq!(statistics_at_once, 3);
+}
+
+#[test]
+fn beyond_loopback_a_server_needs_tokens_or_the_flag_that_it_does_not() {
+    for beyond in ["--grpc 0.0.0.0:1", "--http [::]:1", "--grpc 127.0.0.1:1,192.0.2.1:1", "--http [::ffff:192.0.2.1]:1"]
+    {
+        let refused = config(beyond).expect_err(beyond);
+        assert!(refused.contains("--token-file FILE") && refused.contains("--insecure-allow-anyone"), "{refused}");
+        assert!(!refused.contains('\n'));
+        for allowed in ["--insecure-allow-anyone", "--token-file /t", "--token-file /t --insecure-allow-anyone"] {
+            assert!(config(&format!("{beyond} {allowed}")).expect(allowed).access.is_beyond_loopback);
+        }
+        assert!(config(&format!("{beyond} --admin-token-file /t")).is_err());
+    }
+    for here in
+        ["--grpc 127.0.0.2:1", "--http [::1]:1", "--http none", "--probe 0.0.0.0:1", "--http [::ffff:127.0.0.1]:1"]
+    {
+        assert!(!config(here).expect(here).access.is_beyond_loopback);
+    }
 }
 
 #[test]
@@ -158,6 +197,15 @@ fn values_above_their_ceiling_and_wrong_addresses_are_refused() {
         "--allowed-origin http://user@localhost",
         "--allowed-origin http://localhost/path",
         "--allowed-origin http://localhost:70000",
+        "--tls-cert /c",
+        "--tls-key /k",
+        "--tls-cert /c --tls-key /k --tls-client-ca /a",
+        "--token-file /t --tls-client-ca /a",
+        "--quota-calls-per-s 0",
+        "--quota-calls-per-s 1000001",
+        "--quota-uploads 0",
+        "--quota-bytes-per-day 0",
+        "--quota-parts-per-day 0",
         "--log =,=",
     ] {
         assert!(config(line).is_err(), "{line}");

@@ -12,6 +12,7 @@ pub mod kernels;
 pub mod numstore;
 pub mod pack;
 pub mod parquet;
+pub mod part_reader;
 pub mod parts;
 pub mod query;
 mod questions;
@@ -42,6 +43,7 @@ use self::{
     runtime::{
         context::Context,
         detached::detached,
+        part_engine::Cluster,
         secret_file,
         transfers::{Admission, Paced, Permit},
     },
@@ -50,6 +52,8 @@ use self::{
     storage::reader::Reader,
     survey::question::SurveyQuestion,
 };
+use zeroize::Zeroizing;
+
 use crate::{
     error::Error,
     limits::Limits,
@@ -72,7 +76,6 @@ pub use self::{
         receipts::{Page, UnreadablePart},
         removal::{RemovedPart, RestorablePart},
     },
-    query::{column_sum::ColumnSum, read::Read},
     state::{
         jobs::{Job, JobCounts, JobId, JobState},
         missing_parts::MissingParts,
@@ -81,7 +84,11 @@ pub use self::{
     stats::{Activity, Overview, Stats},
     storage::{Store, recover::RecoveryReport},
 };
-pub use crate::model::{durability::Durability, file_mode::FileMode};
+pub use crate::model::{
+    column_sum::{ColumnSum, Read},
+    durability::Durability,
+    file_mode::FileMode,
+};
 
 /// A handle on the table; clones are handles on the same.
 #[derive(Clone)]
@@ -95,7 +102,17 @@ impl Engine {
     ///
     /// Errors: the folder is in use, cannot be written, or holds parts of a newer version.
     pub async fn open(root: &Path, durability: Durability, limits: Limits) -> Result<(Self, RecoveryReport), Error> {
-        let (context, queues, found) = start::start(root, durability, limits).await?;
+        Self::open_with(root, durability, limits, None).await
+    }
+
+    /// As [`Self::open`]. If there is a cluster, its machines read the parts for column sums.
+    pub async fn open_with(
+        root: &Path,
+        durability: Durability,
+        limits: Limits,
+        cluster: Option<Arc<dyn Cluster>>,
+    ) -> Result<(Self, RecoveryReport), Error> {
+        let (context, queues, found) = start::start(root, durability, limits, cluster).await?;
         Ok((Self { context, queues }, found))
     }
 
@@ -259,9 +276,15 @@ impl Engine {
     }
 
     /// The one line of a file that holds a secret. Errors: it has none.
-    pub async fn read_secret(&self, path: &Path) -> Result<String, Error> {
+    pub async fn read_secret(&self, path: &Path) -> Result<Zeroizing<String>, Error> {
         let path = path.to_owned();
         self.context.on_worker(Lane::Question, move |_store| secret_file::read_secret(&path)).await
+    }
+
+    /// The text of a file of an operator, which has at most `bytes_max` bytes. Errors: it has more; it cannot be read.
+    pub async fn read_text(&self, path: &Path, bytes_max: usize, is_secret: bool) -> Result<Zeroizing<String>, Error> {
+        let path = path.to_owned();
+        self.context.on_worker(Lane::Question, move |_store| secret_file::read_text(&path, bytes_max, is_secret)).await
     }
 
     /// Gives what an earlier start made in the data folder the mode that new files have.

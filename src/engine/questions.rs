@@ -7,7 +7,7 @@ use super::{
         column_figures::{self, ColumnsPage},
         columns::{self, TableColumns},
     },
-    query::column_sum::{self, ColumnSum},
+    query::shared_sum,
     state::{Lane, transfers::Origin},
     stats::{self, Overview, Stats},
     survey::{
@@ -17,7 +17,10 @@ use super::{
         question::SurveyQuestion,
     },
 };
-use crate::{error::Error, model::format::Format};
+use crate::{
+    error::Error,
+    model::{column_sum::ColumnSum, format::Format},
+};
 
 impl Engine {
     /// The exact sum of a column over all parts; 0 if none has it.
@@ -25,7 +28,7 @@ impl Engine {
     /// Errors: the first cell, in part and row order, that is not an integer; a column of another type; a total that
     /// does not fit in 64 bits; a damaged file; a part that is missing from the table.
     pub async fn column_sum(&self, column: &str, format: Format) -> Result<ColumnSum, Error> {
-        column_sum::column_sum(&self.context, column, format).await
+        shared_sum::column_sum(&self.context, column, format).await
     }
 
     /// A statistic of the survey: of all parts that have its columns.

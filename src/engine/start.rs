@@ -16,6 +16,7 @@ use super::{
     parts::removal,
     runtime::{
         context::{Context, unix_seconds},
+        part_engine::Cluster,
         workers::Workers,
     },
     scrub,
@@ -50,6 +51,7 @@ pub(super) async fn start(
     root: &Path,
     durability: Durability,
     limits: Limits,
+    cluster: Option<Arc<dyn Cluster>>,
 ) -> Result<(Arc<Context>, Queues, RecoveryReport), Error> {
     let state = Shared::new();
     state.with(|state| {
@@ -65,13 +67,15 @@ pub(super) async fn start(
         commit::warn_nearly_full(&state);
     }
     let (pack_requests, pack_queue) = mpsc::channel(1);
-    let context = Arc::new(Context::new(state, workers, Arc::new(store), limits, pack_requests));
+    let context = Arc::new(Context::new(state, workers, Arc::new(store), limits, cluster, pack_requests));
     let queues = Queues::start(&context);
     run::dispatch(&context);
     tokio::spawn(sweep::keep_sweeping(Arc::downgrade(&context), context.limits.jobs.sweep_interval));
     let in_quarantine = found.segments_in_quarantine.iter().copied().collect();
-    tokio::spawn(pack::keep_packing(Arc::downgrade(&context), pack_queue, in_quarantine));
-    tokio::spawn(removal::keep_sweeping(Arc::downgrade(&context), context.limits.undo));
+    let at_start = pack::FoundAtStart { in_quarantine, replaced: found.replaced.iter().copied().collect() };
+    tokio::spawn(pack::keep_packing(Arc::downgrade(&context), pack_queue, at_start));
+    let interval = context.limits.undo.min(context.limits.jobs.sweep_interval);
+    tokio::spawn(removal::keep_sweeping(Arc::downgrade(&context), interval));
     if let Some(interval) = context.limits.scrub_interval {
         tokio::spawn(scrub::keep_scrubbing(Arc::downgrade(&context), interval));
     }

@@ -136,6 +136,9 @@ pub enum Error {
     /// A readiness check has failed: what did not answer in time.
     #[error("{0}")]
     NotReady(String),
+    /// Other machines should have answered, and could not.
+    #[error("the cluster has not answered: {0}; try again, or look at its scheduler and executors")]
+    Cluster(String),
     /// A stored file does not match its receipt or its checksums.
     #[error("part {part} is damaged: {what}")]
     Damaged {
@@ -218,6 +221,16 @@ pub enum Error {
     /// A data folder that cannot be served.
     #[error("{0}")]
     DataFolder(String),
+    /// A caller has used what it may use.
+    #[error("the quota of {limit} {what} is used up: try again in {retry_s} s")]
+    Quota {
+        /// How much it may use.
+        limit: u64,
+        /// Of what.
+        what: &'static str,
+        /// Seconds after which it may try again.
+        retry_s: u64,
+    },
     /// A file that does not contain a valid secret.
     #[error("{0}")]
     Secret(String),
@@ -270,11 +283,12 @@ impl Error {
             | Self::TooManyParts { .. }
             | Self::NoPartIdLeft
             | Self::VerificationRunning
+            | Self::Quota { .. }
             | Self::DiskFull { .. } => Kind::Exhausted,
             Self::OtherServer { .. } | Self::InQuarantine { .. } | Self::RemovedRows { .. } | Self::KeyUsed { .. } => {
                 Kind::Conflict
             }
-            Self::Draining | Self::NotReady(_) => Kind::Unavailable,
+            Self::Draining | Self::NotReady(_) | Self::Cluster(_) => Kind::Unavailable,
             Self::NotInQuarantine { .. } | Self::NoSuchPart { .. } | Self::PartRemoved { .. } => Kind::NotFound,
             Self::Damaged { .. } | Self::PartsMissing { .. } => Kind::DataLoss,
             Self::Load { .. } | Self::DataFolder(_) | Self::Secret(_) | Self::Io { .. } | Self::Internal(_) => {
@@ -312,10 +326,12 @@ impl Error {
             | Self::TooManyParts { .. }
             | Self::NoPartIdLeft
             | Self::VerificationRunning
+            | Self::Quota { .. }
             | Self::DiskFull { .. }
             | Self::OtherServer { .. }
             | Self::Draining
             | Self::NotReady(_)
+            | Self::Cluster(_)
             | Self::NotInQuarantine { .. }
             | Self::NoSuchPart { .. }
             | Self::PartRemoved { .. }

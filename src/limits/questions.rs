@@ -22,6 +22,13 @@ pub const SURVEY_LISTED_MAX: usize = 1000;
 /// Bytes of such a name besides its text.
 pub const SURVEY_LISTED_BYTES: usize = 96;
 
+// ---- Sums of columns ----
+
+/// Sums that other calls may join while they are computed; one more is computed for its call alone.
+pub const SHARED_SUMS_MAX: usize = 128;
+/// Bytes of such a sum besides its column's name, which its call has: its entry, and the channel for its answer.
+pub const SHARED_SUM_BYTES: usize = 768;
+
 // ---- Statistics (more in limits.rs) ----
 
 /// Bytes of a question and of a state's name, in a request.
@@ -61,6 +68,9 @@ pub const GROUP_CALL_WAITS_MAX: usize = 16;
 /// Bytes of the groups that are sent together, and so of the longest group.
 pub const GROUP_BLOCK_BYTES: usize = 128 * 1024;
 
+/// Bytes of the groups that one machine of a cluster sends to another together. A longer group is sent by itself.
+pub const GROUPS_SENT_BYTES: usize = 256 * 1024;
+
 /// Groups that may be asked for by rank.
 pub const GROUP_TOP_MAX: usize = 10_000;
 /// Bytes of these groups while they are found. They are taken from [`GROUP_BYTES_MAX`].
@@ -93,7 +103,7 @@ pub const PACKED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// second for a minute must fit whatever is between them.
 pub const PACKED_RETIRED_BYTES: usize = 576 * 1024;
 /// Bytes of what one more segment can add to that: the numbers of its parts, and the segments that it is made of.
-pub const PACKED_RETIRED_BATCH_BYTES: usize = 32 * 1024;
+pub const PACKED_RETIRED_BATCH_BYTES: u32 = 32 * 1024;
 /// Bytes of the CSV of packed parts that are summed together. They are copied without their headers, so a task needs twice as many.
 pub const PACKED_SUM_BYTES: usize = 256 * 1024;
 /// Questions that read parts in segments one by one at once; more wait.
@@ -106,6 +116,9 @@ pub const PACKED_CURSOR_BYTES: usize = 2 * (64 + 4) * 1024 + PACKED_BLOCK_PARTS 
 pub const PACKED_REMOVED_RANGES_MAX: usize = 1024;
 /// Bytes of such a question: a cursor, and the parts of its tasks.
 pub const PACKED_QUESTION_BYTES: usize = PACKED_CURSOR_BYTES + 8 * 64 * 144;
+/// Bytes of the sums and of these questions.
+pub(super) const QUESTIONS_BYTES: usize =
+    PACKED_QUESTIONS_MAX * PACKED_QUESTION_BYTES + SHARED_SUMS_MAX * SHARED_SUM_BYTES;
 /// Bytes that packing needs besides a conversion: the buffers of five files; the receipts of a block that is read and of one
 /// that is written; the lists of columns, with a quarter for vectors that are longer than their content; and numbers of parts.
 pub const PACKING_BYTES: usize = 5 * 64 * 1024

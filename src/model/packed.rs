@@ -72,6 +72,24 @@ pub struct Segment {
     pub files: Box<[SegmentParquet]>,
 }
 
+/// A segment that another one has replaced, and which files it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplacedSegment {
+    /// Its name.
+    pub id: SegmentId,
+    /// How many Parquet files it has.
+    pub parquet_files: usize,
+    /// Whether it has a file of key hashes.
+    pub has_keys: bool,
+}
+
+impl ReplacedSegment {
+    /// The files of this segment.
+    pub fn of(segment: &Segment) -> Self {
+        Self { id: segment.id, parquet_files: segment.files.len(), has_keys: segment.keys.0 > 0 }
+    }
+}
+
 /// A Parquet file of a segment, with all parts that have the same columns.
 #[derive(Debug)]
 pub struct SegmentParquet {

@@ -10,7 +10,8 @@ use crate::{
     limits::{
         CONNECTION_WAITS_MAX, CONNECTIONS_MAX, CONNECTIONS_SPARE, DESCRIPTORS_BASE, DESCRIPTORS_MIN,
         DESCRIPTORS_PER_LONG_CALL, DESCRIPTORS_PER_UPLOAD, HTTP_CONNECTION_WAITS_MAX, HTTP_CONNECTIONS_MAX,
-        HTTP_CONNECTIONS_SPARE, HTTP_LONG_CALLS_MAX, PROBE_CONNECTIONS_MAX, UPLOADS_MAX,
+        HTTP_CONNECTIONS_SPARE, HTTP_LONG_CALLS_MAX, PROBE_CONNECTIONS_MAX, TLS_CONNECTIONS_MAX,
+        TLS_WIDE_CONNECTIONS_MAX, UPLOADS_MAX, WIDE_CONNECTIONS_MAX,
     },
 };
 
@@ -31,6 +32,8 @@ const DESCRIPTORS_WANTED: usize = CONNECTIONS_MAX
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Capacity {
     pub(super) grpc: Bounds,
+    /// gRPC connections that are wide.
+    pub(super) wide_max: usize,
     pub(super) http: Bounds,
     pub(super) probes: Bounds,
     pub(super) uploads_max: usize,
@@ -41,7 +44,7 @@ impl Capacity {
     /// Raises the soft limit of the process to its hard limit, and divides the descriptors.
     ///
     /// Errors: the limit is too low to serve any client.
-    pub(super) fn find() -> Result<Self, Error> {
+    pub(super) fn find(has_tls: bool) -> Result<Self, Error> {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
         let limit = if raised.is_ok() { maximum } else { current };
@@ -51,7 +54,7 @@ impl Capacity {
                 format!("the process may have {descriptors} open files and needs {DESCRIPTORS_MIN}: see ulimit -n");
             return Err(Error::io("the limit of open files")(io::Error::other(needed)));
         }
-        let capacity = Self::of(descriptors);
+        let capacity = Self::of(descriptors, has_tls);
         if capacity.uploads_max < UPLOADS_MAX {
             tracing::warn!(
                 open_files_max = descriptors,
@@ -64,12 +67,16 @@ impl Capacity {
         Ok(capacity)
     }
 
-    fn of(descriptors: usize) -> Self {
+    fn of(descriptors: usize, has_tls: bool) -> Self {
         const SPREAD: usize = DESCRIPTORS_WANTED - (DESCRIPTORS_MIN - DESCRIPTORS_BASE);
         let free = descriptors.saturating_sub(DESCRIPTORS_MIN).min(SPREAD);
         // Grows linearly from the minimum, at the lowest limit, to the maximum.
         let share = |max: usize, min: usize| min + (max - min) * free / SPREAD;
-        let (served, spare) = (share(CONNECTIONS_MAX, 8), share(CONNECTIONS_SPARE, 2));
+        let (connections_max, wide_max) = match has_tls {
+            true => (TLS_CONNECTIONS_MAX, TLS_WIDE_CONNECTIONS_MAX),
+            false => (CONNECTIONS_MAX, WIDE_CONNECTIONS_MAX),
+        };
+        let (served, spare) = (share(connections_max, 8), share(CONNECTIONS_SPARE, 2));
         let grpc = Bounds {
             served,
             used: served - spare,
@@ -87,7 +94,14 @@ impl Capacity {
         };
         let served = share(PROBE_CONNECTIONS_MAX, 2);
         let probes = Bounds { served, used: served, waiting: 1, ..http };
-        Self { grpc, http, probes, uploads_max: share(UPLOADS_MAX, 2), long_calls_max: share(HTTP_LONG_CALLS_MAX, 1) }
+        Self {
+            grpc,
+            wide_max,
+            http,
+            probes,
+            uploads_max: share(UPLOADS_MAX, 2),
+            long_calls_max: share(HTTP_LONG_CALLS_MAX, 1),
+        }
     }
 
     #[cfg(test)]
@@ -107,7 +121,9 @@ mod tests {
     #[test]
     fn all_together_fits_whatever_the_limit() {
         for limit in DESCRIPTORS_MIN..2000 {
-            let capacity = Capacity::of(limit);
+            let with_tls = Capacity::of(limit, true);
+            assert!(with_tls.descriptors() <= limit && with_tls.grpc.used > 0, "{limit}: {with_tls:?}");
+            let capacity = Capacity::of(limit, false);
             assert!(capacity.descriptors() <= limit, "{limit}: {capacity:?}");
             assert!(capacity.grpc.used > 0 && capacity.http.used > capacity.long_calls_max, "{limit}: {capacity:?}");
         }
@@ -116,7 +132,9 @@ mod tests {
     #[test]
     fn with_enough_descriptors_the_bounds_are_those_of_the_memory_plan() {
         for limit in [1024, 4096, usize::MAX] {
-            let capacity = Capacity::of(limit);
+            let with_tls = Capacity::of(limit, true);
+            assert_eq!((with_tls.grpc.served, with_tls.wide_max), (TLS_CONNECTIONS_MAX, TLS_WIDE_CONNECTIONS_MAX));
+            let capacity = Capacity::of(limit, false);
             assert_eq!((capacity.grpc.served, capacity.http.served), (CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX));
             assert_eq!((capacity.uploads_max, capacity.long_calls_max), (UPLOADS_MAX, HTTP_LONG_CALLS_MAX));
             assert_eq!(capacity.grpc.used, CONNECTIONS_MAX - CONNECTIONS_SPARE);

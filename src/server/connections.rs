@@ -33,15 +33,18 @@ use super::{
     usage::{Usage, UsePermits},
 };
 use crate::{
-    api::http::access::Arrival,
+    access::arrival::Arrival,
     engine::state::transfers::Origin,
-    limits::{BUSY_CONNECTION_S, STALLED_CONNECTION_MS, UNUSED_CONNECTION_MS},
+    limits::{BUSY_CONNECTION_S, STALLED_CONNECTION_MS, UNUSED_CONNECTION_MS, UNUSED_LOCAL_CONNECTION_MS},
 };
 
 /// How long a new connection waits for another one to end.
 const NEW_CONNECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often the table is checked while a connection waits, or while the server drains.
-const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long a connection without calls from this machine may take to end by itself when it is closed for another: as long as it
+/// takes to answer a ping. Meanwhile no other takes its place, so this bounds how many new clients are tried in a second.
+const LOCAL_CLOSE_TIMEOUT: Duration = Duration::from_millis(10);
 /// How long a drain waits for a client that sends and reads nothing.
 const DRAIN_IDLE_MAX: Duration = Duration::from_secs(5);
 
@@ -182,6 +185,8 @@ async fn run<C>(
             ended = &mut connection => break ended,
             () = usage.caller.close.cancelled() => {
                 connection.as_mut().graceful_shutdown();
+                let is_quick = usage.is_local() && !usage.has_calls();
+                let close_timeout = if is_quick { close_timeout.min(LOCAL_CLOSE_TIMEOUT) } else { close_timeout };
                 let _ended_or_cut_off = timeout(close_timeout, &mut connection).await;
                 break Ok(());
             }
@@ -266,7 +271,7 @@ impl Table {
         let may_end = |entry: &&mut Entry| {
             let usage = &entry.usage;
             let is_idle = if usage.is_waiting() { idle < reserve } else { !usage.is_at_work() };
-            let has_had_time = usage.served_for() >= Some(Duration::from_millis(UNUSED_CONNECTION_MS));
+            let has_had_time = usage.served_for() >= Some(unused_max(usage));
             is_free(entry) && is_idle && has_had_time
         };
         let candidates = self.entries.values_mut().filter(may_end);
@@ -282,8 +287,8 @@ impl Table {
     fn close_idlest(&mut self, is_candidate: impl Fn(&Entry) -> bool) -> bool {
         let may_end = |entry: &&mut Entry| {
             let usage = &entry.usage;
-            let idle_min = if usage.has_calls() { STALLED_CONNECTION_MS } else { UNUSED_CONNECTION_MS };
-            let is_idle = usage.idle() >= Duration::from_millis(idle_min);
+            let stalled_max = Duration::from_millis(STALLED_CONNECTION_MS);
+            let is_idle = usage.idle() >= if usage.has_calls() { stalled_max } else { unused_max(usage) };
             let is_stuck = usage.is_at_work() && usage.since_progress() >= Duration::from_secs(BUSY_CONNECTION_S);
             !entry.is_closing && is_candidate(entry) && (is_idle || is_stuck)
         };
@@ -291,6 +296,11 @@ impl Table {
         let idlest = candidates.max_by_key(|entry| (!entry.usage.is_at_work(), entry.usage.since_progress()));
         idlest.map(Entry::close).is_some()
     }
+}
+
+/// How long a connection may be without a call while others wait for its place.
+fn unused_max(usage: &Usage) -> Duration {
+    Duration::from_millis(if usage.is_local() { UNUSED_LOCAL_CONNECTION_MS } else { UNUSED_CONNECTION_MS })
 }
 
 impl Entry {

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
+use http::Extensions;
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -16,12 +17,18 @@ use super::{
     connections::{Accepted, Bounds, ConnectionIds, serve},
     http2::http2_server,
     preface::Prefaced,
+    tls::{Acceptor, Transport},
     usage::{FollowedAnswer, Usage, follow},
     wide::WideServer,
 };
 use crate::{
+    access::{
+        Access,
+        audit::{Audit, AuditedCall, Outcome},
+    },
     api::{
         grpc::{
+            access_layer::{AccessService, Verdict},
             budget_layer::BudgetService,
             call_budget::{Account, CallBudget},
             metrics_layer::MetricsService,
@@ -44,23 +51,33 @@ const PROBE_PATH: &str = "/grpc.health.v1.Health/Check";
 /// The call that waits for changes of the health for as long as the client wants.
 const WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
 
+/// What a connection, and each of its calls, passes before it reaches the services.
+pub(super) struct Entry {
+    pub(super) acceptor: Acceptor,
+    pub(super) access: Access,
+    /// Connections that are wide.
+    pub(super) wide_max: usize,
+}
+
 /// Serves gRPC until `stopped`, and then until all running calls have been answered.
 pub(super) async fn serve_grpc(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
     ids: ConnectionIds,
+    Entry { acceptor, access, wide_max }: Entry,
     budget: CallBudget,
     services: impl CallService,
     stopped: impl Future<Output = Instant>,
 ) {
     let mut usual = http2_server(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX);
     usual.max_concurrent_streams(STREAMS_PER_CONNECTION_MAX);
-    let wide = WideServer::new();
+    let wide = WideServer::new(wide_max);
     let connect = |Accepted { stream, usage, .. }: Accepted| {
         let wide_permit = wide.permit();
         let server = if wide_permit.is_some() { &wide.server } else { &usual };
         let account = budget.open_account(usage.caller.close.clone(), usage.caller.peer);
-        connection(server, Prefaced::new(stream), usage, account, services.clone(), wide_permit)
+        let stream = acceptor.accept(stream);
+        connection(server, stream, usage, account, (access.clone(), services.clone()), wide_permit)
     };
     tokio::select! {
         () = serve(listeners, bounds, ids, connect, stopped) => {}
@@ -85,6 +102,7 @@ pub(super) fn services(
     metrics: Arc<Metrics>,
     health: HealthServer<impl Health>,
     budget: &CallBudget,
+    has_audit: bool,
 ) -> Result<impl CallService, Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -99,30 +117,44 @@ pub(super) fn services(
         .add_service(NumStoreService::server(engine.clone()))
         .add_service(TallyService::server(engine.clone()))
         .prepare();
-    Ok(MetricsService { inner: BudgetService::new(UploadService { inner: routes }, budget), metrics })
+    let inner = AccessService { inner: BudgetService::new(UploadService { inner: routes }, budget) };
+    Ok(MetricsService { inner, metrics, has_audit })
 }
 
 fn connection(
     server: &http2::Builder<TokioExecutor>,
-    stream: Prefaced,
+    stream: Transport,
     usage: Arc<Usage>,
     account: Option<Account>,
-    services: impl CallService,
+    (access, services): (Access, impl CallService),
     wide_permit: Option<OwnedSemaphorePermit>,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+    let certificate = stream.certificate();
     let service = service_fn(move |request| {
         let _until_the_connection_ends = &wide_permit;
         // Here and not in the call's task, because many calls may wait for their tasks to be polled.
+        let shown = access.shown(request.headers(), certificate.name());
+        let peer = usage.caller.peer.map(|peer| peer.ip());
+        let verdict = Verdict::of(&access, request.uri().path(), &shown, peer);
         let mut request = without_unused_headers(request);
+        let is_refused = verdict.is_refusal();
+        request.extensions_mut().insert(verdict);
+        if access.audit().is_some()
+            && Audit::takes(request.uri().path(), is_refused)
+            && let Some(call) = access.audited(request.uri().path(), Some(&shown), usage.caller.peer)
+        {
+            request.extensions_mut().insert(call);
+        }
         if let Some(account) = account.clone() {
             request.extensions_mut().insert(account);
         }
         answer(Arc::clone(&usage), services.clone(), request)
     });
-    server.serve_connection(TokioIo::new(Box::pin(stream)), service)
+    server.serve_connection(TokioIo::new(Box::pin(Prefaced::new(stream))), service)
 }
 
-/// Answers one call. A health check is answered on every connection, other calls only on those that may be used for them.
+/// Answers one call. A health check is answered on every connection, and so is a call that will be refused; other calls only on
+/// those that may be used for them.
 async fn answer(
     usage: Arc<Usage>,
     services: impl CallService,
@@ -130,13 +162,14 @@ async fn answer(
 ) -> Result<Response<FollowedAnswer<Body>>, Infallible> {
     let is_probe = request.uri().path() == PROBE_PATH;
     let is_watch = request.uri().path() == WATCH_PATH;
+    let needs_permit = !is_probe && !Verdict::refuses(request.extensions());
     follow(&usage, is_watch, request, async |request| {
-        if !is_probe && usage.admit().await.is_err() {
+        if needs_permit && usage.admit().await.is_err() {
             let status = Status::resource_exhausted("too many connections are in use: try again");
-            return Ok(status.into_http());
+            return Ok(refused(request.extensions(), status));
         }
         if let Some(refusal) = TooLong::refusal_of(request.extensions()) {
-            return Ok(refusal.into_http());
+            return Ok(refused(request.extensions(), refusal));
         }
         let deadline = Deadline::of(request.extensions());
         let answered = services.oneshot(request.map(Body::new));
@@ -148,4 +181,12 @@ async fn answer(
         }
     })
     .await
+}
+
+/// The answer to a call that does not reach the services, which would give it its line in the audit log.
+fn refused(call: &Extensions, status: Status) -> Response<Body> {
+    if let Some(audited) = call.get::<AuditedCall>() {
+        audited.end(Outcome::Refused, &format!("{:?}", status.code()));
+    }
+    status.into_http()
 }

@@ -10,7 +10,7 @@ use axum::{Router, body::Body};
 use hyper::{
     Method, Request, Response,
     body::Incoming,
-    header::{CONNECTION, HeaderValue},
+    header::{AUTHORIZATION, CONNECTION, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -26,11 +26,12 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::{
     connections::{Accepted, Bounds, ConnectionIds, serve},
+    tls::Acceptor,
     usage::{FollowedAnswer, FollowedBody, Usage, follow},
 };
 use crate::{
+    access::{Access, Shown, arrival::Arrival, audit::Outcome, rules::is_page},
     api::http::{
-        access::Arrival,
         paths::{EVENTS_PATH, normalize},
         router::no_connection,
     },
@@ -46,14 +47,22 @@ const HTTP_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// The paths that are answered on every connection, also if it may be used for nothing else.
 const PROBE_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
-/// Serves HTTP/1.1 until `stopped`, and then until all running calls have been answered. A request's body may send nothing
-/// for `idle_max`.
+/// What answers the requests of a connection.
+#[derive(Clone)]
+pub(super) struct Handler {
+    pub(super) router: Router,
+    pub(super) access: Access,
+    pub(super) acceptor: Acceptor,
+    /// How long a request's body may send nothing.
+    pub(super) idle_max: Duration,
+}
+
+/// Serves HTTP/1.1 until `stopped`, and then until all running calls have been answered.
 pub(super) async fn serve_http(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
     ids: ConnectionIds,
-    router: Router,
-    idle_max: Duration,
+    handler: Handler,
     stopped: impl Future<Output = Instant>,
 ) {
     let server = http1_server(HTTP_BUFFER_BYTES);
@@ -63,7 +72,7 @@ pub(super) async fn serve_http(
         }
         // While few connections are left, each is closed after an answer, because others wait for it.
         let ends = move || permits.available_permits() < HTTP_PERMITS_SPARE;
-        connection(&server, stream, arrival, usage, router.clone(), idle_max, ends)
+        connection(&server, stream, arrival, usage, handler.clone(), ends)
     };
     serve(listeners, bounds, ids, connect, stopped).await;
 }
@@ -73,12 +82,12 @@ pub(super) async fn serve_probes(
     listeners: Vec<TcpListener>,
     bounds: Bounds,
     ids: ConnectionIds,
-    router: Router,
+    handler: Handler,
     stopped: impl Future<Output = Instant>,
 ) {
     let server = http1_server(PROBE_BUFFER_BYTES);
     let connect = |Accepted { stream, arrival, usage, .. }: Accepted| {
-        connection(&server, stream, arrival, usage, router.clone(), HTTP_SHORT_HEAD_MAX, || true)
+        connection(&server, stream, arrival, usage, handler.clone(), || true)
     };
     serve(listeners, bounds, ids, connect, stopped).await;
 }
@@ -98,18 +107,27 @@ fn connection(
     stream: TcpStream,
     arrival: Arrival,
     usage: Arc<Usage>,
-    router: Router,
-    idle_max: Duration,
+    handler: Handler,
     ends: impl Fn() -> bool + Clone + Send + 'static,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+    let stream = handler.acceptor.accept(stream);
+    let certificate = stream.certificate();
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(HTTP_SILENCE_MAX));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(arrival);
         normalize(request.uri_mut());
-        let (usage, router, ends) = (Arc::clone(&usage), router.clone(), ends.clone());
+        let mut shown = handler.access.shown(request.headers(), certificate.name());
+        // Also of a request that no ticket is for, so that the log never has one.
+        let by_ticket = handler.access.shown_by_ticket(request.uri_mut());
+        let has_header = request.headers().contains_key(AUTHORIZATION);
+        // A browser shows its certificate with each request, and follows a link with the ticket of the tab's token.
+        if request.method() == Method::GET && !has_header && !matches!(by_ticket, Shown::NoToken) {
+            shown = by_ticket;
+        }
+        let (usage, handler, ends) = (Arc::clone(&usage), handler.clone(), ends.clone());
         async move {
-            let mut answer = answer(usage, router, idle_max, request).await?;
+            let mut answer = answer(usage, handler, shown, request).await?;
             if ends() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -119,20 +137,28 @@ fn connection(
     server.serve_connection(TokioIo::new(Box::pin(stream)), service)
 }
 
-/// Answers one call. Probes and those who watch the events are answered on every connection, other calls only on those that may
-/// be used for them.
+/// Answers one call. Probes, those who watch the events and those who will be refused are answered on every connection, other
+/// calls only on those that may be used for them.
 async fn answer(
     usage: Arc<Usage>,
-    router: Router,
-    idle_max: Duration,
-    request: Request<Incoming>,
+    Handler { router, access, idle_max, .. }: Handler,
+    shown: Shown,
+    mut request: Request<Incoming>,
 ) -> Result<Response<FollowedAnswer<Body>>, Infallible> {
     let path = request.uri().path();
     let is_watch = path == EVENTS_PATH && request.method() == Method::GET;
-    let needs_permit = !is_watch && !PROBE_PATHS.contains(&path);
+    let is_refused = matches!(shown, Shown::NoToken | Shown::UnknownToken) && !is_page(path);
+    let needs_permit = !is_watch && !is_refused && !PROBE_PATHS.contains(&path);
+    request.extensions_mut().insert(shown);
     follow(&usage, is_watch, request, async |request: Request<FollowedBody<Incoming>>| {
         if needs_permit && usage.admit().await.is_err() {
-            return Ok(no_connection(request.uri().path()));
+            let answer = no_connection(request.uri().path());
+            // It does not reach the router, which would give it its line in the audit log.
+            let call = format_args!("{} {}", request.method(), request.uri().path());
+            if let Some(audited) = access.audited(call, request.extensions().get(), usage.caller.peer) {
+                audited.end(Outcome::Refused, answer.status().as_str());
+            }
+            return Ok(answer);
         }
         let to_axum = |request: Request<_>| request.map(Body::new);
         let bounded = tower::util::MapRequest::new(router, to_axum);

@@ -9,7 +9,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{api::http::access::Arrival, error::Error};
+use crate::{access::arrival::Arrival, error::Error};
 
 /// How long a listener pauses after a connection could not be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

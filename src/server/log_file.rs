@@ -4,10 +4,12 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::AppendCount};
+use rustix::fs::OFlags;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::{
@@ -35,7 +37,9 @@ fn check_appendable(path: &Path) -> Result<(), Error> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(Error::io(folder.display().to_string()))?;
     }
-    let opened = OpenOptions::new().append(true).create(true).open(path);
+    // Opening a FIFO that nobody reads would wait for ever; so it is an error.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
     opened.map(drop).map_err(Error::io(path.display().to_string()))
 }
 
@@ -69,7 +73,19 @@ impl<W: Write> Write for CountingWriter<W> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
+
+    #[test]
+    fn a_fifo_that_nobody_reads_is_an_error() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let path = folder.path().join("fifo");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+        assert!(matches!(check_appendable(&path), Err(Error::Io { .. })));
+        let _reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&path);
+        assert!(check_appendable(&path).is_ok());
+    }
 
     /// A disk that is full for lines that begin with `lost`.
     struct Disk(Vec<u8>);

@@ -16,21 +16,28 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
+    access_files::AccessFiles,
+    audit_file::AuditLog,
     capacity::Capacity,
     connections::ConnectionIds,
-    grpc::{serve_grpc, services},
-    http::{serve_http, serve_probes},
+    grpc::{Entry, serve_grpc, services},
+    http::{HTTP_SHORT_HEAD_MAX, Handler, serve_http, serve_probes},
     listen::{addresses_of, bind},
     logging::{Log, start_logging},
     signals::signals,
+    tls::Acceptor,
 };
 use crate::{
+    access::{
+        audit::{Audit, Event},
+        pages::PageRules,
+    },
     api::{
         grpc::call_budget::CallBudget,
         http::{
-            access::{AccessRules, AdminToken},
             events::compute_events,
             router::{probe_router, router},
             surface::Surface,
@@ -38,11 +45,13 @@ use crate::{
         metrics::Metrics,
     },
     config::{Config, ServeArgs},
-    engine::{Engine, Loaded, RecoveryReport, state::jobs::JOB_EVENTS},
+    engine::{Engine, Loaded, RecoveryReport, runtime::part_engine::Cluster, state::jobs::JOB_EVENTS},
     error::{Error, logged::log_values},
     model::part::PartId,
 };
 
+mod access_files;
+mod audit_file;
 mod capacity;
 mod connections;
 mod grpc;
@@ -54,6 +63,7 @@ mod log_queue;
 mod logging;
 mod preface;
 mod signals;
+mod tls;
 mod usage;
 mod wide;
 
@@ -68,6 +78,11 @@ const SERVICES: [&str; 4] = ["", "Table", "NumStore", "tally.v1.Tally"];
 /// Runs `tally serve` until a signal has drained it. The exit code is 0; 1 if the server fails, or 2 for flags that
 /// contradict each other, both with a line on standard error.
 pub async fn serve_command(args: ServeArgs) -> ExitCode {
+    serve_with(args, None).await
+}
+
+/// As [`serve_command`]. If there is a cluster, its machines read the parts for sums, group sums and statistics.
+pub async fn serve_with(args: ServeArgs, cluster: Option<Arc<dyn Cluster>>) -> ExitCode {
     let config = match Config::of(&args) {
         Ok(config) => config,
         Err(error) => {
@@ -80,7 +95,7 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
         log_values(args.log_values);
         let log = Arc::new(start_logging(&args, config.log_file.as_ref())?);
         let shutdown = signals(Arc::clone(&log)).map_err(|error| format!("signal handlers: {error}"))?;
-        let served = serve(config, &log, shutdown).await.map_err(|error| error.to_string());
+        let served = serve(config, cluster, &log, shutdown).await.map_err(|error| error.to_string());
         log.flush();
         served
     };
@@ -96,77 +111,104 @@ pub async fn serve_command(args: ServeArgs) -> ExitCode {
 /// Serves until `shutdown` completes and then all running calls have finished, or [`DRAIN_MAX`] has passed.
 ///
 /// Errors: the data folder or an address cannot be used.
-async fn serve(config: Config, log: &Log, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-    let capacity = Capacity::find()?;
+async fn serve(
+    config: Config,
+    cluster: Option<Arc<dyn Cluster>>,
+    log: &Log,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    // Before the data folder is opened, so that a file that cannot be written is told at once; and closed after all else.
+    let audit_log = config.audit_log.as_ref().map(AuditLog::start).transpose()?;
+    let audit = audit_log.as_ref().map(|log| log.audit.clone());
+    let capacity = Capacity::find(config.access.tls.is_some())?;
     let mut limits = config.limits;
     limits.uploads_max = limits.uploads_max.min(capacity.uploads_max);
-    let (engine, found) = Engine::open(&config.data, config.durability, limits).await?;
+    let hangups = AccessFiles::hangups(&config.access).map_err(Error::io("signal handlers"))?;
+    let (engine, found) = Engine::open_with(&config.data, config.durability, limits, cluster).await?;
     report(&found);
     tracing::debug!(target: JOB_EVENTS, threads = limits.jobs.statistics_at_once, "statistics that run at once");
     engine.apply_file_mode(config.file_mode).await?;
+    // Before files are loaded, which may take hours.
+    let files = AccessFiles::read(&config.access, &engine, audit).await?;
     let mut shutdown = Box::pin(shutdown);
-    if !load(&engine, &config, &mut shutdown).await? {
+    if !load(&engine, &config, files.access.audit(), &mut shutdown).await? {
         close(&engine).await;
         return Ok(());
     }
-    let admin_token = match config.admin_token_file.clone() {
-        Some(path) => Some(AdminToken::new(engine.read_secret(&path).await?)),
-        None => None,
-    };
+    let access = files.access.clone();
     let metrics = Arc::new(Metrics::new(&log.counts));
     let (idle_max, long_calls_max) = (limits.upload_idle_max, capacity.long_calls_max);
     let surface = Surface::new(
         engine.clone(),
         Arc::clone(&metrics),
-        admin_token,
-        AccessRules::new(config.allowed_origins.clone(), config.allowed_hosts.clone()),
+        access.clone(),
+        PageRules::new(config.allowed_origins.clone(), config.allowed_hosts.clone()),
         idle_max,
         long_calls_max,
     );
     let (listeners, http_listeners, probe_listeners) = (bind(&config.grpc)?, bind(&config.http)?, bind(&config.probe)?);
+    files.record(files.started());
     log.flush(); // the report comes before the ready line
     say_ready(&config, [&listeners, &http_listeners, &probe_listeners], &engine, &found)?;
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     for service in SERVICES {
-        health_reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+        health_reporter.set_service_status(service, ServingStatus::Serving).await;
     }
     let budget = CallBudget::new(engine.call_idle_max());
-    let services = services(&engine, metrics, health, &budget)?;
+    let services = services(&engine, metrics, health, &budget, access.audit().is_some())?;
     // Each server gets the time since when it drains.
     let (stop, stopped) = watch::channel(None);
     let (stop_http, http_stopped) = watch::channel(None);
     let ids = ConnectionIds::default();
-    let grpc = serve_grpc(listeners, capacity.grpc, ids.clone(), budget, services, wait_for_stop(stopped.clone()));
-    let routes = router(surface.clone());
-    let http =
-        serve_http(http_listeners, capacity.http, ids.clone(), routes, idle_max, wait_for_stop(http_stopped.clone()));
-    let routes = probe_router(surface.clone());
-    let probes = serve_probes(probe_listeners, capacity.probes, ids, routes, wait_for_stop(http_stopped));
+    let until_stopped = wait_for_stop(stopped.clone());
+    let [grpc_acceptor, acceptor] = files.acceptors();
+    let entry = Entry { acceptor: grpc_acceptor, access: access.clone(), wide_max: capacity.wide_max };
+    let grpc = serve_grpc(listeners, capacity.grpc, ids.clone(), entry, budget, services, until_stopped);
+    let handler = Handler { router: router(surface.clone()), access: access.clone(), acceptor, idle_max };
+    let until_stopped = wait_for_stop(http_stopped.clone());
+    let http = serve_http(http_listeners, capacity.http, ids.clone(), handler, until_stopped);
+    let (router, idle_max) = (probe_router(surface.clone()), HTTP_SHORT_HEAD_MAX);
+    let handler = Handler { router, access, acceptor: Acceptor(None), idle_max };
+    let probes = serve_probes(probe_listeners, capacity.probes, ids, handler, wait_for_stop(http_stopped));
     // HTTP stops after gRPC, so that probes see the drain and clients can ask for the states of jobs.
     let server = async {
         let grpc = async {
             grpc.await;
             stop_http.send_replace(*stopped.borrow());
         };
-        tokio::join!(grpc, http, probes, compute_events(&surface));
+        tokio::select! {
+            _ended = async { tokio::join!(grpc, http, probes, compute_events(&surface)) } => {}
+            () = files.reread_at(hangups) => {}
+        }
     };
 
-    let shutdown = Box::pin(async {
-        shutdown.await;
-        tracing::info!("draining");
-        surface.drain();
-        for service in SERVICES {
-            health_reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
-        }
-        stop.send_replace(Some(Instant::now()));
-        sleep(DRAIN_MAX).await;
-        tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
-    });
-    select(Box::pin(server), shutdown).await;
+    let drained = Box::pin(drain(shutdown, &files, &surface, &health_reporter, &stop));
+    select(Box::pin(server), drained).await;
     close(&engine).await;
+    files.record(Event::Stopped);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells all who ask, after `shutdown`, that the server drains, and stops gRPC. Completes when what still runs is cut off.
+async fn drain(
+    shutdown: impl Future<Output = ()>,
+    files: &AccessFiles,
+    surface: &Surface,
+    health: &HealthReporter,
+    stop: &watch::Sender<Option<Instant>>,
+) {
+    shutdown.await;
+    tracing::info!("draining");
+    files.record(Event::Draining);
+    surface.drain();
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    stop.send_replace(Some(Instant::now()));
+    sleep(DRAIN_MAX).await;
+    tracing::warn!("calls still ran after {} s and were cut off", DRAIN_MAX.as_secs());
 }
 
 /// Ends the workers, which may still write what was queued before, such as the states of jobs.
@@ -207,14 +249,24 @@ fn report(found: &RecoveryReport) {
 }
 
 /// Adds the files of `--load` to the table. Returns `false` if `shutdown` completed before.
-async fn load(engine: &Engine, config: &Config, mut shutdown: impl Future<Output = ()> + Unpin) -> Result<bool, Error> {
+async fn load(
+    engine: &Engine,
+    config: &Config,
+    audit: Option<&Audit>,
+    mut shutdown: impl Future<Output = ()> + Unpin,
+) -> Result<bool, Error> {
     for file in &config.load {
         let loaded = tokio::select! {
             loaded = engine.load(file, &config.load_dialect) => loaded,
             () = &mut shutdown => return Ok(false),
         };
         match loaded.map_err(|error| Error::Load { file: file.clone(), cause: Box::new(error) })? {
-            Loaded::Now(part) => tracing::info!(%part, file = %file.display(), "loaded"),
+            Loaded::Now(part) => {
+                tracing::info!(%part, file = %file.display(), "loaded");
+                if let Some(audit) = audit {
+                    audit.event(Event::Loaded { part: part.get() });
+                }
+            }
             Loaded::Before(part) => tracing::info!(%part, file = %file.display(), "is in the table already"),
             Loaded::Removed(part) => tracing::warn!(
                 %part, file = %file.display(),

@@ -10,9 +10,10 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
+
+use super::tls::Transport;
 
 /// How long a new connection may take to send its HTTP/2 preface (RFC 9113, section 3.4) before it is closed.
 const PREFACE_MAX: Duration = Duration::from_secs(10);
@@ -20,14 +21,14 @@ const PREFACE_BYTES: usize = 24;
 
 /// A connection that fails if its preface does not arrive in time.
 pub(super) struct Prefaced {
-    stream: TcpStream,
+    stream: Transport,
     /// Until the preface has arrived.
     timeout: Option<Pin<Box<Sleep>>>,
     preface_bytes_left: usize,
 }
 
 impl Prefaced {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Transport) -> Self {
         let timeout = Some(Box::pin(sleep(PREFACE_MAX)));
         Self { stream, timeout, preface_bytes_left: PREFACE_BYTES }
     }

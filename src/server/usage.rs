@@ -169,6 +169,11 @@ impl Usage {
         drop(self.use_permit.get().and_then(AtomicCell::take));
     }
 
+    /// Whether its client is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.caller.origin.peer.is_none()
+    }
+
     /// Whether a call on it waits for the permit.
     pub(super) fn is_waiting(&self) -> bool {
         self.is_waiting.load(Ordering::Relaxed)

@@ -9,8 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::http2::http2_server;
 use crate::limits::{
-    WIDE_CONNECTION_WINDOW_BYTES, WIDE_CONNECTIONS_MAX, WIDE_FRAME_BYTES_MAX, WIDE_STREAM_WINDOW_BYTES,
-    WIDE_STREAMS_PER_CONNECTION_MAX,
+    WIDE_CONNECTION_WINDOW_BYTES, WIDE_FRAME_BYTES_MAX, WIDE_STREAM_WINDOW_BYTES, WIDE_STREAMS_PER_CONNECTION_MAX,
 };
 
 /// The server for wide connections, and their permits.
@@ -20,10 +19,10 @@ pub(super) struct WideServer {
 }
 
 impl WideServer {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(connections_max: usize) -> Self {
         let mut server = http2_server(WIDE_STREAM_WINDOW_BYTES, WIDE_CONNECTION_WINDOW_BYTES, WIDE_FRAME_BYTES_MAX);
         server.max_concurrent_streams(WIDE_STREAMS_PER_CONNECTION_MAX);
-        Self { server, permits: Arc::new(Semaphore::new(WIDE_CONNECTIONS_MAX)) }
+        Self { server, permits: Arc::new(Semaphore::new(connections_max)) }
     }
 
     /// A permit for a wide connection, to be kept until it ends. None if there are enough of them.

@@ -5,6 +5,7 @@ use std::{
     fs,
     ops::Deref,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use futures_util::stream;
 use tally::{
     engine::{
         Durability, Engine,
+        runtime::part_engine::Cluster,
         survey::question::{Ask, SurveyQuestion},
     },
     error::Error,
@@ -58,9 +60,18 @@ impl DataFolder {
 
     /// Starts an engine. If another one had the folder, it waits until the last task of that one has ended.
     pub(crate) async fn open_with(&self, durability: Durability, limits: Limits) -> TestEngine {
+        self.open_as(durability, limits, None).await
+    }
+
+    /// Starts an engine whose questions about the table another engine answers.
+    pub(crate) async fn open_with_cluster(&self, cluster: Arc<dyn Cluster>) -> TestEngine {
+        self.open_as(Durability::None, Limits::default(), Some(cluster)).await
+    }
+
+    async fn open_as(&self, durability: Durability, limits: Limits, cluster: Option<Arc<dyn Cluster>>) -> TestEngine {
         let deadline = Instant::now() + WAIT_MAX;
         loop {
-            match Engine::open(self.path(), durability, limits).await {
+            match Engine::open_with(self.path(), durability, limits, cluster.clone()).await {
                 Ok((engine, found)) => {
                     let (leftovers_found, quarantined) = (found.leftovers, found.quarantined.len());
                     return TestEngine { engine, leftovers_found, quarantined };

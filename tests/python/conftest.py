@@ -235,6 +235,12 @@ class Server:
             self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         return self._channel
 
+    def close_channel(self) -> None:
+        """Closes the connection of that channel. The next call opens another."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
     def anonymous_bytes(self) -> int:
         """Resident anonymous memory: what a container cannot drop, as it can drop pages of files."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -285,9 +291,7 @@ class Server:
 
     def _release(self) -> None:
         self._reader.join(STOP_SECONDS_MAX)
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self.close_channel()
 
     def __enter__(self) -> "Server":
         return self

@@ -117,9 +117,9 @@ def check_problem(answer: requests.Response, status: int, field, words: str) -> 
     return problem
 
 
-def metrics(server: Server) -> dict:
+def metrics(server: Server, **options) -> dict:
     """The value of each metric, by its name and labels."""
-    answer = get(server, "/metrics")
+    answer = get(server, "/metrics", **options)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     assert answer.text.endswith("# EOF\n")

@@ -6,6 +6,7 @@ more inside a user namespace of its own.
 """
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -177,14 +178,19 @@ def check_no_leftovers(server: Server) -> None:
     wait_until(lambda: not deleted_but_open(server), "removed files are closed")
 
 
-def deleted_but_open(server: Server) -> List[str]:
+def open_paths(server: Server) -> List[str]:
+    """What the descriptors of the process refer to."""
     targets = []
     for descriptor in Path(f"/proc/{server.pid}/fd").iterdir():
         try:
             targets.append(os.readlink(descriptor))
         except FileNotFoundError:
             continue  # closed meanwhile
-    inside = [target for target in targets if target.startswith(str(server.data))]
+    return targets
+
+
+def deleted_but_open(server: Server) -> List[str]:
+    inside = [target for target in open_paths(server) if target.startswith(str(server.data))]
     return [target for target in inside if target.endswith(" (deleted)")]
 
 
@@ -249,6 +255,25 @@ def test_room_freed_is_used_again(disk):
             kept.append(csv)
             check_holds(server, kept)
         server.stop()
+
+
+@on_small_disk
+def test_the_audit_log_goes_on_when_there_is_room_again(disk):
+    path = disk.root / "audit.json"
+    with Server(disk.data, "--audit-log", path) as server:
+        unary(server.channel(), make_csv(10))
+        disk.leave(0)
+        asked = 60  # more than the rest of the file's last page has room for
+        for _ in range(asked):
+            assert get(server, "/api/jobs").status_code == 200
+        server.log_line("--audit-log: lines wait")
+        assert path.read_bytes().endswith(b"\n"), "no half line is left"
+        disk.make_room()
+        wait_until(lambda: path.read_text().count("GET /api/jobs") == asked, "all lines are there")
+        server.stop()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum(line.get("call") == "GET /api/jobs" for line in lines) == asked
+    assert lines[-1]["event"] == "stopped" and not any(line["event"] == "lines_lost" for line in lines)
 
 
 @on_small_disk

@@ -26,6 +26,7 @@ import pytest
 import requests
 import table_pb2
 from conftest import ROOT, Server, binary, clean_environment, step_aside, table, wait_until
+from test_access import Tokens
 from test_docker import BUILD_SECONDS_MAX, HEALTHY_SECONDS_MAX, LABEL, docker, engine_answers
 
 README = ROOT / "README.md"
@@ -492,20 +493,23 @@ def test_every_default_is_documented():
     assert wrong_defaults(help_of("serve"), text) == []
 
 
-def metrics(server: Server) -> set:
-    text = requests.get(f"{server.http}/metrics", timeout=COMMAND_SECONDS_MAX).text
+def metrics(server: Server, headers: dict) -> set:
+    text = requests.get(f"{server.http}/metrics", headers=headers, timeout=COMMAND_SECONDS_MAX).text
     kinds = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M)
     return {f"{name}_total" if kind == "counter" else name for name, kind in kinds}
 
 
-def test_every_metric_is_documented(server):
+def test_every_metric_is_documented(start_server, tmp_path):
+    tokens = Tokens(tmp_path)
+    server = start_server(tmp_path / "data", "--token-file", tokens.list)
     # Counters with labels are there once something was counted.
-    table(server).ColumnSum(table_pb2.ColSumReq(column="x", format="csv"))
+    table(server).ColumnSum(table_pb2.ColSumReq(column="x", format="csv"), metadata=tokens.metadata("read"))
     requests.get(f"{server.http}/livez", timeout=COMMAND_SECONDS_MAX)
     text = OPERATING.read_text()
-    assert len(metrics(server)) > 10
-    assert undocumented(metrics(server), text) == []
-    assert invented(metrics(server), "tally_", text) == []
+    names = metrics(server, tokens.header("read"))
+    assert len(names) > 10
+    assert undocumented(names, text) == []
+    assert invented(names, "tally_", text) == []
 
 
 # --- the checks themselves ----------------------------------------------------------------------------------

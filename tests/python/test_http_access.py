@@ -134,7 +134,7 @@ def test_without_allowed_origins_there_is_no_preflight(server):
 
 
 def test_foreign_pages_change_nothing_beyond_loopback(start_server, tmp_path):
-    server = start_server(tmp_path / "data", "--http", "0.0.0.0:0")
+    server = start_server(tmp_path / "data", "--http", "0.0.0.0:0", "--insecure-allow-anyone")
     for host, origin, status in (
         (None, None, 200),
         ("tally.example", None, 200),
@@ -201,10 +201,11 @@ def test_others_shut_down_with_the_token_only(start_server, tmp_path, way):
     address = own_address()
     (tmp_path / "token").write_text("s3cret\n")
     if way == "flag":
-        options = ["--http", "0.0.0.0:0", "--admin-token-file", tmp_path / "token"]
+        options = ["--http", "0.0.0.0:0", "--insecure-allow-anyone", "--admin-token-file", tmp_path / "token"]
         server = start_server(tmp_path / "data", *options)
     else:
         environment = {"TALLY_HTTP": "0.0.0.0:0", "TALLY_ADMIN_TOKEN_FILE": str(tmp_path / "token")}
+        environment["TALLY_INSECURE_ALLOW_ANYONE"] = "true"
         server = start_server(tmp_path / "data", env=environment)
     outside = f"http://{address}:{server.http.rsplit(':', 1)[1]}"
 
@@ -221,7 +222,7 @@ def test_others_shut_down_with_the_token_only(start_server, tmp_path, way):
 
 
 def test_a_proxy_on_this_machine_is_not_this_machine(start_server, tmp_path):
-    server = start_server(tmp_path / "data", "--http", "0.0.0.0:0")
+    server = start_server(tmp_path / "data", "--http", "0.0.0.0:0", "--insecure-allow-anyone")
     url = f"http://127.0.0.1:{server.http.rsplit(':', 1)[1]}/api/graceful_shutdown"
     for headers in (
         {"X-Forwarded-For": "192.0.2.1"},

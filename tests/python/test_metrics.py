@@ -1,10 +1,15 @@
 """`/metrics`: which metrics there are, and what they count."""
 
+import signal
+
 import requests
 import table_pb2
+import table_pb2_grpc
 import tally_pb2
+import tally_pb2_grpc
 from conftest import KIB, table, tally
 from http_calls import ANSWER_SECONDS_MAX, ask, get, metrics
+from test_access import Tokens, code_of
 
 
 def test_the_metrics_and_their_types(server):
@@ -17,6 +22,7 @@ def test_the_metrics_and_their_types(server):
         "received_bytes counter",
         "spilled_bytes counter",
         "log_file_lines_dropped counter",
+        "audit_lines_lost counter",
         "stderr_lines_dropped counter",
         "stderr_lines_suppressed counter",
         "parts gauge",
@@ -62,3 +68,39 @@ def test_metrics_count_what_happened(server):
     }.items():
         assert after.get(name) == count, name
     assert sum(value for name, value in after.items() if name.startswith("tally_jobs{")) == 1
+
+
+def test_metrics_by_the_name_of_the_token(start_server, tmp_path):
+    tokens = Tokens(tmp_path)
+    server = start_server(tmp_path / "data", "--token-file", tokens.list, "--quota-parts-per-day", 2)
+    channel, content = server.channel(), b"x,y\n1,2\n"
+    upload, pack = table_pb2_grpc.TableStub(channel).Upload, tally_pb2_grpc.TallyStub(channel).Pack
+    for code in ("OK", "OK", "RESOURCE_EXHAUSTED"):
+        assert code_of(upload, table_pb2.UploadReq(csv_data=content), metadata=tokens.metadata("write")) == code
+    assert code_of(pack, tally_pb2.PackRequest(), metadata=tokens.metadata("write")) == "PERMISSION_DENIED"
+    header = {"headers": tokens.header("admin")}
+    assert requests.delete(f"{server.http}/api/v1/table/parts/1?purge=true", timeout=ANSWER_SECONDS_MAX,
+                           headers=tokens.header("write")).status_code == 403  # fmt: skip
+    for _ in range(3):
+        assert code_of(pack, tally_pb2.PackRequest()) == "UNAUTHENTICATED"
+    assert get(server, "/api/jobs", headers={"Authorization": "Bearer x"}).status_code == 401
+    assert get(server, "/livez").status_code == 200
+
+    def figures(name: str) -> tuple:
+        found = metrics(server, **header)
+        kinds = ("calls_total", "refused_calls_total", "added_bytes_total")
+        return tuple(found.get(f'tally_token_{kind}{{token="{name}"}}') for kind in kinds)
+
+    assert figures("write") == (5, 3, 2 * len(content))
+    assert figures("read") == (0, 0, 0)
+    assert figures("") == (4, 4, 0)
+    assert figures("admin")[1:] == (0, 0)
+    # A token that is renamed has new figures, and the old name none; another keeps its own.
+    tokens.list.write_text(tokens.list.read_text().replace("read read", "viewer read"))
+    server.process.send_signal(signal.SIGHUP)
+    server.log_line("the tokens were read again")
+    assert figures("read") == (None, None, None) and figures("viewer") == (0, 0, 0)
+    assert figures("write") == (5, 3, 2 * len(content))
+    lines = get(server, "/metrics", **header).text.splitlines()
+    types = {line for line in lines if line.startswith("# TYPE tally_token")}
+    assert types == {f"# TYPE tally_token_{kind} counter" for kind in ("calls", "refused_calls", "added_bytes")}

@@ -10,6 +10,7 @@ import requests
 from conftest import Server, clean_environment
 from http_calls import ANSWER_SECONDS_MAX, PARTS, PLAYS, TASKS, check_failure, ended_task, get, start_task
 from survey_oracle import QUESTIONS
+from test_access import Tokens
 
 SEED = 20261120
 EXAMPLES = 25
@@ -88,7 +89,7 @@ def test_the_description_names_every_path(server):
     expected |= {"/api/v1/table/removed", "/api/v1/table/growth", "/api/v1/table/files", "/api/v1/jobs", EVENTS}
     expected |= {"/api/v1/table", "/api/v1/table/columns", "/api/v1/table/sum", "/api/v1/table/groups"}
     expected |= {"/api/v1/survey/questions", "/api/v1/survey/states"}
-    expected |= {"/livez", "/readyz", "/metrics"}
+    expected |= {"/livez", "/readyz", "/metrics", "/api/v1/token", "/api/v1/tickets"}
     assert set(description["paths"]) == expected
     assert all(
         operation["summary"] and operation["responses"]
@@ -104,7 +105,7 @@ def test_the_description_names_every_path(server):
 
 def test_errors_of_the_table_are_described_as_problems(server):
     description = get(server, "/api/v1/openapi.json").json()
-    problem_paths = ("/api/v1/table", "/api/v1/survey", "/api/v1/events", "/api/v1/jobs")
+    problem_paths = ("/api/v1/table", "/api/v1/survey", "/api/v1/events", "/api/v1/jobs", "/api/v1/token", "/api/v1/tickets")
     seen = 0
     for path, methods in description["paths"].items():
         is_problem = path.startswith(problem_paths)
@@ -135,6 +136,25 @@ def test_the_swagger_page_needs_nothing_from_elsewhere(server):
     assert "/api/v1/openapi.json" in start
     assert "//" not in re.sub(r"^ *//.*$", "", start, flags=re.MULTILINE)  # comments aside
     assert '"validatorUrl": "none"' in start  # else it asks a server whether the description is valid
+
+
+def test_the_swagger_page_of_a_server_with_tokens(start_server, tmp_path):
+    """A browser opens it without a token, and its button "Authorize" is for the calls that need one."""
+    tokens = Tokens(tmp_path)
+    server = start_server(tmp_path / "data", "--token-file", tokens.list)
+    for path in ("swagger", "swagger/swagger-ui.css", "redoc", "openapi.json"):
+        assert get(server, f"/api/v1/docs/{path}").status_code == 200, path
+    description = get(server, "/api/v1/openapi.json").json()
+    scheme = description["components"]["securitySchemes"]["token"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            names = [name for option in operation.get("security", description["security"]) for name in option]
+            is_probe = path in ("/livez", "/readyz")
+            assert ("token" in names) != is_probe, (method, path)
+            named = re.sub(r"\{\w+\}", "7", path)
+            answer = requests.request(method, server.http + named, timeout=ANSWER_SECONDS_MAX)
+            assert (answer.status_code == 401) != is_probe, (method, path)
 
 
 def test_other_paths_and_methods(server):

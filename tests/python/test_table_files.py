@@ -254,11 +254,31 @@ def test_links_stay(start_server, tmp_path):
     assert (refused.returncode, refused.stdout) == (1, "") and "the folder cannot be made" in refused.stderr
     assert len(list(links.iterdir())) == 12
     remove(server, 12, purge=True)
-    for folder, says in ((data, "part 12, which was removed"), (tmp_path / "nothing", "is it the data folder")):
+    for folder, says in ((data, "part 12, which was removed"), (tmp_path / "nothing", "not the data folder")):
         refused = run_files(server, "--data", str(folder), "--link", str(tmp_path / "others"))
         assert refused.returncode == 1 and refused.stdout == "" and says in refused.stderr
         assert not (tmp_path / "others").exists()
         pack(server)
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_files_of_another_table_are_not_taken(start_server, tally_binary, tmp_path, is_running):
+    """Two tables whose files have the same names and sizes, and one forgotten flag."""
+    server, other = start_server(tmp_path / "data"), start_server(tmp_path / "other")
+    for each, content in ((server, b"x\n1\n"), (other, b"x\n2\n")):
+        stream(each, content)
+    if not is_running:
+        other.stop()
+    target = tmp_path / "copy"
+    for command in (["backup", target], ["files", "--link", target]):
+        words = [tally_binary, *command, "--data", tmp_path / "other", "--server", server.address]
+        refused = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=60, env=clean_environment())
+        assert refused.returncode == 1 and refused.stdout == "", refused
+        assert f"{tmp_path / 'other'} is not the data folder of this server" in refused.stderr
+        assert not target.exists()
+    words[words.index(tmp_path / "other")] = tmp_path / "data"
+    assert subprocess.run(list(map(str, words)), capture_output=True, timeout=60, env=clean_environment()).returncode == 0
+    assert (target / "1.parquet").read_bytes() == (tmp_path / "data" / "parts" / "1.parquet").read_bytes()
 
 
 class Uploads:

@@ -21,9 +21,24 @@ export class Problem extends Error {
 
 export const UNREACHABLE = 'The server does not answer.';
 
+const KEY = 'tally-token';
+
+/** The token of this tab, or null. It fires `needed` when the server asks for one. */
+class Access extends EventTarget {
+  token = globalThis.sessionStorage?.getItem(KEY) ?? null;
+
+  keep(token) {
+    this.token = token;
+    if (token === null) sessionStorage.removeItem(KEY);
+    else sessionStorage.setItem(KEY, token);
+  }
+}
+
+export const access = new Access();
+
 /** Headers that every call has. */
 function headers(more = {}) {
-  return { Accept: 'application/json', ...more };
+  return { Accept: 'application/json', ...(access.token === null ? {} : { Authorization: `Bearer ${access.token}` }), ...more };
 }
 
 /** A path with its query; a list becomes one parameter for each item. */
@@ -64,6 +79,7 @@ async function patiently(method, target, options) {
 
 /** The error forms of all paths: problem+json, and those of the original servers. */
 export function problemOf(status, text, retryAfter = null) {
+  if (status === 401) access.dispatchEvent(new Event('needed'));
   let fields = {};
   try {
     fields = JSON.parse(text) ?? {};
@@ -132,6 +148,12 @@ export const api = {
     return json('POST', path(paths.tasks, query), { signal, body });
   },
   events: (signal) => call('GET', '/api/v1/events', { signal, more: { Accept: 'text/event-stream' } }),
+  token: (signal) => get('/api/v1/token', signal),
+  /** A link that can be followed once, without the token. */
+  async ticketed(target) {
+    const { ticket } = await json('POST', path('/api/v1/tickets', { target }));
+    return ticket === null ? target : `${target}${target.includes('?') ? '&' : '?'}ticket=${ticket}`;
+  },
   demo: async (name) => new File([await (await call('GET', paths.demo(name))).blob()], name, { type: 'text/csv' }),
 };
 

@@ -1,10 +1,12 @@
 /** The page: which view is shown, what is dropped on it, and whether the server can be reached. */
 
+import { access } from './api.js';
 import { live } from './live.js';
 import { droppedFiles } from './lib/files.js';
 import { fill, setText } from './lib/dom.js';
 import { go, parseHash } from './lib/router.js';
 import { announce } from './ui/announce.js';
+import { askToken, showIdentity } from './ui/ask-token.js';
 import { flipNearest } from './ui/figure.js';
 import { addFiles, uploads } from './ui/add-files.js';
 import * as overview from './views/overview.js';
@@ -35,8 +37,7 @@ function route() {
   for (const anchor of document.querySelectorAll('.nav a')) {
     if (VIEWS[anchor.dataset.view] === module) {
       anchor.setAttribute('aria-current', 'page');
-      // On a phone, the navigation scrolls sideways.
-      anchor.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+      showWithin(anchor.parentElement, anchor);
     } else anchor.removeAttribute('aria-current');
   }
   fill(content);
@@ -45,6 +46,12 @@ function route() {
   scrollTo(0, 0);
   content.focus({ preventScroll: true });
   announce(module.title);
+}
+
+/** On a phone, the navigation scrolls sideways. After `scrollIntoView`, the Tab key would go on from the link. */
+function showWithin(list, link) {
+  const [outer, inner] = [list, link].map((element) => element.getBoundingClientRect());
+  list.scrollLeft += Math.min(0, inner.left - outer.left) || Math.max(0, inner.right - outer.right);
 }
 
 function showConnection() {
@@ -105,8 +112,10 @@ uploads.addEventListener('change', showUploads);
 live.addEventListener('state', showConnection);
 live.addEventListener('stats', showConnection);
 live.addEventListener('back', () => uploads.serverIsBack());
+access.addEventListener('needed', askToken);
 acceptDrops();
 acceptKeys();
 showConnection();
+showIdentity(document.getElementById('identity'));
 live.start();
 route();

@@ -17,7 +17,11 @@ use clap::{Parser, value_parser};
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde_json::json;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request,
+    metadata::AsciiMetadataValue,
+    transport::{Channel, Endpoint},
+};
 
 use self::pb::{UploadReq, table_client::TableClient};
 
@@ -57,6 +61,10 @@ struct Args {
     /// Cut each file into CSV files with so many rows, and send these. No cell may have a newline in it
     #[arg(long, value_parser = value_parser!(u32).range(1..))]
     cut_rows: Option<u32>,
+
+    /// A file with the secret of a token, which each call shows
+    #[arg(long)]
+    token_file: Option<PathBuf>,
 
     /// The files to send, in this order, again from the first one if --uploads asks for more
     #[arg(required = true)]
@@ -141,12 +149,20 @@ fn cut(content: &[u8], rows: usize) -> Vec<Bytes> {
 }
 
 /// Uploads on one connection until there is nothing left to send; returns the response times in nanoseconds.
-async fn run_client(channel: Channel, uploads: &Uploads) -> Result<Histogram<u64>, Box<dyn Error>> {
+async fn run_client(
+    channel: Channel,
+    authorization: Option<&AsciiMetadataValue>,
+    uploads: &Uploads,
+) -> Result<Histogram<u64>, Box<dyn Error>> {
     let mut nanoseconds = Histogram::new(SIGNIFICANT_DIGITS)?;
     let mut table = TableClient::new(channel);
     while let Some(csv_data) = uploads.next()? {
         let sent = Instant::now();
-        let answer = table.upload(UploadReq { csv_data }).await?.into_inner();
+        let mut request = Request::new(UploadReq { csv_data });
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        let answer = table.upload(request).await?.into_inner();
         if !answer.error.is_empty() {
             return Err(answer.error.into());
         }
@@ -160,11 +176,16 @@ async fn run_client(channel: Channel, uploads: &Uploads) -> Result<Histogram<u64
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let mut uploads = Uploads::of(&args)?;
+    let authorization = match &args.token_file {
+        Some(file) => Some(format!("Bearer {}", fs::read_to_string(file)?.trim()).parse()?),
+        None => None,
+    };
     let endpoint = Endpoint::from_shared(format!("http://{}", args.server))?.tcp_nodelay(true);
     let channels = try_join_all((0..args.clients).map(|_| endpoint.connect())).await?;
 
     uploads.start = Instant::now();
-    let response_times = try_join_all(channels.into_iter().map(|channel| run_client(channel, &uploads))).await?;
+    let clients = channels.into_iter().map(|channel| run_client(channel, authorization.as_ref(), &uploads));
+    let response_times = try_join_all(clients).await?;
     let seconds = uploads.start.elapsed().as_secs_f64();
 
     let mut nanoseconds = Histogram::new(SIGNIFICANT_DIGITS)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prost::Message as _;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     engine::{
@@ -37,7 +37,16 @@ pub(super) fn to_status(error: &Error) -> Status {
         Kind::DataLoss => Code::DataLoss,
         Kind::Internal => Code::Internal,
     };
-    Status::new(code, error.to_string())
+    let mut status = Status::new(code, error.to_string());
+    if let Error::Quota { retry_s, .. } = error {
+        push_back(&mut status, *retry_s);
+    }
+    status
+}
+
+/// Says when the client may come again, as gRPC's retry design has it (proposal A6).
+pub(super) fn push_back(status: &mut Status, seconds: u64) {
+    status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(seconds.saturating_mul(1000)));
 }
 
 /// The answer to a call of `Table` or `NumStore`. An error that the caller can fix goes into the answer's `error` field,
@@ -61,10 +70,10 @@ pub(super) fn from_status(status: &Status) -> Error {
     }
 }
 
-pub(super) fn to_files_head(head: FilesHead) -> tally::FilesHead {
+pub(super) fn to_files_head(head: FilesHead, folder: &str) -> tally::FilesHead {
     let FilesHead { parts, rows, segments, removed_parts } = head;
     let [parts, segments, removed_parts] = [parts, segments, removed_parts].map(|count| count as u64);
-    tally::FilesHead { parts, rows, segments, removed_parts }
+    tally::FilesHead { parts, rows, segments, removed_parts, folder: folder.to_owned() }
 }
 
 pub(super) fn to_files_page(page: FilesPage) -> tally::ListFilesResponse {

@@ -1,4 +1,5 @@
-//! The layer that counts each call by its method and its status code, which gRPC sends after the answer.
+//! The layer that counts each call by its method and its status code, which gRPC sends after the answer, and ends its line in
+//! the audit log.
 
 use std::{
     convert::Infallible,
@@ -12,7 +13,10 @@ use http_body_util::BodyExt;
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use crate::api::metrics::{GrpcCall, Metrics};
+use crate::{
+    access::audit::{AuditedCall, Outcome},
+    api::metrics::{GrpcCall, Metrics},
+};
 
 /// The methods that are counted by name. A test compares this with the proto files.
 const METHODS: [&str; 18] = [
@@ -46,6 +50,8 @@ pub(super) fn is_own_method(path: &str) -> bool {
 pub(crate) struct MetricsService<S> {
     pub(crate) inner: S,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether calls may have a line in the audit log.
+    pub(crate) has_audit: bool,
 }
 
 impl<S> Service<Request<Body>> for MetricsService<S>
@@ -64,7 +70,8 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let method = METHODS.into_iter().find(|method| *method == path).unwrap_or("/other");
-        let mut call = Call { metrics: Arc::clone(&self.metrics), method: &method[1..], ended: false };
+        let audited = if self.has_audit { request.extensions().get().cloned() } else { None };
+        let mut call = Call { metrics: Arc::clone(&self.metrics), method: &method[1..], ended: false, audited };
         let answered = self.inner.call(request);
         Box::pin(async move {
             let response = answered.await?;
@@ -87,6 +94,7 @@ struct Call {
     metrics: Arc<Metrics>,
     method: &'static str,
     ended: bool,
+    audited: Option<AuditedCall>,
 }
 
 impl Call {
@@ -101,7 +109,11 @@ impl Call {
 
     fn count(&mut self, code: Code) {
         self.ended = true;
-        self.metrics.count_grpc(&GrpcCall { method: self.method, code: format!("{code:?}") });
+        let code_name = format!("{code:?}");
+        if let Some(audited) = &self.audited {
+            audited.end(outcome_of(code), &code_name);
+        }
+        self.metrics.count_grpc(&GrpcCall { method: self.method, code: code_name });
     }
 }
 
@@ -110,6 +122,15 @@ impl Drop for Call {
         if !self.ended {
             self.count(Code::Cancelled);
         }
+    }
+}
+
+fn outcome_of(code: Code) -> Outcome {
+    match code {
+        Code::Ok => Outcome::Ok,
+        Code::Cancelled | Code::Aborted => Outcome::Cancelled, // an upload that is interrupted is aborted
+        Code::Unauthenticated | Code::PermissionDenied | Code::ResourceExhausted => Outcome::Refused,
+        _ => Outcome::Error,
     }
 }
 

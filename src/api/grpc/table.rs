@@ -9,6 +9,7 @@ use super::{
     upload::{answer, upload},
 };
 use crate::{
+    access::audit,
     engine::{ColumnSum, DialectFrom, Engine, Read},
     error::{Error, logged::Logged, quoted::Quoted},
     limits::REQUEST_BYTES_MAX,
@@ -36,7 +37,7 @@ impl Table for TableService {
 
     async fn column_sum(&self, request: Request<ColSumReq>) -> Result<Response<ColSumResp>, Status> {
         let log = CallLog::start("Table/ColumnSum", request.extensions());
-        let ColSumReq { column, format } = request.into_inner();
+        let (_, extensions, ColSumReq { column, format }) = request.into_parts();
         let result = self.sum(&column, &format).await;
         let (peer, duration_ms) = (log.peer(), log.end());
         let (column, format) = (Quoted(&column), Quoted(&format));
@@ -45,6 +46,7 @@ impl Table for TableService {
                 tracing::info!(call = "Table/ColumnSum", peer, %column, %format, total, parts, rows, bytes, duration_ms, "summed");
             }
             Err(error) => {
+                audit::failed(&extensions);
                 tracing::warn!(call = "Table/ColumnSum", peer, %column, %format, error = %Logged(error), duration_ms, "refused")
             }
         }

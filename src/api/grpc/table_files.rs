@@ -38,7 +38,10 @@ pub(super) fn list_files(engine: &Engine, asked: ListFilesRequest, request: &Ext
             return Err(to_status(&error));
         }
     };
-    let head = ListFilesResponse { head: Some(to_files_head(files.head())), ..ListFilesResponse::default() };
+    let head = ListFilesResponse {
+        head: Some(to_files_head(files.head(), files.folder_id())),
+        ..ListFilesResponse::default()
+    };
     // A page keeps its memory until the client has read it.
     let state = (files, call, None, 0, log);
     let pages = stream::try_unfold(state, move |(mut files, call, before, listed, log)| async move {

@@ -6,6 +6,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    access_layer::status_of,
     budget_layer::OpenCall,
     call_budget::{Call, Reservation},
     call_log::CallLog,
@@ -17,6 +18,7 @@ use super::{
     upload::{answer, upload},
 };
 use crate::{
+    access::{Allowed, audit, rules::PURGE},
     api::caller::Caller,
     engine::{
         Engine, Overview, Page, RemovedPart, UnreadablePart, Uploaded,
@@ -170,7 +172,8 @@ impl Tally for TallyService {
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<ForgetResponse>, Status> {
         let log = CallLog::start("Tally/Forget", request.extensions());
-        let part = request.into_inner().part;
+        let part = request.get_ref().part;
+        audit::about_part(request.extensions(), part);
         let result = self.forget_part(part).await;
         let (peer, duration_ms) = (log.peer(), log.end());
         match result {
@@ -194,6 +197,10 @@ impl Tally for TallyService {
 
     async fn remove_part(&self, request: Request<RemovePartRequest>) -> Result<Response<RemovePartResponse>, Status> {
         let log = CallLog::start("Tally/RemovePart", request.extensions());
+        audit::about_part(request.extensions(), request.get_ref().part);
+        if request.get_ref().purge {
+            Allowed::to(request.extensions(), PURGE).map_err(|refusal| status_of(&refusal))?;
+        }
         let RemovePartRequest { part, purge } = request.into_inner();
         let result = async { self.0.remove_part(part_id(part)?, purge).await }.await;
         let (peer, duration_ms) = (log.peer(), log.end());
@@ -234,7 +241,8 @@ impl Tally for TallyService {
         request: Request<RestorePartRequest>,
     ) -> Result<Response<RestorePartResponse>, Status> {
         let log = CallLog::start("Tally/RestorePart", request.extensions());
-        let part = request.into_inner().part;
+        let part = request.get_ref().part;
+        audit::about_part(request.extensions(), part);
         let result = async { self.0.restore_part(part_id(part)?).await }.await;
         let (peer, duration_ms) = (log.peer(), log.end());
         match result {

@@ -5,9 +5,14 @@ use tonic::{Extensions, Response, metadata::MetadataValue};
 
 use super::{call_log::CallLog, client_body::ContentStream, convert::from_status};
 use crate::{
+    access::{
+        Allowed,
+        audit::{self, Added},
+    },
     api::{
         caller::Caller,
         idempotency::{REPLAYED_HEADER, RequestKey},
+        metered::metered,
     },
     engine::{DialectFrom, Engine, UploadFrom, Uploaded},
     error::{Error, logged::Logged},
@@ -33,9 +38,19 @@ pub(super) async fn upload(
     let log = CallLog::start(call, request);
     let Caller { origin, .. } = Caller::of(request);
     let body = content.map_err(|status| from_status(&status));
-    let result =
-        async { engine.upload_from(UploadFrom { origin, key: RequestKey::of(request)?, dialect }, body).await }.await;
+    let result = async {
+        let from = UploadFrom { origin, key: RequestKey::of(request)?, dialect };
+        metered(request, true, body, |body| engine.upload_from(from, body), |uploaded| !uploaded.replayed).await
+    };
+    let result = result.await;
     let (peer, duration_ms) = (log.peer(), log.end());
+    match &result {
+        Ok(Uploaded { receipt, replayed }) => {
+            let (part, rows, bytes) = (receipt.part.get(), receipt.rows, receipt.csv.bytes);
+            Allowed::added(request, Added { part, rows, bytes, replayed: *replayed });
+        }
+        Err(_) => audit::failed(request),
+    }
     match &result {
         Ok(Uploaded { receipt, replayed: true }) => {
             tracing::info!(call, peer, part = %receipt.part, duration_ms, "uploaded before with the same key");

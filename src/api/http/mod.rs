@@ -1,12 +1,12 @@
 //! HTTP: JSON to the engine's types and back. A handler converts the request, makes one call to the engine, and
 //! converts the answer.
 //!
-//! `router` has all routes and what each call passes: `access_log`, `access`, then `long_calls`. The handlers are in
+//! `router` has all routes and what each call passes: `access_log`, `access_layer`, then `long_calls`. The handlers are in
 //! `statistics`, `tasks`, `table/`, `questions/`, `jobs`, `events` and `probes`; `console` has the files of the page that uses them. They read
 //! bodies with `json_body` and `file_form`, send files with `download`, and convert with `statistics_json`, `tasks_json`, `errors`
 //! and `problem`. All of them share one [`surface::Surface`].
 
-pub(crate) mod access;
+mod access_layer;
 pub(crate) mod access_log;
 mod console;
 mod discard;
@@ -33,3 +33,4 @@ pub(crate) mod surface;
 mod table;
 mod tasks;
 mod tasks_json;
+mod tokens;

@@ -39,16 +39,19 @@ const ORIGINAL_PATHS: [(&str, &str); 2] =
         (name = "server", description = "What the server does: all jobs, and events"),
         (name = "probes", description = "For orchestrators and Prometheus")
     ),
-    modifiers(&AdminTokenScheme)
+    security((), ("token" = [])),
+    modifiers(&TokenSchemes)
 )]
 struct Description;
 
-struct AdminTokenScheme;
+struct TokenSchemes;
 
-impl Modify for AdminTokenScheme {
+impl Modify for TokenSchemes {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        openapi.components.get_or_insert_default().add_security_scheme("admin_token", bearer);
+        for name in ["token", "admin_token"] {
+            let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+            openapi.components.get_or_insert_default().add_security_scheme(name, bearer);
+        }
     }
 }
 
@@ -87,6 +90,13 @@ fn add_shared_answers(description: &mut utoipa::openapi::OpenApi) {
             let mut add = |status: &str, response: ResponseBuilder| {
                 responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
             };
+            if !["/livez", "/readyz"].contains(&path.as_str()) {
+                add("401", in_form("The server has tokens, and the request has none of them"));
+                add(
+                    "403",
+                    in_form("The token does not allow this, or the request comes from a page that may not send it"),
+                );
+            }
             add("414", in_form(&format!("The path and the query have more than {} KiB", URI_BYTES_MAX / KIB)));
             let (head_kib, fields_max) = (HTTP_BUFFER_BYTES / KIB, HTTP_HEADERS_MAX);
             let head = format!("The request's head has more than {head_kib} KiB or {fields_max} fields");

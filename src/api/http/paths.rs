@@ -4,8 +4,6 @@ use axum::http::{Uri, uri::PathAndQuery};
 
 use crate::limits::URI_BYTES_MAX;
 
-/// The statistics' shutdown: a GET that changes something.
-pub(super) const SHUTDOWN_PATH: &str = "/api/graceful_shutdown";
 /// Where the results of statistics are fetched; a job's id follows.
 pub(super) const RESULTS_PATH: &str = "/api/get_results/";
 /// The file-processing tasks; a task's id may follow.
@@ -13,7 +11,8 @@ pub(super) const TASKS_PATH: &str = "/api/v1/file-processing/tasks/";
 /// The events, which a client watches for as long as it likes.
 pub(crate) const EVENTS_PATH: &str = "/api/v1/events";
 /// The beginnings of paths whose errors are problem details.
-const PROBLEM_PATHS: [&str; 4] = ["/api/v1/table", "/api/v1/survey", EVENTS_PATH, "/api/v1/jobs"];
+const PROBLEM_PATHS: [&str; 6] =
+    ["/api/v1/table", "/api/v1/survey", EVENTS_PATH, "/api/v1/jobs", "/api/v1/token", "/api/v1/tickets"];
 
 /// Whether a path's errors are problem details.
 pub(super) fn is_problem_path(path: &str) -> bool {

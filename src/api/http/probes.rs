@@ -24,7 +24,7 @@ pub(super) fn probe_routes() -> Router<Surface> {
 }
 
 /// Whether the process answers.
-#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, description = "It does", body = String)))]
+#[utoipa::path(get, path = "/livez", tag = "probes", security(()), responses((status = 200, description = "It does", body = String)))]
 async fn livez() -> &'static str {
     "alive\n"
 }
@@ -34,7 +34,7 @@ const READY_CHECK_MAX: Duration = Duration::from_secs(2);
 
 /// Whether the server takes calls and gets work done; and how many parts are in quarantine, if there are any.
 #[utoipa::path(
-    get, path = "/readyz", tag = "probes",
+    get, path = "/readyz", tag = "probes", security(()),
     responses(
         (status = 200, description = "It does", body = String),
         (status = 503, description = "It is shutting down, or no worker or the disk does not answer", body = String)
@@ -65,10 +65,9 @@ async fn readyz(State(surface): State<Surface>) -> (StatusCode, String) {
 )]
 async fn metrics(State(surface): State<Surface>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let text =
-        surface.engine.stats().await.and_then(|stats| {
-            surface.metrics.text(&stats).map_err(|error| Error::Internal(format!("metrics: {error}")))
-        });
+    let text = surface.engine.stats().await.and_then(|stats| {
+        surface.metrics.text(&stats, &surface.access).map_err(|error| Error::Internal(format!("metrics: {error}")))
+    });
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => refuse("/metrics", status_of(&error), error.to_string()),

@@ -14,7 +14,6 @@ use serde_json::json;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    access::{Arrival, may_administer},
     access_log::log_job,
     download::pieces_of,
     errors::StatisticsError,
@@ -25,6 +24,7 @@ use super::{
     surface::Surface,
 };
 use crate::{
+    access::{arrival::Arrival, pages::may_administer},
     engine::{
         state::jobs::{Job, JobId, JobState},
         survey::question::{Ask, SurveyQuestion},
@@ -298,7 +298,7 @@ async fn num_jobs(State(surface): State<Surface>) -> Response {
 /// has an admin token, with that token.
 #[utoipa::path(
     get, path = "/api/graceful_shutdown", tag = "statistics",
-    security((), ("admin_token" = [])),
+    security((), ("admin_token" = []), ("token" = [])),
     responses(
         (
             status = 200, description = "`running` while jobs are not done, then `done`", content_type = "application/json",
@@ -325,7 +325,7 @@ async fn graceful_shutdown(
 /// The same as a POST, because it changes something.
 #[utoipa::path(
     post, path = "/api/graceful_shutdown", tag = "statistics",
-    security((), ("admin_token" = [])),
+    security((), ("admin_token" = []), ("token" = [])),
     responses(
         (
             status = 200, description = "`running` while jobs are not done, then `done`", content_type = "application/json",
@@ -349,7 +349,7 @@ fn shut_down(
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Response {
-    if !may_administer(arrival, uri, headers, surface.admin_token.as_ref()) {
+    if !may_administer(arrival, uri, headers, &surface.access) {
         let reason =
             "only from this machine itself and not from a browser; or with the admin token, where the server has one";
         return StatisticsError::new(StatusCode::FORBIDDEN, reason).into_response();

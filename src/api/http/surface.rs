@@ -8,11 +8,9 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    access::{AccessRules, AdminToken},
-    event_stream::Events,
-};
+use super::event_stream::Events;
 use crate::{
+    access::{Access, pages::PageRules},
     api::metrics::Metrics,
     engine::{Engine, runtime::transfers::Admission},
 };
@@ -24,8 +22,8 @@ pub(crate) struct Surface(Arc<Inner>);
 pub(crate) struct Inner {
     pub(super) engine: Engine,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) admin_token: Option<AdminToken>,
-    pub(super) access: AccessRules,
+    pub(super) access: Access,
+    pub(super) pages: PageRules,
     /// Admits calls whose body or answer takes long.
     pub(super) long_calls: Admission,
     /// How long a body may send nothing.
@@ -51,8 +49,8 @@ impl Surface {
     pub(crate) fn new(
         engine: Engine,
         metrics: Arc<Metrics>,
-        admin_token: Option<AdminToken>,
-        access: AccessRules,
+        access: Access,
+        pages: PageRules,
         idle_max: Duration,
         long_calls_max: usize,
     ) -> Self {
@@ -62,8 +60,8 @@ impl Surface {
             wide_receipts: engine.wide_receipts(),
             engine,
             metrics,
-            admin_token,
             access,
+            pages,
             idle_max,
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),

@@ -7,7 +7,7 @@ use axum::{
         Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, Method, StatusCode, request::Parts},
+    http::{Extensions, HeaderMap, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -25,7 +25,7 @@ use super::{
     tasks_json::{Grouping, TaskReply, parse_task_id, to_group, to_new_task, to_task},
 };
 use crate::{
-    api::caller::Caller,
+    api::{caller::Caller, metered::metered},
     engine::state::{
         jobs::{Job, JobId, JobState},
         transfers::Origin,
@@ -79,7 +79,7 @@ async fn create(
     request: Request,
 ) -> Result<Response, TaskError> {
     let Caller { origin, .. } = Caller::of(request.extensions());
-    let (Parts { headers, .. }, body) = request.into_parts();
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let accepted = if surface.takes_jobs() {
         surface.long_call(origin, CancellationToken::new()).await.map_err(TaskError::from)
     } else {
@@ -97,14 +97,14 @@ async fn create(
         return Err(TaskError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding", encoding));
     }
     let mut form = FileForm::new(&headers, body, permit.pace(), surface.idle_max).await?;
-    let submitted = submit(&surface, origin, grouping, &mut form).await;
+    let submitted = submit(&surface, (origin, &extensions), grouping, &mut form).await;
     form.finish().await;
     Ok((StatusCode::ACCEPTED, Json(to_new_task(submitted?))).into_response())
 }
 
 async fn submit(
     surface: &Surface,
-    origin: Origin,
+    (origin, request): (Origin, &Extensions),
     grouping: Result<Query<Grouping>, QueryRejection>,
     form: &mut FileForm,
 ) -> Result<JobId, TaskError> {
@@ -113,7 +113,8 @@ async fn submit(
     let grouping = query.with(fields)?;
     log_parameters(&grouping);
     let (group, header) = to_group(grouping)?;
-    let id = surface.engine.submit_task(origin, file, group, header).await?;
+    let run = |file| surface.engine.submit_task(origin, file, group, header);
+    let id = metered(request, false, file, run, |_id| false).await?;
     log_job(id);
     Ok(id)
 }

@@ -68,8 +68,9 @@ struct TypeJson<'a> {
 }
 
 pub(super) async fn run(args: SchemaArgs) -> Result<ExitCode, Failure> {
-    let SchemaArgs { check, data, client: ClientArgs { server, json } } = args;
-    let mut tally = TallyClient::new(connect(&server).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
+    let SchemaArgs { check, data, client: ClientArgs { server, json, credentials } } = args;
+    let mut tally =
+        TallyClient::new(connect(&server, &credentials).await?).max_decoding_message_size(RECEIPT_BYTES_MAX);
     let listed = tally.list_columns(ListColumnsRequest {}).await;
     let mut columns = listed.map_err(|status| call_failure(&server, &status))?.into_inner();
     let mut out = BufWriter::new(io::stdout());

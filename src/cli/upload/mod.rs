@@ -20,7 +20,7 @@ use http_body_util::StreamBody;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::time::sleep;
-use tonic::{Request, Status, body::Body, metadata::MetadataValue, transport::Channel};
+use tonic::{Request, Status, body::Body, metadata::MetadataValue};
 use tower::{Service as _, ServiceExt as _, service_fn};
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ use self::{
     progress::Progress,
 };
 use super::{
-    connect::{ClientArgs, RECEIPT_BYTES_MAX, call_failure, connect, is_worth_repeating},
+    connect::{ClientArgs, Connection, RECEIPT_BYTES_MAX, call_failure, connect, is_worth_repeating},
     failure::Failure,
     output::{escaped, print_error, print_note, rows_text, write_json},
     receipt::{ReceiptJson, file_bytes},
@@ -113,7 +113,7 @@ impl<'a> FileJson<'a> {
 }
 
 pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
-    let UploadArgs { files, parallel, retries, dialect, client: ClientArgs { server, json } } = args;
+    let UploadArgs { files, parallel, retries, dialect, client: ClientArgs { server, json, credentials } } = args;
     if files.iter().filter(|file| is_stdin(file)).count() > 1 {
         print_error("standard input (-) can be uploaded only once");
         return Ok(ExitCode::from(2));
@@ -127,7 +127,7 @@ pub(super) async fn run(args: UploadArgs) -> Result<ExitCode, Failure> {
     // are made before the first file is read, so that a missing server is reported once.
     let mut channels = VecDeque::new();
     for _ in 0..files.len().min(parallel.into()) {
-        channels.push_back(connect(&server).await?);
+        channels.push_back(connect(&server, &credentials).await?);
     }
 
     let progress = Progress::new(files.len());
@@ -179,14 +179,14 @@ fn print_outcome(name: &str, outcome: &Result<Receipt, Failure>, json: bool) -> 
 
 /// Sends one file and waits for the server's receipt. Returns the file's name and the connection, too.
 async fn upload(
-    channel: Channel,
+    channel: Connection,
     server: &ServerAddr,
     file: PathBuf,
     options: Option<Bytes>,
     retries: u8,
     buffers: &Buffers,
     progress: &Progress,
-) -> (PathBuf, Channel, Result<Receipt, Failure>) {
+) -> (PathBuf, Connection, Result<Receipt, Failure>) {
     let key = Uuid::new_v4().to_string();
     let mut attempts = 0;
     let outcome = loop {
@@ -228,7 +228,7 @@ enum Unsent {
 
 /// `options`: the message that goes first, if the file is not plain CSV.
 async fn send(
-    channel: Channel,
+    channel: Connection,
     server: &ServerAddr,
     options: Option<Bytes>,
     upload: Upload,

@@ -123,7 +123,7 @@ impl Rows for GroupRows<'_> {
                 }
             }
         });
-        let mut values = values;
+        let mut values = values.chain(self.work.spec.counts_rows.then_some(1));
         let windows = self.columns.by.iter().map(|&column_index| row.cell_window(column_index));
         let PartitionGroups { table, batch, rows, .. } = &mut *self.groups;
         let is_taken = match rows {
@@ -239,6 +239,33 @@ impl PartitionGroups {
                     return self.spill_long_group(work, cells, values);
                 }
                 Lookup::Full => self.spill(work)?,
+            }
+        }
+    }
+
+    /// Adds totals to those of a group. What does not fit in memory any more is spilled.
+    pub(super) fn add_totals(&mut self, work: &Work, key: &[u8], totals: &[Sum]) -> Result<(), Error> {
+        loop {
+            match self.table.find_or_insert(std::iter::once(key)) {
+                Lookup::Existing(offset) | Lookup::Inserted(offset) => {
+                    self.table.add_totals(offset, totals);
+                    return Ok(());
+                }
+                Lookup::Full => {
+                    let mut runs = self.take_runs(work)?;
+                    let is_long = self.table.is_empty();
+                    if is_long {
+                        runs.put(key, totals.iter().copied())?;
+                        runs.end_run()?;
+                    } else {
+                        runs.put_all(&self.table)?;
+                        self.table.clear();
+                    }
+                    self.runs = Some(runs);
+                    if is_long {
+                        return Ok(());
+                    }
+                }
             }
         }
     }

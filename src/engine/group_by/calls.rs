@@ -1,22 +1,30 @@
 //! The entry points of group sums: over the table for a client, and over one file for a job. Both wait until there is
-//! memory for a group sum.
+//! memory for a group sum. If there is a cluster, the table is read by it, and the groups are merged here.
 
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    collected::Collected,
     group_sum::GroupSum,
+    lists::GroupLists,
     output::{Groups, StoredGroups},
     sources::Sources,
     spec::{GroupBy, Plan},
+    work::{Reservation, Work},
 };
 use crate::{
     engine::{
         parts::selection::parts_to_read,
-        runtime::context::Context,
-        state::{Lane, transfers::Origin},
+        query::by_list::ByList,
+        runtime::{
+            context::Context,
+            part_engine::{Cluster, GroupQuestion},
+        },
+        state::{Lane, registry::Snapshot, transfers::Origin},
         storage::reader::Reader,
     },
     error::Error,
@@ -37,10 +45,14 @@ pub(crate) async fn group_sum(
     let permit = permit.ok_or(Error::TooManyGroupCalls { calls_max: GROUP_CALLS_MAX })?;
     let memory = acquire_memory(context).await?;
     let parts = parts_to_read(context, Lane::Question).await?;
-    let sources = Sources::parts(Arc::clone(&context.store), parts);
     let bytes_max = if top.is_some() { GROUP_BYTES_MAX - GROUP_TOP_BYTES } else { GROUP_BYTES_MAX };
-    let run = Run { sources, spec, memory, bytes_max };
-    let groups = run.start(context, Lane::Question, |_bytes_read| ()).await?;
+    let groups = match &context.cluster {
+        Some(cluster) => read_by_cluster(context, cluster.as_ref(), parts, spec, memory, bytes_max).await?,
+        None => {
+            let sources = Sources::parts(Arc::clone(&context.store), parts);
+            Run { sources, spec, memory, bytes_max }.start(context, Lane::Question, |_bytes_read| ()).await?
+        }
+    };
     let blocks = match top {
         Some(count_max) => groups.store_top(count_max).await?,
         None => groups.store().await?,
@@ -62,6 +74,43 @@ pub(crate) async fn group_sum_file(
     Run { sources, spec, memory, bytes_max: GROUP_BYTES_MAX }.start(context, lane, progress).await
 }
 
+/// The groups of the table, which other machines read.
+async fn read_by_cluster(
+    context: &Arc<Context>,
+    cluster: &dyn Cluster,
+    parts: Snapshot,
+    spec: GroupBy,
+    memory: OwnedSemaphorePermit,
+    bytes_max: usize,
+) -> Result<Groups, Error> {
+    let group_sum = group_sum_of(context, Lane::Question, Plan::with_bytes(bytes_max));
+    let none = Snapshot::of(OrdMap::new(), OrdMap::new(), OrdSet::new());
+    let sources = Sources::parts(Arc::clone(&context.store), none);
+    let (folder, plan) = (group_sum.folder.clone(), group_sum.plan);
+    let work = Arc::new(Work::new(sources, spec.clone(), folder, plan, Reservation::new(Some(memory)).0));
+    let question = GroupQuestion::Sum { by: spec.by().to_vec(), sum: spec.sum().to_vec() };
+    let columns: Vec<_> = spec.by().iter().chain(spec.sum()).cloned().collect();
+    let here = Plan { partitions_max: 1, ..Plan::with_bytes(GROUP_BYTES_MAX / 2) };
+    let here = group_sum_of(context, Lane::Question, here);
+    let here = GroupLists { group_sum: here, store: Arc::clone(&context.store) };
+    let mut collected = Collected::new(&group_sum, work);
+    let mut asked = ByList {
+        context,
+        question: &question,
+        columns: &columns,
+        groups_all_rows: true,
+        here: &here,
+        lane: Lane::Question,
+        read_here: 0,
+    };
+    asked.ask(cluster, parts, &mut collected, |_parts_read| ()).await?;
+    collected.into_groups().await
+}
+
+fn group_sum_of(context: &Context, lane: Lane, plan: Plan) -> GroupSum {
+    GroupSum { workers: context.workers.clone(), lane, folder: context.store.temp_folder(), plan }
+}
+
 async fn acquire_memory(context: &Context) -> Result<OwnedSemaphorePermit, Error> {
     Arc::clone(&context.group_memory).acquire_owned().await.ok().ok_or(Error::Draining)
 }
@@ -78,8 +127,7 @@ struct Run {
 impl Run {
     async fn start(self, context: &Context, lane: Lane, progress: impl Fn(u64) + Sync) -> Result<Groups, Error> {
         let Self { sources, spec, memory, bytes_max } = self;
-        let (workers, folder) = (context.workers.clone(), context.store.temp_folder());
-        let group_sum = GroupSum { workers, lane, folder, plan: Plan::with_bytes(bytes_max) };
+        let group_sum = group_sum_of(context, lane, Plan::with_bytes(bytes_max));
         group_sum.run(sources, spec, Some(memory), progress).await
     }
 }

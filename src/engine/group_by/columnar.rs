@@ -51,7 +51,7 @@ pub(super) fn read(
     while row < until {
         let rows_max = usize::try_from(until - row).unwrap_or(usize::MAX);
         let Some((range, _)) = file.next_rows(file.position_of(row), &all, rows_max)? else { break };
-        let mut columns = GroupColumns::open(&file, range.row_group(), &by, &sum)?;
+        let mut columns = GroupColumns::open(&file, range.row_group(), &by, &sum, work.spec.totals_count())?;
         columns.skip(range.start_in_group())?;
         columns.number_texts(work, groups, coded, columnar.part.rows)?;
         let mut start = 0;
@@ -78,7 +78,7 @@ struct GroupColumns<'a> {
     numbers: Option<Vec<Vec<u32>>>,
     /// The codes of a batch, one list for each column.
     codes: Vec<Vec<u32>>,
-    /// The values of a batch, one list for each column.
+    /// The values of a batch, one list for each total.
     values: Vec<Vec<i64>>,
 }
 
@@ -88,13 +88,14 @@ impl<'a> GroupColumns<'a> {
         row_group: usize,
         by: &[ColumnRef<'_>],
         sum: &[ColumnRef<'_>],
+        totals_count: usize,
     ) -> Result<Self, Error> {
         let missing = || Error::Internal("a column of a group sum is not in a dictionary".to_owned());
         let by: Vec<_> =
             by.iter().map(|column| file.codes(row_group, column)?.ok_or_else(missing)).collect::<Result<_, _>>()?;
         let sum: Vec<_> =
             sum.iter().map(|column| file.numbers(row_group, column)?.ok_or_else(missing)).collect::<Result<_, _>>()?;
-        let (codes, values) = (vec![Vec::new(); by.len()], vec![Vec::new(); sum.len()]);
+        let (codes, values) = (vec![Vec::new(); by.len()], vec![Vec::new(); totals_count]);
         Ok(Self { by, sum, numbers: None, codes, values })
     }
 
@@ -121,7 +122,7 @@ impl<'a> GroupColumns<'a> {
             known.finish(work, groups)?;
         }
         let rows = usize::try_from(part_rows).unwrap_or(usize::MAX);
-        *coded = CodedGroups::new(&texts, self.sum.len(), rows.saturating_mul(COMBINATIONS_PER_ROW_MAX));
+        *coded = CodedGroups::new(&texts, self.values.len(), rows.saturating_mul(COMBINATIONS_PER_ROW_MAX));
         self.numbers = coded.as_mut().and_then(|coded| coded.number(&texts));
         Ok(())
     }
@@ -140,6 +141,12 @@ impl<'a> GroupColumns<'a> {
         for (numbers, values) in self.sum.iter_mut().zip(&mut self.values) {
             numbers.read(count, values)?;
         }
+        if work.spec.counts_rows
+            && let Some(ones) = self.values.last_mut()
+        {
+            ones.clear();
+            ones.resize(count, 1);
+        }
         let (Some(numbers), Some(coded)) = (&self.numbers, coded) else { return self.add_each(count, work, groups) };
         if coded.add(numbers, &self.codes, &self.values) {
             return Ok(());
@@ -151,7 +158,7 @@ impl<'a> GroupColumns<'a> {
 
     /// Looks up the group of each row of the batch.
     fn add_each(&self, count: usize, work: &Work, groups: &mut PartitionGroups) -> Result<(), Error> {
-        let mut values = Vec::with_capacity(self.sum.len());
+        let mut values = Vec::with_capacity(self.values.len());
         for row in 0..count {
             values.clear();
             values.extend(self.values.iter().map(|values| values[row]));

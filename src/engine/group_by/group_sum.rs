@@ -21,7 +21,7 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     merge::{Merge, SortedTable},
@@ -110,14 +110,19 @@ impl GroupSum {
         let plan = self.plan;
         let folder = self.folder.clone();
         let begin = move || {
-            let (row_bytes_max, long_rows) = (sources.row_bytes_max(), Arc::new(Semaphore::new(1)));
-            let work = Work { sources, spec, folder, plan, row_bytes_max, long_rows, _memory: memory };
+            let work = Work::new(sources, spec, folder, plan, memory);
             let starts = work.starts()?;
             Ok::<_, Error>((Arc::new(work), starts))
         };
         let (work, starts) = self.workers.run(self.lane, begin).await.flatten()?;
         match self.read_all(&work, &starts, progress).await {
-            Ok(partitions) => self.merge(&work, partitions).await,
+            Ok(partitions) => {
+                let mut read_parts = Vec::new();
+                for partition in &partitions {
+                    read_parts.extend_from_slice(partition.get()?.read_parts());
+                }
+                Ok(Groups { read_parts, ..self.merge(&work, partitions).await? })
+            }
             Err(error) => Err(self.with_line(&work, error).await),
         }
     }
@@ -214,9 +219,7 @@ impl GroupSum {
             for mut runs in runs.await? {
                 all.get_mut()?.append(runs.get_mut()?);
             }
-            let runs = self.merge_runs(work, all).await?.take()?;
-            let (of_task, workers, lane) = (Arc::clone(work), self.workers.clone(), self.lane);
-            self.run_task(work, move || Ranges::of_runs(runs, &of_task, &workers, lane)).await?
+            self.ranges_of_runs(work, all).await?
         } else {
             let tables = try_join_all(partitions.into_iter().map(async |mut partition| {
                 let partition = partition.take()?;
@@ -224,7 +227,14 @@ impl GroupSum {
             }));
             Ranges::of_tables(tables.await?, work, &self.workers, self.lane)
         };
-        Ok(Groups { ranges })
+        Ok(Groups { ranges, read_parts: Vec::new() })
+    }
+
+    /// All groups of runs.
+    pub(super) async fn ranges_of_runs(&self, work: &Arc<Work>, runs: DropOnWorker<Vec<Run>>) -> Result<Ranges, Error> {
+        let runs = self.merge_runs(work, runs).await?.take()?;
+        let (of_task, workers, lane) = (Arc::clone(work), self.workers.clone(), self.lane);
+        self.run_task(work, move || Ranges::of_runs(runs, &of_task, &workers, lane)).await
     }
 
     /// Merges runs into longer ones until the memory is enough to read all of them at once.
@@ -233,7 +243,7 @@ impl GroupSum {
         work: &Arc<Work>,
         mut runs: DropOnWorker<Vec<Run>>,
     ) -> Result<DropOnWorker<Vec<Run>>, Error> {
-        let (plan, sums_count) = (self.plan, work.spec.sum.len());
+        let (plan, sums_count) = (self.plan, work.spec.totals_count());
         let bytes_max = plan.merge_bytes();
         while Merge::count_at_once(runs.get()?, bytes_max) < runs.get()?.len() {
             let (mut rest, folder) = (runs.take()?, self.folder.clone());
@@ -265,7 +275,7 @@ impl GroupSum {
 
     /// Runs a task that uses the memory of the sum. The task owns `work`, so this memory stays reserved until the task has
     /// ended or was dropped.
-    async fn run_task<T: Send + 'static>(
+    pub(super) async fn run_task<T: Send + 'static>(
         &self,
         work: &Arc<Work>,
         step: impl FnOnce() -> T + Send + 'static,
@@ -279,7 +289,7 @@ impl GroupSum {
         self.workers.run(self.lane, step).await
     }
 
-    fn drop_on_worker<T: Send + 'static>(&self, value: T) -> DropOnWorker<T> {
+    pub(super) fn drop_on_worker<T: Send + 'static>(&self, value: T) -> DropOnWorker<T> {
         DropOnWorker { value: Some(value), workers: self.workers.clone() }
     }
 }

@@ -249,6 +249,18 @@ impl GroupTable {
         }
     }
 
+    /// Adds a total to each of a group's totals.
+    pub fn add_totals(&mut self, offset: EntryOffset, totals: &[Sum]) {
+        self.rows_count += 1;
+        let start = offset.0 as usize + LENGTH_BYTES;
+        let own = &mut self.entries[start..start + totals.len() * TOTAL_BYTES];
+        for (bytes, &total) in own.as_chunks_mut::<TOTAL_BYTES>().0.iter_mut().zip(totals) {
+            let mut sum = Sum::of(i128::from_le_bytes(*bytes));
+            sum.merge(total);
+            *bytes = sum.exact().to_le_bytes();
+        }
+    }
+
     /// How often it was cleared. The offset of an entry is valid until then.
     pub fn clears(&self) -> u64 {
         self.clears

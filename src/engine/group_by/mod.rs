@@ -4,6 +4,7 @@
 pub mod accumulate;
 pub mod calls;
 mod coded_groups;
+mod collected;
 mod columnar;
 mod columnar_part;
 mod combinations;
@@ -12,6 +13,7 @@ pub mod group_sum;
 pub mod hash_table;
 mod key_hash;
 mod key_range;
+pub mod lists;
 pub mod merge;
 mod order;
 pub mod output;

@@ -4,6 +4,7 @@ use std::{io::Write, sync::Arc};
 
 use super::{
     entry::{MergedGroup, put_entry, take_entry},
+    partition::ReadPart,
     pieces::Ranges,
     spec::GroupBy,
     spill::{Run, RunWriter},
@@ -39,6 +40,8 @@ pub struct Group {
 /// reserved, so a reader must not be slow: a client reads [`GroupBlocks`] instead.
 pub struct Groups {
     pub(super) ranges: Ranges,
+    /// The parts that were read, if rows are counted.
+    pub(super) read_parts: Vec<ReadPart>,
 }
 
 /// Groups that are being stored: a block in memory, and the others on disk.

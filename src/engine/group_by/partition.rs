@@ -15,13 +15,16 @@ use super::{
     work::Work,
 };
 use crate::{
-    engine::csv::{
-        file_scan::{FileScan, Reached},
-        rows::{Resume, Wanted},
-        sniff::{Foreign, SNIFFED_BYTES_MAX},
-        split::RangeStart,
-        stored::check_rows,
-        text::TextCheck,
+    engine::{
+        csv::{
+            file_scan::{FileScan, Reached},
+            rows::{Resume, Wanted},
+            sniff::{Foreign, SNIFFED_BYTES_MAX},
+            split::RangeStart,
+            stored::check_rows,
+            text::TextCheck,
+        },
+        values::sum::Sum,
     },
     error::{Error, foreign_file::Use},
     limits::{KIB, READ_BLOCK_BYTES},
@@ -50,12 +53,23 @@ pub(super) struct Partition {
     /// Why reading stopped at the cursor.
     error: Option<SourceError>,
     read_bytes: u64,
+    /// The parts that were read to their end, if that is of interest.
+    read_parts: Vec<ReadPart>,
     files: OpenFiles,
     groups: PartitionGroups,
     /// The groups of parts that were read from Parquet, which are not in `groups` yet. `None` at the end.
     coded: Option<CodedGroups>,
     /// The last field, so that it is dropped last: it frees the memory that the groups take.
     work: Arc<Work>,
+}
+
+/// A part that was read to its end.
+#[derive(Clone, Copy)]
+pub(super) struct ReadPart {
+    /// The number of the part.
+    pub(super) id: u64,
+    /// Its rows. `None` if it lacks a column.
+    pub(super) rows: Option<u64>,
 }
 
 /// How far a partition has been read. Where it ends, the next one must have begun.
@@ -71,7 +85,7 @@ pub(super) struct Cursor {
 impl Partition {
     /// A partition of which nothing has been read.
     pub(super) fn new(work: Arc<Work>, from: Position, until: Position, bytes_max: usize) -> Self {
-        let groups = PartitionGroups::new(bytes_max, work.spec.sum().len());
+        let groups = PartitionGroups::new(bytes_max, work.spec.totals_count());
         Self {
             work,
             starts_after: (from.offset > 0).then_some(from),
@@ -83,6 +97,7 @@ impl Partition {
             at_long_row: false,
             error: None,
             read_bytes: 0,
+            read_parts: Vec::new(),
             files: OpenFiles::default(),
             groups,
             coded: None,
@@ -92,6 +107,7 @@ impl Partition {
     /// Begins again where the partition before this one ended.
     pub(super) fn restart(&mut self, end: Cursor) -> Result<(), Error> {
         self.groups.clear();
+        self.read_parts.clear();
         self.coded = None;
         (self.starts_after, self.start) = (None, RangeStart::Known(end.position));
         (self.first_rows, self.at_long_row, self.error, self.read_bytes) = (None, false, None, 0);
@@ -112,6 +128,27 @@ impl Partition {
     /// The semaphore whose permit the next task needs, if it begins with a long row.
     pub(super) fn long_rows(&self) -> Option<Arc<Semaphore>> {
         self.at_long_row.then(|| Arc::clone(&self.work.long_rows))
+    }
+
+    /// Adds totals to those of a group, without reading anything.
+    pub(super) fn add_totals(&mut self, key: &[u8], totals: &[Sum]) -> Result<(), Error> {
+        self.groups.add_totals(&self.work, key, totals)
+    }
+
+    /// The parts that were read to their end, if rows are counted.
+    pub(super) fn read_parts(&self) -> &[ReadPart] {
+        &self.read_parts
+    }
+
+    fn note_part(&mut self, id: u64, rows: Option<u64>) {
+        if self.work.spec.counts_rows {
+            self.read_parts.push(ReadPart { id, rows });
+        }
+    }
+
+    /// What all partitions share.
+    pub(super) fn work(&self) -> &Work {
+        &self.work
     }
 
     /// Whether groups have been written to disk.
@@ -194,6 +231,7 @@ impl Partition {
             Opened::Columnar(part) => self.read_columns(&part, bytes_max).map(Some),
             Opened::LacksColumn { bytes } => {
                 self.read_bytes += bytes;
+                self.note_part(id, None);
                 self.next_source();
                 Ok(Some(SKIP_BYTES))
             }
@@ -259,6 +297,7 @@ impl Partition {
         let bytes = self.cursor.position.offset - before.offset;
         self.read_bytes += bytes;
         if next == rows {
+            self.note_part(before.source, Some(next));
             self.next_source();
         }
         Ok(usize::try_from(bytes / CSV_BYTES_PER_BYTE).unwrap_or(usize::MAX).max(SKIP_BYTES))
@@ -273,6 +312,7 @@ impl Partition {
                 }
                 _ => check_rows(self.cursor.rows, part.rows).map_err(SourceError::Damaged)?,
             }
+            self.note_part(source.id, Some(self.cursor.rows));
         }
         self.next_source();
         Ok(())

@@ -139,7 +139,7 @@ impl Unmerged {
     /// Merges about `bytes_max` bytes of groups.
     fn next_piece(self, render: Render, bytes_max: usize, workers: &Workers) -> Result<Piece, Error> {
         let Self { source, work } = self;
-        let sums_count = work.spec.sum.len();
+        let sums_count = work.spec.totals_count();
         let mut merge = match source {
             Source::Tables(tables) => Merge::of_tables(tables, sums_count)?,
             Source::Range { runs, range, block_bytes } => Merge::of_range(&runs, range, block_bytes, sums_count)?,

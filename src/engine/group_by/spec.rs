@@ -21,6 +21,9 @@ pub struct GroupBy {
     pub(super) sum: Vec<String>,
     /// Whether a column is also found by its name without the white space around it.
     pub(super) trims_names: bool,
+    /// Whether each group's rows are counted, in a total after those of the columns, and also which parts were read. That is so if
+    /// its groups are only some of an answer.
+    pub(super) counts_rows: bool,
 }
 
 impl GroupBy {
@@ -45,7 +48,7 @@ impl GroupBy {
         if let Some((_, twice)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
             return Err(GroupByError::Twice { name: (*twice).clone() });
         }
-        Ok(Self { by, sum, trims_names: false })
+        Ok(Self { by, sum, trims_names: false, counts_rows: false })
     }
 
     /// As [`GroupBy::new`], from lists of names that are separated by commas and quoted as in a CSV file.
@@ -64,6 +67,16 @@ impl GroupBy {
     #[must_use]
     pub fn with_trimmed_names(self) -> Self {
         Self { trims_names: true, ..self }
+    }
+
+    /// Counts the rows of each group.
+    pub(crate) fn counting_rows(self) -> Self {
+        Self { counts_rows: true, ..self }
+    }
+
+    /// How many totals a group has.
+    pub(super) fn totals_count(&self) -> usize {
+        self.sum.len() + usize::from(self.counts_rows)
     }
 
     /// The columns to group by.

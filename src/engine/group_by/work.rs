@@ -47,6 +47,11 @@ impl Drop for Reservation {
 }
 
 impl Work {
+    pub(super) fn new(sources: Sources, spec: GroupBy, folder: TempFolder, plan: Plan, memory: Reservation) -> Self {
+        let (row_bytes_max, long_rows) = (sources.row_bytes_max(), Arc::new(Semaphore::new(1)));
+        Self { sources, spec, folder, plan, row_bytes_max, long_rows, _memory: memory }
+    }
+
     /// Where each partition begins.
     ///
     /// Errors: the index of a segment is damaged or cannot be read.

@@ -2,7 +2,7 @@
 //! their records (`record.rs`), inputs and results are on disk.
 //!
 //! A job is accepted once its record is on disk. For each change of its state a new record replaces the last one, by a
-//! rename as for receipts. A result is published before the record that says that the job is done. So the server finds every
+//! rename as for receipts; only its first start is not recorded. A result is published before the record that says that the job is done. So the server finds every
 //! accepted job when it starts: jobs that had not ended run again, and results can still be fetched. Only one caller at a
 //! time writes a job's record.
 //!
@@ -12,6 +12,8 @@
 //! Memory: at most `JOBS_MAX` entries, of which `JOBS_UNFINISHED_MAX` have work to do.
 
 pub mod cancel;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod record;
 pub mod record_changes;
 pub mod recover;

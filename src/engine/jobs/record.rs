@@ -34,7 +34,7 @@ pub(crate) struct Record {
     pub(crate) id: JobId,
     /// The order in which jobs of both kinds were accepted.
     pub(super) order: u64,
-    /// How often the job was started.
+    /// How often the job was started after a start of the server found it. Its first start is not recorded.
     pub(super) starts: u32,
     pub(crate) work: Work,
     /// The check of its input (`Draft::check`): 16 hexadecimal digits.
@@ -132,16 +132,23 @@ impl Record {
     }
 
     pub(crate) fn read(store: &Store, name: &str) -> Result<Self, Error> {
+        let (text, checksum) = store.read_job(name)?;
+        Self::parse(name, &text, checksum)
+    }
+
+    /// Parses the record of this job.
+    ///
+    /// Errors: it is damaged, of another job or of a newer version.
+    pub(super) fn parse(name: &str, text: &[u8], checksum: RecordChecksum) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Version {
             format: u32,
         }
-        let (text, checksum) = store.read_job(name)?;
         let damaged = |what: String| JobError::Damaged { name: name.to_owned(), what }.into();
         if checksum == RecordChecksum::Invalid {
             return Err(damaged("its record is not what was written".to_owned()));
         }
-        if let Ok(Version { format }) = serde_json::from_slice(&text)
+        if let Ok(Version { format }) = serde_json::from_slice(text)
             && format > RECORD_VERSION
             && checksum == RecordChecksum::Valid
         {
@@ -149,7 +156,7 @@ impl Record {
                 "job {name} has format version {format}, this program knows {RECORD_VERSION}: use a newer one"
             )));
         }
-        let record: Self = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let record: Self = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         let version = if checksum == RecordChecksum::Valid { RECORD_VERSION } else { 1 };
         if record.id.to_string() != name || record.format != version {
             return Err(damaged("its record is of another job or version".to_owned()));
@@ -160,8 +167,13 @@ impl Record {
         Ok(Self { format: RECORD_VERSION, ..record })
     }
 
+    /// As it is stored, without its checksum.
+    pub(super) fn text(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(self).map_err(|error| Error::Internal(format!("job record: {error}")))
+    }
+
     pub(crate) fn publish(&self, store: &Store) -> Result<(), Error> {
-        let text = serde_json::to_vec(self).map_err(|error| Error::Internal(format!("job record: {error}")))?;
+        let text = self.text()?;
         match self.state {
             // If a power failure brings the record before it back, the job runs again in either case.
             RecordState::Running => store.replace_job(&self.id.to_string(), text),

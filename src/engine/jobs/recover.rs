@@ -3,8 +3,8 @@
 use super::record::{FoundJob, FoundJobs, is_invalid_number};
 use crate::{
     engine::{
-        state::jobs::{Entry, JobState, Jobs},
-        storage::{Store, names::JobFile},
+        state::jobs::{Entry, JobId, JobKind, JobState, Jobs},
+        storage::{Store, job_files::JobFiles, names::JobFile},
     },
     error::Error,
 };
@@ -19,6 +19,14 @@ pub(crate) struct Recovered {
     pub(crate) quarantined: Vec<(String, String)>,
 }
 
+/// Whether what the job computes from is there. The input of a task is removed after its record is on the disk.
+fn runs_again(id: JobId, files: &JobFiles) -> bool {
+    match id.kind() {
+        JobKind::Survey => true,
+        JobKind::Task => files.input.is_some(),
+    }
+}
+
 /// Removes the files that no job needs, moves damaged jobs to quarantine, and returns the table of jobs.
 pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Error> {
     let mut jobs = Jobs::new();
@@ -31,6 +39,8 @@ pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
                 result_bytes = Some(bytes);
                 JobState::Done { bytes }
             }
+            // A power failure kept the record, and not the result: nobody was told that the job is done.
+            JobState::Done { .. } if runs_again(id, &files) => JobState::Queued,
             JobState::Done { .. } => JobState::Failed { reason: "its result is gone".into() },
             JobState::Queued | JobState::Running { .. } => JobState::Queued,
             state @ (JobState::Failed { .. } | JobState::Downloaded) => state,
@@ -53,5 +63,6 @@ pub(crate) fn recover(store: &Store, found: FoundJobs) -> Result<Recovered, Erro
     found.in_quarantine.iter().for_each(|id| jobs.skip_to(*id));
     let damaged = found.damaged.iter().filter_map(|(name, _)| name.parse().ok());
     damaged.filter(|id| !is_invalid_number(*id)).for_each(|id| jobs.skip_to(id));
+    jobs.all_were_found();
     Ok(Recovered { jobs, leftovers: found.leftovers.len(), quarantined: found.damaged })
 }

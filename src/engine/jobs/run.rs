@@ -73,8 +73,13 @@ pub(super) async fn work(
     if record.starts >= JOB_STARTS_MAX {
         return Err(JobError::GivenUp { starts: record.starts }.into());
     }
-    record.starts += 1;
-    change_record(context, record, RecordState::Running, None).await?;
+    if context.state.with(|state| state.jobs.was_found(record.order)) {
+        record.starts += 1;
+        change_record(context, record, RecordState::Running, None).await?;
+    } else {
+        // Its record says that it waits, after which it would run again just the same.
+        change_entry(context, record.id, JobState::Running { done: 0, total: 0 }, Utc::now(), None);
+    }
     let computed =
         AssertUnwindSafe(compute(context, record.id, record.work.clone(), record.input_check())).catch_unwind();
     tokio::select! {

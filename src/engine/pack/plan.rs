@@ -108,7 +108,7 @@ fn bytes_of_part(part: &Part) -> u64 {
 
 /// What is done next.
 pub(super) fn next(table: &Snapshot, now: &Circumstances) -> Next {
-    let mut planner = Planner { table, now, is_disk_too_full: false };
+    let mut planner = Planner { table, now, after: None, is_disk_too_full: false };
     if let Some((segment, purged)) = planner.without_parts() {
         return Next::Drop(segment, purged);
     }
@@ -128,9 +128,17 @@ pub(super) fn next(table: &Snapshot, now: &Circumstances) -> Next {
     }
 }
 
+/// The oldest small parts after this number, if there are enough for a segment: those that are packed while segments before them
+/// are made one.
+pub(super) fn next_newer(table: &Snapshot, now: &Circumstances, after: PartId) -> Option<Run> {
+    Planner { table, now, after: Some(after), is_disk_too_full: false }.run_of_parts()
+}
+
 struct Planner<'a> {
     table: &'a Snapshot,
     now: &'a Circumstances,
+    /// Only parts after this number are packed.
+    after: Option<PartId>,
     /// Whether a run was left out, because the disk has too little room for it.
     is_disk_too_full: bool,
 }
@@ -179,7 +187,10 @@ impl Planner<'_> {
             return None;
         }
         let is_in_gap = |part: &Part| !table.segments.get_prev(&part.id).is_some_and(|(_, of)| of.id.covers(part.id));
-        let is_wanted = |part: &&Arc<Part>| part.is_packable() && is_in_gap(part) && !now.damaged.contains(&part.id);
+        let is_after = |part: &Part| self.after.is_none_or(|after| part.id > after);
+        let is_wanted = |part: &&Arc<Part>| {
+            part.is_packable() && is_after(part) && is_in_gap(part) && !now.damaged.contains(&part.id)
+        };
         let wanted = table.parts.values().filter(is_wanted).count().saturating_sub(now.unpacked_max);
         let room_bytes = self.room_bytes();
         let (mut run, mut bytes, mut is_cut): (Vec<Arc<Part>>, u64, bool) = (Vec::new(), 0, false);
@@ -429,6 +440,21 @@ mod tests {
         let around = (0..4).map(|index| segment(10 * index + 1, 10 * index + 5));
         let after = (0..7).map(|index| segment(100_000 + 10 * index, 100_005 + 10 * index));
         assert_eq!(run(&table([], around.chain([large]).chain(after)), &now(0, false)), None, "it is larger");
+    }
+
+    #[test]
+    fn newer_parts_are_packed_while_segments_before_them_become_one() {
+        let parts = (1..=60).chain(2001..=4000).map(|number| part(number, 9));
+        let table = table(parts, (0..8).map(|index| segment(100 * index + 101, 100 * index + 150)));
+        let newer = |after, unpacked_max| {
+            let run = next_newer(&table, &now(unpacked_max, false), PartId::new(after).expect("above 0"));
+            run.map(|run| (run.id.to_string(), run.parts.len(), run.segments.len()))
+        };
+        assert_eq!(run(&table, &now(0, false)), named("2001-3024-1", 1024, 0), "60 parts between are too few");
+        assert_eq!(newer(850, 0), named("2001-3024-1", 1024, 0));
+        assert_eq!(newer(2500, 0), named("2501-3524-1", 1024, 0));
+        assert_eq!(newer(2500, 477), None, "the newest keep their own files");
+        assert_eq!(newer(3500, 0), None, "too few");
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub struct RowGroupStart {
 pub struct Progress {
     /// The next row group; `None` after the last.
     pub next: Option<RowGroupStart>,
+    /// Rows of the part that have been read up to here.
+    pub rows: u64,
     /// Bytes of the column's chunks.
     pub bytes: u64,
 }
@@ -103,7 +105,7 @@ impl StoredColumn<'_> {
         let mut bytes = 0;
         while let Some(group) = parquet.row_groups().get(at.row_group) {
             if bytes >= bytes_max || at.rows_before - start.rows_before >= TASK_ROWS {
-                return Ok(Progress { next: Some(at), bytes });
+                return Ok(Progress { next: Some(at), rows: at.rows_before, bytes });
             }
             let rows = u64::try_from(group.num_rows()).map_err(|error| parquet.damaged(&error.to_string()))?;
             let chunk = parquet.chunk(at.row_group, self.index, self.name)?;
@@ -111,7 +113,7 @@ impl StoredColumn<'_> {
             bytes += chunk.metadata.byte_range().1;
             at = RowGroupStart { row_group: at.row_group + 1, rows_before: at.rows_before + rows };
         }
-        Ok(Progress { next: None, bytes })
+        Ok(Progress { next: None, rows: at.rows_before, bytes })
     }
 
     /// As [`StoredColumn::sum`], without the library. `None` if our writer would have written the file differently; then
@@ -134,7 +136,7 @@ impl StoredColumn<'_> {
         while let Some(chunk) = column.chunks.get(at.row_group) {
             if bytes >= bytes_max || at.rows_before - start.rows_before >= TASK_ROWS {
                 sum.merge(found);
-                return Ok(Some(Progress { next: Some(at), bytes }));
+                return Ok(Some(Progress { next: Some(at), rows: at.rows_before, bytes }));
             }
             if chunk.end > self.file.bytes() {
                 return Ok(None);
@@ -153,7 +155,7 @@ impl StoredColumn<'_> {
             at = RowGroupStart { row_group: at.row_group + 1, rows_before: at.rows_before + chunk.rows };
         }
         sum.merge(found);
-        Ok(Some(Progress { next: None, bytes }))
+        Ok(Some(Progress { next: None, rows: at.rows_before, bytes }))
     }
 
     /// Adds the cells of one chunk, which must have `rows` rows.

@@ -38,7 +38,7 @@ use crate::{
 const PURGE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How often it checks whether they have ended.
 const PURGE_CHECK_INTERVAL: Duration = Duration::from_millis(10);
-/// Time between two searches for files that can be deleted, unless parts are kept for less.
+/// Time between two searches for files that can be deleted, unless parts are kept for less, or `--jobs-sweep-s` is less.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A part that was removed.
@@ -308,9 +308,9 @@ fn restore_packed(store: &Store, state: &Shared, id: PartId, removal: Removal) -
 }
 
 /// Deletes the files of parts that were removed long ago, or purged while they were read, until the engine is dropped.
-pub(crate) async fn keep_sweeping(context: Weak<Context>, undo: Duration) {
+pub(crate) async fn keep_sweeping(context: Weak<Context>, interval: Duration) {
     loop {
-        sleep(undo.min(SWEEP_INTERVAL)).await;
+        sleep(interval.min(SWEEP_INTERVAL)).await;
         let Some(context) = context.upgrade() else { return };
         if let Err(Error::Draining) = sweep(&context, SystemTime::now()).await {
             return;

@@ -134,6 +134,11 @@ impl TableFiles {
         self.head
     }
 
+    /// What tells the data folder from others: see `FilesHead` in `proto/tally.proto`.
+    pub fn folder_id(&self) -> &str {
+        self.context.store.id()
+    }
+
     /// The format of the files.
     pub fn format(&self) -> Format {
         self.format

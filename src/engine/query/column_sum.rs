@@ -9,62 +9,64 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    csv_ranges::{ByteRange, Found, Reading, RowPosition, ScanError, Source, SummedColumn, find_column},
+    by_part::sum_by_part,
+    csv_ranges::{ByteRange, Found, Reading, RowPosition, ScanError},
+    local_parts::LocalParts,
     part_batches::PartBatches,
-    read::Read,
     segment_csv,
     segment_sum::{self, SegmentError},
 };
 use crate::{
     engine::{
         csv::stored::check_rows,
-        parquet::{
-            column_sum::{RowGroupStart, StoredColumn, SumError},
-            wide::is_wide,
+        runtime::{
+            context::Context,
+            part_engine::{PartAnswer, PartEngine, PartOutcome, PartQuestion, PartTotals},
         },
-        parts::selection::parts_to_read,
-        runtime::context::Context,
         state::{Lane, registry::Snapshot},
-        storage::{Store, segments::reading::OpenSegment},
         values::sum::Sum,
     },
     error::{Error, column_sum::ColumnSumError},
     limits::{TASK_BYTES, TASKS_IN_FLIGHT_MAX},
-    model::{format::Format, part::Part},
+    model::{
+        column_sum::{ColumnSum, Read},
+        format::Format,
+        part::Part,
+    },
 };
 
-/// A sum, and what was read for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ColumnSum {
-    /// The exact sum.
-    pub total: i64,
-    /// How much was read for it.
-    pub read: Read,
-}
-
-/// The exact sum of a column over all parts. Parts without it add nothing.
+/// The exact sum of a column over these parts. Parts without it add nothing.
 ///
-/// Errors: the first cell that cannot be added, in part and row order; a type that is no integer; a damaged file; a
-/// part that is missing from the table; a total that does not fit in 64 bits.
-pub(crate) async fn column_sum(context: &Arc<Context>, column: &str, format: Format) -> Result<ColumnSum, Error> {
-    column_sum_by(context, column, format, TASK_BYTES as u64).await
+/// Errors: the first cell that cannot be added, in part and row order; a type that is no integer; a damaged file; a total
+/// that does not fit in 64 bits.
+pub(super) async fn column_sum(
+    context: &Arc<Context>,
+    column: &Arc<str>,
+    parts: Snapshot,
+    format: Format,
+) -> Result<ColumnSum, Error> {
+    column_sum_by(context, column, parts, format, TASK_BYTES as u64).await
 }
 
 /// [`column_sum`], with CSV files longer than `range_bytes` split into ranges of that length.
 async fn column_sum_by(
     context: &Arc<Context>,
-    column: &str,
+    column: &Arc<str>,
+    parts: Snapshot,
     format: Format,
     range_bytes: u64,
 ) -> Result<ColumnSum, Error> {
-    let column: Arc<str> = column.into();
-    let parts = parts_to_read(context, Lane::Question).await?;
-    let answer = match sum_with_segments(context, &column, parts.clone(), format, range_bytes).await? {
-        Some(answer) => answer,
-        None => sum_parts(context, &column, parts, Format::Csv, range_bytes).await?,
+    let answer = match &context.cluster {
+        Some(cluster) => {
+            let question = PartQuestion { column: Arc::clone(column), format };
+            sum_by_part(context, cluster.as_ref(), question, parts).await?
+        }
+        None => match sum_with_segments(context, column, parts.clone(), format, range_bytes).await? {
+            Some(answer) => answer,
+            None => sum_parts(context, column, parts, Format::Csv, range_bytes).await?,
+        },
     };
     let (sum, read) = answer;
     let total = sum.total().map_err(|total| ColumnSumError::Overflow { column: column.to_string(), total })?;
@@ -99,7 +101,7 @@ async fn sum_parts(
     let answer = summed
         .try_fold(answer, async |mut answer, summed| {
             match summed {
-                Summed::Batch(sum, read) => answer.add(sum, read),
+                Summed::Batch(answers) => answer.add_parts(answers)?,
                 Summed::ByteRange(range, reading) => answer.add_range(range, reading).await?,
             }
             Ok(answer)
@@ -175,7 +177,7 @@ enum WorkUnit {
 
 /// The result of a [`WorkUnit`].
 enum Summed {
-    Batch(Sum, Read),
+    Batch(Vec<PartAnswer>),
     ByteRange(ByteRange, Reading),
 }
 
@@ -196,7 +198,8 @@ fn work_units(batch: Vec<Arc<Part>>, format: Format, range_bytes: u64) -> impl I
 async fn sum_unit(context: Arc<Context>, unit: WorkUnit, column: Arc<str>, format: Format) -> Result<Summed, Error> {
     match unit {
         WorkUnit::Batch(batch) => {
-            sum_batch(context, batch, column, format).await.map(|(sum, read)| Summed::Batch(sum, read))
+            let question = PartQuestion { column, format };
+            LocalParts { context }.ask(batch, question).await.map(Summed::Batch)
         }
         WorkUnit::ByteRange(range) => {
             let reading = range.clone().sum(&context, &column, None).await?;
@@ -227,6 +230,24 @@ impl Answer<'_> {
         self.read.add(read);
     }
 
+    /// Adds the parts of a batch, in their order.
+    fn add_parts(&mut self, answers: Vec<PartAnswer>) -> Result<(), Error> {
+        for PartAnswer { part, outcome } in answers {
+            match outcome {
+                PartOutcome::WithoutColumn => {}
+                PartOutcome::Summed(PartTotals { sum, rows, bytes }) => {
+                    self.add(Sum::of(sum), Read { parts: 1, rows, bytes });
+                }
+                PartOutcome::Failed(error) => return Err(error),
+                PartOutcome::Grouped(_) | PartOutcome::Passed => {
+                    return Err(Error::Internal(format!("part {part} has groups")));
+                }
+                PartOutcome::Unreadable(why) => return Err(Error::Internal(format!("part {part}: {why}"))),
+            }
+        }
+        Ok(())
+    }
+
     async fn add_range(&mut self, range: ByteRange, reading: Reading) -> Result<(), Error> {
         let part = Arc::clone(&range.part);
         let is_last = range.until == part.csv_bytes;
@@ -255,107 +276,6 @@ impl Answer<'_> {
         let whole = if is_last { (1, part.rows) } else { (0, 0) };
         self.add(sum, Read { parts: whole.0, rows: whole.1, bytes: end.offset - before.offset });
         Ok(())
-    }
-}
-
-/// Sums the parts of a batch, one task after another.
-async fn sum_batch(
-    context: Arc<Context>,
-    batch: Vec<Arc<Part>>,
-    column: Arc<str>,
-    format: Format,
-) -> Result<(Sum, Read), Error> {
-    let wide = match format {
-        // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
-        Format::Parquet if is_wide(&batch[0]) => {
-            Some(Arc::clone(&context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
-        }
-        _ => None,
-    };
-    let mut work = BatchSum {
-        batch,
-        next: 0,
-        position: RowGroupStart::default(),
-        open: OpenSegment::default(),
-        sum: Sum::default(),
-        read: Read::default(),
-        _wide: wide,
-    };
-    while work.next < work.batch.len() {
-        let (store, column) = (Arc::clone(&context.store), Arc::clone(&column));
-        let task = move || {
-            work.step(&store, &column, format)?;
-            Ok(work)
-        };
-        work = context.workers.run(Lane::Question, task).await.flatten()?;
-    }
-    Ok((work.sum, work.read))
-}
-
-/// A batch that is being summed. Its memory does not depend on the size of the parts.
-struct BatchSum {
-    batch: Vec<Arc<Part>>,
-    next: usize,
-    /// Where in a Parquet file the next task begins.
-    position: RowGroupStart,
-    open: OpenSegment,
-    sum: Sum,
-    read: Read,
-    /// Kept here because a task may still run after its call was cancelled.
-    _wide: Option<OwnedSemaphorePermit>,
-}
-
-impl BatchSum {
-    /// One task: sums parts, or some rows of a large Parquet file, of about `TASK_BYTES`.
-    fn step(&mut self, store: &Store, column: &str, format: Format) -> Result<(), Error> {
-        let mut bytes = 0;
-        while self.next < self.batch.len() && bytes < TASK_BYTES {
-            let part = Arc::clone(&self.batch[self.next]);
-            let at_end = match format {
-                Format::Csv => self.sum_csv(store, &part, column)?,
-                Format::Parquet => self.sum_parquet(store, &part, column)?,
-            };
-            bytes += usize::try_from(part.csv_bytes).unwrap_or(usize::MAX).min(TASK_BYTES);
-            if at_end {
-                self.next += 1;
-                self.position = RowGroupStart::default();
-            }
-        }
-        Ok(())
-    }
-
-    /// Sums a whole file, which is no longer than one task may read.
-    fn sum_csv(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
-        let Some(source) = Source::open_with(store, part, column, &mut self.open)? else { return Ok(true) };
-        let Found { sum, error, end, .. } = source.sum_file();
-        if let Some(error) = error {
-            return Err(error.into_error(part, column, 0));
-        }
-        check_rows(end.rows, part.rows).map_err(|what| ScanError::Damaged(what).into_error(part, column, 0))?;
-        self.sum.merge(sum);
-        self.read.parts += 1;
-        self.read.rows += end.rows;
-        self.read.bytes += end.offset;
-        Ok(true)
-    }
-
-    fn sum_parquet(&mut self, store: &Store, part: &Part, column: &str) -> Result<bool, Error> {
-        let Some(SummedColumn { index, column_type, .. }) = find_column(store, part, column)? else { return Ok(true) };
-        let file = store.open_part(part, Format::Parquet)?;
-        let stored = StoredColumn { file: &file, part, index, name: column, column_type };
-        let read = stored.sum(self.position, TASK_BYTES as u64, &mut self.sum);
-        let read = read.map_err(|error| match error {
-            SumError::BadCell(bad_cell) => ScanError::BadCell(bad_cell).into_error(part, column, 0),
-            SumError::Failed(error) => error,
-        })?;
-        self.read.bytes += read.bytes;
-        if let Some(next) = read.next {
-            self.position = next;
-            return Ok(false);
-        }
-        self.read.parts += 1;
-        self.read.rows += part.rows;
-        Ok(true)
     }
 }
 
@@ -406,10 +326,13 @@ mod tests {
                 std::fs::write(folder.path().join("parts/1.csv"), damaged).expect("written");
             }
             for column in ["a", "b", "c"] {
-                let whole =
-                    column_sum_by(&engine.context, column, Format::Csv, u64::MAX).await.map_err(|e| e.to_string());
+                let by = async |range_bytes| {
+                    let parts = engine.context.state.with(|state| state.parts.snapshot());
+                    column_sum_by(&engine.context, &column.into(), parts, Format::Csv, range_bytes).await
+                };
+                let whole = by(u64::MAX).await.map_err(|e| e.to_string());
                 for range_bytes in [4, 5, 17, 64, 1 + random.u64(4..1000)] {
-                    let cut = column_sum_by(&engine.context, column, Format::Csv, range_bytes).await;
+                    let cut = by(range_bytes).await;
                     assert_eq!(cut.map_err(|e| e.to_string()), whole, "seed {seed}, {column:?} by {range_bytes}");
                 }
                 *(if whole.is_ok() { &mut sums } else { &mut errors }) += 1;

@@ -111,7 +111,7 @@ impl Source {
     }
 
     /// Sums the rows that start between `from` and `until`.
-    fn sum(self, start: RangeStart<u64>, from: RowPosition, until: u64) -> Found {
+    pub(super) fn sum(self, start: RangeStart<u64>, from: RowPosition, until: u64) -> Found {
         match self.column.column_type {
             ColumnType::Float64 => self.sum_as::<true>(start, from, until),
             _ => self.sum_as::<false>(start, from, until),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
-use super::{csv_ranges::ColumnOfCsv, read::Read, segment_sum::SegmentError};
+use super::{csv_ranges::ColumnOfCsv, segment_sum::SegmentError};
 use crate::{
     engine::{
         csv::{
@@ -32,6 +32,7 @@ use crate::{
     },
     limits::{PACKED_CURSOR_BYTES, PACKED_SUM_BYTES, SCAN_BYTES, TASK_BYTES},
     model::{
+        column_sum::Read,
         packed::Segment,
         part::PartId,
         schema::{ColumnType, Schema},

@@ -7,10 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use imbl::{OrdMap, OrdSet};
 
-use super::{
-    csv_ranges::{Found, ScanError, Source},
-    read::Read,
-};
+use super::csv_ranges::{Found, ScanError, Source};
 use crate::{
     engine::{
         csv::stored::check_rows,
@@ -28,7 +25,7 @@ use crate::{
     },
     error::Error,
     limits::TASK_BYTES,
-    model::{packed::Segment, part::PartId, schema::ColumnType, segment::PackedFile},
+    model::{column_sum::Read, packed::Segment, part::PartId, schema::ColumnType, segment::PackedFile},
 };
 
 /// A part of a segment's Parquet files: a row group, or all of a wide file.

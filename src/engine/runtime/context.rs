@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use super::{memory_pool::Pool, transfers::Admission, workers::Workers};
+use super::{memory_pool::Pool, part_engine::Cluster, transfers::Admission, workers::Workers};
 use crate::{
     engine::{
         state::{
@@ -33,6 +33,8 @@ pub struct Context {
     pub workers: Workers,
     /// The data folder.
     pub store: Arc<Store>,
+    /// Other machines that read the parts of a question. `None` if the workers do.
+    pub cluster: Option<Arc<dyn Cluster>>,
     /// The limits that the operator may set.
     pub limits: Limits,
     /// Permits for uploads.
@@ -85,6 +87,7 @@ impl Context {
         workers: Workers,
         store: Arc<Store>,
         limits: Limits,
+        cluster: Option<Arc<dyn Cluster>>,
         pack_requests: mpsc::Sender<oneshot::Sender<Result<usize, Error>>>,
     ) -> Self {
         let admission = |kind, max, waits_max| Admission::new(&state, kind, Transfers::new(max, waits_max));
@@ -95,6 +98,7 @@ impl Context {
             state,
             workers,
             store,
+            cluster,
             limits,
             syncs: Arc::new(Semaphore::new(SYNCS_MAX)),
             large_conversions: Pool::new(LARGE_CONVERSION_BYTES),

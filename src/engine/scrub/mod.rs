@@ -25,7 +25,7 @@ use crate::{
         storage::{self, Store, recover::Found, segments::recovery::FoundSegments},
     },
     error::Error,
-    model::{durability::Durability, part::PartId},
+    model::{durability::Durability, packed::Segment, part::PartId},
 };
 use std::{
     collections::BTreeSet,
@@ -187,7 +187,7 @@ pub async fn verify_folder(root: &Path, mut report: impl FnMut(Progress)) -> Res
         let mut segments = FoundSegments::default();
         let found = store.clean_up(|found| match found {
             Found::Segment(receipt) => {
-                segments.kept.insert(receipt.segment, receipt);
+                segments.kept.extend(Segment::of(&receipt, Vec::new()).map(|segment| (segment.id, Arc::new(segment))));
             }
             Found::Part(receipt) => {
                 parts.insert(receipt.part);

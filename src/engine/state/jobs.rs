@@ -106,6 +106,8 @@ pub struct Jobs {
     pub(crate) reserved: usize,
     next_number: u64,
     next_order: u64,
+    /// The order of the first job that was accepted since the start.
+    first_accepted: u64,
     /// Whether new jobs are refused.
     pub(crate) refused: bool,
 }
@@ -218,6 +220,7 @@ impl Jobs {
             reserved: 0,
             next_number: 1,
             next_order: 1,
+            first_accepted: 1,
             refused: false,
         }
     }
@@ -326,6 +329,16 @@ impl Jobs {
             self.queue(id.kind()).waiting.push_back(id);
         }
         self.entries.insert(id, entry);
+    }
+
+    /// Notes that the jobs so far were found at the start.
+    pub(crate) fn all_were_found(&mut self) {
+        self.first_accepted = self.next_order;
+    }
+
+    /// Whether the job with this order was found at the start, and not accepted since.
+    pub(crate) fn was_found(&self, order: u64) -> bool {
+        order < self.first_accepted
     }
 
     /// Takes the next job that may run from its queue, if there is one. It counts as running until `ended`.

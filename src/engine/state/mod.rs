@@ -16,6 +16,7 @@ pub mod registry;
 pub mod removed_parts;
 mod room;
 pub mod schemas;
+pub mod sums;
 #[cfg(all(test, not(feature = "model")))]
 mod tests;
 pub mod transfers;
@@ -37,6 +38,7 @@ use self::{
     numbers::Numbers,
     registry::{Registry, Totals},
     removed_parts::{Removal, RemovedPart, RemovedParts, Search},
+    sums::Sums,
     transfers::{TransferKind, Transfers},
     upload_keys::{ClaimedKeys, PartKeys},
 };
@@ -132,6 +134,8 @@ pub struct State {
     pub jobs: Jobs,
     /// The transfers that run or wait, one table for each [`TransferKind`].
     pub transfers: [Transfers; TransferKind::COUNT],
+    /// The column sums that are being computed.
+    pub sums: Sums,
     /// Tasks that wait for a worker: one bounded queue for each lane.
     queues: [VecDeque<Work>; Lane::COUNT],
     /// The lane from which the next task is taken, if it has one.
@@ -184,6 +188,7 @@ impl Shared {
             numbers: Numbers::new(),
             jobs: Jobs::new(),
             transfers,
+            sums: Sums::default(),
             queues,
             turn: 0,
             idle,

@@ -126,6 +126,11 @@ impl Snapshot {
         Self { parts, segments, removed, len }
     }
 
+    /// Whether these are copies of one list, with no change between them.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.parts.ptr_eq(&other.parts) && self.segments.ptr_eq(&other.segments) && self.removed.ptr_eq(&other.removed)
+    }
+
     /// The number of parts.
     pub fn len(&self) -> usize {
         self.len

@@ -1,15 +1,15 @@
 //! The list of block checksums of a file (`N.sums`), while it is written.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
-    path::PathBuf,
     sync::Arc,
 };
 
 use super::{
     checksums::{BLOCK_BYTES, BlockHasher, PageWriter},
     data_folder::open_or_create,
+    unremoved::DraftPath,
 };
 use crate::engine::state::lock_check::assert_unlocked;
 
@@ -18,7 +18,7 @@ pub(super) struct BlockList {
     pub(super) seed: u64,
     hasher: BlockHasher,
     pages: PageWriter,
-    pub(super) path: PathBuf,
+    pub(super) path: DraftPath,
     /// Created with the first page. Shared with readers.
     pub(super) file: Option<Arc<File>>,
     /// Whether the last page has been written.
@@ -26,7 +26,7 @@ pub(super) struct BlockList {
 }
 
 impl BlockList {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: DraftPath) -> Self {
         let seed = fastrand::u64(..);
         let (hasher, pages) = (BlockHasher::new(BLOCK_BYTES), PageWriter::new(seed));
         Self { seed, hasher, pages, path, file: None, is_complete: false }
@@ -42,14 +42,14 @@ impl BlockList {
             if let Some(page) = pages.push(sum)
                 && written.is_ok()
             {
-                written = open_or_create(file, path).and_then(|file| file.write_all(&page));
+                written = open_or_create(file, path.as_ref()).and_then(|file| file.write_all(&page));
             }
         });
         written
     }
 
     pub(super) fn push(&mut self, sum: u64) -> io::Result<()> {
-        self.pages.push(sum).map_or(Ok(()), |page| open_or_create(&mut self.file, &self.path)?.write_all(&page))
+        self.pages.push(sum).map_or(Ok(()), |page| open_or_create(&mut self.file, self.path.as_ref())?.write_all(&page))
     }
 
     /// Ends the last block and writes the last page.
@@ -61,7 +61,7 @@ impl BlockList {
             self.push(sum)?;
         }
         if let Some(page) = self.pages.end() {
-            open_or_create(&mut self.file, &self.path)?.write_all(&page)?;
+            open_or_create(&mut self.file, self.path.as_ref())?.write_all(&page)?;
         }
         self.is_complete = true;
         Ok(())
@@ -72,9 +72,7 @@ impl Drop for BlockList {
     fn drop(&mut self) {
         if self.file.is_some() {
             assert_unlocked();
-            if let Err(error) = fs::remove_file(&self.path) {
-                tracing::error!(path = %self.path.display(), %error, "a block list could not be removed");
-            }
+            self.path.remove();
         }
     }
 }

@@ -10,7 +10,8 @@ use super::{
     draft::Draft,
     receipts::receipt_text,
     store::Store,
-    sync::{sync_file, sync_file_system, sync_folder},
+    sync::{sync_file, sync_folder},
+    unremoved::Unremoved,
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
@@ -58,8 +59,8 @@ impl Store {
         assert_unlocked();
         let what = || Error::io("commit of parts");
         let unsynced: Vec<_> = batch.iter().filter(|staged| !staged.synced).collect();
-        if unsynced.len() > 1 && self.uses_syncfs {
-            sync_file_system(&self.folder).map_err(what())?;
+        if unsynced.len() > 1 && self.uses_syncfs() {
+            self.sync_all().map_err(what())?;
         } else {
             // This does not wait for other writes to the file system.
             unsynced.into_iter().try_for_each(PreparedPart::sync)?;
@@ -69,6 +70,15 @@ impl Store {
         // Only after the last error: a part that is dropped uncommitted removes its files.
         batch.iter_mut().for_each(|staged| staged.committed = true);
         Ok(())
+    }
+}
+
+impl Store {
+    /// Removes the files of a part that was not committed, now or later.
+    pub(super) fn remove_uncommitted_part(&self, part: PartId) {
+        // The receipt first: the next start removes files without a receipt, but a receipt without files is a damaged part.
+        let paths = ["json", "csv", "parquet", "sums"].map(|extension| self.part_path(part, extension));
+        self.remove_or_later(paths, Unremoved::Part(part));
     }
 }
 
@@ -103,9 +113,6 @@ impl Drop for PreparedPart {
         if self.committed {
             return;
         }
-        // The receipt first: files without a receipt are also removed by the next start.
-        for extension in ["json", "csv", "parquet", "sums"] {
-            self.store.remove_if_present(&self.store.part_path(self.part, extension));
-        }
+        self.store.remove_uncommitted_part(self.part);
     }
 }

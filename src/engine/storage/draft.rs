@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     hash::Hasher,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
@@ -17,6 +17,7 @@ use super::{
     names::{FileName, name_of},
     reader::{Check, Reader},
     sync::{rename, sync_file},
+    unremoved::DraftPath,
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
@@ -28,7 +29,7 @@ use crate::{
 /// A file that is being written. A small one stays in memory until it is published; a larger one is in `tmp/`, and is
 /// removed when it is dropped without having been published.
 pub struct Draft {
-    pub(super) path: PathBuf,
+    pub(super) path: DraftPath,
     /// `None` while everything is in `buffer`. Shared with readers and syncs, so that the file is open once.
     pub(super) file: Option<Arc<File>>,
     /// Bytes that are not in `file` yet.
@@ -60,7 +61,7 @@ pub(crate) fn checksum_text(hash: &XxHash3_64) -> String {
 
 impl Draft {
     /// An empty file, which is created at `path` once it does not fit in memory.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: DraftPath) -> Self {
         Self {
             path,
             file: None,
@@ -111,7 +112,7 @@ impl Draft {
         self.checksum.write(first);
         if self.has_block_checksums && !rest.is_empty() {
             if self.blocks.is_none() {
-                let mut blocks = BlockList::new(self.path.with_extension("sums"));
+                let mut blocks = BlockList::new(self.path.of_block_list());
                 // So far the file's checksum is that of the first block.
                 blocks.push(self.checksum.finish())?;
                 self.blocks = Some(Box::new(blocks));
@@ -172,7 +173,7 @@ impl Draft {
 
     /// The file in `tmp/`, after the buffer was written to it.
     pub(super) fn flushed_file(&mut self) -> io::Result<&mut Arc<File>> {
-        let file = open_or_create(&mut self.file, &self.path)?;
+        let file = open_or_create(&mut self.file, self.path.as_ref())?;
         if !self.buffer.is_empty() {
             file.write_all(&self.buffer)?;
             self.buffer.clear();
@@ -207,32 +208,35 @@ impl Draft {
         let what = || Error::io(name_of(to));
         if self.file.is_some() || self.blocks.is_some() {
             self.complete_file().map_err(what())?;
-            if let Some(blocks) = &mut self.blocks {
-                rename(&blocks.path, sums_to).map_err(Error::io(format!("rename to {}", name_of(sums_to))))?;
-                blocks.file = None; // published: do not remove it on drop
-            }
-            return self.rename(to);
+            let Some(blocks) = &mut self.blocks else { return self.rename(to) };
+            rename(blocks.path.as_ref(), sums_to).map_err(Error::io(format!("rename to {}", name_of(sums_to))))?;
+            blocks.file = None; // published: do not remove it on drop
+            return self.rename(to).inspect_err(|_| remove_incomplete(sums_to));
         }
         let mut file = data_folder::create(to).map_err(what())?;
         let Err(error) = file.write_all(&self.buffer) else { return Ok(()) };
-        if let Err(error) = fs::remove_file(to) {
-            tracing::error!(path = %to.display(), %error, "an incomplete file could not be removed");
-        }
+        remove_incomplete(to);
         Err(what()(error))
     }
 
     pub(super) fn rename(&mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
-        rename(&self.path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
+        rename(self.path.as_ref(), to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
         self.file = None; // published: do not remove it on drop
         Ok(())
+    }
+}
+
+fn remove_incomplete(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::error!(path = %path.display(), %error, "an incomplete file could not be removed");
     }
 }
 
 /// A draft that is complete, synced and closed: it takes neither memory nor a file descriptor. It is removed when it is dropped
 /// before it was renamed.
 pub struct ClosedDraft {
-    path: Option<PathBuf>,
+    path: Option<DraftPath>,
 }
 
 impl Draft {
@@ -242,7 +246,7 @@ impl Draft {
     pub(super) fn close(mut self) -> io::Result<ClosedDraft> {
         self.sync()?;
         self.file = None; // from now on it is removed by the closed draft
-        Ok(ClosedDraft { path: Some(self.path.clone()) })
+        Ok(ClosedDraft { path: Some(self.path.handed_over()) })
     }
 }
 
@@ -250,7 +254,7 @@ impl ClosedDraft {
     pub(super) fn rename(mut self, to: &Path) -> Result<(), Error> {
         assert_unlocked();
         let Some(path) = &self.path else { return Ok(()) };
-        rename(path, to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
+        rename(path.as_ref(), to).map_err(Error::io(format!("rename to {}", name_of(to))))?;
         self.path = None;
         Ok(())
     }
@@ -259,10 +263,7 @@ impl ClosedDraft {
 impl Drop for ClosedDraft {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            assert_unlocked();
-            if let Err(error) = fs::remove_file(path) {
-                tracing::error!(path = %path.display(), %error, "a draft could not be removed");
-            }
+            path.remove();
         }
     }
 }
@@ -323,10 +324,7 @@ impl Write for Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if self.file.is_some() {
-            assert_unlocked();
-            if let Err(error) = fs::remove_file(&self.path) {
-                tracing::error!(path = %self.path.display(), %error, "a draft could not be removed");
-            }
+            self.path.remove();
         }
     }
 }

@@ -16,9 +16,10 @@ use super::{
     reader::{Check, Reader},
     store::Store,
     sync::sync_folder,
+    unremoved::Unremoved,
 };
 use crate::{
-    engine::state::lock_check::assert_unlocked,
+    engine::state::{jobs::JobId, lock_check::assert_unlocked},
     error::{Error, jobs::JobError},
     limits::KIB,
 };
@@ -91,16 +92,20 @@ impl Store {
     }
 
     /// Publishes a draft as a job's input or result. It is used only once a record refers to it. Returns [`Draft::check`].
+    ///
+    /// A file of one block has no list of checksums, and shares the sync of the folder with its record, which the caller publishes
+    /// next. So after a power failure there may be a record, of which no client knows, without this file.
     pub fn publish_job_file(&self, mut draft: Draft, name: &str, kind: JobFile) -> Result<u64, Error> {
         assert_unlocked();
         let what = || Error::io(format!("job {name}"));
-        let check = draft.check();
+        let (check, shares_sync) = (draft.check(), draft.sums_seed().is_none());
         if self.is_synced() && !draft.synced {
             draft.sync().map_err(what())?;
         }
-        draft.publish(&self.job_path(name, kind.extension()), &self.job_path(name, kind.sums_extension()))?;
-        if self.is_synced() {
-            // Otherwise a power failure could keep the record that refers to this file, but not the file.
+        let (path, sums_path) = (self.job_path(name, kind.extension()), self.job_path(name, kind.sums_extension()));
+        draft.publish(&path, &sums_path).inspect_err(|_| self.remove_job_file(name, kind))?;
+        if self.is_synced() && !shares_sync {
+            // Otherwise a power failure could keep the file without its list.
             sync_folder(&self.root.join("jobs")).map_err(what()).inspect_err(|_| self.remove_job_file(name, kind))?;
         }
         Ok(check)
@@ -125,17 +130,24 @@ impl Store {
         Ok(reader)
     }
 
-    /// Removes a job. The record is removed first, because files without a record are removed at the next start.
+    /// Removes a job, now or later. The record is removed first, because files without a record are removed at the next start.
     pub fn remove_job(&self, name: &str) {
-        self.remove_if_present(&self.job_path(name, "json"));
-        self.remove_job_file(name, JobFile::Input);
-        self.remove_job_file(name, JobFile::Result);
+        let extensions = ["json", "input", "input-sums", "result", "result-sums"];
+        self.remove_job_files(name, &extensions, Unremoved::Job);
     }
 
-    /// Removes a job's input or result.
+    /// Removes a job's input or result, now or later.
     pub fn remove_job_file(&self, name: &str, kind: JobFile) {
-        self.remove_if_present(&self.job_path(name, kind.extension()));
-        self.remove_if_present(&self.job_path(name, kind.sums_extension()));
+        let of_job = |id| Unremoved::JobFile(id, kind);
+        self.remove_job_files(name, &[kind.extension(), kind.sums_extension()], of_job);
+    }
+
+    fn remove_job_files(&self, name: &str, extensions: &[&str], unremoved: impl FnOnce(JobId) -> Unremoved) {
+        let paths = extensions.iter().map(|extension| self.job_path(name, extension));
+        match name.parse() {
+            Ok(id) => self.remove_or_later(paths, unremoved(id)),
+            Err(_foreign_name) => self.remove_or_at_start(paths),
+        }
     }
 
     /// Moves the files of a job to `quarantine/`.

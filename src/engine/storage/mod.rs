@@ -26,6 +26,8 @@ pub mod checksums;
 pub mod commit;
 pub mod data_folder;
 pub mod draft;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod job_files;
 mod lock;
 pub mod names;
@@ -36,6 +38,7 @@ pub mod quarantine;
 pub mod reader;
 pub mod receipts;
 pub mod recover;
+pub mod remove_again;
 pub mod removed_parts;
 pub mod segments;
 pub mod spill_file;
@@ -44,5 +47,6 @@ pub mod sync;
 pub mod temp_file;
 #[cfg(test)]
 mod tests;
+pub mod unremoved;
 
 pub use self::{lock::lock_holder, store::Store};

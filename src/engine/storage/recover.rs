@@ -50,6 +50,8 @@ pub struct RecoveryReport {
     pub packed_removed: BTreeMap<PartId, SystemTime>,
     /// Purged parts of segments.
     pub packed_purged: BTreeSet<PartId>,
+    /// Parts in segments whose own files are still to be deleted: they are not in `parts/` any more.
+    pub replaced: BTreeSet<PartId>,
 }
 
 impl RecoveryReport {
@@ -109,7 +111,9 @@ impl Store {
         beside_segments.retain(|id, _| found.packed.contains(id));
         files.retain(|id, _| !found.packed.contains(id));
         let beside_segments = self.compare_with_segments(&segments, &removed, beside_segments)?;
-        segments.kept.values().for_each(|receipt| each(Found::Segment(receipt.clone())));
+        for segment in segments.kept.values() {
+            each(Found::Segment(self.receipt_of_segment(segment)?));
+        }
         for (&id, &present) in &files {
             if !present.receipt {
                 continue;
@@ -121,7 +125,7 @@ impl Store {
             }
         }
         // Nothing has been changed up to here.
-        self.clean_up_replaced(&removed, &found.packed, beside_segments)?;
+        found.replaced = self.clean_up_replaced(&removed, &found.packed, beside_segments)?;
         found.leftovers +=
             self.clean_up_segments(&mut segments, (&files, &found.packed), &removed, &was_in_quarantine)?;
         self.clean_up_parts(&files, &removed, &was_in_quarantine, &mut found)?;

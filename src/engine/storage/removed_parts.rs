@@ -26,6 +26,7 @@ use super::{
     segments::replaced::{PACKED, PACKED_PURGED, REPLACED},
     store::Store,
     sync::{rename, sync_file, sync_folder},
+    unremoved::Unremoved,
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
@@ -155,12 +156,24 @@ impl Store {
         let mut empty = self.draft()?;
         empty.finish(false).map_err(what())?;
         empty.rename(&receipt)?;
-        let Some(before) = PartId::new(greatest).filter(|before| *before != id) else { return Ok(()) };
-        let before = self.removed_path(before, PURGED);
+        if let Some(before) = PartId::new(greatest).filter(|before| *before != id) {
+            self.delete_earlier_purged(before);
+        }
+        Ok(())
+    }
+
+    /// Deletes the receipt of a purged part, now or later, whose number is not the greatest any more.
+    pub(super) fn delete_earlier_purged(&self, id: PartId) {
+        let receipt = self.removed_path(id, PURGED);
         // Unless it is empty, its own files are still being deleted.
-        match data_folder::open_with_size(&before) {
-            Ok((_, 0)) => delete_if_present(&before).map_err(what()),
-            _not_empty => Ok(()),
+        match data_folder::open_with_size(&receipt) {
+            Ok((_, 0)) => self.remove_or_later([receipt], Unremoved::PurgedReceipt(id)),
+            Ok(_) => {}
+            Err(error) if data_folder::is_no_regular_file(&error) => {}
+            Err(error) => {
+                tracing::error!(part = %id, %error, "the receipt of a purged part could not be removed");
+                self.remove_later(Unremoved::PurgedReceipt(id));
+            }
         }
     }
 

@@ -4,10 +4,11 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -17,16 +18,17 @@ use super::{
     lock,
     names::name_of,
     spill_file::SpillFile,
-    sync::{reports_failed_syncfs, sync_folder},
+    sync::{reports_failed_syncfs, sync_file_system, sync_folder},
     temp_file::TempFolder,
+    unremoved::{DraftPath, Queue},
 };
 use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
-    model::{durability::Durability, file_mode::FileMode, packed::SegmentId, part::PartId},
+    model::{durability::Durability, file_mode::FileMode, folder_id::folder_id, packed::SegmentId, part::PartId},
 };
 
-/// The data folder. At most one server has it open.
+/// The data folder. At most one server has it open; any number of others may read it.
 pub struct Store {
     pub(super) root: PathBuf,
     pub(super) durability: Durability,
@@ -37,9 +39,15 @@ pub struct Store {
     pub(super) last_purged: AtomicU64,
     /// Open from the start, so that `syncfs` reports every failed write on its file system.
     pub(super) folder: File,
-    /// Whether a batch is synced by one `syncfs` instead of file by file.
-    pub(super) uses_syncfs: bool,
-    _lock: File,
+    /// Whether a batch is synced by one `syncfs` instead of file by file. Not after it has failed: a failed write is reported once,
+    /// and it may have been to a file of a later batch.
+    pub(super) uses_syncfs: AtomicBool,
+    /// What could not be removed yet.
+    pub(super) unremoved: Arc<Queue>,
+    /// What tells the folder from others while this server uses it; empty if it is only read.
+    id: Box<str>,
+    /// `None` if the folder is only read.
+    _lock: Option<File>,
 }
 
 impl Store {
@@ -60,6 +68,7 @@ impl Store {
             }
         }
         let lock = lock::take(root)?;
+        let about_lock = lock.metadata().map_err(Error::io(format!("data folder {}", root.display())))?;
         let folder = File::open(root).map_err(Error::io(format!("data folder {}", root.display())))?;
         // The types of their entries are checked now. The other folders are read later, also before anything is changed.
         for folder in ["tmp", "quarantine", "removed"] {
@@ -72,9 +81,48 @@ impl Store {
             spilled_bytes: Arc::default(),
             last_purged: AtomicU64::new(0),
             folder,
-            uses_syncfs: reports_failed_syncfs(&rustix::system::uname().release().to_string_lossy()),
-            _lock: lock,
+            uses_syncfs: reports_failed_syncfs(&rustix::system::uname().release().to_string_lossy()).into(),
+            unremoved: Queue::new(),
+            id: folder_id(about_lock.ino(), about_lock.mtime(), about_lock.mtime_nsec()).into(),
+            _lock: Some(lock),
         })
+    }
+
+    /// Opens the data folder of a server that may run on another machine, to read its parts. The lock is not taken, and nothing
+    /// may be written with such a store.
+    ///
+    /// Errors: it is not a data folder, or cannot be read.
+    pub(crate) fn open_for_reading(root: &Path) -> Result<Self, Error> {
+        assert_unlocked();
+        let what = || Error::io(format!("data folder {}", root.display()));
+        fs::read_dir(root.join("parts")).map_err(what())?;
+        Ok(Self {
+            root: root.to_owned(),
+            durability: Durability::None,
+            drafts: AtomicU64::new(0),
+            spilled_bytes: Arc::default(),
+            last_purged: AtomicU64::new(0),
+            folder: File::open(root).map_err(what())?,
+            uses_syncfs: false.into(),
+            unremoved: Queue::new(),
+            id: Box::default(),
+            _lock: None,
+        })
+    }
+
+    /// What tells the data folder from others: see [`folder_id`].
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether a batch is synced by one `syncfs`.
+    pub(super) fn uses_syncfs(&self) -> bool {
+        self.uses_syncfs.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything that was written to the file system is on disk.
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        sync_file_system(&self.folder).inspect_err(|_| self.uses_syncfs.store(false, Ordering::Relaxed))
     }
 
     /// A new empty file whose blocks are verified when they are read.
@@ -87,8 +135,12 @@ impl Store {
     /// A new empty file.
     pub fn draft(&self) -> Result<Draft, Error> {
         assert_unlocked();
-        let path = self.root.join("tmp").join(self.drafts.fetch_add(1, Ordering::Relaxed).to_string());
-        Ok(Draft::new(path))
+        Ok(Draft::new(self.draft_path(self.drafts.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    /// The path of the draft with this number.
+    pub(super) fn draft_path(&self, number: u64) -> DraftPath {
+        DraftPath::new(&self.root.join("tmp"), number, &self.unremoved)
     }
 
     /// A new spill file in `tmp/`.
@@ -124,17 +176,6 @@ impl Store {
     /// Whether files are synced before they are used.
     pub fn is_synced(&self) -> bool {
         self.durability == Durability::Fsync
-    }
-
-    /// Removes a file. A failure is only logged, because the next start removes the file.
-    pub(super) fn remove_if_present(&self, path: &Path) {
-        assert_unlocked();
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!(path = %path.display(), %error, "a file that is no longer needed could not be removed");
-            }
-            _ => {}
-        }
     }
 
     /// Publishes a record: writes a draft, syncs it, renames it, and syncs its folder. All records but receipts of new parts

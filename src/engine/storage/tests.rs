@@ -85,7 +85,7 @@ fn a_batch_is_committed_completely() {
     for uses_syncfs in [true, false] {
         let folder = tempfile::TempDir::new().expect("a folder");
         let mut store = store(&folder);
-        store.uses_syncfs = uses_syncfs;
+        store.uses_syncfs = uses_syncfs.into();
         let store = Arc::new(store);
         store.commit(staged(&store, 5)).expect("committed");
         let expected = (1..=5).flat_map(|id| ["csv", "parquet", "json"].map(|extension| format!("{id}.{extension}")));
@@ -122,7 +122,7 @@ fn a_batch_of_which_one_cannot_be_renamed_leaves_nothing() {
 fn store_without_syncfs(folder: &tempfile::TempDir) -> Arc<Store> {
     let mut store = store(folder);
     store.folder = Arc::into_inner(SyncHandle::unsyncable(folder.path()).file).expect("not shared");
-    store.uses_syncfs = true;
+    store.uses_syncfs = true.into();
     Arc::new(store)
 }
 
@@ -142,6 +142,8 @@ fn files_that_were_synced_before_staging_are_not_synced_again() {
         csv.write_all(b"more").expect("written");
     };
     assert!(matches!(store.commit(staged_after(&store, 3, sync_one)), Err(Error::Io { .. })));
+    drop(store);
+    let store = store_without_syncfs(&folder);
     assert!(matches!(store.commit(staged_after(&store, 3, sync_too_early)), Err(Error::Io { .. })));
 }
 
@@ -215,13 +217,31 @@ fn a_batch_that_cannot_be_synced_leaves_nothing() {
     let store = store_without_syncfs(&folder);
     assert!(matches!(store.commit(staged(&store, 3)), Err(Error::Io { .. })));
     assert_eq!(files(&store), BTreeSet::new());
-    // A single part is synced file by file, not by `syncfs`.
-    store.commit(staged(&store, 1)).expect("committed");
+    // `syncfs` reports a failed write once, so from now on each file is synced, which reports its own.
+    let batch = staged(&store, 2);
+    fs::remove_file(store.root.join("parts/2.parquet")).expect("removed");
+    assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
+    store.commit(staged(&store, 2)).expect("committed");
+    fs::remove_dir_all(store.root.join("parts")).expect("removed");
+    fs::create_dir(store.root.join("parts")).expect("a folder");
 
     let batch = staged(&store, 1);
     fs::remove_file(store.root.join("parts/1.parquet")).expect("removed");
     assert!(matches!(store.commit(batch), Err(Error::Io { .. })));
     assert_eq!(files(&store), BTreeSet::new(), "the same for a single part");
+}
+
+#[test]
+fn a_file_that_cannot_get_its_name_leaves_no_block_list() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let store = store(&folder);
+    let [to, sums] = ["1.csv", "1.sums"].map(|name| store.root.join("parts").join(name));
+    fs::create_dir(&to).expect("a file cannot be renamed over a folder");
+    let mut draft = store.draft_with_block_checksums().expect("a draft");
+    draft.write_all(&vec![b'1'; 200_000]).expect("written");
+    assert!(matches!(draft.publish(&to, &sums), Err(Error::Io { .. })));
+    assert!(!sums.exists());
+    assert_eq!(store.entries("tmp").expect("readable").len(), 0);
 }
 
 #[test]

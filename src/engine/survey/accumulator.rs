@@ -1,6 +1,6 @@
 //! Computes the means by state and category for one question.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, str::from_utf8, sync::Arc};
 
 use super::{
     answer::{Answer, Memory},
@@ -10,7 +10,11 @@ use super::{
 use crate::{
     engine::{
         parquet::column_reader::{Cell, ColumnRef, PartColumns, RowRange},
-        values::{mean::Mean, parse::number},
+        values::{
+            mean::Mean,
+            parse::number,
+            varint::{put_u64, take_u64},
+        },
     },
     error::{Error, statistics::StatisticsError},
     limits::{SURVEY_BYTES_MAX, SURVEY_GROUP_BYTES, SURVEY_TEXT_BYTES},
@@ -60,6 +64,10 @@ pub(super) struct Row {
 
 /// The codes of state, category and stratification in [`Texts`].
 pub(super) type Codes = [u32; 3];
+
+/// The keys of the means that are of no group. Those of groups are three texts, each with its length, and so at least three bytes long.
+const GLOBAL_KEY: &[u8] = b"g";
+const STATE_KEY: &[u8] = b"s";
 
 /// The code of the empty text.
 pub(super) const EMPTY_TEXT: u32 = 0;
@@ -271,6 +279,47 @@ impl Survey {
             self.means[own].merge(&other.means[*group]);
         }
         Ok(())
+    }
+
+    /// Calls `take` with the key and the value of each mean, by which another survey adds it.
+    pub(super) fn each_row(&self, mut take: impl FnMut(&[u8], &[u8])) {
+        take(GLOBAL_KEY, &self.global.to_bytes());
+        take(STATE_KEY, &self.of_state.to_bytes());
+        let mut key = Vec::new();
+        for (codes, group) in &self.groups {
+            key.clear();
+            for text in codes.map(|code| self.text(code)) {
+                put_u64(text.len() as u64, &mut key);
+                key.extend_from_slice(text.as_bytes());
+            }
+            take(&key, &self.means[*group].to_bytes());
+        }
+    }
+
+    /// Adds a mean that [`Self::each_row`] has given.
+    ///
+    /// Errors: more groups than there is memory for; bytes that are no mean.
+    pub(super) fn add_mean(&mut self, key: &[u8], value: &[u8], question: &SurveyQuestion) -> Result<(), Error> {
+        let wrong = || Error::Internal("a wrong answer of the cluster: a group that is no mean".to_owned());
+        let mean = match key {
+            GLOBAL_KEY => &mut self.global,
+            STATE_KEY => &mut self.of_state,
+            mut texts => {
+                let mut codes = Codes::default();
+                for code in &mut codes {
+                    let len = take_u64(&mut texts).and_then(|len| usize::try_from(len).ok()).ok_or_else(wrong)?;
+                    let (text, rest) = texts.split_at_checked(len).ok_or_else(wrong)?;
+                    *code = self.code(from_utf8(text).ok().ok_or_else(wrong)?, question)?;
+                    texts = rest;
+                }
+                if !texts.is_empty() {
+                    return Err(wrong());
+                }
+                let group = self.group(codes, question)?;
+                &mut *self.means[group]
+            }
+        };
+        mean.merge_bytes(value).ok_or_else(wrong)
     }
 
     pub(super) fn into_answer(self, question: &SurveyQuestion) -> Result<Answer, Error> {

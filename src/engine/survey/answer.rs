@@ -14,8 +14,8 @@ pub struct Answer {
     pub(super) _memory: Memory,
 }
 
-/// The reservation that covers all memory of one question.
-pub(super) type Memory = Arc<OwnedSemaphorePermit>;
+/// The reservation that covers all memory of one question. `None` on another machine, which has no server's memory to share.
+pub(super) type Memory = Option<Arc<OwnedSemaphorePermit>>;
 
 impl Serialize for Answer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     accumulator::{Columns, Row},
@@ -16,13 +16,17 @@ use crate::{
             column_reader::{PartColumns, Position},
             wide::is_wide,
         },
-        runtime::context::Context,
+        runtime::{context::Context, workers::Workers},
         state::Lane,
         storage::{Store, segments::reading::OpenSegment},
     },
     error::Error,
     limits::{SURVEY_ROW_BYTES, TASK_BYTES},
-    model::{format::Format, part::Part, schema::Schema},
+    model::{
+        format::Format,
+        part::{Part, PartId},
+        schema::Schema,
+    },
 };
 
 /// As many rows are read as codes in the time in which one is read as text.
@@ -30,14 +34,39 @@ const CODED_ROWS_PER_ROW: usize = 16;
 
 const _: () = assert!(size_of::<(u32, Row)>() <= SURVEY_ROW_BYTES);
 
-/// Reads a batch, one task after another, and adds its rows to `collector`. Returns it with the number of parts.
+/// What batches are read with.
+#[derive(Clone)]
+pub(crate) struct ReadWith {
+    pub(crate) store: Arc<Store>,
+    pub(crate) workers: Workers,
+    pub(crate) lane: Lane,
+    /// Permits for wide parts and for long rows.
+    pub(crate) wide_reads: Arc<Semaphore>,
+}
+
+impl ReadWith {
+    /// The workers of this server.
+    pub(crate) fn of(context: &Context, lane: Lane) -> Self {
+        let (store, wide_reads) = (Arc::clone(&context.store), Arc::clone(&context.wide_reads));
+        Self { store, workers: context.workers.clone(), lane, wide_reads }
+    }
+}
+
+/// A batch that was read.
+pub(super) struct Read<C> {
+    pub(super) parts_count: u64,
+    /// The rows of each part that was not read from a segment's Parquet file; `None` for those that lack a column.
+    pub(super) parts: Vec<(PartId, Option<u64>)>,
+    pub(super) collector: C,
+}
+
+/// Reads a batch, one task after another, and adds its rows to `collector`.
 pub(super) async fn read_batch<C: Collector>(
-    context: Arc<Context>,
+    with: ReadWith,
     batch: Batch,
-    lane: Lane,
     collector: C,
     task_rows: usize,
-) -> Result<(u64, C), Error> {
+) -> Result<Read<C>, Error> {
     // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
     let mut needs_permit = match &batch {
         Batch::Parts(parts) => parts.first().is_some_and(|part| is_wide(part)),
@@ -50,6 +79,8 @@ pub(super) async fn read_batch<C: Collector>(
         next: 0,
         position,
         csv_position,
+        rows: None,
+        parts: Vec::new(),
         open: OpenSegment::default(),
         collector,
         task_rows,
@@ -57,17 +88,17 @@ pub(super) async fn read_batch<C: Collector>(
     };
     while !work.is_done() {
         if needs_permit && work.permit.is_none() {
-            let permit = Arc::clone(&context.wide_reads).acquire_owned().await;
+            let permit = Arc::clone(&with.wide_reads).acquire_owned().await;
             work.permit = Some(permit.ok().ok_or(Error::Draining)?);
         }
-        let store = Arc::clone(&context.store);
+        let store = Arc::clone(&with.store);
         let task = move || {
             let is_before_long_row = work.step(&store)?;
             Ok((work, is_before_long_row))
         };
-        (work, needs_permit) = context.workers.run(lane, task).await.flatten()?;
+        (work, needs_permit) = with.workers.run(with.lane, task).await.flatten()?;
     }
-    Ok((parts_count, work.collector))
+    Ok(Read { parts_count, parts: work.parts, collector: work.collector })
 }
 
 /// A batch that is being read.
@@ -78,6 +109,10 @@ struct BatchRead<C> {
     position: Position,
     /// The same in a part whose CSV is read.
     csv_position: CsvPosition,
+    /// The rows that were read of the current part; `None` if it lacks a column.
+    rows: Option<u64>,
+    /// What [`Read::parts`] will be.
+    parts: Vec<(PartId, Option<u64>)>,
     open: OpenSegment,
     collector: C,
     /// Rows that one task reads.
@@ -134,6 +169,10 @@ impl<C: Collector> BatchRead<C> {
             if ended != Ended::Complete {
                 return Ok(ended == Ended::BeforeLongRow);
             }
+            let rows = self.rows.take();
+            if let Batch::Parts(parts) = &self.batch {
+                self.parts.push((parts[self.next].id, rows));
+            }
             (self.next, self.position, self.csv_position) =
                 (self.next + 1, Position::default(), CsvPosition::default());
         }
@@ -174,7 +213,8 @@ impl<C: Collector> BatchRead<C> {
         let csv = CsvPart { part, schema, columns };
         let file = store.open_part_with(part, Format::Csv, &mut self.open)?;
         match csv.read(file, self.csv_position, &mut self.collector, self.permit.is_some())? {
-            CsvStep::End => {
+            CsvStep::End { rows } => {
+                self.rows = Some(rows);
                 left.bytes = left.bytes.saturating_sub(part.csv_bytes);
                 Ok(Ended::Complete)
             }
@@ -199,6 +239,8 @@ impl<C: Collector> BatchRead<C> {
         left: &mut Left,
     ) -> Result<Ended, Error> {
         let needed = columns.first(self.collector.columns_count());
+        let mut rows_read = self.rows.unwrap_or(0);
+        self.rows = Some(rows_read);
         while let Some((mut range, mut after)) = open.next_rows(self.position, &needed, left.rows)? {
             if row_group.is_some_and(|row_group| range.row_group() != row_group) {
                 break;
@@ -216,7 +258,8 @@ impl<C: Collector> BatchRead<C> {
                 left.rows -= range.rows_count();
             }
             left.bytes = left.bytes.saturating_sub(range.bytes());
-            self.position = after;
+            rows_read += range.rows_count() as u64;
+            (self.position, self.rows) = (after, Some(rows_read));
             if left.is_none() {
                 return Ok(Ended::Inside);
             }

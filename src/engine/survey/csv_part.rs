@@ -29,7 +29,10 @@ pub(super) enum CsvStep {
     Pause(CsvPosition),
     /// Before a row that needs more memory than every task may have.
     LongRow(CsvPosition),
-    End,
+    /// At the end of the part, which has so many rows.
+    End {
+        rows: u64,
+    },
 }
 
 /// What a question reads of a part.
@@ -69,7 +72,7 @@ impl CsvPart<'_> {
             Reached::Pause | Reached::Stop => Ok(CsvStep::Pause(after)),
             Reached::LongRow => Ok(CsvStep::LongRow(after)),
             Reached::End => match check_rows(rows, self.part.rows) {
-                Ok(()) => Ok(CsvStep::End),
+                Ok(()) => Ok(CsvStep::End { rows }),
                 Err(what) => Err(Failure::Damaged(what).into_error(self.part)),
             },
         }

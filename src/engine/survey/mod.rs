@@ -13,11 +13,12 @@
 
 pub mod accumulator;
 pub mod answer;
-mod batch;
+pub(crate) mod batch;
 mod batches;
 mod coded;
 mod collector;
 mod csv_part;
+pub mod lists;
 pub mod names;
 pub mod python_repr;
 pub mod question;
@@ -35,7 +36,11 @@ use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::{
-    accumulator::Survey, answer::Answer, batch::read_batch, batches::Batches, collector::Means,
+    accumulator::Survey,
+    answer::Answer,
+    batch::{Read, ReadWith, read_batch},
+    batches::Batches,
+    collector::Means,
     question::SurveyQuestion,
 };
 use crate::{
@@ -59,8 +64,14 @@ pub(super) async fn answer(
     lane: Lane,
     progress: impl Fn(u64, u64),
 ) -> Result<Answer, Error> {
-    let (memory, tasks) = reserve(context).await?;
     let question = Arc::new(question.clone());
+    if let Some(cluster) = &context.cluster {
+        let by_cluster = lists::by_cluster(context, cluster.as_ref(), &question, lane, &progress).await?;
+        if let Some(survey) = by_cluster {
+            return context.workers.run(lane, move || survey.into_answer(&question)).await.flatten();
+        }
+    }
+    let (memory, tasks) = reserve(context).await?;
     let parts = parts_to_read(context, lane).await?;
     let asked = Asked { context, question: &question, lane, memory: &Arc::new(memory), tasks, progress };
     let batches = Batches::of(context, lane, parts.clone(), question.ask.columns_count()).await?;
@@ -88,6 +99,7 @@ impl<P: Fn(u64, u64)> Asked<'_, P> {
     /// Reads all batches. After an error it waits for the tasks that were started, so that their memory is free.
     async fn read(&self, batches: Batches) -> Result<Survey, Error> {
         let Self { context, question, lane, memory, .. } = *self;
+        let with = ReadWith::of(context, lane);
         let parts_count = batches.parts_count;
         let mut parts_done = 0;
         let mut report = |parts: u64| {
@@ -97,10 +109,10 @@ impl<P: Fn(u64, u64)> Asked<'_, P> {
         report(0);
         let read = |batch, survey, task_rows| {
             let means = Means { survey, question: Arc::clone(question) };
-            let read = read_batch(Arc::clone(context), batch, lane, means, task_rows);
-            async move { read.await.map(|(parts, means)| (parts, means.survey)) }
+            let read = read_batch(with.clone(), batch, means, task_rows);
+            async move { read.await.map(|Read { parts_count, collector, .. }| (parts_count, collector.survey)) }
         };
-        let mut all = Survey::new(Arc::clone(memory));
+        let mut all = Survey::new(Some(Arc::clone(memory)));
         let mut batches = batches.stream;
         if self.tasks == Tasks::One {
             while let Some(batch) = batches.try_next().await? {
@@ -113,8 +125,9 @@ impl<P: Fn(u64, u64)> Asked<'_, P> {
         }
         let has_failed = AtomicBool::new(false);
         // In the order of the batches, so that the first error is the first in the table.
-        let read =
-            |batch: Result<_, Error>| async { read(batch?, Survey::new(Arc::clone(memory)), SURVEY_TASK_ROWS).await };
+        let read = |batch: Result<_, Error>| async {
+            read(batch?, Survey::new(Some(Arc::clone(memory))), SURVEY_TASK_ROWS).await
+        };
         let batches = batches.take_while(|_| ready(!has_failed.load(Ordering::Relaxed)));
         let mut read = pin!(batches.map(read).buffered(SURVEY_TASKS_MAX));
         while let Some(next) = read.next().await {

@@ -7,7 +7,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::TryStreamExt;
 
-use super::{accumulator::Columns, batch::read_batch, batches::Batches, collector::Collector};
+use super::{
+    accumulator::Columns,
+    batch::{ReadWith, read_batch},
+    batches::Batches,
+    collector::Collector,
+};
 use crate::{
     engine::{
         parquet::column_reader::{Cell, PartColumns, RowRange},
@@ -65,9 +70,9 @@ pub(crate) async fn names(context: &Arc<Context>, list: NameList) -> Result<Surv
 }
 
 async fn read(context: &Arc<Context>, mut batches: Batches, mut names: Names) -> Result<SurveyNames, Error> {
+    let with = ReadWith::of(context, Lane::Question);
     while let Some(batch) = batches.stream.try_next().await? {
-        let context = Arc::clone(context);
-        (_, names) = read_batch(context, batch, Lane::Question, names, SMALL_SURVEY_TASK_ROWS).await?;
+        names = read_batch(with.clone(), batch, names, SMALL_SURVEY_TASK_ROWS).await?.collector;
     }
     Ok(names.found)
 }

@@ -92,6 +92,18 @@ impl TryFrom<Unchecked> for SurveyQuestion {
 }
 
 impl Ask {
+    const ALL: [Self; 9] = [
+        Self::StatesMean,
+        Self::StateMean,
+        Self::Best5,
+        Self::Worst5,
+        Self::GlobalMean,
+        Self::DiffFromMean,
+        Self::StateDiffFromMean,
+        Self::MeanByCategory,
+        Self::StateMeanByCategory,
+    ];
+
     /// Whether the statistic is about one state.
     pub fn is_of_state(self) -> bool {
         matches!(self, Self::StateMean | Self::StateDiffFromMean | Self::StateMeanByCategory)
@@ -129,6 +141,23 @@ impl SurveyQuestion {
             Some(wrong) => Err(wrong.into()),
             None => Ok(Self { ask, question, state, best }),
         }
+    }
+
+    /// The texts by which another machine knows what to read: which statistic it is, the question, and the state if there is one.
+    pub(super) fn to_texts(&self) -> Vec<String> {
+        let index = Ask::ALL.iter().position(|ask| *ask == self.ask).unwrap_or(Ask::ALL.len());
+        [index.to_string(), self.question.clone()].into_iter().chain(self.state.clone()).collect()
+    }
+
+    /// The question of these texts. `None` if [`Self::to_texts`] did not make them.
+    pub(super) fn of_texts(texts: &[String]) -> Option<Self> {
+        let (ask, question, state) = match texts {
+            [ask, question] => (ask, question, None),
+            [ask, question, state] => (ask, question, Some(state.clone())),
+            _ => return None,
+        };
+        let ask = *Ask::ALL.get(ask.parse::<usize>().ok()?)?;
+        Self::new(ask, question.clone(), state, None).ok()
     }
 
     /// The statistic that is asked for.

@@ -10,6 +10,9 @@ const LIMBS: usize = 34;
 /// Bits of a double's fraction; one more bit of its mantissa is implied.
 const FRACTION_BITS: u32 = 52;
 
+/// Bytes of a count and a sum.
+pub const MEAN_BYTES: usize = (1 + LIMBS) * size_of::<u64>();
+
 /// The exact sum of doubles, and how many there were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mean {
@@ -52,6 +55,32 @@ impl Mean {
             (*limb, carry) = with_carry(u64::overflowing_add, *limb, more, carry);
         }
         self.count += other.count;
+    }
+
+    /// The number of values, and then the sum, little-endian.
+    pub fn to_bytes(&self) -> [u8; MEAN_BYTES] {
+        let mut bytes = [0; MEAN_BYTES];
+        let limbs = std::iter::once(&self.count).chain(&self.limbs);
+        for (bytes, limb) in bytes.as_chunks_mut().0.iter_mut().zip(limbs) {
+            *bytes = limb.to_le_bytes();
+        }
+        bytes
+    }
+
+    /// Adds the values of another mean, which [`Self::to_bytes`] has made. `None` if the sum cannot be that of so many values.
+    pub fn merge_bytes(&mut self, bytes: &[u8]) -> Option<()> {
+        let bytes: &[u8; MEAN_BYTES] = bytes.try_into().ok()?;
+        let mut numbers = bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let count = numbers.next()?;
+        let mut other = Self { limbs: [0; LIMBS], count };
+        other.limbs.iter_mut().zip(numbers).for_each(|(limb, number)| *limb = number);
+        if self.count.checked_add(count)? >> 63 != 0 {
+            return None;
+        }
+        let is_negative = |mean: &Self| mean.limbs[LIMBS - 1] >> 63 == 1;
+        let (before, more) = (is_negative(self), is_negative(&other));
+        self.merge(&other);
+        (before != more || is_negative(self) == before).then_some(())
     }
 
     /// The double nearest to the exact mean, never -0; `None` without values.
@@ -141,6 +170,21 @@ mod tests {
         let mut mean = Mean::default();
         values.iter().for_each(|&value| mean.add(value));
         mean
+    }
+
+    #[test]
+    fn means_are_merged_as_bytes() {
+        let (mut one, other) = (mean_of(&[1.5, -1e300]), mean_of(&[-7.0, f64::MAX, 5e-324]));
+        let mut expected = one.clone();
+        expected.merge(&other);
+        assert_eq!(one.merge_bytes(&other.to_bytes()), Some(()));
+        assert_eq!(one, expected);
+        let mut huge = Mean { limbs: [u64::MAX; LIMBS], count: 1 };
+        huge.limbs[LIMBS - 1] = u64::MAX >> 1;
+        assert_eq!(huge.clone().merge_bytes(&huge.to_bytes()), None, "it does not fit");
+        let many = Mean { count: u64::MAX, ..Mean::default() };
+        assert_eq!(one.merge_bytes(&many.to_bytes()), None, "too many values");
+        assert_eq!(one.merge_bytes(&other.to_bytes()[1..]), None, "another length");
     }
 
     /// The expected values are those of Python's `float(statistics.mean(Fraction(x) for x in values))`.

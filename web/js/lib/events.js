@@ -1,5 +1,5 @@
 /**
- * Server-sent events by fetch. EventSource cannot send a header, which access tokens will need.
+ * Server-sent events by fetch. EventSource cannot send a header, which tokens need.
  */
 
 const BACKOFF_MS = [500, 1000, 2000, 4000, 8000];

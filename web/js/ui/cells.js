@@ -1,8 +1,10 @@
 /** Small pieces that all views share: quantities, names, errors, empty states. */
 
+import { access, api } from '../api.js';
 import { h, icon, ICONS } from '../lib/dom.js';
 import { sentence } from '../lib/suggest.js';
 import { agoText, number, size, timeText, visible } from '../lib/format.js';
+import { announce } from './announce.js';
 
 /** A figure with its unit in grey. */
 export function quantity(figure, unit) {
@@ -61,7 +63,18 @@ export function iconButton(label, symbol, onClick) {
 }
 
 export function download(label, href, description) {
-  return h('a.button', { href, download: '', 'aria-label': description ?? null }, icon(ICONS.down), label);
+  const anchor = h('a.button', { href, download: '', 'aria-label': description ?? null, on: { click: follow } }, icon(ICONS.down), label);
+  // A browser that follows a link sends no token.
+  async function follow(event) {
+    if (access.token === null) return;
+    event.preventDefault();
+    try {
+      h('a', { href: await api.ticketed(href), download: anchor.getAttribute('download') }).click();
+    } catch (problem) {
+      announce(problem.message);
+    }
+  }
+  return anchor;
 }
 
 /** A section with a heading, and what can be done with it on the right. */

@@ -118,19 +118,15 @@ function filled(signal) {
 }
 
 function keyFigures() {
-  const cell = (label, testid) => {
+  const cell = ([label, testid]) => {
     const value = h('dd.key-value', { 'data-testid': testid }, '–');
     return { value, element: h('div.key-figure', null, h('dt', null, label), value) };
   };
-  const rows = cell('Rows', 'rows');
-  const parts = cell('Parts', 'parts');
-  const columns = cell('Columns', 'columns');
-  const csv = cell('As CSV', 'csv-bytes');
-  const parquet = cell('As Parquet', 'parquet-bytes');
-  const smaller = cell('CSV to Parquet', 'ratio');
+  const cells = [['Rows', 'rows'], ['Parts', 'parts'], ['Columns', 'columns'], ['As CSV', 'csv-bytes'], ['As Parquet', 'parquet-bytes'], ['CSV to Parquet', 'ratio']].map(cell);
+  const [rows, parts, columns, csv, parquet, smaller] = cells;
   let latest = {};
   return {
-    element: h('dl.key-figures', { 'aria-label': 'The table' }, [rows, parts, columns, csv, parquet, smaller].map((item) => item.element)),
+    element: h('dl.key-figures', { 'aria-label': 'The table' }, cells.map((item) => item.element)),
     /** Figures that are not known stay as they are. */
     set(of) {
       latest = { ...latest, ...of };
@@ -179,7 +175,8 @@ function makeGrowthCharts(isTime, signal) {
 }
 
 function liveSection(signal) {
-  const seconds = { label: 'time', isTime: true, rows: 1, range: (_, high) => [high - HISTORY, high], tick: (at) => format.timeText(at * 1000).slice(11), text: (at) => format.timeText(at * 1000).slice(11) };
+  const clock = (at) => format.timeText(at * 1000).slice(11);
+  const seconds = { label: 'time', isTime: true, rows: 1, range: (_, high) => [high - HISTORY, high], tick: clock, text: clock };
   const rate = lineChart({
     title: 'Bytes received a second', x: seconds, height: 160, signal, series: [{ label: 'received', colour: '--accent', area: true }],
     y: { label: 'bytes a second', text: format.rateText, axisText: format.sizeText, steps: 'binary', least: 1024 },
@@ -198,16 +195,14 @@ function liveSection(signal) {
       const times = live.history.map((item) => item.time);
       rate.set([times, live.history.map((item) => item.rate)]);
       memory.set([times, live.history.map((item) => item.resident), times.map(() => stats.memory?.limit ?? null)]);
-      fill(lanes, LANES.map(([names, label]) => h('div', null, h('dt', null, label), h('dd', null, format.number(waiting(stats.queue, names))))));
+      fill(lanes, LANES.map((lane) => h('div', null, h('dt', null, `${lane}s`), h('dd', null, format.number(stats.queue?.[lane])))));
       fill(running, runningUploads(stats));
     },
   };
 }
 
-/** The lanes of the queue, in the order of the page, by the names that the server may give them. */
-const LANES = [[['upload', 'uploads'], 'uploads'], [['question', 'questions'], 'questions'], [['job', 'jobs'], 'jobs'], [['probe', 'probes'], 'probes']];
-
-const waiting = (queue, names) => names.map((name) => queue?.[name]).find((length) => length !== undefined);
+/** The lanes of the queue, in the order of the page. */
+const LANES = ['upload', 'question', 'job', 'probe'];
 
 function runningUploads({ uploads = [], uploads_count: all = 0 }) {
   const lines = uploads.slice(0, 3).map((item) => h('li', null, h('span', null, item.peer ? `from ${item.peer}` : 'by the server itself'), h('span.num', null, bytesOf(item.bytes))));

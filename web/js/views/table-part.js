@@ -5,6 +5,7 @@ import { h, fill } from '../lib/dom.js';
 import * as format from '../lib/format.js';
 import { link } from '../lib/router.js';
 import { optionTexts } from '../lib/suggest.js';
+import { readOnlyNote } from '../ui/ask-token.js';
 import { button, bytesOf, download, errorBox, nameOf, section, timeOf, typeName } from '../ui/cells.js';
 import { dataTable } from '../ui/data-table.js';
 import { announce } from '../ui/announce.js';
@@ -54,6 +55,7 @@ function head(receipt, reload) {
     h('dl.key-figures.small', null, facts.map(([name, value]) => h('div.key-figure', null, h('dt', null, name), h('dd.key-value', null, value)))),
     source.length > 0 ? h('p.note', null, `Sent with ${source.join(', ')}; what is stored is plain CSV.`) : null,
     h('div.row', null, download('CSV', paths.csv(receipt.part), `Download part ${receipt.part} as CSV`), download('Parquet', paths.parquet(receipt.part), `Download part ${receipt.part} as Parquet`), removal(receipt.part, reload)),
+    readOnlyNote('removing a part'),
     h('p.note.checksums', null, 'XXH3 of the CSV ', h('code', null, receipt.csv.xxh3), ', of the Parquet file ', h('code', null, receipt.parquet.xxh3)));
 }
 

@@ -12,6 +12,7 @@ import { copyAs, server } from '../ui/copy-as.js';
 import { demoButton, fileButtons, uploads } from '../ui/add-files.js';
 import { dialectForm, optionsOf } from '../ui/dialect-form.js';
 import { pageHead } from '../ui/page-head.js';
+import { readOnlyNote } from '../ui/ask-token.js';
 import { uploadRow } from '../ui/upload-row.js';
 import { announce } from '../ui/announce.js';
 
@@ -31,7 +32,7 @@ export function show(root, params, signal) {
   const list = uploadList(signal);
   root.append(
     pageHead(title, 'Each file becomes a part of the table, and is stored as CSV and as Parquet.', [copyAs(commands)]),
-    dropZone(), dialect(), interrupted(signal), list);
+    readOnlyNote('adding a file'), dropZone(), dialect(), interrupted(signal), list);
 }
 
 function dropZone() {

@@ -6,7 +6,7 @@ use axum::{
         Path, Query, State,
         rejection::{PathRejection, QueryRejection},
     },
-    http::Extensions,
+    http::{Extensions, StatusCode},
     response::Response,
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use super::{
     wide_receipt,
 };
 use crate::{
+    access::{Allowed, audit, rules::PURGE},
     api::{
         caller::Caller,
         http::{
@@ -122,7 +123,7 @@ struct Removed {
     responses(
         (status = 200, description = "It is removed, or was before", body = Removed),
         (status = 400, description = "The query is wrong", body = ProblemDetails),
-        (status = 403, description = "The request comes from a foreign page", body = ProblemDetails),
+        (status = 403, description = "The request comes from a foreign page, or its token does not allow this", body = ProblemDetails),
         (status = 404, description = "No such part, or it was purged", body = ProblemDetails),
         (status = 409, description = "It is in quarantine", body = ProblemDetails)
     )
@@ -131,10 +132,16 @@ async fn remove(
     State(surface): State<Surface>,
     part: Result<Path<String>, PathRejection>,
     removal: Result<Query<Removal>, QueryRejection>,
+    extensions: Extensions,
 ) -> Result<Json<Removed>, Problem> {
     let Query(Removal { purge }) = removal?;
     let id = part_id(part)?;
-    let RemovedPart { parts, restorable_until } = surface.engine.remove_part(id, purge).await.map_err(of_part)?;
+    audit::about_part(&extensions, id.get());
+    if purge {
+        Allowed::to(&extensions, PURGE).map_err(|refusal| Problem::new(StatusCode::FORBIDDEN, refusal.to_string()))?;
+    }
+    let removed = surface.engine.remove_part(id, purge).await;
+    let RemovedPart { parts, restorable_until } = removed.map_err(of_part)?;
     Ok(Json(Removed { part: id.get(), parts, restorable_until }))
 }
 
@@ -162,8 +169,10 @@ async fn restore(
     State(surface): State<Surface>,
     _no_query: NoQuery,
     part: Result<Path<String>, PathRejection>,
+    extensions: Extensions,
 ) -> Result<Json<Restored>, Problem> {
     let id = part_id(part)?;
+    audit::about_part(&extensions, id.get());
     let parts = surface.engine.restore_part(id).await.map_err(of_part)?;
     Ok(Json(Restored { part: id.get(), parts }))
 }

@@ -9,7 +9,7 @@ use axum::{
     Json,
     body::{Body, BodyDataStream},
     extract::{Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{Extensions, HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use super::{
     parts_json::PartReply,
 };
 use crate::{
+    access::{Allowed, audit::Added},
     api::{
         caller::Caller,
         http::{
@@ -34,6 +35,7 @@ use crate::{
             surface::Surface,
         },
         idempotency::{REPLAYED_HEADER, RequestKey},
+        metered::metered,
     },
     engine::{
         DialectFrom, UploadFrom, Uploaded,
@@ -91,9 +93,9 @@ async fn add(
     request: Request,
 ) -> Result<Response, Problem> {
     let Caller { origin, .. } = Caller::of(request.extensions());
-    let (Parts { headers, .. }, body) = request.into_parts();
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let accepted = async {
-        let call = UploadCall::of(origin, parameters, &headers)?;
+        let call = UploadCall::of(origin, parameters, &headers, extensions)?;
         Ok::<_, Problem>((call, surface.long_call(origin, CancellationToken::new()).await?))
     };
     match accepted.await {
@@ -111,6 +113,8 @@ struct UploadCall {
     origin: Origin,
     key: Option<IdempotencyKey>,
     dialect: Option<Dialect>,
+    /// Those of the request, for the quota of its caller.
+    extensions: Extensions,
 }
 
 impl UploadCall {
@@ -118,6 +122,7 @@ impl UploadCall {
         origin: Origin,
         parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
         headers: &HeaderMap,
+        extensions: Extensions,
     ) -> Result<Self, Problem> {
         let encoding = encoding_of(headers)?;
         let Query(parameters) = parameters?;
@@ -133,7 +138,7 @@ impl UploadCall {
         }
         let key = RequestKey::in_headers(headers).map(RequestKey::key).transpose();
         let key = key.map_err(|error| Problem::from(error).of_field("Idempotency-Key"))?;
-        Ok(Self { origin, key, dialect })
+        Ok(Self { origin, key, dialect, extensions })
     }
 
     /// The upload of a file at an index of the form. The first file has the key of the call, so that it does not matter whether
@@ -217,7 +222,7 @@ async fn add_files(
             return Err(of_file(Problem::bad_request("file", detail)));
         }
         let from = call.upload(index).map_err(of_file)?;
-        added.push(upload(surface, from, content).await.map_err(of_file)?);
+        added.push(upload(surface, &call.extensions, from, content).await.map_err(of_file)?);
     }
 }
 
@@ -281,7 +286,8 @@ fn created(reply: UploadReply, is_replayed: bool) -> Response {
 async fn add_body(surface: &Surface, call: &UploadCall, body: Body, permit: &Permit) -> Result<Response, Problem> {
     let (tx, rx) = oneshot::channel();
     let body = LentBody { body: Some(body.into_data_stream()), lender: Some(tx) };
-    let added = upload(surface, call.upload(0)?, Paced::new(body, permit.pace(), surface.idle_max)).await;
+    let body = Paced::new(body, permit.pace(), surface.idle_max);
+    let added = upload(surface, &call.extensions, call.upload(0)?, body).await;
     if added.is_err()
         && let Ok(rest) = rx.await
     {
@@ -292,15 +298,17 @@ async fn add_body(surface: &Surface, call: &UploadCall, body: Body, permit: &Per
     Ok(files.answer())
 }
 
-async fn upload<S>(surface: &Surface, from: UploadFrom, file: S) -> Result<Uploaded, Problem>
+async fn upload<S>(surface: &Surface, request: &Extensions, from: UploadFrom, file: S) -> Result<Uploaded, Problem>
 where
     S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
 {
-    let added = surface.engine.upload_from(from, file).await;
+    let run = |file| surface.engine.upload_from(from, file);
+    let added = metered(request, true, file, run, |uploaded| !uploaded.replayed).await;
     let refused = |error: &Error| tracing::warn!(call = "POST table/parts", error = %Logged(error), "refused");
     let uploaded = added.inspect_err(refused).map_err(|error| Problem::from(error).of_input("file"))?;
     let Receipt { part, rows, columns, csv, .. } = &uploaded.receipt;
     let (columns, bytes, replayed) = (columns.len(), csv.bytes, uploaded.replayed);
+    Allowed::added(request, Added { part: part.get(), rows: *rows, bytes, replayed });
     tracing::info!(call = "POST table/parts", %part, rows, columns, bytes, replayed, "uploaded");
     Ok(uploaded)
 }

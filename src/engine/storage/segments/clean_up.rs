@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    model::{format::Format, packed::Segment, part::PartId, part::Receipt},
+    model::{format::Format, part::PartId, part::Receipt},
 };
 
 /// Files of parts that are also in a segment.
@@ -53,10 +53,9 @@ impl Store {
 
     /// Whether a segment has this part undamaged.
     fn is_packed_as(&self, segments: &FoundSegments, own: &Receipt, open: &mut OpenSegment) -> Result<bool, Error> {
-        let receipt = segments.kept.iter().find(|(id, _)| id.covers(own.part)).map(|(_, receipt)| receipt);
-        let segment = receipt.and_then(|receipt| Segment::of(receipt, Vec::new()));
-        let Some(segment) = segment.map(std::sync::Arc::new) else { return Ok(false) };
-        let Some(part) = find_in(self, &segment, own.part)? else { return Ok(false) };
+        let segment = segments.kept.iter().find(|(id, _)| id.covers(own.part)).map(|(_, segment)| segment);
+        let Some(segment) = segment else { return Ok(false) };
+        let Some(part) = find_in(self, segment, own.part)? else { return Ok(false) };
         let packed = self.receipt_with(&part, open)?;
         if (Receipt { segment: None, ..packed }) != *own {
             return Ok(false);
@@ -66,22 +65,26 @@ impl Store {
         Ok(true)
     }
 
-    /// Deletes the files of parts that a segment has, and moves those to quarantine that are not what it has.
+    /// Moves the files of parts that a segment has out of `parts/`, and those to quarantine that are not what it has. Returns the
+    /// parts whose files outside `parts/` can be deleted, which may take long.
     pub(in crate::engine::storage) fn clean_up_replaced(
         &self,
         removed: &RemovedFiles,
         packed: &BTreeSet<PartId>,
         beside: BesideSegments,
-    ) -> Result<(), Error> {
+    ) -> Result<BTreeSet<PartId>, Error> {
         for (id, reason) in beside.foreign {
             tracing::warn!(part = %id, reason, "this part is in a segment: its own files in parts/ are moved to quarantine");
             self.move_part_to_quarantine(id)?;
         }
-        beside.replaced.iter().for_each(|id| self.delete_replaced_part(*id));
-        // Those that no segment has stay, for somebody who looks for what was lost.
-        let is_over = |id: &&PartId| packed.contains(id) || removed.packed_purged.contains(id);
-        removed.replaced.iter().filter(is_over).for_each(|id| self.delete_set_aside_part(*id));
-        Ok(())
+        let mut replaced: BTreeSet<_> = beside.replaced.into_iter().collect();
+        replaced.retain(|id| self.set_aside_part(*id, true));
+        // Those of which nothing else is left are deleted with the marks that they are purged; those that no segment has stay, for
+        // somebody who looks for what was lost.
+        let purged = removed.packed_purged.difference(packed).filter(|id| removed.replaced.contains(id));
+        purged.for_each(|id| self.delete_replaced_part(*id, true));
+        replaced.extend(removed.replaced.intersection(packed));
+        Ok(replaced)
     }
 
     /// Deletes segments that others have replaced, and those that were never committed. Returns how many files of the latter there

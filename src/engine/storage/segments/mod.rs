@@ -20,6 +20,8 @@
 
 pub mod clean_up;
 pub mod cursor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod index;
 pub mod reading;
 pub mod recovery;

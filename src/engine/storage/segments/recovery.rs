@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs,
     io::Read,
     sync::Arc,
 };
@@ -31,8 +31,8 @@ use crate::{
 /// The segments that a start found.
 #[derive(Default)]
 pub(crate) struct FoundSegments {
-    /// Those that are whole and not replaced.
-    pub(crate) kept: BTreeMap<SegmentId, SegmentReceipt>,
+    /// Those that are whole and not replaced. Their receipts, which can be long, are read again when they are needed.
+    pub(crate) kept: BTreeMap<SegmentId, Arc<Segment>>,
     /// Those that cannot be used, with the reason.
     pub(in crate::engine::storage) damaged: Vec<(SegmentId, String)>,
     /// Those that were dropped, because all their parts were purged. Files of them may be left, and in `removed/` of those that they
@@ -63,9 +63,8 @@ impl FoundSegments {
             if wanted.peek().is_none() {
                 continue;
             }
-            let segment = self.kept.get(&id).and_then(|receipt| Segment::of(receipt, Vec::new())).map(Arc::new);
-            let Some(segment) = segment else { continue };
-            match parts_of(store, &segment, wanted) {
+            let Some(segment) = self.kept.get(&id) else { continue };
+            match parts_of(store, segment, wanted) {
                 Ok(of_segment) => packed.extend(of_segment),
                 Err(Error::Damaged { what, .. }) => {
                     self.kept.remove(&id);
@@ -129,8 +128,8 @@ impl Store {
                 continue;
             }
             match self.check_segment(id)? {
-                Ok(receipt) => {
-                    found.kept.insert(id, receipt);
+                Ok(segment) => {
+                    found.kept.insert(id, segment);
                 }
                 Err(reason) => found.damaged.push((id, reason)),
             }
@@ -144,8 +143,7 @@ impl Store {
     fn find_replaced(&self, found: &mut FoundSegments) -> Result<(), Error> {
         let ids: Vec<_> = found.kept.keys().copied().collect();
         for id in ids.iter().filter(|id| ids.iter().any(|other| other.replaces(**id))) {
-            let receipt = found.kept.remove(id);
-            let segment = receipt.and_then(|receipt| Segment::of(&receipt, Vec::new())).map(Arc::new);
+            let segment = found.kept.remove(id);
             let first = match segment.map(|segment| first_parts(self, &segment)).transpose() {
                 Ok(first) => first.unwrap_or_default(),
                 Err(Error::Damaged { what, .. }) => {
@@ -164,8 +162,8 @@ impl Store {
         Ok(())
     }
 
-    /// The receipt of a segment whose files have the sizes that it gives, or what is wrong with it.
-    fn check_segment(&self, id: SegmentId) -> Result<Result<SegmentReceipt, String>, Error> {
+    /// A segment whose files have the sizes that its receipt gives, or what is wrong with it.
+    fn check_segment(&self, id: SegmentId) -> Result<Result<Arc<Segment>, String>, Error> {
         assert_unlocked();
         let receipt = match self.segment_receipt(id)? {
             Ok(receipt) => receipt,
@@ -199,7 +197,8 @@ impl Store {
                 return Ok(Err(format!("{extension}: {error}")));
             }
         }
-        Ok(Ok(receipt))
+        let segment = Segment::of(&receipt, Vec::new()).map(Arc::new);
+        Ok(segment.ok_or_else(|| "receipt: a checksum in it is none".to_owned()))
     }
 
     /// The receipt of a segment, or what is wrong with it.
@@ -241,7 +240,7 @@ impl Store {
 /// Errors: it cannot be read; it has a newer version.
 pub(in crate::engine::storage) fn parse_segment_receipt(
     id: SegmentId,
-    file: File,
+    file: impl Read,
 ) -> Result<Result<SegmentReceipt, String>, Error> {
     #[derive(serde::Deserialize)]
     struct Version {

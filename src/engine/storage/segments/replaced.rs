@@ -9,8 +9,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{
     super::{
+        checksums::listed_blocks,
         store::Store,
         sync::{rename, sync_file, sync_folder},
+        unremoved::Unremoved,
     },
     writing::extensions,
 };
@@ -18,8 +20,8 @@ use crate::{
     engine::state::lock_check::assert_unlocked,
     error::Error,
     model::{
-        packed::{Segment, SegmentId},
-        part::PartId,
+        packed::{ReplacedSegment, SegmentId},
+        part::{Part, PartId},
     },
 };
 
@@ -33,52 +35,33 @@ pub(in crate::engine::storage) const PACKED_PURGED: &str = "packed-purged";
 /// The extension of the mark of a segment that was dropped, because all its parts were purged.
 pub(in crate::engine::storage) const DROPPED: &str = "dropped";
 
-const FILES: [&str; 3] = ["csv", "parquet", "sums"];
-
-/// A segment that another one has replaced, and which files it has.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReplacedSegment {
-    id: SegmentId,
-    parquet_files: usize,
-    has_keys: bool,
+/// Whether a part may have a list of checksums.
+pub(crate) fn has_list(part: &Part) -> bool {
+    part.checks.is_none_or(|checks| checks.chunks_in_sums) || listed_blocks(part.csv_bytes) > 0
 }
 
-impl ReplacedSegment {
-    pub(crate) fn of(segment: &Segment) -> Self {
-        Self { id: segment.id, parquet_files: segment.files.len(), has_keys: segment.keys.0 > 0 }
-    }
-
-    fn extensions(self) -> Vec<String> {
-        extensions(self.has_keys, self.parquet_files)
-    }
+/// The files of a part besides its receipt. Looking for one that is not there takes as long as deleting one.
+fn files(has_list: bool) -> impl Iterator<Item = &'static str> {
+    ["csv", "parquet"].into_iter().chain(has_list.then_some("sums"))
 }
 
 impl Store {
-    /// Moves the files of a part out of `parts/` that a segment has replaced. A failure is only logged: the next start deletes
-    /// them.
-    pub(crate) fn set_aside_part(&self, id: PartId) {
-        self.set_aside(&self.part_path(id, "json"), &self.removed_path(id, REPLACED));
-        for extension in FILES {
-            self.set_aside(&self.part_path(id, extension), &self.removed_path(id, extension));
+    /// Moves the files of a part out of `parts/` that a segment has replaced. Returns whether they all were; a failure is logged.
+    /// `has_list`: whether it may have a list of checksums.
+    pub(crate) fn set_aside_part(&self, id: PartId, has_list: bool) -> bool {
+        let mut is_done = self.set_aside(&self.part_path(id, "json"), &self.removed_path(id, REPLACED));
+        for extension in files(has_list) {
+            is_done &= self.set_aside(&self.part_path(id, extension), &self.removed_path(id, extension));
         }
+        is_done
     }
 
-    /// Deletes the files of a part that a segment has replaced. A failure is only logged: the next start tries again.
-    pub(crate) fn delete_replaced_part(&self, id: PartId) {
-        for extension in FILES {
-            self.remove_if_present(&self.part_path(id, extension));
-            self.remove_if_present(&self.removed_path(id, extension));
-        }
-        // The receipts last: without them the other files could not be told from those of a removed part.
-        self.remove_if_present(&self.part_path(id, "json"));
-        self.remove_if_present(&self.removed_path(id, REPLACED));
-    }
-
-    /// As [`Self::delete_replaced_part`], but leaves files in `parts/` alone.
-    pub(in crate::engine::storage) fn delete_set_aside_part(&self, id: PartId) {
-        for extension in FILES.into_iter().chain([REPLACED]) {
-            self.remove_if_present(&self.removed_path(id, extension));
-        }
+    /// Deletes the files of a part, now or later, that a segment has replaced and that are not in `parts/` any more. `has_list`:
+    /// whether it may have a list of checksums.
+    pub(crate) fn delete_replaced_part(&self, id: PartId, has_list: bool) {
+        // The receipt last: without it the other files could not be told from those of a removed part.
+        let paths = files(has_list).chain([REPLACED]).map(|extension| self.removed_path(id, extension));
+        self.remove_or_later(paths, Unremoved::ReplacedPart { id, has_list });
     }
 
     /// As [`Self::set_aside_part`], for a segment.
@@ -90,18 +73,19 @@ impl Store {
         {
             tracing::error!(segment = %id, %error, "it was replaced, but has copies in quarantine");
         }
-        for extension in std::iter::once("segment".to_owned()).chain(segment.extensions()) {
+        for extension in
+            std::iter::once("segment".to_owned()).chain(extensions(segment.has_keys, segment.parquet_files))
+        {
             self.set_aside(&self.segment_path(id, &extension), &self.removed_segment_path(id, &extension));
         }
     }
 
-    /// As [`Self::delete_replaced_part`], for a segment.
+    /// Deletes the files of a segment, now or later, that another one has replaced, wherever they are.
     pub(crate) fn delete_replaced_segment(&self, segment: &ReplacedSegment) {
         let id = segment.id;
-        for extension in segment.extensions().into_iter().chain(["segment".to_owned()]) {
-            self.remove_if_present(&self.segment_path(id, &extension));
-            self.remove_if_present(&self.removed_segment_path(id, &extension));
-        }
+        let extensions = extensions(segment.has_keys, segment.parquet_files).into_iter().chain(["segment".to_owned()]);
+        let paths = extensions.flat_map(|each| [self.segment_path(id, &each), self.removed_segment_path(id, &each)]);
+        self.remove_or_later(paths, Unremoved::ReplacedSegment(*segment));
         self.delete_drop_mark(id);
     }
 
@@ -119,30 +103,34 @@ impl Store {
             .and_then(|file| sync_file(&file))
             .and_then(|()| self.sync_removed());
         if dropped.is_err() {
-            self.remove_if_present(&path);
+            self.remove_or_at_start([path]);
         }
         dropped.map_err(what())
     }
 
-    /// Deletes the mark of a segment that was dropped, if its receipt is gone for good. A failure is only logged: the next start
-    /// tries again.
+    /// Deletes the mark of a segment that was dropped, now or later, if its receipt is gone for good.
     pub(in crate::engine::storage) fn delete_drop_mark(&self, id: SegmentId) {
         let mark = self.removed_segment_path(id, DROPPED);
         if !mark.exists() || self.segment_path(id, "segment").exists() {
             return;
         }
         match sync_folder(&self.root.join("parts")) {
-            Ok(()) => self.remove_if_present(&mark),
-            Err(error) => tracing::error!(segment = %id, %error, "the mark of a dropped segment is kept"),
+            Ok(()) => self.remove_or_later([mark], Unremoved::DropMark(id)),
+            Err(error) => {
+                tracing::error!(segment = %id, %error, "the mark of a dropped segment is kept for now");
+                self.remove_later(Unremoved::DropMark(id));
+            }
         }
     }
 
-    fn set_aside(&self, from: &std::path::Path, to: &std::path::Path) {
+    /// Moves a file, if it is there. Returns `false` if that fails.
+    fn set_aside(&self, from: &std::path::Path, to: &std::path::Path) -> bool {
         match rename(from, to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::error!(path = %from.display(), %error, "a replaced file could not be moved out of parts/");
+                false
             }
-            _ => {}
+            _ => true,
         }
     }
 
@@ -160,7 +148,7 @@ impl Store {
         let file = super::super::data_folder::create(&path).map_err(what())?;
         let synced = file.set_modified(now).and_then(|()| sync_file(&file)).and_then(|()| self.sync_removed());
         if synced.is_err() {
-            self.remove_if_present(&path);
+            self.remove_or_at_start([path]);
         }
         synced.map_err(what())
     }
@@ -198,13 +186,13 @@ impl Store {
         synced.map_err(what())
     }
 
-    /// Deletes the mark of a purged part that no segment has any more, unless the files that the part had before it was packed are
-    /// still there: then the next start deletes both. A failure is only logged.
+    /// Deletes the mark of a purged part, now or later, that no segment has any more, unless the files that the part had before it
+    /// was packed are still there: then the next start deletes both.
     pub(crate) fn delete_mark(&self, id: PartId) {
         if self.removed_path(id, REPLACED).exists() {
             return;
         }
-        self.remove_if_present(&self.removed_path(id, PACKED_PURGED));
+        self.remove_or_later([self.removed_path(id, PACKED_PURGED)], Unremoved::PurgedMark(id));
     }
 
     /// Deletes what a start finds of a replaced segment, whatever its receipt says.

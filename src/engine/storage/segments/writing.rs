@@ -292,11 +292,10 @@ impl Drop for PreparedSegment {
             return;
         }
         let id = self.receipt.segment;
-        // The receipt first: files without a receipt are also removed by the next start.
-        self.store.remove_if_present(&self.store.segment_path(id, "segment"));
-        for extension in self.extensions() {
-            self.store.remove_if_present(&self.store.segment_path(id, &extension));
-        }
+        // The receipt first: the next start removes files without a receipt, but a receipt without files is a damaged segment. The
+        // packer may write files of these names again.
+        let extensions = std::iter::once("segment".to_owned()).chain(self.extensions());
+        self.store.remove_or_at_start(extensions.map(|extension| self.store.segment_path(id, &extension)));
     }
 }
 

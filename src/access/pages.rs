@@ -1,87 +1,45 @@
-//! Who may do what: requests that a browser sends for another site's page are refused, and only those who run the server
-//! may shut it down.
+//! Requests that a browser sends for another site's page, and who may shut a server without tokens down.
 //!
-//! A server on loopback has no password, so a page that its user visits must not be able to use it: neither by sending
+//! A server on loopback may have no tokens, so a page that its user visits must not be able to use it: neither by sending
 //! forms to it (CSRF) nor through a name of the page's own domain that resolves to this machine (DNS rebinding).
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc};
 
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
-    middleware::Next,
-    response::Response,
-};
-use subtle::ConstantTimeEq;
-use tower_http::cors::CorsLayer;
+use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::Authority};
 
-use super::{
-    paths::{SHUTDOWN_PATH, TASKS_PATH},
-    refuse::refuse,
-};
-use crate::{
-    api::idempotency::{KEY_HEADER, REPLAYED_HEADER},
-    limits::URI_BYTES_MAX,
-};
-
-/// The ends of the connection on which a request came.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrival {
-    /// The client.
-    pub(crate) peer: SocketAddr,
-    /// The address that the listener is bound to.
-    pub(crate) listener: SocketAddr,
-}
+use super::{Access, arrival::Arrival, rules::Rule, scope::Scope};
 
 /// What flags allow besides.
 #[derive(Clone)]
-pub(crate) struct AccessRules {
+pub(crate) struct PageRules {
     /// Other origins whose pages may do what the server's own pages may do, as browsers write them.
     allowed_origins: Arc<[String]>,
     /// Names by which proxies on this machine reach a server on loopback.
     allowed_hosts: Arc<[String]>,
 }
 
-impl AccessRules {
+impl PageRules {
     pub(crate) fn new(allowed_origins: Vec<String>, allowed_hosts: Vec<String>) -> Self {
         Self { allowed_origins: allowed_origins.into(), allowed_hosts: allowed_hosts.into() }
     }
-}
 
-/// The token in `--admin-token-file`.
-#[derive(Clone)]
-pub(crate) struct AdminToken(String);
-
-impl AdminToken {
-    pub(crate) fn new(token: String) -> Self {
-        Self(token)
-    }
-
-    /// Whether a request has it. The comparison takes constant time, except for the length.
-    fn is_in(&self, headers: &HeaderMap) -> bool {
-        let value = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-        let token = value.and_then(|value| value.split_at_checked("Bearer ".len()));
-        token.is_some_and(|(scheme, token)| {
-            scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(token.ct_eq(self.0.as_bytes()))
-        })
+    pub(crate) fn allowed_origins(&self) -> &[String] {
+        &self.allowed_origins
     }
 }
 
-/// Whether a request may shut the server down. It has to have the token or, if the server has none, come from this machine
-/// itself: not through a proxy on this machine, not from a page by a name that it made resolve to this machine, and not from
-/// a browser at all, because not every page that a browser shows here may do this.
-pub(super) fn may_administer(arrival: Arrival, uri: &Uri, headers: &HeaderMap, token: Option<&AdminToken>) -> bool {
-    match token {
-        Some(token) => token.is_in(headers),
-        None => {
-            let is_passed_on = NOT_OF_A_CLIENT.iter().any(|name| headers.contains_key(*name));
-            is_loopback(arrival.peer) && !is_passed_on && !names_another_host(uri, headers, &[])
-        }
+/// Whether a request may shut the server down. If there are tokens, the rule of the call has decided. Otherwise it has to have the
+/// token of `--admin-token-file` or, if there is none, come from this machine itself: not through a proxy on this machine, not
+/// from a page by a name that it made resolve to this machine, and not from a browser at all, because not every page that a
+/// browser shows here may do this.
+pub(crate) fn may_administer(arrival: Arrival, uri: &Uri, headers: &HeaderMap, access: &Access) -> bool {
+    if access.has_tokens() {
+        return true;
     }
+    access.has_admin_token(headers).unwrap_or_else(|| {
+        let is_passed_on = NOT_OF_A_CLIENT.iter().any(|name| headers.contains_key(*name));
+        arrival.is_from_here() && !is_passed_on && !names_another_host(uri, headers, &[])
+    })
 }
 
 /// Headers that the original clients do not send: those that proxies add to a request (RFC 7239; RFC 9110, section 7.6.3; and
@@ -100,69 +58,28 @@ const NOT_OF_A_CLIENT: [&str; 11] = [
     "sec-fetch-user",
 ];
 
-/// The middleware that refuses requests that must not reach a handler.
-pub(super) async fn check(State(rules): State<AccessRules>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX) {
-        let reason = format!("the path and the query have more than {URI_BYTES_MAX} bytes");
-        return refuse(path, StatusCode::URI_TOO_LONG, reason);
-    }
+/// Whether a request may change something. Some GETs do, because the original servers had them, such as the shutdown: those
+/// need more than `read`.
+pub(crate) fn changes_state(method: &Method, rule: Option<Rule>) -> bool {
+    let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    !is_safe || matches!(rule, Some(Rule::Needs(scope)) if scope > Scope::Read)
+}
+
+/// Why a request must not reach its handler, because of the page or the name that it comes from.
+pub(crate) fn refused_page(
+    rules: &PageRules,
+    arrival: Option<&Arrival>,
+    (method, rule): (&Method, Option<Rule>),
+    (uri, headers): (&Uri, &HeaderMap),
+) -> Option<&'static str> {
     // Which names resolve to another listener is not known.
-    let on_loopback = request.extensions().get::<Arrival>().is_none_or(|arrival| is_loopback(arrival.listener));
-    if on_loopback && names_another_host(request.uri(), request.headers(), &rules.allowed_hosts) {
-        let reason = "the Host header must be localhost or a loopback address; for a proxy, start the server with \
-                      --allowed-host NAME";
-        return refuse(path, StatusCode::FORBIDDEN, reason);
+    if arrival.is_none_or(Arrival::is_for_here) && names_another_host(uri, headers, &rules.allowed_hosts) {
+        return Some(
+            "the Host header must be localhost or a loopback address; for a proxy, start the server with \
+             --allowed-host NAME",
+        );
     }
-    if changes_state(request.method(), path)
-        && let Some(reason) = foreign_page(request.uri(), request.headers(), &rules.allowed_origins)
-    {
-        return refuse(path, StatusCode::FORBIDDEN, reason);
-    }
-    next.run(request).await
-}
-
-/// Adds what lets pages of the allowed origins read the answers, and answers their preflights (Fetch standard, section 3.3).
-/// `None` if no origin is allowed.
-pub(super) fn cors(AccessRules { allowed_origins, .. }: &AccessRules) -> Option<CorsLayer> {
-    let origins: Vec<_> = allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    let headers = [
-        header::AUTHORIZATION,
-        header::CONTENT_TYPE,
-        header::CONTENT_ENCODING,
-        header::RANGE,
-        header::IF_RANGE,
-        header::IF_NONE_MATCH,
-        HeaderName::from_static(KEY_HEADER),
-    ];
-    let exposed = [
-        header::CONTENT_DISPOSITION,
-        header::CONTENT_RANGE,
-        header::ETAG,
-        header::RETRY_AFTER,
-        HeaderName::from_static(REPLAYED_HEADER),
-    ];
-    let layer = CorsLayer::new()
-        .allow_origin(origins)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers(headers)
-        .expose_headers(exposed)
-        .max_age(PREFLIGHT_AGE_MAX);
-    (!allowed_origins.is_empty()).then_some(layer)
-}
-
-/// How long a browser may keep the answer to a preflight.
-const PREFLIGHT_AGE_MAX: Duration = Duration::from_secs(600);
-
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// Whether a call may change something. Two GETs do, because the original servers had them: the shutdown, and the download
-/// of a task, after which its result is removed.
-fn changes_state(method: &Method, path: &str) -> bool {
-    let is_download = path.starts_with(TASKS_PATH) && path.ends_with("/download");
-    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || path == SHUTDOWN_PATH || is_download
+    if changes_state(method, rule) { foreign_page(uri, headers, &rules.allowed_origins) } else { None }
 }
 
 /// Why a request seems to come from a page of another site that is not allowed, if it does.
@@ -220,7 +137,15 @@ fn is_loopback_name(name: &Authority) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
+
     use super::*;
+    use crate::{
+        access::{rules::of_route, secret::SecretHash},
+        limits::Quotas,
+    };
+
+    const SHUTDOWN: &str = "/api/graceful_shutdown";
 
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &'static str)| {
@@ -310,23 +235,26 @@ mod tests {
 
     #[test]
     fn what_changes_state() {
-        assert!(changes_state(&Method::POST, "/api/states_mean") && changes_state(&Method::DELETE, "/x"));
-        assert!(changes_state(&Method::GET, SHUTDOWN_PATH) && changes_state(&Method::HEAD, SHUTDOWN_PATH));
-        let task = "/api/v1/file-processing/tasks/67e55044-10b1-426f-9247-bb680e5fe0c8";
-        assert!(changes_state(&Method::GET, &format!("{task}/download")));
-        assert!(!changes_state(&Method::GET, &format!("{task}/status")));
-        assert!(!changes_state(&Method::GET, "/api/jobs") && !changes_state(&Method::HEAD, "/api/jobs"));
+        let changes = |method: Method, route| changes_state(&method, of_route(&method, route));
+        assert!(changes(Method::POST, "/api/states_mean") && changes(Method::DELETE, "/x"));
+        assert!(changes(Method::GET, SHUTDOWN) && changes(Method::HEAD, SHUTDOWN));
+        assert!(changes(Method::GET, "/api/v1/file-processing/tasks/{task_id}/download"));
+        assert!(!changes(Method::GET, "/api/v1/file-processing/tasks/{task_id}/status"));
+        assert!(!changes(Method::GET, "/api/jobs") && !changes(Method::HEAD, "/api/jobs"));
     }
 
     #[test]
     fn the_shutdown_is_for_this_machine_or_for_the_token() {
-        let token = AdminToken::new("s3cret".to_owned());
+        let (none, token) = (
+            Access::new(None, None, Quotas::default(), None),
+            Access::new(None, Some(SecretHash::of(b"s3cret")), Quotas::default(), None),
+        );
         let from = |peer: &str| Arrival {
             peer: peer.parse().expect("an address"),
             listener: "0.0.0.0:5000".parse().expect("an address"),
         };
-        let uri = Uri::from_static(SHUTDOWN_PATH);
-        let may = |peer, list: &[_]| may_administer(from(peer), &uri, &headers(list), None);
+        let uri = Uri::from_static(SHUTDOWN);
+        let may = |peer, list: &[_]| may_administer(from(peer), &uri, &headers(list), &none);
         for here in ["127.0.0.1:9", "127.0.0.2:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
             assert!(may(here, &[]) && may(here, &[("host", "localhost:5000"), ("user-agent", "curl")]), "{here}");
             // Pages that a browser shows on this machine, whoever wrote them.
@@ -342,7 +270,7 @@ mod tests {
         }
         assert!(!may("192.0.2.1:9", &[]) && !may("192.0.2.1:9", &[("authorization", "Bearer s3cret")]));
 
-        let may = |peer, list: &[_]| may_administer(from(peer), &uri, &headers(list), Some(&token));
+        let may = |peer, list: &[_]| may_administer(from(peer), &uri, &headers(list), &token);
         for peer in ["192.0.2.1:9", "127.0.0.1:9"] {
             assert!(may(peer, &[("authorization", "Bearer s3cret"), ("host", "tally.example"), ("via", "1.1 x")]));
             assert!(may(peer, &[("authorization", "bearer s3cret")]));

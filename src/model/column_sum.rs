@@ -1,4 +1,13 @@
-//! How much a question has read.
+//! The answer to a question for the sum of a column.
+
+/// A sum, and what was read for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColumnSum {
+    /// The exact sum.
+    pub total: i64,
+    /// How much was read for it.
+    pub read: Read,
+}
 
 /// What was read for an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,7 +21,7 @@ pub struct Read {
 }
 
 impl Read {
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.parts += other.parts;
         self.rows += other.rows;
         self.bytes += other.bytes;
