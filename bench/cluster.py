@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import contenders
 import data
@@ -47,7 +47,9 @@ EXECUTORS = (0, 1, 2)  # without a cluster, and with so many executors
 # The table of the model, and the machines that have it.
 MODEL_ROWS, MODEL_PART_ROWS = 10**12, 10**7
 MODEL_MACHINES, MODEL_CORES = 100, 8
-JOB_PARTS_MAX = 20_000  # parts of one job of the scheduler
+JOB_PARTS_MAX, JOB_TASKS_MAX = 20_000, 65  # of one job of the scheduler: lists of parts, and one task that has all answers
+# Assumed, as a provider of machines and of storage with requests asks for them.
+MACHINE_HOUR_DOLLARS, MILLION_READS_DOLLARS = 0.40, 0.40
 
 
 class Asked(NamedTuple):
@@ -88,6 +90,13 @@ def tables(size: Size) -> List[Asked]:
     return [repeated(size, 1), repeated(size, 10), small(size, few), small(size, size.parts), small(size, 2 * size.parts)]
 
 
+class Traffic(NamedTuple):
+    """Of one sum with two executors."""
+
+    reads: int  # read calls of the executors
+    network: int  # bytes between all processes, over the loopback interface
+
+
 class ClusterServer(contenders.Tally):
     """The server of a cluster. Without a scheduler it reads the parts itself."""
 
@@ -115,15 +124,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*arguments) -> Iterator[None]:
-    """A scheduler or an executor, until the end of the block."""
+def running(*arguments) -> Iterator[int]:
+    """A scheduler or an executor, until the end of the block; its process number."""
     with tempfile.TemporaryFile() as log:
         command = [str(CLUSTER_BINARY), *map(str, arguments)]
         process = subprocess.Popen(
             command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
         )
         try:
-            yield
+            yield process.pid
             if process.poll() is not None:
                 log.seek(0)
                 raise Wrong(f"{command} has ended:\n{log.read().decode('utf-8', 'replace')}")
@@ -149,10 +158,11 @@ def wait_for_executors(address: str, count: int) -> None:
 
 
 @contextmanager
-def asked(table: Asked, executors: int) -> Iterator[Sums]:
-    """A server over the table, with so many executors; without a cluster if there are none."""
+def asked(table: Asked, executors: int) -> Iterator[Tuple[Sums, List[int]]]:
+    """A server over the table, with so many executors, and their process numbers; without a cluster if there are none."""
     with ExitStack() as stack:
         flags: List[object] = ["--durability", "none"]
+        numbers = []
         if executors > 0:
             address = f"127.0.0.1:{free_port()}"
             stack.enter_context(running("scheduler", "--listen", address))
@@ -160,15 +170,16 @@ def asked(table: Asked, executors: int) -> Iterator[Sums]:
                 ports = ["--task-port", free_port(), "--fetch-port", free_port()]
                 work = stack.enter_context(tempfile.TemporaryDirectory())
                 folders = ["--data", table.folder, "--work-dir", work]
-                stack.enter_context(running("executor", "--scheduler", address, *folders, *ports, "--slots", 1))
+                words = ["executor", "--scheduler", address, *folders, *ports, "--slots", 1]
+                numbers.append(stack.enter_context(running(*words)))
             wait_for_executors(address, executors)
             flags += ["--scheduler", address]
         tally = stack.enter_context(ClusterServer(table.folder, Peak(), *map(str, flags)))
-        yield Sums(tally.address)
+        yield Sums(tally.address), numbers
 
 
 def measure(table: Asked, executors: int, runs: int) -> Dict[str, List[float]]:
-    with asked(table, executors) as sums:
+    with asked(table, executors) as (sums, _):
         ask = functools.partial(sums.seconds, COLUMN, expected=table.total)
         seconds: Dict[str, List[float]] = {file_format: [] for file_format in FORMATS}
         for file_format in FORMATS:
@@ -177,6 +188,24 @@ def measure(table: Asked, executors: int, runs: int) -> Dict[str, List[float]]:
             for file_format in FORMATS:
                 seconds[file_format].append(ask(file_format))
         return seconds
+
+
+def traffic(table: Asked) -> Dict[str, Traffic]:
+    """What one sum of each format reads and sends."""
+
+    def counts(executors: List[int]) -> Traffic:
+        lines = [line.split() for pid in executors for line in Path(f"/proc/{pid}/io").read_text().splitlines()]
+        loopback = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+        return Traffic(sum(int(value) for name, value in lines if name == "syscr:"), int(loopback.split()[1]))
+
+    found = {}
+    with asked(table, 2) as (sums, executors):
+        for file_format in FORMATS:
+            sums.seconds(COLUMN, file_format, expected=table.total)
+            before = counts(executors)
+            sums.seconds(COLUMN, file_format, expected=table.total)
+            found[file_format] = Traffic(*(now - then for now, then in zip(counts(executors), before)))
+    return found
 
 
 def markdown(report: dict) -> str:
@@ -201,30 +230,55 @@ def costs(report: dict, file_format: str) -> List[float]:
 
 def model(report: dict) -> str:
     """What a sum over MODEL_ROWS rows takes, if executors read as fast as here and the rest is done one after the other."""
-    lines = [
-        "| format | for a job | for a part | for a row | bytes of a row | bytes for each machine | the cores take | jobs and parts take | machine hours |",
-        "| --- |" + " ---: |" * 8,
-    ]
     parts = MODEL_ROWS // MODEL_PART_ROWS
+    jobs = -(-parts // JOB_PARTS_MAX)
+    columns = []
     for file_format in FORMATS:
         job, part, row = costs(report, file_format)
         bytes_of_row = report["bytes_of_row"][file_format]
-        on_machine = MODEL_ROWS * bytes_of_row / MODEL_MACHINES
+        large, small = (report["traffic"][name] for name in ("large", "small"))
+        reads_of_part = small[file_format][0] / small["parts"]
+        bytes_of_part = bytes_of_row * large["rows"] / large["parts"]
+        reads_of_byte = max(0.0, large[file_format][0] / large["parts"] - reads_of_part) / bytes_of_part
+        reads = parts * reads_of_part + MODEL_ROWS * bytes_of_row * reads_of_byte
+        network = parts * large[file_format][1] / large["parts"]
         reading = MODEL_ROWS * row / (MODEL_MACHINES * MODEL_CORES)
-        rest = -(-parts // JOB_PARTS_MAX) * job + parts * part
-        cells = [
-            file_format,
-            f"{1e3 * job:.0f} ms",
-            f"{1e6 * part:.0f} µs",
-            f"{1e9 * row:.2f} ns",
+        rest = jobs * job + parts * part
+        hours = MODEL_MACHINES * (reading + rest) / 3600
+        columns.append([
+            f"{1e3 * job:.0f} ms, {1e6 * part:.0f} µs, {1e9 * row:.2f} ns",
             f"{bytes_of_row:.1f}",
-            f"{on_machine / 1e9:.1f} GB",
+            f"{reads_of_part:.1f}, {1e6 * reads_of_byte:.1f}",
+            f"{large[file_format][1] / large['parts']:,.0f}",
+            f"{MODEL_ROWS * bytes_of_row / 1e12:.1f} TB",
+            f"{MODEL_ROWS * bytes_of_row / MODEL_MACHINES / 1e9:.1f} GB",
+            f"{reads / 1e6:.1f} million",
+            f"{network / 1e6:.0f} MB",
+            f"{jobs}, {jobs * JOB_TASKS_MAX}",
             f"{reading:.1f} s",
             f"{rest:.1f} s",
-            f"{MODEL_MACHINES * (reading + rest) / 3600:.1f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            f"{hours:.2f}",
+            f"{hours * MACHINE_HOUR_DOLLARS:.2f} + {reads / 1e6 * MILLION_READS_DOLLARS:.2f}",
+        ])
+    names = [
+        "measured: for a job, a part, a row",
+        "measured: bytes of a row that are read",
+        "measured: reads of a small part, and more for each MB",
+        "measured: bytes of network for a part",
+        "bytes that are read",
+        "bytes that each machine reads",
+        "reads",
+        "bytes of network between the machines",
+        "jobs, and their tasks",
+        "time of reading, by all cores",
+        "time of jobs and parts, one after the other",
+        "machine hours",
+        f"dollars at {MACHINE_HOUR_DOLLARS:.2f} for a machine hour, and at {MILLION_READS_DOLLARS:.2f} for a million reads",
+    ]
+    title = f"| {MODEL_ROWS:.0e} rows in {parts:,} parts on {MODEL_MACHINES} machines with {MODEL_CORES} cores | csv | parquet |"
+    return "\n".join([title.replace("1e+12", "10^12"), "| --- | ---: | ---: |", *(
+        "| " + " | ".join([name, *(column[at] for column in columns)]) + " |" for at, name in enumerate(names)
+    )])
 
 
 def main() -> int:
@@ -242,7 +296,9 @@ def main() -> int:
         for file_format in FORMATS:
             seconds = {count: values[file_format] for count, values in by_count.items()}
             rows.append({"parts": table.parts, "rows": table.rows, "format": file_format, "seconds": seconds})
-    report = {"machine": machine(), "runs": options.runs, "rows": rows, "bytes_of_row": bytes_of_row(size)}
+    large, small_parts = repeated(size, 1), small(size, size.parts)
+    moved = {table.name: {"parts": table.parts, "rows": table.rows, **traffic(table)} for table in (large, small_parts)}
+    report = {"machine": machine(), "runs": options.runs, "rows": rows, "bytes_of_row": bytes_of_row(size), "traffic": moved}
     (BENCH / "cluster.json").write_text(json.dumps(report, indent=1))
     text = f"{markdown(report)}\n\n{model(report)}"
     if options.markdown:

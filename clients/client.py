@@ -189,7 +189,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     options = parse_arguments()
     # An IPv6 address needs brackets, or its last group would be the port.
-    host = f"[{options.host}]" if ":" in options.host and "[" not in options.host else options.host
+    is_ipv6 = ":" in options.host and "[" not in options.host and "://" not in options.host
+    host = f"[{options.host}]" if is_ipv6 else options.host
     address = f"{host}:{options.port}"
     counts = load(address, options.threads, options.requests, options.seed)
     print(

@@ -6,6 +6,7 @@ Imports no stub, so that each program needs only the stubs of its own service.
 import argparse
 import collections
 import contextlib
+import ipaddress
 import itertools
 import os
 import signal
@@ -54,9 +55,14 @@ class Failure(Exception):
     """Ends the program with this line on standard error and exit code 1."""
 
 
-def server_address() -> str:
-    """TALLY_SERVER as host:port. Its value may be a URL, and may lack the port. The default is localhost:5440."""
-    address = os.environ.get("TALLY_SERVER") or DEFAULT_HOST
+def server_url() -> str:
+    """TALLY_SERVER; the default is localhost."""
+    return os.environ.get("TALLY_SERVER") or DEFAULT_HOST
+
+
+def server_address(url: Optional[str] = None) -> str:
+    """A URL as host:port. It may lack the scheme, and the port. The default is TALLY_SERVER."""
+    address = url or server_url()
     address = address.removeprefix("http://").removeprefix("https://").removesuffix("/")
     # A port can only be after the brackets of an IPv6 address.
     has_port = ":" in address.rpartition("]")[2]
@@ -100,8 +106,11 @@ def read_token() -> Optional[str]:
     return words[0]
 
 
-def read_tls() -> Optional[grpc.ChannelCredentials]:
-    """How the connection is encrypted, by TALLY_CA, TALLY_CLIENT_CERT and TALLY_CLIENT_KEY; None if it is not."""
+def read_tls(url: str) -> Optional[grpc.ChannelCredentials]:
+    """How the connection to a server is encrypted, by its URL, TALLY_CA, TALLY_CLIENT_CERT and TALLY_CLIENT_KEY.
+
+    None if it is not.
+    """
     files = []
     for name in ("TALLY_CA", "TALLY_CLIENT_KEY", "TALLY_CLIENT_CERT"):
         path = os.environ.get(name)
@@ -113,12 +122,20 @@ def read_tls() -> Optional[grpc.ChannelCredentials]:
     authorities, key, certificate = files
     if (key is None) != (certificate is None):
         raise Failure("--client-cert and --client-key need each other")
-    server = os.environ.get("TALLY_SERVER") or ""
-    if not server.startswith("https://") and authorities is None and key is None:
+    if not url.startswith("https://") and authorities is None and key is None:
         return None
-    if server.startswith("http://"):
-        raise Failure("--ca and --client-cert need TLS, and TALLY_SERVER begins with http://")
+    if url.startswith("http://"):
+        raise Failure(f"--ca and --client-cert need TLS, and {url} begins with http://")
     return grpc.ssl_channel_credentials(authorities, key, certificate)
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether host:port is this machine, by its name or number."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name
 
 
 class _CallDetails(
@@ -151,11 +168,16 @@ class _ShowToken(
 
 
 def open_channel(address: Optional[str] = None) -> grpc.Channel:
-    """A channel to the server at an address; the default is TALLY_SERVER. Its calls have the token, if there is one.
+    """A channel to the server at an address, which may be a URL; the default is TALLY_SERVER.
+
+    Its calls have the token, if there is one.
 
     It connects at the first call, which fails at once if no server listens.
     """
-    token, tls, address = read_token(), read_tls(), address or server_address()
+    url = address or server_url()
+    token, tls, address = read_token(), read_tls(url), server_address(url)
+    if token and not tls and not _is_loopback(address):
+        print(f"the token is sent to {address} unencrypted: use https:// or --ca", file=sys.stderr)
     if tls:
         channel = grpc.secure_channel(address, tls, options=CHANNEL_OPTIONS)
     else:

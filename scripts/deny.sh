@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the dependencies against deny.toml: bans, licences and sources, with cargo-deny, which is installed from
+# Checks the dependencies of the server and of cluster/ against deny.toml: bans, licences and sources, with cargo-deny, which is installed from
 # the package registry into target/tools if cargo does not have it. That takes about a minute on two idle cores.
 #
 # Security advisories need a database, RustSec's advisory-db: TALLY_ADVISORY_DB names a folder that holds a copy of it.
@@ -18,7 +18,15 @@ if ! cargo deny --version >/dev/null 2>&1; then
   rm -rf "$tools/build"
 fi
 
-cargo deny --locked check --hide-inclusion-graph bans licenses sources
+# deny CHECKS [FLAG]: checks both lock files.
+deny() {
+  local manifest
+  for manifest in Cargo.toml cluster/Cargo.toml; do
+    cargo deny --manifest-path "$manifest" --locked "${@:2}" check --config deny.toml --hide-inclusion-graph $1 # unquoted: one word for each check
+  done
+}
+
+deny "bans licenses sources"
 
 if [ -z "${TALLY_ADVISORY_DB:-}" ]; then
   echo "advisories: not checked, because TALLY_ADVISORY_DB is not set"
@@ -32,5 +40,5 @@ rm -rf "$copy"
 mkdir -p "$copy/.git"
 ln -s "$(realpath "$TALLY_ADVISORY_DB")/crates" "$copy/crates"
 touch -r "$TALLY_ADVISORY_DB/crates" "$copy/.git/FETCH_HEAD"
-cargo deny --locked --offline check --hide-inclusion-graph advisories
+deny advisories --offline
 echo "advisories: checked with $TALLY_ADVISORY_DB"

@@ -182,6 +182,46 @@ async fn another_machine_sums_groups_as_this_one() {
     assert!(sums > 80 && errors > 40, "{sums} sums, {errors} errors");
 }
 
+/// The answer of a table of twelve packed parts, if the segment's CSV becomes shorter while the server runs.
+async fn group_sum_over_a_damaged_segment(list_parts: usize) -> String {
+    let folder = DataFolder::new();
+    let engine = folder.open().await;
+    for part in 1..=12 {
+        engine.upload_valid(format!("k,a\nx,{part}\n")).await;
+    }
+    assert_eq!(engine.pack().await.expect("packed"), 1);
+    drop(engine);
+    let engine = folder.open_with_cluster(Machine::new(folder.path(), list_parts, as_it_is)).await;
+    let path = folder.file("parts/1-12-1.csv");
+    let csv = fs::read(&path).expect("readable");
+    fs::write(path, &csv[..csv.len() / 2]).expect("damaged");
+    group_sum(&engine, &["k"], &["a"], None).await
+}
+
+#[tokio::test]
+async fn damage_of_a_segment_is_found_from_any_list() {
+    let text = group_sum_over_a_damaged_segment(3).await;
+    assert!(text.starts_with("DataLoss: part 1 is damaged: segment 1-12-1, csv"), "{text}");
+}
+
+#[tokio::test]
+async fn a_part_that_has_all_columns_is_not_left_out() {
+    let folder = DataFolder::new();
+    folder.open().await.upload_valid("d,a\n2026-01-01,1\n2026-01-02,2\n").await;
+    let without = |_asked, mut answers: Vec<GroupAnswer>| {
+        answers.retain(|answer| matches!(answer, GroupAnswer::Parts(_)));
+        for answer in &mut answers {
+            if let GroupAnswer::Parts(parts) = answer {
+                parts[0].outcome = PartOutcome::WithoutColumn;
+            }
+        }
+        answers
+    };
+    let engine = folder.open_with_cluster(Machine::new(folder.path(), 3, without)).await;
+    let text = group_sum(&engine, &["d"], &["a"], None).await;
+    assert_eq!(text, "Internal: internal error: a wrong answer of the cluster: part 1: its column was not added");
+}
+
 /// A part of a survey, in which a cell may be no number.
 fn random_survey(random: &mut fastrand::Rng, bad_cells: bool) -> String {
     let columns = ["Question", "Data_Value", "LocationDesc", "StratificationCategory1", "Stratification1"];

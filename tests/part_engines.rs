@@ -236,6 +236,12 @@ async fn wrong_answers_do_not_count() {
         }
     })
     .await;
+    wrong("part 10: 10 rows cannot have the sum 170141183460469231731687303715884105727", |answers| {
+        if let PartOutcome::Summed(totals) = &mut answers[0].outcome {
+            totals.sum = i128::MAX;
+        }
+    })
+    .await;
     wrong("part 10: an error of another part: part 3 is damaged: it", |answers| {
         let part = PartId::new(3).expect("a number");
         answers[0].outcome = PartOutcome::Failed(Error::Damaged { part, what: "it".to_owned() });

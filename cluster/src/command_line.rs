@@ -137,8 +137,11 @@ pub struct Reach {
 }
 
 impl Reach {
-    fn check(&self, address: IpAddr) -> Result<(), String> {
+    fn check(&self, address: IpAddr, host: Option<&str>) -> Result<(), String> {
         let has_tls = self.tls.cluster_ca.is_some();
+        if address.is_unspecified() && host.is_none() {
+            return Err(format!("--listen {address} needs --host, the name by which others reach this machine"));
+        }
         if has_tls && address.is_unspecified() {
             return Err(format!("with TLS, --listen names one address of this machine, and not {address}"));
         }
@@ -193,20 +196,25 @@ async fn serve(role: ServeRole) -> ExitCode {
         Err(error) => return failed(&error),
     };
     match Ballista::new(&format!("{host}:{port}"), tls, Duration::from_secs(role.answer_within_s)) {
-        Ok(cluster) => tally::server::serve_with(role.serve, Some(Arc::new(cluster) as Arc<dyn Cluster>)).await,
+        Ok(cluster) => {
+            let cluster = Arc::new(cluster);
+            let ended = tally::server::serve_with(role.serve, Some(Arc::clone(&cluster) as Arc<dyn Cluster>)).await;
+            cluster.close().await;
+            ended
+        }
         Err(error) => failed(&format!("--scheduler {host}:{port}: {error}")),
     }
 }
 
 async fn run_scheduler(role: SchedulerRole) -> Result<(), String> {
-    role.reach.check(role.listen.ip())?;
+    role.reach.check(role.listen.ip(), role.host.as_deref())?;
     start_logging();
     let run = scheduler::run(role.listen, role.host, Tls::read(&role.reach.tls)?);
     until_signal(async { run.await.map_err(|error| error.to_string()) }).await
 }
 
 async fn run_executor(role: ExecutorRole) -> Result<(), String> {
-    role.reach.check(role.listen)?;
+    role.reach.check(role.listen, role.host.as_deref())?;
     let tls = Tls::read(&role.reach.tls)?;
     start_logging();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -271,8 +279,9 @@ mod tests {
         let reach = |insecure_allow_anyone| Reach { tls: tls.clone(), insecure_allow_anyone };
         for (address, is_allowed) in [("127.0.0.1", true), ("::1", true), ("0.0.0.0", false), ("10.0.0.1", false)] {
             let address: IpAddr = address.parse().expect("an address");
-            assert_eq!(reach(false).check(address).is_ok(), is_allowed, "{address}");
-            reach(true).check(address).expect("allowed");
+            assert_eq!(reach(false).check(address, Some("name")).is_ok(), is_allowed, "{address}");
+            reach(true).check(address, Some("name")).expect("allowed");
+            assert_eq!(reach(true).check(address, None).is_err(), address.is_unspecified(), "{address}");
         }
     }
 

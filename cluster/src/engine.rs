@@ -21,16 +21,13 @@ use tally::{
     error::Error,
     model::part::Part,
 };
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt;
 
 use crate::{
     codec::Codec,
-    job::{Ended, Job, Rows},
+    job::{Ended, Job, Jobs, Rows},
     merge_groups::MergeGroupsExec,
     read_parts::ReadPartsExec,
     tls::Tls,
@@ -43,7 +40,7 @@ use crate::{
 
 /// Bytes of a message; Ballista's own limit.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Questions that are on the cluster at once. Each may have a list of its parts in memory, as a message.
+/// Questions that are on the cluster at once.
 const QUESTIONS_MAX: usize = 4;
 /// How long the scheduler may take to say whether it has executors.
 const READY_MAX: Duration = Duration::from_secs(5);
@@ -70,7 +67,7 @@ pub struct Ballista {
     channel: Channel,
     /// Names the sessions of this process at the scheduler.
     session: String,
-    questions: Semaphore,
+    jobs: Jobs,
     answer_within: Duration,
 }
 
@@ -89,15 +86,21 @@ impl Ballista {
             scheduler: Scheduler { address: scheduler.to_owned(), tls },
             channel: endpoint.connect_lazy(),
             session: uuid::Uuid::new_v4().to_string(),
-            questions: Semaphore::new(QUESTIONS_MAX),
+            jobs: Jobs::new(QUESTIONS_MAX),
             answer_within,
         })
+    }
+
+    /// Ends all questions, and waits a few seconds until the scheduler has cancelled their jobs.
+    pub async fn close(&self) {
+        self.jobs.close().await;
     }
 
     /// The rows of the answer to a question.
     fn rows(&self, parts: Vec<Arc<Part>>, question: Question) -> BoxStream<'_, Result<Rows, Error>> {
         answers_of(move |tx| async move {
-            let answered = timeout(self.answer_within, self.run(&parts, question, tx)).await;
+            let run = self.jobs.until_closed(self.run(&parts, question, tx));
+            let answered = timeout(self.answer_within, run).await;
             let seconds = self.answer_within.as_secs();
             answered.unwrap_or_else(|_elapsed| Err(Error::Cluster(format!("it took more than {seconds} s"))))
         })
@@ -105,7 +108,7 @@ impl Ballista {
 
     /// Runs a job, and sends its rows.
     async fn run(&self, parts: &[Arc<Part>], question: Question, tx: mpsc::Sender<Rows>) -> Result<(), Error> {
-        let _permit = self.questions.acquire().await.ok().ok_or(Error::Draining)?;
+        let permit = self.jobs.permit().await?;
         self.check_executors().await?;
         let plan = plan(parts, question).and_then(|plan| encode(&plan));
         let plan = plan.map_err(|error| Error::Internal(format!("the plan of a question: {error}")))?;
@@ -115,7 +118,7 @@ impl Ballista {
         let client = SchedulerGrpcClient::new(self.channel.clone())
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let mut job = Job::submit(client, self.session.clone(), plan).await?;
+        let mut job = Job::submit(permit, client, self.session.clone(), plan).await?;
         let ended = loop {
             if let Some(ended) = job.poll().await? {
                 break ended;

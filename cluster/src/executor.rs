@@ -37,6 +37,10 @@ use crate::{
     tls::{BEHIND_TUNNEL, Tls},
 };
 
+/// After how long without a change an executor removes the rows of a job that no server has removed: longer than a job may take
+/// (`--answer-within-s`).
+const JOB_DATA_S: u64 = 2 * 86_400;
+
 /// Where an executor listens, and what it works with.
 pub struct Executor<'a> {
     /// Host and port of the scheduler.
@@ -86,7 +90,7 @@ pub async fn run(executor: Executor<'_>) -> Result<()> {
         vcores: executor.slots,
         task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
         work_dir: Some(executor.work_dir),
-        job_data_ttl_seconds: 600,
+        job_data_ttl_seconds: JOB_DATA_S,
         job_data_clean_up_interval_seconds: 60,
         grpc_max_decoding_message_size: message_bytes_max,
         grpc_max_encoding_message_size: message_bytes_max,

@@ -36,6 +36,8 @@ enum Fault {
     Leaf,
     /// Every part takes so many milliseconds.
     SlowMs(u64),
+    /// The server waits so many milliseconds after a job was submitted.
+    SubmitMs(u64),
 }
 
 static FAULT: LazyLock<Option<Fault>> = LazyLock::new(|| {
@@ -55,6 +57,7 @@ static FAULT: LazyLock<Option<Fault>> = LazyLock::new(|| {
         "swap-groups" => Some(Fault::SwapGroups),
         "leaf" => Some(Fault::Leaf),
         "slow-ms" => Some(Fault::SlowMs(number)),
+        "submit-ms" => Some(Fault::SubmitMs(number)),
         _ => None,
     }
 });
@@ -87,9 +90,17 @@ pub(crate) fn instead_of(mut answer: PartAnswer) -> Vec<PartAnswer> {
         | Fault::GroupsTwice
         | Fault::LoseGroup
         | Fault::SwapGroups
-        | Fault::Leaf => {}
+        | Fault::Leaf
+        | Fault::SubmitMs(_) => {}
     }
     vec![answer]
+}
+
+/// Waits in the middle of a submission.
+pub(crate) async fn pause_submission() {
+    if let Some(Fault::SubmitMs(ms)) = *FAULT {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
 }
 
 /// The groups that the executor sends instead of these.

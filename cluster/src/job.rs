@@ -1,5 +1,5 @@
-//! One job of the scheduler: it is submitted, asked for until it has ended, and its rows are fetched. Whatever happens, it is
-//! cancelled or its data is removed at the end.
+//! One job of the scheduler: it is submitted, asked for until it has ended, and its rows are fetched. At the end it is cancelled, or
+//! its data is removed, also if the question is dropped while the job is being submitted.
 
 use std::{
     sync::Arc,
@@ -23,12 +23,21 @@ use datafusion::{arrow::array::RecordBatch, physical_plan::SendableRecordBatchSt
 use futures_util::StreamExt;
 use tally::error::Error;
 use tokio::{
-    sync::mpsc,
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
     time::{sleep, timeout},
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 use tonic::transport::Channel;
 
-use crate::engine::{MESSAGE_BYTES_MAX, Scheduler};
+use crate::{
+    engine::{MESSAGE_BYTES_MAX, Scheduler},
+    faults,
+};
 
 /// How long a call of the scheduler may take. It decodes a plan of some megabytes.
 const CALL_MAX: Duration = Duration::from_secs(30);
@@ -37,6 +46,8 @@ const POLL_FIRST: Duration = Duration::from_millis(4);
 const POLL_LAST: Duration = Duration::from_millis(100);
 /// How often to look whether there still are executors.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a server that stops waits for the end of its jobs.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// How often and how long Ballista's client tries to fetch rows.
 const FETCH_TRIES: u8 = 3;
 const FETCH_WAIT_MS: u64 = 250;
@@ -58,8 +69,76 @@ pub(crate) enum Rows {
     Lost,
 }
 
+/// The jobs of a server, from their submission until they have ended at the scheduler, which may be after their question was
+/// dropped.
+pub(crate) struct Jobs {
+    /// For the jobs that are there at once. Each may have a list of its parts in memory, as a message.
+    permits: Arc<Semaphore>,
+    /// Has a token for each job.
+    tasks: TaskTracker,
+    runtime: Handle,
+    closing: CancellationToken,
+}
+
+impl Jobs {
+    /// No jobs. Those that come run in the runtime that calls this.
+    pub(crate) fn new(jobs_max: usize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(jobs_max)),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// What a job needs to be there.
+    ///
+    /// Errors: the server stops.
+    pub(crate) async fn permit(&self) -> Result<JobPermit, Error> {
+        let permit = tokio::select! {
+            permit = Arc::clone(&self.permits).acquire_owned() => permit.ok(),
+            () = self.closing.cancelled() => None,
+        };
+        let permit = permit.ok_or(Error::Draining)?;
+        Ok(JobPermit { _permit: permit, tracked: self.tasks.token(), runtime: self.runtime.clone() })
+    }
+
+    /// The result of `question`, which is dropped if the server stops.
+    pub(crate) async fn until_closed<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            result = question => result,
+            () = self.closing.cancelled() => Err(Error::Draining),
+        }
+    }
+
+    /// Drops all questions, and waits a few seconds until their jobs have ended.
+    pub(crate) async fn close(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        if timeout(CLOSE_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!(jobs = self.tasks.len(), "jobs of the cluster were not ended in time");
+        }
+    }
+}
+
+/// A place for a job.
+pub(crate) struct JobPermit {
+    _permit: OwnedSemaphorePermit,
+    tracked: TaskTrackerToken,
+    runtime: Handle,
+}
+
+impl JobPermit {
+    /// Runs a task that is waited for when the server stops.
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.tracked.task_tracker().spawn_on(task, &self.runtime)
+    }
+}
+
 /// A job that runs.
 pub(crate) struct Job {
+    /// Until it has ended.
+    permit: Option<Arc<JobPermit>>,
     client: Client,
     id: String,
     /// Whether it has ended by itself.
@@ -69,19 +148,38 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Submits a plan.
+    /// Submits a plan. If the returned future is dropped, the job is cancelled as soon as the scheduler has taken it.
     ///
     /// Errors: the scheduler cannot be reached, or refuses the plan.
-    pub(crate) async fn submit(mut client: Client, session_id: String, plan: Vec<u8>) -> Result<Self, Error> {
+    pub(crate) async fn submit(
+        permit: JobPermit,
+        client: Client,
+        session_id: String,
+        plan: Vec<u8>,
+    ) -> Result<Self, Error> {
+        let permit = Arc::new(permit);
+        let submission = Self::submit_to_its_end(Arc::clone(&permit), client, session_id, plan);
+        let submitted = permit.spawn(submission).await;
+        submitted.map_err(|error| Error::Internal(format!("the submission of a job: {error}")))?
+    }
+
+    async fn submit_to_its_end(
+        permit: Arc<JobPermit>,
+        mut client: Client,
+        session_id: String,
+        plan: Vec<u8>,
+    ) -> Result<Self, Error> {
         let operation_id = uuid::Uuid::new_v4().to_string();
         let query = Some(Query::PhysicalPlan(plan));
         let mut request =
             tonic::Request::new(ExecuteQueryParams { session_id, settings: Vec::new(), operation_id, query });
         insert_version_header(request.metadata_mut());
         let answer = in_time(client.execute_query(request)).await?;
+        faults::pause_submission().await;
         match answer.into_inner().result {
             Some(execute_query_result::Result::Success(job)) => {
-                Ok(Self { client, id: job.job_id, has_ended: false, poll_after: POLL_FIRST, looked: Instant::now() })
+                let (permit, looked) = (Some(permit), Instant::now());
+                Ok(Self { permit, client, id: job.job_id, has_ended: false, poll_after: POLL_FIRST, looked })
             }
             other => Err(Error::Internal(format!("the scheduler refuses a plan: {other:?}"))),
         }
@@ -157,13 +255,14 @@ impl Drop for Job {
             in_time(client.clean_job_data(CleanJobDataParams { job_id, remove_stage_ids: Vec::new() })).await?;
             Ok::<_, Error>(())
         };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async {
-                if let Err(error) = end.await {
-                    tracing::warn!(%error, "a job of the cluster could not be ended");
-                }
-            });
-        }
+        let Some(permit) = self.permit.take() else { return };
+        let until_ended = Arc::clone(&permit);
+        let _it_is_waited_for_in_close = permit.spawn(async move {
+            let _permit = until_ended;
+            if let Err(error) = end.await {
+                tracing::warn!(%error, "a job of the cluster could not be ended");
+            }
+        });
     }
 }
 

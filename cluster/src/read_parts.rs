@@ -142,9 +142,13 @@ impl Drop for CancelOnDrop {
 async fn read(reader: Arc<PartReader>, question: PartQuestion, batch: RecordBatch) -> Result<RecordBatch> {
     let cancelled = Arc::new(AtomicBool::new(false));
     let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+    let parts = parts::of_batch(&batch)?;
+    let wide = reader.permit(&parts, &question).await;
+    let wide = wide.map_err(|error| DataFusionError::Execution(error.to_string()))?;
     let work = move || {
+        let _until_all_are_read = wide;
         let (mut found, mut open) = (Vec::new(), OpenSegment::default());
-        for part in parts::of_batch(&batch)? {
+        for part in parts {
             let answer = reader.answer(&part, &question, &mut open, || cancelled.load(Ordering::Relaxed));
             let answer = answer.ok_or_else(|| DataFusionError::Execution("cancelled".to_owned()))?;
             found.extend(faults::instead_of(answer));

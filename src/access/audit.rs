@@ -22,7 +22,7 @@ use super::{
     identity::Name,
     rules::{Rule, of_call},
 };
-use crate::limits::{AUDIT_LINES_MAX, AUDIT_QUEUE_BYTES_MAX, AUDIT_REFUSALS_PER_S_MAX, AUDIT_TEXT_CHARS_MAX};
+use crate::limits::{AUDIT_LINES_MAX, AUDIT_QUEUE_BYTES_MAX, AUDIT_REFUSALS_PER_S_MAX, AUDIT_TEXT_BYTES_MAX};
 
 /// The sending end of the queue; clones share it.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ struct Inner {
     /// Lines in this second that are limited, of callers with a known token and of all others: those who have none must not use up
     /// the lines of those who have one.
     limited: [PerSecond; 2],
-    /// Calls without a line, which the log does not tell of yet.
+    /// Calls without a line since the last line that counts them.
     left_out: AtomicU64,
     is_stopping: AtomicBool,
 }
@@ -151,7 +151,7 @@ impl Audit {
     ) -> AuditedCall {
         AuditedCall(Arc::new(Call {
             audit: self.clone(),
-            call: shortened(&call.to_string()).into_boxed_str(),
+            call: shortened(&call.to_string()).into(),
             token,
             address,
             is_stranger,
@@ -238,8 +238,12 @@ fn line(what: &impl Serialize) -> Option<Vec<u8>> {
 }
 
 /// The beginning of a text from a client.
-fn shortened(text: &str) -> String {
-    text.chars().take(AUDIT_TEXT_CHARS_MAX).collect()
+pub(super) fn shortened(text: &str) -> &str {
+    let mut end = text.len().min(AUDIT_TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// A count that begins anew each second. The upper half is the second, the lower one the count.
@@ -316,7 +320,8 @@ impl AuditedCall {
         let call = &self.0;
         let has_failed = outcome == Outcome::Ok && call.has_failed.load(Ordering::Relaxed);
         let outcome = if has_failed { Outcome::Error } else { outcome };
-        if call.has_line.load(Ordering::Relaxed) && outcome == Outcome::Ok {
+        // An upload that was added has its line, whether or not its client still heard of it.
+        if call.has_line.load(Ordering::Relaxed) && matches!(outcome, Outcome::Ok | Outcome::Cancelled) {
             return;
         }
         let is_limited = call.is_stranger || outcome == Outcome::Refused;

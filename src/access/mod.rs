@@ -30,7 +30,7 @@ use http::{Extensions, HeaderMap, Uri, header::AUTHORIZATION, uri::PathAndQuery}
 use tokio::sync::watch;
 
 use self::{
-    audit::{Added, Audit, AuditedCall},
+    audit::{Added, Audit, AuditedCall, shortened},
     identity::{ADMIN_TOKEN_NAME, Identity, Name},
     quotas::{Ledger, Meter},
     rules::Rule,
@@ -48,13 +48,42 @@ pub(crate) enum Shown {
     Anyone,
     /// No token, where the server has some.
     NoToken,
-    /// A token that the server does not have.
-    UnknownToken,
+    /// What the server does not take for a token's.
+    Unknown(Unknown),
     /// A token that it has.
     Known(Identity),
 }
 
+/// What a caller has shown that is no token's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// A header `Authorization` without the secret of a token.
+    Token,
+    /// A certificate whose name is no token's; `None` if it has no name.
+    Certificate(Option<Box<str>>),
+    /// A ticket that is old, was used, or is for another target.
+    Ticket,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token => f.write_str("the token is not one of this server's"),
+            Self::Certificate(Some(name)) => {
+                write!(f, "no token of this server has the name of the certificate, {:?}", shortened(name))
+            }
+            Self::Certificate(None) => f.write_str("the certificate has no DNS name, which would be that of a token"),
+            Self::Ticket => f.write_str("the ticket was used, is too old, or is for another path"),
+        }
+    }
+}
+
 impl Shown {
+    /// Whether the server knows whose call it is, or serves anyone.
+    pub(crate) fn is_stranger(&self) -> bool {
+        matches!(self, Self::NoToken | Self::Unknown(_))
+    }
+
     /// The name of the token, if the server knows it.
     pub(crate) fn token(&self) -> Option<Name> {
         if let Self::Known(identity) = self { Some(Arc::clone(&identity.name)) } else { None }
@@ -103,9 +132,11 @@ pub(crate) enum Refusal {
         /// The scope that the call needs.
         needed: Scope,
     },
-    /// It shows a token that the server does not have.
-    #[error("the token is not one of this server's; the call needs one of the scope {needed}")]
-    UnknownToken {
+    /// What it shows is no token's.
+    #[error("{what}; the call needs a token of the scope {needed}")]
+    Unknown {
+        /// What it shows.
+        what: Unknown,
         /// The scope that the call needs.
         needed: Scope,
     },
@@ -202,13 +233,17 @@ impl Access {
         let tokens = self.0.tokens.borrow().clone();
         let Some(tokens) = tokens else { return Shown::Anyone };
         let mut values = headers.get_all(AUTHORIZATION).iter();
-        let identity = match (values.next(), values.next(), certificate) {
+        let (identity, what) = match (values.next(), values.next(), certificate) {
             (None, _, None) => return Shown::NoToken,
-            (None, _, Some(name)) => tokens.with_name(name),
-            (Some(value), None, _) => bearer(value.as_bytes()).and_then(|secret| self.owner(&tokens, secret)),
-            (Some(_), Some(_), _) => None,
+            (None, _, Some(name)) => {
+                (tokens.with_name(name), Unknown::Certificate(Some(name.into()).filter(|_| !name.is_empty())))
+            }
+            (Some(value), None, _) => {
+                (bearer(value.as_bytes()).and_then(|secret| self.owner(&tokens, secret)), Unknown::Token)
+            }
+            (Some(_), Some(_), _) => (None, Unknown::Token),
         };
-        identity.map_or(Shown::UnknownToken, Shown::Known)
+        identity.map_or(Shown::Unknown(what), Shown::Known)
     }
 
     fn owner(&self, tokens: &Tokens, secret: &[u8]) -> Option<Identity> {
@@ -253,10 +288,10 @@ impl Access {
                     identity.account.count_refusal();
                 }
             }
-            Shown::NoToken | Shown::UnknownToken if is_refused => {
+            Shown::NoToken | Shown::Unknown(_) if is_refused => {
                 self.0.refused_strangers.fetch_add(1, Ordering::Relaxed);
             }
-            Shown::NoToken | Shown::UnknownToken => {} // a probe, or a file of a page
+            Shown::NoToken | Shown::Unknown(_) => {} // a probe, or a file of a page
         }
         admitted
     }
@@ -267,18 +302,19 @@ impl Access {
         shown: &Shown,
         peer: Option<IpAddr>,
     ) -> Result<(Allowed, Option<Meter>), Refusal> {
-        let allowed = check(rule, shown)?;
         let ledger = &self.0.ledger;
-        if !ledger.has_quotas() || matches!(rule, Some(Rule::Open)) {
-            return Ok((allowed, None));
-        }
-        let account = match &allowed {
-            Allowed(Some(identity)) => Some(Arc::clone(&identity.account)),
-            Allowed(None) => peer.and_then(|peer| ledger.of_address(peer)),
+        let is_free = !ledger.has_quotas() || matches!(rule, Some(Rule::Open));
+        let account = match shown {
+            Shown::Known(identity) if !is_free => Some(Arc::clone(&identity.account)),
+            Shown::Anyone if !is_free => peer.and_then(|peer| ledger.of_address(peer)),
+            Shown::Known(_) | Shown::Anyone | Shown::NoToken | Shown::Unknown(_) => None,
         };
-        let Some(account) = account else { return Ok((allowed, None)) };
-        ledger.call(&account).map_err(|error| Refusal::TooMany(error.to_string()))?;
-        Ok((allowed, Some(Meter::new(account, ledger))))
+        // Before anything else, so that calls that do not exist, or that the scope does not allow, count as well.
+        if let Some(account) = &account {
+            ledger.call(account).map_err(|error| Refusal::TooMany(error.to_string()))?;
+        }
+        let allowed = check(rule, shown)?;
+        Ok((allowed, account.map(|account| Meter::new(account, ledger))))
     }
 
     pub(crate) fn tickets(&self) -> &Tickets {
@@ -300,7 +336,11 @@ impl Access {
             Some(tokens) if *owner.name != *ADMIN_TOKEN_NAME => tokens.with_name(&owner.name),
             Some(_) | None => Some(owner),
         };
-        owner.and_then(is_there).map_or(Shown::UnknownToken, Shown::Known)
+        match (owner.and_then(is_there), &tokens) {
+            (Some(owner), _) => Shown::Known(owner),
+            (None, Some(_)) => Shown::Unknown(Unknown::Ticket),
+            (None, None) => Shown::Anyone,
+        }
     }
 
     /// Whether a request has the token of `--admin-token-file`; `None` if there is no such file.
@@ -324,7 +364,9 @@ pub(crate) fn check(rule: Option<Rule>, shown: &Shown) -> Result<Allowed, Refusa
         (Shown::Known(identity), Some(needed)) if identity.scope >= needed => Ok(Allowed(Some(identity.clone()))),
         (Shown::Known(identity), Some(needed)) => Err(Refusal::TooSmall { identity: identity.clone(), needed }),
         (Shown::Known(_), None) => Err(Refusal::NoSuchCall),
-        (Shown::UnknownToken, needed) => Err(Refusal::UnknownToken { needed: needed.unwrap_or(Scope::Read) }),
+        (Shown::Unknown(what), needed) => {
+            Err(Refusal::Unknown { what: what.clone(), needed: needed.unwrap_or(Scope::Read) })
+        }
         (Shown::NoToken | Shown::Anyone, needed) => Err(Refusal::NoToken { needed: needed.unwrap_or(Scope::Read) }),
     }
 }

@@ -91,6 +91,12 @@ impl DayCounter {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added).is_ok()
     }
 
+    /// The count of a day.
+    fn count(&self, day: u64) -> u64 {
+        let count = self.0.load(Ordering::Relaxed);
+        if count >> COUNT_BITS == day & (u64::MAX >> COUNT_BITS) { count & COUNT_MAX } else { 0 }
+    }
+
     /// Takes back what was added on a day, if it is still that day.
     fn take_back(&self, amount: u64, day: u64) {
         let day = day & (u64::MAX >> COUNT_BITS);
@@ -172,6 +178,11 @@ impl Meter {
         self.retry_s.store(retry_s, Ordering::Relaxed);
         self.account.count_refusal();
         Error::Quota { limit, what, retry_s }
+    }
+
+    /// Whether no more parts may be added today.
+    pub(crate) fn has_no_part_left(&self) -> bool {
+        self.quotas.parts_per_day.is_some_and(|max| self.account.parts.count(today().0) >= max)
     }
 
     /// Counts an upload that begins, and the part that it will add.
@@ -257,6 +268,7 @@ mod tests {
         let counter = DayCounter::default();
         assert!(counter.add(7, 10, 5) && counter.add(3, 10, 5) && !counter.add(1, 10, 5));
         assert!(counter.add(0, 10, 5), "nothing is always allowed");
+        assert_eq!((counter.count(5), counter.count(6)), (10, 0));
         counter.take_back(4, 5);
         assert!(counter.add(4, 10, 5) && !counter.add(1, 10, 5));
         assert!(counter.add(10, 10, 6) && !counter.add(1, 10, 6));

@@ -16,7 +16,7 @@ pub(crate) enum Rule {
 
 use Rule::{Needs, Open};
 
-/// What removing a part for good needs. Other removals can be undone.
+/// What removing a part for good needs. Other removals can be undone for `--undo-s`.
 pub(crate) const PURGE: Scope = Admin;
 
 /// The gRPC calls.

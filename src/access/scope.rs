@@ -9,7 +9,7 @@ pub enum Scope {
     Read,
     /// Also add data, remove and restore parts, and use the file-processing tasks.
     Write,
-    /// Also what cannot be undone or is for operators: purge, forget, pack, verify, shut down.
+    /// Also what cannot be undone from then on, or is for operators: purge, forget, pack, verify, shut down.
     Admin,
 }
 

@@ -20,7 +20,7 @@ fn name(access: &Access, values: &[&str], certificate: Option<&str>) -> Result<S
     match access.shown(&headers(values), certificate) {
         Shown::Known(identity) => Ok(format!("{} {}", identity.name, identity.scope)),
         Shown::NoToken => Err("no token"),
-        Shown::UnknownToken => Err("unknown"),
+        Shown::Unknown(_) => Err("unknown"),
         Shown::Anyone => Err("anyone"),
     }
 }
@@ -56,7 +56,7 @@ fn a_scope_includes_those_before_it() {
             }
         }
     }
-    for nobody in [Shown::NoToken, Shown::UnknownToken] {
+    for nobody in [Shown::NoToken, Shown::Unknown(Unknown::Token), Shown::Unknown(Unknown::Ticket)] {
         assert!(check(Some(Rule::Open), &nobody).is_ok());
         let refusal = check(Some(Rule::Needs(Scope::Write)), &nobody).expect_err("no token");
         assert!(refusal.to_string().contains("the scope write"), "{refusal}");
@@ -113,4 +113,34 @@ fn what_a_token_was_used_for_is_counted_by_its_name() {
     access.replace(Tokens::parse(&lines).expect("tokens"));
     assert_eq!(used(), expected(&[&[("new", 0, 0), ("r", 3, 1)][..], &others].concat()));
     assert!(Access::new(None, None, Quotas::default(), None).token_uses().is_empty());
+}
+
+#[test]
+fn calls_that_are_refused_or_do_not_exist_count_for_the_quota() {
+    let quotas = Quotas { calls_per_s: Some(2), ..Quotas::default() };
+    for rule in [None, Some(Rule::Needs(Scope::Admin))] {
+        let line = format!("r read {}\n", SecretHash::of(b"r"));
+        let access = Access::new(Tokens::parse(&line).ok(), None, quotas, None);
+        let shown = access.shown(&headers(&["Bearer r"]), None);
+        let refusals: Vec<_> = (0..9).filter_map(|_| access.admit(rule, &shown, None).err()).collect();
+        let too_many = refusals.iter().filter(|refusal| matches!(refusal, Refusal::TooMany(_))).count();
+        assert!(refusals.len() == 9 && (6..=7).contains(&too_many), "{refusals:?}");
+        assert!(access.admit(Some(Rule::Open), &shown, None).is_ok(), "a probe");
+    }
+}
+
+#[test]
+fn a_refusal_says_what_was_wrong() {
+    let access = access();
+    let text = |shown: Shown| check(Some(Rule::Needs(Scope::Read)), &shown).expect_err("refused").to_string();
+    let needs = "; the call needs a token of the scope read";
+    let token = text(access.shown(&headers(&["Bearer x"]), Some("a")));
+    assert_eq!(token, format!("the token is not one of this server's{needs}"));
+    let named = text(access.shown(&headers(&[]), Some("x\n")));
+    assert_eq!(named, format!("no token of this server has the name of the certificate, \"x\\n\"{needs}"));
+    let nameless = text(access.shown(&headers(&[]), Some("")));
+    assert_eq!(nameless, format!("the certificate has no DNS name, which would be that of a token{needs}"));
+    let ticket = |access: &Access| access.shown_by_ticket(&mut Uri::from_static("/a?ticket=0.x&b=1"));
+    assert_eq!(text(ticket(&access)), format!("the ticket was used, is too old, or is for another path{needs}"));
+    assert!(matches!(ticket(&Access::new(None, None, Quotas::default(), None)), Shown::Anyone));
 }

@@ -51,7 +51,7 @@ impl Tickets {
         Ok(format!("{slot}.{}", secret.expose()))
     }
 
-    /// The owner of a ticket for this path and query. From now on the ticket counts no more.
+    /// The owner of a ticket for this path and query. The ticket is used up afterwards.
     pub(crate) fn redeem(&self, text: &str, target: &str) -> Option<Identity> {
         let (slot, secret) = text.split_once('.')?;
         let slot: usize = slot.parse().ok()?;

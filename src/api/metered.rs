@@ -12,16 +12,37 @@ use futures_util::{Stream, StreamExt, future::Either};
 
 use crate::{
     access::quotas::{Meter, MeteredUpload},
+    engine::Engine,
     error::Error,
+    model::idempotency_key::IdempotencyKey,
 };
 
+/// What an upload adds to the table.
+pub(crate) enum Adds<'a> {
+    /// A part, unless one was uploaded to this engine with its key.
+    Part(&'a Engine, Option<IdempotencyKey>),
+    Nothing,
+}
+
+impl Adds<'_> {
+    /// Whether an upload counts as a part. One whose key was used does not, so that a client that did not get the answer can ask
+    /// for it again when its quota is used up.
+    async fn counts(self, meter: &Meter) -> Result<bool, Error> {
+        match self {
+            Self::Part(engine, Some(key)) if meter.has_no_part_left() => Ok(!engine.has_upload_with(&key).await?),
+            Self::Part(..) => Ok(true),
+            Self::Nothing => Ok(false),
+        }
+    }
+}
+
 /// Runs an upload whose request has these extensions. Each piece of its body counts as it arrives, and the part unless `run` fails or
-/// `is_added` denies it. If this is dropped before, the part counts: the engine goes on with an upload whose body it has.
+/// `is_added` returns false. If this is dropped before, the part counts: the engine goes on with an upload whose body it has.
 ///
 /// Errors: a quota is used up, or those of `run`.
 pub(crate) async fn metered<S, T, F>(
     request: &Extensions,
-    adds_part: bool,
+    adds: Adds<'_>,
     body: S,
     run: impl FnOnce(Either<S, MeteredBody<S>>) -> F,
     is_added: impl FnOnce(&T) -> bool,
@@ -31,6 +52,7 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     let Some(meter) = request.get::<Meter>().cloned() else { return run(Either::Left(body)).await };
+    let adds_part = adds.counts(&meter).await?;
     let upload = Arc::new(meter.begin_upload(adds_part)?);
     let answer = run(Either::Right(MeteredBody { body, upload: Arc::clone(&upload) })).await;
     if !answer.as_ref().is_ok_and(is_added) {

@@ -37,6 +37,7 @@ pub enum TokenCommand {
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:\n  \
+        umask 077   # nobody else may read the new files\n  \
         tally token new ingest --scope write >>tokens 2>ingest.token\n  \
         tally serve --token-file tokens\n  \
         tally upload --token-file ingest.token day.csv\n\n\

@@ -27,8 +27,8 @@ pub struct AccessArgs {
     #[arg(long, env = "TALLY_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// File with the authorities, in PEM, that sign certificates of clients. A client with such a certificate is the one whose
-    /// token has the name in it (the first DNS name), and needs no secret. It is read again at SIGHUP.
+    /// File with the authorities, in PEM, that sign certificates of clients. A client that shows such a certificate
+    /// acts as the token whose name is the certificate's first DNS name, and needs no secret. It is read again at SIGHUP.
     #[arg(long, env = "TALLY_TLS_CLIENT_CA", value_name = "PATH", requires_all = ["tls_cert", "token_file"])]
     pub tls_client_ca: Option<PathBuf>,
 

@@ -1,8 +1,11 @@
 //! The calls of [`Engine`] for those who look at the table and at what the server does: lists, single parts and their files,
 //! jobs, and figures of the moment.
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     Engine,
+    ingest::keyed,
     pack::part_parquet,
     parts::{
         listing::{self, GrowthPoint, Order, PartsList},
@@ -19,6 +22,7 @@ use crate::{
     limits::{HEADER_BYTES_MAX, NAME_BYTES_MAX, RECEIPT_BYTES, RECEIPT_COLUMN_BYTES},
     model::{
         format::Format,
+        idempotency_key::IdempotencyKey,
         part::{PartId, Receipt},
     },
 };
@@ -33,6 +37,13 @@ impl Engine {
         bytes_max: usize,
     ) -> Result<PartsList, Error> {
         listing::list_parts(&self.context, order, beyond, count_max, bytes_max).await
+    }
+
+    /// Whether a part was uploaded with this key.
+    ///
+    /// Errors: a receipt whose key may be this one is damaged.
+    pub async fn has_upload_with(&self, key: &IdempotencyKey) -> Result<bool, Error> {
+        Ok(keyed::find(&self.context, &CancellationToken::new(), key).await?.is_some())
     }
 
     /// About how much memory the receipt of a part takes. Errors: there is no such part.

@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use futures_util::{StreamExt, stream::BoxStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     group_by::{
@@ -12,7 +12,7 @@ use super::{
         lists::GroupLists,
         spec::{GroupBy, Plan},
     },
-    query::part_sum::PartSum,
+    query::part_sum::{PartSum, wide_permit},
     runtime::{
         part_engine::{GroupAnswer, GroupEngine, GroupQuestion, PartAnswer, PartOutcome, PartQuestion, answers_of},
         workers::Workers,
@@ -30,6 +30,7 @@ use crate::{
 /// Reads parts as the server's workers do. Every byte is verified, against what the server says of the part.
 pub struct PartReader {
     store: Arc<Store>,
+    wide_reads: Arc<Semaphore>,
     group_sums: GroupLists,
     surveys: SurveyLists,
 }
@@ -47,8 +48,19 @@ impl PartReader {
         let group_sum = GroupSum { workers: workers.clone(), lane, folder, plan };
         let group_sums = GroupLists { group_sum, store: Arc::clone(&store) };
         let wide_reads = Arc::new(Semaphore::new(WIDE_READS_MAX));
-        let surveys = SurveyLists { with: ReadWith { store: Arc::clone(&store), workers, lane, wide_reads } };
-        Ok(Self { store, group_sums, surveys })
+        let with = ReadWith { store: Arc::clone(&store), workers, lane, wide_reads: Arc::clone(&wide_reads) };
+        Ok(Self { store, wide_reads, group_sums, surveys: SurveyLists { with } })
+    }
+
+    /// The permit that is kept while these parts are read.
+    ///
+    /// Errors: the process ends.
+    pub async fn permit(
+        &self,
+        parts: &[Arc<Part>],
+        question: &PartQuestion,
+    ) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        wide_permit(&self.wide_reads, parts, question).await
     }
 
     /// Answers a question about a part. It blocks, and may take long; `is_cancelled` is asked after every 8 MiB or so.

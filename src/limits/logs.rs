@@ -32,8 +32,8 @@ pub const AUDIT_QUEUE_BYTES_MAX: usize = 256 * 1024;
 pub const AUDIT_SLOT_BYTES: usize = 32;
 /// Bytes of lines that are written together. The last line may exceed it.
 pub const AUDIT_BATCH_BYTES: usize = 32 * 1024;
-/// Characters of a text from a client in such a line.
-pub const AUDIT_TEXT_CHARS_MAX: usize = 256;
+/// Bytes of a text from a client in such a line.
+pub const AUDIT_TEXT_BYTES_MAX: usize = 256;
 /// Refused calls that have a line, in a second: of callers with a known token, and of all others. More are only counted.
 pub const AUDIT_REFUSALS_PER_S_MAX: u64 = 100;
 

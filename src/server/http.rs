@@ -147,7 +147,7 @@ async fn answer(
 ) -> Result<Response<FollowedAnswer<Body>>, Infallible> {
     let path = request.uri().path();
     let is_watch = path == EVENTS_PATH && request.method() == Method::GET;
-    let is_refused = matches!(shown, Shown::NoToken | Shown::UnknownToken) && !is_page(path);
+    let is_refused = shown.is_stranger() && !is_page(path);
     let needs_permit = !is_watch && !is_refused && !PROBE_PATHS.contains(&path);
     request.extensions_mut().insert(shown);
     follow(&usage, is_watch, request, async |request: Request<FollowedBody<Incoming>>| {

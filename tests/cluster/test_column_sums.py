@@ -207,6 +207,27 @@ def test_the_job_of_a_client_that_has_gone_is_cancelled(start_server, start_clus
     wait_until(lambda: "Cancelling tasks" in executor.stderr, "the executor hears of it", 10)
 
 
+def test_a_job_that_is_being_submitted_is_cancelled(start_server, start_cluster, parts):
+    cluster = start_cluster(parts, "slow-ms:200")
+    server = start_server(parts, "--scheduler", cluster.address, env={"TALLY_CLUSTER_FAULT": "submit-ms:3000"})
+    call = table(server).ColSum.future(table_pb2.ColSumReq(column="x", format="csv"), timeout=60)
+    executor = cluster.executors[0]
+    wait_until(lambda: "Execute task" in executor.stderr, "the executor has a task")
+    call.cancel()
+    wait_until(lambda: "Received cancellation request for job" in cluster.scheduler.stderr, "the scheduler hears of it")
+    wait_until(lambda: "Cancelling tasks" in executor.stderr, "the executor hears of it", 10)
+
+
+def test_a_server_that_stops_ends_its_jobs(start_server, start_cluster, parts):
+    cluster = start_cluster(parts, "slow-ms:200")
+    server = start_server(parts, "--scheduler", cluster.address, env={"TALLY_CLUSTER_FAULT": "submit-ms:3000"})
+    call = table(server).ColSum.future(table_pb2.ColSumReq(column="x", format="csv"), timeout=60)
+    wait_until(lambda: "Execute task" in cluster.executors[0].stderr, "the executor has a task")
+    call.cancel()
+    server.stop()
+    wait_until(lambda: "Received cancellation request for job" in cluster.scheduler.stderr, "the scheduler hears of it")
+
+
 def test_a_question_has_a_deadline(start_server, start_cluster, parts):
     cluster = start_cluster(parts, "slow-ms:500")
     server = start_server(parts, "--scheduler", cluster.address, "--answer-within-s", "2")

@@ -559,6 +559,9 @@ def test_the_python_programs_send_the_token_of_their_file(closed, tokens, tmp_pa
         assert (summed.returncode, summed.stdout.splitlines()[-1]) == (0, "6"), summed.stderr
     assert run("write", "bigdata.py", "--batches", "2", "--rows", "1000").returncode == 0
     assert run("write", "client.py", closed.port, "--requests", "5", "--host", "127.0.0.1").returncode == 0
+    # It does not use the address of TALLY_SERVER, so it does not use its scheme either.
+    env = {"TALLY_SERVER": "https://tally.invalid", "TALLY_TOKEN_FILE": str(tokens.file("write"))}
+    assert run_client("client.py", closed.port, "--requests", "5", env=env).returncode == 0
     refused = run("read", "upload.py", tmp_path / "day.csv")
     assert refused.returncode == 1 and "needs write" in refused.stderr
     refused = run_client("upload.py", tmp_path / "day.csv", server=closed)

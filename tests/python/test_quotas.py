@@ -60,6 +60,12 @@ def test_parts_a_day(start_server, tokens, tmp_path, early_in_the_day, way):
     error = refusal(upload, server, metadata=tokens.metadata("write"))
     assert "2 parts a day" in error.details()
     assert 0 < pushback_s(error) <= SECONDS_A_DAY
+    # A client that did not get the answer is told that the part was added, though nothing is left of the quota.
+    upload(server, metadata=tokens.metadata("write"), key="one")
+    refusal(upload, server, metadata=tokens.metadata("write"), key="two")
+    headers = {**tokens.header("write"), "Idempotency-Key": "one"}
+    answer = requests.post(server.http + PARTS, data=CSV, headers=headers, timeout=ANSWER_SECONDS_MAX)
+    assert answer.ok and answer.headers["Idempotency-Replayed"] == "true"
     answer = requests.post(
         server.http + PARTS, data=CSV, headers=tokens.header("write"), timeout=ANSWER_SECONDS_MAX
     )

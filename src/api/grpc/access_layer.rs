@@ -44,7 +44,7 @@ impl Verdict {
 pub(super) fn status_of(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::NoToken { .. } | Refusal::UnknownToken { .. } => Status::unauthenticated(text),
+        Refusal::NoToken { .. } | Refusal::Unknown { .. } => Status::unauthenticated(text),
         Refusal::TooSmall { .. } => Status::permission_denied(text),
         Refusal::TooMany(_) => {
             let mut status = Status::resource_exhausted(text);

@@ -12,7 +12,7 @@ use crate::{
     api::{
         caller::Caller,
         idempotency::{REPLAYED_HEADER, RequestKey},
-        metered::metered,
+        metered::{Adds, metered},
     },
     engine::{DialectFrom, Engine, UploadFrom, Uploaded},
     error::{Error, logged::Logged},
@@ -40,7 +40,8 @@ pub(super) async fn upload(
     let body = content.map_err(|status| from_status(&status));
     let result = async {
         let from = UploadFrom { origin, key: RequestKey::of(request)?, dialect };
-        metered(request, true, body, |body| engine.upload_from(from, body), |uploaded| !uploaded.replayed).await
+        let adds = Adds::Part(engine, from.key.clone());
+        metered(request, adds, body, |body| engine.upload_from(from, body), |uploaded| !uploaded.replayed).await
     };
     let result = result.await;
     let (peer, duration_ms) = (log.peer(), log.end());

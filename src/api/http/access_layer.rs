@@ -32,10 +32,6 @@ use crate::{
 /// Refuses a request that is too long, that comes from a page that may not send it, or whose token does not allow it.
 pub(super) async fn check(State(surface): State<Surface>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX) {
-        let reason = format!("the path and the query have more than {URI_BYTES_MAX} bytes");
-        return refuse(path, StatusCode::URI_TOO_LONG, reason);
-    }
     let pattern = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let rule = pattern.and_then(|pattern| of_route(request.method(), pattern));
     let page = refused_page(
@@ -52,7 +48,12 @@ pub(super) async fn check(State(surface): State<Surface>, mut request: Request, 
         None => surface.access.shown(request.headers(), None),
     };
     let peer = request.extensions().get::<Arrival>().map(|arrival| arrival.peer.ip());
+    let is_too_long = request.uri().path_and_query().is_some_and(|target| target.as_str().len() > URI_BYTES_MAX);
     match surface.access.admit(rule, &shown, peer) {
+        Ok(_) | Err(Refusal::NoSuchCall) if is_too_long => {
+            let reason = format!("the path and the query have more than {URI_BYTES_MAX} bytes");
+            refuse(path, StatusCode::URI_TOO_LONG, reason)
+        }
         Ok((allowed, meter)) => {
             request.extensions_mut().insert(allowed);
             let Some(meter) = meter else { return next.run(request).await };
@@ -83,7 +84,7 @@ pub(super) async fn check(State(surface): State<Surface>, mut request: Request, 
 pub(super) fn refused(path: &str, refusal: &Refusal) -> Response {
     let (status, challenge) = match refusal {
         Refusal::NoToken { .. } => (StatusCode::UNAUTHORIZED, "Bearer".to_owned()),
-        Refusal::UnknownToken { .. } => (StatusCode::UNAUTHORIZED, "Bearer error=\"invalid_token\"".to_owned()),
+        Refusal::Unknown { .. } => (StatusCode::UNAUTHORIZED, "Bearer error=\"invalid_token\"".to_owned()),
         Refusal::TooSmall { needed, .. } => {
             (StatusCode::FORBIDDEN, format!("Bearer error=\"insufficient_scope\", scope=\"{needed}\""))
         }

@@ -25,7 +25,10 @@ use super::{
     tasks_json::{Grouping, TaskReply, parse_task_id, to_group, to_new_task, to_task},
 };
 use crate::{
-    api::{caller::Caller, metered::metered},
+    api::{
+        caller::Caller,
+        metered::{Adds, metered},
+    },
     engine::state::{
         jobs::{Job, JobId, JobState},
         transfers::Origin,
@@ -114,7 +117,7 @@ async fn submit(
     log_parameters(&grouping);
     let (group, header) = to_group(grouping)?;
     let run = |file| surface.engine.submit_task(origin, file, group, header);
-    let id = metered(request, false, file, run, |_id| false).await?;
+    let id = metered(request, Adds::Nothing, file, run, |_id| false).await?;
     log_job(id);
     Ok(id)
 }

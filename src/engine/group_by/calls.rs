@@ -83,14 +83,15 @@ async fn read_by_cluster(
     memory: OwnedSemaphorePermit,
     bytes_max: usize,
 ) -> Result<Groups, Error> {
-    let group_sum = group_sum_of(context, Lane::Question, Plan::with_bytes(bytes_max));
+    // The other half is for parts that are read here.
+    let group_sum = group_sum_of(context, Lane::Question, Plan::with_bytes(bytes_max / 2));
     let none = Snapshot::of(OrdMap::new(), OrdMap::new(), OrdSet::new());
     let sources = Sources::parts(Arc::clone(&context.store), none);
     let (folder, plan) = (group_sum.folder.clone(), group_sum.plan);
     let work = Arc::new(Work::new(sources, spec.clone(), folder, plan, Reservation::new(Some(memory)).0));
     let question = GroupQuestion::Sum { by: spec.by().to_vec(), sum: spec.sum().to_vec() };
     let columns: Vec<_> = spec.by().iter().chain(spec.sum()).cloned().collect();
-    let here = Plan { partitions_max: 1, ..Plan::with_bytes(GROUP_BYTES_MAX / 2) };
+    let here = Plan { partitions_max: 1, ..Plan::with_bytes(bytes_max / 2) };
     let here = group_sum_of(context, Lane::Question, here);
     let here = GroupLists { group_sum: here, store: Arc::clone(&context.store) };
     let mut collected = Collected::new(&group_sum, work);

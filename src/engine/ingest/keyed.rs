@@ -86,7 +86,7 @@ pub(super) async fn claim(context: &Context, cancel: &CancellationToken, key: &I
 /// The receipt of the part that was uploaded with a key.
 ///
 /// Errors: a receipt whose key may be this one is damaged; the call was cancelled.
-pub(super) async fn find(
+pub(crate) async fn find(
     context: &Context,
     cancel: &CancellationToken,
     key: &IdempotencyKey,

@@ -118,7 +118,7 @@ impl ByList<'_> {
         parts: &[Arc<Part>],
         sink: &mut S,
     ) -> Result<Round, Error> {
-        let (layout, mut answers) = (self.question.layout(), Answers::new(parts, self.columns));
+        let (layout, mut answers) = (self.question.layout(), Answers::of_groups(parts, self.columns));
         let (mut groups, mut is_lost) = (GroupsCheck::default(), false);
         let mut stream = engine.groups(parts.to_vec(), self.question.clone());
         while let Some(answer) = stream.next().await {

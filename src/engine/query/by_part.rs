@@ -45,7 +45,7 @@ pub(super) async fn sum_by_part(
         // The first error of a table with segments is the first in the CSV, as it is without a cluster.
         Err(Error::Cell { .. } | Error::ColumnSum(_)) if is_mixed => {
             summing.question.format = Format::Csv;
-            (summing.sum, summing.read) = (Sum::default(), Read::default());
+            (summing.sum, summing.read, summing.read_here) = (Sum::default(), Read::default(), 0);
             summing.sum(parts).await?;
         }
         summed => summed?,
@@ -82,7 +82,7 @@ impl Summing<'_> {
     /// Adds these parts, which are in the order of their ids.
     async fn sum_job(&mut self, parts: &[Arc<Part>]) -> Result<(), Error> {
         let columns = [&*self.question.column].map(str::to_owned);
-        let mut answers = Answers::new(parts, &columns);
+        let mut answers = Answers::of_sums(parts, &columns);
         for round in 0..ROUNDS_MAX {
             let missing = answers.missing();
             if missing.is_empty() {

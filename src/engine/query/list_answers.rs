@@ -24,7 +24,7 @@ pub(crate) fn all_answers(read: impl Iterator<Item = (PartId, Option<u64>)>, che
     answers.collect()
 }
 
-/// The answers about parts of which one has failed. They were read in their order. If the error does not say which part it is, `read_one` reads
+/// The answers about parts of which one has failed. They were read in their order. If the error does not name one of them, `read_one` reads
 /// one part after another, until there is an error again. That there are too many groups counts as an error of the first part.
 ///
 /// Errors: `error`, if it is not one of these parts.
@@ -36,8 +36,9 @@ pub(crate) async fn failed_answers<F: Future<Output = Result<(), Error>>>(
     let (failed, error) = match (&error, error.position().part) {
         (Error::Draining | Error::Cancelled, _) => return Err(error),
         (Error::Statistics(StatisticsError::TooManyGroups { .. }), _) => (parts.first().map(|part| part.id), error),
-        (_, Some(part)) => (Some(part), error),
-        (_, None) => match first_failed(parts, read_one).await {
+        (_, Some(part)) if parts.iter().any(|one| one.id == part) => (Some(part), error),
+        // An error of a segment's file names the segment's first part, which may be in another list.
+        (_, _) => match first_failed(parts, read_one).await {
             Some((part, error)) => (Some(part), error),
             None => (None, error),
         },

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::part_sum::PartSum;
+use super::part_sum::{PartSum, wide_permit};
 use crate::{
     engine::{
-        parquet::wide::is_wide,
         runtime::{
             context::Context,
             part_engine::{PartAnswer, PartEngine, PartOutcome, PartQuestion},
@@ -18,7 +17,7 @@ use crate::{
     },
     error::Error,
     limits::TASK_BYTES,
-    model::{format::Format, part::Part},
+    model::part::Part,
 };
 
 /// This server's workers.
@@ -35,13 +34,7 @@ impl PartEngine for LocalParts {
 
 impl LocalParts {
     async fn read(&self, parts: Vec<Arc<Part>>, question: PartQuestion) -> Result<Vec<PartAnswer>, Error> {
-        let wide = match question.format {
-            // There is memory for only a few footers of wide parts.
-            Format::Parquet if parts.iter().any(|part| is_wide(part)) => {
-                Some(Arc::clone(&self.context.wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
-            }
-            Format::Csv | Format::Parquet => None,
-        };
+        let wide = wide_permit(&self.context.wide_reads, &parts, &question).await?;
         let answers = Vec::with_capacity(parts.len());
         let (current, open) = (PartSum::default(), OpenSegment::default());
         let mut work = Work { parts, question, answers, current, open, _wide: wide };

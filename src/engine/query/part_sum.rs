@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::csv_ranges::{Found, RowPosition, ScanError, Source, SummedColumn, find_column};
 use crate::{
     engine::{
         csv::{split::RangeStart, stored::check_rows},
-        parquet::column_sum::{RowGroupStart, StoredColumn, SumError},
+        parquet::{
+            column_sum::{RowGroupStart, StoredColumn, SumError},
+            wide::is_wide,
+        },
         runtime::part_engine::{PartOutcome, PartQuestion, PartTotals},
         storage::{Store, segments::reading::OpenSegment},
         values::sum::Sum,
@@ -15,6 +20,21 @@ use crate::{
     limits::TASK_BYTES,
     model::{format::Format, part::Part},
 };
+
+/// The permit that is kept while these parts are read, if one of them needs it: there is memory for only a few footers of wide
+/// parts.
+pub(crate) async fn wide_permit(
+    wide_reads: &Arc<Semaphore>,
+    parts: &[Arc<Part>],
+    question: &PartQuestion,
+) -> Result<Option<OwnedSemaphorePermit>, Error> {
+    Ok(match question.format {
+        Format::Parquet if parts.iter().any(|part| is_wide(part)) => {
+            Some(Arc::clone(wide_reads).acquire_owned().await.ok().ok_or(Error::Draining)?)
+        }
+        Format::Csv | Format::Parquet => None,
+    })
+}
 
 /// The sum of the rows of a part that have been read.
 #[derive(Default)]

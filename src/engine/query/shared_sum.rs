@@ -25,7 +25,7 @@ use crate::{
 pub(crate) async fn column_sum(context: &Arc<Context>, column: &str, format: Format) -> Result<ColumnSum, Error> {
     let column: Arc<str> = column.into();
     let parts = parts_to_read(context, Lane::Question).await?;
-    loop {
+    for _ in 0..JOINS_MAX {
         match context.state.with(|state| state.sums.join(&column, format, &parts)) {
             Joined::Computes(number, answer) => {
                 let running = Running { context, number };
@@ -46,6 +46,9 @@ pub(crate) async fn column_sum(context: &Arc<Context>, column: &str, format: For
     }
     column_sum::column_sum(context, &column, parts, format).await
 }
+
+/// How often a call waits for the sum of another one, which may be cancelled. Then it computes its own.
+const JOINS_MAX: usize = 2;
 
 /// A sum that others may join until this is dropped.
 struct Running<'a> {

@@ -14,9 +14,16 @@ use super::{
 impl Store {
     /// Removes files one after the other, up to the first that cannot be removed. This is logged, and `what` is tried again later.
     pub(super) fn remove_or_later(&self, paths: impl IntoIterator<Item = PathBuf>, what: Unremoved) {
-        if remove_in_order(paths).is_err() {
+        let _is_tried_again = self.are_removed_or_later(paths, what);
+    }
+
+    /// As [`Self::remove_or_later`]. Returns whether all are removed.
+    pub(super) fn are_removed_or_later(&self, paths: impl IntoIterator<Item = PathBuf>, what: Unremoved) -> bool {
+        let is_removed = remove_in_order(paths).is_ok();
+        if !is_removed {
             self.unremoved.push(what);
         }
+        is_removed
     }
 
     /// As [`Self::remove_or_later`], for files whose names may be used again: the next start removes them.

@@ -67,9 +67,9 @@ pub(super) async fn read_batch<C: Collector>(
     collector: C,
     task_rows: usize,
 ) -> Result<Read<C>, Error> {
-    // There is memory for only a few footers of wide parts. A wide part is always the first of its batch.
+    // There is memory for only a few footers of wide parts.
     let mut needs_permit = match &batch {
-        Batch::Parts(parts) => parts.first().is_some_and(|part| is_wide(part)),
+        Batch::Parts(parts) => parts.iter().any(|part| is_wide(part)),
         Batch::RowGroup(group) => is_wide(&group.file.part()?),
     };
     let parts_count = batch.parts_count();

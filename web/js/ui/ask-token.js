@@ -9,7 +9,7 @@ let dialog = null;
 /** Asks once. */
 export function askToken() {
   if (dialog) return;
-  const input = h('input', { type: 'password', id: 'token', autocomplete: 'off', required: true });
+  const input = h('input', { type: 'password', id: 'token', autocomplete: 'off', required: true, pattern: ' *[!-~]+ *' });
   const said = h('p.note', { role: 'status' });
   async function submit(event) {
     event.preventDefault();
@@ -28,7 +28,7 @@ export function askToken() {
       h('p', null, 'This server asks for a token. It is kept until this tab is closed.'),
       h('label', { for: 'token' }, 'The secret of the token'), input, said,
       h('button.button.primary', { type: 'submit' }, 'Use it')));
-  dialog.addEventListener('cancel', (event) => event.preventDefault());
+  dialog.addEventListener('close', () => dialog.showModal());
   document.body.append(dialog);
   dialog.showModal();
 }

@@ -4,7 +4,6 @@ import { access, api } from '../api.js';
 import { h, icon, ICONS } from '../lib/dom.js';
 import { sentence } from '../lib/suggest.js';
 import { agoText, number, size, timeText, visible } from '../lib/format.js';
-import { announce } from './announce.js';
 
 /** A figure with its unit in grey. */
 export function quantity(figure, unit) {
@@ -64,6 +63,7 @@ export function iconButton(label, symbol, onClick) {
 
 export function download(label, href, description) {
   const anchor = h('a.button', { href, download: '', 'aria-label': description ?? null, on: { click: follow } }, icon(ICONS.down), label);
+  let said;
   // A browser that follows a link sends no token.
   async function follow(event) {
     if (access.token === null) return;
@@ -71,7 +71,8 @@ export function download(label, href, description) {
     try {
       h('a', { href: await api.ticketed(href), download: anchor.getAttribute('download') }).click();
     } catch (problem) {
-      announce(problem.message);
+      said?.remove();
+      anchor.after(said = errorBox(problem));
     }
   }
   return anchor;

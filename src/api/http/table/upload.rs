@@ -35,7 +35,7 @@ use crate::{
             surface::Surface,
         },
         idempotency::{REPLAYED_HEADER, RequestKey},
-        metered::metered,
+        metered::{Adds, metered},
     },
     engine::{
         DialectFrom, UploadFrom, Uploaded,
@@ -302,8 +302,9 @@ async fn upload<S>(surface: &Surface, request: &Extensions, from: UploadFrom, fi
 where
     S: Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static,
 {
+    let adds = Adds::Part(&surface.engine, from.key.clone());
     let run = |file| surface.engine.upload_from(from, file);
-    let added = metered(request, true, file, run, |uploaded| !uploaded.replayed).await;
+    let added = metered(request, adds, file, run, |uploaded| !uploaded.replayed).await;
     let refused = |error: &Error| tracing::warn!(call = "POST table/parts", error = %Logged(error), "refused");
     let uploaded = added.inspect_err(refused).map_err(|error| Problem::from(error).of_input("file"))?;
     let Receipt { part, rows, columns, csv, .. } = &uploaded.receipt;

@@ -77,13 +77,14 @@ impl Store {
             tracing::warn!(part = %id, reason, "this part is in a segment: its own files in parts/ are moved to quarantine");
             self.move_part_to_quarantine(id)?;
         }
-        let mut replaced: BTreeSet<_> = beside.replaced.into_iter().collect();
-        replaced.retain(|id| self.set_aside_part(*id, true));
+        // Those that cannot be moved stay until the next start.
+        let (mut replaced, left): (BTreeSet<_>, BTreeSet<_>) =
+            beside.replaced.into_iter().partition(|id| self.set_aside_part(*id, true));
         // Those of which nothing else is left are deleted with the marks that they are purged; those that no segment has stay, for
         // somebody who looks for what was lost.
         let purged = removed.packed_purged.difference(packed).filter(|id| removed.replaced.contains(id));
         purged.for_each(|id| self.delete_replaced_part(*id, true));
-        replaced.extend(removed.replaced.intersection(packed));
+        replaced.extend(removed.replaced.intersection(packed).filter(|id| !left.contains(id)));
         Ok(replaced)
     }
 

@@ -198,7 +198,7 @@ impl Store {
             }
         }
         let segment = Segment::of(&receipt, Vec::new()).map(Arc::new);
-        Ok(segment.ok_or_else(|| "receipt: a checksum in it is none".to_owned()))
+        Ok(segment.ok_or_else(|| "receipt: a checksum in it is not 16 hexadecimal digits".to_owned()))
     }
 
     /// The receipt of a segment, or what is wrong with it.

@@ -85,8 +85,10 @@ impl Store {
         let id = segment.id;
         let extensions = extensions(segment.has_keys, segment.parquet_files).into_iter().chain(["segment".to_owned()]);
         let paths = extensions.flat_map(|each| [self.segment_path(id, &each), self.removed_segment_path(id, &each)]);
-        self.remove_or_later(paths, Unremoved::ReplacedSegment(*segment));
-        self.delete_drop_mark(id);
+        // The mark last: without it the next start would keep the files.
+        if self.are_removed_or_later(paths, Unremoved::ReplacedSegment(*segment)) {
+            self.delete_drop_mark(id);
+        }
     }
 
     /// Removes a segment all of whose parts are purged, for good once this returns. Its files are set aside and deleted like
