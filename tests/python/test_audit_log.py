@@ -281,14 +281,13 @@ def test_strangers_that_flood_the_server_do_not_flood_the_log(closed, tokens, pa
     with requests.Session() as session:
         for _ in range(500):
             answer = session.get(closed.http + "/api/jobs?" + 9000 * "x", timeout=ANSWER_SECONDS_MAX)
-            assert answer.status_code == 414
+            assert answer.status_code == 401
     assert code_of(ask, table_pb2.ColSumReq(column="x", format="csv"), metadata=tokens.metadata("read")) == "OK"
     closed.stop()
     lines = lines_of(path)
     refused = sum(line.get("outcome") in ("refused", "error") for line in lines)
     left_out = sum(line["calls"] for line in lines if line["event"] == "refusals_left_out")
     assert refused + left_out == sent and 100 <= refused < sent / 2
-    assert sum(line.get("code") == "414" for line in lines) < 400, "these are no refusals, and yet few"
     assert any(line.get("token") == "read" for line in lines)
 
 
