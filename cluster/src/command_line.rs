@@ -139,18 +139,16 @@ pub struct Reach {
 impl Reach {
     fn check(&self, address: IpAddr, host: Option<&str>) -> Result<(), String> {
         let has_tls = self.tls.cluster_ca.is_some();
-        if address.is_unspecified() && host.is_none() {
-            return Err(format!("--listen {address} needs --host, the name by which others reach this machine"));
-        }
         if has_tls && address.is_unspecified() {
             return Err(format!("with TLS, --listen names one address of this machine, and not {address}"));
         }
-        match address.is_loopback() || has_tls || self.insecure_allow_anyone {
-            true => Ok(()),
-            false => {
-                let flags = "--cluster-ca, --cluster-cert and --cluster-key, or --insecure-allow-anyone";
-                Err(format!("other machines can reach {address}: this needs {flags}"))
-            }
+        if !address.is_loopback() && !has_tls && !self.insecure_allow_anyone {
+            let flags = "--cluster-ca, --cluster-cert and --cluster-key, or --insecure-allow-anyone";
+            return Err(format!("other machines can reach {address}: this needs {flags}"));
+        }
+        match address.is_unspecified() && host.is_none() {
+            true => Err(format!("--listen {address} needs --host, the name by which others reach this machine")),
+            false => Ok(()),
         }
     }
 }
