@@ -22,7 +22,7 @@ fi
 deny() {
   local manifest
   for manifest in Cargo.toml cluster/Cargo.toml; do
-    cargo deny --manifest-path "$manifest" --locked "${@:2}" check --config deny.toml --hide-inclusion-graph $1 # unquoted: one word for each check
+    cargo deny --manifest-path "$manifest" --config deny.toml --locked "${@:2}" check --hide-inclusion-graph $1 # unquoted: one word for each check
   done
 }
 
