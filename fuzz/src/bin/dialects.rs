@@ -84,9 +84,14 @@ fuzz_target!(|input: &[u8]| {
     };
     let compression = dialect.decompress.and_then(|decompress| Compression::of(decompress, file));
     let whole = transform(&dialect, compression, std::iter::once(file));
-    assert_eq!(transform(&dialect, compression, file.chunks(1)), whole, "byte by byte");
+    // A compressed file may have two faults, in its text and in its compression. Which one is found first depends on the cuts.
+    let is_same = |other: Result<Vec<u8>, String>| {
+        let have_both_faults = compression.is_some() && other.is_err() && whole.is_err();
+        assert!(other == whole || have_both_faults, "{other:?} instead of {whole:?}");
+    };
+    is_same(transform(&dialect, compression, file.chunks(1)));
     let half = file.len() / 2;
-    assert_eq!(transform(&dialect, compression, [&file[..half], &file[half..]].into_iter()), whole, "in halves");
+    is_same(transform(&dialect, compression, [&file[..half], &file[half..]].into_iter()));
 
     let Ok(csv) = whole else { return };
     if dialect.encoding.is_some() {
