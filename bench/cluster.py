@@ -150,7 +150,7 @@ def wait_for_executors(address: str, count: int) -> None:
             text = error.read().decode()
         except OSError:
             text = ""
-        if f" {count}/" in text:
+        if f" {count} executors" in text:
             return
         if time.monotonic() > ends:
             raise Wrong(f"the scheduler does not know {count} executors: {text!r}")
