@@ -72,7 +72,7 @@ pub(crate) enum Rows {
 /// The jobs of a server, from their submission until they have ended at the scheduler, which may be after their question was
 /// dropped.
 pub(crate) struct Jobs {
-    /// For the jobs that are there at once. Each may have a list of its parts in memory, as a message.
+    /// One for each job that exists at once. Each job may have a list of its parts in memory, as a message.
     permits: Arc<Semaphore>,
     /// Has a token for each job.
     tasks: TaskTracker,
@@ -91,15 +91,11 @@ impl Jobs {
         }
     }
 
-    /// What a job needs to be there.
+    /// A permit for a job. It waits while as many jobs exist as are allowed.
     ///
-    /// Errors: the server stops.
+    /// Errors: the process ends.
     pub(crate) async fn permit(&self) -> Result<JobPermit, Error> {
-        let permit = tokio::select! {
-            permit = Arc::clone(&self.permits).acquire_owned() => permit.ok(),
-            () = self.closing.cancelled() => None,
-        };
-        let permit = permit.ok_or(Error::Draining)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok().ok_or(Error::Draining)?;
         Ok(JobPermit { _permit: permit, tracked: self.tasks.token(), runtime: self.runtime.clone() })
     }
 
@@ -121,7 +117,7 @@ impl Jobs {
     }
 }
 
-/// A place for a job.
+/// The permit of one job. The server waits for it before it stops.
 pub(crate) struct JobPermit {
     _permit: OwnedSemaphorePermit,
     tracked: TaskTrackerToken,

@@ -196,20 +196,11 @@ def test_the_scheduler_dies_while_it_has_a_job(start_server, start_cluster, part
     assert total_of(server) == 20_000
 
 
-def test_the_job_of_a_client_that_has_gone_is_cancelled(start_server, start_cluster, parts):
+# The second waits in the middle of the submission.
+@pytest.mark.parametrize("fault", ["", "submit-ms:3000"])
+def test_the_job_of_a_client_that_has_gone_is_cancelled(start_server, start_cluster, parts, fault):
     cluster = start_cluster(parts, "slow-ms:200")
-    server = start_server(parts, "--scheduler", cluster.address)
-    call = table(server).ColSum.future(table_pb2.ColSumReq(column="x", format="csv"), timeout=60)
-    executor = cluster.executors[0]
-    wait_until(lambda: "Execute task" in executor.stderr, "the executor has a task")
-    call.cancel()
-    wait_until(lambda: "Received cancellation request for job" in cluster.scheduler.stderr, "the scheduler hears of it")
-    wait_until(lambda: "Cancelling tasks" in executor.stderr, "the executor hears of it", 10)
-
-
-def test_a_job_that_is_being_submitted_is_cancelled(start_server, start_cluster, parts):
-    cluster = start_cluster(parts, "slow-ms:200")
-    server = start_server(parts, "--scheduler", cluster.address, env={"TALLY_CLUSTER_FAULT": "submit-ms:3000"})
+    server = start_server(parts, "--scheduler", cluster.address, env={"TALLY_CLUSTER_FAULT": fault})
     call = table(server).ColSum.future(table_pb2.ColSumReq(column="x", format="csv"), timeout=60)
     executor = cluster.executors[0]
     wait_until(lambda: "Execute task" in executor.stderr, "the executor has a task")
